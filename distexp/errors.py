@@ -1,0 +1,71 @@
+"""Every deliberate error.
+
+::
+
+    DistexpError
+    +-- UserError              the user's: one line (where, found, expected), exit code 2
+    |   +-- ConfigError        one or more problems in config files, all of them listed
+    |   +-- AlreadyRunning     another manager holds the folder, or a program holds the port
+    |   +-- NoGpuError         no card qualifies; lists every card with its free memory
+    +-- ProtocolError          the peer's: a message that is refused
+    |   +-- Unauthorized       the secret is missing or wrong
+    +-- ManagerUnreachable     no manager answers; the caller may try again
+    +-- ResultsUnwritable      a CSV or spool file cannot be written now; try again later
+    +-- JournalUnwritable      the journal cannot be written now; nothing was acknowledged
+    +-- UnknownTask            a task, lease or worker that the manager does not know
+    +-- IllegalMove            ours: a state change that is not in the table; nothing was changed
+"""
+
+from collections.abc import Sequence
+
+
+class DistexpError(Exception):
+    """Base of every deliberate error of this package."""
+
+
+class UserError(DistexpError):
+    """Something the user can mend. The message is one line: where, what was found, what was expected."""
+
+
+class ConfigError(UserError):
+    """Config files that cannot be used. `problems` holds one line per problem, of all files."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class AlreadyRunning(UserError):
+    """Another manager holds this folder, or another program holds the port. Names pid and port."""
+
+
+class NoGpuError(UserError):
+    """No card qualifies. The message lists every card with its free memory, or says why none was seen."""
+
+
+class ProtocolError(DistexpError):
+    """A message that is refused: malformed, too large, too slow, or of unknown fields."""
+
+
+class Unauthorized(ProtocolError):
+    """The secret is missing or wrong. The message says where the right one is found."""
+
+
+class ManagerUnreachable(DistexpError):
+    """No manager answers. The message holds address and cause."""
+
+
+class ResultsUnwritable(DistexpError):
+    """A results file cannot be written now (full disk, open elsewhere, no permission); nothing was written."""
+
+
+class JournalUnwritable(DistexpError):
+    """The journal cannot be written now; what it was to hold stays queued for the next try."""
+
+
+class UnknownTask(DistexpError):
+    """No such task, lease or worker. The message says what was asked for."""
+
+
+class IllegalMove(DistexpError):
+    """A state change that is not in the table of `task_queue`; nothing was changed."""

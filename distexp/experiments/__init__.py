@@ -1,0 +1,1 @@
+"""Experiments: the code that computes. The only package that imports torch; loaded by name in the child."""

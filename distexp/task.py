@@ -1,0 +1,95 @@
+"""Task and its identity; what travels from expansion to queue, wire, CSV row and log line.
+
+Pure: no files, no clock. Opens only `errors`.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+Value = Any  # a value as YAML 1.2 and JSON share them: None, bool, int, float, str, list, dict with str keys
+Scalar = bool | int | float | str  # what a result may hold
+Process = Literal["forked", "fresh"]
+
+DEFAULT_EXPERIMENT = "distexp.experiments.classification:run"
+COMMAND_EXPERIMENT = "distexp.experiments.command:run"  # what runs a `command:` task
+DEFAULT_SEED = 42
+KEY_DIGITS = 20  # 80 bits: a collision among a million tasks has a chance of 4e-13
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One point of a sweep.
+
+    `config` holds every parameter without phase and seed; `axes` names those that the phase varies (the seed
+    is always one more). `output_dir` is relative to the working folder, placeholders filled.
+    """
+
+    task_id: str  # the label people read; moves when an axis is edited
+    phase: str
+    config: dict[str, Value]
+    seed: int
+    output_dir: str
+    axes: tuple[str, ...] = ()
+    experiment: str = DEFAULT_EXPERIMENT  # "module:function"
+    command: str | None = None  # the template text of a `command:` task
+    timeout_s: float | None = None
+    process: Process = "forked"
+    key: str = ""  # identity: phase, experiment, parameters, seed
+    work: str = ""  # identity without the phase: equal work runs once
+
+
+def make_task(
+    *,
+    task_id: str,
+    phase: str,
+    config: Mapping[str, Value],
+    seed: int,
+    output_dir: str,
+    axes: tuple[str, ...],
+    experiment: str = DEFAULT_EXPERIMENT,
+    command: str | None = None,
+    timeout_s: float | None = None,
+    process: Process = "forked",
+) -> Task:
+    """Return the task with its `key` and `work` filled in."""
+    work = (experiment, command, dict(config), seed)
+    return Task(
+        task_id=task_id,
+        phase=phase,
+        config=dict(config),
+        seed=seed,
+        output_dir=output_dir,
+        axes=axes,
+        experiment=experiment,
+        command=command,
+        timeout_s=timeout_s,
+        process=process,
+        key=digest([phase, *work]),
+        work=digest(list(work)),
+    )
+
+
+def digest(value: Value) -> str:
+    """Return `KEY_DIGITS` hex digits that depend on the canonical form of `value` alone."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:KEY_DIGITS]
+
+
+def canonical(value: Value) -> str:
+    """Return one text for all spellings of one value: 100 and 100.0 agree, True and 1 do not."""
+    return json.dumps(_normalised(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _normalised(value: Value) -> Value:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return {"float": str(value)}  # JSON has no such number; a mapping cannot be mistaken for a string
+        return int(value) if value.is_integer() else value
+    if isinstance(value, Mapping):
+        return {name: _normalised(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_normalised(item) for item in value]
+    return value
