@@ -12,6 +12,7 @@
     +-- ManagerUnreachable     no manager answers; the caller may try again
     +-- ResultsUnwritable      a CSV or spool file cannot be written now; try again later
     +-- JournalUnwritable      the journal cannot be written now; nothing was acknowledged
+    +-- TaskStopped            raised by an experiment that was asked to stop and has saved its checkpoint
     +-- UnknownTask            a task, lease or worker that the manager does not know
     +-- IllegalMove            ours: a state change that is not in the table; nothing was changed
 """
@@ -61,6 +62,10 @@ class ResultsUnwritable(DistexpError):
 
 class JournalUnwritable(DistexpError):
     """The journal cannot be written now; what it was to hold stays queued for the next try."""
+
+
+class TaskStopped(DistexpError):
+    """The experiment was asked to stop and has saved its checkpoint; the task is given back without cost."""
 
 
 class UnknownTask(DistexpError):

@@ -1,0 +1,39 @@
+"""What an experiment is given beside its parameters. Runs in the task's child; opens only `errors`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distexp.errors import TaskStopped
+
+
+def _ignore_report(step: int, total: int, metrics: Mapping[str, float]) -> None:
+    """Stand in for a worker when an experiment is called by hand."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The second argument of every experiment: `run(params: dict, context) -> dict[str, float | int | str | bool]`.
+
+    An experiment may also be called by hand with `Context(seed=42)`.
+    """
+
+    seed: int
+    device: str = "cpu"  # as torch spells it: "cpu" or "cuda:0" (the one card that the child can see)
+    output_dir: Path = Path()
+    checkpoint_dir: Path = Path("checkpoint")  # the same folder for every attempt at this task; exists
+    attempt: int = 1
+    threads: int = 1  # compute threads this task may use on the CPU
+    command: str | None = None  # the template of a `command:` task
+    on_report: Callable[[int, int, Mapping[str, float]], None] = field(default=_ignore_report, repr=False)
+    stop_requested: Callable[[], bool] = field(default=lambda: False, repr=False)
+
+    Stopped = TaskStopped  # `raise context.Stopped` after saving a checkpoint gives the task back
+
+    def report(self, step: int, total: int, **metrics: float) -> None:
+        """Tell the worker how far the task is: `step` of `total` (epochs, say), with its latest metrics."""
+        self.on_report(step, total, metrics)
+
+    def should_stop(self) -> bool:
+        """Return whether the task ought to save a checkpoint and `raise context.Stopped` soon."""
+        return self.stop_requested()
