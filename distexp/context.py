@@ -13,7 +13,7 @@ def _ignore_report(step: int, total: int, metrics: Mapping[str, float]) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """The second argument of every experiment: `run(params: dict, context) -> dict[str, float | int | str | bool]`.
+    """The second argument of an experiment: `run(params, context) -> dict[str, float | int | str | bool]`.
 
     An experiment may also be called by hand with `Context(seed=42)`.
     """

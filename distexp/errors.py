@@ -57,7 +57,7 @@ class ManagerUnreachable(DistexpError):
 
 
 class ResultsUnwritable(DistexpError):
-    """A results file cannot be written now (full disk, open elsewhere, no permission); nothing was written."""
+    """A results file cannot be written now (full disk, open in Excel, no permission); nothing was written."""
 
 
 class JournalUnwritable(DistexpError):
