@@ -93,3 +93,38 @@ def _normalised(value: Value) -> Value:
     if isinstance(value, list | tuple):
         return [_normalised(item) for item in value]
     return value
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a result came from; the last columns of its row."""
+
+    attempt: int = 1
+    worker: str = ""
+    host: str = ""
+    device: str = ""
+    started_utc: str = ""  # ISO 8601, seconds, ending in Z
+    duration_s: float = 0.0
+
+
+class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A live lease as it survives the manager."""
+
+    lease_id: str
+    worker: str
+    attempt: int
+    heartbeat_s: float | None
+
+
+class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What must survive the manager about one task; a later record of a key replaces the earlier one."""
+
+    key: str
+    state: str
+    attempts: int = 0
+    failures: int = 0
+    losses: int = 0
+    floor_mib: int = 0
+    last_worker: str = ""
+    cause: str = ""
+    error: str = ""
+    lease: LeaseRecord | None = None

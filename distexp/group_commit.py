@@ -1,0 +1,61 @@
+"""Many threads, one commit: whoever comes first commits for all that wait. Opens nothing.
+
+A commit (one fsync) costs the same for one item and for fifty, so items that arrive while a commit runs
+go together into the next one.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Batch(Generic[Item]):
+    """Items that are committed together; `GroupCommit.wait` takes it as a ticket."""
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.is_over = False
+        self.error: Exception | None = None
+
+
+class GroupCommit(Generic[Item]):
+    """Commit items in the order in which they were added.  Safe from any thread."""
+
+    def __init__(self, commit: Callable[[list[Item]], None]) -> None:
+        """Call `commit(items)` from one thread at a time; when it raises, all who wait for its items are told."""
+        self._commit = commit
+        self._lock = threading.Lock()
+        self._committing = threading.Lock()
+        self._open: Batch[Item] = Batch()
+
+    def add(self, item: Item) -> Batch[Item]:
+        """Queue `item` without waiting and return the batch that it will be committed with."""
+        with self._lock:
+            self._open.items.append(item)
+            return self._open
+
+    def wait(self, batch: Batch[Item] | None = None) -> None:
+        """Return once `batch` (default: all that was added so far) is committed.
+
+        Raises:
+            Exception: Whatever `commit` raised for this batch; its items are then forgotten.
+        """
+        with self._lock:
+            batch = batch or self._open
+        with self._committing:
+            if not batch.is_over:
+                with self._lock:
+                    self._open = Batch()  # `batch` was the open one: an older one is over by now
+                if batch.items:
+                    self._run(batch)
+                batch.is_over = True
+        if batch.error is not None:
+            raise batch.error
+
+    def _run(self, batch: Batch[Item]) -> None:
+        try:
+            self._commit(batch.items)
+        except Exception as error:  # noqa: BLE001 - not swallowed: every waiter of the batch raises it
+            batch.error = error
