@@ -1,4 +1,4 @@
-"""Many threads, one commit: whoever comes first commits for all that wait. Opens nothing.
+"""Many threads, one commit: whoever comes first commits for all that wait. Opens `errors`.
 
 A commit (one fsync) costs the same for one item and for fifty, so items that arrive while a commit runs
 go together into the next one.
@@ -7,6 +7,8 @@ go together into the next one.
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from distexp.errors import DistexpError
 
 Item = TypeVar("Item")
 
@@ -17,14 +19,14 @@ class Batch(Generic[Item]):
     def __init__(self) -> None:
         self.items: list[Item] = []
         self.is_over = False
-        self.error: Exception | None = None
+        self.error: DistexpError | None = None
 
 
 class GroupCommit(Generic[Item]):
     """Commit items in the order in which they were added.  Safe from any thread."""
 
     def __init__(self, commit: Callable[[list[Item]], None]) -> None:
-        """Call `commit(items)` from one thread at a time; when it raises, all who wait for its items are told."""
+        """Call `commit(items)` from one thread at a time; a DistexpError it raises reaches all who wait."""
         self._commit = commit
         self._lock = threading.Lock()
         self._committing = threading.Lock()
@@ -40,7 +42,7 @@ class GroupCommit(Generic[Item]):
         """Return once `batch` (default: all that was added so far) is committed.
 
         Raises:
-            Exception: Whatever `commit` raised for this batch; its items are then forgotten.
+            DistexpError: What `commit` raised for this batch; its items are then forgotten.
         """
         with self._lock:
             batch = batch or self._open
@@ -57,5 +59,5 @@ class GroupCommit(Generic[Item]):
     def _run(self, batch: Batch[Item]) -> None:
         try:
             self._commit(batch.items)
-        except Exception as error:  # noqa: BLE001 - not swallowed: every waiter of the batch raises it
+        except DistexpError as error:
             batch.error = error

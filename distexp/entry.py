@@ -1,0 +1,104 @@
+"""One task as the queue sees it: where it stands, who holds it until when, what it has cost. Opens `task`.
+
+The moves between states are the table in `task_queue`.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from distexp.task import LeaseRecord, Task, TaskRecord
+
+MISSED_BEATS = 4  # one lost beat is a hiccup, four are a death
+SILENT_LEASE_S = 7200.0  # without declared beats a task may stay out for two hours without a sign of life
+
+
+class State(StrEnum):
+    """Where a task stands."""
+
+    PENDING = "pending"
+    ASSIGNED = "assigned"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    WITHDRAWN = "withdrawn"
+
+
+class Cause(StrEnum):
+    """Why an attempt failed."""
+
+    ERROR = "error"  # the experiment raised, or returned what no row can hold
+    CRASH = "crash"  # its process died: segfault, CUDA error, a kill from outside
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    IMPORT = "import"  # the experiment cannot be imported
+
+
+@dataclass(frozen=True, slots=True)
+class Borrower:
+    """Who asks for a task."""
+
+    worker: str
+    heartbeat_s: float | None = None  # None: never beats, may disconnect
+    memory_mib: int = 0  # of its device; 0 when unknown
+    connection: int | None = None
+
+    @property
+    def term_s(self) -> float:
+        """How long a lease lasts after a sign of life."""
+        return SILENT_LEASE_S if self.heartbeat_s is None else MISSED_BEATS * self.heartbeat_s
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A task lent to a worker until a time on the queue's clock."""
+
+    lease_id: str
+    task: Task
+    borrower: Borrower
+    attempt: int
+    until_s: float
+
+
+@dataclass(slots=True)
+class Entry:
+    """A task and its history.  Caller holds the lock."""
+
+    task: Task
+    state: State = State.PENDING
+    attempts: int = 0
+    failures: int = 0
+    losses: int = 0
+    floor_mib: int = 0  # after out-of-memory: only a device with more memory than this
+    last_worker: str = ""
+    cause: str = ""
+    error: str = ""
+    lease: Lease | None = None
+    last_lease_id: str = ""  # of the lease that ended last, so that its worker may come back
+    is_wanted: bool = True  # False once the configs no longer ask for it
+
+    def fits(self, borrower: Borrower) -> bool:
+        """Return whether the borrower's device has more memory than the one on which the task ran out."""
+        return self.floor_mib == 0 or borrower.memory_mib > self.floor_mib
+
+    def record(self) -> TaskRecord:
+        """Return what must survive the manager."""
+        lease = None
+        if self.lease is not None:
+            lease = LeaseRecord(
+                lease_id=self.lease.lease_id,
+                worker=self.lease.borrower.worker,
+                attempt=self.lease.attempt,
+                heartbeat_s=self.lease.borrower.heartbeat_s,
+            )
+        return TaskRecord(
+            key=self.task.key,
+            state=self.state.value,
+            attempts=self.attempts,
+            failures=self.failures,
+            losses=self.losses,
+            floor_mib=self.floor_mib,
+            last_worker=self.last_worker,
+            cause=self.cause,
+            error=self.error,
+            lease=lease,
+        )

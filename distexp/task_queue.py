@@ -1,0 +1,371 @@
+"""States, leases and attempts of every task: one table, one lock, an injected clock, no I/O. Opens `entry`, `task`.
+
+Every state change goes through `_move`, which refuses what the table `MOVES` does not hold. What must outlive
+the manager leaves through `on_change`, called under the lock, so records arrive in the order of the changes.
+"""
+
+import secrets
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from distexp.entry import Borrower, Cause, Entry, Lease, State
+from distexp.errors import IllegalMove, UnknownTask
+from distexp.task import Task, TaskRecord
+
+FAILURE_BUDGET = 3  # failures of the experiment before the task stands as failed
+LOSS_BUDGET = 5  # losses of the worker: not the task's fault, so more patience, but a killer task must end
+RECONNECT_S = 10.0  # a broken connection may be a hiccup of the network
+REATTACH_S = 60.0  # after a restart of the manager, each known lease gets this long to show up
+RETRY_LOOK = 16  # retries looked at per request: keeps lending at a constant cost
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.ASSIGNED, State.COMPLETE, State.CANCELLED, State.WITHDRAWN}),
+    State.ASSIGNED: frozenset({State.PENDING, State.COMPLETE, State.FAILED, State.CANCELLED}),
+    State.FAILED: frozenset({State.PENDING, State.COMPLETE}),
+    State.CANCELLED: frozenset({State.PENDING, State.COMPLETE}),
+    State.WITHDRAWN: frozenset({State.PENDING, State.COMPLETE}),
+    State.COMPLETE: frozenset(),
+}
+OVER = frozenset({State.COMPLETE, State.FAILED, State.CANCELLED})
+
+
+class TaskQueue:
+    """Every task of the sweep and who runs it.  Safe from any thread."""
+
+    def __init__(self, clock: Callable[[], float], on_change: Callable[[TaskRecord], None]) -> None:
+        """Read time (seconds, monotonic) from `clock`; hand every change to `on_change` under the lock."""
+        self._clock = clock
+        self._on_change = on_change
+        self._lock = threading.RLock()
+        self._entries: dict[str, Entry] = {}
+        self._fresh: deque[str] = (
+            deque()
+        )  # keys in the order of the sweep; some are stale and skipped when met
+        self._retry: deque[str] = deque()  # keys that were lent before
+        self._twins: dict[str, list[str]] = {}  # work -> keys, for work that more than one task asks for
+        self._leases: dict[str, str] = {}  # live lease id -> key
+        self._counts: Counter[State] = Counter()
+
+    # -- the sweep ---------------------------------------------------------------------------------------
+
+    def sync(self, tasks: Sequence[Task]) -> tuple[int, int]:
+        """Make `tasks` the sweep and return how many joined it and how many pending ones left it.
+
+        A task that left while it was running finishes first; ended ones keep their state.
+        """
+        with self._lock:
+            wanted = {task.key for task in tasks}
+            joined = sum(self._admit(task) for task in tasks)
+            left = [entry for key, entry in self._entries.items() if key not in wanted]
+            gone = [entry for entry in left if entry.state is State.PENDING]
+            for entry in left:
+                entry.is_wanted = False
+            for entry in gone:
+                self._move(entry, State.WITHDRAWN)
+            by_work: dict[str, list[str]] = {}
+            for task in tasks:
+                by_work.setdefault(task.work, []).append(task.key)
+            self._twins = {work: keys for work, keys in by_work.items() if len(keys) > 1}
+            return joined, len(gone)
+
+    def _admit(self, task: Task) -> bool:
+        entry = self._entries.get(task.key)
+        if entry is None:
+            self._entries[task.key] = Entry(task)
+            self._counts[State.PENDING] += 1
+            self._fresh.append(task.key)
+            return True
+        entry.task, entry.is_wanted = task, True  # its label and folder may have moved
+        if entry.state is State.WITHDRAWN:
+            self._move(entry, State.PENDING)
+            return True
+        return False
+
+    def restore(self, records: Iterable[TaskRecord], *, retry_failed: bool = False) -> None:
+        """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
+
+        Each lease that was live gets `REATTACH_S` to show up. Failures by import are forgotten: the user has
+        had the chance to mend the module. With `retry_failed`, so is every other failure.
+        """
+        with self._lock:
+            for record in records:
+                entry = self._entries.get(record.key)
+                if entry is None or entry.state is not State.PENDING:
+                    continue
+                ended = record.state in (State.FAILED, State.CANCELLED)
+                if ended and (retry_failed or record.cause == Cause.IMPORT):
+                    entry.attempts = record.attempts
+                    continue
+                for name in ("attempts", "failures", "losses", "floor_mib", "last_worker", "cause", "error"):
+                    setattr(entry, name, getattr(record, name))
+                if record.lease is not None:
+                    known = record.lease
+                    self._lend(entry, known.lease_id, Borrower(known.worker, known.heartbeat_s), REATTACH_S)
+                elif ended:
+                    self._settle(entry, State(record.state))
+
+    def _settle(self, entry: Entry, state: State) -> None:
+        """Reach an ended state of an earlier manager by moves of the table."""
+        if state is State.FAILED:
+            self._move(entry, State.ASSIGNED)
+        self._move(entry, state)
+
+    # -- lending -----------------------------------------------------------------------------------------
+
+    def lend(self, borrower: Borrower) -> Lease | None:
+        """Lend a pending task, or return None when none is free for this borrower.
+
+        Retries go first to workers other than the one that had them; when nothing else is left, to anyone.
+        """
+        with self._lock:
+            entry = (
+                self._take(self._retry, lambda e: e.last_worker != borrower.worker and e.fits(borrower))
+                or self._take(self._fresh, lambda e: True)
+                or self._take(self._retry, lambda e: e.fits(borrower))
+            )
+            if entry is None:
+                return None
+            entry.attempts += 1
+            return self._lend(entry, secrets.token_hex(8), borrower, borrower.term_s)
+
+    def _take(self, line: deque[str], accept: Callable[[Entry], bool]) -> Entry | None:
+        looked = 0
+        while line and looked < RETRY_LOOK:
+            key = line.popleft()
+            entry = self._entries[key]
+            if entry.state is not State.PENDING or self._waits_for_twin(entry):
+                continue  # stale; a twin comes back to the line when it becomes eligible
+            if accept(entry):
+                return entry
+            looked += 1
+            line.append(key)
+        return None
+
+    def _lend(self, entry: Entry, lease_id: str, borrower: Borrower, term_s: float) -> Lease:
+        until_s = self._clock() + term_s
+        entry.lease = Lease(lease_id, entry.task, borrower, entry.attempts, until_s)
+        entry.last_worker = borrower.worker
+        self._leases[lease_id] = entry.task.key
+        self._move(entry, State.ASSIGNED)
+        return entry.lease
+
+    def beat(self, lease_id: str, key: str, borrower: Borrower) -> bool:
+        """Return whether the attempt may go on; extends its lease.
+
+        A worker that was given up comes back to its task when nobody else has it yet.
+        """
+        with self._lock:
+            entry = self._entry(key)
+            if entry.state is State.PENDING and entry.last_lease_id == lease_id:
+                self._lend(entry, lease_id, borrower, borrower.term_s)
+            if entry.lease is None or entry.lease.lease_id != lease_id:
+                return False
+            until_s = self._clock() + borrower.term_s
+            entry.lease = replace(entry.lease, borrower=borrower, until_s=until_s)
+            return True
+
+    def disconnect(self, connection: int) -> list[Lease]:
+        """Shorten the leases of a broken connection to `RECONNECT_S` and return them.
+
+        A borrower that never beats may disconnect: its lease stays as it is.
+        """
+        with self._lock:
+            shortened = []
+            until_s = self._clock() + RECONNECT_S
+            for key in list(self._leases.values()):
+                entry = self._entries[key]
+                lease = entry.lease
+                if lease is None or lease.borrower.connection != connection:
+                    continue
+                if lease.borrower.heartbeat_s is not None:
+                    entry.lease = replace(lease, until_s=min(lease.until_s, until_s))
+                    shortened.append(entry.lease)
+            return shortened
+
+    def overdue(self) -> list[Lease]:
+        """Return the leases whose time is up; `lose` ends them, once their results file has been read."""
+        with self._lock:
+            now = self._clock()
+            return [lease for lease in self.leases() if lease.until_s <= now]
+
+    def leases(self) -> list[Lease]:
+        """Return the live leases."""
+        with self._lock:
+            found = (self._entries[key].lease for key in self._leases.values())
+            return [lease for lease in found if lease is not None]
+
+    # -- endings -----------------------------------------------------------------------------------------
+
+    def complete(self, key: str) -> Entry | None:
+        """Mark a task whose row is on disk as complete; None when it is no news.
+
+        Legal from any other state: the first valid row wins, whoever wrote it. Returns the entry as it was
+        before, with the lease it had.
+        """
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or entry.state is State.COMPLETE:
+                return None
+            before = replace(entry)
+            entry.cause = entry.error = ""
+            self._end_lease(entry)
+            self._move(entry, State.COMPLETE)
+            return before
+
+    def fail(self, lease_id: str, key: str, cause: Cause, error: str, *, retry: bool = True) -> State | None:
+        """Charge a failure of the experiment and return the task's new state; None when that lease has ended.
+
+        Without `retry`, or when the budget is spent, the task stands as failed.
+        """
+        with self._lock:
+            entry = self._held(lease_id, key)
+            if entry is None:
+                return None
+            entry.failures += 1
+            entry.cause, entry.error = cause.value, error
+            if cause is Cause.OUT_OF_MEMORY and entry.lease is not None:
+                entry.floor_mib = max(entry.floor_mib, entry.lease.borrower.memory_mib)
+            spent = not retry or entry.failures >= FAILURE_BUDGET
+            return self._give_back(entry, State.FAILED if spent else State.PENDING)
+
+    def lose(self, lease_id: str, key: str) -> State | None:
+        """Charge a loss of the worker and return the task's new state; None when that lease has ended."""
+        with self._lock:
+            entry = self._held(lease_id, key)
+            if entry is None:
+                return None
+            entry.losses += 1
+            spent = entry.losses >= LOSS_BUDGET
+            if spent:
+                entry.cause, entry.error = (
+                    Cause.CRASH.value,
+                    f"{LOSS_BUDGET} workers were lost while running it",
+                )
+            return self._give_back(entry, State.FAILED if spent else State.PENDING)
+
+    def release(self, lease_id: str, key: str) -> State | None:
+        """Take a task back that was returned on purpose, without cost; None when that lease has ended."""
+        with self._lock:
+            entry = self._held(lease_id, key)
+            return None if entry is None else self._give_back(entry, State.PENDING)
+
+    def cancel(self, key: str, *, cause: str = "", error: str = "cancelled by the user") -> bool:
+        """Cancel a pending or assigned task; False when it has ended already."""
+        with self._lock:
+            entry = self._entry(key)
+            if entry.state not in (State.PENDING, State.ASSIGNED):
+                return False
+            entry.cause, entry.error = cause, error
+            self._end_lease(entry)
+            self._move(entry, State.CANCELLED)
+            return True
+
+    def requeue(self, key: str) -> bool:
+        """Give a failed or cancelled task new budgets; False in any other state."""
+        with self._lock:
+            entry = self._entry(key)
+            if entry.state not in (State.FAILED, State.CANCELLED):
+                return False
+            entry.failures = entry.losses = entry.floor_mib = 0
+            entry.cause = entry.error = ""
+            self._move(entry, State.PENDING)
+            return True
+
+    def readmit(self, key: str) -> bool:
+        """Start a complete task whose row has vanished from its file all over again; False in any other state."""
+        with self._lock:
+            entry = self._entry(key)
+            if entry.state is not State.COMPLETE:
+                return False
+            self._counts[State.COMPLETE] -= 1
+            del self._entries[key]
+            return self._admit(entry.task)
+
+    def _held(self, lease_id: str, key: str) -> Entry | None:
+        entry = self._entry(key)
+        return entry if entry.lease is not None and entry.lease.lease_id == lease_id else None
+
+    def _give_back(self, entry: Entry, state: State) -> State:
+        self._end_lease(entry)
+        self._move(entry, state)
+        if state is State.PENDING and not entry.is_wanted:
+            self._move(entry, State.WITHDRAWN)
+        return entry.state
+
+    def _end_lease(self, entry: Entry) -> None:
+        if entry.lease is not None:
+            del self._leases[entry.lease.lease_id]
+            entry.last_lease_id = entry.lease.lease_id
+            entry.lease = None
+
+    # -- the one place where a state changes -------------------------------------------------------------
+
+    def _move(self, entry: Entry, state: State) -> None:
+        if state not in MOVES[entry.state]:
+            raise IllegalMove(
+                f"{entry.task.task_id}: {entry.state.value} -> {state.value} is not in the table"
+            )
+        self._counts[entry.state] -= 1
+        self._counts[state] += 1
+        entry.state = state
+        if state is State.PENDING:
+            self._retry.append(entry.task.key)
+        if state not in (State.ASSIGNED, State.COMPLETE):
+            self._wake_twins(entry)
+        self._on_change(entry.record())
+
+    def _waits_for_twin(self, entry: Entry) -> bool:
+        twins = self._twins.get(entry.task.work, ())
+        others = (self._entries[key].state for key in twins if key != entry.task.key)
+        return any(state in (State.ASSIGNED, State.COMPLETE) for state in others)
+
+    def _wake_twins(self, entry: Entry) -> None:
+        for key in self._twins.get(entry.task.work, ()):
+            if key != entry.task.key and self._entries[key].state is State.PENDING:
+                self._retry.append(key)
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    def twin_copies(self) -> list[tuple[Task, Task]]:
+        """Return (complete task, pending twin) pairs: the twin's row is a copy of the other's."""
+        with self._lock:
+            pairs = []
+            for keys in self._twins.values():
+                twins = [self._entries[key] for key in keys]
+                done = next((entry.task for entry in twins if entry.state is State.COMPLETE), None)
+                if done is not None:
+                    pairs += [(done, entry.task) for entry in twins if entry.state is State.PENDING]
+            return pairs
+
+    def counts(self) -> dict[State, int]:
+        """Return the number of tasks in each state."""
+        with self._lock:
+            return {state: self._counts[state] for state in State}
+
+    def entry(self, key: str) -> Entry:
+        """Return a copy of the entry.
+
+        Raises:
+            UnknownTask: No task has this key.
+        """
+        with self._lock:
+            return replace(self._entry(key))
+
+    def entries(self) -> list[Entry]:
+        """Return copies of all entries, in the order of the sweep."""
+        with self._lock:
+            return [replace(entry) for entry in self._entries.values()]
+
+    def is_over(self) -> bool:
+        """Return whether every task of the sweep is complete, failed or cancelled."""
+        with self._lock:
+            return not self._counts[State.PENDING] and not self._counts[State.ASSIGNED]
+
+    def _entry(self, key: str) -> Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            raise UnknownTask(f"task {key}: not in this sweep; `status` and `tasks` list what is")
+        return entry
