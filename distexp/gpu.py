@@ -1,0 +1,286 @@
+"""The one door to NVML: list the GPUs of this host, and choose among them.
+
+Opens only `errors`. `pynvml` is imported when a list is asked for: a CPU worker needs neither it nor a driver.
+A GB is 1024 MiB here, as in `nvidia-smi`.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from distexp.errors import NoGpuError
+
+MIN_FREE_GB = 4.0  # a card needs more free memory than this, unless the caller says otherwise
+MIB = 1024 * 1024
+MIB_PER_GB = 1024
+
+_NO_DRIVER = "install the driver (`nvidia-smi` shows whether it works), or run with --device cpu"
+_INIT_FAILURES = {  # what nvmlInit raises -> (cause, cure)
+    "NVMLError_LibraryNotFound": ("no NVIDIA driver, its NVML library is missing", _NO_DRIVER),
+    "NVMLError_DriverNotLoaded": ("the NVIDIA driver is not loaded", _NO_DRIVER),
+    "NVMLError_LibRmVersionMismatch": ("the NVIDIA driver was updated since the kernel loaded it", "reboot"),
+}
+
+
+@dataclass(frozen=True)
+class GpuStatus:
+    """One device that CUDA can be pinned to: a card, or one MIG instance of a card in MIG mode.
+
+    An unusable device (lost, no permission) is a value too: `error` says why; the rest may be empty.
+    """
+
+    uuid: str  # what CUDA_VISIBLE_DEVICES takes: "GPU-..." or "MIG-..."
+    index: int  # of the card, in PCI bus order, as `nvidia-smi` counts
+    name: str = "unknown"
+    free_mib: int = 0  # rounded down
+    total_mib: int = 0
+    utilization_pct: int | None = None  # None: this device does not tell
+    holders: tuple[str, ...] = ()  # "pid 1234 (python, 3.1 GB)"; empty also where the driver does not tell
+    error: str = ""
+    card_uuid: str = ""  # of the card that a MIG instance is part of
+    mig: int | None = None  # index of the MIG instance within its card
+
+    @property
+    def label(self) -> str:
+        """What people and worker ids call it: `gpu0`, or `gpu0-mig1` for a MIG instance."""
+        return f"gpu{self.index}" if self.mig is None else f"gpu{self.index}-mig{self.mig}"
+
+    @property
+    def memory(self) -> str:
+        """Free and total memory for people: `3.1/40.0 GB free`."""
+        return f"{self.free_mib / MIB_PER_GB:.1f}/{self.total_mib / MIB_PER_GB:.1f} GB free"
+
+    def has_more_than(self, min_free_mib: int) -> bool:
+        """Return whether the device works and has more free memory than this, in MiB."""
+        return not self.error and self.free_mib > min_free_mib
+
+
+def list_gpus(visible: str | None = None) -> list[GpuStatus]:
+    """Read every device of this host that `visible` allows; never empty.
+
+    Args:
+        visible: The inherited CUDA_VISIBLE_DEVICES, None when it is not set. See `visible_gpus`.
+
+    Raises:
+        NoGpuError: There is nothing to wait for: no driver, no card, or `visible` hides them all.
+            The message holds cause and cure.
+    """
+    with _nvml() as nvml:
+        gpus = [gpu for index in range(nvml.nvmlDeviceGetCount()) for gpu in _read_card(nvml, index)]
+    if not gpus:
+        cure = "compare `nvidia-smi -L`, give a container `--gpus all`, or run with --device cpu"
+        raise NoGpuError(f"No available GPU found: the NVIDIA driver sees no card; {cure}")
+    allowed = visible_gpus(gpus, visible)
+    if not allowed:
+        seen = ", ".join(f"{gpu.label} {gpu.uuid}" for gpu in gpus)
+        raise NoGpuError(
+            f"No available GPU found: CUDA_VISIBLE_DEVICES={visible!r} allows none of {seen}; "
+            "correct or unset it, or run with --device cpu"
+        )
+    return allowed
+
+
+def visible_gpus(gpus: Sequence[GpuStatus], visible: str | None) -> list[GpuStatus]:
+    """Return those that a CUDA_VISIBLE_DEVICES value allows, in its order.
+
+    Entries are card indices, UUIDs or their unambiguous beginnings. As in CUDA, the first entry that names
+    no device ends the list (so "", "-1" and Slurm's "NoDevFiles" allow none).
+    Differs: of the MIG instances listed, or on a card listed, CUDA shows one; here all are allowed.
+    """
+    if visible is None:
+        return list(gpus)
+    allowed: list[GpuStatus] = []
+    for entry in visible.split(","):
+        named = _named_by(entry.strip(), gpus)
+        if not named:
+            break
+        allowed += [gpu for gpu in named if gpu not in allowed]
+    return allowed
+
+
+def _named_by(entry: str, gpus: Sequence[GpuStatus]) -> list[GpuStatus]:
+    """Return the devices of the one card, or the one MIG instance, that `entry` names; else none."""
+    if entry.isdecimal():
+        return [gpu for gpu in gpus if gpu.index == int(entry)]
+    if entry.startswith("MIG-"):
+        named = [gpu for gpu in gpus if gpu.uuid.startswith(entry)]
+        return named if len(named) == 1 else []
+    named = [gpu for gpu in gpus if entry.startswith("GPU-") and gpu.card_uuid.startswith(entry)]
+    return named if len({gpu.card_uuid for gpu in named}) == 1 else []
+
+
+def by_most_free(gpus: Sequence[GpuStatus], min_free_mib: int) -> list[GpuStatus]:
+    """Return those with more free memory than this, most free first; on a tie, the lowest index first."""
+    fit = [gpu for gpu in gpus if gpu.has_more_than(min_free_mib)]
+    return sorted(fit, key=lambda gpu: (-gpu.free_mib, gpu.index, gpu.mig or 0))
+
+
+def choose_gpu(gpus: Sequence[GpuStatus], min_free_mib: int) -> GpuStatus:
+    """Return the GPU with the most free memory; on a tie, the lowest index.
+
+    Pure: it reads no hardware, so a test hands it any machine it likes.
+
+    Raises:
+        NoGpuError: No card has more than `min_free_mib` free. The message lists every card and who holds it.
+    """
+    fit = by_most_free(gpus, min_free_mib)
+    if not fit:
+        raise no_gpu_error(gpus, min_free_mib)
+    return fit[0]
+
+
+def get_available_gpu(min_free_gb: float = MIN_FREE_GB) -> int | None:
+    """Return the index (PCI bus order) of the card with the most free memory, or None when none qualifies.
+
+    Looks only; nothing is claimed. Cards that an inherited CUDA_VISIBLE_DEVICES hides are passed over.
+    """
+    try:
+        return choose_gpu(list_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")), to_mib(min_free_gb)).index
+    except NoGpuError:
+        return None
+
+
+def to_mib(gb: float) -> int:
+    """Return GB as whole MiB, rounded down."""
+    return int(gb * MIB_PER_GB)
+
+
+def describe_gpus(gpus: Sequence[GpuStatus], min_free_mib: int) -> list[str]:
+    """Return a line per card: id, `free`, `busy` or `lost`, name, memory, use, who holds it. Pure."""
+    return [_describe(gpu, min_free_mib) for gpu in gpus]
+
+
+def _describe(gpu: GpuStatus, min_free_mib: int) -> str:
+    if gpu.error:
+        return f"{gpu.label}  lost  {gpu.name}  {gpu.error}"
+    state = "free" if gpu.has_more_than(min_free_mib) else "busy"
+    use = "" if gpu.utilization_pct is None else f", {gpu.utilization_pct} % in use"
+    return f"{gpu.label}  {state}  {gpu.name}  {gpu.memory}{use}{_held_by(gpu)}"
+
+
+def no_gpu_error(
+    gpus: Sequence[GpuStatus], min_free_mib: int, claimed: Mapping[str, str] | None = None
+) -> NoGpuError:
+    """Return the error that lists every card: memory and holders, or what is wrong with it.
+
+    Args:
+        gpus: What was looked at.
+        min_free_mib: What was asked for, in MiB.
+        claimed: UUID -> why the claim of a card with enough memory failed.
+    """
+    reasons = []
+    for gpu in gpus:
+        state = gpu.error or f"{gpu.memory}{_held_by(gpu)}"
+        claim = f", {claimed[gpu.uuid]}" if claimed and gpu.uuid in claimed else ""
+        reasons.append(f"{gpu.label} {gpu.name}: {state}{claim}")
+    wanted = f"{min_free_mib / MIB_PER_GB:g}"
+    return NoGpuError(
+        f"No available GPU found: no unclaimed card has more than {wanted} GB free ({'; '.join(reasons)}); "
+        "wait, lower --min-free-gb, raise --slots-per-gpu, or run with --device cpu"
+    )
+
+
+def _held_by(gpu: GpuStatus) -> str:
+    return f", held by {', '.join(gpu.holders)}" if gpu.holders else ""
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """Open NVML for the time of a `with`, and turn its failures as a whole into NoGpuError."""
+    try:
+        import pynvml  # here, not above: see the head of this file
+    except ImportError as error:
+        cure = "`pip install nvidia-ml-py`, or run with --device cpu"
+        raise NoGpuError(f"No available GPU found: the module pynvml is missing ({error}); {cure}") from error
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        unknown = (f"NVML does not start ({error})", "compare `nvidia-smi`, or run with --device cpu")
+        cause, cure = _INIT_FAILURES.get(type(error).__name__, unknown)
+        raise NoGpuError(f"No available GPU found: {cause}; {cure}") from error
+    try:
+        yield pynvml
+    except pynvml.NVMLError as error:
+        cure = "compare `nvidia-smi`, or run with --device cpu"
+        raise NoGpuError(f"No available GPU found: NVML does not answer ({error}); {cure}") from error
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read_card(nvml: Any, index: int) -> list[GpuStatus]:
+    """Return the card, or its MIG instances in its place."""
+    uuid = ""
+    try:
+        card = nvml.nvmlDeviceGetHandleByIndex(index)
+        uuid = nvml.nvmlDeviceGetUUID(card)
+        if not _has_mig_enabled(nvml, card):
+            return [_read_device(nvml, card, index, uuid)]
+        slots = range(nvml.nvmlDeviceGetMaxMigDeviceCount(card))
+        instances = [_read_mig(nvml, card, index, uuid, mig) for mig in slots]
+        name = nvml.nvmlDeviceGetName(card)
+    except nvml.NVMLError as error:
+        return [GpuStatus(uuid, index, error=str(error), card_uuid=uuid)]
+    empty = "in MIG mode without an instance, make one with `nvidia-smi mig -cgi`"
+    return [gpu for gpu in instances if gpu] or [GpuStatus(uuid, index, name, error=empty, card_uuid=uuid)]
+
+
+def _has_mig_enabled(nvml: Any, card: Any) -> bool:
+    try:
+        current, _pending = nvml.nvmlDeviceGetMigMode(card)
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
+        return False  # most cards know no MIG; drivers older than it lack the function
+    return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
+
+
+def _read_mig(nvml: Any, card: Any, index: int, card_uuid: str, mig: int) -> GpuStatus | None:
+    try:
+        instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, mig)
+    except nvml.NVMLError_NotFound:
+        return None  # instance numbers have gaps
+    return _read_device(nvml, instance, index, card_uuid, mig)
+
+
+def _read_device(nvml: Any, device: Any, index: int, card_uuid: str, mig: int | None = None) -> GpuStatus:
+    memory = nvml.nvmlDeviceGetMemoryInfo(device)
+    return GpuStatus(
+        uuid=nvml.nvmlDeviceGetUUID(device),
+        index=index,
+        name=nvml.nvmlDeviceGetName(device),
+        free_mib=memory.free // MIB,
+        total_mib=memory.total // MIB,
+        utilization_pct=_read_utilization(nvml, device),
+        holders=_read_holders(nvml, device),
+        card_uuid=card_uuid,
+        mig=mig,
+    )
+
+
+def _read_utilization(nvml: Any, device: Any) -> int | None:
+    try:
+        return int(nvml.nvmlDeviceGetUtilizationRates(device).gpu)
+    except nvml.NVMLError:
+        return None  # MIG instances and some drivers do not tell; it decides nothing
+
+
+def _read_holders(nvml: Any, device: Any) -> tuple[str, ...]:
+    found: dict[int, str] = {}
+    for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
+        try:
+            found |= {process.pid: _holder(process.pid, process.usedGpuMemory) for process in ask(device)}
+        except nvml.NVMLError:
+            continue  # WSL and some MIG drivers do not tell; it decides nothing
+    return tuple(found.values())
+
+
+def _holder(pid: int, used_bytes: int | None) -> str:
+    try:
+        facts = [psutil.Process(pid).name()]
+    except psutil.Error:
+        facts = []  # gone since, or of another container
+    if used_bytes is not None:  # None: Windows keeps it to itself
+        facts.append(f"{used_bytes / MIB / MIB_PER_GB:.1f} GB")
+    return f"pid {pid} ({', '.join(facts)})" if facts else f"pid {pid}"
