@@ -1,7 +1,7 @@
 """Claim a GPU, or a CPU seat, for one worker; pin its children to it. Opens `errors` and `gpu`.
 
-A claim is a kernel lock on a file: the kernel ends it with the process, however that dies, and a child, forked or
-started, does not inherit it. Only a held lock means anything; that a file exists, its age and content do not.
+A claim is a kernel lock on a file: the kernel ends it with the process, however that dies; a child, forked
+or started, does not inherit it. Only a held lock means anything; a file, its age and its content do not.
 Containers exclude each other only where they share the claim folder.
 """
 
@@ -198,7 +198,7 @@ def _read_note(path: Path) -> str:
 def _make_shared(folder: Path) -> None:
     """Create the claim folder, open to all users whatever the umask.
 
-    Without the sticky bit: under it the kernel (`fs.protected_regular`) and `filelock` refuse files of others.
+    Without the sticky bit: under it the kernel (`fs.protected_regular`) and `filelock` refuse others' files.
     """
     try:
         folder.mkdir(parents=True)

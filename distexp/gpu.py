@@ -1,6 +1,6 @@
 """The one door to NVML: list the GPUs of this host, and choose among them.
 
-Opens only `errors`. `pynvml` is imported when a list is asked for: a CPU worker needs neither it nor a driver.
+Opens only `errors`. `pynvml` is imported when a list is asked for; CPU workers need neither it nor a driver.
 A GB is 1024 MiB here, as in `nvidia-smi`.
 """
 

@@ -1,4 +1,4 @@
-"""Write scenarios for the stand-in `pynvml` beside this file, and environments in which a process sees one."""
+"""Write scenarios for the stand-in `pynvml` beside this file, and environments where a process sees one."""
 
 import json
 import os

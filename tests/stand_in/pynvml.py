@@ -98,6 +98,11 @@ def _device(handle):
     return device
 
 
+def open_count():
+    """Return how many nvmlInit calls lack their nvmlShutdown; not part of NVML."""
+    return len(_open)
+
+
 def nvmlInit():
     _open.append("nvmlInit")
     failure = _scenario().get("init")
