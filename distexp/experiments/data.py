@@ -1,0 +1,171 @@
+"""Data sets by name, and their split into training, validation and test parts. NumPy only, no torch.
+
+Data sets of openml.org are fetched once and kept under `data/` as one file each.
+"""
+
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from sklearn.datasets import fetch_openml, load_breast_cancer, load_digits, load_wine
+
+from distexp.experiments.settings import IMAGE_SETS, OPENML, TABLES
+
+DATA_DIR = Path("data")
+MIN_PER_CLASS = 5  # fewer, and the split below leaves a part without the class
+MIN_IMAGE_SIDE = 8  # smaller squares are tables by chance
+PIXEL_MAX = 255
+_LOADERS = {"breast_cancer": load_breast_cancer, "digits": load_digits, "wine": load_wine}
+
+Inputs = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Shapes: inputs (N, F) or, for images, (N, C, H, W), float32, may hold NaN; labels (N,), int64."""
+
+    inputs: Inputs
+    labels: Labels  # 0 ... classes - 1
+    classes: int
+
+    @property
+    def is_images(self) -> bool:
+        """Return whether the inputs have height and width."""
+        return self.inputs.ndim == 4
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a data set, inputs standardised; shapes and types as in `Dataset`, without NaN."""
+
+    inputs: Inputs
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Split:
+    """60 % training, 20 % validation, 20 % test, each class in these shares."""
+
+    train: Part
+    val: Part
+    test: Part
+
+
+def load(name: str, data_dir: Path = DATA_DIR) -> Dataset:
+    """Return the data set of that name: digits, wine, breast_cancer, or openml:NAME.
+
+    Safe to call from many processes at once: the first fetches from openml.org, the others wait for its file.
+
+    Raises:
+        ValueError: The data set is not one for classification. One line: data set, found, expected.
+        OSError: openml.org cannot be reached and `data_dir` does not hold the set yet.
+    """
+    if name in TABLES + IMAGE_SETS:
+        return load_embedded(name)
+    path = data_dir / f"{name.removeprefix(OPENML)}.npz"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                _store(_fetch(name, data_dir), path)
+    with np.load(path, allow_pickle=False) as stored:
+        return Dataset(stored["inputs"], stored["labels"], int(stored["classes"]))
+
+
+@lru_cache
+def load_embedded(name: str) -> Dataset:
+    """Return a data set that scikit-learn brings along; the arrays are shared and read-only."""
+    bunch = _LOADERS[name]()
+    inputs = np.asarray(bunch.images[:, None] if name in IMAGE_SETS else bunch.data, dtype=np.float32)
+    labels = np.asarray(bunch.target, dtype=np.int64)
+    inputs.setflags(write=False)
+    labels.setflags(write=False)
+    return Dataset(inputs, labels, len(bunch.target_names))
+
+
+def split(dataset: Dataset, rng: np.random.Generator) -> Split:
+    """Return a random split, standardised with mean and deviation of the training part.
+
+    Images share one mean and deviation, table columns have their own. A missing value becomes the mean.
+    """
+    order = rng.permutation(len(dataset.labels))
+    by_class = order[np.argsort(dataset.labels[order], kind="stable")]
+    place = np.arange(len(order)) % 5  # 0 is for test, 1 for validation, in every class
+    rows = {"train": np.sort(by_class[place > 1]), "val": by_class[place == 1], "test": by_class[place == 0]}
+    known = np.ma.masked_invalid(dataset.inputs[rows["train"]])
+    axis = None if dataset.is_images else 0
+    mean = np.ma.filled(known.mean(axis=axis, dtype=np.float64), 0.0)
+    deviation = np.ma.filled(known.std(axis=axis, dtype=np.float64), 1.0)
+    deviation = np.where(deviation > 0, deviation, 1.0)  # a constant column says nothing
+
+    def part(name: str) -> Part:
+        inputs = dataset.inputs[rows[name]]
+        scaled = np.where(np.isfinite(inputs), (inputs - mean) / deviation, 0.0)
+        return Part(scaled.astype(np.float32), dataset.labels[rows[name]])
+
+    return Split(part("train"), part("val"), part("test"))
+
+
+def replace_labels(labels: Labels, classes: int, share: float, rng: np.random.Generator) -> Labels:
+    """Return a copy in which `share` of the labels is replaced by another class, drawn uniformly.
+
+    From the same `rng` state, a larger share replaces the same labels and more.
+    """
+    chosen = rng.permutation(len(labels))[: round(share * len(labels))]
+    shift = rng.integers(1, classes, size=len(labels))
+    noisy = labels.copy()
+    noisy[chosen] = (labels[chosen] + shift[chosen]) % classes
+    return noisy
+
+
+def _fetch(name: str, data_dir: Path) -> Dataset:
+    bunch = fetch_openml(
+        name=name.removeprefix(OPENML), data_home=str(data_dir), as_frame=True, parser="auto"
+    )
+    if bunch.target is None:
+        raise ValueError(f"{name}: found no target column, expected a classification data set")
+    labelled = bunch.target.notna().to_numpy()
+    target = bunch.target[labelled].astype(str).to_numpy(dtype=str)
+    names, labels, counts = np.unique(target, return_inverse=True, return_counts=True)
+    if len(names) < 2 or counts.min() < MIN_PER_CLASS:
+        found = f"{len(names)} classes, the smallest with {min(counts, default=0)} rows"
+        raise ValueError(f"{name}: found {found}, expected at least 2 classes of {MIN_PER_CLASS} rows")
+    columns = _numeric(bunch.data[labelled])
+    return Dataset(_as_images(columns), labels.astype(np.int64), len(names))
+
+
+def _numeric(frame: Any) -> Inputs:
+    """Return the columns of a pandas frame as numbers; a column of words becomes one column per word."""
+    import pandas as pd  # only for OpenML: half a second that the embedded sets do without
+
+    words = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    return np.asarray(pd.get_dummies(frame, columns=words).to_numpy(dtype=np.float32, na_value=np.nan))
+
+
+def _as_images(columns: Inputs) -> Inputs:
+    """Return (N, F) as it is, or as (N, C, S, S) where the columns are the pixels of grey or RGB squares."""
+    features = columns.shape[1]
+    pixels = bool(np.all((columns >= 0) & (columns <= PIXEL_MAX) & (columns == np.floor(columns))))
+    for channels in (1, 3):
+        side = math.isqrt(features // channels)
+        if pixels and side >= MIN_IMAGE_SIDE and channels * side * side == features:
+            return columns.reshape(-1, channels, side, side)
+    return columns
+
+
+def _store(dataset: Dataset, path: Path) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            np.savez(stream, inputs=dataset.inputs, labels=dataset.labels, classes=np.int64(dataset.classes))
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
