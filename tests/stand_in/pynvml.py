@@ -7,7 +7,8 @@ beside this file writes such files. A scenario is one JSON object::
     {"init": "LibraryNotFound",            # optional: nvmlInit raises NVMLError_LibraryNotFound
      "cards": [{
         "uuid": "GPU-0000", "name": "NVIDIA A100",
-        "free_mib": 20000,                 # or a list: one per read in this process, the last one stays
+        "free_mib": 20000,                 # or a list: one per read in this process, the last one stays;
+                                           # the name of an error, such as "GpuIsLost", is raised
         "total_mib": 40960,
         "utilization_pct": 30,             # null: NVMLError_NotSupported
         "processes": [{"pid": 1, "used_mib": 100}],        # null: NVMLError_NotSupported
@@ -142,6 +143,8 @@ def nvmlDeviceGetMemoryInfo(handle, version=None):
         key = (os.environ["FAKE_NVML_SCENARIO"], handle)
         free = free[min(_reads[key], len(free) - 1)]
         _reads[key] += 1
+    if isinstance(free, str):
+        _fail(free)
     total = device["total_mib"]
     return SimpleNamespace(total=total * MIB, free=free * MIB, used=(total - free) * MIB)
 
