@@ -3,6 +3,7 @@
 Pure: no files, no clock. Opens only `errors`.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -46,7 +47,7 @@ def make_task(
     *,
     task_id: str,
     phase: str,
-    config: Mapping[str, Value],
+    config: dict[str, Value],
     seed: int,
     output_dir: str,
     axes: tuple[str, ...],
@@ -54,13 +55,20 @@ def make_task(
     command: str | None = None,
     timeout_s: float | None = None,
     process: Process = "forked",
+    config_text: str | None = None,
 ) -> Task:
-    """Return the task with its `key` and `work` filled in."""
-    work = (experiment, command, dict(config), seed)
+    """Return the task with its `key` and `work` filled in.
+
+    A caller that makes many tasks may share one `config` among them, and hand over `canonical(config)` as
+    `config_text`: nobody changes the parameters of a task.
+    """
+    if config_text is None:
+        config_text = canonical(config)
+    work = f"{_label(experiment)},{_label(command)},{config_text},{seed}]"  # the tail of a canonical list
     return Task(
         task_id=task_id,
         phase=phase,
-        config=dict(config),
+        config=config,
         seed=seed,
         output_dir=output_dir,
         axes=axes,
@@ -68,19 +76,31 @@ def make_task(
         command=command,
         timeout_s=timeout_s,
         process=process,
-        key=digest([phase, *work]),
-        work=digest(list(work)),
+        key=_hash(f"[{_label(phase)},{work}"),
+        work=_hash(f"[{work}"),
     )
 
 
 def digest(value: Value) -> str:
     """Return `KEY_DIGITS` hex digits that depend on the canonical form of `value` alone."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:KEY_DIGITS]
+    return _hash(canonical(value))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
 
 def canonical(value: Value) -> str:
     """Return one text for all spellings of one value: 100 and 100.0 agree, True and 1 do not."""
-    return json.dumps(_normalised(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(_normalised(value))
+
+
+@functools.lru_cache(maxsize=256)  # phases and experiments: few, and asked for once a task
+def _label(text: str | None) -> str:
+    return canonical(text)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def _normalised(value: Value) -> Value:
@@ -104,6 +124,13 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     device: str = ""
     started_utc: str = ""  # ISO 8601, seconds, ending in Z
     duration_s: float = 0.0
+
+
+class Bookmark(msgspec.Struct, frozen=True):
+    """How far a results file has been read: a byte offset under a header line of this digest."""
+
+    offset: int
+    header: str
 
 
 class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):

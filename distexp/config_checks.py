@@ -1,0 +1,196 @@
+"""What may stand at one place of a config file: settings, parameters, axes, seeds, templates.
+
+Pure. Each function returns what is sound and notes the rest in `Problems`, so that all errors of a file
+show at once. Only `config` opens this room.
+"""
+
+import json
+import math
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from distexp.output_dir import output_folder
+from distexp.task import Value, canonical
+from distexp.template import placeholders
+from distexp.yaml12 import Node, Problems, plain
+
+DEFAULT_OUTPUT_DIR = "./results_{phase}"
+COMMAND_NAMES = ("seed", "phase", "task_id", "output_dir", "checkpoint_dir", "device", "attempt")
+RESERVED_LATER = ("gpus", "min_free_gb", "zip", "exclude")
+COLUMNS = ("phase", "task_id")  # every row holds them, so no parameter may
+
+
+@dataclass(frozen=True)
+class Level:
+    """What the `defaults` of a file, or of a phase, say; only what is sound."""
+
+    settings: dict[str, Node] = field(default_factory=dict)  # reserved names other than the seeds
+    parameters: dict[str, Node] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+
+
+def read_level(node: Node | None, problems: Problems) -> Level:
+    if node is None or node.value is None:
+        return Level()
+    if not isinstance(node.value, dict):
+        problems.at(node, f"found {shown(node)}, expected a mapping of parameters")
+        return Level()
+    items: dict[str, Node] = node.value
+    for one, other in (("experiment", "command"), ("seed", "seeds")):
+        if one in items and other in items:
+            problems.at(items[other], f"found both {one} and {other}, expected one of them")
+    settings = {n: item for n, item in items.items() if n in SETTINGS and _is_sound(n, item, problems)}
+    seeds = read_seeds(items["seeds"], problems) if "seeds" in items else ()
+    if "seed" in items:
+        seeds = (items["seed"].value,)
+        if type(items["seed"].value) is not int:
+            expected = "expected a whole number; a list is called `seeds`"
+            problems.at(items["seed"], f"found {shown(items['seed'])}, {expected}")
+    names = [n for n in items if n not in SETTINGS and n not in ("seed", "seeds")]
+    parameters = {n: items[n] for n in names if _is_parameter(n, items[n], problems)}
+    return Level(settings, parameters, seeds)
+
+
+def _is_sound(name: str, node: Node, problems: Problems) -> bool:
+    is_right, expected = SETTINGS[name]
+    if not is_right(plain(node)):
+        problems.at(node, f"found {shown(node)}, expected {expected}")
+        return False
+    return True
+
+
+def _is_parameter(name: str, node: Node, problems: Problems) -> bool:
+    if name in RESERVED_LATER:
+        found, expected = "found a reserved name, not supported by this version", "a parameter"
+    elif name in COLUMNS:
+        found, expected = "found a column that every row of results has", "another name for the parameter"
+    elif not name or not name.isprintable() or name != name.strip():
+        found, expected = f"found the name {json.dumps(name)}", "printable text without spaces around it"
+    else:
+        return True
+    problems.at(node, f"{found}, expected {expected}")
+    return False
+
+
+def read_axes(node: Node, problems: Problems) -> dict[str, list[Node]]:
+    """Return axis -> its values, among them the axis `seed`; what is unsound is reported."""
+    axes: dict[str, list[Node]] = {}
+    lines: dict[str, int] = {}
+    if not isinstance(node.value, list) or not node.value:
+        problems.at(node, f"found {shown(node)}, expected a list of axes such as `- width: [1, 2, 4]`")
+        return axes
+    for group in node.value:
+        if not isinstance(group.value, dict) or not group.value:
+            problems.at(group, f"found {shown(group)}, expected an axis such as `width: [1, 2, 4]`")
+            continue
+        for name, values in group.value.items():
+            if name in lines:
+                problems.at(values, f"found the axis again, expected it once (first at line {lines[name]})")
+                continue
+            lines[name] = values.line
+            if name in SETTINGS or name == "seeds":
+                expected = "`seed`" if name == "seeds" else "it under `defaults`"
+                problems.at(values, f"found a reserved name as an axis, expected {expected}")
+            elif name == "seed":
+                axes[name] = _distinct(values, problems, "whole numbers", _is_whole)
+            elif _is_parameter(name, values, problems):
+                axes[name] = _distinct(values, problems, "values")
+    return axes
+
+
+def read_seeds(node: Node, problems: Problems) -> tuple[int, ...]:
+    return tuple(item.value for item in _distinct(node, problems, "whole numbers", _is_whole))
+
+
+def _is_whole(value: Value) -> bool:
+    return type(value) is int  # `true` is no seed
+
+
+def _distinct(
+    node: Node, problems: Problems, what: str, is_right: Callable[[Value], bool] = lambda value: True
+) -> list[Node]:
+    """Return the items of a list that must not be empty and not name a value twice."""
+    if not isinstance(node.value, list) or not node.value:
+        problems.at(node, f"found {shown(node)}, expected a list such as [1, 2, 4]")
+        return []
+    seen: set[str] = set()
+    for item in node.value:
+        text = canonical(plain(item))
+        if not is_right(item.value):
+            problems.at(item, f"found {shown(item)}, expected {what}")
+        elif text in seen:
+            problems.at(item, f"found {shown(item)} again, expected distinct {what}")
+        seen.add(text)
+    return list(node.value)
+
+
+def check_output_dir(
+    settings: Mapping[str, Node], phase: Node, known: Mapping[str, list[Node]], problems: Problems
+) -> None:
+    """Fill the template once with harmless values, and once with each value that a placeholder may take."""
+    node = settings.get("output_dir", Node(DEFAULT_OUTPUT_DIR, phase.line, phase.path))
+    sample = {**dict.fromkeys(known, "x"), "phase": phase.path, "seed": 0}
+    try:
+        names = placeholders(node.value)
+        if not _has_unknown(names, sample, node, phase.path, problems):
+            output_folder(node.value, sample)
+    except ValueError as error:
+        problems.at(node, str(error))
+        return
+    for name in names:
+        for item in known.get(name, []):
+            try:
+                output_folder(node.value, {**sample, name: plain(item)})
+            except ValueError as error:
+                problems.at(item, str(error))
+
+
+def check_command(settings: Mapping[str, Node], phase: str, known: list[str], problems: Problems) -> None:
+    if (node := settings.get("command")) is None:
+        return
+    try:
+        _has_unknown(placeholders(node.value), dict.fromkeys([*known, *COMMAND_NAMES]), node, phase, problems)
+    except ValueError as error:
+        problems.at(node, str(error))
+    try:
+        shlex.split(node.value)
+    except ValueError as error:
+        problems.at(node, f"found {str(error).lower()}, expected a text that splits like a shell line")
+
+
+def _has_unknown(
+    names: Sequence[str], known: Mapping[str, object], node: Node, phase: str, problems: Problems
+) -> bool:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        expected = f"expected one of the names of {phase}: {', '.join(known)}"
+        problems.at(node, f"found placeholder {{{unknown[0]}}}, {expected}")
+    return bool(unknown)
+
+
+def shown(node: Node) -> str:
+    text = json.dumps(plain(node), ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_text(value: Value) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_function_name(value: Value) -> bool:
+    module, _, function = str(value).partition(":")
+    return function.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _is_duration(value: Value) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value > 0
+
+
+SETTINGS: dict[str, tuple[Callable[[Value], bool], str]] = {
+    "experiment": (_is_function_name, "module.path:function"),
+    "command": (_is_text, "text such as 'python train.py --seed {seed}'"),
+    "output_dir": (_is_text, "text such as './results_{phase}'"),
+    "timeout_s": (_is_duration, "a number of seconds above 0"),
+    "process": (lambda value: value in ("forked", "fresh"), "forked or fresh"),
+}

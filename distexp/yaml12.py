@@ -1,0 +1,251 @@
+"""YAML 1.2 text -> a tree of JSON values that knows its lines. Only `config` opens this room.
+
+PyYAML reads YAML 1.1 (`5e-4` is a string there, `yes` a boolean, `1:30` a number). Here plain scalars follow
+the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema); anchors, aliases and the merge key
+`<<` of YAML 1.1 still work. What JSON cannot hold is refused: other tags, keys that are no text.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from distexp.task import Value
+
+MAX_DEPTH = 50  # a sweep nests five levels; the reader recurses, and Python ends at about 1000
+MAX_VALUES = 600_000  # more than a file of 1 MiB holds without aliases; a billion laughs passes it at once
+
+# tag -> what a plain scalar of it looks like, and the characters it can start with; the first match wins
+_CORE = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    "merge": (r"<<", ["<"]),
+}
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A value and its place: `value` is a dict[str, Node], a list[Node] or a scalar."""
+
+    value: Any
+    line: int
+    path: str  # as messages show it: `exp1.combinations[2].width_factor`
+
+
+class Problems:
+    """The problems of one file, one line of text each; a place (line and path) is reported once."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lines: dict[tuple[int, str], str] = {}
+
+    def add(self, line: int, path: str, text: str) -> None:
+        """Note `text` ("found ..., expected ...") for a place; an empty `path` means the file as a whole."""
+        shown = f"{self.name}:{line}: {path + ': ' if path else ''}{text}"
+        safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+        self._lines.setdefault((line, path), safe)
+
+    def at(self, node: Node, text: str) -> None:
+        """Note `text` for the place of `node`."""
+        self.add(node.line, node.path, text)
+
+    @property
+    def lines(self) -> list[str]:
+        """The problems by line of the file."""
+        return [self._lines[place] for place in sorted(self._lines)]
+
+
+def plain(node: Node) -> Value:
+    """Return the value without its places."""
+    if isinstance(node.value, dict):
+        return {name: plain(item) for name, item in node.value.items()}
+    if isinstance(node.value, list):
+        return [plain(item) for item in node.value]
+    return node.value
+
+
+def read(text: str, problems: Problems) -> Node | None:
+    """Return the tree of the one document in `text`; None when there is none or it is broken.
+
+    Every problem goes to `problems`. A part that cannot be held becomes None in the tree.
+    """
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        problems.add(line, "", f"found the character {chr(error.character)!r}, expected printable text")
+    except _Refused as error:
+        problems.add(_line(error.problem_mark), "", str(error.problem))
+    except yaml.MarkedYAMLError as error:
+        found = ": ".join(part for part in (error.context, error.problem) if part)
+        problems.add(_line(error.problem_mark), "", f"found broken YAML ({found}), expected YAML 1.2")
+    except (ValueError, OverflowError) as error:  # PyYAML lets them through for "\UFFFFFFFF" and the like
+        problems.add(loader.line + 1, "", f"found broken YAML ({error}), expected YAML 1.2")
+    else:
+        return None if root is None else _Builder(problems).build(root, "", _line(root.start_mark))
+    return None
+
+
+def _line(mark: yaml.Mark | None) -> int:
+    return 1 if mark is None else mark.line + 1
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """Valid YAML that is too deep, too large or endless."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes with the tags of the core schema, and measures each before it is used."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's name
+
+    def __init__(self, text: str) -> None:
+        self._depth = 0
+        self._extent: dict[yaml.Node, tuple[int, int]] = {}  # node -> values in it, levels below it
+        super().__init__(text)
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose as PyYAML does, within the limits; an alias counts as often as it is used."""
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self._depth >= MAX_DEPTH:
+            raise _Refused(problem=f"found nesting, expected at most {MAX_DEPTH} levels", problem_mark=mark)
+        is_alias = self.check_event(yaml.AliasEvent)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is None:
+            return None
+        if is_alias and node not in self._extent:
+            raise _Refused(problem="found an alias inside its own anchor, expected a tree", problem_mark=mark)
+        if not is_alias:
+            self._extent[node] = self._measure(node)
+        count, levels = self._extent[node]
+        if self._depth + levels > MAX_DEPTH:
+            raise _Refused(problem=f"found nesting, expected at most {MAX_DEPTH} levels", problem_mark=mark)
+        if count > MAX_VALUES:
+            raise _Refused(
+                problem=f"found {count} values with aliases, expected at most {MAX_VALUES}", problem_mark=mark
+            )
+        return node
+
+    def _measure(self, node: yaml.Node) -> tuple[int, int]:
+        extents = [self._extent[child] for child in _children(node)]
+        return 1 + sum(count for count, _ in extents), 1 + max((levels for _, levels in extents), default=0)
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from pair
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
+for _name, (_pattern, _first) in _CORE.items():
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+class _Builder:
+    """Turns measured YAML nodes into `Node`s."""
+
+    def __init__(self, problems: Problems) -> None:
+        self._problems = problems
+
+    def build(self, node: yaml.Node, path: str, line: int) -> Node:
+        """Return the tree below `node`; `line` is its key's, or its own where it has no key."""
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return Node(self._mapping(node, path), line, path)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            items = enumerate(node.value)
+            return Node([self.build(i, f"{path}[{n}]", _line(i.start_mark)) for n, i in items], line, path)
+        try:
+            return Node(_scalar(node), line, path)
+        except ValueError as error:
+            self._problems.add(line, path, str(error))
+            return Node(None, line, path)  # this place is reported; what else is said of it stays silent
+
+    def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Node]:
+        own: dict[str, Node] = {}
+        merged: dict[str, Node] = {}
+        for key, value in node.value:
+            line = _line(key.start_mark)
+            name = key.value if isinstance(key, yaml.ScalarNode) else "?"
+            place = f"{path}.{name}" if path else name
+            if key.tag == _TAG + "merge":
+                merged |= self._merged(value, place, path)
+            elif not isinstance(key, yaml.ScalarNode) or key.tag != _TAG + "str":
+                self._problems.add(
+                    line, place, "found a key that is no text, expected a name (quote it if meant)"
+                )
+            elif name in own:
+                first = f"the first is at line {own[name].line}"
+                self._problems.add(line, place, f"found the key again, expected it once ({first})")
+            else:
+                own[name] = self.build(value, place, line)
+        return merged | own
+
+    def _merged(self, node: yaml.Node, place: str, path: str) -> dict[str, Node]:
+        """Return what `<<: *anchor` or `<<: [*a, *b]` brings; of several, the first that has a key wins."""
+        merged: dict[str, Node] = {}
+        for source in reversed(node.value if isinstance(node, yaml.SequenceNode) else [node]):
+            if isinstance(source, yaml.MappingNode):
+                merged |= self._mapping(source, path)
+            else:
+                found = f"found {source.value if isinstance(source, yaml.ScalarNode) else 'a list'}"
+                self._problems.add(_line(source.start_mark), place, f"{found}, expected a mapping to merge")
+        return merged
+
+
+def _scalar(node: yaml.Node) -> Value:
+    """Return the value of a scalar; ValueError holds found and expected."""
+    kind = node.tag.removeprefix(_TAG)
+    shown = f"!!{kind}" if kind != node.tag else kind
+    if not isinstance(node, yaml.ScalarNode) or kind not in _PARSE:
+        raise ValueError(f"found {shown}, expected a value that JSON can hold")
+    forms = ("int", "float") if kind == "float" else (kind,)
+    if kind != "str" and not any(re.fullmatch(_CORE[form][0], node.value) for form in forms):
+        raise ValueError(f"found {shown} {json.dumps(node.value)}, expected a {kind} as YAML 1.2 writes it")
+    return _PARSE[kind](node.value)
+
+
+def _text(text: str) -> str:
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"found {json.dumps(text)}, expected text without NUL and lone surrogates")
+    return text
+
+
+def _int(text: str) -> int:
+    base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+    number = int(text, base) if len(text) <= 100 else 2**64  # Python refuses to read thousands of digits
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"found {text[:30]}, expected a whole number of 64 bits")
+    return number
+
+
+def _float(text: str) -> float:
+    if text[-3:].lower() in ("inf", "nan"):
+        return float(text.replace(".", ""))
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"found {text[:30]}, expected a number below 1.8e308")
+    return number
+
+
+_PARSE: dict[str, Callable[[str], Value]] = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": _int,
+    "float": _float,
+    "str": _text,
+}
