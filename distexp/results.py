@@ -1,0 +1,195 @@
+"""Rows <-> `final_results.csv`: what it holds, and rows more.
+
+Opens `results_reader`, `row_index`, `csv_text`, `csv_disk`. The file belongs to its user: other programs
+write it too, with other columns; editors rewrite it; kills and full disks tear it. So whatever stands in it is
+read or named in a warning, and nothing is thrown away. Writers agree by a kernel lock on a file beside it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from distexp.csv_disk import append_durably, lacks_newline, set_aside, widen
+from distexp.csv_text import line_of, read_header, whole_file
+from distexp.errors import ResultsUnwritable
+from distexp.results_reader import Bookmark, Reader, Scan
+from distexp.row_index import TaskIndex, first_places
+from distexp.task import Task
+
+__all__ = ["RESULTS_FILE", "Appended", "Bookmark", "ResultsFile", "Scan"]
+
+RESULTS_FILE = "final_results.csv"
+LOCK_TIMEOUT_S = 10.0  # a holder writes some rows, or copies the file once: longer means that it hangs
+LOCK_POLL_S = 0.01
+
+Row = Mapping[str, str]  # cell by column
+
+
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
+    """What an append did."""
+
+    written: frozenset[str]  # keys; a task that is not among them has its row already
+    scan: Scan  # of what was appended since the last look, by anyone
+
+
+class ResultsFile:
+    """One `final_results.csv`, read as it grows and appended to, at most one row per task.
+
+    Caller holds a lock; one instance is not for two threads. Any number of processes may have one each.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        index: TaskIndex,
+        bookmark: Bookmark | None = None,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+    ) -> None:
+        self.path = path
+        self._index = index
+        self._reader = Reader(path, index, bookmark)
+        self._lock = FileLock(  # of the kernel, so that it ends with its holder; never a mere file
+            f"{path}.lock",
+            timeout=lock_timeout_s,
+            poll_interval=LOCK_POLL_S,
+            fallback_to_soft=False,
+            preserve_lock_file=True,
+        )
+
+    @property
+    def bookmark(self) -> Bookmark | None:
+        """How far this reader has read, for another one to go on from; None before it met a header."""
+        return self._reader.bookmark
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The file's columns at the last look; empty before one, or without a usable header."""
+        return self._reader.header.columns if self._reader.header else ()
+
+    def reset(self) -> None:
+        """Let the next scan read everything again: the set of tasks has changed."""
+        self._reader.reset()
+
+    def scan(self) -> Scan:
+        """Return what is new; when nothing is, without opening the file. No content makes it raise.
+
+        A torn last line that has not changed since the scan before is moved to `final_results.csv.torn`.
+        """
+        try:
+            if self._reader.unchanged():
+                return Scan()
+            scan = self._reader.look(locked=False)
+        except OSError as error:
+            text = f"{self.path}: cannot be read now ({error.strerror}); the next scan tries again"
+            return Scan(warnings=(text,) if self._reader.is_new(text) else ())
+        if self._reader.torn is not None:
+            with suppress(OSError, ResultsUnwritable), self._held():  # busy or read-only: it stays, uncounted
+                self._set_aside()
+        return scan
+
+    def append(self, rows: Sequence[tuple[Task, Row]]) -> Appended:
+        """Append, durably and in one write, the row of each task that has none yet.
+
+        The first of two rows for one task wins, in the file as well as within `rows`.
+
+        Raises:
+            ResultsUnwritable: No row was written. One line: file, cause, what happens next.
+        """
+        try:
+            with self._held():
+                return self._append(rows)
+        except OSError as error:
+            cause = error.strerror or error
+            raise ResultsUnwritable(
+                f"{self.path}: cannot be written now ({cause}); the row is kept and tried again"
+            ) from error
+
+    def find(self, task: Task) -> dict[str, str] | None:
+        """Return the task's row by column, from a full read; the first one if there are more.
+
+        Raises:
+            ResultsUnwritable: The file is there and cannot be read now.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                header = read_header(file)
+                if header is None or header.problem:
+                    return None
+                match = TaskIndex([task]).matcher(header.columns)
+                for _, fields in whole_file(file, header):
+                    if fields is not None and match(fields):
+                        return {name: fields[at] for name, at in first_places(header.columns).items()}
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ResultsUnwritable(f"{self.path}: cannot be read now ({error.strerror})") from error
+        return None
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ResultsUnwritable(
+                f"{self.path}.lock: found it held for {self._lock.timeout:g} s, expected it free in a "
+                "moment; the row is kept and tried again"
+            ) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _append(self, rows: Sequence[tuple[Task, Row]]) -> Appended:
+        for task, _ in rows:
+            if task.key not in self._index:  # withdrawn while it ran: its row may stand anywhere in the file
+                self._index.add(task)
+                self._reader.reset()
+        before = self._look_locked()
+        new: dict[str, Row] = {}
+        for task, row in rows:
+            if task.key not in self._reader.seen:
+                new.setdefault(task.key, row)
+        if not new:
+            return Appended(written=frozenset(), scan=before)
+        self._write(list(new.values()))
+        after = self._look_locked()
+        self._reader.seen |= new.keys()
+        scan = Scan(
+            complete=before.complete | after.complete,
+            vanished=(before.vanished | after.vanished) - self._reader.seen,
+            warnings=before.warnings + after.warnings,
+        )
+        return Appended(written=frozenset(new), scan=scan)
+
+    def _look_locked(self) -> Scan:
+        scan = self._reader.look(locked=True)
+        if self._reader.torn is not None:
+            self._set_aside()
+        return scan
+
+    def _set_aside(self) -> None:
+        torn = self._reader.torn
+        if torn is not None and set_aside(self.path, torn.offset, torn.text):
+            self._reader.accept()
+        self._reader.torn = None
+
+    def _write(self, rows: Sequence[Row]) -> None:
+        wanted = tuple(dict.fromkeys(column for row in rows for column in row))
+        header = self._reader.header
+        if header is None:
+            columns, newline, data = wanted, b"\n", line_of(wanted, b"\n")
+        elif header.problem:
+            raise ResultsUnwritable(f"{self.path}:1: {header.problem}; move the file away: the row is kept")
+        else:
+            added = tuple(column for column in wanted if column not in header.columns)
+            columns = widen(self.path, header, added) if added else header.columns
+            newline, data = header.newline, b""
+        places = first_places(columns)
+        for row in rows:
+            cells = [row.get(column, "") if places[column] == at else "" for at, column in enumerate(columns)]
+            data += line_of(cells, newline)
+        append_durably(self.path, newline * lacks_newline(self.path) + data)
