@@ -1,8 +1,8 @@
 """Rows <-> `final_results.csv`: what it holds, and rows more.
 
 Opens `results_reader`, `row_index`, `csv_text`, `csv_disk`. The file belongs to its user: other programs
-write it too, with other columns; editors rewrite it; kills and full disks tear it. So whatever stands in it is
-read or named in a warning, and nothing is thrown away. Writers agree by a kernel lock on a file beside it.
+write it too, with other columns; editors rewrite it; kills and full disks tear it. So whatever stands in it
+is read or named in a warning, and nothing is thrown away. Writers agree by a kernel lock on a file beside it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,11 +15,11 @@ from filelock import FileLock, Timeout
 from distexp.csv_disk import append_durably, lacks_newline, set_aside, widen
 from distexp.csv_text import line_of, read_header, whole_file
 from distexp.errors import ResultsUnwritable
-from distexp.results_reader import Bookmark, Reader, Scan
+from distexp.results_reader import Reader, Scan
 from distexp.row_index import TaskIndex, first_places
-from distexp.task import Task
+from distexp.task import Bookmark, Task
 
-__all__ = ["RESULTS_FILE", "Appended", "Bookmark", "ResultsFile", "Scan"]
+__all__ = ["RESULTS_FILE", "Appended", "ResultsFile", "Scan"]
 
 RESULTS_FILE = "final_results.csv"
 LOCK_TIMEOUT_S = 10.0  # a holder writes some rows, or copies the file once: longer means that it hangs
@@ -32,7 +32,7 @@ class Appended(msgspec.Struct, frozen=True, kw_only=True):
     """What an append did."""
 
     written: frozenset[str]  # keys; a task that is not among them has its row already
-    scan: Scan  # of what was appended since the last look, by anyone
+    scan: Scan  # of what was new, by anyone; every task that was handed in is complete in it
 
 
 class ResultsFile:
@@ -148,20 +148,19 @@ class ResultsFile:
             if task.key not in self._index:  # withdrawn while it ran: its row may stand anywhere in the file
                 self._index.add(task)
                 self._reader.reset()
-        before = self._look_locked()
+        scans = [self._look_locked()]
         new: dict[str, Row] = {}
         for task, row in rows:
             if task.key not in self._reader.seen:
                 new.setdefault(task.key, row)
-        if not new:
-            return Appended(written=frozenset(), scan=before)
-        self._write(list(new.values()))
-        after = self._look_locked()
-        self._reader.seen |= new.keys()
+        if new:
+            self._write(list(new.values()))
+            scans.append(self._look_locked())
+            self._reader.seen |= new.keys()
         scan = Scan(
-            complete=before.complete | after.complete,
-            vanished=(before.vanished | after.vanished) - self._reader.seen,
-            warnings=before.warnings + after.warnings,
+            complete=frozenset(task.key for task, _ in rows).union(*(scan.complete for scan in scans)),
+            vanished=frozenset().union(*(scan.vanished for scan in scans)) - self._reader.seen,
+            warnings=sum((scan.warnings for scan in scans), ()),
         )
         return Appended(written=frozenset(new), scan=scan)
 

@@ -1,10 +1,9 @@
-"""What a results file holds, read as it grows; never writes. Opens `row_index` and `csv_text`.
+"""What a results file holds, read as it grows; never writes. Opens `row_index`, `csv_text`, `task`.
 
 A reader knows how far it has read and whose rows it has seen. If what it read no longer stands there (another
 file, a shorter one, other text before the bookmark), it reads everything again and says which rows are gone.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,19 +13,12 @@ import msgspec
 
 from distexp.csv_text import MAX_RECORD_BYTES, Header, blocks, judge_tail, read_header
 from distexp.row_index import TaskIndex
+from distexp.task import Bookmark
 
 MAX_WARNINGS = 10  # of bad lines, per look: a binary file has thousands
 MAX_REMEMBERED_WARNINGS = 10_000
 BEFORE_BYTES = 256  # compared to notice an edit in place: about two rows
 _COUNT_BYTES = 1 << 20
-
-
-class Bookmark(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a reader has read; another reader may go on from there."""
-
-    offset: int
-    header: str  # digest of the header line
-    before: str = ""  # digest of the bytes just before `offset`; empty: not compared
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +47,7 @@ class Reader:
         self.torn: Torn | None = None  # to be set aside by who may write
         self._index = index
         self._identity: tuple[int, ...] | None = None  # device, inode, size, mtime at the last look
+        self._before = b""  # what stood just before the bookmark; of a handed one it is not known
         self._pending: tuple[int, int] | None = None  # offset and size of a last line that may still grow
         self._bad: list[
             tuple[int, int, str]
@@ -127,7 +120,7 @@ class Reader:
             if replaced or (now[2] == known[2] and now[3] != known[3]):
                 return False  # a same size at another time: edited in place
         text = _before(file, bookmark.offset)
-        return text.endswith(b"\n") and bookmark.before in ("", _digest(text))
+        return text.endswith(b"\n") and self._before in (b"", text)
 
     def _read(self, file: BinaryIO, header: Header, locked: bool) -> set[str]:
         """Return the tasks whose rows stand after the bookmark, and move it."""
@@ -147,7 +140,8 @@ class Reader:
             last, offset = self._read_last_line(file, offset, header, first_look or locked, locked)
             if last is not None:
                 complete.update(match(last))
-        self.bookmark = Bookmark(offset=offset, header=header.digest, before=_digest(_before(file, offset)))
+        self.bookmark = Bookmark(offset=offset, header=header.digest)
+        self._before = _before(file, offset)
         return complete
 
     def _read_last_line(
@@ -211,10 +205,6 @@ class Reader:
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()[:20]
 
 
 def _before(file: BinaryIO, offset: int) -> bytes:

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 
-import msgspec
-
-from distexp.task import Scalar, Task, Value, canonical
+from distexp.task import Provenance, Scalar, Task, Value, canonical
 
 Form = tuple[str, object]  # a value's kind and normal form; hashable, equal for equal values
 
@@ -27,17 +25,6 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
 _INFINITE = re.compile(r"[+-]?inf(inity)?")
 
 
-class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a row came from: its last columns."""
-
-    attempt: int
-    worker: str
-    host: str
-    device: str
-    started_utc: str  # ISO 8601
-    duration_s: float
-
-
 def row_for(task: Task, result: Mapping[str, Scalar], run: Provenance) -> dict[str, str]:
     """Return the cells of one row by column, in the order in which a new file gets its columns.
 
@@ -50,6 +37,16 @@ def row_for(task: Task, result: Mapping[str, Scalar], run: Provenance) -> dict[s
     row["seed"] = cell_text(task.seed)
     row |= {name: cell_text(value) for name, value in result.items()}
     return row | {name: cell_text(getattr(run, name)) for name in PROVENANCE if name not in row}
+
+
+def copied_row(done: Task, twin: Task, row: Mapping[str, str]) -> dict[str, str]:
+    """Return the row of `done` as a row of `twin`, which asks for the same work in another phase."""
+    copy = {"phase": twin.phase, "task_id": twin.task_id}
+    copy |= {name: cell_text(value) for name, value in twin.config.items()}
+    copy["seed"] = cell_text(twin.seed)
+    rest = {name: cell for name, cell in row.items() if cell and name not in copy and name not in done.config}
+    last = {name: rest.pop(name) for name in PROVENANCE if name in rest}
+    return copy | rest | last
 
 
 def check_result(task: Task, result: Mapping[str, Scalar]) -> dict[str, Scalar]:
