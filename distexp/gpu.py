@@ -150,13 +150,13 @@ def to_mib(gb: float) -> int:
 
 
 def describe_gpus(gpus: Sequence[GpuStatus], min_free_mib: int) -> list[str]:
-    """Return a line per card: id, `free`, `busy` or `lost`, name, memory, use, who holds it. Pure."""
+    """Return a line per card: id, `free`, `busy` or `error`, name, memory, use, who holds it. Pure."""
     return [_describe(gpu, min_free_mib) for gpu in gpus]
 
 
 def _describe(gpu: GpuStatus, min_free_mib: int) -> str:
     if gpu.error:
-        return f"{gpu.label}  lost  {gpu.name}  {gpu.error}"
+        return f"{gpu.label}  error  {gpu.name}  {gpu.error}"
     state = "free" if gpu.has_more_than(min_free_mib) else "busy"
     use = "" if gpu.utilization_pct is None else f", {gpu.utilization_pct} % in use"
     return f"{gpu.label}  {state}  {gpu.name}  {gpu.memory}{use}{_held_by(gpu)}"

@@ -249,7 +249,7 @@ def test_the_list_for_people_has_a_line_per_card():
     assert describe_gpus(gpus, FOUR_GB) == [
         "gpu0  free  NVIDIA A100  39.0/40.0 GB free, 0 % in use",
         "gpu1  busy  NVIDIA A100  1.0/40.0 GB free, held by pid 1234 (python, 36.1 GB)",
-        "gpu2  lost  unknown  GPU is lost",
+        "gpu2  error  unknown  GPU is lost",
     ]
 
 
