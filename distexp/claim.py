@@ -27,8 +27,8 @@ MAX_CPU_WORKERS = 1024  # per working folder; far above any host's cores, so a s
 class Claim:
     """A card (or none: the CPU) that this process alone may use until `release` or its end.
 
-    As a context manager it releases itself. `release` may be called from any thread, and twice. Keep a reference:
-    a claim that is garbage-collected is released.
+    As a context manager it releases itself. `release` may be called from any thread, and twice.
+    Keep a reference: a claim that is garbage-collected is released.
     """
 
     worker_id: str  # "gpu0", "gpu0.1" for slot 1, "gpu0-mig1" for a MIG instance, "cpu0"
