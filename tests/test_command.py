@@ -1,0 +1,194 @@
+import json
+import re
+import shlex
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distexp.context import Context
+from distexp.experiments.command import CommandFailed, arguments, run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    spaced = tmp_path / "a folder"
+    spaced.mkdir()
+    return spaced
+
+
+def context(command: str, folder: Path, **others: object) -> Context:
+    return Context(seed=7, output_dir=folder, checkpoint_dir=folder / "ckpt", command=command, **others)  # type: ignore[arg-type]
+
+
+def script(folder: Path, text: str, options: str = "") -> str:
+    """Write a Python program, and return the command that runs it."""
+    path = folder / "my program.py"
+    path.write_text("import json, os, sys, time\n" + text)
+    return f"python {shlex.quote(str(path))} {options}"
+
+
+def test_a_value_with_spaces_and_quotes_stays_one_argument(folder: Path) -> None:
+    command = script(
+        folder, "print(json.dumps({'words': '|'.join(sys.argv[1:])}))", "--name={name} {seed} {flag}"
+    )
+    result = run({"name": "a 'b' \"c\" $HOME", "flag": True}, context(command, folder))
+    assert result == {"words": "--name=a 'b' \"c\" $HOME|7|true"}
+
+
+def test_the_result_file_wins_over_the_output(folder: Path) -> None:
+    text = "print('{\"acc\": 1}')\njson.dump({'acc': 2}, open(os.environ['DISTEXP_RESULT'], 'w'))"
+    assert run({}, context(script(folder, text), folder)) == {"acc": 2}
+
+
+def test_without_a_result_file_the_last_json_object_of_the_output_is_the_result(folder: Path) -> None:
+    text = "print('{\"acc\": 1}')\nprint('{\"acc\": 2}')\nprint('[3]')\nprint('{torn')\nprint('bye', end='')"
+    assert run({}, context(script(folder, text), folder)) == {"acc": 2}
+
+
+def test_the_program_gets_its_context_through_the_environment(folder: Path) -> None:
+    text = "print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('DISTEXP_')}))"
+    result = run({}, context(script(folder, text), folder, attempt=3, device="cuda:0"))
+    assert Path(str(result.pop("DISTEXP_RESULT"))).is_absolute()
+    assert result == {
+        "DISTEXP_SEED": "7",
+        "DISTEXP_OUTPUT_DIR": str(folder),
+        "DISTEXP_CHECKPOINT_DIR": str(folder / "ckpt"),
+        "DISTEXP_ATTEMPT": "3",
+        "DISTEXP_DEVICE": "cuda:0",
+    }
+
+
+def test_outputs_are_passed_on_and_standard_input_is_empty(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = "print('out', sys.stdin.read())\nprint('é error', file=sys.stderr)\nprint('{}')"
+    assert run({}, context("env PYTHONIOENCODING=utf-8 " + script(folder, text), folder)) == {}
+    captured = capfd.readouterr()
+    assert captured.out == "out \n{}\n"
+    assert captured.err == "é error\n"
+
+
+def test_a_large_output_does_not_block_the_program(folder: Path) -> None:
+    text = "sys.stderr.write('x' * 3_000_000)\nsys.stdout.write('y' * 3_000_000)\nprint('\\n{\"acc\": 1}')"
+    assert run({}, context(script(folder, text), folder)) == {"acc": 1}
+
+
+def test_an_exit_code_is_reported_with_the_last_lines(folder: Path) -> None:
+    text = "print('{\"acc\": 1}')\nfor i in range(30): print('line', i, file=sys.stderr)\nsys.exit(3)"
+    with pytest.raises(CommandFailed) as failure:
+        run({}, context(script(folder, text), folder))
+    name = Path(sys.executable).name
+    quoted = "\n".join(f"line {i}" for i in range(10, 30))
+    assert str(failure.value) == f"{name}: exit code 3; its last lines:\n{quoted}"
+
+
+def test_a_signal_is_reported_by_name(folder: Path) -> None:
+    with pytest.raises(CommandFailed, match=r"killed by SIGKILL, without output$"):
+        run({}, context(script(folder, "os.kill(os.getpid(), 9)"), folder))
+
+
+def test_a_program_without_a_result_is_refused_in_one_line(folder: Path) -> None:
+    with pytest.raises(CommandFailed) as failure:
+        run({}, context(script(folder, "print('acc 0.9')"), folder))
+    expected = "expected a JSON object in the file $DISTEXP_RESULT or as a line of standard output"
+    assert str(failure.value) == f"{Path(sys.executable).name}: found no result, {expected}"
+
+
+def test_a_result_file_that_is_not_an_object_is_refused(folder: Path) -> None:
+    text = "open(os.environ['DISTEXP_RESULT'], 'w').write('[1, 2]')\nprint('{\"acc\": 1}')"
+    with pytest.raises(
+        CommandFailed, match=re.escape("found '[1, 2]' in $DISTEXP_RESULT, expected a JSON object")
+    ):
+        run({}, context(script(folder, text), folder))
+
+
+def test_a_program_that_does_not_exist_is_named(folder: Path) -> None:
+    with pytest.raises(
+        CommandFailed, match=r"^no_such_program: cannot be started \(No such file or directory\)$"
+    ):
+        run({}, context("no_such_program --seed {seed}", folder))
+
+
+def test_a_request_to_stop_lets_the_program_save_and_end(folder: Path) -> None:
+    text = (
+        "import signal\n"
+        "def save(*_): open('{folder}/saved', 'w').close(); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "open('{folder}/started', 'w').close()\n"
+        "time.sleep(600)\n"
+    ).replace("{folder}", str(folder))
+    stopping = context(script(folder, text), folder, stop_requested=(folder / "started").exists)
+    with pytest.raises(Context.Stopped, match=r"^the command was told to stop and has ended$"):
+        run({}, stopping)
+    assert (folder / "saved").exists()
+
+
+def test_a_request_to_stop_ends_what_a_shell_script_waits_for(folder: Path) -> None:
+    sleeper = script(folder, f"open(r'{folder}/pid', 'w').write(str(os.getpid()) + '.')\ntime.sleep(600)")
+    (folder / "run.sh").write_text(f"{sleeper.replace('python', sys.executable, 1)}\necho done\n")
+    pid = folder / "pid"
+    stopping = context(
+        f"sh {shlex.quote(str(folder / 'run.sh'))}",
+        folder,
+        stop_requested=lambda: pid.exists() and pid.read_text().endswith("."),
+    )
+    with pytest.raises(Context.Stopped):
+        run({}, stopping)
+    assert not psutil.pid_exists(int(pid.read_text().rstrip(".")))
+
+
+def test_a_process_left_behind_does_not_hold_the_task(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distexp.experiments.command.PIPE_GRACE_S", 0.1)
+    text = (
+        "import subprocess\n"
+        "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print(json.dumps({'pid': left.pid}), flush=True)\n"
+    )
+    result = run({}, context(script(folder, text), folder))
+    left = psutil.Process(int(result["pid"]))
+    left.kill()
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "_Output":
+            thread.join()
+            thread.source.close()  # type: ignore[attr-defined]
+
+
+def test_placeholders_may_name_the_context_which_wins_over_parameters(folder: Path) -> None:
+    command = script(
+        folder, "print(json.dumps({'words': sys.argv[1:]}))", "{seed} {attempt} {device} {output_dir}"
+    )
+    assert run({"seed": 99}, context(command, folder)) == {"words": ["7", "1", "cpu", str(folder)]}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("", "command: found no words, expected a program and its arguments"),
+        ("prog 'open", 'command: "prog \'open": No closing quotation'),
+        (
+            "prog {widht}",
+            "command: 'prog {widht}': '{widht}': found placeholder {widht}, expected one of the",
+        ),
+        ("prog {a.b}", "command: 'prog {a.b}': '{a.b}': found placeholder {a.b}, expected a plain {name}"),
+    ],
+)
+def test_a_malformed_command_is_refused_in_one_line(command: str, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message)) as refusal:
+        arguments(command, {"width": 1})
+    assert "\n" not in str(refusal.value)
+
+
+def test_backslashes_separate_folders_on_windows_alone() -> None:
+    command = r'C:\tools\train.exe "D:\my data" {name} # no comment'
+    words = ["C:\\tools\\train.exe", "D:\\my data", "x y", "#", "no", "comment"]
+    assert arguments(command, {"name": "x y"}, windows=True) == words
+    assert arguments(r"my\ program", {}, windows=False) == ["my program"]
+
+
+def test_json_values_arrive_as_json(folder: Path) -> None:
+    command = script(folder, "print(json.dumps({'sum': sum(json.loads(sys.argv[1]))}))", "{layers}")
+    assert run({"layers": [1, 2, 3]}, context(command, folder)) == {"sum": 6}
+    assert json.loads(arguments("{layers}", {"layers": [1]})[0]) == [1]
