@@ -85,6 +85,7 @@ class TaskIndex:
         by_phase: dict[str, list[_Plan]] = {}
         for plan in plans:
             by_phase.setdefault(plan.group.phase, []).append(plan)
+        by_phase[""] = plans  # rows from before the file got the column
         at = phase_at
         return lambda fields: [key for plan in by_phase.get(fields[at], ()) for key in plan.match(fields)]
 

@@ -1,0 +1,131 @@
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from row_cases import a_row, a_task
+
+from distexp.row_index import TaskIndex
+from distexp.rows import cell_matches
+from distexp.task import Task
+
+NASTY = [
+    0.1 + 0.2,
+    0.3,
+    1e-4,
+    1,
+    1.5,
+    True,
+    None,
+    "1",
+    "007",
+    "7",
+    "nan",
+    float("nan"),
+    "",
+    "é\u2028",
+    '"',
+    "a,b\nc",
+]
+CELLS = [
+    "0.30000000000000004",
+    "0.30",
+    "0.0001",
+    "1",
+    "1.0",
+    "TRUE",
+    "null",
+    "007",
+    "7.0",
+    "nan",
+    "",
+    "é\u2028",
+    '"',
+]
+NAMES = ["width", "lr", "act"]
+
+
+@st.composite
+def sweeps(draw: st.DrawFn) -> list[Task]:
+    tasks = []
+    for phase in draw(st.lists(st.sampled_from(["exp1", "exp2"]), min_size=1, max_size=2, unique=True)):
+        axes = tuple(draw(st.lists(st.sampled_from(NAMES), unique=True)))
+        values = st.fixed_dictionaries({name: st.sampled_from(NASTY) for name in NAMES})
+        for config in draw(st.lists(values, max_size=4)):
+            tasks.append(a_task(draw(st.sampled_from([42, 7])), phase=phase, axes=axes, **config))
+    return tasks
+
+
+def completes(task: Task, columns: list[str], fields: list[str]) -> bool:
+    """DESIGN D, word for word, one task and one row at a time."""
+    cells = dict(reversed(list(zip(columns, fields, strict=True))))  # of equal names the first
+    values: dict[str, Any] = {"phase": task.phase, "seed": task.seed} | task.config
+    needed = {*task.axes, "seed"}
+    if not needed <= cells.keys():
+        return False
+    return all(
+        cell_matches(values[name], cell) or (cell == "" and name not in needed)
+        for name, cell in cells.items()
+        if name in values
+    )
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(
+    sweeps(),
+    st.lists(st.sampled_from([*NAMES, "seed", "phase", "task_id", "acc"]), max_size=8),
+    st.data(),
+)
+def test_the_index_finds_what_comparing_each_row_with_each_task_finds(
+    tasks: list[Task], columns: list[str], data: st.DataObject
+) -> None:
+    match = TaskIndex(tasks).matcher(columns)
+    cells = {"seed": ["42", "42.0", "7", ""], "phase": ["exp1", "exp2", ""]}
+    for _ in range(4):
+        fields = [data.draw(st.sampled_from(cells.get(column, CELLS))) for column in columns]
+        assert set(match(fields)) == {task.key for task in tasks if completes(task, columns, fields)}
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(sweeps())
+def test_a_task_is_completed_by_its_own_row(tasks: list[Task]) -> None:
+    index = TaskIndex(tasks)
+    for task in tasks:
+        row = a_row(task)[1]
+        assert task.key in index.matcher(list(row))(list(row.values()))
+
+
+def test_rows_of_another_program_count() -> None:
+    task = a_task(width=4, lr=5e-4, layers=[64, 64], model="mlp")
+    match = TaskIndex([task]).matcher(["notes", "SEED", "seed", "lr", "width"])
+    assert match(["x", "1", "42.0", "0.00050", "4.0"]) == [task.key]
+    assert match(["x", "1", "42.0", "", "4.0"]) == [task.key]
+    assert match(["x", "1", "42.0", "0.1", "4.0"]) == []
+    assert match(["x", "1", "", "", "4.0"]) == []
+    assert match(["x", "1", "42", "", ""]) == []
+
+
+def test_a_file_without_an_axis_or_the_seed_completes_nothing_and_this_is_told_by_phase() -> None:
+    index = TaskIndex([a_task(), a_task(phase="exp2", axes=("lr", "model"), lr=1, model="a")])
+    assert index.missing_columns(["width", "model"]) == {"exp1": ("seed",), "exp2": ("lr", "seed")}
+    assert index.missing_columns(["width", "lr", "model", "seed"]) == {}
+    assert index.matcher(["width", "model"])(["1", "a"]) == []
+
+
+def test_tasks_join_and_leave() -> None:
+    first, second = a_task(width=1), a_task(width=2)
+    index = TaskIndex([first])
+    index.add(second)
+    index.add(second)
+    index.discard(first.key)
+    index.discard("never there")
+    match = index.matcher(["width", "seed"])
+    assert (match(["1", "42"]), match(["2", "42"])) == ([], [second.key])
+    assert (len(index), first.key in index, second.key in index) == (1, False, True)
+
+
+def test_a_task_whose_axis_became_a_default_is_compared_as_the_newer_one() -> None:
+    before, after = a_task(lr=1, axes=("width", "lr")), a_task(lr=1, axes=("width",))
+    assert before.key == after.key
+    index = TaskIndex([before])
+    index.add(after)
+    assert index.matcher(["width", "seed"])(["1", "42"]) == [after.key]
