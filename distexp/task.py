@@ -22,7 +22,7 @@ DEFAULT_SEED = 42
 KEY_DIGITS = 20  # 80 bits: a collision among a million tasks has a chance of 4e-13
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One point of a sweep.
 
     `config` holds every parameter without phase and seed; `axes` names those that the phase varies (the seed

@@ -1,4 +1,4 @@
-"""States, leases and attempts of every task: one table, one lock, an injected clock, no I/O. Opens `entry`, `task`.
+"""Every task of the sweep: one table of states, one lock, an injected clock, no I/O. Opens `entry`, `task`.
 
 Every state change goes through `_move`, which refuses what the table `MOVES` does not hold. What must outlive
 the manager leaves through `on_change`, called under the lock, so records arrive in the order of the changes.
@@ -47,6 +47,7 @@ class TaskQueue:
         self._retry: deque[str] = deque()  # keys that were lent before
         self._twins: dict[str, list[str]] = {}  # work -> keys, for work that more than one task asks for
         self._leases: dict[str, str] = {}  # live lease id -> key
+        self._labels: dict[str, str] = {}  # task id -> key
         self._counts: Counter[State] = Counter()
 
     # -- the sweep ---------------------------------------------------------------------------------------
@@ -68,6 +69,7 @@ class TaskQueue:
             by_work: dict[str, list[str]] = {}
             for task in tasks:
                 by_work.setdefault(task.work, []).append(task.key)
+            self._labels = {task.task_id: task.key for task in tasks}
             self._twins = {work: keys for work, keys in by_work.items() if len(keys) > 1}
             return joined, len(gone)
 
@@ -275,7 +277,7 @@ class TaskQueue:
             return True
 
     def readmit(self, key: str) -> bool:
-        """Start a complete task whose row has vanished from its file all over again; False in any other state."""
+        """Start a complete task whose row has vanished all over again; False in any other state."""
         with self._lock:
             entry = self._entry(key)
             if entry.state is not State.COMPLETE:
@@ -308,14 +310,15 @@ class TaskQueue:
             raise IllegalMove(
                 f"{entry.task.task_id}: {entry.state.value} -> {state.value} is not in the table"
             )
-        self._counts[entry.state] -= 1
+        was, entry.state = entry.state, state
+        self._counts[was] -= 1
         self._counts[state] += 1
-        entry.state = state
         if state is State.PENDING:
             self._retry.append(entry.task.key)
         if state not in (State.ASSIGNED, State.COMPLETE):
             self._wake_twins(entry)
-        self._on_change(entry.record())
+        if entry.attempts or State.CANCELLED in (was, state):  # what never was lent has no history
+            self._on_change(entry.record())
 
     def _waits_for_twin(self, entry: Entry) -> bool:
         twins = self._twins.get(entry.task.work, ())
@@ -353,6 +356,19 @@ class TaskQueue:
         """
         with self._lock:
             return replace(self._entry(key))
+
+    def key_of(self, task_id: str) -> str:
+        """Return the key of the task that has this label now.
+
+        Raises:
+            UnknownTask: None has.
+        """
+        with self._lock:
+            if task_id not in self._labels:
+                raise UnknownTask(
+                    f"task {task_id!r}: not in this sweep, expected a task id such as exp1_width_0_42"
+                )
+            return self._labels[task_id]
 
     def entries(self) -> list[Entry]:
         """Return copies of all entries, in the order of the sweep."""

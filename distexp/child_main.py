@@ -1,0 +1,244 @@
+"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `context`, `rows`, `task`.
+
+Talks JSON over a pipe that is also the lifeline: when the worker dies, the pipe closes and the child ends
+with everything it has started. Torch comes in with the experiment's module, after the device is pinned.
+"""
+
+import contextlib
+import importlib
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import msgspec
+import psutil
+
+from distexp.context import Context
+from distexp.entry import Cause
+from distexp.errors import TaskStopped
+from distexp.rows import check_result
+from distexp.task import Scalar, Task
+
+ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
+OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a child is prepared for. Sent by `multiprocessing`, from the worker to its own child."""
+
+    experiment: str
+    device: str
+    threads: int
+    is_warm: bool  # the template has warmed it up
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
+    """To the child: run this task."""
+
+    task: Task
+    attempt: int
+    output_dir: str
+    run_folder: str  # holds log.txt and checkpoint/
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """To the child: save a checkpoint and stop."""
+
+
+class Began(msgspec.Struct, frozen=True, tag="began"):
+    """From the child: the experiment starts now."""
+
+    started_utc: str
+
+
+class Reported(msgspec.Struct, frozen=True, tag="reported"):
+    """From the child: what the experiment passed to `context.report`."""
+
+    step: int
+    total: int
+    metrics: dict[str, Scalar]
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """From the child: the result."""
+
+    result: dict[str, Scalar]
+
+
+class Broke(msgspec.Struct, frozen=True, tag="broke"):
+    """From the child, or about it: the attempt failed."""
+
+    cause: Cause
+    error: str
+
+
+class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
+    """From the child: stopped as asked; the task goes back."""
+
+
+Outcome = Finished | Broke | Stopped
+FromChild = Began | Reported | Outcome
+_from_worker: msgspec.json.Decoder[Run | Stop] = msgspec.json.Decoder(Run | Stop)
+_encode = msgspec.json.encode
+
+
+class Inbox:
+    """What the worker sends, read by a thread that ends the child when the worker is gone."""
+
+    def __init__(self, channel: Connection) -> None:
+        self.runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        self.stop = threading.Event()
+        threading.Thread(target=self._read, args=(channel,), name="lifeline", daemon=True).start()
+
+    def _read(self, channel: Connection) -> None:
+        try:
+            while True:
+                message = _from_worker.decode(channel.recv_bytes())
+                if isinstance(message, Run):
+                    self.runs.put(message)
+                else:
+                    self.stop.set()
+        except (EOFError, OSError):
+            pass  # the worker is gone, or has closed the pipe because it needs this child no more
+        finally:
+            end_own_tree()
+
+
+def main(channel: Connection, setup: Setup) -> None:
+    """Run one task, the whole life of a child."""
+    detach()
+    inbox = Inbox(channel)
+    loaded = guarded(lambda: load(setup.experiment, None if setup.is_warm else setup.device), on_import=True)
+    run = inbox.runs.get()
+    redirect_output(Path(run.run_folder))
+    outcome: Outcome
+    if isinstance(loaded, Broke | Stopped):
+        outcome = loaded
+    else:
+        channel.send_bytes(_encode(Began(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))))
+        context = make_context(run, setup, inbox, channel)
+        ended = guarded(lambda: finished(run.task, loaded(dict(run.task.config), context)))
+        outcome = ended
+    if isinstance(outcome, Broke):
+        print(outcome.error, file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    channel.send_bytes(_encode(outcome))
+    os._exit(0)  # nothing is left to save; the interpreter's own teardown takes half a second with torch
+
+
+def detach() -> None:
+    """Leave the terminal's reach: its Ctrl+C is for the worker; nobody types into a task."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        os.setsid()  # its own group, so that the whole tree can be ended at once
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def redirect_output(run_folder: Path) -> None:
+    """Append everything the task prints, at any level, to its log."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(run_folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def make_context(run: Run, setup: Setup, inbox: Inbox, channel: Connection) -> Context:
+    """Return what the experiment is given; its folders exist."""
+
+    def report(step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        channel.send_bytes(_encode(Reported(step, total, plain(metrics))))
+
+    checkpoint_dir = Path(run.run_folder, "checkpoint")
+    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    return Context(
+        seed=run.task.seed,
+        device=setup.device,
+        output_dir=Path(run.output_dir),
+        checkpoint_dir=checkpoint_dir,
+        attempt=run.attempt,
+        threads=setup.threads,
+        command=run.task.command,
+        on_report=report,
+        stop_requested=inbox.stop.is_set,
+    )
+
+
+def finished(task: Task, result: Any) -> Finished:
+    """Return the result as it travels.
+
+    Raises:
+        ValueError: No row can hold it. One line: metric, found, expected.
+    """
+    return Finished(check_result(task, plain(result) if isinstance(result, Mapping) else result))
+
+
+def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return numbers of numpy and torch as Python's, and those JSON cannot hold (nan, inf) as text."""
+    values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+def load(experiment: str, warm_up_device: str | None) -> Callable[[dict[str, Any], Context], Any]:
+    """Return the function that `module:function` names, its module imported and, on a device, warmed up."""
+    module_name, _, function_name = experiment.partition(":")
+    module: ModuleType = importlib.import_module(module_name)
+    function: Callable[[dict[str, Any], Context], Any] = getattr(module, function_name)
+    if warm_up_device is not None and hasattr(module, "warm_up"):
+        module.warm_up(warm_up_device)
+    return function
+
+
+def guarded(step: Callable[[], Value], *, on_import: bool = False) -> Value | Broke | Stopped:
+    """Do what the user's code does, and turn whatever it raises into an outcome."""
+    try:
+        return step()
+    except TaskStopped:
+        return Stopped()
+    except BaseException as error:  # noqa: BLE001 - around the experiment: sys.exit() and all else it does is its failure
+        return Broke(_cause(error, on_import), _describe(error)[-ERROR_CHARS:])
+
+
+def _cause(error: BaseException, on_import: bool) -> Cause:
+    if type(error).__name__ in OUT_OF_MEMORY_NAMES:
+        return Cause.OUT_OF_MEMORY
+    return Cause.IMPORT if on_import else Cause.ERROR
+
+
+def _describe(error: BaseException) -> str:
+    """Return the traceback from the first frame that is not ours."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+
+
+def end_own_tree() -> None:
+    """End this process and everything it has started, now."""
+    if sys.platform != "win32" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    os._exit(1)

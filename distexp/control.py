@@ -1,0 +1,132 @@
+"""Looking at the sweep and steering it, by hand: status, workers, tasks, cancel, requeue, pause, drain.
+
+Opens `protocol`, `task_queue`, `ledger`, `roster`.
+"""
+
+from collections.abc import Iterator
+
+from distexp import protocol as wire
+from distexp.entry import Entry, State
+from distexp.errors import ProtocolError, UnknownTask
+from distexp.ledger import Ledger
+from distexp.roster import Roster
+from distexp.task import Value, canonical
+from distexp.task_queue import TaskQueue
+
+BENCHED_CHARS = 200  # of names in a status: the whole has to stay below MAX_STATUS_BYTES
+
+
+class Control:
+    """Answers to people.  Safe from any thread."""
+
+    def __init__(self, queue: TaskQueue, ledger: Ledger, roster: Roster) -> None:
+        self._queue, self._ledger, self._roster = queue, ledger, roster
+        self.is_paused = False
+
+    def handle(self, request: wire.AnyRequest) -> wire.AnyReply:
+        """Return the reply.
+
+        Raises:
+            UnknownTask: A task or worker that is named does not exist.
+            ProtocolError: The request is not one of these.
+        """
+        match request:
+            case wire.Status():
+                return wire.StatusReply(status=self.status())
+            case wire.Workers():
+                return wire.WorkersReply(workers=self._workers())
+            case wire.Tasks():
+                found = [entry for entry in self._queue.entries() if _matches(entry, request)]
+                page = found[request.offset : request.offset + wire.PAGE]
+                return wire.TasksReply(tasks=[_describe(entry) for entry in page], total=len(found))
+            case wire.Cancel():
+                keys = [self._queue.key_of(task_id) for task_id in request.tasks]
+                return wire.Ack(count=sum(self._queue.cancel(key) for key in keys))
+            case wire.Requeue():
+                return wire.Ack(count=sum(self._requeue(request)))
+            case wire.Pause() | wire.Resume():
+                self.is_paused = isinstance(request, wire.Pause)
+                return wire.Ack(message="paused" if self.is_paused else "resumed")
+            case wire.Drain():
+                if not self._roster.drain(request.worker_id):
+                    raise UnknownTask(
+                        f"worker {request.worker_id}: not known; `workers` lists those that are"
+                    )
+                return wire.Ack(message=f"{request.worker_id} leaves after its current task")
+        raise ProtocolError(
+            f"message: found {type(request).__name__}, expected a request of docs/protocol.md"
+        )
+
+    def status(self) -> dict[str, Value]:
+        """Return how far the sweep is; its reply never passes `MAX_STATUS_BYTES`."""
+        counts = self._queue.counts()
+        total = sum(counts.values()) - counts[State.WITHDRAWN]
+        complete = counts[State.COMPLETE]
+        share = 100 * complete / total if total else 100.0
+        benched = " ".join(worker.name for worker, _ in self._roster.all() if worker.benched)
+        return {
+            "total": total,
+            **{state.value: counts[state] for state in State if state is not State.WITHDRAWN},
+            "progress": f"{complete}/{total} ({share:.1f}%)",
+            "done": self._queue.is_over(),
+            "paused": self.is_paused,
+            "workers": len(self._roster.connected()),
+            "benched": benched[:BENCHED_CHARS],
+        }
+
+    def _workers(self) -> list[dict[str, Value]]:
+        tasks = {lease.borrower.worker: lease.task.task_id for lease in self._queue.leases()}
+        return [
+            {
+                "worker": worker.name,
+                "host": worker.host,
+                "device": worker.device,
+                "memory_mib": worker.memory_mib,
+                "connected": worker.connection is not None,
+                "age_s": round(age_s, 1),
+                "task": tasks.get(worker.name),
+                "progress": worker.progress and [worker.progress.step, worker.progress.total],
+                "completed": worker.completed,
+                "failed": worker.failed,
+                "drained": worker.drained,
+                "benched": worker.benched,
+            }
+            for worker, age_s in self._roster.all()
+        ]
+
+    def _requeue(self, request: wire.Requeue) -> Iterator[bool]:
+        for task_id in request.tasks:
+            yield self._queue.requeue(self._queue.key_of(task_id))
+        for entry in self._queue.entries() if request.failed or request.missing else ():
+            if request.failed and entry.state is State.FAILED:
+                yield self._queue.requeue(entry.task.key)
+            if request.missing and entry.state is State.COMPLETE and self._ledger.find(entry.task) is None:
+                yield self._queue.readmit(entry.task.key)
+
+
+def _matches(entry: Entry, request: wire.Tasks) -> bool:
+    wanted = {name: canonical(value) for name, value in request.where.items()}
+    held = {"seed": entry.task.seed, **entry.task.config}
+    return (
+        request.state in (None, entry.state.value)
+        and request.phase in (None, entry.task.phase)
+        and all(name in held and canonical(held[name]) == value for name, value in wanted.items())
+    )
+
+
+def _describe(entry: Entry) -> dict[str, Value]:
+    return {
+        "task_id": entry.task.task_id,
+        "key": entry.task.key,
+        "phase": entry.task.phase,
+        "config": entry.task.config,
+        "seed": entry.task.seed,
+        "output_dir": entry.task.output_dir,
+        "state": entry.state.value,
+        "attempts": entry.attempts,
+        "failures": entry.failures,
+        "losses": entry.losses,
+        "worker": entry.lease.borrower.worker if entry.lease else entry.last_worker,
+        "cause": entry.cause,
+        "error": entry.error[-500:],  # the end of a traceback; a page of these stays a small message
+    }

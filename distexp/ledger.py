@@ -1,0 +1,109 @@
+"""All results files of the sweep: scan them, append to them. Opens `results`, `group_commit`.
+
+Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); never the other way round.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distexp.group_commit import GroupCommit
+from distexp.results import RESULTS_FILE, ResultsFile, Scan
+from distexp.row_index import TaskIndex
+from distexp.task import Bookmark, Task
+
+
+@dataclass
+class _Book:
+    """One results file.  `file` and `tasks` are used under `lock` alone."""
+
+    file: ResultsFile
+    index: TaskIndex
+    commits: GroupCommit[tuple[Task, Mapping[str, str]]]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    keys: set[str] = field(default_factory=set)
+
+
+class Ledger:
+    """The results files under one working folder.  Safe from any thread."""
+
+    def __init__(self, root: Path, on_scan: Callable[[Scan], None]) -> None:
+        """Hand what each look at a file has found to `on_scan`, under that file's lock."""
+        self._root = root
+        self._on_scan = on_scan
+        self._lock = threading.Lock()
+        self._books: dict[str, _Book] = {}
+
+    def sync(self, tasks: Sequence[Task]) -> None:
+        """Make `tasks` those whose rows are looked for; files that new tasks look to are read again."""
+        by_folder: dict[str, list[Task]] = {}
+        for task in tasks:
+            by_folder.setdefault(task.output_dir, []).append(task)
+        for folder in {*by_folder, *self._books}:
+            book = self._book(folder)
+            with book.lock:
+                wanted = {task.key: task for task in by_folder.get(folder, ())}
+                for key in book.keys - wanted.keys():
+                    book.index.discard(key)
+                joined = wanted.keys() - book.keys
+                for key in joined:
+                    book.index.add(wanted[key])
+                book.keys = set(wanted)
+                if joined:
+                    book.file.reset()
+
+    def scan_all(self) -> None:
+        """Look at what every file has got since the last look."""
+        with self._lock:
+            books = list(self._books.values())
+        for book in books:
+            with book.lock:
+                self._on_scan(book.file.scan())
+
+    def scan(self, task: Task) -> None:
+        """Look at what this task's file has got since the last look."""
+        book = self._book(task.output_dir)
+        with book.lock:
+            self._on_scan(book.file.scan())
+
+    def append(self, task: Task, row: Mapping[str, str]) -> None:
+        """Return once the task has a row on disk: this one, or the one that it had already.
+
+        Rows that arrive together are written together: one lock, one write, one fsync.
+
+        Raises:
+            ResultsUnwritable: It has none; try again later.
+        """
+        book = self._book(task.output_dir)
+        book.commits.wait(book.commits.add((task, row)))
+
+    def bookmark(self, task: Task) -> Bookmark | None:
+        """Return how far this task's file has been read without finding its row."""
+        book = self._book(task.output_dir)
+        with book.lock:
+            return book.file.bookmark
+
+    def find(self, task: Task) -> dict[str, str] | None:
+        """Return the task's row, from a full read of its file."""
+        book = self._book(task.output_dir)
+        with book.lock:
+            return book.file.find(task)
+
+    def path(self, task: Task) -> Path:
+        """Return the file in which this task's row belongs."""
+        return self._root / task.output_dir / RESULTS_FILE
+
+    def _book(self, folder: str) -> _Book:
+        with self._lock:
+            if folder not in self._books:
+                index = TaskIndex([])
+                file = ResultsFile(self._root / folder / RESULTS_FILE, index)
+
+                def commit(rows: list[tuple[Task, Mapping[str, str]]]) -> None:
+                    with book.lock:
+                        self._on_scan(book.file.append(rows).scan)
+
+                book = _Book(file, index, GroupCommit(commit))
+                self._books[folder] = book
+            return self._books[folder]

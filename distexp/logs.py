@@ -1,0 +1,54 @@
+"""Where log lines go: console and file, one format. Opens nothing."""
+
+import logging
+import sys
+from pathlib import Path
+
+FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+
+def log_to_console() -> None:
+    """Show log lines on standard output, from INFO up."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    _add(logging.StreamHandler(sys.stdout))
+
+
+def log_to_file(path: Path) -> logging.Handler:
+    """Append log lines to `path`, too, until the handler is closed; a full disk costs lines, nothing else."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _add(logging.FileHandler(path, encoding="utf-8", delay=True))
+
+
+def stop_logging_to(handler: logging.Handler) -> None:
+    """End what `log_to_file` began."""
+    logging.getLogger().removeHandler(handler)
+    handler.close()
+
+
+class WorkerLog:
+    """`worker_<id>.log` in the results folder of the task that runs."""
+
+    def __init__(self, worker_id: str) -> None:
+        self._name = f"worker_{worker_id}.log"
+        self._folder: Path | None = None
+        self._handler: logging.Handler | None = None
+
+    def follow(self, folder: Path) -> None:
+        """Write to the log in this folder from now on."""
+        if folder != self._folder:
+            self.close()
+            self._folder, self._handler = folder, log_to_file(folder / self._name)
+
+    def close(self) -> None:
+        """Write to no folder until the next `follow`."""
+        if self._handler is not None:
+            stop_logging_to(self._handler)
+        self._folder = self._handler = None
+
+
+def _add(handler: logging.Handler) -> logging.Handler:
+    logging.raiseExceptions = False  # a line that cannot be written is no reason to print a traceback
+    handler.setFormatter(FORMAT)
+    logging.getLogger().addHandler(handler)
+    return handler

@@ -1,0 +1,257 @@
+"""The manager's life: start in the order that keeps every promise, one turn after the other, stop.
+
+Joins the rooms: configs + results + journal -> queue; the server in front, the clock behind.
+"""
+
+import ipaddress
+import logging
+import signal
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock
+
+from distexp.entry import State
+from distexp.errors import ConfigError, DistexpError, UserError
+from distexp.host import host_name, machine_id
+from distexp.journal import Journal
+from distexp.ledger import Ledger
+from distexp.logs import log_to_file, stop_logging_to
+from distexp.protocol import DEFAULT_PORT
+from distexp.results import Scan
+from distexp.roster import Roster
+from distexp.server import Server
+from distexp.service import Service
+from distexp.sweep import Sweep
+from distexp.task_queue import TaskQueue
+from distexp.twins import copy_twin_rows
+from distexp.workdir import Workdir
+
+DEFAULT_CONFIGS = "configs/config_exp*.yaml"
+RESCAN_S = 5.0
+TURN_S = 0.25  # a worker that died is noticed within a turn
+FAREWELL_S = 10.0  # how long a manager that is done waits for idle workers to hear it
+
+log = logging.getLogger("distexp.manager")
+
+
+class ExperimentManager:
+    """Expands the configs of a folder into tasks and lends them over TCP until they all have their row."""
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        *,
+        workdir: str | Path = ".",
+        configs: str = DEFAULT_CONFIGS,
+        rescan_s: float = RESCAN_S,
+        auth: bool = True,
+        exit_when_done: bool = False,
+        retry_failed: bool = False,
+    ) -> None:
+        """Touch nothing yet; `start` does.
+
+        Args:
+            host: Address to bind.
+            port: Port to bind; 0 takes a free one.
+            workdir: The folder that holds configs and results.
+            configs: Pattern of the config files, relative to `workdir`.
+            rescan_s: Seconds between two looks at configs and results.
+            auth: Whether requests other than `status` need the folder's secret.
+            exit_when_done: Return from `serve` once every task has ended.
+            retry_failed: Give tasks that failed under an earlier manager new budgets.
+        """
+        self.host, self._wanted_port = host, port
+        self.workdir = Workdir(Path(workdir).absolute())
+        self._rescan_s = rescan_s
+        self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
+        self._sweep = Sweep(self.workdir.root, configs)
+        self._is_stopping = False
+        self._next_rescan_s = 0.0
+        self._farewell_s: float | None = None
+        self._last_counts: dict[State, int] = {}
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    def serve(self) -> int:
+        """Start, work until a stop is asked for or all is done, stop; return the exit code.
+
+        Raises:
+            UserError: It cannot start; the message says why.
+        """
+        self.start()
+        try:
+            while not self._is_stopping:
+                self.run_once()
+                time.sleep(TURN_S)
+        finally:
+            self.stop()
+        return self.exit_code()
+
+    def start(self) -> None:
+        """Read configs, results and journal, then serve.
+
+        Raises:
+            UserError: A config is wrong, the folder has a manager, the port is taken or not loopback.
+            JournalUnwritable: The journal cannot be opened.
+        """
+        _require_loopback(self.host)
+        tasks = self._sweep.load()
+        self._folder: FileLock = self.workdir.hold()
+        self._log_file = log_to_file(self.workdir.log)
+        self.journal = Journal(self.workdir.journal)
+        self.queue = TaskQueue(time.monotonic, self.journal.record)
+        self.ledger = Ledger(self.workdir.root, self._on_scan)
+        roster = Roster(
+            host=host_name(), machine=machine_id(), nonce=self.workdir.read_nonce(), clock=time.monotonic
+        )
+        secret = self.workdir.secret() if self._auth else None
+        self.service = Service(
+            queue=self.queue, journal=self.journal, ledger=self.ledger, roster=roster, secret=secret
+        )
+        self._roster = roster
+        self.queue.sync(tasks)
+        self.ledger.sync(tasks)
+        log.info("Generated %d total tasks", len(tasks))
+        self.ledger.scan_all()
+        copy_twin_rows(self.queue, self.ledger)
+        log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
+        self.queue.restore(self.journal.load(), retry_failed=self._retry_failed)
+        self._say_what_failed_before()
+        self._next_rescan_s = time.monotonic() + self._rescan_s
+        self._server = Server(self.host, self._wanted_port, self.service)
+        self._server.start()
+        self.workdir.announce(self.host, self.port)
+        log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
+
+    def stop(self) -> None:
+        """Answer `restarting` from now on, close connections and files. Workers outlive it."""
+        self.service.is_stopping = True
+        self._server.stop()
+        try:
+            self.journal.close()
+        finally:
+            log.info("Manager stopped at %s", self.service.status()["progress"])
+            stop_logging_to(self._log_file)
+            self._folder.release()
+
+    def request_stop(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """End `serve` after its current turn. A signal handler: it only sets a flag."""
+        self._is_stopping = True
+
+    def stop_on_signals(self) -> None:
+        """Let Ctrl+C and SIGTERM stop the manager in good order. For the main thread."""
+        signal.signal(signal.SIGINT, self.request_stop)
+        signal.signal(getattr(signal, "SIGBREAK", signal.SIGTERM), self.request_stop)
+
+    @property
+    def port(self) -> int:
+        """The port that is served."""
+        return self._server.port
+
+    def exit_code(self) -> int:
+        """Return 1 when a task has failed or was ended because its experiment cannot be imported, else 0."""
+        counts = self.queue.counts()
+        return int(counts[State.FAILED] > 0)
+
+    # -- one turn ------------------------------------------------------------------------------------------
+
+    def run_once(self) -> None:
+        """Look at the leases; every `rescan_s` also at results and configs; see whether all is done."""
+        self._end_leases()
+        if time.monotonic() >= self._next_rescan_s:
+            self.rescan()
+            self._next_rescan_s = time.monotonic() + self._rescan_s
+        if self._exit_when_done and self.queue.is_over():
+            self._farewell()
+
+    def rescan(self) -> None:
+        """Take up what changed on disk: rows first, then configs; whatever is unreadable changes nothing."""
+        self.ledger.scan_all()
+        if self._sweep.has_changed():
+            self._reload()
+        copy_twin_rows(self.queue, self.ledger)
+        try:
+            self.journal.flush()
+        except DistexpError as error:
+            log.warning("%s", error)
+        counts = self.queue.counts()
+        if counts != self._last_counts:
+            status = self.service.status()
+            log.info(
+                "Progress %s: %d assigned, %d failed, %d workers",
+                *(status["progress"], status["assigned"], status["failed"], status["workers"]),
+            )
+        self._last_counts = counts
+
+    def _reload(self) -> None:
+        try:
+            tasks = self._sweep.load()
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("%s", problem)
+            log.error("The sweep goes on as it was until the config files are mended")
+            return
+        joined, left = self.queue.sync(tasks)
+        self.ledger.sync(tasks)
+        self.ledger.scan_all()
+        log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
+
+    def _end_leases(self) -> None:
+        for lease in self.queue.overdue():
+            self.service.lose(lease, "no sign of life")
+        for lease in self.queue.leases():
+            if self._roster.has_died(lease.borrower.worker):
+                self.service.lose(lease, "its process is gone")
+
+    def _farewell(self) -> None:
+        """Let idle workers hear `done` before the manager goes."""
+        now_s = time.monotonic()
+        if self._farewell_s is None:
+            self._farewell_s = now_s + FAREWELL_S
+        if now_s >= self._farewell_s or not self._roster.connected():
+            self.request_stop()
+
+    # -- what others report --------------------------------------------------------------------------------
+
+    def _on_scan(self, scan: Scan) -> None:
+        for warning in scan.warnings:
+            log.warning("%s", warning)
+        for key in scan.complete:
+            self.service.finished(key)
+        if scan.vanished:
+            names = sorted(self.queue.entry(key).task.task_id for key in scan.vanished)
+            log.warning(
+                "Rows of %d complete tasks have vanished (%s%s); they are not run again before a restart",
+                *(len(names), ", ".join(names[:3]), ", ..." if len(names) > 3 else ""),
+            )
+
+    def _say_what_failed_before(self) -> None:
+        counts: Counter[str] = Counter(
+            entry.error.strip().splitlines()[-1] if entry.error.strip() else "unknown cause"
+            for entry in self.queue.entries()
+            if entry.state is State.FAILED
+        )
+        for cause, number in counts.most_common(3):
+            log.warning(
+                "%d tasks failed earlier and stay failed (--retry-failed runs them again): %s", number, cause
+            )
+
+
+def _require_loopback(host: str) -> None:
+    """Refuse an address that other machines reach: requests travel in the clear."""
+    try:
+        address = ipaddress.ip_address(socket.gethostbyname(host))
+    except OSError as error:
+        raise UserError(
+            f"--host {host}: {error.strerror or error}, expected an address of this host"
+        ) from None
+    if not address.is_loopback:
+        raise UserError(
+            f"--host {host}: found an address that other machines reach, expected a loopback one such as "
+            "127.0.0.1: this version does not encrypt, and a task names code to run"
+        )

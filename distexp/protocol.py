@@ -1,0 +1,304 @@
+"""Messages <-> bytes: types, sizes, framing. No socket. Opens `task`.
+
+One JSON object a message, UTF-8. A newline ends it, but a complete object without one is answered too;
+replies end with a newline. `docs/protocol.md` lists every field.
+"""
+
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from distexp.errors import ProtocolError
+from distexp.task import Bookmark, Provenance, Scalar, Task, Value
+
+DEFAULT_PORT = 5000
+MAX_MESSAGE_BYTES = 1024 * 1024  # a task or a result is some kB; a megabyte is a mistake or an attack
+MAX_STATUS_BYTES = 1024  # users' clients read the whole reply with one recv(1024)
+MESSAGE_S = 10.0  # a message that has begun is complete by then, or its sender is stuck
+IDLE_S = 120.0  # a silent connection without a lease is forgotten
+MAX_GUESSES = 64  # looks at an object without newline: enough for 1 MiB in network-sized pieces
+PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below MAX_MESSAGE_BYTES
+
+WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}$")]  # it stands in log lines and in rows
+Text = Annotated[str, Meta(max_length=20_000)]  # a traceback, cut by its sender
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    """Any request. `token` is the secret of the folder, for hand-written clients on loopback."""
+
+    token: str | None = None
+
+
+class Status(Request, frozen=True, kw_only=True, tag="status"):
+    """How far is the sweep?"""
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a task is, as its experiment last reported."""
+
+    step: int
+    total: int
+    metrics: dict[str, Scalar] = {}
+
+
+class WorkerRequest(Request, frozen=True, kw_only=True):
+    """What a worker says. Only `worker_id` is needed; the rest is how it introduces itself."""
+
+    worker_id: WorkerId
+    heartbeat_s: Annotated[float, Meta(gt=0, le=3600)] | None = None  # None: never beats, may disconnect
+    instance: str = ""  # of this process: a request that is repeated gets the same lease again
+    host: str = ""
+    device: str = ""  # name of the card, or "cpu"
+    memory_mib: int = 0  # of the device
+    pid: int = 0
+    machine: str = ""  # boot id and PID namespace: the same on the same host alone
+    nonce: str = ""  # as read in the manager's folder, proves that the worker shares it
+
+
+class RequestTask(WorkerRequest, frozen=True, kw_only=True, tag="request_task"):
+    """Lend me a task."""
+
+
+class Heartbeat(WorkerRequest, frozen=True, kw_only=True, tag="heartbeat"):
+    """I am alive; with a lease: and still run this task."""
+
+    lease_id: str = ""
+    key: str = ""
+    progress: Progress | None = None
+
+
+class Report(WorkerRequest, frozen=True, kw_only=True):
+    """Names an attempt: by `lease_id` and `key` as lent, or by `task_id` alone."""
+
+    task_id: str = ""
+    lease_id: str = ""
+    key: str = ""
+
+
+class TaskComplete(Report, frozen=True, kw_only=True, tag="task_complete"):
+    """The row is in its file; or here is the `result`, write the row for me."""
+
+    result: dict[str, Scalar] | None = None
+    run: Provenance | None = None
+    sweep_id: str = ""  # as lent: a result kept for another sweep is refused
+    next: bool = False  # lend me the next task in the same round trip
+
+
+class TaskFailed(Report, frozen=True, kw_only=True, tag="task_failed"):
+    """The experiment failed. `cause` is one of `error`, `crash`, `timeout`, `out_of_memory`, `import`."""
+
+    cause: Literal["error", "crash", "timeout", "out_of_memory", "import"] = "error"
+    error: Text
+
+
+class TaskReleased(Report, frozen=True, kw_only=True, tag="task_released"):
+    """I give the task back on purpose; it costs nothing."""
+
+    reason: Text = ""
+
+
+class Workers(Request, frozen=True, kw_only=True, tag="workers"):
+    """Who works for this sweep?"""
+
+
+class Tasks(Request, frozen=True, kw_only=True, tag="tasks"):
+    """Which tasks are there? All filters must hold; at most `PAGE` from `offset` on."""
+
+    state: str | None = None
+    phase: str | None = None
+    where: dict[str, Value] = {}
+    offset: Annotated[int, Meta(ge=0)] = 0
+
+
+class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
+    """End these tasks without a result; those that run are told to stop."""
+
+    tasks: list[str]
+
+
+class Requeue(Request, frozen=True, kw_only=True, tag="requeue"):
+    """Run these again: by id, all that `failed`, or all whose row is `missing` from its file."""
+
+    tasks: list[str] = []
+    failed: bool = False
+    missing: bool = False
+
+
+class Pause(Request, frozen=True, kw_only=True, tag="pause"):
+    """Lend nothing until `resume`; what runs goes on."""
+
+
+class Resume(Request, frozen=True, kw_only=True, tag="resume"):
+    """Lend again."""
+
+
+class Drain(Request, frozen=True, kw_only=True, tag="drain"):
+    """Lend nothing more to this worker: it leaves after its current task."""
+
+    worker_id: WorkerId
+
+
+class TaskReply(Task, frozen=True, kw_only=True, tag_field="type", tag="task"):
+    """A task, lent. With `writes_row` the worker appends the row itself, else it sends the result."""
+
+    lease_id: str
+    attempt: int
+    writes_row: bool
+    sweep_id: str
+    seen: Bookmark | None = None  # up to here, the results file holds no row of this task
+
+
+class NoTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="no_task"):
+    """No task for you now: others still run or paused (`wait`), none is left (`done`), or `restarting`."""
+
+    reason: Literal["wait", "done", "restarting"]
+    retry_after_s: float = 1.0
+    message: str = ""
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ack", omit_defaults=True):
+    """Done as asked. `count` says of how many tasks; `next` answers a `task_complete` that asked for it."""
+
+    message: str = ""
+    count: int | None = None
+    next: TaskReply | NoTask | None = None
+
+
+class BeatReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):
+    """Whether the attempt may go on; `stop` means: end it, no row is wanted from it."""
+
+    stop: bool
+
+
+class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="status"):
+    """Never longer than `MAX_STATUS_BYTES`, newline included."""
+
+    status: dict[str, Value]
+
+
+class WorkersReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="workers"):
+    """One mapping a worker."""
+
+    workers: list[dict[str, Value]]
+
+
+class TasksReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="tasks"):
+    """A page of tasks, and how many there are in all that match."""
+
+    tasks: list[dict[str, Value]]
+    total: int
+
+
+class ErrorReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error"):
+    """The request was refused; nothing changed. With `again`, the same request may succeed later."""
+
+    error: str
+    again: bool = False
+
+
+AnyRequest = (
+    Status
+    | RequestTask
+    | Heartbeat
+    | TaskComplete
+    | TaskFailed
+    | TaskReleased
+    | Workers
+    | Tasks
+    | Cancel
+    | Requeue
+    | Pause
+    | Resume
+    | Drain
+)
+AnyReply = TaskReply | NoTask | Ack | BeatReply | StatusReply | WorkersReply | TasksReply | ErrorReply
+
+Message = TypeVar("Message")
+
+_requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
+_replies: msgspec.json.Decoder[AnyReply] = msgspec.json.Decoder(AnyReply)
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def encode(message: AnyRequest | AnyReply) -> bytes:
+    """Return one line, newline included.
+
+    Raises:
+        ProtocolError: It would be larger than `MAX_MESSAGE_BYTES`.
+    """
+    line = _encode(message) + b"\n"
+    if len(line) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(f"message: found {len(line)} bytes, expected at most {MAX_MESSAGE_BYTES}")
+    return line
+
+
+def decode_request(line: bytes) -> AnyRequest:
+    """Return the request.
+
+    Raises:
+        ProtocolError: It is none; the message names the field, what was found and what was expected.
+    """
+    return _decode(_requests, line)
+
+
+def decode_reply(line: bytes) -> AnyReply:
+    """Return the reply.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    return _decode(_replies, line)
+
+
+def _decode(decoder: msgspec.json.Decoder[Message], line: bytes) -> Message:
+    try:
+        return decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"message: {error}; docs/protocol.md lists what is expected") from None
+
+
+class Framer:
+    """Cut a byte stream into messages. One instance a connection."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._guesses = 0
+
+    @property
+    def is_mid_message(self) -> bool:
+        """Whether a message has begun and is not complete."""
+        return bool(self._buffer.strip())
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the messages that `data` completes, in order, without their newlines.
+
+        Raises:
+            ProtocolError: A message grew beyond `MAX_MESSAGE_BYTES`; the connection is of no more use.
+        """
+        self._buffer += data
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = bytearray(rest)
+        if lines:
+            self._guesses = 0
+        messages = [bytes(line) for line in lines if line.strip()]
+        if self._is_whole():
+            messages.append(bytes(self._buffer))
+            self._buffer.clear()
+            self._guesses = 0
+        if any(len(line) > MAX_MESSAGE_BYTES for line in (*messages, self._buffer)):
+            raise ProtocolError(f"message: found more than {MAX_MESSAGE_BYTES} bytes, expected at most that")
+        return messages
+
+    def _is_whole(self) -> bool:
+        """Whether the buffer holds a complete object though no newline came (yet)."""
+        if not self._buffer.rstrip().endswith(b"}") or len(self._buffer) > MAX_MESSAGE_BYTES:
+            return False
+        self._guesses += 1
+        if self._guesses > MAX_GUESSES:
+            return False
+        try:
+            msgspec.json.decode(self._buffer, type=msgspec.Raw)
+        except (msgspec.MsgspecError, RecursionError):
+            return False
+        return True

@@ -1,0 +1,59 @@
+"""Where a worker computes: a card, or the CPU; waiting while cards are busy. Opens `claim`, `link`."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+from distexp.claim import Claim, claim_cpu, claim_gpu
+from distexp.errors import NoGpuError
+from distexp.gpu import list_gpus
+from distexp.link import Link
+from distexp.protocol import Status, StatusReply
+from distexp.stop import StopRequests
+
+LOOK_S = 5.0  # between two looks for a card that has become free
+
+log = logging.getLogger("distexp.worker")
+
+
+def find_seat(
+    device: Literal["auto", "gpu", "cpu"],
+    *,
+    min_free_mib: int,
+    slots: int,
+    cpu_folder: Path,
+    link: Link,
+    stop: StopRequests,
+) -> Claim | None:
+    """Return a claim on a device; None when the sweep ended, the manager left or the user stopped it first.
+
+    `auto` takes the CPU where there is no NVIDIA driver or card, and waits where all cards are busy.
+
+    Raises:
+        NoGpuError: `gpu` was asked for and there is no driver or card.
+    """
+    if device == "cpu":
+        return claim_cpu(cpu_folder)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        list_gpus(visible)
+    except NoGpuError as error:
+        if device == "gpu":
+            raise
+        log.info("Running on the CPU: %s", error)
+        return claim_cpu(cpu_folder)
+    said = ""
+    while not stop.wants_leave and not link.has_given_up:
+        try:
+            return claim_gpu(min_free_mib, slots=slots, visible=visible)
+        except NoGpuError as error:
+            if str(error) != said:
+                said = str(error)
+                log.warning("%s. Waiting for a card", said)
+        status = link.ask(Status(), StatusReply, "Error requesting task")
+        if status is not None and status.status["done"]:
+            log.info("No task is left")
+            return None
+        link.wait(LOOK_S)
+    return None

@@ -1,0 +1,69 @@
+"""What the user and the cluster ask of a worker, as flags that signal handlers set. Opens nothing."""
+
+import contextlib
+import signal
+import socket
+from types import FrameType
+
+PREEMPTION_SIGNALS = ("SIGTERM", "SIGUSR2")  # Slurm's warning is USR2: NCCL catches USR1
+INTERRUPT_SIGNALS = ("SIGINT", "SIGBREAK")  # SIGBREAK: Windows, for processes of another group
+
+
+class StopRequests:
+    """How often the user pressed Ctrl+C, and whether the machine is about to be taken away."""
+
+    def __init__(self) -> None:
+        self.interrupts = 0  # 1: finish the task, 2: checkpoint and stop, 3: kill
+        self.is_preempted = False
+        self._ours, self._theirs = socket.socketpair()
+        self._ours.setblocking(False)
+        self._theirs.setblocking(False)
+
+    def install(self) -> None:
+        """Become the handler of the stop signals. For the main thread."""
+        for name in INTERRUPT_SIGNALS:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self.interrupt)
+        for name in PREEMPTION_SIGNALS:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self.preempt)
+
+    def interrupt(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """Count one Ctrl+C."""
+        self.interrupts += 1
+        self._wake()
+
+    def preempt(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """Note that this process has to end soon."""
+        self.is_preempted = True
+        self._wake()
+
+    @property
+    def wants_leave(self) -> bool:
+        """Whether no new task may be taken."""
+        return self.is_preempted or self.interrupts > 0
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether the current task is to save its checkpoint and stop."""
+        return self.is_preempted or self.interrupts > 1
+
+    @property
+    def wants_kill(self) -> bool:
+        """Whether the current task is to end at once."""
+        return self.interrupts > 2
+
+    @property
+    def waitable(self) -> socket.socket:
+        """Readable after a new request, until `acknowledge`."""
+        return self._ours
+
+    def acknowledge(self) -> None:
+        """Make `waitable` unreadable again."""
+        with contextlib.suppress(BlockingIOError):
+            while self._ours.recv(64):
+                pass
+
+    def _wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # it is readable already
+            self._theirs.send(b"!")

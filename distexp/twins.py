@@ -1,0 +1,24 @@
+"""The same work in two phases runs once, its row is copied. Opens `ledger`, `rows`, `task_queue`."""
+
+import logging
+
+from distexp.errors import ResultsUnwritable
+from distexp.ledger import Ledger
+from distexp.rows import copied_row
+from distexp.task_queue import TaskQueue
+
+log = logging.getLogger("distexp.manager")
+
+
+def copy_twin_rows(queue: TaskQueue, ledger: Ledger) -> None:
+    """Give every pending twin of a complete task its copy of the row. Doing it twice adds no second row."""
+    for done, twin in queue.twin_copies():
+        row = ledger.find(done)
+        if row is None:
+            continue  # it has vanished; the scan has said so
+        try:
+            ledger.append(twin, copied_row(done, twin, row))
+        except ResultsUnwritable as error:
+            log.warning("%s", error)
+            return  # the next scan tries again
+        log.info("Task %s completed by a copy of %s", twin.task_id, done.task_id)

@@ -1,0 +1,161 @@
+"""Every path of a working folder, the lock that makes one manager its master, and the folder's secret.
+
+Opens `errors`. The manager's own files lie in `.experiment_manager/`, the secret in `.experiment_token`.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from distexp.errors import AlreadyRunning, UserError
+
+TOKEN_VARIABLE = "EXPERIMENT_TOKEN"
+LOG_FILE = "experiment_manager.log"
+SECRET_BYTES = 32  # 256 bits
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """The folder that holds `configs/` and the results."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        """The folder of the manager's own files."""
+        return self.root / ".experiment_manager"
+
+    @property
+    def journal(self) -> Path:
+        """The SQLite file of `Journal`."""
+        return self.state / "journal.sqlite3"
+
+    @property
+    def info(self) -> Path:
+        """Who is the manager here: pid, host, port (JSON)."""
+        return self.state / "manager.json"
+
+    @property
+    def nonce(self) -> Path:
+        """A random text; who can tell it shares this folder with the manager."""
+        return self.state / "nonce"
+
+    @property
+    def cpu_claims(self) -> Path:
+        """The locks that number CPU workers."""
+        return self.state / "claims"
+
+    @property
+    def spool(self) -> Path:
+        """Results that could not be handed over yet."""
+        return self.root / ".experiment_spool"
+
+    @property
+    def token(self) -> Path:
+        """The secret of this folder."""
+        return self.root / ".experiment_token"
+
+    @property
+    def log(self) -> Path:
+        """The manager's log."""
+        return self.root / LOG_FILE
+
+    def results_folder(self, output_dir: str) -> Path:
+        """Where the rows of tasks with this `output_dir` are."""
+        return self.root / output_dir
+
+    def run_folder(self, output_dir: str, phase: str, seed: int, key: str) -> Path:
+        """One task's own folder (log, checkpoint); the same for all attempts, whatever its label."""
+        return self.root / output_dir / "runs" / f"{phase}_{seed}_{key}"
+
+    def read_nonce(self) -> str:
+        """Return the nonce, or an empty text where no manager has written one."""
+        return _read(self.nonce)
+
+    def read_info(self) -> Mapping[str, Any]:
+        """Return what the last manager of this folder wrote about itself; empty when unknown."""
+        try:
+            info = json.loads(_read(self.info) or "{}")
+        except ValueError:
+            return {}
+        return info if isinstance(info, dict) else {}
+
+    def hold(self) -> FileLock:
+        """Become the one manager of this folder until the lock is released or the process ends.
+
+        Raises:
+            AlreadyRunning: Another manager holds it; names its pid and port.
+        """
+        self.state.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.state / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            info = self.read_info()
+            raise AlreadyRunning(
+                f"{self.root}: found a manager (pid {info.get('pid', '?')}, port {info.get('port', '?')}), "
+                "expected none: one manager a folder; stop it, or use another --workdir"
+            ) from None
+        if not self.read_nonce():
+            _write_private(self.nonce, secrets.token_hex(16))
+        return lock
+
+    def announce(self, host: str, port: int) -> None:
+        """Write down who the manager of this folder is. Caller holds the folder."""
+        _write_private(self.info, json.dumps({"pid": os.getpid(), "host": host, "port": port}))
+
+    def secret(self) -> str:
+        """Return the folder's secret; make it when there is none (mode 0600).
+
+        Raises:
+            UserError: The file exists but holds no secret.
+        """
+        found = self.find_secret()
+        if found is None:
+            found = secrets.token_hex(SECRET_BYTES)
+            _write_private(self.token, json.dumps({"secret": found}) + "\n")
+        return found
+
+    def find_secret(self) -> str | None:
+        """Return the secret from the environment or the token file, or None when there is neither.
+
+        Raises:
+            UserError: The file exists but holds no secret.
+        """
+        if TOKEN_VARIABLE in os.environ:
+            return os.environ[TOKEN_VARIABLE]
+        text = _read(self.token)
+        if not text:
+            return None
+        try:
+            secret = json.loads(text)["secret"]
+        except (ValueError, KeyError, TypeError):
+            secret = None
+        if not isinstance(secret, str) or not secret:
+            raise UserError(
+                f'{self.token}: found no secret in it, expected {{"secret": ...}}; '
+                "delete it, and the next start of the manager makes a new one"
+            )
+        return secret
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file by one that its owner alone may read, never half written."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)

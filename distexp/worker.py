@@ -1,0 +1,243 @@
+"""A worker's turn: ask, run, record, report; beat meanwhile, stop when asked.
+
+Link, recorder, children, clock and stop flags are arguments. One thread: whatever it waits for, it waits
+for everything at once (the child, the manager's connection, signals, the next beat).
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distexp.child import Attempt, Children
+from distexp.child_main import Broke, Finished, Outcome, Run, Stopped
+from distexp.entry import Cause
+from distexp.errors import ManagerUnreachable, ProtocolError, ResultsUnwritable
+from distexp.link import Link
+from distexp.logs import WorkerLog
+from distexp.protocol import (
+    BeatReply,
+    Heartbeat,
+    NoTask,
+    Progress,
+    RequestTask,
+    TaskComplete,
+    TaskFailed,
+    TaskReleased,
+    TaskReply,
+)
+from distexp.recorder import Delivery, Recorder
+from distexp.stop import StopRequests
+from distexp.task import Provenance
+from distexp.workdir import Workdir
+
+INTERRUPT_GRACE_S = 30.0  # second Ctrl+C: to save a checkpoint
+PREEMPTION_GRACE_S = 20.0  # SIGTERM, Slurm: before the cluster kills
+DISK_RETRY_S = 5.0  # between two tries to write a row
+
+log = logging.getLogger("distexp.worker")
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """The manager wants no result of this attempt any more."""
+
+
+class Worker:
+    """Requests, runs, records and reports tasks until none is left."""
+
+    def __init__(
+        self,
+        *,
+        about: Mapping[str, Any],
+        workdir: Workdir,
+        link: Link,
+        recorder: Recorder,
+        children: Children,
+        stop: StopRequests,
+        clock: Callable[[], float],
+    ) -> None:
+        """Introduce itself to the manager with `about`, fields of `WorkerRequest`."""
+        self._about = dict(about)
+        self._workdir = workdir
+        self._link, self._recorder, self._children = link, recorder, children
+        self._stop, self._clock = stop, clock
+        self._log_file = WorkerLog(str(self._about["worker_id"]))
+        self._next: TaskReply | NoTask | None = None
+
+    def run(self) -> int:
+        """Work until there is nothing left to do; return 0, or 1 when the manager stayed away."""
+        try:
+            self._hand_over_kept()
+            while self.run_one():
+                pass
+        finally:
+            self._children.close()
+            self._link.close()
+            self._log_file.close()
+        return int(self._link.has_given_up)
+
+    def run_one(self) -> bool:
+        """Take one turn: at most one task. Return whether there is a next turn."""
+        if self._stop.wants_leave or self._link.has_given_up:
+            return False
+        reply, self._next = self._next, None
+        if reply is None:
+            reply = self._link.ask(RequestTask(**self._about), TaskReply | NoTask, "Error requesting task")
+        if isinstance(reply, TaskReply):
+            self._work_on(reply)
+        elif isinstance(reply, NoTask):
+            return self._idle(reply)
+        return True
+
+    def _idle(self, reply: NoTask) -> bool:
+        if reply.reason == "done":
+            log.info("No task is left: %s", reply.message or "done")
+            return False
+        self._link.wait(reply.retry_after_s)
+        return True
+
+    # -- one task ------------------------------------------------------------------------------------------
+
+    def _work_on(self, task: TaskReply) -> None:
+        output_dir = self._workdir.results_folder(task.output_dir)
+        run_folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
+        self._log_file.follow(output_dir)
+        log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
+        run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
+        attempt = self._children.start(run)
+        started_s = self._clock()
+        try:
+            self._children.prepare(task.experiment)
+            outcome = self._watch(task, attempt)
+        finally:
+            attempt.kill()
+        match outcome:
+            case Finished(result=result):
+                run_facts = Provenance(
+                    attempt=task.attempt,
+                    worker=str(self._about["worker_id"]),
+                    host=str(self._about["host"]),
+                    device=str(self._about["device"]),
+                    started_utc=attempt.began.started_utc if attempt.began else "",
+                    duration_s=round(self._clock() - started_s, 3),
+                )
+                self._deliver(Delivery(task=task, result=result, run=run_facts))
+            case Broke(cause=cause, error=error):
+                log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
+                self._link.report(TaskFailed(**self._naming(task), cause=cause.value, error=error))
+            case Stopped():
+                reason = "preempted" if self._stop.is_preempted else "interrupted"
+                log.info("Giving task %s back: %s", task.task_id, reason)
+                self._link.report(TaskReleased(**self._naming(task), reason=reason))
+            case Fenced():
+                log.warning(
+                    "Task %s ended elsewhere or was cancelled; its result is not wanted", task.task_id
+                )
+
+    def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced:
+        """Return how the attempt ends, or is ended."""
+        timeout_at_s = kill_at_s = None
+        while (outcome := attempt.outcome()) is None:
+            now_s = self._clock()
+            if attempt.began and task.timeout_s and timeout_at_s is None:
+                timeout_at_s = now_s + task.timeout_s
+            if timeout_at_s is not None and now_s >= timeout_at_s:
+                return Broke(Cause.TIMEOUT, f"found no result after timeout_s = {task.timeout_s:g} s")
+            if self._stop.wants_checkpoint and kill_at_s is None:
+                attempt.ask_stop()
+                grace_s = PREEMPTION_GRACE_S if self._stop.is_preempted else INTERRUPT_GRACE_S
+                kill_at_s = now_s + grace_s
+                log.info("Asked task %s to stop; it has %g s to save a checkpoint", task.task_id, grace_s)
+            if self._stop.wants_kill or (kill_at_s is not None and now_s >= kill_at_s):
+                return Stopped()
+            if now_s >= self._link.next_beat_s and not self._beat(task, attempt):
+                return Fenced()
+            ends = [at_s for at_s in (timeout_at_s, kill_at_s, self._link.next_beat_s) if at_s is not None]
+            self._link.wait(max(0.0, min(ends) - self._clock()), attempt.waitables)
+        if isinstance(outcome, Broke) and self._stop.wants_checkpoint:
+            return Stopped()  # whatever it did when asked to stop is not held against the task
+        return outcome
+
+    def _beat(self, task: TaskReply, attempt: Attempt) -> bool:
+        """Tell the manager that the task runs; False when it must not go on."""
+        told = attempt.progress
+        progress = Progress(step=told.step, total=told.total, metrics=told.metrics) if told else None
+        beat = Heartbeat(**self._about, lease_id=task.lease_id, key=task.key, progress=progress)
+        try:
+            reply = self._link.call(beat, BeatReply)
+        except ManagerUnreachable:
+            self._link.next_beat_s = self._clock() + self._link.back_off_s()
+            return True
+        except ProtocolError as error:
+            log.warning("Heartbeat refused: %s", error)  # its result may still be welcome
+            return True
+        return not reply.stop
+
+    # -- results and reports -------------------------------------------------------------------------------
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Bring the result to its file, whatever it takes; then report. Returns early only to leave."""
+        task = delivery.task
+        if task.writes_row:
+            if not self._write_row(delivery):
+                return
+            done = TaskComplete(**self._naming(task), next=True)
+        else:
+            self._keep(delivery)
+            done = TaskComplete(
+                **self._naming(task),
+                result=delivery.result,
+                run=delivery.run,
+                sweep_id=task.sweep_id,
+                next=True,
+            )
+        ack = self._link.report(done)
+        if ack is not None:
+            log.info("Task %s completed", task.task_id)
+            self._next = None if self._stop.wants_leave else ack.next
+            if not task.writes_row:
+                self._recorder.forget(delivery)
+
+    def _write_row(self, delivery: Delivery) -> bool:
+        """Append the row; False when the user would not wait for a disk that refuses it."""
+        task = delivery.task
+        while True:
+            try:
+                self._recorder.write_row(delivery)
+                return True
+            except ResultsUnwritable as error:
+                log.warning("%s; trying again every %g s", error, DISK_RETRY_S)
+            if self._stop.wants_checkpoint:
+                self._keep(delivery)
+                return False
+            self._link.wait(DISK_RETRY_S)
+            self._try_beat(task)
+
+    def _try_beat(self, task: TaskReply) -> None:
+        try:
+            self._link.call(Heartbeat(**self._about, lease_id=task.lease_id, key=task.key), BeatReply)
+        except (ManagerUnreachable, ProtocolError) as error:
+            log.debug("heartbeat: %s", error)
+
+    def _keep(self, delivery: Delivery) -> None:
+        try:
+            self._recorder.keep(delivery)
+        except ResultsUnwritable as error:
+            log.error("%s; the result of %s is in memory alone", error, delivery.task.task_id)
+
+    def _hand_over_kept(self) -> None:
+        """Hand over what an earlier worker could not."""
+        for delivery in self._recorder.kept():
+            log.info("Handing over a kept result of task %s", delivery.task.task_id)
+            report = TaskComplete(
+                **self._naming(delivery.task),
+                result=delivery.result,
+                run=delivery.run,
+                sweep_id=delivery.task.sweep_id,
+            )
+            if self._link.report(report) is not None:
+                self._recorder.forget(delivery)
+
+    def _naming(self, task: TaskReply) -> dict[str, Any]:
+        return {**self._about, "lease_id": task.lease_id, "key": task.key, "task_id": task.task_id}

@@ -1,0 +1,151 @@
+"""The command line of a worker: arguments -> device -> link -> `Worker` -> exit code. Joins the rooms."""
+
+python experiment_runner_gpu.py [host] [port]
+"""
+
+import argparse
+import os
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from distexp.child import DEFAULT_START_METHOD, Children
+from distexp.claim import Claim
+from distexp.client import Client
+from distexp.errors import DistexpError
+from distexp.gpu import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
+from distexp.host import host_name, machine_id
+from distexp.link import HEARTBEAT_S, Link
+from distexp.logs import log_to_console
+from distexp.recorder import Recorder
+from distexp.seat import find_seat
+from distexp.spool import Spool
+from distexp.stop import StopRequests
+from distexp.workdir import Workdir
+from distexp.worker import Worker
+
+MANAGER_WAIT_S = 300.0
+
+
+def main(words: Sequence[str]) -> int:
+    """Return the exit code: 0 nothing is left to do, 1 the manager stayed away, 2 it could not start."""
+    settings = parse(words)
+    try:
+        if settings.list_gpus:
+            return print_gpus(settings)
+        return work(settings)
+    except DistexpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return the settings of a worker."""
+    parser = argparse.ArgumentParser(
+        prog="experiment_runner_gpu.py",
+        description="Run tasks of a manager on one GPU (or the CPU) until none is left.",
+    )
+    parser.add_argument("host", nargs="?", help="of the manager (default: localhost)")
+    parser.add_argument(
+        "port", nargs="?", type=int, help="(default: that of this folder's manager, else 5000)"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "gpu", "cpu"), default="auto", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--min-free-gb",
+        type=float,
+        default=MIN_FREE_GB,
+        metavar="GB",
+        help="a card needs more free memory (%(default)s)",
+    )
+    parser.add_argument(
+        "--slots-per-gpu", type=int, default=1, metavar="K", help="workers that share a card (1)"
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="compute threads on the CPU (1)")
+    parser.add_argument(
+        "--start-method",
+        choices=("forkserver", "spawn"),
+        default=DEFAULT_START_METHOD,
+        help="of the task's process",
+    )
+    parser.add_argument(
+        "--manager-wait-s",
+        type=float,
+        default=MANAGER_WAIT_S,
+        metavar="S",
+        help="leave without a manager (%(default)s)",
+    )
+    parser.add_argument(
+        "--workdir", type=Path, default=Path(), help="folder of results and experiments (default: .)"
+    )
+    parser.add_argument(
+        "--list-gpus", action="store_true", help="show the cards and who holds them, then end"
+    )
+    return parser.parse_args(words)
+
+
+def print_gpus(settings: argparse.Namespace) -> int:
+    """Show each card on a line that begins with `free` or `busy`."""
+    gpus = list_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    print("\n".join(describe_gpus(gpus, to_mib(settings.min_free_gb))))
+    return 0
+
+
+def work(settings: argparse.Namespace) -> int:
+    """Claim a device and work on it until nothing is left to do."""
+    log_to_console()
+    workdir = Workdir(settings.workdir.absolute())
+    os.chdir(workdir.root)  # experiments and `command:` programs are found from here
+    sys.path.insert(0, str(workdir.root))
+    stop = StopRequests()
+    stop.install()
+    client = Client(workdir, settings.host, settings.port)
+    link = Link(client, stop, time.monotonic, settings.manager_wait_s)
+    claim = find_seat(
+        settings.device,
+        min_free_mib=to_mib(settings.min_free_gb),
+        slots=settings.slots_per_gpu,
+        cpu_folder=workdir.cpu_claims,
+        link=link,
+        stop=stop,
+    )
+    if claim is None:
+        return int(link.has_given_up)
+    with claim:
+        pin(claim, settings.threads)
+        worker = Worker(
+            about=introduction(claim, workdir),
+            workdir=workdir,
+            link=link,
+            recorder=Recorder(workdir.root, Spool(workdir.spool)),
+            children=Children(method=settings.start_method, device=claim.device, threads=settings.threads),
+            stop=stop,
+            clock=time.monotonic,
+        )
+        return worker.run()
+
+
+def pin(claim: Claim, threads: int) -> None:
+    """Show this worker's children one device and their number of threads; before the first child."""
+    os.environ.update(claim.environment())
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+
+
+def introduction(claim: Claim, workdir: Workdir) -> dict[str, object]:
+    """Return what this worker tells the manager about itself."""
+    return {
+        "worker_id": claim.worker_id,
+        "heartbeat_s": HEARTBEAT_S,
+        "instance": uuid.uuid4().hex,
+        "host": host_name(),
+        "device": claim.device_name,
+        "memory_mib": claim.total_mib,
+        "pid": os.getpid(),
+        "machine": machine_id(),
+        "nonce": workdir.read_nonce(),
+    }
+
