@@ -180,15 +180,15 @@ class ResultsFile:
         wanted = tuple(dict.fromkeys(column for row in rows for column in row))
         header = self._reader.header
         if header is None:
-            columns, newline, data = wanted, b"\n", line_of(wanted, b"\n")
+            columns, newline, lines = wanted, b"\n", [line_of(wanted, b"\n")]
         elif header.problem:
             raise ResultsUnwritable(f"{self.path}:1: {header.problem}; move the file away: the row is kept")
         else:
             added = tuple(column for column in wanted if column not in header.columns)
             columns = widen(self.path, header, added) if added else header.columns
-            newline, data = header.newline, b""
+            newline, lines = header.newline, []
         places = first_places(columns)
         for row in rows:
             cells = [row.get(column, "") if places[column] == at else "" for at, column in enumerate(columns)]
-            data += line_of(cells, newline)
-        append_durably(self.path, newline * lacks_newline(self.path) + data)
+            lines.append(line_of(cells, newline))
+        append_durably(self.path, newline * lacks_newline(self.path) + b"".join(lines))
