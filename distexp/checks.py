@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SHELL_FILES = ("launch_distributed.sh", ".ci/run")
-PARALLEL = (
-    "-n",
-    "2",
-)  # pytest's words when the user gives none: tests wait for processes more than they compute
+# pytest's words when the user gives none. Tests wait for processes more than they compute; those that share
+# something slow to make (a virtual environment, a wine folder) are a group that runs in one process.
+PARALLEL = ("-n", "2", "--dist", "loadgroup")
 
 
 def checks(pytest_words: Sequence[str]) -> list[list[str]]:
@@ -27,7 +26,7 @@ def checks(pytest_words: Sequence[str]) -> list[list[str]]:
 
 
 def run_checks(project: Path, pytest_words: Sequence[str]) -> int:
-    """Run every check in the project's folder, each named before it starts; return the first but 0."""
+    """Run every check in the project's folder, each named before it starts; return the first code but 0."""
     for command in checks(pytest_words):
         name = " ".join(command[2:] if command[0] == sys.executable else command)
         print(f"== {name}", flush=True)

@@ -101,7 +101,8 @@ def _install(venv: Path, requirements: Path) -> None:
     print(f"Installing {requirements.name} into .venv: once, some minutes (progress: {log})", flush=True)
     python = str(venv_python(venv))
     with log.open("w", encoding="utf-8") as output:
-        if _logged([python, "-m", "ensurepip"], output) != 0:
+        has_pip = _logged([python, "-m", "pip", "--version"], output) == 0
+        if not has_pip and _logged([python, "-m", "ensurepip"], output) != 0:
             raise UserError(
                 f"{venv}: found a Python without pip ({sys.executable}), expected its module ensurepip "
                 "(on Debian and Ubuntu: apt-get install python3-venv)"

@@ -1,9 +1,8 @@
-"""A sweep on this machine: one manager, its workers, from the first to the last process. Opens `crew`.
+"""A sweep on this machine: one manager, its workers, from the first to the last process.
 
-`LocalRun.turn` is one look at processes and signals; the launcher calls it until all is done.
+Opens `crew` and `workdir`. `LocalRun.turn` is one look at processes and signals, made until all is done.
 """
 
-import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distexp.crew import Crew, Member
+from distexp.workdir import Workdir
 
-STATE_FOLDER = ".experiment_manager"  # in the working folder: the manager's address, the workers' output
-LEAVE_S = 5.0  # for workers to leave by themselves once the manager has ended, before they are asked to
+LEAVE_S = 2.0  # for workers to leave by themselves once the manager has ended, before they are asked to
 FINISH_S = 10.0  # for the manager to see that all is done once the last worker has left
 END_S = 30.0  # from SIGTERM to a kill: a worker takes up to 20 s to save a checkpoint
 KILL_S = 5.0  # from a third Ctrl+C to a kill
@@ -32,12 +31,11 @@ class Address:
 
 def read_address(workdir: Path) -> Address | None:
     """Return what the manager of `workdir` wrote down, None if nothing whole. It may be long dead."""
-    path = workdir / STATE_FOLDER / "manager.json"
+    folder = Workdir(workdir)
+    told = folder.read_info()
     try:
-        written_ns = path.stat().st_mtime_ns
-        told = json.loads(path.read_text(encoding="utf-8"))
         host = "127.0.0.1" if told["host"] in EVERYWHERE else str(told["host"])
-        return Address(int(told["pid"]), host, int(told["port"]), written_ns)
+        return Address(int(told["pid"]), host, int(told["port"]), folder.info.stat().st_mtime_ns)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
@@ -136,9 +134,9 @@ class LocalRun:
             return
         where = [address.host, str(address.port), "--workdir", str(self._workdir)]
         for index in range(self._count):
-            log = self._workdir / STATE_FOLDER / f"worker-{index}.log"
+            log = Workdir(self._workdir).state / f"worker-{index}.log"
             self._workers.append(self._crew.start(f"worker {index}", [*self._worker, *where], log))
-        say(f"Started {self._count} workers (their output: {self._workdir / STATE_FOLDER}/worker-*.log)")
+        say(f"Started {self._count} workers (their output: {Workdir(self._workdir).state}/worker-*.log)")
 
     def _after_manager(self, now_s: float) -> None:
         """The manager tells its workers when all is done; ask those to leave that did not hear it."""
