@@ -1,8 +1,5 @@
 """The command line of a worker: arguments -> device -> link -> `Worker` -> exit code. Joins the rooms."""
 
-python experiment_runner_gpu.py [host] [port]
-"""
-
 import argparse
 import os
 import sys
@@ -148,4 +145,3 @@ def introduction(claim: Claim, workdir: Workdir) -> dict[str, object]:
         "machine": machine_id(),
         "nonce": workdir.read_nonce(),
     }
-
