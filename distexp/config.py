@@ -16,6 +16,7 @@ from distexp.config_checks import (
     SETTINGS,
     Level,
     check_command,
+    check_name,
     check_output_dir,
     read_axes,
     read_level,
@@ -26,7 +27,7 @@ from distexp.errors import ConfigError
 from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, DEFAULT_SEED, Process, Value
 from distexp.yaml12 import Node, Problems, plain, read
 
-MAX_BYTES = 1024 * 1024  # a sweep is a page of YAML; a megabyte is some other file, and slow to read
+MAX_BYTES = 1024 * 1024  # a sweep is a page of YAML; a megabyte is some other file, and takes up to a minute
 PHASE_KEYS = ("defaults", "combinations")
 
 
@@ -129,6 +130,7 @@ def _phases(root: Node, problems: Problems) -> list[Phase]:
     phases = []
     for name, node in top.items():
         if isinstance(node.value, dict) and "combinations" in node.value:
+            check_name(name, node, problems)
             phases.append(_phase(node, file, seeds, problems))
         elif name in SETTINGS or name in RESERVED_LATER or name == "seed":
             hint = "`seeds: [42, 101]`" if name == "seed" else "it under `defaults`"

@@ -16,7 +16,7 @@ from distexp.template import placeholders
 from distexp.yaml12 import Node, Problems, plain
 
 DEFAULT_OUTPUT_DIR = "./results_{phase}"
-COMMAND_NAMES = ("seed", "phase", "task_id", "output_dir", "checkpoint_dir", "device", "attempt")
+COMMAND_NAMES = ("seed", "output_dir", "checkpoint_dir", "device", "attempt")  # beside the parameters
 RESERVED_LATER = ("gpus", "min_free_gb", "zip", "exclude")
 COLUMNS = ("phase", "task_id")  # every row holds them, so no parameter may
 
@@ -65,12 +65,20 @@ def _is_parameter(name: str, node: Node, problems: Problems) -> bool:
         found, expected = "found a reserved name, not supported by this version", "a parameter"
     elif name in COLUMNS:
         found, expected = "found a column that every row of results has", "another name for the parameter"
-    elif not name or not name.isprintable() or name != name.strip():
-        found, expected = f"found the name {json.dumps(name)}", "printable text without spaces around it"
     else:
-        return True
+        return check_name(name, node, problems)
     problems.at(node, f"{found}, expected {expected}")
     return False
+
+
+def check_name(name: str, node: Node, problems: Problems) -> bool:
+    """Return whether a phase or parameter may be called so: names stand in logs, ids and CSV headers."""
+    is_sound = bool(name) and name.isprintable() and name == name.strip()
+    if not is_sound:
+        problems.at(
+            node, f"found the name {json.dumps(name)}, expected printable text without spaces around it"
+        )
+    return is_sound
 
 
 def read_axes(node: Node, problems: Problems) -> dict[str, list[Node]]:
@@ -153,10 +161,19 @@ def check_command(settings: Mapping[str, Node], phase: str, known: list[str], pr
         _has_unknown(placeholders(node.value), dict.fromkeys([*known, *COMMAND_NAMES]), node, phase, problems)
     except ValueError as error:
         problems.at(node, str(error))
+    if not any(_splits(node.value, escape) for escape in ("\\", "")):  # POSIX, Windows: workers may be either
+        problems.at(
+            node, f"found {shown(node)} with an open quote, expected a text that splits like a shell line"
+        )
+
+
+def _splits(command: str, escape: str) -> bool:
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", escape
     try:
-        shlex.split(node.value)
-    except ValueError as error:
-        problems.at(node, f"found {str(error).lower()}, expected a text that splits like a shell line")
+        return bool(list(lexer))
+    except ValueError:
+        return False
 
 
 def _has_unknown(

@@ -17,6 +17,7 @@ import yaml
 from distexp.task import Value
 
 MAX_DEPTH = 50  # a sweep nests five levels; the reader recurses, and Python ends at about 1000
+MAX_SHOWN = 100  # problems of one file; more are one mistake made many times
 MAX_VALUES = 600_000  # more than a file of 1 MiB holds without aliases; a billion laughs passes it at once
 
 # tag -> what a plain scalar of it looks like, and the characters it can start with; the first match wins
@@ -30,6 +31,7 @@ _CORE = {
     ),
     "merge": (r"<<", ["<"]),
 }
+_TOO_DEEP = f"found more than {MAX_DEPTH} levels of nesting, expected at most that"
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -61,8 +63,10 @@ class Problems:
 
     @property
     def lines(self) -> list[str]:
-        """The problems by line of the file."""
-        return [self._lines[place] for place in sorted(self._lines)]
+        """The problems by line of the file; of very many, the first `MAX_SHOWN` and their number."""
+        lines = [self._lines[place] for place in sorted(self._lines, key=lambda place: place[0])]
+        more = [f"{self.name}: and {len(lines) - MAX_SHOWN} problems more"] if len(lines) > MAX_SHOWN else []
+        return lines[:MAX_SHOWN] + more
 
 
 def plain(node: Node) -> Value:
@@ -119,7 +123,7 @@ class _Loader(yaml.SafeLoader):
         """Compose as PyYAML does, within the limits; an alias counts as often as it is used."""
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self._depth >= MAX_DEPTH:
-            raise _Refused(problem=f"found nesting, expected at most {MAX_DEPTH} levels", problem_mark=mark)
+            raise _Refused(problem=_TOO_DEEP, problem_mark=mark)
         is_alias = self.check_event(yaml.AliasEvent)
         self._depth += 1
         node = super().compose_node(parent, index)
@@ -132,7 +136,7 @@ class _Loader(yaml.SafeLoader):
             self._extent[node] = self._measure(node)
         count, levels = self._extent[node]
         if self._depth + levels > MAX_DEPTH:
-            raise _Refused(problem=f"found nesting, expected at most {MAX_DEPTH} levels", problem_mark=mark)
+            raise _Refused(problem=_TOO_DEEP, problem_mark=mark)
         if count > MAX_VALUES:
             raise _Refused(
                 problem=f"found {count} values with aliases, expected at most {MAX_VALUES}", problem_mark=mark
@@ -184,14 +188,14 @@ class _Builder:
             place = f"{path}.{name}" if path else name
             if key.tag == _TAG + "merge":
                 merged |= self._merged(value, place, path)
-            elif not isinstance(key, yaml.ScalarNode) or key.tag != _TAG + "str":
-                self._problems.add(
-                    line, place, "found a key that is no text, expected a name (quote it if meant)"
-                )
             elif name in own:
                 first = f"the first is at line {own[name].line}"
                 self._problems.add(line, place, f"found the key again, expected it once ({first})")
             else:
+                if not isinstance(key, yaml.ScalarNode) or key.tag != _TAG + "str":
+                    self._problems.add(
+                        line, place, "found a key that is no text, expected a name, in quotes if need be"
+                    )
                 own[name] = self.build(value, place, line)
         return merged | own
 
@@ -215,7 +219,7 @@ def _scalar(node: yaml.Node) -> Value:
         raise ValueError(f"found {shown}, expected a value that JSON can hold")
     forms = ("int", "float") if kind == "float" else (kind,)
     if kind != "str" and not any(re.fullmatch(_CORE[form][0], node.value) for form in forms):
-        raise ValueError(f"found {shown} {json.dumps(node.value)}, expected a {kind} as YAML 1.2 writes it")
+        raise ValueError(f"found {shown} {json.dumps(node.value)}, expected the form of YAML 1.2")
     return _PARSE[kind](node.value)
 
 
