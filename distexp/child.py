@@ -36,7 +36,7 @@ class Attempt:
 
     def __init__(self, process: ForkServerProcess | SpawnProcess, channel: Connection, setup: Setup) -> None:
         self.setup = setup
-        self.began: Began | None = None
+        self.has_begun = False
         self.progress: Reported | None = None
         self._process, self._channel = process, channel
         self._log = Path()
@@ -78,7 +78,7 @@ class Attempt:
 
     def _take(self, message: FromChild) -> None:
         if isinstance(message, Began):
-            self.began = message
+            self.has_begun = True
         elif isinstance(message, Reported):
             self.progress = message
         else:

@@ -12,6 +12,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has t
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
 
 Value = TypeVar("Value")
+Experiment = Callable[[dict[str, Any], Context], Any]
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,6 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 class Began(msgspec.Struct, frozen=True, tag="began"):
     """From the child: the experiment starts now."""
 
-    started_utc: str
-
 
 class Reported(msgspec.Struct, frozen=True, tag="reported"):
     """From the child: what the experiment passed to `context.report`."""
@@ -77,6 +77,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """From the child: the result."""
 
     result: dict[str, Scalar]
+    started_utc: str
+    duration_s: float  # of the experiment alone
 
 
 class Broke(msgspec.Struct, frozen=True, tag="broke"):
@@ -129,10 +131,9 @@ def main(channel: Connection, setup: Setup) -> None:
     if isinstance(loaded, Broke | Stopped):
         outcome = loaded
     else:
-        channel.send_bytes(_encode(Began(datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))))
+        channel.send_bytes(_encode(Began()))
         context = make_context(run, setup, inbox, channel)
-        ended = guarded(lambda: finished(run.task, loaded(dict(run.task.config), context)))
-        outcome = ended
+        outcome = guarded(lambda: call(loaded, run.task, context))
     if isinstance(outcome, Broke):
         print(outcome.error, file=sys.stderr)
     with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
@@ -182,13 +183,17 @@ def make_context(run: Run, setup: Setup, inbox: Inbox, channel: Connection) -> C
     )
 
 
-def finished(task: Task, result: Any) -> Finished:
-    """Return the result as it travels.
+def call(experiment: Experiment, task: Task, context: Context) -> Finished:
+    """Run the experiment and return its result as it travels.
 
     Raises:
-        ValueError: No row can hold it. One line: metric, found, expected.
+        ValueError: No row can hold the result. One line: metric, found, expected.
     """
-    return Finished(check_result(task, plain(result) if isinstance(result, Mapping) else result))
+    started_utc, started_s = datetime.now(UTC), time.monotonic()
+    result = experiment(dict(task.config), context)
+    duration_s = round(time.monotonic() - started_s, 3)
+    checked = check_result(task, plain(result) if isinstance(result, Mapping) else result)
+    return Finished(checked, started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"), duration_s)
 
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,11 +205,11 @@ def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def load(experiment: str, warm_up_device: str | None) -> Callable[[dict[str, Any], Context], Any]:
+def load(experiment: str, warm_up_device: str | None) -> Experiment:
     """Return the function that `module:function` names, its module imported and, on a device, warmed up."""
     module_name, _, function_name = experiment.partition(":")
     module: ModuleType = importlib.import_module(module_name)
-    function: Callable[[dict[str, Any], Context], Any] = getattr(module, function_name)
+    function: Experiment = getattr(module, function_name)
     if warm_up_device is not None and hasattr(module, "warm_up"):
         module.warm_up(warm_up_device)
     return function

@@ -9,10 +9,10 @@ import signal
 import socket
 import time
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-
-from filelock import FileLock
 
 from distexp.entry import State
 from distexp.errors import ConfigError, DistexpError, UserError
@@ -26,6 +26,7 @@ from distexp.roster import Roster
 from distexp.server import Server
 from distexp.service import Service
 from distexp.sweep import Sweep
+from distexp.task import Task
 from distexp.task_queue import TaskQueue
 from distexp.twins import copy_twin_rows
 from distexp.workdir import Workdir
@@ -101,19 +102,34 @@ class ExperimentManager:
         """
         _require_loopback(self.host)
         tasks = self._sweep.load()
-        self._folder: FileLock = self.workdir.hold()
-        self._log_file = log_to_file(self.workdir.log)
-        self.journal = Journal(self.workdir.journal)
+        with ExitStack() as undo:  # what is held when a later step fails
+            folder = self.workdir.hold()
+            undo.callback(folder.release)
+            undo.callback(stop_logging_to, log_to_file(self.workdir.log))
+            self.journal = Journal(self.workdir.journal)
+            undo.callback(self.journal.close)
+            self._open_rooms(tasks)
+            self._server = Server(self.host, self._wanted_port, self.service)
+            self._held = undo.pop_all()
+        self._server.start()
+        self.workdir.announce(self.host, self.port)
+        self._next_rescan_s = time.monotonic() + self._rescan_s
+        log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
+
+    def _open_rooms(self, tasks: Sequence[Task]) -> None:
+        """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
         self.queue = TaskQueue(time.monotonic, self.journal.record)
         self.ledger = Ledger(self.workdir.root, self._on_scan)
-        roster = Roster(
+        self._roster = Roster(
             host=host_name(), machine=machine_id(), nonce=self.workdir.read_nonce(), clock=time.monotonic
         )
-        secret = self.workdir.secret() if self._auth else None
         self.service = Service(
-            queue=self.queue, journal=self.journal, ledger=self.ledger, roster=roster, secret=secret
+            queue=self.queue,
+            journal=self.journal,
+            ledger=self.ledger,
+            roster=self._roster,
+            secret=self.workdir.secret() if self._auth else None,
         )
-        self._roster = roster
         self.queue.sync(tasks)
         self.ledger.sync(tasks)
         log.info("Generated %d total tasks", len(tasks))
@@ -122,22 +138,13 @@ class ExperimentManager:
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
         self.queue.restore(self.journal.load(), retry_failed=self._retry_failed)
         self._say_what_failed_before()
-        self._next_rescan_s = time.monotonic() + self._rescan_s
-        self._server = Server(self.host, self._wanted_port, self.service)
-        self._server.start()
-        self.workdir.announce(self.host, self.port)
-        log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
 
     def stop(self) -> None:
         """Answer `restarting` from now on, close connections and files. Workers outlive it."""
         self.service.is_stopping = True
         self._server.stop()
-        try:
-            self.journal.close()
-        finally:
-            log.info("Manager stopped at %s", self.service.status()["progress"])
-            stop_logging_to(self._log_file)
-            self._folder.release()
+        log.info("Manager stopped at %s", self.service.status()["progress"])
+        self._held.close()
 
     def request_stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """End `serve` after its current turn. A signal handler: it only sets a flag."""

@@ -106,23 +106,22 @@ class Worker:
         log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
         run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
         attempt = self._children.start(run)
-        started_s = self._clock()
         try:
             self._children.prepare(task.experiment)
             outcome = self._watch(task, attempt)
         finally:
             attempt.kill()
         match outcome:
-            case Finished(result=result):
+            case Finished():
                 run_facts = Provenance(
                     attempt=task.attempt,
                     worker=str(self._about["worker_id"]),
                     host=str(self._about["host"]),
                     device=str(self._about["device"]),
-                    started_utc=attempt.began.started_utc if attempt.began else "",
-                    duration_s=round(self._clock() - started_s, 3),
+                    started_utc=outcome.started_utc,
+                    duration_s=outcome.duration_s,
                 )
-                self._deliver(Delivery(task=task, result=result, run=run_facts))
+                self._deliver(Delivery(task=task, result=outcome.result, run=run_facts))
             case Broke(cause=cause, error=error):
                 log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
                 self._link.report(TaskFailed(**self._naming(task), cause=cause.value, error=error))
@@ -140,7 +139,7 @@ class Worker:
         timeout_at_s = kill_at_s = None
         while (outcome := attempt.outcome()) is None:
             now_s = self._clock()
-            if attempt.began and task.timeout_s and timeout_at_s is None:
+            if attempt.has_begun and task.timeout_s and timeout_at_s is None:
                 timeout_at_s = now_s + task.timeout_s
             if timeout_at_s is not None and now_s >= timeout_at_s:
                 return Broke(Cause.TIMEOUT, f"found no result after timeout_s = {task.timeout_s:g} s")
