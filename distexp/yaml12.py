@@ -239,7 +239,7 @@ def _int(text: str) -> int:
 
 def _float(text: str) -> float:
     if text[-3:].lower() in ("inf", "nan"):
-        return float(text.replace(".", ""))
+        raise ValueError(f"found {text}, expected a finite number; quote it to pass a text")
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"found {text[:30]}, expected a number below 1.8e308")

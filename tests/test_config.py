@@ -124,7 +124,7 @@ def test_an_axis_wins_over_a_default_of_its_name() -> None:
         ("{seeds: []}", "seeds: found [], expected a list such as [1, 2, 4]"),
         ("{seeds: [1, 1]}", "seeds[1]: found 1 again, expected distinct whole numbers"),
         ("{seeds: [1.0]}", "seeds[0]: found 1.0, expected whole numbers"),
-        ("{timeout_s: .inf}", "timeout_s: found Infinity, expected a number of seconds above 0"),
+        ("{timeout_s: .inf}", "timeout_s: found .inf, expected a finite number; quote it to pass a text"),
         ("{timeout_s: true}", "timeout_s: found true, expected a number of seconds above 0"),
         ("{command: ''}", "command: found \"\", expected text such as 'python train.py --seed {seed}'"),
         ("{command: 'a \"b'}", 'command: found "a \\"b" with an open quote, '

@@ -1,7 +1,5 @@
 """The loader: YAML 1.2 scalars, merge keys, and one clear line for text that is broken or hostile."""
 
-import math
-
 import pytest
 import yaml
 from hypothesis import example, given, settings
@@ -50,7 +48,6 @@ def one_phase(text: str) -> Phase:
         ("2026-11-24", "2026-11-24"),
         ("=", "="),
         ("'5e-4'", "5e-4"),
-        ("-.inf", -math.inf),
         ("!!str 5", "5"),
         ("!!float 3", 3.0),
         ("{a: [1, {b: null}]}", {"a": [1, {"b": None}]}),
@@ -59,10 +56,6 @@ def one_phase(text: str) -> Phase:
 def test_scalars_follow_the_core_schema_of_yaml_1_2(text: str, value: object) -> None:
     found = one_phase(f"p: {{defaults: {{v: {text}}}, combinations: [{{a: [1]}}]}}").defaults["v"]
     assert (found, type(found)) == (value, type(value))
-
-
-def test_not_a_number_is_a_float() -> None:
-    assert math.isnan(one_phase("p: {combinations: [{a: [.nan, 1]}]}").axes["a"][0])
 
 
 @pytest.mark.parametrize(
@@ -86,6 +79,7 @@ def test_not_a_number_is_a_float() -> None:
         ("a: " + "[" * 10_000, f":1: found more than {MAX_DEPTH} levels of nesting, expected at most that"),
         ("- " * 10_000, f":1: found more than {MAX_DEPTH} levels of nesting, expected at most that"),
         ("? " * 10_000, f":1: found more than {MAX_DEPTH} levels of nesting, expected at most that"),
+        ("a: .nan", ":1: a: found .nan, expected a finite number; quote it to pass a text"),
         ('a: "\\ud800"', ':1: a: found "\\ud800", expected text without NUL and lone surrogates'),
         ("a: !foo {b: 1}", ":1: a: found !foo, expected a value that JSON can hold"),
         ("a: !!set {b}", ":1: a: found !!set, expected a value that JSON can hold"),
