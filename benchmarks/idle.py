@@ -1,0 +1,54 @@
+"""An idle manager with 240 tasks stays under 1 % of a core, and a rescan reads only what is new."""
+
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.harness import Figure, folder, manager
+
+SECONDS = 30.0
+ROWS = 50_000
+
+
+def measure() -> list[Figure]:
+    """Return an idle manager's share of a core, and what its rescans read of a large file."""
+    config = (
+        "defaults: {output_dir: results, command: 'true'}\nseeds: [1, 2, 3, 4, 5]\n"
+        f"grid: {{combinations: [{{a: {list(range(48))}}}]}}\n"
+    )
+    with folder(config) as workdir:
+        results = Path(workdir.root, "results")
+        results.mkdir()
+        rows = "".join(f"{index},7,0.5\n" for index in range(1000, 1000 + ROWS))
+        (results / "final_results.csv").write_text("a,seed,acc\n" + rows, encoding="utf-8")
+        with manager(workdir, "--rescan-s", "1") as process:
+            watched = psutil.Process(process.pid)
+            used_s, read = _used_s(watched), watched.io_counters().read_chars
+            time.sleep(SECONDS)
+            share = (_used_s(watched) - used_s) / SECONDS
+            read_kb = (watched.io_counters().read_chars - read) / 1000
+    size_kb = len(rows) / 1000
+    return [
+        Figure(
+            "idle manager, 240 tasks, a rescan a second : one core",
+            f"{100 * share:.2f} %",
+            "100 %",
+            share,
+            "under 0.01",
+            share < 0.01,
+        ),
+        Figure(
+            f"read by {SECONDS:g} rescans with nothing new : the file",
+            f"{read_kb:.0f} kB",
+            f"{size_kb:.0f} kB",
+            read_kb / size_kb,
+            "under 1",
+            read_kb < size_kb,
+        ),
+    ]
+
+
+def _used_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
