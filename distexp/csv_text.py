@@ -12,7 +12,7 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
-BLOCK_BYTES = 1 << 20  # read at a time: a file of any size works in bounded memory
+BLOCK_BYTES = 1 << 16  # read at a time; more rows alive at once would keep the garbage collector busy
 MAX_RECORD_BYTES = 4 << 20  # longer is junk: four times the largest message that could bring a row
 BOM = b"\xef\xbb\xbf"
 
