@@ -13,7 +13,7 @@ from distexp.roster import Roster
 from distexp.task import Value, canonical
 from distexp.task_queue import TaskQueue
 
-BENCHED_CHARS = 200  # of names in a status: the whole has to stay below MAX_STATUS_BYTES
+BENCHED_BYTES = 200  # of names in a status: the whole has to stay below MAX_STATUS_BYTES
 
 
 class Control:
@@ -71,7 +71,7 @@ class Control:
             "done": self._queue.is_over(),
             "paused": self.is_paused,
             "workers": len(self._roster.connected()),
-            "benched": benched[:BENCHED_CHARS],
+            "benched": benched.encode()[:BENCHED_BYTES].decode(errors="ignore"),
         }
 
     def _workers(self) -> list[dict[str, Value]]:

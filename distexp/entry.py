@@ -73,7 +73,7 @@ class Entry:
     cause: str = ""
     error: str = ""
     lease: Lease | None = None
-    last_lease_id: str = ""  # of the lease that ended last, so that its worker may come back
+    lost_lease_id: str = ""  # of the lease that was lost last, so that its worker may come back
     is_wanted: bool = True  # False once the configs no longer ask for it
 
     def fits(self, borrower: Borrower) -> bool:

@@ -26,7 +26,10 @@ class GroupCommit(Generic[Item]):
     """Commit items in the order in which they were added.  Safe from any thread."""
 
     def __init__(self, commit: Callable[[list[Item]], None]) -> None:
-        """Call `commit(items)` from one thread at a time; a DistexpError it raises reaches all who wait."""
+        """Call `commit(items)` from one thread at a time; a DistexpError it raises reaches all who wait.
+
+        It is also called for a wait with nothing new (no items), to finish what an earlier call left.
+        """
         self._commit = commit
         self._lock = threading.Lock()
         self._committing = threading.Lock()
@@ -50,14 +53,16 @@ class GroupCommit(Generic[Item]):
             if not batch.is_over:
                 with self._lock:
                     self._open = Batch()  # `batch` was the open one: an older one is over by now
-                if batch.items:
-                    self._run(batch)
-                batch.is_over = True
+                self._run(batch)
         if batch.error is not None:
             raise batch.error
 
     def _run(self, batch: Batch[Item]) -> None:
+        batch.error = DistexpError("the commit was broken off; nothing is acknowledged")  # a bug's traceback
         try:
             self._commit(batch.items)
+            batch.error = None
         except DistexpError as error:
             batch.error = error
+        finally:
+            batch.is_over = True

@@ -18,6 +18,10 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
+_BUSY_S = 1.0  # the folder has one manager: who else reads the file is soon done, or stays
+_CURE = (
+    "expected a journal that this manager alone uses; move it away to start one without attempts and leases"
+)
 _UPSERT = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET record = excluded.record"
 
 
@@ -35,7 +39,12 @@ class Journal:
         self._commits: GroupCommit[TaskRecord] = GroupCommit(self._commit)
         self._unwritten: dict[str, TaskRecord] = {}  # what a failed commit left; bounded by the tasks
         try:
-            self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._database = sqlite3.connect(
+                path, timeout=_BUSY_S, check_same_thread=False, isolation_level=None
+            )
+        except sqlite3.Error as error:
+            raise JournalUnwritable(f"{path}: {error}; {_CURE}") from None
+        try:
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")  # before WAL: then no shared-memory file
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")  # a lease survives a power cut, too
@@ -43,16 +52,23 @@ class Journal:
             self._database.execute("INSERT OR IGNORE INTO about VALUES ('sweep_id', ?)", (uuid.uuid4().hex,))
             row = self._database.execute("SELECT value FROM about WHERE name = 'sweep_id'").fetchone()
         except sqlite3.Error as error:
-            raise JournalUnwritable(
-                f"{path}: {error}; expected a journal that this manager alone uses"
-            ) from None
+            self._database.close()
+            raise JournalUnwritable(f"{path}: {error}; {_CURE}") from None
         self.sweep_id: str = row[0]
 
     def load(self) -> list[TaskRecord]:
-        """Return the last record of every task ever recorded; unreadable ones are left out."""
+        """Return the last record of every task ever recorded; unreadable ones are left out.
+
+        Raises:
+            JournalUnwritable: The file is damaged.
+        """
         decoder = msgspec.json.Decoder(TaskRecord)
         records = []
-        for (blob,) in self._database.execute("SELECT record FROM tasks"):
+        try:
+            blobs = self._database.execute("SELECT record FROM tasks").fetchall()
+        except sqlite3.Error as error:
+            raise JournalUnwritable(f"{self._path}: {error}; {_CURE}") from None
+        for (blob,) in blobs:
             try:
                 records.append(decoder.decode(blob))
             except msgspec.MsgspecError:
@@ -73,6 +89,8 @@ class Journal:
 
     def _commit(self, records: list[TaskRecord]) -> None:
         self._unwritten.update((record.key, record) for record in records)
+        if not self._unwritten:
+            return
         rows = [(key, self._encoder.encode(record)) for key, record in self._unwritten.items()]
         try:
             self._database.execute("BEGIN")

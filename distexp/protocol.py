@@ -20,7 +20,8 @@ IDLE_S = 120.0  # a silent connection without a lease is forgotten
 MAX_GUESSES = 64  # looks at an object without newline: enough for 1 MiB in network-sized pieces
 PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below MAX_MESSAGE_BYTES
 
-WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}$")]  # it stands in log lines and in rows
+WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}\Z")]  # it stands in log lines and in rows
+HostName = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{0,255}\Z")]  # so does this; empty: not told
 Text = Annotated[str, Meta(max_length=20_000)]  # a traceback, cut by its sender
 
 
@@ -48,7 +49,7 @@ class WorkerRequest(Request, frozen=True, kw_only=True):
     worker_id: WorkerId
     heartbeat_s: Annotated[float, Meta(gt=0, le=3600)] | None = None  # None: never beats, may disconnect
     instance: str = ""  # of this process: a request that is repeated gets the same lease again
-    host: str = ""
+    host: HostName = ""
     device: str = ""  # name of the card, or "cpu"
     memory_mib: int = 0  # of the device
     pid: int = 0

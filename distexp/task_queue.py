@@ -41,10 +41,8 @@ class TaskQueue:
         self._on_change = on_change
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
-        self._fresh: deque[str] = (
-            deque()
-        )  # keys in the order of the sweep; some are stale and skipped when met
-        self._retry: deque[str] = deque()  # keys that were lent before
+        self._fresh: deque[str] = deque()  # keys in the order of the sweep; stale ones are dropped when met
+        self._retry: deque[str] = deque()  # keys that came back: lent before, withdrawn, twins; some stale
         self._twins: dict[str, list[str]] = {}  # work -> keys, for work that more than one task asks for
         self._leases: dict[str, str] = {}  # live lease id -> key
         self._labels: dict[str, str] = {}  # task id -> key
@@ -66,19 +64,19 @@ class TaskQueue:
                 entry.is_wanted = False
             for entry in gone:
                 self._move(entry, State.WITHDRAWN)
+            waiting = [key for keys in self._twins.values() for key in keys]
             by_work: dict[str, list[str]] = {}
             for task in tasks:
                 by_work.setdefault(task.work, []).append(task.key)
             self._labels = {task.task_id: task.key for task in tasks}
             self._twins = {work: keys for work, keys in by_work.items() if len(keys) > 1}
+            self._retry += waiting  # those whose twin has left wait for nobody now
             return joined, len(gone)
 
     def _admit(self, task: Task) -> bool:
         entry = self._entries.get(task.key)
         if entry is None:
-            self._entries[task.key] = Entry(task)
-            self._counts[State.PENDING] += 1
-            self._fresh.append(task.key)
+            self._begin(task)
             return True
         entry.task, entry.is_wanted = task, True  # its label and folder may have moved
         if entry.state is State.WITHDRAWN:
@@ -86,27 +84,35 @@ class TaskQueue:
             return True
         return False
 
+    def _begin(self, task: Task) -> None:
+        self._entries[task.key] = Entry(task)
+        self._counts[State.PENDING] += 1
+        self._fresh.append(task.key)
+
     def restore(self, records: Iterable[TaskRecord], *, retry_failed: bool = False) -> None:
         """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
 
-        Each lease that was live gets `REATTACH_S` to show up. Failures by import are forgotten: the user has
-        had the chance to mend the module. With `retry_failed`, so is every other failure.
+        Each lease that was live gets `REATTACH_S` to show up; one without beats, which shows up only when it
+        is done, its full time. Failures by import are forgotten: the user has had the chance to mend the
+        module. With `retry_failed`, so is every other failure.
         """
         with self._lock:
             for record in records:
                 entry = self._entries.get(record.key)
                 if entry is None or entry.state is not State.PENDING:
                     continue
-                ended = record.state in (State.FAILED, State.CANCELLED)
-                if ended and (retry_failed or record.cause == Cause.IMPORT):
+                if record.attempts:
+                    self._retry.append(record.key)
+                if record.cause == Cause.IMPORT or (retry_failed and record.state == State.FAILED):
                     entry.attempts = record.attempts
                     continue
                 for name in ("attempts", "failures", "losses", "floor_mib", "last_worker", "cause", "error"):
                     setattr(entry, name, getattr(record, name))
                 if record.lease is not None:
-                    known = record.lease
-                    self._lend(entry, known.lease_id, Borrower(known.worker, known.heartbeat_s), REATTACH_S)
-                elif ended:
+                    borrower = Borrower(record.lease.worker, record.lease.heartbeat_s)
+                    term_s = REATTACH_S if borrower.heartbeat_s else borrower.term_s
+                    self._lend(entry, record.lease.lease_id, borrower, term_s)
+                elif record.state in (State.FAILED, State.CANCELLED):
                     self._settle(entry, State(record.state))
 
     def _settle(self, entry: Entry, state: State) -> None:
@@ -140,6 +146,8 @@ class TaskQueue:
             entry = self._entries[key]
             if entry.state is not State.PENDING or self._waits_for_twin(entry):
                 continue  # stale; a twin comes back to the line when it becomes eligible
+            if line is self._fresh and entry.attempts:
+                continue  # stale; it stands among the retries
             if accept(entry):
                 return entry
             looked += 1
@@ -150,6 +158,7 @@ class TaskQueue:
         until_s = self._clock() + term_s
         entry.lease = Lease(lease_id, entry.task, borrower, entry.attempts, until_s)
         entry.last_worker = borrower.worker
+        entry.lost_lease_id = ""
         self._leases[lease_id] = entry.task.key
         self._move(entry, State.ASSIGNED)
         return entry.lease
@@ -157,11 +166,12 @@ class TaskQueue:
     def beat(self, lease_id: str, key: str, borrower: Borrower) -> bool:
         """Return whether the attempt may go on; extends its lease.
 
-        A worker that was given up comes back to its task when nobody else has it yet.
+        A worker that was given up comes back to its task when nobody else has it, or its twin, yet.
         """
         with self._lock:
             entry = self._entry(key)
-            if entry.state is State.PENDING and entry.last_lease_id == lease_id:
+            is_back = entry.state is State.PENDING and entry.lost_lease_id == lease_id
+            if is_back and not self._waits_for_twin(entry):
                 self._lend(entry, lease_id, borrower, borrower.term_s)
             if entry.lease is None or entry.lease.lease_id != lease_id:
                 return False
@@ -240,6 +250,7 @@ class TaskQueue:
             if entry is None:
                 return None
             entry.losses += 1
+            entry.lost_lease_id = lease_id
             spent = entry.losses >= LOSS_BUDGET
             if spent:
                 entry.cause, entry.error = (
@@ -266,10 +277,10 @@ class TaskQueue:
             return True
 
     def requeue(self, key: str) -> bool:
-        """Give a failed or cancelled task new budgets; False in any other state."""
+        """Give a failed or cancelled task new budgets; False in any other state, or once it left the sweep."""
         with self._lock:
             entry = self._entry(key)
-            if entry.state not in (State.FAILED, State.CANCELLED):
+            if entry.state not in (State.FAILED, State.CANCELLED) or not entry.is_wanted:
                 return False
             entry.failures = entry.losses = entry.floor_mib = 0
             entry.cause = entry.error = ""
@@ -277,14 +288,14 @@ class TaskQueue:
             return True
 
     def readmit(self, key: str) -> bool:
-        """Start a complete task whose row has vanished all over again; False in any other state."""
+        """Start a complete task whose row has vanished all over again; False as for `requeue`."""
         with self._lock:
             entry = self._entry(key)
-            if entry.state is not State.COMPLETE:
+            if entry.state is not State.COMPLETE or not entry.is_wanted:
                 return False
             self._counts[State.COMPLETE] -= 1
-            del self._entries[key]
-            return self._admit(entry.task)
+            self._begin(entry.task)
+            return True
 
     def _held(self, lease_id: str, key: str) -> Entry | None:
         entry = self._entry(key)
@@ -300,7 +311,6 @@ class TaskQueue:
     def _end_lease(self, entry: Entry) -> None:
         if entry.lease is not None:
             del self._leases[entry.lease.lease_id]
-            entry.last_lease_id = entry.lease.lease_id
             entry.lease = None
 
     # -- the one place where a state changes -------------------------------------------------------------

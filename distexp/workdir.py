@@ -91,10 +91,11 @@ class Workdir:
 
         Raises:
             AlreadyRunning: Another manager holds it; names its pid and port.
+            UserError: The folder cannot be written, or its file system has no locks.
         """
-        self.state.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.state / "lock", timeout=0)
+        lock = FileLock(self.state / "lock", timeout=0, fallback_to_soft=False)  # ends with its process
         try:
+            self.state.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             info = self.read_info()
@@ -102,6 +103,8 @@ class Workdir:
                 f"{self.root}: found a manager (pid {info.get('pid', '?')}, port {info.get('port', '?')}), "
                 "expected none: one manager a folder; stop it, or use another --workdir"
             ) from None
+        except OSError as error:
+            raise UserError(f"{self.state}: {error}, expected a folder to write and lock files in") from None
         if not self.read_nonce():
             _write_private(self.nonce, secrets.token_hex(16))
         return lock
@@ -128,14 +131,13 @@ class Workdir:
         Raises:
             UserError: The file exists but holds no secret.
         """
-        if TOKEN_VARIABLE in os.environ:
-            return os.environ[TOKEN_VARIABLE]
-        text = _read(self.token)
-        if not text:
-            return None
+        if found := os.environ.get(TOKEN_VARIABLE):  # an empty one counts as none: it would let everybody in
+            return found
         try:
-            secret = json.loads(text)["secret"]
-        except (ValueError, KeyError, TypeError):
+            secret = json.loads(self.token.read_bytes())["secret"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
             secret = None
         if not isinstance(secret, str) or not secret:
             raise UserError(
