@@ -171,7 +171,7 @@ class _Output(threading.Thread):
 
     def run(self) -> None:
         while line := self.source.readline(LINE_MAX):
-            encoding = self.target.encoding
+            encoding = self.target.encoding or "utf-8"
             with contextlib.suppress(OSError):  # a full disk must not block the program at its pipe
                 self.target.write(line.encode(encoding, "replace").decode(encoding))
                 self.target.flush()

@@ -6,10 +6,10 @@ Data sets of openml.org are fetched once and kept under `data/` as one file each
 import math
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -127,27 +127,45 @@ def replace_labels(labels: Labels, classes: int, share: float, rng: np.random.Ge
 
 
 def _fetch(name: str, data_dir: Path) -> Dataset:
+    """Return the set as openml.org has it.
+
+    By scikit-learn's own parser, slow but once a set: that of pandas 3 fails on classes that are numbers.
+    """
     bunch = fetch_openml(
-        name=name.removeprefix(OPENML), data_home=str(data_dir), as_frame=True, parser="auto"
+        name=name.removeprefix(OPENML), data_home=str(data_dir), as_frame=False, parser="liac-arff"
     )
-    if bunch.target is None:
-        raise ValueError(f"{name}: found no target column, expected a classification data set")
-    labelled = bunch.target.notna().to_numpy()
-    target = bunch.target[labelled].astype(str).to_numpy(dtype=str)
-    names, labels, counts = np.unique(target, return_inverse=True, return_counts=True)
+    if bunch.target is None or bunch.target.ndim != 1:
+        raise ValueError(f"{name}: found no single target column, expected a classification data set")
+    labelled = np.array([_is_known(answer) for answer in bunch.target], dtype=bool)
+    names, labels, counts = np.unique(
+        bunch.target[labelled].astype(str), return_inverse=True, return_counts=True
+    )
     if len(names) < 2 or counts.min() < MIN_PER_CLASS:
         found = f"{len(names)} classes, the smallest with {min(counts, default=0)} rows"
         raise ValueError(f"{name}: found {found}, expected at least 2 classes of {MIN_PER_CLASS} rows")
-    columns = _numeric(bunch.data[labelled])
-    return Dataset(_as_images(columns), labels.astype(np.int64), len(names))
+    columns = bunch.data.toarray() if hasattr(bunch.data, "toarray") else bunch.data  # sparse or not
+    words = [len(bunch.categories.get(feature, ())) for feature in bunch.feature_names]
+    inputs = _one_hot(columns[labelled].astype(np.float32), words)
+    return Dataset(_as_images(inputs), labels.astype(np.int64), len(names))
 
 
-def _numeric(frame: Any) -> Inputs:
-    """Return the columns of a pandas frame as numbers; a column of words becomes one column per word."""
-    import pandas as pd  # only for OpenML: half a second that the embedded sets do without
+def _is_known(answer: object) -> bool:
+    return answer is not None and not (isinstance(answer, float) and math.isnan(answer))
 
-    words = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
-    return np.asarray(pd.get_dummies(frame, columns=words).to_numpy(dtype=np.float32, na_value=np.nan))
+
+def _one_hot(columns: Inputs, words: Sequence[int]) -> Inputs:
+    """Return the columns with each column of word numbers replaced by one column per word.
+
+    Args:
+        words: How many words each column knows; 0 for a column of numbers.
+    """
+    if not any(words):
+        return columns
+    parts = [
+        (columns[:, [i]] == np.arange(known)).astype(np.float32) if known else columns[:, [i]]
+        for i, known in enumerate(words)
+    ]
+    return np.concatenate(parts, axis=1)
 
 
 def _as_images(columns: Inputs) -> Inputs:

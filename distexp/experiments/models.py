@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from distexp.experiments.settings import Settings
 
-MLP_UNITS = 8  # hidden units at width_factor 1
+MLP_UNITS = 4  # hidden units at width_factor 1
 CNN_CHANNELS = 4  # channels at width_factor 1
 MIN_SIDE = 4  # a convolution halves the picture until a side would be smaller than this
 

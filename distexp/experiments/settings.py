@@ -22,7 +22,7 @@ class Settings:
 
     dataset: str = "digits"
     model: str = "mlp"
-    width_factor: float = 1.0  # times 8 hidden units (mlp) or 4 channels (cnn)
+    width_factor: float = 1.0  # times 4 hidden units (mlp) or channels (cnn)
     depth: int = 1  # hidden layers (mlp) or convolutions (cnn)
     optimizer: str = "adam"
     lr: float = 1e-2
