@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 
 from msgspec import structs
 
-from distexp.errors import ManagerUnreachable, ProtocolError
+from distexp.errors import ManagerUnreachable, ProtocolError, UserError
 from distexp.protocol import (
     DEFAULT_PORT,
     MAX_MESSAGE_BYTES,
@@ -24,6 +24,7 @@ from distexp.workdir import Workdir
 CONNECT_S = 5.0  # a host that does not answer by then is down or firewalled
 REPLY_S = 10.0  # a manager that does not answer by then is stuck; the request is repeated later
 RECEIVE_BYTES = 64 * 1024
+MAX_PORT = 65535
 
 Reply = TypeVar("Reply")
 
@@ -39,7 +40,12 @@ class Client:
                 each connection: the manager may start after its workers, or again on another port.
             host: Of the manager; None for this one.
             port: None for that of the folder's manager, else the default.
+
+        Raises:
+            UserError: There is no such port.
         """
+        if port is not None and not 0 < port <= MAX_PORT:
+            raise UserError(f"port: found {port}, expected 1 to {MAX_PORT}")
         self._workdir = workdir
         self._host, self._wanted_port = host or "localhost", port
         self._token: str | None = None
@@ -68,7 +74,14 @@ class Client:
             ManagerUnreachable: No manager answers, or it cannot do this now. The message holds the cause.
             ProtocolError: The manager refuses the request, or answers with something else than `expected`.
         """
-        reply = decode_reply(self._exchange(request))
+        line = self._exchange(request)
+        try:
+            reply = decode_reply(line)
+        except ProtocolError as error:
+            self.close()
+            raise ProtocolError(
+                f"{self.address}: found an answer of another program ({error}), expected one of a manager"
+            ) from None
         if isinstance(reply, ErrorReply):
             raise ManagerUnreachable(reply.error) if reply.again else ProtocolError(reply.error)
         if not isinstance(reply, expected):
@@ -91,7 +104,10 @@ class Client:
 
     def _try(self, request: AnyRequest) -> bytes:
         if self._socket is None:
-            self._socket = socket.create_connection((self._host, self._port()), CONNECT_S)
+            try:
+                self._socket = socket.create_connection((self._host, self._port()), CONNECT_S)
+            except UnicodeError as error:  # a name with empty or overlong parts
+                raise UserError(f"host: found {self._host!r} ({error}), expected a name or address") from None
             self._token = self._workdir.find_secret()
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.settimeout(REPLY_S)
@@ -103,6 +119,7 @@ class Client:
                 raise ConnectionResetError("the connection was closed before a whole reply came")
             reply += data
             if len(reply) > 2 * MAX_MESSAGE_BYTES:
+                self.close()
                 raise ProtocolError(f"{self.address}: found a reply of {len(reply)} bytes, expected a line")
         return bytes(reply)
 

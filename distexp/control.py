@@ -70,7 +70,7 @@ class Control:
             "progress": f"{complete}/{total} ({share:.1f}%)",
             "done": self._queue.is_over(),
             "paused": self.is_paused,
-            "workers": len(self._roster.connected()),
+            "workers": self._roster.connected(),
             "benched": benched.encode()[:BENCHED_BYTES].decode(errors="ignore"),
         }
 
@@ -95,8 +95,10 @@ class Control:
         ]
 
     def _requeue(self, request: wire.Requeue) -> Iterator[bool]:
-        for task_id in request.tasks:
-            yield self._queue.requeue(self._queue.key_of(task_id))
+        for key in [
+            self._queue.key_of(task_id) for task_id in request.tasks
+        ]:  # all known, or none is touched
+            yield self._queue.requeue(key)
         for entry in self._queue.entries() if request.failed or request.missing else ():
             if request.failed and entry.state is State.FAILED:
                 yield self._queue.requeue(entry.task.key)

@@ -65,6 +65,9 @@ class Ledger:
         """Look at what this task's file has got since the last look."""
         book = self._book(task.output_dir)
         with book.lock:
+            if task.key not in book.index:  # it left the configs while it ran: its row is kept all the same
+                book.index.add(task)
+                book.file.reset()
             self._on_scan(book.file.scan())
 
     def append(self, task: Task, row: Mapping[str, str]) -> None:

@@ -9,8 +9,6 @@ FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S
 
 def log_to_console() -> None:
     """Show log lines on standard output, from INFO up."""
-    root = logging.getLogger()
-    root.setLevel(logging.INFO)
     _add(logging.StreamHandler(sys.stdout))
 
 
@@ -50,5 +48,6 @@ class WorkerLog:
 def _add(handler: logging.Handler) -> logging.Handler:
     logging.raiseExceptions = False  # a line that cannot be written is no reason to print a traceback
     handler.setFormatter(FORMAT)
+    logging.getLogger("distexp").setLevel(logging.INFO)  # of others, warnings are enough
     logging.getLogger().addHandler(handler)
     return handler

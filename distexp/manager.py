@@ -71,7 +71,7 @@ class ExperimentManager:
         self._rescan_s = rescan_s
         self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
         self._sweep = Sweep(self.workdir.root, configs)
-        self._is_stopping = False
+        self._is_stopping = self._is_done = False
         self._next_rescan_s = 0.0
         self._farewell_s: float | None = None
         self._last_counts: dict[State, int] = {}
@@ -80,6 +80,8 @@ class ExperimentManager:
 
     def serve(self) -> int:
         """Start, work until a stop is asked for or all is done, stop; return the exit code.
+
+        It is 1 when all is done and a task has failed, else 0.
 
         Raises:
             UserError: It cannot start; the message says why.
@@ -91,7 +93,7 @@ class ExperimentManager:
                 time.sleep(TURN_S)
         finally:
             self.stop()
-        return self.exit_code()
+        return int(self._is_done and self.queue.counts()[State.FAILED] > 0)
 
     def start(self) -> None:
         """Read configs, results and journal, then serve.
@@ -110,9 +112,10 @@ class ExperimentManager:
             undo.callback(self.journal.close)
             self._open_rooms(tasks)
             self._server = Server(self.host, self._wanted_port, self.service)
+            undo.callback(self._server.server_close)
+            self.workdir.announce(self.host, self.port)
             self._held = undo.pop_all()
         self._server.start()
-        self.workdir.announce(self.host, self.port)
         self._next_rescan_s = time.monotonic() + self._rescan_s
         log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
 
@@ -160,11 +163,6 @@ class ExperimentManager:
         """The port that is served."""
         return self._server.port
 
-    def exit_code(self) -> int:
-        """Return 1 when a task has failed or was ended because its experiment cannot be imported, else 0."""
-        counts = self.queue.counts()
-        return int(counts[State.FAILED] > 0)
-
     # -- one turn ------------------------------------------------------------------------------------------
 
     def run_once(self) -> None:
@@ -173,7 +171,7 @@ class ExperimentManager:
         if time.monotonic() >= self._next_rescan_s:
             self.rescan()
             self._next_rescan_s = time.monotonic() + self._rescan_s
-        if self._exit_when_done and self.queue.is_over():
+        if self._exit_when_done:
             self._farewell()
 
     def rescan(self) -> None:
@@ -203,24 +201,29 @@ class ExperimentManager:
                 log.error("%s", problem)
             log.error("The sweep goes on as it was until the config files are mended")
             return
-        joined, left = self.queue.sync(tasks)
-        self.ledger.sync(tasks)
-        self.ledger.scan_all()
+        with self.service.lending:  # no task that has its row already is lent meanwhile
+            joined, left = self.queue.sync(tasks)
+            self.ledger.sync(tasks)
+            self.ledger.scan_all()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
 
     def _end_leases(self) -> None:
         for lease in self.queue.overdue():
-            self.service.lose(lease, "no sign of life")
+            self.service.endings.lose(lease, "no sign of life")
         for lease in self.queue.leases():
             if self._roster.has_died(lease.borrower.worker):
-                self.service.lose(lease, "its process is gone")
+                self.service.endings.lose(lease, "its process is gone")
 
     def _farewell(self) -> None:
-        """Let idle workers hear `done` before the manager goes."""
+        """Once all is done, go, after idle workers have heard it."""
+        if not self.queue.is_over():
+            self._farewell_s = None  # perhaps again: an edit of the configs brought more
+            return
         now_s = time.monotonic()
         if self._farewell_s is None:
             self._farewell_s = now_s + FAREWELL_S
         if now_s >= self._farewell_s or not self._roster.connected():
+            self._is_done = True
             self.request_stop()
 
     # -- what others report --------------------------------------------------------------------------------
@@ -229,7 +232,7 @@ class ExperimentManager:
         for warning in scan.warnings:
             log.warning("%s", warning)
         for key in scan.complete:
-            self.service.finished(key)
+            self.service.endings.finished(key)
         if scan.vanished:
             names = sorted(self.queue.entry(key).task.task_id for key in scan.vanished)
             log.warning(
@@ -253,9 +256,9 @@ def _require_loopback(host: str) -> None:
     """Refuse an address that other machines reach: requests travel in the clear."""
     try:
         address = ipaddress.ip_address(socket.gethostbyname(host))
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UserError(
-            f"--host {host}: {error.strerror or error}, expected an address of this host"
+            f"--host {host}: {getattr(error, 'strerror', '') or error}, expected an address of this host"
         ) from None
     if not address.is_loopback:
         raise UserError(

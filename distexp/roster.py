@@ -5,11 +5,11 @@ Opens `entry`, `host`, `protocol`. It judges workers; what a task has cost stand
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distexp.entry import Borrower
 from distexp.host import ProcessMark
-from distexp.protocol import Progress, WorkerRequest
+from distexp.protocol import Heartbeat, Progress, WorkerRequest
 from distexp.task import Task
 
 BENCH_AFTER = 3  # failures in a row where others succeed: one bad machine must not eat the sweep
@@ -18,7 +18,7 @@ LIVE_S = 60.0  # a worker not heard of for longer counts as gone
 
 @dataclass
 class Worker:
-    """One worker.  Caller holds the roster's lock."""
+    """One worker. The roster keeps its own and hands out copies."""
 
     name: str  # as it stands in log lines, rows and replies
     instance: str
@@ -68,7 +68,9 @@ class Roster:
                 worker = self._workers[name] = self._welcome(name, request)
             worker.heartbeat_s = request.heartbeat_s or worker.heartbeat_s
             worker.connection, worker.seen_s = connection, self._clock()
-            return worker
+            if isinstance(request, Heartbeat):
+                worker.progress = request.progress
+            return replace(worker)
 
     def _welcome(self, name: str, request: WorkerRequest) -> Worker:
         same_machine = bool(request.machine) and request.machine == self._machine
@@ -149,15 +151,17 @@ class Roster:
                 worker.drained = True
             return worker is not None
 
-    def connected(self) -> list[Worker]:
-        """Return the workers that hold a connection now."""
+    def connected(self) -> int:
+        """Return how many workers hold a connection now."""
         with self._lock:
-            return [worker for worker in self._workers.values() if worker.connection is not None]
+            return sum(worker.connection is not None for worker in self._workers.values())
 
     def all(self) -> list[tuple[Worker, float]]:
         """Return every worker with its age: seconds since it was last heard."""
         with self._lock:
-            return [(worker, self._clock() - worker.seen_s) for worker in self._workers.values()]
+            now_s = self._clock()
+            return [(replace(worker), now_s - worker.seen_s) for worker in self._workers.values()]
 
     def _live(self) -> list[Worker]:
-        return [worker for worker, age_s in self.all() if age_s <= LIVE_S]
+        since_s = self._clock() - LIVE_S
+        return [worker for worker in self._workers.values() if worker.seen_s >= since_s]

@@ -78,9 +78,10 @@ class Server(socketserver.ThreadingTCPServer):
         self._lock = threading.Lock()
         try:
             super().__init__((host, port), _Conversation)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            found = getattr(error, "strerror", "") or error
             raise AlreadyRunning(
-                f"{host}:{port}: {error.strerror or error}, expected a free port: stop the program "
+                f"{host}:{port}: {found}, expected a free port: stop the program "
                 "that holds it, or choose another one with --port"
             ) from None
 
@@ -108,6 +109,10 @@ class Server(socketserver.ThreadingTCPServer):
         for each in sockets:
             _shut(each, socket.SHUT_RDWR)
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Put the traceback of our bug into the log."""
+        log.exception("%s: connection broken off", client_address)
+
     def enter(self, sock: socket.socket, address: tuple[str, int]) -> Connection:
         """Register a new connection."""
         connection = Connection(next(self._numbers), f"{address[0]}:{address[1]}")
@@ -129,10 +134,10 @@ class _Conversation(socketserver.BaseRequestHandler):
     request: socket.socket
 
     def handle(self) -> None:
-        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a reply is one small packet
-        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection = self.server.enter(self.request, self.client_address)
         try:
+            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a reply is one small packet
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._converse(connection)
         except (OSError, ProtocolError) as error:
             log.debug("%s: connection ended: %s", connection.peer, error)
@@ -141,39 +146,39 @@ class _Conversation(socketserver.BaseRequestHandler):
 
     def _converse(self, connection: Connection) -> None:
         framer = Framer()
+        begun_s = time.monotonic()  # when the message that is not complete began
         try:
-            while (data := self._receive(framer, connection)) is not None:
-                for line in framer.feed(data):
+            while data := self._receive(framer, connection, begun_s + MESSAGE_S):
+                is_new = not framer.is_mid_message
+                lines = framer.feed(data)
+                if is_new or lines:
+                    begun_s = time.monotonic()
+                self.request.settimeout(MESSAGE_S)  # who does not read its replies is left
+                for line in lines:
                     self.request.sendall(self._answer(line, connection))
         except ProtocolError as error:
             log.warning("%s: refused: %s", connection.peer, error)
             self._say_goodbye(error)
 
-    def _receive(self, framer: Framer, connection: Connection) -> bytes | None:
-        """Return more bytes, or None when the peer has left or is silent without need.
+    def _receive(self, framer: Framer, connection: Connection, until_s: float) -> bytes:
+        """Return more bytes; none when the peer has left or is silent without need.
 
         Raises:
             ProtocolError: A message has begun and did not go on.
         """
-        if not framer.is_mid_message:
-            self._deadline_s = time.monotonic() + MESSAGE_S
+        is_mid_message = framer.is_mid_message
         while True:
-            patience_s = self._deadline_s - time.monotonic() if framer.is_mid_message else IDLE_S
-            self.request.settimeout(max(patience_s, 0.001))
+            patience_s = max(until_s - time.monotonic(), 0.001) if is_mid_message else IDLE_S
+            self.request.settimeout(patience_s)
             try:
-                data = self.request.recv(RECEIVE_BYTES)
+                return self.request.recv(RECEIVE_BYTES)
             except TimeoutError:
-                if framer.is_mid_message:
+                if is_mid_message:
                     raise ProtocolError(
                         f"message: found half of one, expected the rest within {MESSAGE_S:g} s"
                     ) from None
-                if self.server.answerer.has_lease(connection):
-                    continue
-                return None
-            if not framer.is_mid_message:
-                self._deadline_s = time.monotonic() + MESSAGE_S
-            self.request.settimeout(MESSAGE_S)  # for the reply: who does not read is left
-            return data or None
+                if not self.server.answerer.has_lease(connection):
+                    return b""
 
     def _answer(self, line: bytes, connection: Connection) -> bytes:
         try:

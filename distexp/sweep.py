@@ -1,5 +1,6 @@
 """Config files on disk -> the tasks of the sweep, read again when they change. Opens `config`, `expand`."""
 
+import glob
 from pathlib import Path
 
 from distexp.config import load_configs
@@ -31,10 +32,9 @@ class Sweep:
         return expand(load_configs([Path(self._pattern)], self._root))
 
     def _paths(self) -> list[Path]:
-        pattern = Path(self._pattern)
-        if pattern.is_absolute():
-            return sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
-        return sorted(self._root.glob(self._pattern))
+        if (self._root / self._pattern).is_file():  # a name with [brackets] may be meant as it stands
+            return [self._root / self._pattern]
+        return [self._root / name for name in sorted(glob.glob(self._pattern, root_dir=self._root))]
 
     def _signature(self) -> Signature:
         found = []

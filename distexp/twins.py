@@ -12,13 +12,17 @@ log = logging.getLogger("distexp.manager")
 
 def copy_twin_rows(queue: TaskQueue, ledger: Ledger) -> None:
     """Give every pending twin of a complete task its copy of the row. Doing it twice adds no second row."""
+    unwritable: set[str] = set()
     for done, twin in queue.twin_copies():
-        row = ledger.find(done)
-        if row is None:
-            continue  # it has vanished; the scan has said so
+        if twin.output_dir in unwritable:
+            continue  # the next scan tries again
         try:
+            row = ledger.find(done)
+            if row is None:
+                continue  # it has vanished; the scan has said so
             ledger.append(twin, copied_row(done, twin, row))
         except ResultsUnwritable as error:
             log.warning("%s", error)
-            return  # the next scan tries again
+            unwritable.add(twin.output_dir)
+            continue
         log.info("Task %s completed by a copy of %s", twin.task_id, done.task_id)

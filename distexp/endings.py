@@ -1,0 +1,176 @@
+"""How attempts end: complete, failed, given back, lost. Opens `queue`, `journal`, `ledger`, `roster`, `rows`.
+
+The order is the promise: a row is on disk before it is acknowledged, and a task that may have finished is
+looked for in its file before it is lent again.
+"""
+
+import logging
+
+from msgspec import structs
+
+from distexp import protocol as wire
+from distexp.entry import Cause, Entry, Lease, State
+from distexp.errors import JournalUnwritable, ProtocolError
+from distexp.journal import Journal
+from distexp.ledger import Ledger
+from distexp.roster import Roster, Worker
+from distexp.rows import check_result, row_for
+from distexp.task import Provenance, Task
+from distexp.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
+
+log = logging.getLogger("distexp.manager")
+
+
+class Endings:
+    """What is done when an attempt ends, or a row is seen.  Safe from any thread."""
+
+    def __init__(self, *, queue: TaskQueue, journal: Journal, ledger: Ledger, roster: Roster) -> None:
+        self._queue, self._journal, self._ledger, self._roster = queue, journal, ledger, roster
+        self._reporters: dict[str, str] = {}  # key -> the worker that is reporting it as complete just now
+
+    # -- what workers report -------------------------------------------------------------------------------
+
+    def complete(self, request: wire.TaskComplete, worker: Worker) -> None:
+        """Return once the task has its row on disk: it stood there, or is written from the `result`.
+
+        Raises:
+            ProtocolError: There is no row and no result that could become one.
+            ResultsUnwritable: The row cannot be written now.
+        """
+        if request.sweep_id not in ("", self._journal.sweep_id):
+            raise ProtocolError(
+                f"task_complete {request.task_id}: found a result of another sweep ({request.sweep_id}), "
+                f"expected one of this sweep ({self._journal.sweep_id})"
+            )
+        entry = self._reported(request)
+        task = entry.lease.task if entry.lease else entry.task  # as lent: an edit may have moved its folder
+        self._reporters[task.key] = worker.name
+        try:
+            if request.result is None:
+                self._ledger.scan(task)
+            else:
+                self._write(task, request, worker, entry.attempts)
+        finally:
+            self._reporters.pop(task.key, None)
+        if self._queue.entry(task.key).state is not State.COMPLETE:
+            raise ProtocolError(
+                f"task_complete {task.task_id}: found no row of it in {self._ledger.path(task)}, "
+                "expected the row before the report, or a `result` to write it from"
+            )
+
+    def _write(self, task: Task, request: wire.TaskComplete, worker: Worker, attempts: int) -> None:
+        run = request.run or Provenance(attempt=max(1, attempts))
+        try:
+            result = check_result(task, request.result or {})
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        self._ledger.append(task, row_for(task, result, structs.replace(run, worker=worker.name)))
+
+    def failed(self, request: wire.TaskFailed, worker: Worker) -> wire.Ack:
+        """Charge the failure to the task; one by import ends its phase, or shows the worker to be unfit."""
+        entry = self._reported(request)
+        cause = Cause(request.cause)
+        why = (request.error.strip().splitlines() or ["no message"])[-1]
+        if cause is Cause.IMPORT:
+            return self._not_imported(request, entry, worker, why)
+        retry = cause is not Cause.OUT_OF_MEMORY or self._roster.has_larger_device(worker.memory_mib)
+        return self._charge(request, entry, worker, why, retry=retry)
+
+    def _charge(
+        self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str, *, retry: bool
+    ) -> wire.Ack:
+        task, cause = entry.task, Cause(request.cause)
+        lease_id = _lease_id(request, entry, worker)
+        state = self._queue.fail(lease_id, task.key, cause, request.error, retry=retry)
+        self._journal.flush()
+        if state is None:
+            return _LATE
+        self._roster.failed(worker.name, task)
+        log.warning(
+            "Task %s failed on %s (%s, failure %d of %d, now %s): %s",
+            *(task.task_id, worker.name, cause, entry.failures + 1, FAILURE_BUDGET, state, why),
+        )
+        return wire.Ack()
+
+    def _not_imported(self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str) -> wire.Ack:
+        task = entry.task
+        if self._roster.is_proven(task.experiment):
+            if self._queue.release(_lease_id(request, entry, worker), task.key) is None:
+                return _LATE
+            self._roster.bench(worker.name, f"cannot import {task.experiment}, which others can: {why}")
+            log.warning("%s gets no more tasks: cannot import %s: %s", worker.name, task.experiment, why)
+            self._journal.flush()
+            return wire.Ack()
+        error = f"{task.experiment} cannot be imported: {why}"
+        same = [
+            each
+            for each in self._queue.entries()
+            if each.task.phase == task.phase and each.task.experiment == task.experiment
+        ]
+        if any(each.state is State.FAILED and each.cause == Cause.IMPORT for each in same):
+            self._queue.cancel(task.key, cause=Cause.IMPORT, error=error)  # the phase has ended, all know why
+            self._journal.flush()
+            return wire.Ack()
+        ack = self._charge(request, entry, worker, why, retry=False)
+        if ack is not _LATE:
+            left = [each.task.key for each in same if each.state is State.PENDING]
+            ended = sum(self._queue.cancel(key, cause=Cause.IMPORT, error=error) for key in left)
+            log.error("Phase %s ended: %s (%d more tasks cancelled)", task.phase, error, ended)
+            self._journal.flush()
+        return ack
+
+    def released(self, request: wire.TaskReleased, worker: Worker) -> wire.Ack:
+        """Take a task back without cost."""
+        entry = self._reported(request)
+        state = self._queue.release(_lease_id(request, entry, worker), entry.task.key)
+        self._journal.flush()
+        if state is None:
+            return _LATE
+        log.info(
+            "Task %s given back by %s: %s", entry.task.task_id, worker.name, request.reason or "no reason"
+        )
+        return wire.Ack()
+
+    def _reported(self, request: wire.Report) -> Entry:
+        return self._queue.entry(request.key or self._queue.key_of(request.task_id))
+
+    # -- what the manager sees -----------------------------------------------------------------------------
+
+    def lose(self, lease: Lease, why: str) -> None:
+        """End the lease of a worker that is gone, unless the task's row turns out to be there."""
+        self._ledger.scan(lease.task)
+        state = self._queue.lose(lease.lease_id, lease.task.key)
+        if state is None:
+            return
+        losses = self._queue.entry(lease.task.key).losses
+        log.warning(
+            "Task %s lost by %s: %s (loss %d of %d, now %s)",
+            *(lease.task.task_id, lease.borrower.worker, why, losses, LOSS_BUDGET, state),
+        )
+        try:
+            self._journal.flush()
+        except JournalUnwritable as error:  # nobody waits for an answer, and the next flush tries again
+            log.warning("%s", error)
+
+    def finished(self, key: str) -> None:
+        """Mark a task whose row was seen as complete, and say whose work it is, if it is new and was lent.
+
+        Caller holds the lock of the task's results file.
+        """
+        before = self._queue.complete(key)
+        if before is None:
+            return
+        worker = self._reporters.get(key) or (before.lease.borrower.worker if before.lease else "")
+        if worker:
+            self._roster.completed(worker, before.task)
+            log.info("Task %s completed by %s", before.task.task_id, worker)
+
+
+_LATE = wire.Ack(message="that lease has ended; nothing changed")
+
+
+def _lease_id(request: wire.Report, entry: Entry, worker: Worker) -> str:
+    """Return the lease a report is about; a hand-written client may name the task alone, if it holds it."""
+    if request.lease_id or entry.lease is None or entry.lease.borrower.worker != worker.name:
+        return request.lease_id
+    return entry.lease.lease_id
