@@ -5,6 +5,7 @@ paths count from there.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -162,20 +163,26 @@ def stop(words: Sequence[str]) -> int:
     if manager is None:
         print(f"No manager runs in {workdir}")
         return 0
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
         if sys.platform == "win32":
             manager.terminate()  # Windows cannot send Ctrl+C to another console; journal and rows stand it
         else:
             manager.send_signal(signal.SIGINT)
-        manager.wait(STOP_S)
-    except psutil.NoSuchProcess:
-        pass  # it ended by itself meanwhile
-    except psutil.TimeoutExpired:
-        raise UserError(
-            f"launch_distributed stop: manager {manager.pid} still runs after {STOP_S:.0f} s"
-        ) from None
+    give_up_s = time.monotonic() + STOP_S
+    while is_alive(manager):
+        if time.monotonic() > give_up_s:
+            raise UserError(f"launch_distributed stop: manager {manager.pid} still runs after {STOP_S:.0f} s")
+        time.sleep(LOOK_S)
     print(f"Stopped the manager (process {manager.pid}); its workers finish their tasks")
     return 0
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Return whether it runs. One that has ended stays listed until its parent looks, maybe for ever."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def find_manager(workdir: Path) -> psutil.Process | None:
