@@ -65,11 +65,11 @@ class TaskQueue:
             for entry in gone:
                 self._move(entry, State.WITHDRAWN)
             waiting = [key for keys in self._twins.values() for key in keys]
-            by_work: dict[str, list[str]] = {}
-            for task in tasks:
-                by_work.setdefault(task.work, []).append(task.key)
             self._labels = {task.task_id: task.key for task in tasks}
-            self._twins = {work: keys for work, keys in by_work.items() if len(keys) > 1}
+            self._twins, first = {}, dict[str, str]()  # no list for each of a million tasks
+            for task in tasks:
+                if (key := first.setdefault(task.work, task.key)) != task.key:
+                    self._twins.setdefault(task.work, [key]).append(task.key)
             self._retry += waiting  # those whose twin has left wait for nobody now
             return joined, len(gone)
 
@@ -277,7 +277,7 @@ class TaskQueue:
             return True
 
     def requeue(self, key: str) -> bool:
-        """Give a failed or cancelled task new budgets; False in any other state, or once it left the sweep."""
+        """Give a failed or cancelled task new budgets; False in any other state, or if it left the sweep."""
         with self._lock:
             entry = self._entry(key)
             if entry.state not in (State.FAILED, State.CANCELLED) or not entry.is_wanted:

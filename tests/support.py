@@ -1,0 +1,37 @@
+"""What several test files need. Nothing here stands in for a room of the product."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+PATHS = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": PATHS
+}  # of a child process that imports the product, or a test file
+
+
+class Clock:
+    """A clock that moves when told to, in seconds."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+def poll(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    """Return once `condition` holds; for what sends no event.
+
+    Raises:
+        AssertionError: It did not hold in time; names `what`.
+    """
+    until_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until_s, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.01)

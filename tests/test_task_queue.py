@@ -1,0 +1,242 @@
+"""The table of states, and how tasks are lent and given back."""
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from desk import CPU1, Desk
+from msgspec import structs
+
+from distexp.entry import Borrower, Cause, State
+from distexp.errors import IllegalMove, UnknownTask
+from distexp.task_queue import FAILURE_BUDGET, LOSS_BUDGET, MOVES, RETRY_LOOK
+
+DESIGN_TABLE = """
+pending            -> assigned | complete | cancelled | withdrawn
+assigned           -> pending | complete | failed | cancelled
+failed, cancelled  -> pending | complete
+withdrawn          -> pending | complete
+"""
+
+
+# -- the table ---------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_the_one_of_the_design() -> None:
+    moves: dict[State, set[State]] = {State.COMPLETE: set()}
+    for line in DESIGN_TABLE.strip().splitlines():
+        sources, targets = line.split("->")
+        for source in sources.split(","):
+            moves[State(source.strip())] = {State(each.strip()) for each in targets.split("|")}
+    assert moves == MOVES
+
+
+@pytest.mark.parametrize("target", State)
+@pytest.mark.parametrize("source", State)
+def test_a_move_outside_the_table_raises_and_changes_nothing(source: State, target: State) -> None:
+    desk = Desk(2)
+    desk.reach(source)
+    before, counts, recorded = desk.queue.entry(desk.key), desk.queue.counts(), len(desk.records)
+    entry = desk.queue._entries[desk.key]
+    if target in MOVES[source]:
+        desk.queue._move(entry, target)
+        assert desk.state() is target
+        assert desk.queue.counts()[target] == counts[target] + 1
+        return
+    with pytest.raises(IllegalMove) as error:
+        desk.queue._move(entry, target)
+    assert str(error.value) == f"exp1_0_42: {source} -> {target} is not in the table"
+    assert desk.queue.entry(desk.key) == before
+    assert desk.queue.counts() == counts
+    assert len(desk.records) == recorded
+
+
+@pytest.mark.parametrize("source", set(State) - {State.COMPLETE})
+def test_a_row_completes_a_task_from_every_state(source: State) -> None:
+    desk = Desk(2)
+    desk.reach(source)
+    before = desk.queue.complete(desk.key)
+    assert before is not None
+    assert before.state is source
+    assert desk.state() is State.COMPLETE
+    assert desk.queue.complete(desk.key) is None
+    assert desk.queue.leases() == []
+
+
+def test_unknown_keys_and_labels_are_refused_by_name() -> None:
+    desk = Desk()
+    with pytest.raises(UnknownTask, match="task nope: not in this sweep"):
+        desk.queue.entry("nope")
+    with pytest.raises(UnknownTask, match="task 'exp9_0_1': not in this sweep, expected a task id such as"):
+        desk.queue.key_of("exp9_0_1")
+    assert desk.queue.key_of("exp1_0_42") == desk.key
+    assert desk.queue.complete("nope") is None
+
+
+# -- budgets -----------------------------------------------------------------------------------------------
+
+
+def test_three_failures_of_the_experiment_end_a_task() -> None:
+    desk = Desk()
+    states = []
+    for _ in range(FAILURE_BUDGET):
+        lease = desk.lend()
+        states.append(desk.queue.fail(lease.lease_id, desk.key, Cause.ERROR, "boom"))
+    assert states == [State.PENDING, State.PENDING, State.FAILED]
+    entry = desk.queue.entry(desk.key)
+    assert (entry.attempts, entry.failures, entry.cause, entry.error) == (3, 3, "error", "boom")
+    assert desk.queue.is_over()
+
+
+def test_five_losses_of_the_worker_end_a_task() -> None:
+    desk = Desk()
+    states = [desk.queue.lose(desk.lend().lease_id, desk.key) for _ in range(LOSS_BUDGET)]
+    assert states == [State.PENDING] * 4 + [State.FAILED]
+    assert desk.queue.entry(desk.key).error == "5 workers were lost while running it"
+
+
+def test_each_budget_is_its_own_and_giving_back_costs_nothing() -> None:
+    desk = Desk()
+    for _ in range(FAILURE_BUDGET - 1):
+        desk.queue.fail(desk.lend().lease_id, desk.key, Cause.CRASH, "boom")
+    for _ in range(LOSS_BUDGET - 1):
+        desk.queue.lose(desk.lend().lease_id, desk.key)
+    for _ in range(20):
+        assert desk.queue.release(desk.lend().lease_id, desk.key) is State.PENDING
+    entry = desk.queue.entry(desk.key)
+    assert (entry.failures, entry.losses, entry.attempts) == (2, 4, 26)
+
+
+def test_reports_of_an_ended_lease_change_nothing() -> None:
+    desk = Desk()
+    old = desk.lend().lease_id
+    desk.queue.lose(old, desk.key)
+    new = desk.lend(CPU1)
+    assert desk.queue.fail(old, desk.key, Cause.ERROR, "late") is None
+    assert desk.queue.lose(old, desk.key) is None
+    assert desk.queue.release(old, desk.key) is None
+    entry = desk.queue.entry(desk.key)
+    assert (entry.lease, entry.failures, entry.losses) == (new, 0, 1)
+
+
+def test_requeue_gives_new_budgets_and_readmit_starts_all_over() -> None:
+    desk = Desk(2)
+    desk.reach(State.FAILED)
+    assert desk.queue.requeue(desk.key)
+    entry = desk.queue.entry(desk.key)
+    assert (entry.state, entry.failures, entry.error, entry.attempts) == (State.PENDING, 0, "", 1)
+    assert not desk.queue.requeue(desk.key)
+    assert not desk.queue.readmit(desk.key)
+    desk.queue.complete(desk.key)
+    assert desk.queue.readmit(desk.key)
+    entry = desk.queue.entry(desk.key)
+    assert (entry.state, entry.attempts) == (State.PENDING, 0)
+    assert [entry.task for entry in desk.queue.entries()] == desk.tasks
+    assert {desk.lend().task.key, desk.lend(CPU1).task.key} == {task.key for task in desk.tasks}
+
+
+# -- who gets a retry --------------------------------------------------------------------------------------
+
+
+def test_a_retry_goes_to_another_worker_first_and_to_the_same_one_last() -> None:
+    desk = Desk(3)
+    first = desk.lend()
+    desk.queue.fail(first.lease_id, desk.key, Cause.ERROR, "boom")
+    assert [desk.lend().task, desk.lend(CPU1).task] == [desk.tasks[1], desk.tasks[0]]
+    assert desk.lend().task == desk.tasks[2]
+    second = desk.queue.entry(desk.key).lease
+    assert second is not None
+    desk.queue.fail(second.lease_id, desk.key, Cause.ERROR, "boom")
+    assert desk.lend(CPU1).task == desk.tasks[0], "when nothing else is left, the same worker may try again"
+
+
+def test_retries_never_starve_behind_others_that_a_worker_may_not_have() -> None:
+    desk = Desk(3 * RETRY_LOOK + 1)
+    small = Borrower("gpu0", 15.0, memory_mib=8000)
+    leases = [desk.lend(small) for _ in desk.tasks]
+    for lease in leases[:-1]:
+        desk.queue.fail(lease.lease_id, lease.task.key, Cause.OUT_OF_MEMORY, "too big")
+    desk.queue.lose(leases[-1].lease_id, leases[-1].task.key)
+    lent = [desk.queue.lend(small) for _ in range(4)]
+    assert [lease.task for lease in lent if lease] == [desk.tasks[-1]]
+
+
+def test_out_of_memory_is_retried_on_a_larger_device_alone() -> None:
+    desk = Desk()
+    lease = desk.lend(Borrower("gpu0", 15.0, memory_mib=8000))
+    desk.queue.fail(lease.lease_id, desk.key, Cause.OUT_OF_MEMORY, "too big")
+    for memory_mib in (0, 7000, 8000):
+        assert desk.queue.lend(Borrower("gpu1", 15.0, memory_mib=memory_mib)) is None
+    assert desk.lend(Borrower("gpu2", 15.0, memory_mib=8001)).attempt == 2
+
+
+class CountingDeque(deque[str]):
+    """A real deque that counts how often it is turned."""
+
+    turns = 0
+
+    def popleft(self) -> str:
+        type(self).turns += 1
+        return super().popleft()
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+def test_lending_and_completing_cost_the_same_however_many_tasks_wait(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distexp.task_queue.deque", CountingDeque)
+    one = Desk().tasks[0]
+    names = [f"task{number}" for number in range(size)]
+    desk = Desk([structs.replace(one, task_id=name, key=name, work=name) for name in names])
+    for lease in [desk.lend() for _ in range(50)]:
+        desk.queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, "boom")
+    CountingDeque.turns = 0
+    for _ in range(50):  # the worker that failed them all: its retries are looked past, within the bound
+        desk.queue.complete(desk.lend().task.key)
+    assert CountingDeque.turns == 50 * (RETRY_LOOK + 1)
+    assert desk.queue.counts()[State.PENDING] == size - 50
+
+
+@pytest.fixture
+def switch_often() -> Iterator[None]:
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval_s)
+
+
+def test_no_task_is_out_twice_at_a_time_under_eight_threads(switch_often: None) -> None:
+    desk = Desk(300)
+    out: set[str] = set()
+    guard = threading.Lock()
+    twice: list[str] = []
+
+    def work(number: int) -> None:
+        endings: list[Any] = [desk.queue.lose, desk.queue.release]
+        turn = 0
+        while not desk.queue.is_over():
+            lease = desk.queue.lend(Borrower(f"cpu{number}", 15.0))
+            if lease is None:
+                continue
+            key, turn = lease.task.key, turn + 1
+            with guard:
+                twice.extend({key} & out)
+                out.add(key)
+            with guard:
+                out.remove(key)
+            if turn % 5 == 0:
+                endings[turn % 2](lease.lease_id, key)
+            else:
+                desk.queue.complete(key)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert twice == []
+    assert desk.queue.counts()[State.COMPLETE] + desk.queue.counts()[State.FAILED] == 300
+    assert desk.queue.leases() == []
