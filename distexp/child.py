@@ -1,13 +1,14 @@
-"""One task in one child process: start, watch, kill, collect. Opens `child_main`, `template_process`.
+"""One task in one child process: start, watch, kill, collect.
 
+Opens `child_main`, `template_process`, `process_tree`, `task`.
 The next child is started one ahead of need, so that what it costs to prepare is spent while another task
 runs. On Linux children are forked from a template that has imported the experiment (and, on the CPU, warmed
 it up); elsewhere, and for `process: fresh`, each is a new interpreter.
 """
 
 import contextlib
+import logging
 import multiprocessing
-import os
 import signal
 import sys
 from multiprocessing.connection import Connection
@@ -16,18 +17,21 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import psutil
 
-from distexp.child_main import Began, Broke, FromChild, Outcome, Reported, Run, Setup, Stop, main
+from distexp.child_main import LOG_FILE, Began, Broke, FromChild, Outcome, Reported, Run, Setup, Stop, main
 from distexp.entry import Cause
-from distexp.template_process import EXPERIMENT_VARIABLE, WARM_UP_VARIABLE
+from distexp.process_tree import kill_tree
+from distexp.task import Task
+from distexp.template_process import template_order
 
 StartMethod = Literal["forkserver", "spawn"]
 DEFAULT_START_METHOD: StartMethod = "forkserver" if sys.platform == "linux" else "spawn"
 LOG_LINES = 50  # of a crashed task's log that travel with the failure
 LOG_BYTES = 16_000  # read from the log's end for those lines
+EXIT_S = 1.0  # for a child that has told its result: it has only to leave its memory
 REAP_S = 10.0  # a killed process is gone by then, unless the kernel holds it in a device call
 
+log = logging.getLogger("distexp.worker")
 _from_child: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
 
 
@@ -41,6 +45,7 @@ class Attempt:
         self._process, self._channel = process, channel
         self._log = Path()
         self._outcome: Outcome | None = None
+        self._said_its_last = False
 
     @property
     def waitables(self) -> tuple[Connection, int]:
@@ -49,7 +54,7 @@ class Attempt:
 
     def run(self, run: Run) -> None:
         """Hand the task over. A child that has died meanwhile shows it in `outcome`."""
-        self._log = Path(run.run_folder, "log.txt")
+        self._log = Path(run.run_folder, LOG_FILE)
         self._send(run)
 
     def ask_stop(self) -> None:
@@ -68,13 +73,16 @@ class Attempt:
 
     def kill(self) -> None:
         """End the child and everything it has started; return when it is gone."""
-        kill_tree(self._process.pid)
-        self._process.join(REAP_S)
+        if self._said_its_last:  # it has ended what it started, and is about to exit
+            self._process.join(EXIT_S)
+        if not self._said_its_last or self._process.is_alive():
+            kill_tree(self._process.pid)
+            self._process.join(REAP_S)
         self._channel.close()
 
-    def is_alive(self) -> bool:
-        """Return whether the child can still be handed a task."""
-        return self._process.is_alive()
+    def is_ready_for(self, experiment: str) -> bool:
+        """Return whether a task of this experiment can be handed over."""
+        return self.setup.experiment == experiment and self._process.is_alive()
 
     def _take(self, message: FromChild) -> None:
         if isinstance(message, Began):
@@ -83,6 +91,7 @@ class Attempt:
             self.progress = message
         else:
             self._outcome = message
+            self._said_its_last = True
 
     def _send(self, message: Run | Stop) -> None:
         with contextlib.suppress(OSError):  # it died; `outcome` tells how
@@ -109,68 +118,66 @@ class Children:
         self._method: StartMethod = method
         self._device, self._threads = device, threads
         self._standby: Attempt | None = None
-        self._template: str | None = None  # the experiment the template was made for
+        self._template: str | None = None  # the experiment the template is made for
 
     def start(self, run: Run) -> Attempt:
         """Return a child that runs the task, the standby if it fits."""
-        attempt, self._standby = self._standby, None
-        if attempt is not None and not (
-            attempt.setup.experiment == run.task.experiment
-            and run.task.process == "forked"
-            and attempt.is_alive()
-        ):
-            attempt.kill()
-            attempt = None
-        if attempt is None:
-            attempt = self._launch(
-                run.task.experiment, "spawn" if run.task.process == "fresh" else self._method
+        if run.task.process == "fresh":
+            attempt = self._launch(run.task.experiment, "spawn")
+        else:
+            attempt = self._take_standby(run.task.experiment) or self._launch(
+                run.task.experiment, self._method
             )
         attempt.run(run)
         return attempt
 
-    def prepare(self, experiment: str) -> None:
-        """Start the next child now, while the current one works."""
-        if self._standby is None:
-            self._standby = self._launch(experiment, self._method)
+    def prepare(self, task: Task) -> None:
+        """Start the child for one more such task now, while the current one works."""
+        if self._standby is None and task.process == "forked":
+            self._standby = self._launch(task.experiment, self._method)
 
     def close(self) -> None:
         """End the standby."""
-        if self._standby is not None:
-            self._standby.kill()
-            self._standby = None
+        self._take_standby("")
+
+    def _take_standby(self, experiment: str) -> Attempt | None:
+        """Return the standby if it can run this experiment; end it if not."""
+        standby, self._standby = self._standby, None
+        if standby is None or standby.is_ready_for(experiment):
+            return standby
+        standby.kill()
+        return None
 
     def _launch(self, experiment: str, method: StartMethod) -> Attempt:
-        has_template = method == "forkserver" and self._make_template(experiment)
-        setup = Setup(experiment, self._device, self._threads, is_warm=has_template and self._device == "cpu")
-        ours, theirs = multiprocessing.Pipe()
-        make = ForkServerProcess if method == "forkserver" else SpawnProcess
-        process = make(target=main, args=(theirs, setup))
+        if method == "forkserver":
+            try:
+                return self._fork(experiment)
+            except (OSError, EOFError):  # the template died, perhaps of this import: let a child show it
+                log.warning("The template of forked children has ended; starting a new interpreter instead")
+        return _start(SpawnProcess, Setup(experiment, self._device, self._threads, is_warm=False))
+
+    def _fork(self, experiment: str) -> Attempt:
+        """Fork a child from the template, made for the first experiment; others are imported by their child.
+
+        Raises:
+            OSError, EOFError: The template has died.
+        """
+        self._template = self._template or experiment
+        warm_up_device = "cpu" if self._device == "cpu" else None
+        is_warm = self._template == experiment and warm_up_device is not None
+        multiprocessing.set_forkserver_preload(["distexp.template_process"])
+        with template_order(self._template, warm_up_device):
+            return _start(ForkServerProcess, Setup(experiment, self._device, self._threads, is_warm))
+
+
+def _start(make: type[ForkServerProcess] | type[SpawnProcess], setup: Setup) -> Attempt:
+    ours, theirs = multiprocessing.Pipe()
+    process = make(target=main, args=(theirs, setup))
+    try:
         process.start()
+    finally:
         theirs.close()
-        return Attempt(process, ours, setup)
-
-    def _make_template(self, experiment: str) -> bool:
-        """Prepare the template for the first experiment; return whether it is prepared for this one."""
-        if self._template is None:
-            self._template = experiment
-            os.environ[EXPERIMENT_VARIABLE] = experiment
-            if self._device == "cpu":
-                os.environ[WARM_UP_VARIABLE] = "cpu"
-            multiprocessing.set_forkserver_preload(["__main__", "distexp.template_process"])
-        return self._template == experiment
-
-
-def kill_tree(pid: int | None) -> None:
-    """End a child that `detach`ed itself, and all it has started. No error when it is gone already."""
-    if pid is None:
-        return
-    with contextlib.suppress(psutil.Error):
-        for process in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-    if sys.platform != "win32":
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)  # those whose parent has ended before them
+    return Attempt(process, ours, setup)
 
 
 def last_lines(log: Path) -> str:

@@ -1,4 +1,5 @@
-"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `context`, `rows`, `task`.
+"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `context`, `rows`, `task`,
+`process_tree`.
 
 Talks JSON over a pipe that is also the lifeline: when the worker dies, the pipe closes and the child ends
 with everything it has started. Torch comes in with the experiment's module, after the device is pinned.
@@ -6,10 +7,10 @@ with everything it has started. Torch comes in with the experiment's module, aft
 
 import contextlib
 import importlib
+import io
 import math
 import os
 import queue
-import signal
 import sys
 import threading
 import time
@@ -23,14 +24,15 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import msgspec
-import psutil
 
 from distexp.context import Context
 from distexp.entry import Cause
 from distexp.errors import TaskStopped
+from distexp.process_tree import detach, end_descendants, end_own_tree
 from distexp.rows import check_result
 from distexp.task import Scalar, Task
 
+LOG_FILE = "log.txt"  # of everything the task prints, in its run folder
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
 
@@ -127,46 +129,40 @@ def main(channel: Connection, setup: Setup) -> None:
     loaded = guarded(lambda: load(setup.experiment, None if setup.is_warm else setup.device), on_import=True)
     run = inbox.runs.get()
     redirect_output(Path(run.run_folder))
-    outcome: Outcome
+    outcome: bytes | Broke | Stopped
     if isinstance(loaded, Broke | Stopped):
         outcome = loaded
     else:
         channel.send_bytes(_encode(Began()))
-        context = make_context(run, setup, inbox, channel)
-        outcome = guarded(lambda: call(loaded, run.task, context))
-    if isinstance(outcome, Broke):
-        print(outcome.error, file=sys.stderr)
+        context = make_context(run, setup, inbox.stop, channel)
+        outcome = guarded(lambda: _encode(call(loaded, run.task, context)))
     with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
+        if isinstance(outcome, Broke):
+            print(outcome.error, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-    channel.send_bytes(_encode(outcome))
+    end_descendants()
+    channel.send_bytes(outcome if isinstance(outcome, bytes) else _encode(outcome))
     os._exit(0)  # nothing is left to save; the interpreter's own teardown takes half a second with torch
-
-
-def detach() -> None:
-    """Leave the terminal's reach: its Ctrl+C is for the worker; nobody types into a task."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform != "win32":
-        os.setsid()  # its own group, so that the whole tree can be ended at once
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
 
 
 def redirect_output(run_folder: Path) -> None:
     """Append everything the task prints, at any level, to its log."""
     run_folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(run_folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    log = os.open(run_folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # the last line before a crash tells most
 
 
-def make_context(run: Run, setup: Setup, inbox: Inbox, channel: Connection) -> Context:
+def make_context(run: Run, setup: Setup, stop: threading.Event, channel: Connection) -> Context:
     """Return what the experiment is given; its folders exist."""
 
     def report(step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        channel.send_bytes(_encode(Reported(step, total, plain(metrics))))
+        told = {"step": _plain(step), "total": _plain(total), "metrics": plain(metrics)}
+        channel.send_bytes(_encode(msgspec.convert(told, Reported)))
 
     checkpoint_dir = Path(run.run_folder, "checkpoint")
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
@@ -179,7 +175,7 @@ def make_context(run: Run, setup: Setup, inbox: Inbox, channel: Connection) -> C
         threads=setup.threads,
         command=run.task.command,
         on_report=report,
-        stop_requested=inbox.stop.is_set,
+        stop_requested=stop.is_set,
     )
 
 
@@ -198,11 +194,14 @@ def call(experiment: Experiment, task: Task, context: Context) -> Finished:
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return numbers of numpy and torch as Python's, and those JSON cannot hold (nan, inf) as text."""
-    values = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
-    return {
-        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
+    return {name: _plain(value) for name, value in metrics.items()}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # of more than one number
+            value = value.item()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def load(experiment: str, warm_up_device: str | None) -> Experiment:
@@ -236,14 +235,5 @@ def _describe(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-
-
-def end_own_tree() -> None:
-    """End this process and everything it has started, now."""
-    if sys.platform != "win32" and os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    os._exit(1)
+    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    return text.encode(errors="replace").decode()  # a file name may hold what UTF-8 cannot

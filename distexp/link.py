@@ -39,8 +39,8 @@ class Link:
             ManagerUnreachable: No manager answers, or it cannot do this now.
             ProtocolError: It refuses.
         """
+        self.next_beat_s = self._clock() + HEARTBEAT_S  # also when it is refused: asking faster helps nobody
         reply = self._client.call(request, expected)
-        self.next_beat_s = self._clock() + HEARTBEAT_S
         if self._lost_s is not None:
             log.info("The manager at %s is back", self._client.address)
         self._lost_s, self._retry_s = None, RETRY_MIN_S

@@ -4,18 +4,56 @@ Imported by the forkserver, once, before the first fork. On a GPU it only import
 that sees a card starts autograd's device threads, and every forked child's backward would raise.
 """
 
+import contextlib
+import json
 import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from distexp.child_main import guarded, load
+from distexp.process_tree import CLUSTER_SIGNALS
 
-EXPERIMENT_VARIABLE = "DISTEXP_TEMPLATE"
-WARM_UP_VARIABLE = "DISTEXP_TEMPLATE_WARM_UP"
+VARIABLE = "DISTEXP_TEMPLATE"  # what to prepare (JSON); gone from the environment of experiments
+PACKAGE_FOLDER = str(Path(__file__).resolve().parent.parent)
 
 
-def prepare(experiment: str, warm_up_device: str | None) -> None:
+@contextlib.contextmanager
+def template_order(experiment: str, warm_up_device: str | None) -> Iterator[None]:
+    """Let a forkserver that is started meanwhile prepare this experiment.
+
+    It is a bare interpreter that knows neither this package nor the worker's `sys.path`, and has only the
+    environment to be told by.
+    """
+    before = os.environ.get("PYTHONPATH")
+    order = {"experiment": experiment, "warm_up": warm_up_device, "path": sys.path, "PYTHONPATH": before}
+    os.environ[VARIABLE] = json.dumps(order)
+    os.environ["PYTHONPATH"] = PACKAGE_FOLDER
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        _restore(before)
+
+
+def prepare(text: str) -> None:
     """Import and warm up; a failure is reported by the first child, which imports again."""
-    guarded(lambda: load(experiment, warm_up_device), on_import=True)
+    order = json.loads(text)
+    del os.environ[VARIABLE]
+    _restore(order["PYTHONPATH"])
+    sys.path[:] = order["path"]
+    for name in CLUSTER_SIGNALS:  # sent to every process of a job; children have to outlive them
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    guarded(lambda: load(order["experiment"], order["warm_up"]), on_import=True)
 
 
-if name := os.environ.get(EXPERIMENT_VARIABLE):
-    prepare(name, os.environ.get(WARM_UP_VARIABLE))
+def _restore(python_path: str | None) -> None:
+    if python_path is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = python_path
+
+
+if VARIABLE in os.environ:
+    prepare(os.environ[VARIABLE])

@@ -7,10 +7,11 @@ for everything at once (the child, the manager's connection, signals, the next b
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from distexp.child import Attempt, Children
-from distexp.child_main import Broke, Finished, Outcome, Run, Stopped
+from distexp.child_main import LOG_FILE, Broke, Finished, Outcome, Run, Stopped
 from distexp.entry import Cause
 from distexp.errors import ManagerUnreachable, ProtocolError, ResultsUnwritable
 from distexp.link import Link
@@ -58,12 +59,17 @@ class Worker:
         clock: Callable[[], float],
     ) -> None:
         """Introduce itself to the manager with `about`, fields of `WorkerRequest`."""
-        self._about = dict(about)
+        self._introduction = dict(about)
         self._workdir = workdir
         self._link, self._recorder, self._children = link, recorder, children
         self._stop, self._clock = stop, clock
-        self._log_file = WorkerLog(str(self._about["worker_id"]))
+        self._log_file = WorkerLog(str(about["worker_id"]))
         self._next: TaskReply | NoTask | None = None
+
+    @property
+    def _about(self) -> dict[str, Any]:
+        """Who asks. The nonce is read each time: the folder's first manager may start after its workers."""
+        return {**self._introduction, "nonce": self._workdir.read_nonce()}
 
     def run(self) -> int:
         """Work until there is nothing left to do; return 0, or 1 when the manager stayed away."""
@@ -102,22 +108,50 @@ class Worker:
     def _work_on(self, task: TaskReply) -> None:
         output_dir = self._workdir.results_folder(task.output_dir)
         run_folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
-        self._log_file.follow(output_dir)
+        if not self._open_folders(task, output_dir, run_folder):
+            return
         log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
         run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
         attempt = self._children.start(run)
         try:
-            self._children.prepare(task.experiment)
+            self._children.prepare(task)
             outcome = self._watch(task, attempt)
+            if not isinstance(outcome, Finished):
+                attempt.kill()  # before anybody else may run this task
+            self._settle(task, outcome)
         finally:
             attempt.kill()
+
+    def _open_folders(self, task: TaskReply, output_dir: Path, run_folder: Path) -> bool:
+        """Make the task's folders and logs, whatever it takes; False when the task is not to run any more."""
+        while True:
+            try:
+                self._log_file.follow(output_dir)
+                run_folder.mkdir(parents=True, exist_ok=True)
+                (run_folder / LOG_FILE).touch()
+                return True
+            except OSError as error:
+                log.warning(
+                    "%s: cannot be written now (%s); trying again every %g s",
+                    *(error.filename or run_folder, error.strerror, DISK_RETRY_S),
+                )
+            self._link.wait(DISK_RETRY_S)
+            if self._stop.wants_leave:
+                self._settle(task, Stopped())
+                return False
+            if not self._try_beat(task):
+                self._settle(task, Fenced())
+                return False
+
+    def _settle(self, task: TaskReply, outcome: Outcome | Fenced) -> None:
+        """Bring the result home, or tell the manager what happened instead."""
         match outcome:
             case Finished():
                 run_facts = Provenance(
                     attempt=task.attempt,
-                    worker=str(self._about["worker_id"]),
-                    host=str(self._about["host"]),
-                    device=str(self._about["device"]),
+                    worker=str(self._introduction["worker_id"]),
+                    host=str(self._introduction["host"]),
+                    device=str(self._introduction["device"]),
                     started_utc=outcome.started_utc,
                     duration_s=outcome.duration_s,
                 )
@@ -213,11 +247,15 @@ class Worker:
             self._link.wait(DISK_RETRY_S)
             self._try_beat(task)
 
-    def _try_beat(self, task: TaskReply) -> None:
+    def _try_beat(self, task: TaskReply) -> bool:
+        """Beat without a child; False when the manager says that the task must not go on."""
         try:
-            self._link.call(Heartbeat(**self._about, lease_id=task.lease_id, key=task.key), BeatReply)
+            beat = Heartbeat(**self._about, lease_id=task.lease_id, key=task.key)
+            reply: BeatReply = self._link.call(beat, BeatReply)
         except (ManagerUnreachable, ProtocolError) as error:
             log.debug("heartbeat: %s", error)
+            return True
+        return not reply.stop
 
     def _keep(self, delivery: Delivery) -> None:
         try:

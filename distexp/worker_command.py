@@ -114,7 +114,7 @@ def work(settings: argparse.Namespace) -> int:
     with claim:
         pin(claim, settings.threads)
         worker = Worker(
-            about=introduction(claim, workdir),
+            about=introduction(claim),
             workdir=workdir,
             link=link,
             recorder=Recorder(workdir.root, Spool(workdir.spool)),
@@ -132,7 +132,7 @@ def pin(claim: Claim, threads: int) -> None:
         os.environ[name] = str(threads)
 
 
-def introduction(claim: Claim, workdir: Workdir) -> dict[str, object]:
+def introduction(claim: Claim) -> dict[str, object]:
     """Return what this worker tells the manager about itself."""
     return {
         "worker_id": claim.worker_id,
@@ -143,5 +143,4 @@ def introduction(claim: Claim, workdir: Workdir) -> dict[str, object]:
         "memory_mib": claim.total_mib,
         "pid": os.getpid(),
         "machine": machine_id(),
-        "nonce": workdir.read_nonce(),
     }
