@@ -1,4 +1,4 @@
-"""Processes that are started together, signalled together and never left behind. Opens `errors`.
+"""Processes that are started together, signalled together and never left behind. Opens nothing.
 
 Each member leads a session of its own (a process group on Windows): a terminal's Ctrl+C reaches the launcher
 alone, which passes it on, so every member gets each signal exactly once, wherever it came from.
