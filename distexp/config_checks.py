@@ -31,6 +31,7 @@ class Level:
 
 
 def read_level(node: Node | None, problems: Problems) -> Level:
+    """Return what a mapping of parameters and settings holds; what is unsound is noted and left out."""
     if node is None or node.value is None:
         return Level()
     if not isinstance(node.value, dict):
@@ -108,6 +109,7 @@ def read_axes(node: Node, problems: Problems) -> dict[str, list[Node]]:
 
 
 def read_seeds(node: Node, problems: Problems) -> tuple[int, ...]:
+    """Return the seeds of a list of distinct whole numbers; what is unsound is noted and left out."""
     return tuple(item.value for item in _distinct(node, problems, "whole numbers", _is_whole))
 
 
@@ -155,6 +157,7 @@ def check_output_dir(
 
 
 def check_command(settings: Mapping[str, Node], phase: str, known: list[str], problems: Problems) -> None:
+    """Note a `command` that is no command line, or that asks for a parameter nobody sets."""
     if (node := settings.get("command")) is None:
         return
     try:
@@ -187,6 +190,7 @@ def _has_unknown(
 
 
 def shown(node: Node) -> str:
+    """Return the value as it stands in a message, cut when it is long."""
     text = json.dumps(plain(node), ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
