@@ -241,6 +241,8 @@ class ExperimentManager:
             )
 
     def _say_what_failed_before(self) -> None:
+        if not self.queue.counts()[State.FAILED]:
+            return
         counts: Counter[str] = Counter(
             entry.error.strip().splitlines()[-1] if entry.error.strip() else "unknown cause"
             for entry in self.queue.entries()
