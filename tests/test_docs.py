@@ -1,0 +1,310 @@
+"""Nothing that the pages show is unverified: flags, commands, messages, names, links, fields."""
+
+import argparse
+import ast
+import json
+import re
+import shlex
+from collections.abc import Callable, Sequence
+
+import msgspec
+import pytest
+from markdown import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
+from msgspec.structs import FieldInfo, fields
+
+import experiment_manager
+from distexp import protocol, task, worker_command
+from distexp.config import parse_config
+from distexp.control import Control
+from distexp.errors import ConfigError, ProtocolError
+from distexp.expand import expand
+from distexp.launch import VERBS
+from distexp.server import BACKLOG
+from distexp.task_queue import MOVES
+
+README, PROTOCOL, JOURNEY = page("README.md"), page("docs/protocol.md"), page("docs/journey.md")
+RUN_FLAGS = {
+    "--workers",
+    "--device",
+    "--workdir",
+}  # of `launch_distributed run`; the others go to the manager
+Parse = Callable[[Sequence[str]], argparse.Namespace]
+PARSERS: dict[str, Parse] = {
+    "experiment_manager.py": experiment_manager.parse_serve,
+    "experiment_manager.py status": experiment_manager.parse_status,
+    "experiment_runner_gpu.py": worker_command.parse,
+}
+
+
+def help_of(parse: Parse, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    return capsys.readouterr().out
+
+
+def flags_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+
+
+def test_readme_lists_the_flags_that_the_scripts_have_and_no_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listed = section(README, "All flags")
+    manager, status, runner = (flags_in(help_of(parse, capsys)) - {"--help"} for parse in PARSERS.values())
+    launcher = flags_in(page("launch_distributed.sh")) - {"--help", "--version", "--dev"}
+    tables = listed.split("`experiment_runner_gpu.py [host] [port]`")
+    assert flags_in(tables[0].split("`experiment_manager.py status")[0]) == manager
+    assert flags_in(tables[0].split("`experiment_manager.py status")[1]) == status
+    assert flags_in(tables[1].split("`launch_distributed run`")[0]) == runner
+    assert launcher == RUN_FLAGS == flags_in(tables[1].split("`launch_distributed run`")[1])
+    assert flags_in(re.sub(r"`command: .*?`", "", README)) <= manager | status | runner | launcher | {
+        "--help"
+    }
+
+
+def test_the_defaults_that_readme_lists_are_those_of_the_scripts() -> None:
+    manager, runner = section(README, "All flags").split("`experiment_runner_gpu.py [host] [port]`")
+    for table, settings in (
+        (manager, experiment_manager.parse_serve([])),
+        (runner, worker_command.parse([])),
+    ):
+        for flag, default, _ in rows(table):
+            value = getattr(settings, flag.strip("`-").replace("-", "_"))
+            shown = default.strip("`").split(" (Windows")[0]
+            assert str(value) in (shown, f"{shown}.0") or (not shown and value is False), flag
+
+
+def test_readme_shows_every_verb_of_the_launcher_and_no_others() -> None:
+    verbs = {verb.split()[0] for verb in VERBS.split("|")}
+    shown = set(re.findall(r"launch_distributed\.(?:sh|bat) ([a-z]+)", README))
+    assert shown - {"with"} == verbs
+
+
+def commands() -> list[str]:
+    shown = [line for block in blocks(README, "sh") for line in block.splitlines()]
+    shown += [span for span in spans(README) if re.match(r"(python|\./launch\S+|launch\S+\.bat) \S", span)]
+    return sorted(set(shown))
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_in_readme_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    program, *words = shlex.split(command)
+    if program in ("ssh", "scp"):
+        assert "5000:localhost:5000" in words or words == ["you@manager-host:distexp/.experiment_token", "."]
+        return
+    if "launch_distributed" in program:
+        verb, *words = words
+        script = {"worker": "experiment_runner_gpu.py", "run": "experiment_manager.py"}.get(verb)
+        if script is None:
+            assert verb in VERBS
+            return
+    else:
+        script, *words = words
+    if words[:1] == ["status"]:
+        script, words = f"{script} status", words[1:]
+    if words == ["--help"]:
+        help_of(PARSERS[script], capsys)
+    else:
+        PARSERS[script](words)
+
+
+def strings_of_the_code() -> str:
+    """Every text in the code, the gaps of f-strings left out, one a line."""
+    texts = [page("launch_distributed.sh")]
+    for path in sorted((PROJECT / "distexp").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                texts.append("\0".join(v.value if isinstance(v, ast.Constant) else "" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_each_message_of_section_6_is_one_of_the_code() -> None:
+    code = strings_of_the_code()
+    messages = [spans(cells[0])[0] for cells in rows(section(README, "6. When something goes wrong"))]
+    assert len(messages) > 20
+    for message in messages:
+        if message.startswith("configs/"):
+            continue  # shown in full, see the next test
+        for piece in re.split(r"\.\.\.|: |\b\d+\b(?: s\b)?|127\.0\.0\.1|final_results\.csv", message):
+            words = piece.strip(" :;,()[]")
+            assert words in code, f"{message}: {words!r} is in no text of the code"
+
+
+def test_the_config_error_of_section_6_is_told_word_for_word() -> None:
+    text = "exp1_vary_width:\n  combinations:\n" + "#\n" * 20 + "    - width_factor: 0.1\n"
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "configs/config_exp1.yaml")
+    assert f"| `{caught.value}` |" in README
+
+
+def test_where_is_names_files_and_names_that_exist() -> None:
+    for question, file, names in rows(section(README, "7. Where is ...?")):
+        text = page(file.strip("`"))
+        for name in spans(names):
+            place = rf"^(class |def |## |from \S+ import .*\b)?{name}\b"
+            assert re.search(place, text, re.MULTILINE), f"{question}: {name}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_resolve_and_no_path_of_a_machine_is_shown(name: str) -> None:
+    text = page(name)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        file, _, fragment = target.partition("#")
+        path = (PROJECT / name).parent / file
+        assert path.exists(), target
+        if fragment:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert fragment in map(anchor, headings), target
+    assert not re.search(r"/work/|/root\b|/tmp\b|/home/(?!ada/)|@[A-Z]+@", text)
+
+
+def test_readme_shows_the_lines_that_users_look_for_in_the_log() -> None:
+    for line in (
+        "Generated 240 total tasks",
+        "Marked 45 tasks as already completed",
+        "Assigned task exp1_vary_width_0_42 to gpu0",
+        "Task exp1_vary_width_0_42 completed by gpu0",
+        "No available GPU found",
+        "Error requesting task",
+    ):
+        assert line in README
+
+
+def test_readme_explains_every_field_of_a_status() -> None:
+    source = ast.parse((PROJECT / "distexp" / "control.py").read_text(encoding="utf-8"))
+    status = next(n for n in ast.walk(source) if isinstance(n, ast.FunctionDef) and n.name == "status")
+    keys = {
+        key.value
+        for node in ast.walk(status)
+        if isinstance(node, ast.Dict)
+        for key in node.keys
+        if isinstance(key, ast.Constant)
+    }
+    states = {state.value for state in MOVES} - {"withdrawn"}
+    explained = {spans(cells[0])[0] for cells in rows(section(README, "3. Three terminals"))}
+    assert explained == keys | states
+    assert Control.status.__doc__
+
+
+# -- docs/protocol.md --------------------------------------------------------------------------------------
+
+PARTS = {
+    protocol.Request: "Every request",
+    protocol.WorkerRequest: "Every request of a worker",
+    protocol.Report: "Every report",
+    protocol.Progress: "Object `progress`",
+    task.Provenance: "Object `run`",
+    task.Bookmark: "Object `seen`",
+}
+REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "status", "workers", "tasks")
+
+
+def structs() -> list[type[msgspec.Struct]]:
+    found = [each for each in vars(protocol).values() if isinstance(each, type)]
+    kept = [each for each in found if issubclass(each, msgspec.Struct) and each is not task.Task]
+    return sorted(set(kept), key=lambda each: each.__name__)
+
+
+def heading_of(struct: type[msgspec.Struct]) -> str:
+    if struct in PARTS:
+        return PARTS[struct]
+    tag = str(struct.__struct_config__.tag)
+    is_reply = not issubclass(struct, protocol.Request)
+    return f"`{tag}` (reply)" if is_reply and tag in REPLIES_NAMED_LIKE_REQUESTS else f"`{tag}`"
+
+
+def own_fields(struct: type[msgspec.Struct]) -> list[FieldInfo]:
+    base = struct.__mro__[1]
+    inherits = issubclass(struct, protocol.Request) and base is not msgspec.Struct
+    inherited = {each.name for each in fields(base)} if inherits else set()
+    return [each for each in fields(struct) if each.name not in inherited]
+
+
+def default_of(field: FieldInfo) -> str:
+    if field.required:
+        return "required"
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize("struct", structs(), ids=lambda each: each.__name__)
+def test_protocol_lists_each_field_of_each_message_with_its_default(struct: type[msgspec.Struct]) -> None:
+    listed = rows(section(PROTOCOL, heading_of(struct)))
+    shown = {spans(name)[0]: default.strip("`") for name, _, _, default, _ in listed}
+    assert shown == {each.name: default_of(each) for each in own_fields(struct)}
+
+
+@pytest.mark.parametrize("name", ["docs/protocol.md", "docs/journey.md"])
+def test_each_message_that_is_shown_can_be_read(name: str) -> None:
+    lines = [line for block in blocks(page(name), "json") for line in block.splitlines()]
+    messages = [line.encode() for line in lines if '"type":' in line]
+    assert messages
+    for line in messages:
+        try:
+            protocol.decode_request(line)
+        except ProtocolError:
+            protocol.decode_reply(line)
+
+
+def test_protocol_shows_an_example_of_each_message() -> None:
+    lines = [line for block in blocks(PROTOCOL, "json") for line in block.splitlines()]
+    shown = {json.loads(line)["type"] for line in lines}
+    assert shown == {str(each.__struct_config__.tag) for each in structs() if each not in PARTS}
+
+
+def test_the_limits_in_protocol_are_those_of_the_code() -> None:
+    shown = [re.findall(r"\d+", cells[1])[0] for cells in rows(section(PROTOCOL, "Framing and limits"))]
+    limits = (
+        *(protocol.MAX_MESSAGE_BYTES, protocol.MAX_STATUS_BYTES, protocol.MESSAGE_S),
+        *(protocol.IDLE_S, protocol.PAGE, BACKLOG),
+    )
+    assert shown == [f"{limit:.0f}" for limit in limits]
+
+
+# -- docs/journey.md, CONTRIBUTING.md ----------------------------------------------------------------------
+
+
+def test_the_journey_begins_with_a_line_of_readme_and_holds_its_first_task() -> None:
+    sweep = blocks(README, "yaml")[0]
+    assert blocks(JOURNEY, "yaml")[0] in sweep
+    first, *_ = expand(parse_config(sweep, "configs/config_exp6.yaml"))
+    shown = json.loads(blocks(JOURNEY, "json")[0])
+    assert msgspec.convert(shown, task.Task) == first
+
+
+def test_the_states_of_the_journey_are_the_table_of_the_queue() -> None:
+    drawn = blocks(section(JOURNEY, "States"), "text")[0]
+    shown = {
+        state.strip(): {each.strip() for each in after.split("|")}
+        for before, _, after in (line.partition("->") for line in drawn.splitlines())
+        for state in before.split(",")
+    }
+    assert shown == {state.value: {*moves} for state, moves in MOVES.items() if moves}
+
+
+def test_the_map_of_the_house_has_every_room_with_its_doors() -> None:
+    shown = {
+        spans(room)[0]: set(spans(doors))
+        for room, _, doors in rows(section(page("CONTRIBUTING.md"), "House"))
+        if spans(room)
+    }
+    assert shown == {room: doors_of(room) for room in rooms()}
+
+
+def rooms() -> list[str]:
+    found = (PROJECT / "distexp").rglob("*.py")
+    names = [path.relative_to(PROJECT / "distexp").with_suffix("").as_posix() for path in found]
+    return [name for name in names if not name.endswith("__init__")]
+
+
+def doors_of(room: str) -> set[str]:
+    doors = set()
+    for node in ast.walk(ast.parse(page(f"distexp/{room}.py"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("distexp"):
+            base = (node.module or "").split(".")[1:]
+            is_package = base in ([], ["experiments"])
+            paths = [[*base, name.name] for name in node.names] if is_package else [base]
+            doors |= {"/".join(path) for path in paths}
+    return doors - {"errors", "task"}

@@ -1,0 +1,206 @@
+"""The programs, the sweep and the conversations that the pages show, run for real."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from live_manager import Folder, Talk
+from markdown import PROJECT, blocks, page, rows, section, spans
+
+from distexp.manager import ExperimentManager
+
+README, PROTOCOL, JOURNEY = page("README.md"), page("docs/protocol.md"), page("docs/journey.md")
+PHASE = "exp6_learning_rate"
+FIRST = f"{PHASE}_0_42"
+GONE_BY_RUN = {"lease_id", "sweep_id", "token", "instance", "machine", "nonce", "host", "pid", "memory_mib"}
+
+
+@dataclass
+class Tunnel:
+    """Passes connections on to a manager, as `ssh -L` does, and keeps what was said."""
+
+    to_port: int
+    said: list[bytes] = field(default_factory=list)
+
+    @contextmanager
+    def open(self) -> Iterator[int]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            threading.Thread(target=self._accept, args=(server,), daemon=True).start()
+            yield server.getsockname()[1]
+
+    def _accept(self, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = server.accept()
+                far = socket.create_connection(("127.0.0.1", self.to_port))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=pair, daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError), source, target:
+            while data := source.recv(65536):
+                self.said.append(data)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def messages(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for data in self.said for line in data.splitlines()]
+
+
+def my_experiment(root: Path) -> Folder:
+    """A folder with the function and the sweep of README."""
+    function = next(block for block in blocks(README, "python") if block.startswith("def run("))
+    (root / "configs").mkdir(parents=True)
+    (root / "my_experiment.py").write_text(function, encoding="utf-8")
+    (root / "configs" / "config_exp6.yaml").write_text(blocks(README, "yaml")[0], encoding="utf-8")
+    return Folder(root)
+
+
+def run_worker(workdir: Path, port: int, **environment: str) -> None:
+    words = ["localhost", str(port), "--device", "cpu", "--workdir", str(workdir)]
+    subprocess.run(
+        [sys.executable, str(PROJECT / "experiment_runner_gpu.py"), *words],
+        env=os.environ | environment,
+        check=True,
+        timeout=100,
+    )
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Folder:
+    return my_experiment(tmp_path / "mine")
+
+
+@contextmanager
+def serving(folder: Folder) -> Iterator[ExperimentManager]:
+    with folder.serving(configs="configs/config_exp6.yaml") as manager:
+        yield manager
+
+
+def test_the_status_client_of_readme_works_as_printed(mine: Folder) -> None:
+    client = next(block for block in blocks(README, "python") if "sock.recv(1024)" in block)
+    with serving(mine) as manager:
+        printed = subprocess.run(
+            [sys.executable, "-c", client.replace("5000", str(manager.port))],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+    shown = next(block for block in blocks(README, "text") if block.startswith("{'total'"))
+    names = re.findall(r"'(\w+)':", shown)
+    assert re.findall(r"'(\w+)':", printed) == names
+    assert "'total': 6, 'pending': 6" in printed
+
+
+def test_the_experiment_of_readme_makes_the_journey_as_it_is_told(mine: Folder) -> None:
+    with serving(mine) as manager:
+        tunnel = Tunnel(manager.port)
+        with tunnel.open() as port:
+            run_worker(mine.root, port)
+        assert manager.service.status()["progress"] == "6/6 (100.0%)"
+    messages = [each for each in tunnel.messages() if each["type"] != "heartbeat"]
+    told = [json.loads(line) for block in blocks(JOURNEY, "json") for line in block.splitlines()]
+    told = [each for each in told if "type" in each and each["type"] != "heartbeat"]
+    assert [comparable(each) for each in messages[:4]] == [comparable(each) for each in told]
+    compare_row(mine)
+    compare_journal(mine)
+    for line in (f"Assigned task {FIRST} to cpu0", f"Task {FIRST} completed by cpu0"):
+        assert line in JOURNEY
+        assert line in mine.log()
+    run_folder = re.search(rf"results_{PHASE}/runs/\w+/log.txt", JOURNEY)
+    assert run_folder
+    assert (mine.root / run_folder[0]).exists()
+
+
+def comparable(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with a mark in place of what differs between any two runs."""
+    kept = {name: "?" if name in GONE_BY_RUN else value for name, value in message.items()}
+    if isinstance(kept.get("next"), dict):
+        kept["next"] = comparable(kept["next"])
+    if kept.get("seen"):
+        kept["seen"] = {**kept["seen"], "offset": "?"}
+    return kept
+
+
+def compare_row(mine: Folder) -> None:
+    told, *_ = csv.DictReader(blocks(JOURNEY, "csv")[0].splitlines())
+    made = next(row for row in mine.rows(f"results_{PHASE}") if row["task_id"] == FIRST)
+    assert list(made) == list(told)
+    differ = {"host", "started_utc", "duration_s"}
+    assert {n: v for n, v in made.items() if n not in differ} == {
+        n: v for n, v in told.items() if n not in differ
+    }
+
+
+def compare_journal(mine: Folder) -> None:
+    told = blocks(JOURNEY, "json")[-1].strip()
+    with contextlib.closing(
+        sqlite3.connect(mine.root / ".experiment_manager" / "journal.sqlite3")
+    ) as journal:
+        kept = [bytes(record).decode() for (record,) in journal.execute("SELECT record FROM tasks")]
+    assert told in kept
+
+
+def test_a_worker_in_another_folder_works_through_a_tunnel_with_the_token(
+    tmp_path: Path, mine: Folder
+) -> None:
+    elsewhere = my_experiment(tmp_path / "elsewhere")
+    with serving(mine) as manager, Tunnel(manager.port).open() as port:
+        run_worker(elsewhere.root, port, EXPERIMENT_TOKEN=mine.token)
+    assert len(mine.rows(f"results_{PHASE}")) == 6
+    assert not (elsewhere.root / f"results_{PHASE}" / "final_results.csv").exists()
+    assert not list((elsewhere.root / ".experiment_spool").iterdir())
+
+
+def test_the_client_by_hand_works_through_a_sweep_as_printed(mine: Folder) -> None:
+    client = blocks(PROTOCOL, "python")[0]
+    with serving(mine) as manager:
+        printed = subprocess.run(
+            [sys.executable, "-c", client.replace("5000", str(manager.port))],
+            cwd=mine.root,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+    assert len(printed.splitlines()) == 6
+    assert {row["score"] for row in mine.rows(f"results_{PHASE}")} >= {"142.0", "52.0"}
+
+
+def test_each_error_of_protocol_is_told_as_it_is_listed(mine: Folder) -> None:
+    with serving(mine) as manager, Talk(manager.port) as talk:
+        for cells in rows(section(PROTOCOL, "Error texts")):
+            request, error = spans(cells[0])[0], spans(cells[1])[0]
+            if request.startswith("{") and "token" not in request:
+                request = request.replace("{", f'{{"token":"{mine.token}",', 1)
+            talk.socket.sendall(request.encode() + b"\n")
+            reply = talk.read()
+            pattern = re.escape(error).replace(re.escape("..."), ".*")
+            assert reply["type"] == "error"
+            assert re.fullmatch(pattern, reply["error"]), (request, reply["error"])
+
+
+def test_a_worker_called_gpu0_stands_in_the_log_as_readme_shows(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.configure([1, 2])
+    with folder.serving() as manager, Talk(manager.port, token=folder.token, worker_id="gpu0") as talk:
+        task = talk.say("request_task")
+        talk.say("task_complete", task_id=task["task_id"], result={"score": 1.0})
+    log = folder.log()
+    for line in (f"Assigned task {task['task_id']} to gpu0", f"Task {task['task_id']} completed by gpu0"):
+        assert line in log
+        assert line in README
