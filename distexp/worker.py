@@ -77,6 +77,8 @@ class Worker:
             self._hand_over_kept()
             while self.run_one():
                 pass
+            if isinstance(self._next, TaskReply):  # lent while the user was about to stop this worker
+                self._settle(self._next, Stopped())
         finally:
             self._children.close()
             self._link.close()
@@ -90,7 +92,9 @@ class Worker:
         reply, self._next = self._next, None
         if reply is None:
             reply = self._link.ask(RequestTask(**self._about), TaskReply | NoTask, "Error requesting task")
-        if isinstance(reply, TaskReply):
+        if isinstance(reply, TaskReply) and self._stop.wants_leave:
+            self._next = reply
+        elif isinstance(reply, TaskReply):
             self._work_on(reply)
         elif isinstance(reply, NoTask):
             return self._idle(reply)
@@ -215,7 +219,7 @@ class Worker:
         if task.writes_row:
             if not self._write_row(delivery):
                 return
-            done = TaskComplete(**self._naming(task), next=True)
+            done = TaskComplete(**self._naming(task), next=not self._stop.wants_leave)
         else:
             self._keep(delivery)
             done = TaskComplete(
@@ -223,12 +227,12 @@ class Worker:
                 result=delivery.result,
                 run=delivery.run,
                 sweep_id=task.sweep_id,
-                next=True,
+                next=not self._stop.wants_leave,
             )
         ack = self._link.report(done)
         if ack is not None:
             log.info("Task %s completed", task.task_id)
-            self._next = None if self._stop.wants_leave else ack.next
+            self._next = ack.next
             if not task.writes_row:
                 self._recorder.forget(delivery)
 
