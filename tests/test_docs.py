@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
-from markdown import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
+from pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
 import experiment_manager
 from distexp import task, worker_command

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from live_manager import Folder, Talk
-from markdown import PROJECT, blocks, page, rows, section, spans
+from pages import PROJECT, blocks, page, rows, section, spans
 
 from distexp.manager import ExperimentManager
 
@@ -51,13 +51,13 @@ class Tunnel:
 
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError), source, target:
-            while data := source.recv(65536):
-                self.said.append(data)
-                target.sendall(data)
+            for line in source.makefile("rb"):
+                self.said.append(line)
+                target.sendall(line)
             target.shutdown(socket.SHUT_WR)
 
     def messages(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for data in self.said for line in data.splitlines()]
+        return [json.loads(line) for line in self.said]
 
 
 def my_experiment(root: Path) -> Folder:

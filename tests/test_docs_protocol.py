@@ -5,8 +5,8 @@ import re
 
 import msgspec
 import pytest
-from markdown import blocks, page, rows, section, spans
 from msgspec.structs import FieldInfo, fields
+from pages import blocks, page, rows, section, spans
 
 from distexp import protocol, task
 from distexp.errors import ProtocolError
