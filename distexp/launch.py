@@ -120,10 +120,13 @@ def count_free_gpus() -> int:
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"{RUNNER} --list-gpus: found no answer in {LIST_GPUS_S:.0f} s") from None
-    if listed.returncode != 0:
-        say(f"{RUNNER} --list-gpus: {(listed.stderr.splitlines() or ['no output'])[-1]}")
-        return 0
-    return sum(line.startswith("free") for line in listed.stdout.splitlines())
+    free = sum(line.startswith("free") for line in listed.stdout.splitlines())
+    if not free:
+        say(
+            listed.stdout.strip()
+            or f"{RUNNER} --list-gpus: {(listed.stderr.splitlines() or ['no output'])[-1]}"
+        )
+    return free
 
 
 def say_rows(workdir: Path) -> None:

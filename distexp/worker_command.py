@@ -11,7 +11,7 @@ from pathlib import Path
 from distexp.child import DEFAULT_START_METHOD, Children
 from distexp.claim import Claim
 from distexp.client import Client
-from distexp.errors import DistexpError
+from distexp.errors import DistexpError, NoGpuError
 from distexp.gpu import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
 from distexp.host import host_name, machine_id
 from distexp.link import HEARTBEAT_S, Link
@@ -86,8 +86,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def print_gpus(settings: argparse.Namespace) -> int:
     """Show each card on a line that begins with `free` or `busy`."""
-    gpus = list_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    print("\n".join(describe_gpus(gpus, to_mib(settings.min_free_gb))))
+    try:
+        gpus = list_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    except NoGpuError as error:
+        print(error)
+    else:
+        print("\n".join(describe_gpus(gpus, to_mib(settings.min_free_gb))))
     return 0
 
 
