@@ -64,6 +64,11 @@ class StopRequests:
             while self._ours.recv(64):
                 pass
 
+    def close(self) -> None:
+        """Give back what `waitable` is made of. Requests are counted on."""
+        self._ours.close()
+        self._theirs.close()
+
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is readable already
+        with contextlib.suppress(OSError):  # it is readable already, or closed
             self._theirs.send(b"!")

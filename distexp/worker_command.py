@@ -1,6 +1,7 @@
 """The command line of a worker: arguments -> device -> link -> `Worker` -> exit code. Joins the rooms."""
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -101,32 +102,39 @@ def work(settings: argparse.Namespace) -> int:
     workdir = Workdir(settings.workdir.absolute())
     os.chdir(workdir.root)  # experiments and `command:` programs are found from here
     sys.path.insert(0, str(workdir.root))
-    stop = StopRequests()
-    stop.install()
-    client = Client(workdir, settings.host, settings.port)
-    link = Link(client, stop, time.monotonic, settings.manager_wait_s)
-    claim = find_seat(
-        settings.device,
-        min_free_mib=to_mib(settings.min_free_gb),
-        slots=settings.slots_per_gpu,
-        cpu_folder=workdir.cpu_claims,
-        link=link,
-        stop=stop,
-    )
-    if claim is None:
-        return int(link.has_given_up)
-    with claim:
-        pin(claim, settings.threads)
-        worker = Worker(
-            about=introduction(claim),
-            workdir=workdir,
+    with contextlib.closing(StopRequests()) as stop:
+        stop.install()
+        client = Client(workdir, settings.host, settings.port)
+        link = Link(client, stop, time.monotonic, settings.manager_wait_s)
+        claim = find_seat(
+            settings.device,
+            min_free_mib=to_mib(settings.min_free_gb),
+            slots=settings.slots_per_gpu,
+            cpu_folder=workdir.cpu_claims,
             link=link,
-            recorder=Recorder(workdir.root, Spool(workdir.spool)),
-            children=Children(method=settings.start_method, device=claim.device, threads=settings.threads),
             stop=stop,
-            clock=time.monotonic,
         )
-        return worker.run()
+        if claim is None:
+            return int(link.has_given_up)
+        with claim:
+            return work_on(claim, settings, workdir, link, stop)
+
+
+def work_on(
+    claim: Claim, settings: argparse.Namespace, workdir: Workdir, link: Link, stop: StopRequests
+) -> int:
+    """Work on a claimed device until nothing is left to do."""
+    pin(claim, settings.threads)
+    worker = Worker(
+        about=introduction(claim),
+        workdir=workdir,
+        link=link,
+        recorder=Recorder(workdir.root, Spool(workdir.spool)),
+        children=Children(method=settings.start_method, device=claim.device, threads=settings.threads),
+        stop=stop,
+        clock=time.monotonic,
+    )
+    return worker.run()
 
 
 def pin(claim: Claim, threads: int) -> None:
