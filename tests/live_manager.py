@@ -16,7 +16,7 @@ from distexp.host import machine_id
 from distexp.manager import ExperimentManager
 
 CONFIG = """
-defaults: {{output_dir: ./results_exp1, experiment: "absent_module:run"}}
+defaults: {{output_dir: "./results_exp1", experiment: "absent_module:run"}}
 exp1_vary_width:
   combinations:
     - width: {widths}
