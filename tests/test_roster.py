@@ -1,0 +1,193 @@
+"""Who a worker is, and when it gets no more tasks. Beside it, whether its process is there."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from row_cases import a_task
+from support import Clock
+
+from distexp import protocol as wire
+from distexp.endings import Endings
+from distexp.entry import State
+from distexp.host import ProcessMark, host_name, machine_id
+from distexp.journal import Journal
+from distexp.ledger import Ledger
+from distexp.roster import BENCH_AFTER, LIVE_S, Roster, Worker
+from distexp.task_queue import TaskQueue
+
+TASK = a_task()
+
+
+class Office:
+    """A roster and its clock."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.roster = Roster(host="here", machine="boot/pid", nonce="n0nce", clock=self.clock)
+
+    def greet(self, worker_id: str = "gpu0", connection: int = 1, **about: Any) -> Worker:
+        return self.roster.introduce(wire.RequestTask(worker_id=worker_id, **about), connection)
+
+    def fails(self, name: str, times: int = BENCH_AFTER) -> str:
+        for _ in range(times):
+            self.roster.failed(name, TASK)
+        return self.roster.refusal(self.greet(name))
+
+
+def test_a_worker_of_another_host_is_named_after_it() -> None:
+    office = Office()
+    names = [office.greet("gpu0", host=host).name for host in ("here", "", "node7")]
+    assert names == ["gpu0", "gpu0", "node7/gpu0"]
+    assert [worker.name for worker, _ in office.roster.all()] == ["gpu0", "node7/gpu0"]
+
+
+def test_a_worker_that_only_fails_where_others_succeed_gets_no_more() -> None:
+    office = Office()
+    office.greet("gpu0"), office.greet("gpu1", 2)
+    office.roster.completed("gpu1", TASK)
+    assert office.fails("gpu0", BENCH_AFTER - 1) == ""
+    assert office.fails("gpu0", 1) == "3 failures in a row where other workers succeed"
+    assert office.roster.refusal(office.greet("gpu1", 2)) == ""
+    assert office.roster.refusal(office.greet("gpu0", instance="restarted")) == ""
+
+
+def test_a_success_in_between_clears_the_slate() -> None:
+    office = Office()
+    office.greet("gpu0"), office.greet("gpu1", 2)
+    office.roster.completed("gpu1", TASK)
+    office.fails("gpu0", BENCH_AFTER - 1)
+    office.roster.completed("gpu0", TASK)
+    assert office.fails("gpu0", BENCH_AFTER - 1) == ""
+    worker, _ = office.roster.all()[0]
+    assert (worker.completed, worker.failed) == (1, 4)
+
+
+@pytest.mark.parametrize("winner", [None, "gpu0"])
+def test_nobody_is_benched_where_no_other_worker_succeeds(winner: str | None) -> None:
+    office = Office()
+    office.greet("gpu0"), office.greet("gpu1", 2)
+    if winner:
+        office.roster.completed(winner, TASK)
+    assert office.fails("gpu0", 10) == ""
+
+
+def test_nobody_is_benched_for_another_phase() -> None:
+    office = Office()
+    office.greet("gpu0"), office.greet("gpu1", 2)
+    office.roster.completed("gpu1", a_task(phase="exp2"))
+    assert office.fails("gpu0", 10) == ""
+
+
+def test_the_last_worker_keeps_its_tasks() -> None:
+    office = Office()
+    office.greet("gpu0"), office.greet("gpu1", 2)
+    office.roster.completed("gpu1", TASK)
+    assert office.fails("gpu0") != ""
+    office.clock.advance(LIVE_S + 1)
+    assert office.roster.refusal(office.greet("gpu0")) == "", "gpu1 has not been heard of for a minute"
+    office.greet("gpu1", 2)
+    office.roster.bench("gpu1", "cannot import it")
+    assert office.roster.refusal(office.greet("gpu0")) == "", "all are benched: better a bad worker than none"
+
+
+def test_the_memory_of_live_workers_alone_counts() -> None:
+    office = Office()
+    office.greet("gpu0", memory_mib=8000), office.greet("gpu1", 2, memory_mib=16000)
+    assert office.roster.has_larger_device(8000)
+    assert not office.roster.has_larger_device(16000)
+    office.clock.advance(LIVE_S + 1)
+    office.greet("gpu0", memory_mib=8000)
+    assert not office.roster.has_larger_device(8000)
+
+
+def test_who_shares_the_folder_and_the_machine_writes_rows_itself() -> None:
+    office = Office()
+    assert office.greet("a", machine="boot/pid", nonce="n0nce").shares_folder
+    assert not office.greet("b", machine="boot/pid", nonce="another").shares_folder
+    assert not office.greet("c", machine="other", nonce="n0nce").shares_folder
+    assert not office.greet("d").shares_folder
+    without_nonce = Roster(host="here", machine="boot/pid", nonce="", clock=Clock())
+    request = wire.RequestTask(worker_id="a", machine="boot/pid")
+    assert not without_nonce.introduce(request, 1).shares_folder
+
+
+def test_a_worker_is_dead_when_its_connection_broke_and_its_process_is_gone() -> None:
+    office = Office()
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    office.greet("gpu0", machine="boot/pid", pid=process.pid)
+    office.greet("far", 2, machine="elsewhere", pid=process.pid)
+    office.roster.disconnect(1), office.roster.disconnect(2)
+    assert not office.roster.has_died("gpu0")
+    process.kill()
+    process.communicate()
+    assert office.roster.has_died("gpu0")
+    assert not office.roster.has_died("far"), "its pid means nothing here"
+    assert not office.roster.has_died("nobody")
+    office.greet("gpu0", 3, machine="boot/pid", pid=process.pid)
+    assert not office.roster.has_died("gpu0"), "it speaks, so it lives"
+
+
+def test_a_process_that_has_ended_but_was_not_waited_for_is_gone() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "print()"], stdout=subprocess.PIPE)
+    mark = ProcessMark.of(process.pid)
+    assert mark is not None
+    assert process.stdout is not None
+    process.stdout.read()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+    assert mark.is_gone()
+    process.communicate()
+    assert mark.is_gone()
+    assert ProcessMark.of(process.pid) is None
+
+
+def test_a_later_process_with_the_same_pid_is_not_mistaken_for_the_first() -> None:
+    mine = ProcessMark.of(os.getpid())
+    assert mine is not None
+    assert not mine.is_gone()
+    assert ProcessMark(mine.pid, mine.started - 1).is_gone()
+
+
+def test_two_processes_of_one_host_agree_on_what_it_is() -> None:
+    program = "from distexp.host import *; print(host_name(), machine_id())"
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert child.stdout.split() == [host_name(), machine_id()]
+
+
+# -- import failures ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_proven", [True, False])
+def test_who_cannot_import_what_others_can_is_benched_and_else_the_phase_ends(
+    tmp_path: Path, is_proven: bool
+) -> None:
+    office = Office()
+    office.greet("gpu1", 2)
+    worker = office.greet("gpu0")
+    tasks = [a_task(phase=phase, width=width) for phase in ("exp1", "exp2") for width in (1, 2, 3)]
+    journal = Journal(tmp_path / "journal")
+    queue = TaskQueue(office.clock, journal.record)
+    queue.sync(tasks)
+    ledger = Ledger(tmp_path, lambda scan: None)
+    endings = Endings(queue=queue, journal=journal, ledger=ledger, roster=office.roster)
+    if is_proven:
+        office.roster.completed("gpu1", tasks[0])
+    lease = queue.lend(worker.borrower)
+    assert lease is not None
+    about: dict[str, Any] = {"worker_id": "gpu0", "lease_id": lease.lease_id, "key": lease.task.key}
+    error = "Traceback ...\nModuleNotFoundError: No module named 'mine'"
+    endings.failed(wire.TaskFailed(cause="import", error=error, **about), worker)
+    journal.close()
+    states = [entry.state for entry in queue.entries()]
+    if is_proven:
+        assert states == [State.PENDING] * 6, "the task goes back without cost"
+        why = "cannot import distexp.experiments.classification:run, which others can: "
+        assert (
+            office.roster.refusal(office.greet("gpu0")) == f"{why}ModuleNotFoundError: No module named 'mine'"
+        )
+    else:
+        assert states == [State.FAILED, *[State.CANCELLED] * 2, *[State.PENDING] * 3]
+        assert office.roster.refusal(office.greet("gpu0")) == ""

@@ -1,0 +1,148 @@
+"""One manager a folder, and its secret."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from support import ENVIRONMENT
+
+from distexp.errors import AlreadyRunning, UserError
+from distexp.workdir import TOKEN_VARIABLE, Workdir
+
+HOLDER = """
+import sys
+from pathlib import Path
+from distexp.workdir import Workdir
+workdir = Workdir(Path(sys.argv[1]))
+lock = workdir.hold()
+workdir.announce("127.0.0.1", 5000)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_token_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+
+
+@contextmanager
+def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that is the manager of a folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_second_manager_of_a_folder_is_told_who_the_first_one_is(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        with pytest.raises(AlreadyRunning) as error:
+            Workdir(tmp_path).hold()
+        assert str(error.value) == (
+            f"{tmp_path}: found a manager (pid {process.pid}, port 5000), expected none: "
+            "one manager a folder; stop it, or use another --workdir"
+        )
+
+
+def test_the_lock_of_a_folder_dies_with_its_process(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        process.kill()
+        process.wait()
+        lock = Workdir(tmp_path).hold()
+    lock.release()
+
+
+def test_a_lock_that_was_released_can_be_had_again_and_the_nonce_stays(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path / "new")
+    assert workdir.read_nonce() == ""
+    workdir.hold().release()
+    nonce = workdir.read_nonce()
+    assert len(nonce) == 32
+    workdir.hold().release()
+    assert workdir.read_nonce() == nonce
+
+
+def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / ".experiment_manager").write_text("a file stands where the folder belongs")
+    with pytest.raises(
+        UserError, match=r"File exists.*, expected a folder to write and lock files in"
+    ) as error:
+        Workdir(tmp_path).hold()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"a"', "\xff"])
+def test_what_a_manager_wrote_about_itself_may_be_damaged(tmp_path: Path, text: str) -> None:
+    workdir = Workdir(tmp_path)
+    workdir.state.mkdir()
+    workdir.info.write_text(text, encoding="latin-1")
+    assert workdir.read_info() == {}
+    workdir.announce("127.0.0.1", 5001)
+    assert workdir.read_info() == {"pid": os.getpid(), "host": "127.0.0.1", "port": 5001}
+
+
+# -- the secret --------------------------------------------------------------------------------------------
+
+
+def test_the_secret_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    assert workdir.find_secret() is None
+    secret = workdir.secret()
+    assert len(secret) == 64
+    assert workdir.secret() == workdir.find_secret() == secret
+    assert json.loads(workdir.token.read_text()) == {"secret": secret}
+    if sys.platform != "win32":
+        assert stat.S_IMODE(workdir.token.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [".experiment_token"], "nothing half written is left"
+
+
+def test_the_environment_wins_over_the_token_file_unless_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workdir = Workdir(tmp_path)
+    secret = workdir.secret()
+    monkeypatch.setenv(TOKEN_VARIABLE, "from outside")
+    assert workdir.secret() == workdir.find_secret() == "from outside"
+    assert json.loads(workdir.token.read_text()) == {"secret": secret}
+    monkeypatch.setenv(TOKEN_VARIABLE, "")
+    assert workdir.secret() == secret, "an empty secret would let everybody in"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"secret": ""}', b'{"secret": 5}', b"[]", b"null", b"\xff\xfe"]
+)
+def test_a_damaged_token_file_is_one_clear_line_and_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
+    workdir = Workdir(tmp_path)
+    workdir.token.write_bytes(content)
+    for look in (workdir.find_secret, workdir.secret):
+        with pytest.raises(UserError) as error:
+            look()
+        assert str(error.value) == (
+            f'{workdir.token}: found no secret in it, expected {{"secret": ...}}; '
+            "delete it, and the next start of the manager makes a new one"
+        )
+    assert workdir.token.read_bytes() == content
+
+
+def test_a_task_has_one_folder_for_all_its_attempts_and_labels(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    folder = workdir.run_folder("./results_exp1_digits", "exp1_width", 42, "0123abcd")
+    assert folder == tmp_path / "results_exp1_digits" / "runs" / "exp1_width_42_0123abcd"
+    assert folder.parents[1] == workdir.results_folder("./results_exp1_digits")
