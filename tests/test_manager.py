@@ -227,26 +227,6 @@ def test_a_task_whose_folder_is_edited_while_it_runs_finishes_where_it_was_lent(
         assert talk.say("request_task")["output_dir"] == "results_new"
 
 
-def test_a_twin_gets_one_copy_of_the_row_also_after_a_restart(folder: Folder) -> None:
-    twin = "exp1_again:\n  combinations:\n    - width: {widths}\n"
-    folder.configure([1, 2], CONFIG + twin)
-    with folder.serving() as manager, worker(manager, instance="") as talk:
-        tasks = [talk.say("request_task") for _ in range(2)]
-        assert talk.say("request_task")["reason"] == "wait"  # the twins wait for them
-        for task in tasks:
-            talk.say("task_complete", key=task["key"], result={"score": 7})
-        manager.rescan()
-        manager.rescan()
-        assert counts(manager) == {"complete": 4}
-        assert f"Task exp1_again_0_42 completed by a copy of {tasks[0]['task_id']}" in folder.log()
-    with folder.serving() as manager:
-        assert counts(manager) == {"complete": 4}
-    assert sorted((row["phase"], row["width"], row["score"]) for row in folder.rows()) == [
-        *[("exp1_again", "1", "7"), ("exp1_again", "2", "7")],
-        *[("exp1_vary_width", "1", "7"), ("exp1_vary_width", "2", "7")],
-    ]
-
-
 def test_failures_survive_a_restart_until_they_are_to_be_retried(folder: Folder) -> None:
     folder.configure([1])
     with folder.serving() as manager, worker(manager) as talk:

@@ -146,7 +146,7 @@ def test_exit_when_done_tells_whether_a_task_failed(folder: Folder, fails: bool)
     assert code == int(fails)
     lines = [line[20:].rstrip() for line in [*manager.lines, *output.splitlines()]]
     assert "Task exp1_vary_width_1_42 completed by gpu0" in lines
-    assert lines == folder.log()
+    assert sorted(lines) == sorted(folder.log())
 
 
 def test_a_killed_manager_knows_after_its_restart_what_had_happened(folder: Folder) -> None:
@@ -163,7 +163,7 @@ def test_a_killed_manager_knows_after_its_restart_what_had_happened(folder: Fold
         manager.talk("gpu1") as two,
         Talk(manager.port, token=folder.token) as user,
     ):
-        assert folder.log()[-2] == "Marked 1 tasks as already completed"
+        assert "Marked 1 tasks as already completed" in folder.log()
         known = {task["key"]: task for task in user.say("tasks")["tasks"]}
         wanted = {
             done["key"]: ["complete", 0],

@@ -1,0 +1,107 @@
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from live_manager import Folder
+from row_cases import a_row, a_task, tasks_of
+from support import poll
+
+from distexp import csv_disk
+from distexp.errors import ResultsUnwritable
+from distexp.ledger import Ledger
+from distexp.results import Scan
+
+
+class Seen:
+    """What the looks at the files have brought."""
+
+    def __init__(self) -> None:
+        self.complete: list[str] = []
+
+    def __call__(self, scan: Scan) -> None:
+        self.complete += scan.complete
+
+
+def test_rows_that_arrive_together_cost_one_write_and_one_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks, writes = tasks_of(20), list[bytes]()
+    append = csv_disk.append_durably
+    ledger = Ledger(tmp_path, Seen())
+    ledger.sync(tasks)
+    book = ledger._book("results_exp1")
+    monkeypatch.setattr(
+        "distexp.results.append_durably", lambda path, data: (writes.append(data), append(path, data))
+    )
+    ledger.path(tasks[0]).parent.mkdir()
+    others_write = FileLock(f"{ledger.path(tasks[0])}.lock")
+    with (
+        ThreadPoolExecutor(20) as pool,
+        others_write,
+    ):  # left in this order: unlocked, then all are waited for
+        pool.submit(ledger.append, *a_row(tasks[0]))
+        poll(book.lock.locked, "the first row is on its way")
+        for task in tasks[1:]:
+            pool.submit(ledger.append, *a_row(task))
+        poll(lambda: len(book.commits._open.items) == 19, "the others wait for it")
+    assert [data.count(b"\n") for data in writes] == [2, 19]
+    assert len(Folder(tmp_path).rows()) == 20
+
+
+def test_an_append_that_fails_is_told_to_all_who_wait_and_works_later(tmp_path: Path) -> None:
+    tasks, seen = tasks_of(5), Seen()
+    ledger = Ledger(tmp_path, seen)
+    ledger.sync(tasks)
+    ledger.path(tasks[0]).mkdir(parents=True)
+    with ThreadPoolExecutor(5) as pool:
+        failures = [pool.submit(ledger.append, *a_row(task)).exception for task in tasks]
+    assert {type(failure()) for failure in failures} == {ResultsUnwritable}
+    assert seen.complete == []
+    ledger.path(tasks[0]).rmdir()
+    for task in tasks:
+        ledger.append(*a_row(task))
+    assert sorted(seen.complete) == sorted(task.key for task in tasks)
+
+
+def test_a_row_of_a_task_that_left_the_sweep_is_found_when_asked_for(tmp_path: Path) -> None:
+    stays, leaves = tasks_of(2)
+    seen = Seen()
+    ledger = Ledger(tmp_path, seen)
+    ledger.sync([stays, leaves])
+    ledger.sync([stays])
+    Folder(tmp_path).add_rows("0,42", "1,42", header="width,seed")
+    ledger.scan_all()
+    assert seen.complete == [stays.key]
+    ledger.scan(leaves)
+    assert leaves.key in seen.complete
+
+
+def test_rows_of_tasks_that_join_later_are_found(tmp_path: Path) -> None:
+    first, second = tasks_of(2)
+    seen = Seen()
+    ledger = Ledger(tmp_path, seen)
+    ledger.sync([first])
+    Folder(tmp_path).add_rows("0,42", "1,42", header="width,seed")
+    ledger.scan_all()
+    ledger.sync([first, second])
+    ledger.scan_all()
+    assert set(seen.complete) == {first.key, second.key}
+
+
+def test_the_bookmark_spares_a_writer_what_was_read(tmp_path: Path) -> None:
+    task = a_task()
+    ledger = Ledger(tmp_path, Seen())
+    ledger.sync([task])
+    assert ledger.bookmark(task) is None
+    Folder(tmp_path).add_rows("9,42", header="width,seed")
+    ledger.scan_all()
+    bookmark = ledger.bookmark(task)
+    assert bookmark is not None
+    assert bookmark.offset == os.path.getsize(ledger.path(task))
+    assert ledger.find(task) is None
+    ledger.append(*a_row(task, score=1))
+    found = ledger.find(task)
+    assert found is not None
+    assert (found["width"], found["score"]) == ("1", "1")
