@@ -63,9 +63,7 @@ class Recorder:
             try:
                 found.append(msgspec.json.decode(payload, type=Delivery))
             except msgspec.MsgspecError as error:
-                log.warning(
-                    "spooled result %s: found %s, expected one of this version; left alone", name, error
-                )
+                log.warning("spooled result %s: found none of this version (%s); left alone", name, error)
         return found
 
     def forget(self, delivery: Delivery) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from distexp.child import DEFAULT_START_METHOD, Children
 from distexp.claim import Claim
 from distexp.client import Client
-from distexp.errors import DistexpError, NoGpuError
+from distexp.errors import DistexpError, NoGpuError, UserError
 from distexp.gpu import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
 from distexp.host import host_name, machine_id
 from distexp.link import HEARTBEAT_S, Link
@@ -60,9 +60,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         help="a card needs more free memory (%(default)s)",
     )
     parser.add_argument(
-        "--slots-per-gpu", type=int, default=1, metavar="K", help="workers that share a card (1)"
+        "--slots-per-gpu", type=at_least_one, default=1, metavar="K", help="workers that share a card (1)"
     )
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="compute threads on the CPU (1)")
+    parser.add_argument(
+        "--threads", type=at_least_one, default=1, metavar="N", help="compute threads on the CPU (1)"
+    )
     parser.add_argument(
         "--start-method",
         choices=("forkserver", "spawn"),
@@ -85,6 +87,17 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def at_least_one(text: str) -> int:
+    """Return a whole number of 1 or more."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
+    return number
+
+
 def print_gpus(settings: argparse.Namespace) -> int:
     """Show each card on a line that begins with `free` or `busy`."""
     try:
@@ -100,6 +113,10 @@ def work(settings: argparse.Namespace) -> int:
     """Claim a device and work on it until nothing is left to do."""
     log_to_console()
     workdir = Workdir(settings.workdir.absolute())
+    if not workdir.root.is_dir():
+        raise UserError(
+            f"--workdir {settings.workdir}: found no folder, expected that of configs and results"
+        )
     os.chdir(workdir.root)  # experiments and `command:` programs are found from here
     sys.path.insert(0, str(workdir.root))
     with contextlib.closing(StopRequests()) as stop:
