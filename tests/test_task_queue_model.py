@@ -1,0 +1,196 @@
+"""Queue and journal against a model of a few lines, through any order of events, crashes among them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from row_cases import a_task
+from support import Clock
+
+from distexp.entry import Borrower, Cause, Lease, State
+from distexp.journal import Journal
+from distexp.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
+
+TASKS = [a_task(phase=phase, width=width) for phase in ("exp1", "exp2") for width in (1, 2, 3)]
+KEYS = [task.key for task in TASKS]
+TWIN = {
+    task.key: other.key for task in TASKS for other in TASKS if task is not other and task.work == other.work
+}
+OUT = (State.ASSIGNED, State.COMPLETE)
+key = st.sampled_from(KEYS)
+worker = st.sampled_from(["cpu0", "cpu1", "cpu2"])
+
+
+class QueueAndJournal(RuleBasedStateMachine):
+    """The model is one state, two budgets and one lease a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.clock = Clock()
+        self.rows: set[str] = set()  # what the results files hold
+        self.state = dict.fromkeys(KEYS, State.PENDING)
+        self.failures, self.losses = dict.fromkeys(KEYS, 0), dict.fromkeys(KEYS, 0)
+        self.held: dict[str, Lease] = {}  # by key
+        self.ended: list[Lease] = []
+        self.lost: dict[str, str] = {}  # key -> lease whose worker may come back
+        self.wanted = set(KEYS)
+        self.was_edited = False
+        self.start()
+
+    def start(self) -> None:
+        self.journal = Journal(Path(self.folder.name, "journal"))
+        self.queue = TaskQueue(self.clock, self.journal.record)
+        self.queue.sync(TASKS)
+        for each in self.rows:
+            self.queue.complete(each)
+        self.queue.restore(self.journal.load())
+
+    def teardown(self) -> None:
+        self.journal._database.close()
+        self.folder.cleanup()
+
+    # -- the world ---------------------------------------------------------------------------------------
+
+    @rule(worker=worker)
+    def lend(self, worker: str) -> None:
+        lease = self.queue.lend(Borrower(worker, 15.0))
+        self.journal.flush()
+        if lease is None:
+            assert not self.free(), "a task that waits for nobody was not lent"
+            return
+        assert lease.task.key in self.free()
+        self.take(lease)
+
+    def free(self) -> set[str]:
+        def waits(key: str) -> bool:
+            twin = TWIN[key]
+            return twin in self.wanted and self.state[twin] in OUT
+
+        return {key for key, state in self.state.items() if state is State.PENDING and not waits(key)}
+
+    def take(self, lease: Lease) -> None:
+        self.state[lease.task.key] = State.ASSIGNED
+        self.held[lease.task.key] = lease
+        self.lost.pop(lease.task.key, None)
+
+    def drop(self, key: str, state: State) -> None:
+        if key in self.held:
+            self.ended.append(self.held.pop(key))
+        if state is State.PENDING and key not in self.wanted:
+            state = State.WITHDRAWN
+        self.state[key] = state
+
+    def report(
+        self, key: str, answer: Callable[[str, str], State | None], budget: Callable[[], State]
+    ) -> None:
+        """Report about the live lease of a task, or, in vain, about the last one that has ended."""
+        live = self.held.get(key)
+        old = next((lease for lease in reversed(self.ended) if lease.task.key == key), None)
+        if live is None:
+            assert old is None or answer(old.lease_id, key) is None
+            return
+        expected = budget()
+        self.drop(key, expected)
+        assert answer(live.lease_id, key) is self.state[key]
+
+    @rule(key=key)
+    def fail(self, key: str) -> None:
+        def budget() -> State:
+            self.failures[key] += 1
+            return State.FAILED if self.failures[key] >= FAILURE_BUDGET else State.PENDING
+
+        self.report(key, lambda lease, key: self.queue.fail(lease, key, Cause.ERROR, "boom"), budget)
+
+    @rule(key=key)
+    def lose(self, key: str) -> None:
+        def budget() -> State:
+            self.losses[key] += 1
+            self.lost[key] = self.held[key].lease_id
+            return State.FAILED if self.losses[key] >= LOSS_BUDGET else State.PENDING
+
+        self.report(key, self.queue.lose, budget)
+
+    @rule(key=key)
+    def release(self, key: str) -> None:
+        self.report(key, self.queue.release, lambda: State.PENDING)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.ended)
+    def late_beat(self, data: Any) -> None:
+        lease = data.draw(st.sampled_from(self.ended))
+        comes_back = self.lost.get(lease.task.key) == lease.lease_id and lease.task.key in self.free()
+        is_live = lease.lease_id in {live.lease_id for live in self.held.values()}
+        assert self.queue.beat(lease.lease_id, lease.task.key, lease.borrower) is (comes_back or is_live)
+        if comes_back:
+            self.take(lease)
+
+    @rule(key=key)
+    def a_row_appears(self, key: str) -> None:
+        self.rows.add(key)
+        assert (self.queue.complete(key) is not None) is (self.state[key] is not State.COMPLETE)
+        self.drop(key, State.COMPLETE)
+
+    @rule(key=key)
+    def cancel(self, key: str) -> None:
+        can = self.state[key] in (State.PENDING, State.ASSIGNED)
+        assert self.queue.cancel(key) is can
+        if can:
+            self.drop(key, State.CANCELLED)
+
+    @rule(key=key)
+    def requeue(self, key: str) -> None:
+        can = self.state[key] in (State.FAILED, State.CANCELLED) and key in self.wanted
+        assert self.queue.requeue(key) is can
+        if can:
+            self.failures[key] = self.losses[key] = 0
+            self.state[key] = State.PENDING
+
+    @rule(wanted=st.sets(key, min_size=1))
+    def edit(self, wanted: set[str]) -> None:
+        self.wanted, self.was_edited = wanted, self.was_edited or len(wanted) < len(KEYS)
+        self.queue.sync([task for task in TASKS if task.key in wanted])
+        for key, state in self.state.items():
+            if state is State.WITHDRAWN and key in wanted:
+                self.state[key] = State.PENDING
+            if state is State.PENDING and key not in wanted:
+                self.state[key] = State.WITHDRAWN
+
+    @rule()
+    def crash_and_start_again(self) -> None:
+        self.edit(set(KEYS))  # a new manager knows only what is wanted
+        self.journal.flush()
+        self.journal._database.close()
+        self.start()
+        self.lost.clear()
+        self.failures |= dict.fromkeys(self.rows, 0)  # of no more interest: rows win over the journal
+        self.losses |= dict.fromkeys(self.rows, 0)
+
+    # -- what always holds -------------------------------------------------------------------------------
+
+    @invariant()
+    def queue_and_model_agree(self) -> None:
+        for entry in self.queue.entries():
+            key = entry.task.key
+            assert entry.state is self.state[key]
+            assert (entry.failures, entry.losses) == (self.failures[key], self.losses[key])
+        assert {lease.task.key: lease.lease_id for lease in self.queue.leases()} == {
+            key: lease.lease_id for key, lease in self.held.items()
+        }
+        counts = self.queue.counts()
+        states = [entry.state for entry in self.queue.entries()]
+        assert counts == {state: states.count(state) for state in State}
+        assert self.queue.is_over() is not (counts[State.PENDING] or counts[State.ASSIGNED])
+
+    @invariant()
+    def no_work_is_out_twice(self) -> None:
+        works = [task.task.work for task in self.held.values()]
+        assert len(works) == len(set(works)) or self.was_edited  # a running task that left holds up no twin
+
+
+TestQueueAndJournal = QueueAndJournal.TestCase
+TestQueueAndJournal.settings = settings(max_examples=25, stateful_step_count=40, deadline=None, database=None)
