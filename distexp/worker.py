@@ -6,7 +6,9 @@ for everything at once (the child, the manager's connection, signals, the next b
 
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +118,7 @@ class Worker:
             return
         log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
         run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
-        attempt = self._children.start(run)
+        attempt = self._beating(task, lambda: self._children.start(run))
         try:
             self._children.prepare(task)
             outcome = self._watch(task, attempt)
@@ -125,6 +127,18 @@ class Worker:
             self._settle(task, outcome)
         finally:
             attempt.kill()
+
+    def _beating(self, task: TaskReply, step: Callable[[], Attempt]) -> Attempt:
+        """Return what `step` returns, and beat meanwhile: the first import of torch may take minutes."""
+        over, theirs = Pipe(duplex=False)
+        with ThreadPoolExecutor(1) as pool, over:
+            future = pool.submit(step)
+            future.add_done_callback(lambda _: theirs.close())
+            while not future.done():
+                if self._clock() >= self._link.next_beat_s:
+                    self._try_beat(task)
+                self._link.wait(max(0.0, self._link.next_beat_s - self._clock()), [over])
+        return future.result()
 
     def _open_folders(self, task: TaskReply, output_dir: Path, run_folder: Path) -> bool:
         """Make the task's folders and logs, whatever it takes; False when the task is not to run any more."""
