@@ -1,4 +1,4 @@
-"""How attempts end: complete, failed, given back, lost. Opens `queue`, `journal`, `ledger`, `roster`, `rows`.
+"""How attempts end: complete, failed, given back, lost. Opens the rooms it joins.
 
 The order is the promise: a row is on disk before it is acknowledged, and a task that may have finished is
 looked for in its file before it is lent again.
