@@ -88,7 +88,7 @@ def fed(pieces: list[bytes]) -> list[bytes]:
     return [message.strip() for piece in pieces for message in framer.feed(piece)]
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=100, deadline=None, database=None)
 @given(
     objects=st.lists(st.dictionaries(TEXT, JSON, max_size=3), min_size=1, max_size=4),
     ends=st.lists(st.sampled_from([b"\n", b"\r\n", b" \n\n"]), min_size=4, max_size=4),
@@ -184,7 +184,7 @@ def test_what_is_no_request_is_refused_in_one_line_that_says_what_is_wrong(text:
     assert "\n" not in str(error.value)
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=100, deadline=None, database=None)
 @given(st.binary(max_size=60) | TEXT.map(str.encode) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
     for line in Framer().feed(data + b"\n"):
