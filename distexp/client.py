@@ -13,6 +13,7 @@ from distexp.errors import ManagerUnreachable, ProtocolError, UserError
 from distexp.protocol import (
     DEFAULT_PORT,
     MAX_MESSAGE_BYTES,
+    SECRET_WANTED,
     AnyReply,
     AnyRequest,
     ErrorReply,
@@ -48,6 +49,7 @@ class Client:
             raise UserError(f"port: found {port}, expected 1 to {MAX_PORT}")
         self._workdir = workdir
         self._host, self._wanted_port = host or "localhost", port
+        self._is_placed = host is not None or port is not None
         self._token: str | None = None
         self._socket: socket.socket | None = None
 
@@ -71,7 +73,8 @@ class Client:
         """Send a request and return its reply.
 
         Raises:
-            ManagerUnreachable: No manager answers, or it cannot do this now. The message holds the cause.
+            ManagerUnreachable: No manager answers, or it cannot do this now. Or nobody named one, this folder
+                has had none yet, and that at the default port wants another secret. Holds the cause.
             ProtocolError: The manager refuses the request, or answers with something else than `expected`.
         """
         line = self._exchange(request)
@@ -83,10 +86,21 @@ class Client:
                 f"{self.address}: found an answer of another program ({error}), expected one of a manager"
             ) from None
         if isinstance(reply, ErrorReply):
-            raise ManagerUnreachable(reply.error) if reply.again else ProtocolError(reply.error)
+            raise self._refusal(reply)
         if not isinstance(reply, expected):
             raise ProtocolError(f"{self.address}: found a reply {_type(reply)}, expected another")
         return reply
+
+    def _refusal(self, reply: ErrorReply) -> ManagerUnreachable | ProtocolError:
+        if reply.again:
+            return ManagerUnreachable(reply.error)
+        if reply.error.endswith(SECRET_WANTED) and not self._is_placed and not self._workdir.read_info():
+            self.close()  # the next call looks again where this folder's own is
+            return ManagerUnreachable(
+                f"no manager has started in this folder yet, and that at {self.address} is another folder's "
+                f"({reply.error}); start one with `python experiment_manager.py` here"
+            )
+        return ProtocolError(reply.error)
 
     def _exchange(self, request: AnyRequest) -> bytes:
         was_open = self._socket is not None

@@ -88,10 +88,7 @@ class Service:
             return
         if not hmac.compare_digest((request.token or "").encode(), self._secret.encode()):
             found = "a wrong token" if request.token else "no token"
-            raise Unauthorized(
-                f"{request.__struct_config__.tag}: found {found}, expected the secret in the manager's "
-                ".experiment_token (or EXPERIMENT_TOKEN) in the field `token`"
-            )
+            raise Unauthorized(f"{request.__struct_config__.tag}: found {found}, {wire.SECRET_WANTED}")
 
     # -- lending -------------------------------------------------------------------------------------------
 

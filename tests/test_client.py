@@ -81,6 +81,26 @@ def test_a_refusal_is_an_error_of_the_protocol(folder: Folder) -> None:
         client.call(Status(), StatusReply)
 
 
+def test_the_manager_of_another_folder_is_none_until_this_folder_has_had_its_own(
+    folder: Folder, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Folder(tmp_path_factory.mktemp("here"))
+    here.configure([1])
+    refusal = "request_task: found no token, expected the secret"
+    with folder.serving() as other, Client(Workdir(here.root)) as client:
+        monkeypatch.setattr("distexp.client.DEFAULT_PORT", other.port)
+        with pytest.raises(ManagerUnreachable) as error:
+            client.call(RequestTask(worker_id="gpu0"), TaskReply)
+        assert str(error.value).startswith(
+            f"no manager has started in this folder yet, and that at localhost:{other.port} "
+            f"is another folder's ({refusal}"
+        )
+        with Client(Workdir(here.root), port=other.port) as sent, pytest.raises(ProtocolError, match=refusal):
+            sent.call(RequestTask(worker_id="gpu0"), TaskReply)
+        with here.serving():
+            assert client.call(RequestTask(worker_id="gpu0"), TaskReply).attempt == 1
+
+
 def test_what_may_succeed_later_is_a_manager_that_cannot_be_reached_now(folder: Folder) -> None:
     with folder.serving() as manager, Client(Workdir(folder.root)) as client:
         manager.journal._database.execute("PRAGMA query_only=ON")
