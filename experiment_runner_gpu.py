@@ -6,10 +6,9 @@ python experiment_runner_gpu.py [host] [port]
 import sys
 
 from distexp.gpu import MIN_FREE_GB, get_available_gpu
+from distexp.worker_command import main
 
 __all__ = ["MIN_FREE_GB", "get_available_gpu"]
 
 if __name__ == "__main__":
-    from distexp.worker_command import main  # not above: every child imports this file again
-
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
 """One task in one child process: start, watch, kill, collect.
 
-Opens `child_main`, `template_process`, `process_tree`, `task`.
+Opens `child_main`, `template_process`, `process_tree`, `task`, `host`.
 The next child is started one ahead of need, so that what it costs to prepare is spent while another task
 runs. On Linux children are forked from a template that has imported the experiment (and, on the CPU, warmed
 it up); elsewhere, and for `process: fresh`, each is a new interpreter.
@@ -11,15 +11,18 @@ import logging
 import multiprocessing
 import signal
 import sys
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess, SpawnProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import msgspec
 
 from distexp.child_main import LOG_FILE, Began, Broke, FromChild, Outcome, Reported, Run, Setup, Stop, main
 from distexp.entry import Cause
+from distexp.host import ProcessMark
 from distexp.process_tree import kill_tree
 from distexp.task import Task
 from distexp.template_process import template_order
@@ -38,19 +41,21 @@ _from_child: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
 class Attempt:
     """A child, from its start to its end.  For one thread."""
 
-    def __init__(self, process: ForkServerProcess | SpawnProcess, channel: Connection, setup: Setup) -> None:
+    def __init__(self, process: BaseProcess, channel: Connection, setup: Setup) -> None:
         self.setup = setup
         self.has_begun = False
         self.progress: Reported | None = None
         self._process, self._channel = process, channel
+        self._mark = ProcessMark.of(process.pid) if process.pid else None
         self._log = Path()
         self._outcome: Outcome | None = None
         self._said_its_last = False
 
     @property
-    def waitables(self) -> tuple[Connection, int]:
+    def waitables(self) -> Sequence[Connection | int]:
         """What becomes ready when there may be news, for `multiprocessing.connection.wait`."""
-        return self._channel, self._process.sentinel
+        has_sentinel = self._process.is_alive()  # else its template has died, and tells of no child any more
+        return (self._channel, self._process.sentinel) if has_sentinel else (self._channel,)
 
     def run(self, run: Run) -> None:
         """Hand the task over. A child that has died meanwhile shows it in `outcome`."""
@@ -63,7 +68,7 @@ class Attempt:
 
     def outcome(self) -> Outcome | None:
         """Take in what the child has said and return how the attempt ended, None while it runs."""
-        has_died = not self._process.is_alive()
+        has_died = self._has_died()
         with contextlib.suppress(EOFError, OSError):
             while self._outcome is None and self._channel.poll():
                 self._take(_from_child.decode(self._channel.recv_bytes()))
@@ -75,14 +80,17 @@ class Attempt:
         """End the child and everything it has started; return when it is gone."""
         if self._said_its_last:  # it has ended what it started, and is about to exit
             self._process.join(EXIT_S)
-        if not self._said_its_last or self._process.is_alive():
+        if not self._said_its_last or not self._has_died():
             kill_tree(self._process.pid)
             self._process.join(REAP_S)
         self._channel.close()
 
     def is_ready_for(self, experiment: str) -> bool:
         """Return whether a task of this experiment can be handed over."""
-        return self.setup.experiment == experiment and self._process.is_alive()
+        return self.setup.experiment == experiment and not self._has_died()
+
+    def _has_died(self) -> bool:
+        return not self._process.is_alive() and (self._mark is None or self._mark.is_gone())
 
     def _take(self, message: FromChild) -> None:
         if isinstance(message, Began):
@@ -100,7 +108,7 @@ class Attempt:
     def _how_it_died(self) -> str:
         code = self._process.exitcode
         if code is not None and code < 0:
-            name = signal.Signals(-code).name
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             cause = f"its process was ended by {name}"
             if name == "SIGKILL":
                 cause += " (by the kernel when memory ran out, or by somebody)"
@@ -154,7 +162,7 @@ class Children:
                 return self._fork(experiment)
             except (OSError, EOFError):  # the template died, perhaps of this import: let a child show it
                 log.warning("The template of forked children has ended; starting a new interpreter instead")
-        return _start(SpawnProcess, Setup(experiment, self._device, self._threads, is_warm=False))
+        return _start("spawn", Setup(experiment, self._device, self._threads, is_warm=False))
 
     def _fork(self, experiment: str) -> Attempt:
         """Fork a child from the template, made for the first experiment; others are imported by their child.
@@ -167,15 +175,21 @@ class Children:
         is_warm = self._template == experiment and warm_up_device is not None
         multiprocessing.set_forkserver_preload(["distexp.template_process"])
         with template_order(self._template, warm_up_device):
-            return _start(ForkServerProcess, Setup(experiment, self._device, self._threads, is_warm))
+            return _start("forkserver", Setup(experiment, self._device, self._threads, is_warm))
 
 
-def _start(make: type[ForkServerProcess] | type[SpawnProcess], setup: Setup) -> Attempt:
+def _start(method: StartMethod, setup: Setup) -> Attempt:
     ours, theirs = multiprocessing.Pipe()
-    process = make(target=main, args=(theirs, setup))
+    if method == "spawn":
+        process: BaseProcess = multiprocessing.get_context("spawn").Process(target=main, args=(theirs, setup))
+    else:  # a class that Windows does not know
+        process = multiprocessing.get_context("forkserver").Process(target=main, args=(theirs, setup))
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")  # else each child runs the user's script again (10 ms)
     try:
         process.start()
     finally:
+        sys.modules["__main__"] = script
         theirs.close()
     return Attempt(process, ours, setup)
 

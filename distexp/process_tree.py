@@ -29,17 +29,28 @@ def detach() -> None:
 def outlive_cluster_signals() -> None:
     """Survive what a cluster sends to every process: the worker is told, too, and asks for the checkpoint.
 
-    A handler, since a started program would inherit an ignored signal; what is forked still ends by it.
+    By a handler, since a started program would inherit an ignored signal. What is forked ends by them as
+    ever; they are held back during the fork, in which Python loses a signal that has a handler.
     """
-    own_pid = os.getpid()
+    numbers = {getattr(signal, name) for name in CLUSTER_SIGNALS}
 
-    def survive(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != own_pid:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+    def in_forked() -> None:
+        for number in numbers:
+            if signal.getsignal(number) is _survive:
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
-    for name in CLUSTER_SIGNALS:
-        signal.signal(getattr(signal, name), survive)
+    for number in numbers:
+        signal.signal(number, _survive)
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, numbers),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers),
+        after_in_child=in_forked,
+    )
+
+
+def _survive(number: int, frame: FrameType | None) -> None:
+    """Go on."""
 
 
 def kill_tree(pid: int | None) -> None:

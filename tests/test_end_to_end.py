@@ -26,20 +26,24 @@ from support import poll
 MANAGER = RUNNER.with_name("experiment_manager.py")
 WIDTHS = list(range(1, 9))
 
-# The task of width 1 waits at the gate, the others take a moment.
+# Tasks of the widths GATED wait at the gate, the others take a moment.
 EXPERIMENT = """
 import time
 from pathlib import Path
 def run(params, context):
     Path(f"began-{params['width']}-{context.attempt}").touch()
-    while params["width"] == 1 and not Path("gate").exists(): time.sleep(0.01)
+    while params["width"] in GATED and not Path("gate").exists(): time.sleep(0.01)
     return {"score": params["width"] ** 2}
 """
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    return gated_folder(tmp_path, str(WIDTHS), EXPERIMENT, CONFIG)
+    return sweep(tmp_path, 1)
+
+
+def sweep(root: Path, *gated: int) -> Folder:
+    return gated_folder(root, str(WIDTHS), f"GATED = {gated}\n" + EXPERIMENT, CONFIG)
 
 
 @contextmanager
@@ -91,20 +95,23 @@ def test_the_task_of_a_killed_worker_runs_elsewhere_at_once(folder: Folder) -> N
     assert f"Task {task} completed by cpu1" in log
 
 
-def test_a_killed_and_restarted_manager_costs_no_task_and_no_worker(folder: Folder) -> None:
-    with manager_process(folder) as first, worker_process(folder.root) as one:
-        await_began(folder.root, 1)
-        with worker_process(folder.root) as two:
-            await_rows(folder, 3)
-            first.signal(signal.SIGKILL)
-            first.code()
-            open_gate(folder.root)
-            await_rows(folder, 5)
-            with manager_process(folder) as second:
-                assert (one.code(), two.code()) == (0, 0)
-                second.signal(signal.SIGINT)
-                assert second.code() == 0
+def test_a_killed_and_restarted_manager_costs_no_task_and_no_worker(tmp_path: Path) -> None:
+    folder = sweep(tmp_path, 1, 5)
+    with manager_process(folder) as first, worker_process(tmp_path) as one, worker_process(tmp_path) as two:
+        for width in (1, 5):
+            await_began(tmp_path, width)
+        first.signal(signal.SIGKILL)
+        first.code()
+        assert len(folder.rows()) == 3
+        open_gate(tmp_path)
+        await_rows(folder, 5)
+        with manager_process(folder) as second:
+            assert (one.code(), two.code()) == (0, 0)
+            second.signal(signal.SIGINT)
+            assert second.code() == 0
     assert_each_once(folder)
+    assert "Marked 5 tasks as already completed" in folder.log()
+    assert {row["attempt"] for row in folder.rows()} == {"1"}
 
 
 def test_a_deleted_row_is_run_again_and_no_other(folder: Folder) -> None:

@@ -1,0 +1,34 @@
+"""Fixtures of several test files."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_child import METHODS, Write
+
+from distexp.child import Children
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write an experiment's module, under a name that no template has met, and return what YAML would say."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def write_here(source: str) -> str:
+        name = f"experiment_{os.getpid()}_{next(_numbers)}"
+        (tmp_path / f"{name}.py").write_text(source)
+        return f"{name}:run"
+
+    return write_here
+
+
+@pytest.fixture(params=METHODS[:1])
+def children(request: pytest.FixtureRequest) -> Iterator[Children]:
+    """Children on the CPU, started as is the default here."""
+    made = Children(method=request.param, device="cpu", threads=1)
+    yield made
+    made.close()

@@ -1,0 +1,50 @@
+"""Children of the product, started from this process."""
+
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from support import poll
+
+from distexp.child import Attempt, Children, StartMethod
+from distexp.child_main import Outcome, Run
+from distexp.host import ProcessMark
+from distexp.task import Process, make_task
+
+Write = Callable[[str], str]  # source of an experiment -> "module:function"
+METHODS: list[StartMethod] = ["spawn"] if sys.platform == "win32" else ["forkserver", "spawn"]
+DEADLINE_S = 60.0
+
+
+def a_run(folder: Path, experiment: str, *, attempt: int = 1, process: Process = "forked") -> Run:
+    task = make_task(
+        task_id="exp1_0_42",
+        phase="exp1",
+        config={"width": 1},
+        seed=42,
+        output_dir="results",
+        axes=("width",),
+        experiment=experiment,
+        process=process,
+    )
+    return Run(task=task, attempt=attempt, output_dir=str(folder), run_folder=str(folder / "run"))
+
+
+def await_end(attempt: Attempt) -> Outcome:
+    while (outcome := attempt.outcome()) is None:
+        assert wait(attempt.waitables, DEADLINE_S), "the child said nothing"
+    return outcome
+
+
+def outcome_of(children: Children, run: Run) -> Outcome:
+    attempt = children.start(run)
+    try:
+        return await_end(attempt)
+    finally:
+        attempt.kill()
+
+
+def await_gone(pid: int) -> None:
+    mark = ProcessMark.of(pid)
+    poll(lambda: mark is None or mark.is_gone(), f"process {pid} gone")
