@@ -16,7 +16,7 @@ from distexp.template import placeholders
 from distexp.yaml12 import Node, Problems, plain
 
 DEFAULT_OUTPUT_DIR = "./results_{phase}"
-COMMAND_NAMES = ("seed", "output_dir", "checkpoint_dir", "device", "attempt")  # beside the parameters
+COMMAND_NAMES = ("seed", "output_dir", "checkpoint_dir", "device", "attempt")  # no parameters: the run's own
 RESERVED_LATER = ("gpus", "min_free_gb", "zip", "exclude")
 COLUMNS = ("phase", "task_id")  # every row holds them, so no parameter may
 
@@ -157,11 +157,15 @@ def check_output_dir(
 
 
 def check_command(settings: Mapping[str, Node], phase: str, known: list[str], problems: Problems) -> None:
-    """Note a `command` that is no command line, or that asks for a parameter nobody sets."""
+    """Note a `command` that is no command line, or has a placeholder that nobody or two could fill."""
     if (node := settings.get("command")) is None:
         return
     try:
-        _has_unknown(placeholders(node.value), dict.fromkeys([*known, *COMMAND_NAMES]), node, phase, problems)
+        names = placeholders(node.value)
+        if not _has_unknown(names, dict.fromkeys([*known, *COMMAND_NAMES]), node, phase, problems):
+            for name in (name for name in names if name in COMMAND_NAMES and name in known):
+                expected = f"expected another name for the parameter {name} of {phase}"
+                problems.at(node, f"found placeholder {{{name}}}, which the run itself fills; {expected}")
     except ValueError as error:
         problems.at(node, str(error))
     if not any(_splits(node.value, escape) for escape in ("\\", "")):  # POSIX, Windows: workers may be either

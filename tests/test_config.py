@@ -150,6 +150,18 @@ def test_a_setting_that_cannot_be_used_gets_one_clear_line(defaults: str, proble
     assert problems_of(text) == [f"{FILE}:2: p.defaults.{problem}"]
 
 
+@pytest.mark.parametrize("name", ["device", "attempt", "checkpoint_dir"])
+def test_a_parameter_named_like_a_placeholder_that_the_run_fills_is_refused_beside_a_command_with_that(
+    name: str,
+) -> None:
+    text = f"p:\n  defaults: {{command: 'a {{{name}}}'}}\n  combinations: [{{{name}: [1]}}]"
+    assert problems_of(text) == [
+        f"{FILE}:2: p.defaults.command: found placeholder {{{name}}}, which the run itself fills; "
+        f"expected another name for the parameter {name} of p"
+    ]
+    assert one_phase(text.replace(f"a {{{name}}}", "a")).command == "a"
+
+
 def test_a_value_that_would_leave_the_working_folder_is_named_where_it_stands() -> None:
     text = """\
 defaults: {output_dir: "r/{d}/{e}", e: "a\\\\b"}
