@@ -5,6 +5,7 @@ write it too, with other columns; editors rewrite it; kills and full disks tear 
 is read or named in a warning, and nothing is thrown away. Writers agree by a kernel lock on a file beside it.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = ["RESULTS_FILE", "Appended", "ResultsFile", "Scan"]
 RESULTS_FILE = "final_results.csv"
 LOCK_TIMEOUT_S = 10.0  # a holder writes some rows, or copies the file once: longer means that it hangs
 LOCK_POLL_S = 0.01
+UNFINISHED_S = 0.2  # for a program without our lock to end the line it is at: a buffer is flushed in one go
 
 Row = Mapping[str, str]  # cell by column
 
@@ -101,7 +103,11 @@ class ResultsFile:
         try:
             with self._held():
                 return self._append(rows)
+        except ResultsUnwritable:
+            self.reset()  # nobody was told what the looks of this append brought
+            raise
         except OSError as error:
+            self.reset()
             cause = error.strerror or error
             raise ResultsUnwritable(
                 f"{self.path}: cannot be written now ({cause}); the row is kept and tried again"
@@ -148,14 +154,14 @@ class ResultsFile:
             if task.key not in self._index:  # withdrawn while it ran: its row may stand anywhere in the file
                 self._index.add(task)
                 self._reader.reset()
-        scans = [self._look_locked()]
+        scans = self._look_locked()
         new: dict[str, Row] = {}
         for task, row in rows:
             if task.key not in self._reader.seen:
                 new.setdefault(task.key, row)
         if new:
             self._write(list(new.values()))
-            scans.append(self._look_locked())
+            scans += self._look_locked()
             self._reader.seen |= new.keys()
         scan = Scan(
             complete=frozenset(task.key for task, _ in rows).union(*(scan.complete for scan in scans)),
@@ -164,11 +170,20 @@ class ResultsFile:
         )
         return Appended(written=frozenset(new), scan=scan)
 
-    def _look_locked(self) -> Scan:
-        scan = self._reader.look(locked=True)
+    def _look_locked(self) -> list[Scan]:
+        """Look, and once more if a program without our lock may be at the last line; set a torn one aside."""
+        scans = [self._reader.look(locked=True)]
+        if self._reader.awaits_more:
+            time.sleep(UNFINISHED_S)
+            scans.append(self._reader.look(locked=True))
+        if self._reader.awaits_more:
+            raise ResultsUnwritable(
+                f"{self.path}: found a last line that another program still writes, expected its end in "
+                f"{UNFINISHED_S:g} s; the row is kept and tried again"
+            )
         if self._reader.torn is not None:
             self._set_aside()
-        return scan
+        return scans
 
     def _set_aside(self) -> None:
         torn = self._reader.torn

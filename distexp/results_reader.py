@@ -70,6 +70,11 @@ class Reader:
         except FileNotFoundError:
             return not self.seen and self._identity is None
 
+    @property
+    def awaits_more(self) -> bool:
+        """Whether the last line was unfinished at the last look, and the look before did not find it so."""
+        return self._pending is not None
+
     def accept(self) -> None:
         """Take the file as it is for what was read: its torn last line was cut off, under the lock."""
         self.torn = self._pending = None
@@ -79,7 +84,7 @@ class Reader:
         """Read on if the bookmark fits, else everything; a file that is gone has no rows.
 
         Args:
-            locked: No writer that honours the lock is at work, so an unfinished line stays unfinished.
+            locked: No writer that honours the lock is at work, so a last line that is whole stays as it is.
 
         Raises:
             OSError: The file is there and cannot be read now.
@@ -137,7 +142,7 @@ class Reader:
                     self._add_bad(block.offset, line, found)
                 offset = block.offset + block.used
             skipped = offset
-            last, offset = self._read_last_line(file, offset, header, first_look or locked, locked)
+            last, offset = self._read_last_line(file, offset, header, first_look or locked)
             if last is not None:
                 complete.update(match(last))
         self.bookmark = Bookmark(offset=offset, header=header.digest)
@@ -145,7 +150,7 @@ class Reader:
         return complete
 
     def _read_last_line(
-        self, file: BinaryIO, offset: int, header: Header, at_once: bool, locked: bool
+        self, file: BinaryIO, offset: int, header: Header, at_once: bool
     ) -> tuple[list[str] | None, int]:
         """Judge what follows the last whole record; return its fields if it counts, and where to read on."""
         file.seek(offset)
@@ -157,11 +162,11 @@ class Reader:
                 return fields, offset
         elif kind == "wide":
             self._add_bad(offset, 0, "a last line of too many fields or no text")
-        elif kind == "torn" and (locked or waited == (offset, len(tail))):
+        elif kind == "torn" and waited == (offset, len(tail)):
             self.torn = Torn(offset=offset, text=tail)
             self._add_bad(offset, 0, "a torn last line, moved to the .torn file")
             return None, offset
-        elif kind == "open" and (locked or (waited is not None and waited[0] == offset)):
+        elif kind == "open" and waited is not None and waited[0] == offset:
             self._add_bad(offset, 0, "a quote that is never closed")
             return None, offset + tail.index(b"\n") + 1
         if kind in ("whole", "torn", "open"):
