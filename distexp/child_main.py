@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 import msgspec
@@ -33,6 +32,7 @@ from distexp.rows import check_result
 from distexp.task import Scalar, Task
 
 LOG_FILE = "log.txt"  # of everything the task prints, in its run folder
+CHECKPOINT_FOLDER = "checkpoint"  # in the same
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
 
@@ -126,7 +126,7 @@ def main(channel: Connection, setup: Setup) -> None:
     """Run one task, the whole life of a child."""
     detach()
     inbox = Inbox(channel)
-    loaded = guarded(lambda: load(setup.experiment, None if setup.is_warm else setup.device), on_import=True)
+    loaded = prepare(setup.experiment, None if setup.is_warm else setup.device)
     run = inbox.runs.get()
     redirect_output(Path(run.run_folder))
     outcome: bytes | Broke | Stopped
@@ -164,7 +164,7 @@ def make_context(run: Run, setup: Setup, stop: threading.Event, channel: Connect
         told = {"step": _plain(step), "total": _plain(total), "metrics": plain(metrics)}
         channel.send_bytes(_encode(msgspec.convert(told, Reported)))
 
-    checkpoint_dir = Path(run.run_folder, "checkpoint")
+    checkpoint_dir = Path(run.run_folder, CHECKPOINT_FOLDER)
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     return Context(
         seed=run.task.seed,
@@ -204,13 +204,23 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def load(experiment: str, warm_up_device: str | None) -> Experiment:
-    """Return the function that `module:function` names, its module imported and, on a device, warmed up."""
+def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Broke | Stopped:
+    """Return the function that `module:function` names, its module imported and, on a device, warmed up.
+
+    An error of the warm-up is no error of the import: it is shown, and the task tells whether it matters.
+    """
     module_name, _, function_name = experiment.partition(":")
-    module: ModuleType = importlib.import_module(module_name)
-    function: Experiment = getattr(module, function_name)
-    if warm_up_device is not None and hasattr(module, "warm_up"):
-        module.warm_up(warm_up_device)
+    loaded = guarded(lambda: _import(module_name, function_name), on_import=True)
+    warm_up = getattr(sys.modules.get(module_name), "warm_up", None)
+    if warm_up is not None and warm_up_device is not None and not isinstance(loaded, Broke | Stopped):
+        warmed = guarded(lambda: warm_up(warm_up_device))
+        if isinstance(warmed, Broke):
+            print(f"{module_name}.warm_up failed: {warmed.error}", file=sys.stderr, flush=True)
+    return loaded
+
+
+def _import(module_name: str, function_name: str) -> Experiment:
+    function: Experiment = getattr(importlib.import_module(module_name), function_name)
     return function
 
 

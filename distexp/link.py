@@ -81,6 +81,10 @@ class Link:
                 break
         return None
 
+    def beat_soon(self) -> None:
+        """Let the next beat be due as soon as it makes sense to try again."""
+        self.next_beat_s = self._clock() + self.back_off_s()
+
     def back_off_s(self) -> float:
         """Return how long to wait before the next try: longer each time, never in step with other workers."""
         wait_s = self._retry_s * random.uniform(0.5, 1.0)
@@ -91,7 +95,10 @@ class Link:
         """Return when manager, user or `more` have news; at the latest after `timeout_s`."""
         connection = self._client.socket
         waitables: list[Any] = [*more, self._stop.waitable, *([connection] if connection else [])]
-        ready = wait(waitables, timeout_s)
+        try:
+            ready = wait(waitables, timeout_s)
+        except InterruptedError:  # Windows, by Ctrl+C
+            ready = []
         if self._stop.waitable in ready:
             self._stop.acknowledge()
             if self._stop.interrupts == 1 and more:

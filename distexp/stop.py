@@ -15,6 +15,7 @@ class StopRequests:
     def __init__(self) -> None:
         self.interrupts = 0  # 1: finish the task, 2: checkpoint and stop, 3: kill
         self.is_preempted = False
+        self._is_installed = False
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
@@ -27,6 +28,9 @@ class StopRequests:
         for name in PREEMPTION_SIGNALS:
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self.preempt)
+        # on Windows a handler runs only after the wait that it is to end
+        signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
+        self._is_installed = True
 
     def interrupt(self, number: int = 0, frame: FrameType | None = None) -> None:
         """Count one Ctrl+C."""
@@ -66,6 +70,8 @@ class StopRequests:
 
     def close(self) -> None:
         """Give back what `waitable` is made of. Requests are counted on."""
+        if self._is_installed:
+            signal.set_wakeup_fd(-1)
         self._ours.close()
         self._theirs.close()
 

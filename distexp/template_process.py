@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from distexp.child_main import guarded, load
+from distexp import child_main
 from distexp.process_tree import CLUSTER_SIGNALS
 
 VARIABLE = "DISTEXP_TEMPLATE"  # what to prepare (JSON); gone from the environment of experiments
@@ -39,13 +39,14 @@ def template_order(experiment: str, warm_up_device: str | None) -> Iterator[None
 
 def prepare(text: str) -> None:
     """Import and warm up; a failure is reported by the first child, which imports again."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl+C would leave torch half imported
     order = json.loads(text)
     del os.environ[VARIABLE]
     _restore(order["PYTHONPATH"])
     sys.path[:] = order["path"]
     for name in CLUSTER_SIGNALS:  # sent to every process of a job; children have to outlive them
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    guarded(lambda: load(order["experiment"], order["warm_up"]), on_import=True)
+    child_main.prepare(order["experiment"], order["warm_up"])
 
 
 def _restore(python_path: str | None) -> None:

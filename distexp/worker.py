@@ -5,26 +5,23 @@ for everything at once (the child, the manager's connection, signals, the next b
 """
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 from distexp.child import Attempt, Children
-from distexp.child_main import LOG_FILE, Broke, Finished, Outcome, Run, Stopped
+from distexp.child_main import CHECKPOINT_FOLDER, LOG_FILE, Broke, Finished, Outcome, Run, Stopped
+from distexp.courier import DISK_RETRY_S, Courier
 from distexp.entry import Cause
-from distexp.errors import ManagerUnreachable, ProtocolError, ResultsUnwritable
 from distexp.link import Link
 from distexp.logs import WorkerLog
 from distexp.protocol import (
-    BeatReply,
-    Heartbeat,
     NoTask,
     Progress,
     RequestTask,
-    TaskComplete,
     TaskFailed,
     TaskReleased,
     TaskReply,
@@ -36,7 +33,7 @@ from distexp.workdir import Workdir
 
 INTERRUPT_GRACE_S = 30.0  # second Ctrl+C: to save a checkpoint
 PREEMPTION_GRACE_S = 20.0  # SIGTERM, Slurm: before the cluster kills
-DISK_RETRY_S = 5.0  # between two tries to write a row
+START_S = 600.0  # for a child to import its experiment, from a slow network drive, too
 
 log = logging.getLogger("distexp.worker")
 
@@ -63,12 +60,13 @@ class Worker:
         """Introduce itself to the manager with `about`, fields of `WorkerRequest`."""
         self._introduction = dict(about)
         self._workdir = workdir
-        self._link, self._recorder, self._children = link, recorder, children
+        self._link, self._children = link, children
+        self._courier = Courier(link=link, recorder=recorder, stop=stop, about=self._about)
         self._stop, self._clock = stop, clock
         self._log_file = WorkerLog(str(about["worker_id"]))
         self._next: TaskReply | NoTask | None = None
+        self._is_stuck = False  # a child did not start and holds the way to all others
 
-    @property
     def _about(self) -> dict[str, Any]:
         """Who asks. The nonce is read each time: the folder's first manager may start after its workers."""
         return {**self._introduction, "nonce": self._workdir.read_nonce()}
@@ -76,7 +74,7 @@ class Worker:
     def run(self) -> int:
         """Work until there is nothing left to do; return 0, or 1 when the manager stayed away."""
         try:
-            self._hand_over_kept()
+            self._courier.hand_over_kept()
             while self.run_one():
                 pass
             if isinstance(self._next, TaskReply):  # lent while the user was about to stop this worker
@@ -85,15 +83,15 @@ class Worker:
             self._children.close()
             self._link.close()
             self._log_file.close()
-        return int(self._link.has_given_up)
+        return int(self._link.has_given_up or self._is_stuck)
 
     def run_one(self) -> bool:
         """Take one turn: at most one task. Return whether there is a next turn."""
-        if self._stop.wants_leave or self._link.has_given_up:
+        if self._stop.wants_leave or self._link.has_given_up or self._is_stuck:
             return False
         reply, self._next = self._next, None
         if reply is None:
-            reply = self._link.ask(RequestTask(**self._about), TaskReply | NoTask, "Error requesting task")
+            reply = self._link.ask(RequestTask(**self._about()), TaskReply | NoTask, "Error requesting task")
         if isinstance(reply, TaskReply) and self._stop.wants_leave:
             self._next = reply
         elif isinstance(reply, TaskReply):
@@ -118,7 +116,9 @@ class Worker:
             return
         log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
         run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
-        attempt = self._beating(task, lambda: self._children.start(run))
+        attempt = self._start_child(task, run)
+        if attempt is None:
+            return
         try:
             self._children.prepare(task)
             outcome = self._watch(task, attempt)
@@ -128,17 +128,44 @@ class Worker:
         finally:
             attempt.kill()
 
-    def _beating(self, task: TaskReply, step: Callable[[], Attempt]) -> Attempt:
-        """Return what `step` returns, and beat meanwhile: the first import of torch may take minutes."""
+    def _start_child(self, task: TaskReply, run: Run) -> Attempt | None:
+        """Return the child, or None when the task is settled without one.
+
+        The first import of torch may take minutes: it runs in a thread, and this one beats and listens.
+        """
         over, theirs = Pipe(duplex=False)
-        with ThreadPoolExecutor(1) as pool, over:
-            future = pool.submit(step)
-            future.add_done_callback(lambda _: theirs.close())
-            while not future.done():
+        started: list[Attempt] = []
+
+        def start() -> None:
+            try:
+                started.append(self._children.start(run))
+            except OSError as error:
+                log.warning("No process could be started (%s); trying again in %g s", error, DISK_RETRY_S)
+            finally:
+                theirs.close()
+
+        threading.Thread(target=start, daemon=True, name="start").start()
+        give_up_at_s = self._clock() + START_S
+        with over:
+            while not over.poll():  # readable once the thread has closed its end
+                if self._stop.wants_checkpoint:
+                    self._settle(task, Stopped())
+                    return None
+                if self._clock() >= give_up_at_s:
+                    self._is_stuck = True  # the thread cannot be ended, but the worker can
+                    self._settle(
+                        task, Broke(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
+                    )
+                    return None
                 if self._clock() >= self._link.next_beat_s:
-                    self._try_beat(task)
-                self._link.wait(max(0.0, self._link.next_beat_s - self._clock()), [over])
-        return future.result()
+                    self._courier.beat(task)
+                until_s = min(self._link.next_beat_s, give_up_at_s)
+                self._link.wait(max(0.0, until_s - self._clock()), [over])
+        if started:
+            return started[0]
+        self._settle(task, Stopped())
+        self._link.wait(DISK_RETRY_S)
+        return None
 
     def _open_folders(self, task: TaskReply, output_dir: Path, run_folder: Path) -> bool:
         """Make the task's folders and logs, whatever it takes; False when the task is not to run any more."""
@@ -147,6 +174,7 @@ class Worker:
                 self._log_file.follow(output_dir)
                 run_folder.mkdir(parents=True, exist_ok=True)
                 (run_folder / LOG_FILE).touch()
+                (run_folder / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
                 return True
             except OSError as error:
                 log.warning(
@@ -157,7 +185,7 @@ class Worker:
             if self._stop.wants_leave:
                 self._settle(task, Stopped())
                 return False
-            if not self._try_beat(task):
+            if not self._courier.beat(task):
                 self._settle(task, Fenced())
                 return False
 
@@ -173,14 +201,17 @@ class Worker:
                     started_utc=outcome.started_utc,
                     duration_s=outcome.duration_s,
                 )
-                self._deliver(Delivery(task=task, result=outcome.result, run=run_facts))
+                ack = self._courier.deliver(Delivery(task=task, result=outcome.result, run=run_facts))
+                if ack is not None:
+                    log.info("Task %s completed", task.task_id)
+                    self._next = ack.next
             case Broke(cause=cause, error=error):
                 log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
-                self._link.report(TaskFailed(**self._naming(task), cause=cause.value, error=error))
+                self._link.report(TaskFailed(**self._courier.naming(task), cause=cause.value, error=error))
             case Stopped():
                 reason = "preempted" if self._stop.is_preempted else "interrupted"
                 log.info("Giving task %s back: %s", task.task_id, reason)
-                self._link.report(TaskReleased(**self._naming(task), reason=reason))
+                self._link.report(TaskReleased(**self._courier.naming(task), reason=reason))
             case Fenced():
                 log.warning(
                     "Task %s ended elsewhere or was cancelled; its result is not wanted", task.task_id
@@ -202,97 +233,20 @@ class Worker:
                 log.info("Asked task %s to stop; it has %g s to save a checkpoint", task.task_id, grace_s)
             if self._stop.wants_kill or (kill_at_s is not None and now_s >= kill_at_s):
                 return Stopped()
-            if now_s >= self._link.next_beat_s and not self._beat(task, attempt):
+            if now_s >= self._link.next_beat_s and not self._courier.beat(task, told(attempt)):
                 return Fenced()
             ends = [at_s for at_s in (timeout_at_s, kill_at_s, self._link.next_beat_s) if at_s is not None]
             self._link.wait(max(0.0, min(ends) - self._clock()), attempt.waitables)
         if isinstance(outcome, Broke) and self._stop.wants_checkpoint:
             return Stopped()  # whatever it did when asked to stop is not held against the task
+        if isinstance(outcome, Stopped) and not self._stop.wants_checkpoint:
+            return Broke(
+                Cause.ERROR, "found context.Stopped raised, expected it only when should_stop() is true"
+            )
         return outcome
 
-    def _beat(self, task: TaskReply, attempt: Attempt) -> bool:
-        """Tell the manager that the task runs; False when it must not go on."""
-        told = attempt.progress
-        progress = Progress(step=told.step, total=told.total, metrics=told.metrics) if told else None
-        beat = Heartbeat(**self._about, lease_id=task.lease_id, key=task.key, progress=progress)
-        try:
-            reply = self._link.call(beat, BeatReply)
-        except ManagerUnreachable:
-            self._link.next_beat_s = self._clock() + self._link.back_off_s()
-            return True
-        except ProtocolError as error:
-            log.warning("Heartbeat refused: %s", error)  # its result may still be welcome
-            return True
-        return not reply.stop
 
-    # -- results and reports -------------------------------------------------------------------------------
-
-    def _deliver(self, delivery: Delivery) -> None:
-        """Bring the result to its file, whatever it takes; then report. Returns early only to leave."""
-        task = delivery.task
-        if task.writes_row:
-            if not self._write_row(delivery):
-                return
-            done = TaskComplete(**self._naming(task), next=not self._stop.wants_leave)
-        else:
-            self._keep(delivery)
-            done = TaskComplete(
-                **self._naming(task),
-                result=delivery.result,
-                run=delivery.run,
-                sweep_id=task.sweep_id,
-                next=not self._stop.wants_leave,
-            )
-        ack = self._link.report(done)
-        if ack is not None:
-            log.info("Task %s completed", task.task_id)
-            self._next = ack.next
-            if not task.writes_row:
-                self._recorder.forget(delivery)
-
-    def _write_row(self, delivery: Delivery) -> bool:
-        """Append the row; False when the user would not wait for a disk that refuses it."""
-        task = delivery.task
-        while True:
-            try:
-                self._recorder.write_row(delivery)
-                return True
-            except ResultsUnwritable as error:
-                log.warning("%s; trying again every %g s", error, DISK_RETRY_S)
-            if self._stop.wants_checkpoint:
-                self._keep(delivery)
-                return False
-            self._link.wait(DISK_RETRY_S)
-            self._try_beat(task)
-
-    def _try_beat(self, task: TaskReply) -> bool:
-        """Beat without a child; False when the manager says that the task must not go on."""
-        try:
-            beat = Heartbeat(**self._about, lease_id=task.lease_id, key=task.key)
-            reply: BeatReply = self._link.call(beat, BeatReply)
-        except (ManagerUnreachable, ProtocolError) as error:
-            log.debug("heartbeat: %s", error)
-            return True
-        return not reply.stop
-
-    def _keep(self, delivery: Delivery) -> None:
-        try:
-            self._recorder.keep(delivery)
-        except ResultsUnwritable as error:
-            log.error("%s; the result of %s is in memory alone", error, delivery.task.task_id)
-
-    def _hand_over_kept(self) -> None:
-        """Hand over what an earlier worker could not."""
-        for delivery in self._recorder.kept():
-            log.info("Handing over a kept result of task %s", delivery.task.task_id)
-            report = TaskComplete(
-                **self._naming(delivery.task),
-                result=delivery.result,
-                run=delivery.run,
-                sweep_id=delivery.task.sweep_id,
-            )
-            if self._link.report(report) is not None:
-                self._recorder.forget(delivery)
-
-    def _naming(self, task: TaskReply) -> dict[str, Any]:
-        return {**self._about, "lease_id": task.lease_id, "key": task.key, "task_id": task.task_id}
+def told(attempt: Attempt) -> Progress | None:
+    """Return what the experiment last reported, as it travels."""
+    last = attempt.progress
+    return Progress(step=last.step, total=last.total, metrics=last.metrics) if last else None

@@ -17,6 +17,7 @@ from distexp.gpu import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
 from distexp.host import host_name, machine_id
 from distexp.link import HEARTBEAT_S, Link
 from distexp.logs import log_to_console
+from distexp.process_tree import end_descendants
 from distexp.recorder import Recorder
 from distexp.seat import find_seat
 from distexp.spool import Spool
@@ -151,7 +152,10 @@ def work_on(
         stop=stop,
         clock=time.monotonic,
     )
-    return worker.run()
+    try:
+        return worker.run()
+    finally:
+        end_descendants()  # a template that hangs in an import, too
 
 
 def pin(claim: Claim, threads: int) -> None:

@@ -66,14 +66,15 @@ DOORS = {
     "link": "client errors protocol stop",
     "seat": "claim errors gpu link protocol stop",
     "recorder": "protocol results row_index rows spool task",
-    "worker": "child child_main entry errors link logs protocol recorder stop task workdir",
-    "worker_command": "child claim client errors gpu host link logs recorder seat spool stop workdir worker",
+    "courier": "errors link protocol recorder stop",
+    "worker": "child child_main courier entry link logs protocol recorder stop task workdir",
+    "worker_command": "child claim client errors gpu host link logs process_tree recorder seat spool stop workdir worker",
     "experiment_runner_gpu": "gpu worker_command",
     # the child
     "process_tree": "",
     "child_main": "context entry errors process_tree rows task",
     "template_process": "child_main process_tree",
-    "child": "child_main entry process_tree task template_process",
+    "child": "child_main entry host process_tree task template_process",
     # experiments
     "experiments": "",
     "experiments.settings": "",

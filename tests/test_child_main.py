@@ -23,9 +23,9 @@ from distexp.child_main import (
     Stopped,
     call,
     guarded,
-    load,
     make_context,
     plain,
+    prepare,
 )
 from distexp.context import Context
 from distexp.entry import Cause
@@ -125,7 +125,7 @@ def test_of_a_long_traceback_the_end_travels() -> None:
     ],
 )
 def test_an_experiment_that_cannot_be_imported_says_so(experiment: str, line: str) -> None:
-    assert broke(guarded(lambda: load(experiment, None), on_import=True)) == (Cause.IMPORT, line)
+    assert broke(prepare(experiment, None)) == (Cause.IMPORT, line)
 
 
 def test_an_import_that_runs_out_of_memory_may_work_elsewhere(
@@ -133,8 +133,17 @@ def test_an_import_that_runs_out_of_memory_may_work_elsewhere(
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "greedy_experiment.py").write_text("raise MemoryError('20 GiB')")
-    outcome = guarded(lambda: load("greedy_experiment:run", None), on_import=True)
+    outcome = prepare("greedy_experiment:run", None)
     assert broke(outcome) == (Cause.OUT_OF_MEMORY, "MemoryError: 20 GiB")
+
+
+def test_a_warm_up_that_fails_is_no_failed_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "cold_experiment.py").write_text("def warm_up(device): 1 / 0\ndef run(p, c): return {}")
+    assert callable(prepare("cold_experiment:run", "cpu"))
+    assert "cold_experiment.warm_up failed" in capsys.readouterr().err
 
 
 # -- results

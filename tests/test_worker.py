@@ -15,6 +15,7 @@ from live_worker import (
     GATED,
     WorkerProcess,
     await_began,
+    await_file,
     await_rows,
     gated_folder,
     marked_processes,
@@ -111,6 +112,52 @@ def test_an_endless_task_fails_by_its_timeout_and_the_worker_goes_on(tmp_path: P
         assert (entry.state, entry.failures, entry.cause) == (State.FAILED, 3, "timeout")
         assert entry.error == "found no result after timeout_s = 0.2 s"
     assert [row["width"] for row in folder.rows()] == ["2"]
+
+
+# Its module is imported once the gate is open; until then the task has no process.
+SLOW_IMPORT = """
+import time
+from pathlib import Path
+Path("importing").touch()
+while not Path("gate").exists():
+    time.sleep(0.01)
+def run(params, context):
+    return {"score": 1}
+"""
+UNASKED = "def run(params, context): raise context.Stopped"
+
+
+@posix_only
+def test_a_worker_listens_while_its_first_child_is_still_importing(tmp_path: Path) -> None:
+    folder = gated_folder(tmp_path, "[1]", SLOW_IMPORT)
+    with folder.serving() as manager, worker_process(folder.root) as worker:
+        await_file(folder.root / "importing")
+        worker.signal(signal.SIGTERM)
+        assert worker.code() == 0
+        assert was_given_back(manager)
+
+
+@posix_only
+def test_ctrl_c_during_the_first_import_finishes_the_task(tmp_path: Path) -> None:
+    folder = gated_folder(tmp_path, "[1]", SLOW_IMPORT)
+    with folder.serving() as manager, worker_process(folder.root) as worker:
+        await_file(folder.root / "importing")
+        family = psutil.Process(worker.process.pid)
+        for process in (family, *family.children(recursive=True)):
+            process.send_signal(signal.SIGINT)  # as a terminal does: to every process of its group
+        worker.await_words("Finishing the current task")
+        open_gate(folder.root)
+        assert worker.code() == 0
+        assert entry_of(manager, 1).state is State.COMPLETE
+
+
+def test_a_task_that_stops_without_being_asked_has_failed(tmp_path: Path) -> None:
+    folder = gated_folder(tmp_path, "[1]", UNASKED)
+    with folder.serving() as manager, worker_process(folder.root) as worker:
+        assert worker.code() == 0
+        entry = entry_of(manager, 1)
+        assert (entry.state, entry.failures, entry.cause) == (State.FAILED, 3, "error")
+        assert "expected it only when should_stop() is true" in entry.error
 
 
 # -- stopping

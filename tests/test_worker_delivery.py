@@ -13,7 +13,7 @@ from live_manager import Folder, Talk
 from live_worker import await_began, gated_folder, open_gate, worker_process
 from support import poll
 
-from distexp import link, worker
+from distexp import courier, link, worker
 from distexp.child import DEFAULT_START_METHOD, Children
 from distexp.client import Client
 from distexp.entry import State
@@ -146,7 +146,8 @@ def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
 def quick(folder: Folder, monkeypatch: pytest.MonkeyPatch, caplog: Capture) -> Folder:
     """The folder, for workers of this process that beat and retry often, and have a module of their own."""
     monkeypatch.setattr(link, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(worker, "DISK_RETRY_S", 0.05)
+    for room in (courier, worker):
+        monkeypatch.setattr(room, "DISK_RETRY_S", 0.05)
     monkeypatch.chdir(folder.root)
     monkeypatch.syspath_prepend(str(folder.root))
     name = f"experiment_{time.monotonic_ns()}"  # the template of an earlier test does not know it
@@ -174,6 +175,8 @@ def test_a_results_file_that_cannot_be_written_costs_no_attempt(
     with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
         await_said(caplog, "trying again every 0.05 s")
         assert f"{obstacle}: cannot be written now" in caplog.text
+        if state == "file is a folder":  # the result is there, and on disk meanwhile
+            poll(lambda: len(spooled(quick.root)) == 1, "the result spooled")
         if state == "folder is a file":
             obstacle.unlink()
         else:
@@ -182,6 +185,7 @@ def test_a_results_file_that_cannot_be_written_costs_no_attempt(
         (entry,) = manager.queue.entries()
         assert (entry.state, entry.attempts, entry.failures, entry.losses) == (State.COMPLETE, 1, 0, 0)
     assert [row["score"] for row in quick.rows()] == ["10"]
+    assert spooled(quick.root) == []
 
 
 def test_a_worker_that_may_not_wait_for_its_disk_keeps_the_result_for_its_next_start(
