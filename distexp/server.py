@@ -188,7 +188,7 @@ class _Conversation(socketserver.BaseRequestHandler):
             again = isinstance(error, ResultsUnwritable | JournalUnwritable)
             return encode(ErrorReply(error=str(error), again=again))
         except Exception:  # whatever one request breaks, the manager serves on; our bug stands in the log
-            log.exception("%s: request failed: %r", connection.peer, line[:200])
+            log.exception("%s: request failed", connection.peer)  # without its text: it holds the secret
             return encode(ErrorReply(error="internal error; the manager's log has the traceback"))
 
     def _say_goodbye(self, error: ProtocolError) -> None:
