@@ -191,15 +191,16 @@ def test_a_peer_that_leaves_in_the_middle_of_a_message_harms_nobody(manager: Exp
 def test_a_bug_becomes_an_error_reply_and_a_traceback_in_the_log(
     folder: Folder, manager: ExperimentManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Talk(manager.port) as talk:
+    with Talk(manager.port, token=folder.token) as talk:
         with monkeypatch.context() as patch:
             patch.setattr(Control, "status", lambda self: 1 // 0)
             error = talk.say("status")["error"]
         assert error == "internal error; the manager's log has the traceback"
         assert talk.say("status")["type"] == "status"
     log = "\n".join(folder.log())
-    assert 'request failed: b\'{"type": "status"}\'' in log
+    assert "request failed" in log
     assert "ZeroDivisionError" in log
+    assert folder.token not in log
 
 
 def test_a_stopped_manager_closes_its_connections(folder: Folder) -> None:
