@@ -7,6 +7,7 @@ Containers exclude each other only where they share the claim folder.
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,27 @@ def claim_gpu(
     raise no_gpu_error(gpus, min_free_mib, refused)
 
 
+def unclaimable(
+    gpus: Sequence[GpuStatus], *, slots: int = 1, lock_folder: Path | None = None
+) -> dict[str, str]:
+    """Return UUID -> why it cannot be claimed, of the cards whose every slot is taken.
+
+    A look: each lock is tried and released at once. A worker that asks in that instant asks again.
+    """
+    folder = lock_folder or default_claim_folder()
+    reasons: dict[str, str] = {}
+    for gpu in gpus:
+        for slot in range(slots):
+            lock = _lock_slot(gpu, slot, folder) if _slot_path(gpu, slot, folder).exists() else None
+            if not isinstance(lock, str):  # free
+                if lock:
+                    lock.release()
+                reasons.pop(gpu.uuid, None)
+                break
+            reasons[gpu.uuid] = lock
+    return reasons
+
+
 def claim_cpu(folder: Path) -> Claim:
     """Claim the lowest free CPU seat of this folder: `cpu0`, `cpu1`, ... Never waits.
 
@@ -136,13 +158,9 @@ def _try_claim(
     gpu: GpuStatus, slot: int, folder: Path, min_free_mib: int, visible: str | None
 ) -> Claim | str:
     """Return the claim, or why there is none, in words for people."""
-    path = folder / f"{gpu.uuid.replace('/', '_')}.slot{slot}.lock"  # old MIG UUIDs hold slashes
-    try:
-        lock = _try_lock(path)
-    except PermissionError as error:  # another user's file: for this instant, or for good
-        return f"cannot be claimed: {error}, expected a folder of mode 0777 and files of mode 0666"
-    if lock is None:
-        return f"claimed by another worker{_read_note(path)}"
+    lock = _lock_slot(gpu, slot, folder)
+    if isinstance(lock, str):
+        return lock
     with ExitStack() as undo:
         undo.callback(lock.release)
         now = {gpu.uuid: gpu for gpu in list_gpus(visible)}.get(
@@ -152,6 +170,20 @@ def _try_claim(
             undo.pop_all()
             return Claim(gpu.label if slot == 0 else f"{gpu.label}.{slot}", now, lock)
     return "its memory was taken in this moment"
+
+
+def _slot_path(gpu: GpuStatus, slot: int, folder: Path) -> Path:
+    return folder / f"{gpu.uuid.replace('/', '_')}.slot{slot}.lock"  # old MIG UUIDs hold slashes
+
+
+def _lock_slot(gpu: GpuStatus, slot: int, folder: Path) -> BaseFileLock | str:
+    """Return the held lock, or why there is none, in words for people."""
+    path = _slot_path(gpu, slot, folder)
+    try:
+        lock = _try_lock(path)
+    except PermissionError as error:  # another user's file: for this instant, or for good
+        return f"cannot be claimed: {error}, expected a folder of mode 0777 and files of mode 0666"
+    return lock or f"claimed by another worker{_read_note(path)}"
 
 
 def _try_lock(path: Path) -> BaseFileLock | None:

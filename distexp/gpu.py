@@ -149,17 +149,25 @@ def to_mib(gb: float) -> int:
     return int(gb * MIB_PER_GB)
 
 
-def describe_gpus(gpus: Sequence[GpuStatus], min_free_mib: int) -> list[str]:
-    """Return a line per card: id, `free`, `busy` or `error`, name, memory, use, who holds it. Pure."""
-    return [_describe(gpu, min_free_mib) for gpu in gpus]
+def describe_gpus(gpus: Sequence[GpuStatus], min_free_mib: int, claimed: Mapping[str, str]) -> list[str]:
+    """Return a line per card: id, `free`, `busy` or `error`, name, memory, use, who holds it. Pure.
+
+    Args:
+        gpus: What was looked at.
+        min_free_mib: A free card has more free memory than this, in MiB.
+        claimed: UUID -> why nobody can claim the card.
+    """
+    return [_describe(gpu, min_free_mib, claimed.get(gpu.uuid)) for gpu in gpus]
 
 
-def _describe(gpu: GpuStatus, min_free_mib: int) -> str:
+def _describe(gpu: GpuStatus, min_free_mib: int, claim: str | None) -> str:
     if gpu.error:
         return f"{gpu.label}  error  {gpu.name}  {gpu.error}"
-    state = "free" if gpu.has_more_than(min_free_mib) else "busy"
+    state = "free" if gpu.has_more_than(min_free_mib) and not claim else "busy"
     use = "" if gpu.utilization_pct is None else f", {gpu.utilization_pct} % in use"
-    return f"{gpu.label}  {state}  {gpu.name}  {gpu.memory}{use}{_held_by(gpu)}"
+    return (
+        f"{gpu.label}  {state}  {gpu.name}  {gpu.memory}{use}{_held_by(gpu)}{f', {claim}' if claim else ''}"
+    )
 
 
 def no_gpu_error(

@@ -1,7 +1,7 @@
 """What stands behind both launchers: `python -m distexp.launch VERB ...`.
 
-Opens `errors`, `crew`, `local_run` and `checks`. The launchers have changed to the project's folder: relative
-paths count from there.
+Opens `errors`, `crew`, `local_run`, `workdir` and `checks`. The launchers have changed to the project's
+folder: relative paths count from there.
 """
 
 import argparse
@@ -19,8 +19,9 @@ import psutil
 
 from distexp.checks import run_checks
 from distexp.crew import Crew
-from distexp.errors import UserError
+from distexp.errors import AlreadyRunning, UserError
 from distexp.local_run import LocalRun, Stopping, read_address, say
+from distexp.workdir import Workdir
 
 PROJECT = Path(__file__).resolve().parent.parent
 MANAGER = "experiment_manager.py"
@@ -29,6 +30,7 @@ CPU_WORKERS = 2  # where no card is free
 LOOK_S = 0.1  # between two looks at the processes; a look costs microseconds
 LIST_GPUS_S = 60.0  # a driver that wakes many cards takes seconds
 STOP_S = 60.0  # for `stop` to see the manager gone
+RESULTS_DEPTH = 4  # folders below the working folder: `output_dir: a/{b}/{c}/{d}`, and an end to the search
 VERBS = "run | test | manager | worker | workers N | status | stop | help"
 
 
@@ -113,14 +115,14 @@ def run(words: Sequence[str]) -> int:
 
 
 def count_free_gpus() -> int:
-    """Return how many cards the worker's script calls free; 0, and its reason on a line, if it sees none."""
+    """Return how many cards a worker could claim now; 0 with the reason, or a line per card, if none."""
     try:
         listed = subprocess.run(
             python(RUNNER, "--list-gpus"), capture_output=True, text=True, timeout=LIST_GPUS_S, check=False
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"{RUNNER} --list-gpus: found no answer in {LIST_GPUS_S:.0f} s") from None
-    free = sum(line.startswith("free") for line in listed.stdout.splitlines())
+    free = sum(line.split()[1:2] == ["free"] for line in listed.stdout.splitlines())  # "gpu0  free  ..."
     if not free:
         say(
             listed.stdout.strip()
@@ -131,9 +133,21 @@ def count_free_gpus() -> int:
 
 def say_rows(workdir: Path) -> None:
     """Say which results files there are, and how many rows each holds."""
-    for path in sorted(workdir.glob("results_*/final_results.csv")):
+    for path in find_results(workdir):
         rows = max(path.read_bytes().count(b"\n") - 1, 0)  # every row that we write is one line
         say(f"{path.relative_to(workdir)}: {rows} rows")
+
+
+def find_results(workdir: Path) -> list[Path]:
+    """Return the results files of the folder, in order; hidden folders and `runs` are passed over."""
+    found = []
+    for folder, subfolders, files in os.walk(workdir):
+        depth = len(Path(folder).relative_to(workdir).parts)
+        wanted = depth < RESULTS_DEPTH
+        subfolders[:] = [name for name in subfolders if wanted and name != "runs" and name[0] != "."]
+        if "final_results.csv" in files:
+            found.append(Path(folder, "final_results.csv"))
+    return sorted(found)
 
 
 def workers(words: Sequence[str]) -> int:
@@ -189,14 +203,30 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def find_manager(workdir: Path) -> psutil.Process | None:
-    """Return the process that the folder's address file names, if it lives and is a manager indeed."""
-    address = read_address(workdir)
+    """Return the process that the folder's address file names, if it lives and is a manager indeed.
+
+    The file outlives its manager, and after a restart of the machine its pid may be anybody's; only a manager
+    holds the folder's lock.
+    """
+    address = read_address(workdir) if has_manager(workdir) else None
     try:
         process = psutil.Process(address.pid) if address else None
         is_manager = process is not None and any(MANAGER in word for word in process.cmdline())
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
     return process if is_manager else None
+
+
+def has_manager(workdir: Path) -> bool:
+    """Return whether a manager holds the folder, by trying to be it for an instant."""
+    folder = Workdir(workdir)
+    if not folder.state.is_dir():
+        return False
+    try:
+        folder.hold().release()
+    except AlreadyRunning:
+        return True
+    return False
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distexp.child import DEFAULT_START_METHOD, Children
-from distexp.claim import Claim
+from distexp.claim import Claim, unclaimable
 from distexp.client import Client
 from distexp.errors import DistexpError, NoGpuError, UserError
 from distexp.gpu import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
@@ -58,7 +58,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         type=float,
         default=MIN_FREE_GB,
         metavar="GB",
-        help="a card needs more free memory (%(default)s)",
+        help="a card needs more free memory than this, in GB (%(default)g)",
     )
     parser.add_argument(
         "--slots-per-gpu", type=at_least_one, default=1, metavar="K", help="workers that share a card (1)"
@@ -70,14 +70,14 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "--start-method",
         choices=("forkserver", "spawn"),
         default=DEFAULT_START_METHOD,
-        help="of the task's process",
+        help="how a task's process is started (default: %(default)s)",
     )
     parser.add_argument(
         "--manager-wait-s",
         type=float,
         default=MANAGER_WAIT_S,
         metavar="S",
-        help="leave without a manager (%(default)s)",
+        help="leave after S seconds without a manager (%(default)g)",
     )
     parser.add_argument(
         "--workdir", type=Path, default=Path(), help="folder of results and experiments (default: .)"
@@ -100,13 +100,14 @@ def at_least_one(text: str) -> int:
 
 
 def print_gpus(settings: argparse.Namespace) -> int:
-    """Show each card on a line that begins with `free` or `busy`."""
+    """Show each card on a line: its id, then `free`, `busy` or `error`, then more."""
     try:
         gpus = list_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     except NoGpuError as error:
         print(error)
     else:
-        print("\n".join(describe_gpus(gpus, to_mib(settings.min_free_gb))))
+        claimed = unclaimable(gpus, slots=settings.slots_per_gpu)
+        print("\n".join(describe_gpus(gpus, to_mib(settings.min_free_gb), claimed)))
     return 0
 
 

@@ -12,8 +12,9 @@ import pytest
 from stand_in import pynvml as stand_in
 from stand_in.machine import card, environment, mig_instance, write_scenario
 
-from distexp.claim import CLAIM_FOLDER_VARIABLE, claim_cpu, claim_gpu, default_claim_folder
+from distexp.claim import CLAIM_FOLDER_VARIABLE, claim_cpu, claim_gpu, default_claim_folder, unclaimable
 from distexp.errors import NoGpuError, UserError
+from distexp.gpu import list_gpus
 
 FOUR_GB = 4 * 1024
 UUID0, UUID1 = card(0)["uuid"], card(1)["uuid"]
@@ -103,6 +104,21 @@ def test_two_claims_get_two_equal_cards_and_a_third_gets_none(machine, claim, cl
         f"(gpu0 NVIDIA A100: 19.5/40.0 GB free, {by}; gpu1 NVIDIA A100: 19.5/40.0 GB free, {by}); "
         "wait, lower --min-free-gb, raise --slots-per-gpu, or run with --device cpu"
     )
+
+
+def test_a_look_names_the_cards_whose_every_slot_is_taken_and_takes_none(machine, claim, claims):
+    machine(card(0), card(1))
+    gpus = list_gpus()
+    assert unclaimable(gpus, lock_folder=claims) == {}
+    assert not claims.exists()
+    claim()
+    for _ in range(2):
+        assert unclaimable(gpus, lock_folder=claims).keys() == {UUID0}
+        assert unclaimable(gpus, slots=2, lock_folder=claims) == {}
+    assert [claim(slots=2).worker_id for _ in range(3)] == ["gpu1", "gpu0.1", "gpu1.1"]
+    reasons = unclaimable(gpus, slots=2, lock_folder=claims)
+    assert all(reason.startswith("claimed by another worker") for reason in reasons.values())
+    assert reasons.keys() == {UUID0, UUID1}
 
 
 def test_a_released_card_can_be_claimed_again(machine, claim):

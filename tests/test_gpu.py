@@ -245,11 +245,13 @@ def test_the_list_for_people_has_a_line_per_card():
         gpu(0, 39936, utilization_pct=0),
         gpu(1, 1024, holders=("pid 1234 (python, 36.1 GB)",)),
         GpuStatus("", 2, error="GPU is lost"),
+        gpu(3, 39936),
     ]
-    assert describe_gpus(gpus, FOUR_GB) == [
+    assert describe_gpus(gpus, FOUR_GB, {gpus[3].uuid: "claimed by another worker (pid 7)"}) == [
         "gpu0  free  NVIDIA A100  39.0/40.0 GB free, 0 % in use",
         "gpu1  busy  NVIDIA A100  1.0/40.0 GB free, held by pid 1234 (python, 36.1 GB)",
         "gpu2  error  unknown  GPU is lost",
+        "gpu3  busy  NVIDIA A100  39.0/40.0 GB free, claimed by another worker (pid 7)",
     ]
 
 

@@ -1,0 +1,59 @@
+"""What the verbs of the launchers decide by themselves: which manager, which cards, which rows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from stand_in import pynvml as stand_in
+from stand_in.machine import card, environment, write_scenario
+
+from distexp.claim import claim_gpu
+from distexp.launch import MANAGER, count_free_gpus, find_manager, say_rows
+from distexp.workdir import Workdir
+
+
+def test_a_process_that_got_the_pid_of_an_ended_manager_is_no_manager(tmp_path: Path) -> None:
+    folder = Workdir(tmp_path)
+    assert find_manager(tmp_path) is None
+    with subprocess.Popen([sys.executable, "-c", "input()", MANAGER], stdin=subprocess.PIPE) as another:
+        try:
+            with folder.hold():
+                told = {"pid": another.pid, "host": "127.0.0.1", "port": 5000}
+                folder.info.write_text(json.dumps(told), encoding="utf-8")
+                assert find_manager(tmp_path) == psutil.Process(another.pid)
+            assert find_manager(tmp_path) is None
+        finally:
+            another.kill()
+
+
+def test_the_rows_of_every_output_folder_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (
+        "results_a",
+        "out/wine/a/b",
+        "out/wine/a/b/too_deep",
+        ".venv/results_b",
+        "out/runs/c",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "final_results.csv").write_text("width,seed\n1,42\n", encoding="utf-8")
+    say_rows(tmp_path)
+    assert capsys.readouterr().err == (
+        "out/wine/a/b/final_results.csv: 1 rows\nresults_a/final_results.csv: 1 rows\n"
+    )
+
+
+def test_a_free_card_is_one_that_a_worker_could_claim_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scenario(tmp_path / "machine.json", card(0), card(1), card(2, 900))
+    for name, value in environment(tmp_path / "machine.json", tmp_path / "claims").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
+    assert count_free_gpus() == 2
+    with claim_gpu(), claim_gpu():
+        assert count_free_gpus() == 0
+    shown = capsys.readouterr().err.splitlines()
+    assert [line.split()[:2] for line in shown] == [[f"gpu{index}", "busy"] for index in range(3)]
