@@ -46,7 +46,13 @@ def parse_serve(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--workdir", type=Path, default=Path(), help="folder of configs and results (default: .)"
     )
-    parser.add_argument("--rescan-s", type=float, default=RESCAN_S, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--rescan-s",
+        type=float,
+        default=RESCAN_S,
+        metavar="S",
+        help="seconds between two looks at results and configs (default: %(default)g)",
+    )
     parser.add_argument("--exit-when-done", action="store_true", help="end once every task has ended")
     parser.add_argument("--retry-failed", action="store_true", help="run tasks again that failed earlier")
     parser.add_argument("--no-auth", action="store_true", help="do not ask for the folder's secret")
