@@ -75,7 +75,10 @@ class Control:
         }
 
     def _workers(self) -> list[dict[str, Value]]:
-        tasks = {lease.borrower.worker: lease.task.task_id for lease in self._queue.leases()}
+        tasks = {
+            (lease.borrower.worker, lease.borrower.instance): lease.task.task_id
+            for lease in self._queue.leases()
+        }
         return [
             {
                 "worker": worker.name,
@@ -84,7 +87,7 @@ class Control:
                 "memory_mib": worker.memory_mib,
                 "connected": worker.connection is not None,
                 "age_s": round(age_s, 1),
-                "task": tasks.get(worker.name),
+                "task": tasks.get((worker.name, worker.instance)),
                 "progress": worker.progress and [worker.progress.step, worker.progress.total],
                 "completed": worker.completed,
                 "failed": worker.failed,

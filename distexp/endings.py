@@ -9,7 +9,7 @@ import logging
 from msgspec import structs
 
 from distexp import protocol as wire
-from distexp.entry import Cause, Entry, Lease, State
+from distexp.entry import Borrower, Cause, Entry, Lease, State
 from distexp.errors import JournalUnwritable, ProtocolError
 from distexp.journal import Journal
 from distexp.ledger import Ledger
@@ -26,7 +26,7 @@ class Endings:
 
     def __init__(self, *, queue: TaskQueue, journal: Journal, ledger: Ledger, roster: Roster) -> None:
         self._queue, self._journal, self._ledger, self._roster = queue, journal, ledger, roster
-        self._reporters: dict[str, str] = {}  # key -> the worker that is reporting it as complete just now
+        self._reporters: dict[str, Borrower] = {}  # key -> who is reporting it as complete just now
 
     # -- what workers report -------------------------------------------------------------------------------
 
@@ -44,7 +44,11 @@ class Endings:
             )
         entry = self._reported(request)
         task = entry.lease.task if entry.lease else entry.task  # as lent: an edit may have moved its folder
-        self._reporters[task.key] = worker.name
+        lease_id = _lease_id(request, entry, worker)
+        self._queue.beat(
+            lease_id, task.key, worker.borrower
+        )  # it lives, also where no row can be written now
+        self._reporters[task.key] = worker.borrower
         try:
             if request.result is None:
                 self._ledger.scan(task)
@@ -52,7 +56,10 @@ class Endings:
                 self._write(task, request, worker, entry.attempts)
         finally:
             self._reporters.pop(task.key, None)
-        if self._queue.entry(task.key).state is not State.COMPLETE:
+        entry = self._queue.entry(task.key)
+        if entry.state is not State.COMPLETE:
+            if worker.shares_folder and entry.lease is not None and entry.lease.lease_id == lease_id:
+                self.lose(entry.lease, "the row that it has reported is not there")  # or it gets it for ever
             raise ProtocolError(
                 f"task_complete {task.task_id}: found no row of it in {self._ledger.path(task)}, "
                 "expected the row before the report, or a `result` to write it from"
@@ -64,7 +71,8 @@ class Endings:
             result = check_result(task, request.result or {})
         except ValueError as error:
             raise ProtocolError(str(error)) from None
-        self._ledger.append(task, row_for(task, result, structs.replace(run, worker=worker.name)))
+        name = self._roster.name_of(run.worker, run.host) if run.worker else worker.name
+        self._ledger.append(task, row_for(task, result, structs.replace(run, worker=name)))
 
     def failed(self, request: wire.TaskFailed, worker: Worker) -> wire.Ack:
         """Charge the failure to the task; one by import ends its phase, or shows the worker to be unfit."""
@@ -72,35 +80,39 @@ class Endings:
         cause = Cause(request.cause)
         why = (request.error.strip().splitlines() or ["no message"])[-1]
         if cause is Cause.IMPORT:
-            return self._not_imported(request, entry, worker, why)
-        retry = cause is not Cause.OUT_OF_MEMORY or self._roster.has_larger_device(worker.memory_mib)
-        return self._charge(request, entry, worker, why, retry=retry)
+            is_news = self._not_imported(request, entry, worker, why)
+        else:
+            has_larger = (self._roster.largest_mib() or 0) > worker.memory_mib
+            retry = cause is not Cause.OUT_OF_MEMORY or has_larger
+            is_news = self._charge(request, entry, worker, why, retry=retry)
+        self._journal.flush()
+        return wire.Ack() if is_news else _LATE
 
     def _charge(
         self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str, *, retry: bool
-    ) -> wire.Ack:
+    ) -> bool:
+        """Return whether the lease was live."""
         task, cause = entry.task, Cause(request.cause)
         lease_id = _lease_id(request, entry, worker)
         state = self._queue.fail(lease_id, task.key, cause, request.error, retry=retry)
-        self._journal.flush()
         if state is None:
-            return _LATE
-        self._roster.failed(worker.name, task)
+            return False
+        self._roster.failed(worker.borrower, task)
         log.warning(
             "Task %s failed on %s (%s, failure %d of %d, now %s): %s",
             *(task.task_id, worker.name, cause, entry.failures + 1, FAILURE_BUDGET, state, why),
         )
-        return wire.Ack()
+        return True
 
-    def _not_imported(self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str) -> wire.Ack:
-        task = entry.task
-        if self._roster.is_proven(task.experiment):
-            if self._queue.release(_lease_id(request, entry, worker), task.key) is None:
-                return _LATE
-            self._roster.bench(worker.name, f"cannot import {task.experiment}, which others can: {why}")
-            log.warning("%s gets no more tasks: cannot import %s: %s", worker.name, task.experiment, why)
-            self._journal.flush()
-            return wire.Ack()
+    def _not_imported(self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str) -> bool:
+        """Return whether that is news: the worker is unfit where others can import, else the phase ends."""
+        task, lease_id = entry.task, _lease_id(request, entry, worker)
+        is_live = entry.lease is not None and entry.lease.lease_id == lease_id
+        unfit = f"cannot import {task.experiment}, which others can: {why}"
+        is_proven = is_live and self._roster.is_proven(task.experiment)
+        if is_proven and self._roster.bench_unfit(worker.borrower, unfit):
+            log.warning("%s gets no more tasks: it %s", worker.name, unfit)
+            return self._queue.release(lease_id, task.key) is not None
         error = f"{task.experiment} cannot be imported: {why}"
         same = [
             each
@@ -109,15 +121,13 @@ class Endings:
         ]
         if any(each.state is State.FAILED and each.cause == Cause.IMPORT for each in same):
             self._queue.cancel(task.key, cause=Cause.IMPORT, error=error)  # the phase has ended, all know why
-            self._journal.flush()
-            return wire.Ack()
-        ack = self._charge(request, entry, worker, why, retry=False)
-        if ack is not _LATE:
-            left = [each.task.key for each in same if each.state is State.PENDING]
-            ended = sum(self._queue.cancel(key, cause=Cause.IMPORT, error=error) for key in left)
-            log.error("Phase %s ended: %s (%d more tasks cancelled)", task.phase, error, ended)
-            self._journal.flush()
-        return ack
+            return True
+        if not self._charge(request, entry, worker, why, retry=False):
+            return False
+        left = [each.task.key for each in same if each.state is State.PENDING]
+        ended = sum(self._queue.cancel(key, cause=Cause.IMPORT, error=error) for key in left)
+        log.error("Phase %s ended: %s (%d more tasks cancelled)", task.phase, error, ended)
+        return True
 
     def released(self, request: wire.TaskReleased, worker: Worker) -> wire.Ack:
         """Take a task back without cost."""
@@ -160,10 +170,19 @@ class Endings:
         before = self._queue.complete(key)
         if before is None:
             return
-        worker = self._reporters.get(key) or (before.lease.borrower.worker if before.lease else "")
-        if worker:
+        worker = self._reporters.get(key) or (before.lease.borrower if before.lease else None)
+        if worker is not None:
             self._roster.completed(worker, before.task)
-            log.info("Task %s completed by %s", before.task.task_id, worker)
+            log.info("Task %s completed by %s", before.task.task_id, worker.worker)
+
+    def give_up(self) -> None:
+        """Fail what ran out of memory on every device that is there, once nothing else is left to do."""
+        largest_mib = self._roster.largest_mib()
+        for entry in [] if largest_mib is None else self._queue.give_up(largest_mib):
+            log.error(
+                "Task %s failed: it ran out of memory with %d MiB, and no worker that is left has more",
+                *(entry.task.task_id, entry.floor_mib),
+            )
 
 
 _LATE = wire.Ack(message="that lease has ended; nothing changed")

@@ -3,6 +3,7 @@
 The moves between states are the table in `task_queue`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,6 +42,7 @@ class Borrower:
     heartbeat_s: float | None = None  # None: never beats, may disconnect
     memory_mib: int = 0  # of its device; 0 when unknown
     connection: int | None = None
+    instance: str = ""  # of its process: two processes may have one name
 
     @property
     def term_s(self) -> float:
@@ -102,3 +104,12 @@ class Entry:
             error=self.error,
             lease=lease,
         )
+
+
+def twins_among(tasks: Iterable[Task]) -> dict[str, list[str]]:
+    """Return work -> keys, for work that more than one task asks for."""
+    twins, first = dict[str, list[str]](), dict[str, str]()  # no list for each of a million tasks
+    for task in tasks:
+        if (key := first.setdefault(task.work, task.key)) != task.key:
+            twins.setdefault(task.work, [key]).append(task.key)
+    return twins

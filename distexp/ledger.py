@@ -82,10 +82,13 @@ class Ledger:
         book.commits.wait(book.commits.add((task, row)))
 
     def bookmark(self, task: Task) -> Bookmark | None:
-        """Return how far this task's file has been read without finding its row."""
+        """Return how far this task's file has been read; None where this task's row was not looked for.
+
+        If there was a row up to here, `on_scan` has been told of it.
+        """
         book = self._book(task.output_dir)
         with book.lock:
-            return book.file.bookmark
+            return book.file.bookmark if task.key in book.index else None
 
     def find(self, task: Task) -> dict[str, str] | None:
         """Return the task's row, from a full read of its file."""

@@ -81,7 +81,7 @@ class ExperimentManager:
     def serve(self) -> int:
         """Start, work until a stop is asked for or all is done, stop; return the exit code.
 
-        It is 1 when all is done and a task has failed, else 0.
+        It is 1 when nothing more can be done and a task has failed, or is left; else 0.
 
         Raises:
             UserError: It cannot start; the message says why.
@@ -93,7 +93,8 @@ class ExperimentManager:
                 time.sleep(TURN_S)
         finally:
             self.stop()
-        return int(self._is_done and self.queue.counts()[State.FAILED] > 0)
+        is_good = self.queue.is_over() and not self.queue.counts()[State.FAILED]
+        return int(self._is_done and not is_good)
 
     def start(self) -> None:
         """Read configs, results and journal, then serve.
@@ -110,6 +111,7 @@ class ExperimentManager:
             undo.callback(stop_logging_to, log_to_file(self.workdir.log))
             self.journal = Journal(self.workdir.journal)
             undo.callback(self.journal.close)
+            self.journal.sweep_id = self.workdir.keep_sweep_id(self.journal.sweep_id)
             self._open_rooms(tasks)
             self._server = Server(self.host, self._wanted_port, self.service)
             undo.callback(self._server.server_close)
@@ -180,6 +182,7 @@ class ExperimentManager:
         if self._sweep.has_changed():
             self._reload()
         copy_twin_rows(self.queue, self.ledger)
+        self.service.endings.give_up()
         try:
             self.journal.flush()
         except DistexpError as error:
@@ -211,18 +214,23 @@ class ExperimentManager:
         for lease in self.queue.overdue():
             self.service.endings.lose(lease, "no sign of life")
         for lease in self.queue.leases():
-            if self._roster.has_died(lease.borrower.worker):
+            if self._roster.has_died(lease.borrower):
                 self.service.endings.lose(lease, "its process is gone")
 
     def _farewell(self) -> None:
-        """Once all is done, go, after idle workers have heard it."""
-        if not self.queue.is_over():
+        """Once nothing more can be done, go, after idle workers have heard it."""
+        counts = self.queue.counts()
+        is_stranded = not counts[State.ASSIGNED] and self._roster.are_all_unfit()
+        if not self.queue.is_over() and not is_stranded:
             self._farewell_s = None  # perhaps again: an edit of the configs brought more
             return
         now_s = time.monotonic()
         if self._farewell_s is None:
             self._farewell_s = now_s + FAREWELL_S
         if now_s >= self._farewell_s or not self._roster.connected():
+            if counts[State.PENDING]:
+                why = "no worker that is left can import their experiment"
+                log.error("Stopping with %d tasks pending: %s", counts[State.PENDING], why)
             self._is_done = True
             self.request_stop()
 

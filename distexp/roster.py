@@ -5,14 +5,14 @@ Opens `entry`, `host`, `protocol`. It judges workers; what a task has cost stand
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from distexp.entry import Borrower
 from distexp.host import ProcessMark
 from distexp.protocol import Heartbeat, Progress, WorkerRequest
 from distexp.task import Task
 
-BENCH_AFTER = 3  # failures in a row where others succeed: one bad machine must not eat the sweep
+BENCH_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not eat the sweep
 LIVE_S = 60.0  # a worker not heard of for longer counts as gone
 
 
@@ -33,26 +33,29 @@ class Worker:
     drained: bool = False
     completed: int = 0
     failed: int = 0
-    streak: int = 0  # failures in a row, in phases where others succeed
+    suspect: set[str] = field(default_factory=set)  # tasks failed in a row, in phases where others succeed
     benched: str = ""  # why it gets no more
+    is_unfit: bool = False  # it cannot import an experiment: benched even when it is the last one
     progress: Progress | None = None  # of its current task
+    turn: threading.Lock = field(default_factory=threading.Lock)  # held while it is lent a task
 
     @property
     def borrower(self) -> Borrower:
         """Who this worker is to the queue."""
-        return Borrower(self.name, self.heartbeat_s, self.memory_mib, self.connection)
+        return Borrower(self.name, self.heartbeat_s, self.memory_mib, self.connection, self.instance)
 
 
 class Roster:
-    """All workers by name.  Safe from any thread."""
+    """All workers by name and instance.  Safe from any thread."""
 
     def __init__(self, *, host: str, machine: str, nonce: str, clock: Callable[[], float]) -> None:
         """Know the manager's own host name, machine id and folder nonce, to tell who shares them."""
         self._host, self._machine, self._nonce = host, machine, nonce
         self._clock = clock
         self._lock = threading.RLock()
-        self._workers: dict[str, Worker] = {}
-        self._winners: dict[str, set[str]] = {}  # phase -> workers that completed a task of it
+        self._workers: dict[tuple[str, str], Worker] = {}  # by name and instance
+        self._winners: dict[str, set[str]] = {}  # phase -> names of workers that completed a task of it
+        self._failed_on: dict[str, set[str]] = {}  # key of a task that failed -> names of workers
         self._proven: set[str] = set()  # experiments that worked somewhere
 
     def name_of(self, worker_id: str, host: str) -> str:
@@ -63,9 +66,9 @@ class Roster:
         """Note a sign of life, and return what is known of the worker. A new process is a new worker."""
         name = self.name_of(request.worker_id, request.host)
         with self._lock:
-            worker = self._workers.get(name)
-            if worker is None or worker.instance != request.instance:
-                worker = self._workers[name] = self._welcome(name, request)
+            worker = self._workers.get((name, request.instance))
+            if worker is None:
+                worker = self._welcome(name, request)
             worker.heartbeat_s = request.heartbeat_s or worker.heartbeat_s
             worker.connection, worker.seen_s = connection, self._clock()
             if isinstance(request, Heartbeat):
@@ -74,15 +77,20 @@ class Roster:
 
     def _welcome(self, name: str, request: WorkerRequest) -> Worker:
         same_machine = bool(request.machine) and request.machine == self._machine
-        return Worker(
+        shares_folder = same_machine and bool(self._nonce) and request.nonce == self._nonce
+        for earlier in self._named(name):
+            if earlier.connection is None and not self._is_live(earlier):
+                del self._workers[name, earlier.instance]
+        worker = self._workers[name, request.instance] = Worker(
             name=name,
             instance=request.instance,
             host=request.host,
             device=request.device,
             memory_mib=request.memory_mib,
-            shares_folder=same_machine and bool(self._nonce) and request.nonce == self._nonce,
-            process=ProcessMark.of(request.pid) if same_machine and request.pid else None,
+            shares_folder=shares_folder,
+            process=ProcessMark.of(request.pid) if shares_folder and request.pid else None,
         )
+        return worker
 
     def disconnect(self, connection: int) -> None:
         """Note that a connection is gone."""
@@ -91,10 +99,10 @@ class Roster:
                 if worker.connection == connection:
                     worker.connection = None
 
-    def has_died(self, name: str) -> bool:
+    def has_died(self, borrower: Borrower) -> bool:
         """Return whether the worker's connection broke and its process, visible from here, is gone."""
         with self._lock:
-            worker = self._workers.get(name)
+            worker = self._of(borrower)
             if worker is None or worker.connection is not None or worker.process is None:
                 return False
             mark = worker.process
@@ -103,53 +111,82 @@ class Roster:
     def refusal(self, worker: Worker) -> str:
         """Return why this worker gets no task although tasks are pending; empty when it may have one."""
         with self._lock:
-            alone = not any(w.name != worker.name for w in self._live() if not w.benched)
-            return "" if alone else worker.benched
+            return worker.benched if worker.is_unfit or self.has_substitute(worker) else ""
 
-    def completed(self, name: str, task: Task) -> None:
-        """Note a success of a worker."""
+    def has_substitute(self, worker: Worker) -> bool:
+        """Return whether another live worker may have tasks."""
         with self._lock:
-            self._winners.setdefault(task.phase, set()).add(name)
+            me = (worker.name, worker.instance)
+            return any((other.name, other.instance) != me for other in self._fit())
+
+    def completed(self, borrower: Borrower, task: Task) -> None:
+        """Note a success of a worker. Who has failed at the same task stands alone with that."""
+        with self._lock:
+            self._winners.setdefault(task.phase, set()).add(borrower.worker)
             self._proven.add(task.experiment)
-            if worker := self._workers.get(name):
+            losers = self._failed_on.pop(task.key, set())
+            if worker := self._of(borrower):
                 worker.completed += 1
-                worker.streak = 0
+                worker.suspect.clear()
+            self._judge(losers | {borrower.worker})
 
-    def failed(self, name: str, task: Task) -> None:
-        """Note a failure; a worker that only fails where others succeed is benched."""
-        with self._lock:
-            worker = self._workers.get(name)
-            if worker is None:
-                return
-            worker.failed += 1
-            if self._winners.get(task.phase, set()) - {name}:
-                worker.streak += 1
-                if worker.streak >= BENCH_AFTER:
-                    self.bench(name, f"{worker.streak} failures in a row where other workers succeed")
+    def failed(self, borrower: Borrower, task: Task) -> None:
+        """Note a failure. A worker that only fails where others succeed is benched.
 
-    def bench(self, name: str, why: str) -> None:
-        """Give this worker nothing more until it is restarted."""
+        A task that fails on other workers too speaks against none of them.
+        """
         with self._lock:
-            if worker := self._workers.get(name):
-                worker.benched = why
+            losers = self._failed_on.setdefault(task.key, set())
+            losers.add(borrower.worker)
+            if worker := self._of(borrower):
+                worker.failed += 1
+                if self._winners.get(task.phase, set()) - {borrower.worker}:
+                    worker.suspect.add(task.key)
+            self._judge(losers)
+
+    def _judge(self, names: set[str]) -> None:
+        for worker in (each for name in names for each in self._named(name) if not each.is_unfit):
+            streak = sum(len(self._failed_on.get(key, ())) < 2 for key in worker.suspect)
+            why = f"{streak} failures in a row where other workers succeed"
+            worker.benched = why if streak >= BENCH_AFTER else ""
+
+    def bench_unfit(self, borrower: Borrower, why: str) -> bool:
+        """Give this worker nothing more until it is restarted; False when there is no other for its tasks."""
+        with self._lock:
+            worker = self._of(borrower)
+            if worker is None or not self.has_substitute(worker):
+                return False
+            worker.benched, worker.is_unfit = why, True
+            return True
+
+    def are_all_unfit(self) -> bool:
+        """Return whether no live worker may have a task, and some of them only after a restart."""
+        with self._lock:
+            live = self._live()
+            return any(w.is_unfit for w in live) and all(w.is_unfit or w.drained for w in live)
 
     def is_proven(self, experiment: str) -> bool:
         """Return whether this experiment has worked on some worker since the manager started."""
         with self._lock:
             return experiment in self._proven
 
-    def has_larger_device(self, memory_mib: int) -> bool:
-        """Return whether a live worker's device has more memory than this."""
+    def largest_mib(self) -> int | None:
+        """Return the memory of the largest device of a live worker that may have tasks.
+
+        It is 0 when none may, None when no worker is live.
+        """
         with self._lock:
-            return any(worker.memory_mib > memory_mib for worker in self._live())
+            if not self._live():
+                return None
+            return max((worker.memory_mib for worker in self._fit()), default=0)
 
     def drain(self, name: str) -> bool:
-        """Let a worker leave after its current task; False when it is not known."""
+        """Let the workers of this name leave after their current task; False when there is none."""
         with self._lock:
-            worker = self._workers.get(name)
-            if worker is not None:
+            workers = self._named(name)
+            for worker in workers:
                 worker.drained = True
-            return worker is not None
+            return bool(workers)
 
     def connected(self) -> int:
         """Return how many workers hold a connection now."""
@@ -162,6 +199,17 @@ class Roster:
             now_s = self._clock()
             return [(replace(worker), now_s - worker.seen_s) for worker in self._workers.values()]
 
+    def _of(self, borrower: Borrower) -> Worker | None:
+        return self._workers.get((borrower.worker, borrower.instance))
+
+    def _named(self, name: str) -> list[Worker]:
+        return [worker for worker in self._workers.values() if worker.name == name]
+
+    def _is_live(self, worker: Worker) -> bool:
+        return worker.seen_s >= self._clock() - LIVE_S
+
     def _live(self) -> list[Worker]:
-        since_s = self._clock() - LIVE_S
-        return [worker for worker in self._workers.values() if worker.seen_s >= since_s]
+        return [worker for worker in self._workers.values() if self._is_live(worker)]
+
+    def _fit(self) -> list[Worker]:
+        return [worker for worker in self._live() if not worker.benched and not worker.drained]

@@ -8,6 +8,7 @@ import hmac
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from distexp import protocol as wire
@@ -19,7 +20,7 @@ from distexp.journal import Journal
 from distexp.ledger import Ledger
 from distexp.roster import Roster, Worker
 from distexp.server import Connection
-from distexp.task import Value
+from distexp.task import Bookmark, Value
 from distexp.task_queue import TaskQueue
 
 WAIT_S = 1.0  # an idle worker asks again after this, when it is one of few ...
@@ -80,7 +81,7 @@ class Service:
         """Give the worker a moment to come back; none when its process is seen to be gone."""
         self._roster.disconnect(connection.number)
         for lease in self._queue.disconnect(connection.number):
-            if self._roster.has_died(lease.borrower.worker):
+            if self._roster.has_died(lease.borrower):
                 self.endings.lose(lease, "its process is gone")
 
     def _authorise(self, request: wire.Request) -> None:
@@ -93,8 +94,14 @@ class Service:
     # -- lending -------------------------------------------------------------------------------------------
 
     def _serve(self, worker: Worker) -> wire.TaskReply | wire.NoTask:
-        held = self._held_already(worker)
-        return self._reply(held, worker) if held else self._next(worker)
+        with worker.turn if worker.instance else nullcontext():  # a repeated request may overtake the first
+            while True:
+                lease = self._held_already(worker) or self._next(worker)
+                if isinstance(lease, wire.NoTask):
+                    return lease
+                seen = self._ledger.bookmark(lease.task)
+                if self._is_live(lease):  # so no row of the task came to light up to `seen`
+                    return self._reply(lease, worker, seen)
 
     def _held_already(self, worker: Worker) -> Lease | None:
         """Return the lease whose reply this worker did not get: a worker runs one task at a time.
@@ -102,14 +109,15 @@ class Service:
         A hand-written client has no `instance`, and may hold several.
         """
         lent = self._lent.get(worker.instance)
-        if lent is None:
+        if lent is None or not self._is_live(lent):
             return None
-        lease = self._queue.entry(lent.task.key).lease
-        if lease is None or lease.lease_id != lent.lease_id:
-            return None
-        return lease if self._queue.beat(lease.lease_id, lease.task.key, worker.borrower) else None
+        return lent if self._queue.beat(lent.lease_id, lent.task.key, worker.borrower) else None
 
-    def _next(self, worker: Worker) -> wire.TaskReply | wire.NoTask:
+    def _is_live(self, lease: Lease) -> bool:
+        live = self._queue.entry(lease.task.key).lease
+        return live is not None and live.lease_id == lease.lease_id
+
+    def _next(self, worker: Worker) -> Lease | wire.NoTask:
         if self.is_stopping:
             return wire.NoTask(reason="restarting", retry_after_s=WAIT_S)
         if worker.drained:
@@ -127,10 +135,10 @@ class Service:
             )
         if worker.instance:
             self._lent[worker.instance] = lease
-        return self._reply(lease, worker)
+        return lease
 
     def _lend(self, borrower: Borrower) -> Lease | None:
-        """Return a lease that is in the journal, of a task that has no row yet."""
+        """Return a lease that is in the journal, of a task whose row has been looked for."""
         while True:
             with self.lending:
                 lease = self._queue.lend(borrower)
@@ -148,7 +156,7 @@ class Service:
             log.info("Assigned task %s to %s", lease.task.task_id, borrower.worker)
             return lease
 
-    def _reply(self, lease: Lease, worker: Worker) -> wire.TaskReply:
+    def _reply(self, lease: Lease, worker: Worker, seen: Bookmark | None) -> wire.TaskReply:
         task = lease.task
         fields = {name: getattr(task, name) for name in task.__struct_fields__}
         return wire.TaskReply(
@@ -157,7 +165,7 @@ class Service:
             attempt=lease.attempt,
             writes_row=worker.shares_folder,
             sweep_id=self._journal.sweep_id,
-            seen=self._ledger.bookmark(task),
+            seen=seen,
         )
 
     # -- while it runs, and at its end ---------------------------------------------------------------------
@@ -165,7 +173,10 @@ class Service:
     def _heartbeat(self, request: wire.Heartbeat, worker: Worker) -> wire.BeatReply:
         if not request.lease_id:
             return wire.BeatReply(stop=False)
-        return wire.BeatReply(stop=not self._queue.beat(request.lease_id, request.key, worker.borrower))
+        goes_on = self._queue.beat(request.lease_id, request.key, worker.borrower)
+        if goes_on:
+            self._journal.flush()  # it may have been lent again
+        return wire.BeatReply(stop=not goes_on)
 
     def _task_complete(self, request: wire.TaskComplete, worker: Worker) -> wire.Ack:
         self.endings.complete(request, worker)

@@ -1,7 +1,8 @@
 """Every task of the sweep: one table of states, one lock, an injected clock, no I/O. Opens `entry`, `task`.
 
-Every state change goes through `_move`, which refuses what the table `MOVES` does not hold. What must outlive
-the manager leaves through `on_change`, called under the lock, so records arrive in the order of the changes.
+Every state change goes through `_move`, which refuses what the table `MOVES` does not hold; only `readmit`,
+which a user asks for when a row has vanished, starts a complete task all over again. What must outlive the
+manager leaves through `on_change`, called under the lock, so records arrive in the order of the changes.
 """
 
 import secrets
@@ -10,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from distexp.entry import Borrower, Cause, Entry, Lease, State
+from distexp.entry import Borrower, Cause, Entry, Lease, State, twins_among
 from distexp.errors import IllegalMove, UnknownTask
 from distexp.task import Task, TaskRecord
 
@@ -20,7 +21,6 @@ RECONNECT_S = 10.0  # a broken connection may be a hiccup of the network
 REATTACH_S = 60.0  # after a restart of the manager, each known lease gets this long to show up
 RETRY_LOOK = 16  # retries looked at per request: keeps lending at a constant cost
 
-
 MOVES: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.ASSIGNED, State.COMPLETE, State.CANCELLED, State.WITHDRAWN}),
     State.ASSIGNED: frozenset({State.PENDING, State.COMPLETE, State.FAILED, State.CANCELLED}),
@@ -29,7 +29,6 @@ MOVES: dict[State, frozenset[State]] = {
     State.WITHDRAWN: frozenset({State.PENDING, State.COMPLETE}),
     State.COMPLETE: frozenset(),
 }
-OVER = frozenset({State.COMPLETE, State.FAILED, State.CANCELLED})
 
 
 class TaskQueue:
@@ -66,10 +65,7 @@ class TaskQueue:
                 self._move(entry, State.WITHDRAWN)
             waiting = [key for keys in self._twins.values() for key in keys]
             self._labels = {task.task_id: task.key for task in tasks}
-            self._twins, first = {}, dict[str, str]()  # no list for each of a million tasks
-            for task in tasks:
-                if (key := first.setdefault(task.work, task.key)) != task.key:
-                    self._twins.setdefault(task.work, [key]).append(task.key)
+            self._twins = twins_among(tasks)
             self._retry += waiting  # those whose twin has left wait for nobody now
             return joined, len(gone)
 
@@ -116,7 +112,7 @@ class TaskQueue:
                     self._settle(entry, State(record.state))
 
     def _settle(self, entry: Entry, state: State) -> None:
-        """Reach an ended state of an earlier manager by moves of the table."""
+        """Reach an ended state by moves of the table, though nobody holds the task."""
         if state is State.FAILED:
             self._move(entry, State.ASSIGNED)
         self._move(entry, state)
@@ -155,8 +151,7 @@ class TaskQueue:
         return None
 
     def _lend(self, entry: Entry, lease_id: str, borrower: Borrower, term_s: float) -> Lease:
-        until_s = self._clock() + term_s
-        entry.lease = Lease(lease_id, entry.task, borrower, entry.attempts, until_s)
+        entry.lease = Lease(lease_id, entry.task, borrower, entry.attempts, self._clock() + term_s)
         entry.last_worker = borrower.worker
         entry.lost_lease_id = ""
         self._leases[lease_id] = entry.task.key
@@ -166,12 +161,15 @@ class TaskQueue:
     def beat(self, lease_id: str, key: str, borrower: Borrower) -> bool:
         """Return whether the attempt may go on; extends its lease.
 
-        A worker that was given up comes back to its task when nobody else has it, or its twin, yet.
+        A worker that was given up comes back to its task when nobody else has it, or its twin, yet. A task
+        that was withdrawn meanwhile finishes, too.
         """
         with self._lock:
             entry = self._entry(key)
-            is_back = entry.state is State.PENDING and entry.lost_lease_id == lease_id
-            if is_back and not self._waits_for_twin(entry):
+            is_back = bool(lease_id) and entry.lost_lease_id == lease_id and not self._waits_for_twin(entry)
+            if is_back and entry.state is State.WITHDRAWN:
+                self._move(entry, State.PENDING)
+            if is_back and entry.state is State.PENDING:
                 self._lend(entry, lease_id, borrower, borrower.term_s)
             if entry.lease is None or entry.lease.lease_id != lease_id:
                 return False
@@ -187,12 +185,9 @@ class TaskQueue:
         with self._lock:
             shortened = []
             until_s = self._clock() + RECONNECT_S
-            for key in list(self._leases.values()):
-                entry = self._entries[key]
-                lease = entry.lease
-                if lease is None or lease.borrower.connection != connection:
-                    continue
-                if lease.borrower.heartbeat_s is not None:
+            for lease in self.leases():
+                if lease.borrower.connection == connection and lease.borrower.heartbeat_s is not None:
+                    entry = self._entries[lease.task.key]
                     entry.lease = replace(lease, until_s=min(lease.until_s, until_s))
                     shortened.append(entry.lease)
             return shortened
@@ -200,8 +195,7 @@ class TaskQueue:
     def overdue(self) -> list[Lease]:
         """Return the leases whose time is up; `lose` ends them, once their results file has been read."""
         with self._lock:
-            now = self._clock()
-            return [lease for lease in self.leases() if lease.until_s <= now]
+            return [lease for lease in self.leases() if lease.until_s <= self._clock()]
 
     def leases(self) -> list[Lease]:
         """Return the live leases."""
@@ -253,11 +247,20 @@ class TaskQueue:
             entry.lost_lease_id = lease_id
             spent = entry.losses >= LOSS_BUDGET
             if spent:
-                entry.cause, entry.error = (
-                    Cause.CRASH.value,
-                    f"{LOSS_BUDGET} workers were lost while running it",
-                )
+                entry.cause = Cause.CRASH.value
+                entry.error = f"{LOSS_BUDGET} workers were lost while running it"
             return self._give_back(entry, State.FAILED if spent else State.PENDING)
+
+    def give_up(self, largest_mib: int) -> list[Entry]:
+        """Fail, and return, the tasks that need a device larger than this, once nothing else is left."""
+        with self._lock:
+            pending = [entry for entry in self._entries.values() if entry.state is State.PENDING]
+            is_of_use = any(entry.floor_mib == 0 or entry.floor_mib < largest_mib for entry in pending)
+            if is_of_use or self._counts[State.ASSIGNED]:
+                return []
+            for entry in pending:
+                self._settle(entry, State.FAILED)
+            return [replace(entry) for entry in pending]
 
     def release(self, lease_id: str, key: str) -> State | None:
         """Take a task back that was returned on purpose, without cost; None when that lease has ended."""
@@ -295,6 +298,8 @@ class TaskQueue:
                 return False
             self._counts[State.COMPLETE] -= 1
             self._begin(entry.task)
+            self._on_change(self._entries[key].record())
+            self._wake_twins(entry)
             return True
 
     def _held(self, lease_id: str, key: str) -> Entry | None:
@@ -317,9 +322,7 @@ class TaskQueue:
 
     def _move(self, entry: Entry, state: State) -> None:
         if state not in MOVES[entry.state]:
-            raise IllegalMove(
-                f"{entry.task.task_id}: {entry.state.value} -> {state.value} is not in the table"
-            )
+            raise IllegalMove(f"{entry.task.task_id}: {entry.state} -> {state} is not in the table")
         was, entry.state = entry.state, state
         self._counts[was] -= 1
         self._counts[state] += 1

@@ -42,8 +42,13 @@ class Workdir:
         return self.state / "manager.json"
 
     @property
+    def sweep_id(self) -> Path:
+        """Which sweep this is; beside the journal, which may be moved away."""
+        return self.state / "sweep_id"
+
+    @property
     def nonce(self) -> Path:
-        """A random text; who can tell it shares this folder with the manager."""
+        """Who can tell this file's text and its place on the disk shares this folder with the manager."""
         return self.state / "nonce"
 
     @property
@@ -75,8 +80,17 @@ class Workdir:
         return self.root / output_dir / "runs" / f"{phase}_{seed}_{key}"
 
     def read_nonce(self) -> str:
-        """Return the nonce, or an empty text where no manager has written one."""
-        return _read(self.nonce)
+        """Return the text of the nonce with its device and inode, so that a copy of the folder is another.
+
+        It is empty where no manager has written one.
+        """
+        try:
+            with open(self.nonce, encoding="ascii") as file:
+                place = os.fstat(file.fileno())
+                text = file.read().strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+        return f"{text}:{place.st_dev:x}:{place.st_ino:x}" if text else ""
 
     def read_info(self) -> Mapping[str, Any]:
         """Return what the last manager of this folder wrote about itself; empty when unknown."""
@@ -93,7 +107,9 @@ class Workdir:
             AlreadyRunning: Another manager holds it; names its pid and port.
             UserError: The folder cannot be written, or its file system has no locks.
         """
-        lock = FileLock(self.state / "lock", timeout=0, fallback_to_soft=False)  # ends with its process
+        lock = FileLock(  # ends with its process; any thread may release it
+            self.state / "lock", timeout=0, fallback_to_soft=False, thread_local=False
+        )
         try:
             self.state.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -108,6 +124,13 @@ class Workdir:
         if not self.read_nonce():
             _write_private(self.nonce, secrets.token_hex(16))
         return lock
+
+    def keep_sweep_id(self, new: str) -> str:
+        """Return the id of this folder's sweep; `new` when it has none yet. Caller holds the folder."""
+        found = _read(self.sweep_id).strip()
+        if not found:
+            _write_private(self.sweep_id, new)
+        return found or new
 
     def announce(self, host: str, port: int) -> None:
         """Write down who the manager of this folder is. Caller holds the folder."""

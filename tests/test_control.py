@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from live_manager import CONFIG, Folder, Talk, worker
 
+from distexp.entry import Borrower
 from distexp.manager import ExperimentManager
 from distexp.protocol import MAX_STATUS_BYTES, PAGE, StatusReply, encode
 
@@ -42,9 +43,9 @@ def test_status_counts_tasks_by_state(folder: Folder, manager: ExperimentManager
 def test_a_status_stays_below_its_limit_whatever_workers_are_called(manager: ExperimentManager) -> None:
     for number in range(30):
         name = f"{number}\U0001f600" * 20
-        with worker(manager, name) as talk:
-            talk.say("heartbeat")
-        manager._roster.bench(name, "it fails")
+        with worker(manager, name) as talk, worker(manager, "substitute") as other:
+            other.say("heartbeat"), talk.say("heartbeat")
+        assert manager._roster.bench_unfit(Borrower(name, instance=f"{name}-1"), "it fails")
     status = manager.service.status()
     assert status["benched"].startswith("0\U0001f600")
     assert len(encode(StatusReply(status=status))) <= MAX_STATUS_BYTES

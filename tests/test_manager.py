@@ -1,10 +1,12 @@
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from live_manager import CONFIG, Folder, worker
+from live_manager import CONFIG, PATIENCE_S, Folder, worker
+from support import poll
 
 from distexp.entry import State
 from distexp.errors import ConfigError, UserError
@@ -256,6 +258,60 @@ def test_leases_survive_a_restart(folder: Folder) -> None:
         refused = talk.say("task_complete", **named, result={"score": 1}, sweep_id="another")
         assert "found a result of another sweep (another)" in refused["error"]
     assert manager.queue.entry(task["key"]).state is State.COMPLETE
+
+
+def test_a_kept_result_is_welcome_after_the_journal_was_moved_away(folder: Folder) -> None:
+    with folder.serving() as manager, worker(manager) as talk:
+        task = talk.say("request_task")
+    manager.workdir.journal.unlink()
+    with folder.serving() as manager, worker(manager) as talk:
+        named = {"lease_id": task["lease_id"], "key": task["key"], "sweep_id": task["sweep_id"]}
+        assert talk.say("task_complete", **named, result={"score": 1}) == {"type": "ack"}
+
+
+# -- when nothing more can be done ---------------------------------------------------------------------------
+
+
+def test_what_no_worker_that_is_left_has_the_memory_for_fails(folder: Folder) -> None:
+    folder.configure([1])
+    with folder.serving() as manager, worker(manager, memory_mib=8000) as small:
+        with worker(manager, "gpu1", memory_mib=16000) as large:
+            large.say("heartbeat")
+            task = small.say("request_task")
+            named = {"lease_id": task["lease_id"], "key": task["key"]}
+            small.say("task_failed", **named, cause="out_of_memory", error="too big")
+            manager.rescan()
+            assert small.say("request_task")["reason"] == "wait"
+            manager._roster.drain("gpu1")
+            manager.rescan()
+        assert small.say("request_task")["reason"] == "done"
+        assert manager.queue.entry(task["key"]).error == "too big"
+    assert (
+        "Task exp1_vary_width_0_42 failed: it ran out of memory with 8000 MiB, "
+        "and no worker that is left has more"
+    ) in folder.log()
+
+
+def test_exit_when_done_ends_a_sweep_whose_last_worker_cannot_import_it(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distexp.manager.FAREWELL_S", 0.0)
+    manager = ExperimentManager(port=0, workdir=folder.root, exit_when_done=True)
+    with ThreadPoolExecutor(1) as pool:
+        code = pool.submit(manager.serve)
+        poll(
+            lambda: manager.workdir.log.exists() and "Manager serves" in manager.workdir.log.read_text(), "up"
+        )
+        with worker(manager) as bad, worker(manager, "gpu1") as good:
+            task = bad.say("request_task")
+            done = good.say("request_task")
+            good.say("task_complete", key=done["key"], result={"score": 1})
+            named = {"lease_id": task["lease_id"], "key": task["key"]}
+            bad.say("task_failed", **named, cause="import", error="No module")
+            assert bad.say("request_task")["message"].startswith("cannot import absent_module:run")
+            manager._roster.drain("gpu1")
+            assert code.result(PATIENCE_S) == 1
+    assert "Stopping with 2 tasks pending: no worker that is left can import their experiment" in folder.log()
 
 
 def test_all_problems_of_all_configs_are_raised_at_once(folder: Folder) -> None:

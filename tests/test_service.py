@@ -8,6 +8,7 @@ from live_manager import Folder, Talk, worker
 
 from distexp.entry import State
 from distexp.manager import ExperimentManager
+from distexp.task_queue import LOSS_BUDGET
 
 
 @pytest.fixture
@@ -82,6 +83,47 @@ def test_another_process_of_the_same_name_gets_another_task(manager: ExperimentM
         assert one.say("request_task")["key"] != two.say("request_task")["key"]
 
 
+def test_requests_of_one_process_that_overlap_get_one_lease(manager: ExperimentManager) -> None:
+    def ask(number: int) -> str:
+        with worker(manager) as talk:
+            lease_id: str = talk.say("request_task")["lease_id"]
+            return lease_id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(ask, range(8)))) == 1
+    assert count(manager, State.ASSIGNED) == 1
+
+
+def test_a_row_that_comes_to_light_while_its_task_is_lent_again_ends_that_lease(
+    folder: Folder, manager: ExperimentManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = manager.journal.flush
+
+    def after_a_row() -> None:
+        monkeypatch.setattr(manager.journal, "flush", flush)
+        folder.add_rows("1,42,0.9")
+        manager.ledger.scan_all()
+        flush()
+
+    with worker(manager) as late, worker(manager, "gpu1") as other:
+        task = late.say("request_task")
+        manager.service.endings.lose(manager.queue.leases()[0], "no sign of life")
+        monkeypatch.setattr(manager.journal, "flush", after_a_row)
+        assert other.say("request_task")["key"] != task["key"], "its bookmark would be beyond the row"
+    assert manager.queue.entry(task["key"]).state is State.COMPLETE
+
+
+def test_a_lease_that_a_beat_has_taken_back_is_in_the_journal(manager: ExperimentManager) -> None:
+    with worker(manager) as talk:
+        task = talk.say("request_task")
+        manager.service.endings.lose(manager.queue.leases()[0], "no sign of life")
+        beat = {"lease_id": task["lease_id"], "key": task["key"]}
+        assert talk.say("heartbeat", **beat)["stop"] is False
+        (record,) = manager.journal.load()
+    assert record.lease is not None
+    assert record.lease.lease_id == task["lease_id"]
+
+
 def test_a_returned_task_is_not_held_already(manager: ExperimentManager) -> None:
     with worker(manager) as talk:
         task = talk.say("request_task")
@@ -123,6 +165,30 @@ def test_a_hand_written_client_writes_its_row_and_reports(folder: Folder, manage
         assert talk.say("task_complete", task_id=task_id) == {"type": "ack"}
     assert folder.log().count(f"Task {task_id} completed by mine") == 1
     assert count(manager, State.COMPLETE) == 1
+
+
+def test_a_worker_whose_rows_are_never_found_gets_a_task_five_times_at_most(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with worker(manager) as talk:
+        for _ in range(3 * LOSS_BUDGET):
+            task = talk.say("request_task")
+            reply = talk.say("task_complete", lease_id=task["lease_id"], key=task["key"])
+            assert "found no row of it" in reply["error"]
+        assert talk.say("request_task")["reason"] == "done"
+    assert count(manager, State.FAILED) == 3
+    assert len([line for line in folder.log() if "the row that it has reported is not there" in line]) == 15
+
+
+def test_a_result_that_another_worker_hands_over_names_the_one_that_computed_it(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with worker(manager, shares=False, host="node7") as talk:
+        task = talk.say("request_task")
+        run = {"worker": "gpu3", "host": "node9"}
+        talk.say("task_complete", key=task["key"], result={"score": 0.25}, run=run)
+    (row,) = folder.rows()
+    assert (row["worker"], row["host"]) == ("node9/gpu3", "node9")
 
 
 def test_a_reported_result_becomes_a_row(folder: Folder, manager: ExperimentManager) -> None:
@@ -224,6 +290,18 @@ def test_an_experiment_that_cannot_be_imported_ends_its_phase_once(
     ]
 
 
+def test_a_phase_ends_by_import_also_where_the_journal_cannot_be_written(manager: ExperimentManager) -> None:
+    with worker(manager) as talk:
+        task = talk.say("request_task")
+        named = {"lease_id": task["lease_id"], "key": task["key"], "cause": "import", "error": "No module"}
+        manager.journal._database.execute("PRAGMA query_only=ON")
+        assert talk.say("task_failed", **named)["again"] is True
+        assert [count(manager, state) for state in (State.FAILED, State.CANCELLED)] == [1, 2]
+        manager.journal._database.execute("PRAGMA query_only=OFF")
+        assert talk.say("task_failed", **named) == {"type": "ack"}
+    assert {record.state for record in manager.journal.load()} == {"failed", "cancelled"}
+
+
 # -- disks that refuse ---------------------------------------------------------------------------------------
 
 
@@ -254,6 +332,10 @@ def test_a_results_file_that_refuses_costs_nothing(folder: Folder, manager: Expe
         refused = talk.say("task_complete", **named, result={"score": 1})
         assert refused["again"] is True
         assert refused["error"].startswith(f"{folder.csv}: cannot be written now (Is a directory)")
+        (lease,) = manager.queue.leases()
+        manager.service.endings.lose(lease, "no sign of life")
+        assert talk.say("task_complete", **named, result={"score": 1})["again"] is True
+        assert manager.queue.leases()[0].until_s > lease.until_s, "a report is a sign of life"
         assert talk.say("heartbeat", **named)["stop"] is False
         folder.csv.rmdir()
         assert talk.say("task_complete", **named, result={"score": 1}) == {"type": "ack"}

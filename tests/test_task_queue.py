@@ -132,6 +132,7 @@ def test_requeue_gives_new_budgets_and_readmit_starts_all_over() -> None:
     assert not desk.queue.readmit(desk.key)
     desk.queue.complete(desk.key)
     assert desk.queue.readmit(desk.key)
+    assert (desk.records[-1].key, desk.records[-1].state) == (desk.key, "pending")
     entry = desk.queue.entry(desk.key)
     assert (entry.state, entry.attempts) == (State.PENDING, 0)
     assert [entry.task for entry in desk.queue.entries()] == desk.tasks
@@ -173,6 +174,22 @@ def test_out_of_memory_is_retried_on_a_larger_device_alone() -> None:
     assert desk.lend(Borrower("gpu2", 15.0, memory_mib=8001)).attempt == 2
 
 
+def test_what_needs_a_larger_device_than_there_is_fails_once_nothing_else_is_left() -> None:
+    desk = Desk(2)
+    small = Borrower("gpu0", 15.0, memory_mib=8000)
+    lease, other = desk.lend(small), desk.lend(small)
+    desk.queue.fail(lease.lease_id, desk.key, Cause.OUT_OF_MEMORY, "too big")
+    assert desk.queue.give_up(8000) == [], "the other one runs"
+    desk.queue.release(other.lease_id, other.task.key)
+    assert desk.queue.give_up(8000) == [], "the other one waits"
+    desk.queue.complete(other.task.key)
+    assert desk.queue.give_up(8001) == [], "a larger device is there"
+    assert [entry.task for entry in desk.queue.give_up(8000)] == [desk.tasks[0]]
+    entry = desk.queue.entry(desk.key)
+    assert (entry.state, entry.cause, entry.error) == (State.FAILED, "out_of_memory", "too big")
+    assert desk.queue.is_over()
+
+
 class CountingDeque(deque[str]):
     """A real deque that counts how often it is turned."""
 
@@ -183,7 +200,7 @@ class CountingDeque(deque[str]):
         return super().popleft()
 
 
-@pytest.mark.parametrize("size", [100, 100_000])
+@pytest.mark.parametrize("size", [100, 10_000])
 def test_lending_and_completing_cost_the_same_however_many_tasks_wait(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

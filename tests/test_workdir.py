@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,9 +76,24 @@ def test_a_lock_that_was_released_can_be_had_again_and_the_nonce_stays(tmp_path:
     assert workdir.read_nonce() == ""
     workdir.hold().release()
     nonce = workdir.read_nonce()
-    assert len(nonce) == 32
+    assert len(nonce.split(":")[0]) == 32
     workdir.hold().release()
     assert workdir.read_nonce() == nonce
+
+
+def test_a_copy_of_a_folder_is_told_from_the_folder(tmp_path: Path) -> None:
+    workdir, copy = Workdir(tmp_path / "lab"), Workdir(tmp_path / "copy")
+    workdir.hold().release()
+    shutil.copytree(workdir.root, copy.root)
+    assert copy.nonce.read_bytes() == workdir.nonce.read_bytes()
+    assert copy.read_nonce() != workdir.read_nonce() == Workdir(tmp_path / "copy/../lab").read_nonce()
+
+
+def test_another_thread_may_let_a_folder_go(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(workdir.hold).result().release()
+    workdir.hold().release()
 
 
 def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
