@@ -15,6 +15,7 @@ from live_manager import CONFIG, Folder, Talk
 
 import experiment_manager
 from distexp.host import machine_id
+from distexp.workdir import Workdir
 
 SCRIPT = Path(experiment_manager.__file__)
 PATIENCE_S = 60
@@ -182,7 +183,8 @@ def test_a_task_of_a_process_that_was_killed_is_lent_again_at_once(folder: Folde
     folder.configure([1])
     with started(folder) as manager:
         holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-        here = {"machine": machine_id(), "pid": holder.pid}
+        nonce = Workdir(folder.root).read_nonce()
+        here = {"machine": machine_id(), "nonce": nonce, "pid": holder.pid}
         with manager.talk("gpu0", **here) as one:
             task = one.say("request_task")
             holder.kill()
