@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SHELL_FILES = ("launch_distributed.sh", ".ci/run")
-# pytest's words when the user gives none. Tests wait for processes more than they compute; those that share
-# something slow to make (a virtual environment, a wine folder) are a group that runs in one process.
-PARALLEL = ("-n", "2", "--dist", "loadgroup")
+# pytest's words when the user gives none. Tests wait for processes more than they compute; those of one file
+# share what is slow to make (a virtual environment, a wine folder), so a file runs in one process.
+PARALLEL = ("-n", "2", "--dist", "loadfile")
 
 
 def checks(pytest_words: Sequence[str]) -> list[list[str]]:

@@ -3,6 +3,7 @@
 One thread a connection; whatever arrives, the peer gets a reply or a closed connection, and serving goes on.
 """
 
+import contextlib
 import itertools
 import logging
 import socket
@@ -33,6 +34,7 @@ from distexp.protocol import (
 
 BACKLOG = 1024  # 300 workers that start at once wait 71 s with the default of 5
 RECEIVE_BYTES = 64 * 1024
+POLL_S = 5.0  # between two looks at the stop flag while nothing arrives: each wakes an idle manager
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +100,15 @@ class Server(socketserver.ThreadingTCPServer):
 
     def start(self) -> None:
         """Serve from a thread of its own."""
-        threading.Thread(target=self.serve_forever, args=(0.1,), name="server", daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(POLL_S,), name="server", daemon=True).start()
 
     def stop(self) -> None:
         """Stop listening and close every connection, so that workers notice at once."""
-        self.shutdown()
+        stopping = threading.Thread(target=self.shutdown, name="stop")
+        stopping.start()
+        while stopping.is_alive():  # a connection makes `serve_forever` look at its flag at once
+            with contextlib.suppress(OSError), socket.create_connection(self.server_address[:2], POLL_S):
+                stopping.join(0.02)
         self.server_close()
         with self._lock:
             sockets = list(self._open.values())

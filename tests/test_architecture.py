@@ -1,6 +1,7 @@
 """The house: which room may open which, how long a file is, what has a docstring, what stands nowhere."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,7 +69,8 @@ DOORS = {
     "recorder": "protocol results row_index rows spool task",
     "courier": "errors link protocol recorder stop",
     "worker": "child child_main courier entry link logs protocol recorder stop task workdir",
-    "worker_command": "child claim client errors gpu host link logs process_tree recorder seat spool stop workdir worker",
+    "worker_command": "child claim client errors gpu host link logs process_tree recorder seat spool stop "
+    "workdir worker",
     "experiment_runner_gpu": "gpu worker_command",
     # the child
     "process_tree": "",
@@ -119,6 +121,7 @@ def room_of(path: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
+@functools.cache
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 

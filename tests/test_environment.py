@@ -15,7 +15,7 @@ START = (
     f"import sys, pathlib, distexp.environment as e; e.make_environment(pathlib.Path(sys.argv[1]), {WANTED})"
 )
 
-pytestmark = [pytest.mark.xdist_group("environment"), pytest.mark.timeout(300)]  # pip alone takes 10 to 40 s
+pytestmark = pytest.mark.timeout(300)  # pip alone takes 10 to 40 s
 
 
 @pytest.fixture(scope="module")

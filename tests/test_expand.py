@@ -158,7 +158,7 @@ def combinations_by_hand(axes: list[tuple[str, tuple[Value, ...]]]) -> list[dict
     return combinations
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(phases())
 def test_expansion_agrees_with_nested_loops(phase: Phase) -> None:
     expected = []
@@ -183,7 +183,7 @@ def test_expansion_agrees_with_nested_loops(phase: Phase) -> None:
     assert repr(expand([phase])) == repr(expected)  # by text: nan is not equal to itself
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(_NAMES, _VALUES, max_size=4), st.randoms())
 def test_the_key_depends_on_neither_folder_nor_label_nor_order_of_parameters(
     config: dict[str, Value], random: Random

@@ -79,8 +79,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_processes_that_append_the_same_tasks_at_once_leave_one_whole_row_of_each(path: Path) -> None:
-    count = 40
-    with writer(path, count) as a, writer(path, count, 10) as b, writer(path, count, 20) as c:
+    count = 24
+    with writer(path, count) as a, writer(path, count, 8) as b, writer(path, count, 16) as c:
         for process in (a, b, c):
             start(process)
         written = [key for process in (a, b, c) for key in printed(process)]
@@ -92,11 +92,11 @@ def test_processes_that_append_the_same_tasks_at_once_leave_one_whole_row_of_eac
 
 
 def test_a_reader_misses_and_loses_nothing_while_others_add_columns(path: Path) -> None:
-    count = 40
+    count = 24
     tasks = tasks_of(count)
     reader = ResultsFile(path, TaskIndex(tasks))
     complete = set[str]()
-    with writer(path, count, new_columns=True) as a, writer(path, count, 20, new_columns=True) as b:
+    with writer(path, count, new_columns=True) as a, writer(path, count, 12, new_columns=True) as b:
         start(a)
         start(b)
         while a.poll() is None or b.poll() is None:
@@ -112,7 +112,7 @@ def test_a_reader_misses_and_loses_nothing_while_others_add_columns(path: Path) 
 
 def test_a_writer_that_is_killed_leaves_a_readable_file(path: Path) -> None:
     count, written = 60, list[str]()
-    for turn in range(6):
+    for turn in range(4):
         with writer(path, count, new_columns=turn % 2 == 1) as process:
             start(process)
             assert process.stdout is not None

@@ -69,7 +69,7 @@ def completes(task: Task, columns: list[str], fields: list[str]) -> bool:
     )
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(max_examples=40, deadline=None)  # the machine may be busy
 @given(
     sweeps(),
     st.lists(st.sampled_from([*NAMES, "seed", "phase", "task_id", "acc"]), max_size=8),
@@ -85,7 +85,7 @@ def test_the_index_finds_what_comparing_each_row_with_each_task_finds(
         assert set(match(fields)) == {task.key for task in tasks if completes(task, columns, fields)}
 
 
-@settings(deadline=None)  # the machine may be busy
+@settings(max_examples=40, deadline=None)  # the machine may be busy
 @given(sweeps())
 def test_a_task_is_completed_by_its_own_row(tasks: list[Task]) -> None:
     index = TaskIndex(tasks)

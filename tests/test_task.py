@@ -83,7 +83,7 @@ def test_names_that_run_into_each_other_are_told_apart() -> None:
     assert canonical({"float": "nan"}) != canonical('{"float": "nan"}')
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=40, deadline=None, database=None)
 @given(VALUES, VALUES)
 def test_two_values_agree_when_and_only_when_they_are_one_value(one: Any, other: Any) -> None:
     assert canonical(one) == canonical(json.loads(json.dumps(one)))

@@ -134,7 +134,7 @@ def is_a_sweep_or_a_config_error(text: str) -> bool:
         return bool(lines) and all(line.startswith(FILE) and line.isprintable() for line in lines)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.one_of(st.text(), st.lists(_PIECES, max_size=40).map("".join)))
 @example("%YAML 1.1111111111111111111111111111111\n--- a")
 @example("%TAG ! tag:a,\n--- !x a")
@@ -156,7 +156,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.fixed_dictionaries(
         {"p": st.fixed_dictionaries({"combinations": _VALUES | st.lists(st.dictionaries(_PIECES, _VALUES))})},
