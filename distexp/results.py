@@ -66,11 +66,6 @@ class ResultsFile:
         """How far this reader has read, for another one to go on from; None before it met a header."""
         return self._reader.bookmark
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The file's columns at the last look; empty before one, or without a usable header."""
-        return self._reader.header.columns if self._reader.header else ()
-
     def reset(self) -> None:
         """Let the next scan read everything again: the set of tasks has changed."""
         self._reader.reset()

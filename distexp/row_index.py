@@ -31,9 +31,6 @@ class TaskIndex:
     def __contains__(self, key: object) -> bool:
         return key in self._where
 
-    def __len__(self) -> int:
-        return len(self._where)
-
     def add(self, task: Task) -> None:
         """Take the task up; rows read before are not looked at again."""
         self.discard(task.key)  # an axis may have become a default: one key, another group

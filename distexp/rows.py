@@ -97,7 +97,7 @@ def _value_problem(value: object) -> str:
 
 
 def cell_text(value: Value) -> str:
-    """Return the cell that holds `value`; `cell_matches` accepts it, and a float comes back bit for bit."""
+    """Return the cell that holds `value`; `cell_forms` finds it there, and a float comes back bit for bit."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -107,17 +107,12 @@ def cell_text(value: Value) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def cell_matches(value: Value, cell: str) -> bool:
-    """Return whether `cell` holds `value`, compared by the type of `value`.
-
-    Numbers numerically (integers exactly, nan equals nan), strings exactly, booleans in any case, lists and
-    mappings as JSON; None is an empty cell, `null` or `None`.
-    """
-    return value_form(value) in cell_forms(cell)
-
-
 def value_form(value: Value) -> Form:
-    """Return the kind and normal form of a task's value."""
+    """Return the kind and normal form of a task's value: a cell holds it if this is among its `cell_forms`.
+
+    So numbers are compared numerically (integers exactly, nan equals nan), strings exactly, booleans in any
+    case, lists and mappings as JSON; None is an empty cell, `null` or `None`.
+    """
     match value:
         case None:
             return ("null", None)

@@ -2,12 +2,16 @@
 
 from typing import Any
 
-from distexp.rows import row_for
-from distexp.task import Provenance, Task, make_task
+from distexp.rows import cell_forms, row_for, value_form
+from distexp.task import Provenance, Task, Value, make_task
 
 RUN = Provenance(
     attempt=1, worker="cpu0", host="node1", device="cpu", started_utc="2026-01-01T00:00:00Z", duration_s=1.25
 )
+
+
+def cell_matches(value: Value, cell: str) -> bool:
+    return value_form(value) in cell_forms(cell)
 
 
 def a_task(seed: int = 42, *, phase: str = "exp1", axes: tuple[str, ...] = ("width",), **config: Any) -> Task:

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from row_cases import RUN, a_row, a_task
+from row_cases import RUN, a_row, a_task, cell_matches
 
-from distexp.rows import MAX_TEXT_CHARS, cell_matches, cell_text, check_result, copied_row, row_for
+from distexp.rows import MAX_TEXT_CHARS, cell_text, check_result, copied_row, row_for
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 VALUES = SCALARS | st.lists(SCALARS) | st.dictionaries(st.text(), SCALARS)
