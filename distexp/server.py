@@ -75,6 +75,7 @@ class Server(socketserver.ThreadingTCPServer):
             AlreadyRunning: The address cannot be bound.
         """
         self.answerer = answerer
+        self._host = host
         self._numbers = itertools.count(1)
         self._open: dict[int, socket.socket] = {}
         self._lock = threading.Lock()
@@ -107,7 +108,7 @@ class Server(socketserver.ThreadingTCPServer):
         stopping = threading.Thread(target=self.shutdown, name="stop")
         stopping.start()
         while stopping.is_alive():  # a connection makes `serve_forever` look at its flag at once
-            with contextlib.suppress(OSError), socket.create_connection(self.server_address[:2], POLL_S):
+            with contextlib.suppress(OSError), socket.create_connection((self._host, self.port), POLL_S):
                 stopping.join(0.02)
         self.server_close()
         with self._lock:
