@@ -33,6 +33,7 @@ from distexp.task import Scalar, Task
 
 LOG_FILE = "log.txt"  # of everything the task prints, in its run folder
 CHECKPOINT_FOLDER = "checkpoint"  # in the same
+REPORT_EVERY_S = 1.0  # each report wakes the worker, which passes on the latest with its next beat
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
 
@@ -160,9 +161,15 @@ def redirect_output(run_folder: Path) -> None:
 def make_context(run: Run, setup: Setup, stop: threading.Event, channel: Connection) -> Context:
     """Return what the experiment is given; its folders exist."""
 
+    told_s = -math.inf
+
     def report(step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        nonlocal told_s
         told = {"step": _plain(step), "total": _plain(total), "metrics": plain(metrics)}
-        channel.send_bytes(_encode(msgspec.convert(told, Reported)))
+        message = msgspec.convert(told, Reported)
+        if message.step >= message.total or time.monotonic() - told_s >= REPORT_EVERY_S:
+            told_s = time.monotonic()
+            channel.send_bytes(_encode(message))
 
     checkpoint_dir = Path(run.run_folder, CHECKPOINT_FOLDER)
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
