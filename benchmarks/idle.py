@@ -1,14 +1,18 @@
 """An idle manager with 240 tasks stays under 1 % of a core, and a rescan reads only what is new."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 
 from benchmarks.harness import Figure, folder, manager
+from distexp.manager import TURN_S
 
 SECONDS = 30.0
 ROWS = 50_000
+SLEEPER = f"import time\nwhile True: time.sleep({TURN_S})"  # what a machine charges for waking alone
 
 
 def measure() -> list[Figure]:
@@ -23,10 +27,15 @@ def measure() -> list[Figure]:
         rows = "".join(f"{index},7,0.5\n" for index in range(1000, 1000 + ROWS))
         (results / "final_results.csv").write_text("a,seed,acc\n" + rows, encoding="utf-8")
         with manager(workdir, "--rescan-s", "1") as process:
-            watched = psutil.Process(process.pid)
-            used_s, read = _used_s(watched), watched.io_counters().read_chars
+            bare = subprocess.Popen([sys.executable, "-c", SLEEPER])
+            time.sleep(1.0)  # for both to have started
+            watched, sleeper = psutil.Process(process.pid), psutil.Process(bare.pid)
+            used_s, slept_s, read = _used_s(watched), _used_s(sleeper), watched.io_counters().read_chars
             time.sleep(SECONDS)
             share = (_used_s(watched) - used_s) / SECONDS
+            bare_share = (_used_s(sleeper) - slept_s) / SECONDS
+            bare.kill()
+            bare.wait()
             read_kb = (watched.io_counters().read_chars - read) / 1000
     size_kb = len(rows) / 1000
     return [
@@ -37,6 +46,14 @@ def measure() -> list[Figure]:
             share,
             "under 0.01",
             share < 0.01,
+        ),
+        Figure(
+            f"the same : a bare process that wakes every {TURN_S:g} s",
+            f"{100 * share:.2f} %",
+            f"{100 * bare_share:.2f} %",
+            share / max(bare_share, 1e-4),
+            "for orientation",
+            True,
         ),
         Figure(
             f"read by {SECONDS:g} rescans with nothing new : the file",
