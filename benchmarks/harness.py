@@ -82,10 +82,3 @@ def status(workdir: Workdir) -> dict[str, int]:
     """Return what the folder's manager says of its sweep."""
     with Client(workdir) as client:
         return dict(client.call(Status(), StatusReply).status)
-
-
-def wait_for_completions(workdir: Workdir, number: int) -> float:
-    """Return the time (monotonic, seconds) at which so many tasks were complete."""
-    while status(workdir)["complete"] < number:
-        time.sleep(LOOK_S)
-    return time.monotonic()

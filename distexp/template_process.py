@@ -5,6 +5,7 @@ that sees a card starts autograd's device threads, and every forked child's back
 """
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -47,6 +48,8 @@ def prepare(text: str) -> None:
     for name in CLUSTER_SIGNALS:  # sent to every process of a job; children have to outlive them
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     child_main.prepare(order["experiment"], order["warm_up"])
+    gc.collect()
+    gc.freeze()  # else each child's collector touches, and so copies, every object made here
 
 
 def _restore(python_path: str | None) -> None:
