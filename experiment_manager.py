@@ -15,6 +15,7 @@ from distexp.errors import DistexpError
 from distexp.logs import log_to_console
 from distexp.manager import DEFAULT_CONFIGS, RESCAN_S, ExperimentManager
 from distexp.protocol import DEFAULT_PORT, Status, StatusReply
+from distexp.trust import given_token
 from distexp.workdir import Workdir
 
 __all__ = ["ExperimentManager"]
@@ -89,7 +90,7 @@ def serve(settings: argparse.Namespace) -> int:
 
 def show_status(settings: argparse.Namespace) -> int:
     """Print a running manager's answer."""
-    with Client(Workdir(settings.workdir), settings.host, settings.port) as client:
+    with Client(Workdir(settings.workdir), settings.host, settings.port, token=given_token()) as client:
         reply = client.call(Status(), StatusReply)
     print(json.dumps(reply.status, indent=2))
     return 0

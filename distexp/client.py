@@ -1,26 +1,27 @@
-"""One manager, asked: connect, time out, ask again. Opens `protocol`, `workdir`.
+"""One manager, asked in TLS: connect, time out, ask again. Opens `protocol`, `trust`, `workdir`.
 
 Every request may be repeated: the manager gives the same lease again, acknowledges a report again.
 """
 
 import socket
+import ssl
 from types import TracebackType
 from typing import Self, TypeVar
 
 from msgspec import structs
 
-from distexp.errors import ManagerUnreachable, ProtocolError, UserError
+from distexp.errors import ManagerUnreachable, ProtocolError, Unauthorized, UserError
 from distexp.protocol import (
     DEFAULT_PORT,
     MAX_MESSAGE_BYTES,
-    SECRET_WANTED,
     AnyReply,
     AnyRequest,
     ErrorReply,
     decode_reply,
     encode,
 )
-from distexp.workdir import Workdir
+from distexp.trust import TOKEN_VARIABLE, Token, client_context, read_token, secure
+from distexp.workdir import EVERYWHERE, Workdir
 
 CONNECT_S = 5.0  # a host that does not answer by then is down or firewalled
 REPLY_S = 10.0  # a manager that does not answer by then is stuck; the request is repeated later
@@ -33,14 +34,22 @@ Reply = TypeVar("Reply")
 class Client:
     """A connection to a manager, made when needed. For one thread."""
 
-    def __init__(self, workdir: Workdir, host: str | None = None, port: int | None = None) -> None:
+    def __init__(
+        self,
+        workdir: Workdir,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        token: Token | None = None,
+    ) -> None:
         """Connect to nothing yet.
 
         Args:
-            workdir: Where the secret is found, and the port of the folder's manager. Both are looked up at
+            workdir: Where the token is found, and the address of the folder's manager. Both are looked up at
                 each connection: the manager may start after its workers, or again on another port.
-            host: Of the manager; None for this one.
+            host: Of the manager; None for that of the folder's manager, else this one.
             port: None for that of the folder's manager, else the default.
+            token: None for that of the folder.
 
         Raises:
             UserError: There is no such port.
@@ -48,21 +57,29 @@ class Client:
         if port is not None and not 0 < port <= MAX_PORT:
             raise UserError(f"port: found {port}, expected 1 to {MAX_PORT}")
         self._workdir = workdir
-        self._host, self._wanted_port = host or "localhost", port
-        self._is_placed = host is not None or port is not None
-        self._token: str | None = None
+        self._wanted = (host, port)
+        self._given = token
+        self._secret = ""  # of the open connection
+        self._context = client_context()
         self._socket: socket.socket | None = None
 
     @property
     def address(self) -> str:
         """Where the manager is, for messages."""
-        return f"{self._host}:{self._port()}"
+        host, port = self._place()
+        return f"{host}:{port}"
 
-    def _port(self) -> int:
-        if self._wanted_port is not None:
-            return self._wanted_port
-        known = self._workdir.read_info().get("port") if self._host == "localhost" else None
-        return int(known or DEFAULT_PORT)
+    def _place(self) -> tuple[str, int]:
+        host, port = self._wanted
+        info = self._workdir.read_info() if host in (None, "localhost") else {}
+        if host is None:
+            known = str(info.get("host", ""))
+            host = "localhost" if known in (*EVERYWHERE, "127.0.0.1") else known
+        return host, port or int(info.get("port") or DEFAULT_PORT)
+
+    def _is_placed(self) -> bool:
+        """Whether somebody said where the manager is: the user, or a manager of this folder."""
+        return self._wanted != (None, None) or bool(self._workdir.read_info())
 
     @property
     def socket(self) -> socket.socket | None:
@@ -74,8 +91,10 @@ class Client:
 
         Raises:
             ManagerUnreachable: No manager answers, or it cannot do this now. Or nobody named one, this folder
-                has had none yet, and that at the default port wants another secret. Holds the cause.
+                has had none yet, and that at the default port is another's. Holds the cause.
             ProtocolError: The manager refuses the request, or answers with something else than `expected`.
+            Unauthorized: This folder has no token, a damaged one or another manager's; nothing was sent.
+            UserError: The host is no name.
         """
         line = self._exchange(request)
         try:
@@ -86,21 +105,10 @@ class Client:
                 f"{self.address}: found an answer of another program ({error}), expected one of a manager"
             ) from None
         if isinstance(reply, ErrorReply):
-            raise self._refusal(reply)
+            raise ManagerUnreachable(reply.error) if reply.again else ProtocolError(reply.error)
         if not isinstance(reply, expected):
             raise ProtocolError(f"{self.address}: found a reply {_type(reply)}, expected another")
         return reply
-
-    def _refusal(self, reply: ErrorReply) -> ManagerUnreachable | ProtocolError:
-        if reply.again:
-            return ManagerUnreachable(reply.error)
-        if reply.error.endswith(SECRET_WANTED) and not self._is_placed and not self._workdir.read_info():
-            self.close()  # the next call looks again where this folder's own is
-            return ManagerUnreachable(
-                f"no manager has started in this folder yet, and that at {self.address} is another folder's "
-                f"({reply.error}); start one with `python experiment_manager.py` here"
-            )
-        return ProtocolError(reply.error)
 
     def _exchange(self, request: AnyRequest) -> bytes:
         was_open = self._socket is not None
@@ -118,14 +126,8 @@ class Client:
 
     def _try(self, request: AnyRequest) -> bytes:
         if self._socket is None:
-            try:
-                self._socket = socket.create_connection((self._host, self._port()), CONNECT_S)
-            except UnicodeError as error:  # a name with empty or overlong parts
-                raise UserError(f"host: found {self._host!r} ({error}), expected a name or address") from None
-            self._token = self._workdir.find_secret()
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._socket.settimeout(REPLY_S)
-        self._socket.sendall(encode(structs.replace(request, token=self._token)))
+            self._socket = self._connect()
+        self._socket.sendall(encode(structs.replace(request, token=self._secret)))
         reply = bytearray()
         while not reply.endswith(b"\n"):
             data = self._socket.recv(RECEIVE_BYTES)
@@ -136,6 +138,39 @@ class Client:
                 self.close()
                 raise ProtocolError(f"{self.address}: found a reply of {len(reply)} bytes, expected a line")
         return bytes(reply)
+
+    def _connect(self) -> ssl.SSLSocket:
+        host, port = self._place()
+        try:
+            plain = socket.create_connection((host, port), CONNECT_S)
+        except UnicodeError as error:  # a name with empty or overlong parts
+            raise UserError(f"host: found {host!r} ({error}), expected a name or address") from None
+        with plain:  # closed, unless TLS takes it over
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.settimeout(REPLY_S)
+            try:
+                token = self._token()
+                self._secret = token.secret
+                return secure(plain, self._context, token, self.address)
+            except Unauthorized as error:
+                if self._is_placed():
+                    raise
+                raise ManagerUnreachable(
+                    f"no manager has started in this folder yet, and that at {self.address} is another "
+                    f"folder's ({error}); start one with `python experiment_manager.py` here"
+                ) from None
+
+    def _token(self) -> Token:
+        try:
+            token = self._given or read_token(self._workdir)
+        except UserError as error:  # not the end of a worker that has a task in hand
+            raise Unauthorized(str(error)) from None
+        if token is None:
+            raise Unauthorized(
+                f"{self._workdir.token}: found no file, expected a copy of that in the manager's folder, or "
+                f"its text in {TOKEN_VARIABLE}"
+            )
+        return token
 
     def _unreachable(self, error: OSError) -> ManagerUnreachable:
         cause = error.strerror or str(error) or type(error).__name__

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distexp.crew import Crew, Member
-from distexp.workdir import Workdir
+from distexp.workdir import EVERYWHERE, Workdir
 
 LEAVE_S = 2.0  # for workers to leave by themselves once the manager has ended, before they are asked to
 FINISH_S = 10.0  # for the manager to see that all is done once the last worker has left
 END_S = 30.0  # from SIGTERM to a kill: a worker takes up to 20 s to save a checkpoint
 KILL_S = 5.0  # from a third Ctrl+C to a kill
-EVERYWHERE = ("", "0.0.0.0", "::")  # addresses to bind, not to connect to
 
 
 @dataclass(frozen=True)

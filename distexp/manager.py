@@ -17,6 +17,7 @@ from types import FrameType
 from distexp.entry import State
 from distexp.errors import ConfigError, DistexpError, UserError
 from distexp.host import host_name, machine_id
+from distexp.identity import keep_identity
 from distexp.journal import Journal
 from distexp.ledger import Ledger
 from distexp.logs import log_to_file, stop_logging_to
@@ -100,10 +101,16 @@ class ExperimentManager:
         """Read configs, results and journal, then serve.
 
         Raises:
-            UserError: A config is wrong, the folder has a manager, the port is taken or not loopback.
+            UserError: A config is wrong, the folder has a manager, its token cannot be used, the port is
+                taken, the address is none of this host, or not loopback though no secret is asked for.
             JournalUnwritable: The journal cannot be opened.
         """
-        _require_loopback(self.host)
+        is_reachable = _is_reachable(self.host)
+        if is_reachable and not self._auth:
+            raise UserError(
+                f"--no-auth with --host {self.host}: found an address that other machines reach, expected a "
+                "loopback one such as 127.0.0.1: anybody there could take tasks and write results"
+            )
         tasks = self._sweep.load()
         with ExitStack() as undo:  # what is held when a later step fails
             folder = self.workdir.hold()
@@ -112,16 +119,19 @@ class ExperimentManager:
             self.journal = Journal(self.workdir.journal)
             undo.callback(self.journal.close)
             self.journal.sweep_id = self.workdir.keep_sweep_id(self.journal.sweep_id)
-            self._open_rooms(tasks)
-            self._server = Server(self.host, self._wanted_port, self.service)
+            token, tls = keep_identity(self.workdir)
+            self._open_rooms(tasks, token.secret if self._auth else None)
+            self._server = Server(self.host, self._wanted_port, self.service, tls)
             undo.callback(self._server.server_close)
             self.workdir.announce(self.host, self.port)
             self._held = undo.pop_all()
         self._server.start()
         self._next_rescan_s = time.monotonic() + self._rescan_s
         log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
+        if is_reachable:
+            log.info("Workers on other machines need a copy of %s", self.workdir.token)
 
-    def _open_rooms(self, tasks: Sequence[Task]) -> None:
+    def _open_rooms(self, tasks: Sequence[Task], secret: str | None) -> None:
         """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
         self.queue = TaskQueue(time.monotonic, self.journal.record)
         self.ledger = Ledger(self.workdir.root, self._on_scan)
@@ -133,7 +143,7 @@ class ExperimentManager:
             journal=self.journal,
             ledger=self.ledger,
             roster=self._roster,
-            secret=self.workdir.secret() if self._auth else None,
+            secret=secret,
         )
         self.queue.sync(tasks)
         self.ledger.sync(tasks)
@@ -262,16 +272,15 @@ class ExperimentManager:
             )
 
 
-def _require_loopback(host: str) -> None:
-    """Refuse an address that other machines reach: requests travel in the clear."""
+def _is_reachable(host: str) -> bool:
+    """Return whether other machines reach this address.
+
+    Raises:
+        UserError: It is no address.
+    """
     try:
-        address = ipaddress.ip_address(socket.gethostbyname(host))
+        return not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
     except (OSError, UnicodeError) as error:
         raise UserError(
             f"--host {host}: {getattr(error, 'strerror', '') or error}, expected an address of this host"
         ) from None
-    if not address.is_loopback:
-        raise UserError(
-            f"--host {host}: found an address that other machines reach, expected a loopback one such as "
-            "127.0.0.1: this version does not encrypt, and a task names code to run"
-        )

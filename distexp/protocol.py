@@ -18,9 +18,7 @@ MAX_STATUS_BYTES = 1024  # users' clients read the whole reply with one recv(102
 MESSAGE_S = 10.0  # a message that has begun is complete by then, or its sender is stuck
 IDLE_S = 120.0  # a silent connection without a lease is forgotten
 MAX_GUESSES = 64  # looks at an object without newline: enough for 1 MiB in network-sized pieces
-SECRET_WANTED = (
-    "expected the secret in the manager's .experiment_token (or EXPERIMENT_TOKEN) in the field `token`"
-)
+SECRET_WANTED = "expected the secret in the manager's .experiment_token in the field `token`"
 PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below MAX_MESSAGE_BYTES
 
 WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}\Z")]  # it stands in log lines and in rows

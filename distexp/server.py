@@ -1,13 +1,16 @@
-"""socketserver glue: bytes -> message -> one answer -> bytes. Opens `protocol`.
+"""socketserver glue: bytes -> message -> one answer -> bytes. Opens `protocol`, `trust`.
 
-One thread a connection; whatever arrives, the peer gets a reply or a closed connection, and serving goes on.
+The first byte tells TLS from plain JSON, which is for peers on this host alone. One thread a connection;
+whatever arrives, the peer gets a reply or a closed connection, and serving goes on.
 """
 
 import contextlib
+import ipaddress
 import itertools
 import logging
 import socket
 import socketserver
+import ssl
 import sys
 import threading
 import time
@@ -20,6 +23,7 @@ from distexp.errors import (
     JournalUnwritable,
     ProtocolError,
     ResultsUnwritable,
+    Unauthorized,
 )
 from distexp.protocol import (
     IDLE_S,
@@ -31,9 +35,12 @@ from distexp.protocol import (
     decode_request,
     encode,
 )
+from distexp.trust import TLS_FIRST_BYTE
 
 BACKLOG = 1024  # 300 workers that start at once wait 71 s with the default of 5
 RECEIVE_BYTES = 64 * 1024
+MAX_GUESSES = 3  # wrong secrets on one connection: a typing error, not a search
+WARNINGS_PER_MINUTE = 60  # about peers that are refused: a flood of them must not fill the disk
 POLL_S = 5.0  # between two looks at the stop flag while nothing arrives: each wakes an idle manager
 
 log = logging.getLogger(__name__)
@@ -45,6 +52,7 @@ class Connection:
 
     number: int
     peer: str  # address:port, for log lines
+    is_local: bool  # from this host
 
 
 class Answerer(Protocol):
@@ -68,13 +76,15 @@ class Server(socketserver.ThreadingTCPServer):
     request_queue_size = BACKLOG
     allow_reuse_address = sys.platform != "win32"  # there it would let two managers share the port
 
-    def __init__(self, host: str, port: int, answerer: Answerer) -> None:
-        """Bind and listen; port 0 takes a free one.
+    def __init__(self, host: str, port: int, answerer: Answerer, context: ssl.SSLContext) -> None:
+        """Bind and listen; port 0 takes a free one. `context` holds the certificate to show.
 
         Raises:
             AlreadyRunning: The address cannot be bound.
         """
         self.answerer = answerer
+        self.complaints = _Complaints()
+        self._context = context
         self._host = host
         self._numbers = itertools.count(1)
         self._open: dict[int, socket.socket] = {}
@@ -116,13 +126,21 @@ class Server(socketserver.ThreadingTCPServer):
         for each in sockets:
             _shut(each, socket.SHUT_RDWR)
 
+    def secure(self, connection: Connection, sock: socket.socket) -> ssl.SSLSocket:
+        """Return the connection's socket, ready for the handshake of TLS."""
+        tls = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        with self._lock:
+            self._open[connection.number] = tls  # the old object is empty now
+        return tls
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Put the traceback of our bug into the log."""
         log.exception("%s: connection broken off", client_address)
 
     def enter(self, sock: socket.socket, address: tuple[str, int]) -> Connection:
         """Register a new connection."""
-        connection = Connection(next(self._numbers), f"{address[0]}:{address[1]}")
+        is_local = ipaddress.ip_address(address[0]).is_loopback
+        connection = Connection(next(self._numbers), f"{address[0]}:{address[1]}", is_local)
         with self._lock:
             self._open[connection.number] = sock
         return connection
@@ -142,14 +160,41 @@ class _Conversation(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         connection = self.server.enter(self.request, self.client_address)
+        self._socket = self.request
+        self._guesses = 0
         try:
-            self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a reply is one small packet
-            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a reply is one small packet
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self._choose_language(connection)
             self._converse(connection)
+        except ssl.SSLError as error:
+            self.server.complaints.say(connection, error)
         except (OSError, ProtocolError) as error:
             log.debug("%s: connection ended: %s", connection.peer, error)
         finally:
             self.server.leave(connection)
+            self._socket.close()
+
+    def _choose_language(self, connection: Connection) -> None:
+        """Speak TLS if the peer does.
+
+        Raises:
+            OSError: The peer says nothing, leaves, speaks no TLS 1.3 or does not end its handshake.
+            ProtocolError: A peer on another machine speaks in the clear; it has been told.
+        """
+        self._socket.settimeout(IDLE_S)
+        if self._socket.recv(1, socket.MSG_PEEK) == TLS_FIRST_BYTE:
+            self._socket = secured = self.server.secure(connection, self._socket)
+            secured.settimeout(MESSAGE_S)  # of the whole handshake, not of each of its bytes
+            secured.do_handshake()
+        elif not connection.is_local:
+            error = ProtocolError(
+                f"{connection.peer}: found a message in the clear, expected TLS from another machine: run "
+                "experiment_runner_gpu.py or experiment_manager.py there, with a copy of .experiment_token"
+            )
+            self.server.complaints.say(connection, error)
+            self._say_goodbye(error)
+            raise error
 
     def _converse(self, connection: Connection) -> None:
         framer = Framer()
@@ -160,11 +205,13 @@ class _Conversation(socketserver.BaseRequestHandler):
                 lines = framer.feed(data)
                 if is_new or lines:
                     begun_s = time.monotonic()
-                self.request.settimeout(MESSAGE_S)  # who does not read its replies is left
+                self._socket.settimeout(MESSAGE_S)  # who does not read its replies is left
                 for line in lines:
-                    self.request.sendall(self._answer(line, connection))
+                    self._socket.sendall(self._answer(line, connection))
+                    if self._guesses >= MAX_GUESSES:
+                        return
         except ProtocolError as error:
-            log.warning("%s: refused: %s", connection.peer, error)
+            self.server.complaints.say(connection, error)
             self._say_goodbye(error)
 
     def _receive(self, framer: Framer, connection: Connection, until_s: float) -> bytes:
@@ -176,9 +223,9 @@ class _Conversation(socketserver.BaseRequestHandler):
         is_mid_message = framer.is_mid_message
         while True:
             patience_s = max(until_s - time.monotonic(), 0.001) if is_mid_message else IDLE_S
-            self.request.settimeout(patience_s)
+            self._socket.settimeout(patience_s)
             try:
-                return self.request.recv(RECEIVE_BYTES)
+                return self._socket.recv(RECEIVE_BYTES)
             except TimeoutError:
                 if is_mid_message:
                     raise ProtocolError(
@@ -191,7 +238,8 @@ class _Conversation(socketserver.BaseRequestHandler):
         try:
             return encode(self.server.answerer.handle(decode_request(line), connection))
         except DistexpError as error:
-            log.warning("%s: refused: %s", connection.peer, error)
+            self.server.complaints.say(connection, error)
+            self._guesses += isinstance(error, Unauthorized)
             again = isinstance(error, ResultsUnwritable | JournalUnwritable)
             return encode(ErrorReply(error=str(error), again=again))
         except Exception:  # whatever one request breaks, the manager serves on; our bug stands in the log
@@ -200,16 +248,37 @@ class _Conversation(socketserver.BaseRequestHandler):
 
     def _say_goodbye(self, error: ProtocolError) -> None:
         """Send the reason, then read on for a while: closing with unread bytes would destroy the reply."""
-        self.request.settimeout(MESSAGE_S)
-        self.request.sendall(encode(ErrorReply(error=str(error))))
-        _shut(self.request, socket.SHUT_WR)
+        self._socket.settimeout(MESSAGE_S)
+        self._socket.sendall(encode(ErrorReply(error=str(error))))
+        _shut(self._socket, socket.SHUT_WR)
         until_s = time.monotonic() + MESSAGE_S
-        while time.monotonic() < until_s and self.request.recv(RECEIVE_BYTES):
+        while time.monotonic() < until_s and self._socket.recv(RECEIVE_BYTES):
             pass
 
 
+class _Complaints:
+    """Warnings about peers, so many a minute.  Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun_s = time.monotonic()
+        self._said = self._kept = 0
+
+    def say(self, connection: Connection, error: Exception) -> None:
+        """Put it into the log, or count it when there were too many of late."""
+        with self._lock:
+            now_s = time.monotonic()
+            if now_s >= self._begun_s + 60:
+                if self._kept:
+                    log.warning("%d more refusals were not logged", self._kept)
+                self._begun_s, self._said, self._kept = now_s, 0, 0
+            if self._said >= WARNINGS_PER_MINUTE:
+                self._kept += 1
+                return
+            self._said += 1
+        log.warning("%s: refused: %s", connection.peer, error)
+
+
 def _shut(sock: socket.socket, how: int) -> None:
-    try:
-        sock.shutdown(how)
-    except OSError:
-        return  # it is closed already
+    with contextlib.suppress(OSError):  # it is closed already
+        socket.socket.shutdown(sock, how)  # that of SSLSocket would let other threads go on in the clear

@@ -59,7 +59,7 @@ class Service:
         Raises:
             DistexpError: The request is refused; the message says why.
         """
-        if isinstance(request, wire.Status):
+        if isinstance(request, wire.Status) and connection.is_local:
             return self._control.handle(request)
         self._authorise(request)
         if isinstance(request, wire.WorkerRequest):

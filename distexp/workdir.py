@@ -1,8 +1,9 @@
-"""Every path of a working folder, the lock that makes one manager its master, and the folder's secret.
+"""Every path of a working folder, and the lock that makes one manager its master.
 
-Opens `errors`. The manager's own files lie in `.experiment_manager/`, the secret in `.experiment_token`.
+Opens `errors`. The manager's own files lie in `.experiment_manager/`.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -15,9 +16,8 @@ from filelock import FileLock, Timeout
 
 from distexp.errors import AlreadyRunning, UserError
 
-TOKEN_VARIABLE = "EXPERIMENT_TOKEN"
 LOG_FILE = "experiment_manager.log"
-SECRET_BYTES = 32  # 256 bits
+EVERYWHERE = ("", "0.0.0.0", "::")  # addresses to bind, not to connect to
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,13 @@ class Workdir:
         return self.root / ".experiment_spool"
 
     @property
+    def certificate(self) -> Path:
+        """The manager's private key and certificate (PEM)."""
+        return self.state / "certificate.pem"
+
+    @property
     def token(self) -> Path:
-        """The secret of this folder."""
+        """What a worker has to know: see `trust`."""
         return self.root / ".experiment_token"
 
     @property
@@ -122,52 +127,19 @@ class Workdir:
         except OSError as error:
             raise UserError(f"{self.state}: {error}, expected a folder to write and lock files in") from None
         if not self.read_nonce():
-            _write_private(self.nonce, secrets.token_hex(16))
+            write_private(self.nonce, secrets.token_hex(16))
         return lock
 
     def keep_sweep_id(self, new: str) -> str:
         """Return the id of this folder's sweep; `new` when it has none yet. Caller holds the folder."""
         found = _read(self.sweep_id).strip()
         if not found:
-            _write_private(self.sweep_id, new)
+            write_private(self.sweep_id, new)
         return found or new
 
     def announce(self, host: str, port: int) -> None:
         """Write down who the manager of this folder is. Caller holds the folder."""
-        _write_private(self.info, json.dumps({"pid": os.getpid(), "host": host, "port": port}))
-
-    def secret(self) -> str:
-        """Return the folder's secret; make it when there is none (mode 0600).
-
-        Raises:
-            UserError: The file exists but holds no secret.
-        """
-        found = self.find_secret()
-        if found is None:
-            found = secrets.token_hex(SECRET_BYTES)
-            _write_private(self.token, json.dumps({"secret": found}) + "\n")
-        return found
-
-    def find_secret(self) -> str | None:
-        """Return the secret from the environment or the token file, or None when there is neither.
-
-        Raises:
-            UserError: The file exists but holds no secret.
-        """
-        if found := os.environ.get(TOKEN_VARIABLE):  # an empty one counts as none: it would let everybody in
-            return found
-        try:
-            secret = json.loads(self.token.read_bytes())["secret"]
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError):
-            secret = None
-        if not isinstance(secret, str) or not secret:
-            raise UserError(
-                f'{self.token}: found no secret in it, expected {{"secret": ...}}; '
-                "delete it, and the next start of the manager makes a new one"
-            )
-        return secret
+        write_private(self.info, json.dumps({"pid": os.getpid(), "host": host, "port": port}))
 
 
 def _read(path: Path) -> str:
@@ -177,10 +149,22 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _write_private(path: Path, text: str) -> None:
-    """Replace a file by one that its owner alone may read, never half written."""
+def write_private(path: Path, text: str) -> None:
+    """Replace a file by one that its owner alone may read, never half written.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    try:
+        temporary.unlink(missing_ok=True)  # of a process of this number that was killed here
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"{path}: {error.strerror}, expected a disk to write it on") from None

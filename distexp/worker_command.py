@@ -22,6 +22,7 @@ from distexp.recorder import Recorder
 from distexp.seat import find_seat
 from distexp.spool import Spool
 from distexp.stop import StopRequests
+from distexp.trust import TOKEN_VARIABLE, Token, given_token
 from distexp.workdir import Workdir
 from distexp.worker import Worker
 
@@ -123,7 +124,7 @@ def work(settings: argparse.Namespace) -> int:
     sys.path.insert(0, str(workdir.root))
     with contextlib.closing(StopRequests()) as stop:
         stop.install()
-        client = Client(workdir, settings.host, settings.port)
+        client = Client(workdir, settings.host, settings.port, token=take_token())
         link = Link(client, stop, time.monotonic, settings.manager_wait_s)
         claim = find_seat(
             settings.device,
@@ -137,6 +138,13 @@ def work(settings: argparse.Namespace) -> int:
             return int(link.has_given_up)
         with claim:
             return work_on(claim, settings, workdir, link, stop)
+
+
+def take_token() -> Token | None:
+    """Return the token of the environment, and take it out of there: experiments may print theirs."""
+    token = given_token()
+    os.environ.pop(TOKEN_VARIABLE, None)
+    return token
 
 
 def work_on(

@@ -57,8 +57,14 @@ class Folder:
         return [re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", "", line) for line in text.splitlines()]
 
     @property
+    def token_text(self) -> str:
+        """What a worker elsewhere is given."""
+        return (self.root / ".experiment_token").read_text(encoding="utf-8")
+
+    @property
     def token(self) -> str:
-        secret: str = json.loads((self.root / ".experiment_token").read_text(encoding="utf-8"))["secret"]
+        """The secret, for the field `token` of a message in the clear."""
+        secret: str = json.loads(self.token_text)["secret"]
         return secret
 
     @contextmanager
@@ -114,10 +120,15 @@ class Talk:
         self.socket.close()
 
 
+def secret_of(manager: ExperimentManager) -> str:
+    """What a client in the clear has to show."""
+    return Folder(manager.workdir.root).token
+
+
 def worker(manager: ExperimentManager, name: str = "gpu0", *, shares: bool = True, **more: Any) -> Talk:
     """A connection that speaks as a worker of the product does, by default one that shares the folder."""
     about = {
-        "token": manager.workdir.find_secret(),
+        "token": secret_of(manager),
         "worker_id": name,
         "heartbeat_s": 15,
         "instance": f"{name}-1",

@@ -37,8 +37,9 @@ DOORS = {
     "journal": "errors group_commit task",
     # bytes
     "protocol": "errors task",
-    "server": "errors protocol",
-    "client": "errors protocol workdir",
+    "trust": "errors workdir",
+    "server": "errors protocol trust",
+    "client": "errors protocol trust workdir",
     # rows
     "rows": "task",
     "row_index": "rows task",
@@ -57,9 +58,10 @@ DOORS = {
     "control": "entry errors ledger protocol roster task task_queue",
     "endings": "entry errors journal ledger protocol roster rows task task_queue",
     "service": "control endings entry errors journal ledger protocol roster server task task_queue",
-    "manager": "entry errors host journal ledger logs protocol results roster server service sweep task"
-    " task_queue twins workdir",
-    "experiment_manager": "client errors logs manager protocol workdir",
+    "identity": "errors trust workdir",
+    "manager": "entry errors host identity journal ledger logs protocol results roster server service sweep "
+    "task task_queue twins workdir",
+    "experiment_manager": "client errors logs manager protocol trust workdir",
     # the worker
     "gpu": "errors",
     "claim": "errors gpu",
@@ -70,7 +72,7 @@ DOORS = {
     "courier": "errors link protocol recorder stop",
     "worker": "child child_main courier entry link logs protocol recorder stop task workdir",
     "worker_command": "child claim client errors gpu host link logs process_tree recorder seat spool stop "
-    "workdir worker",
+    "trust workdir worker",
     "experiment_runner_gpu": "gpu worker_command",
     # the child
     "process_tree": "",
@@ -105,7 +107,13 @@ CATCHERS = {  # who may catch whatever comes; the reason
     "server._Conversation._answer": "around one request: whatever it breaks, the manager serves on",
 }
 
-IMPORTED_WHERE = {"torch": "experiments", "sklearn": "experiments", "yaml": "yaml12", "sqlite3": "journal"}
+IMPORTED_WHERE = {
+    "torch": "experiments",
+    "sklearn": "experiments",
+    "yaml": "yaml12",
+    "sqlite3": "journal",
+    "cryptography": "identity",
+}
 FORBIDDEN_IMPORTS = {
     "marshal",
     "shelve",

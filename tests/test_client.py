@@ -1,4 +1,6 @@
+import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +10,10 @@ import pytest
 from live_manager import Folder
 
 from distexp.client import Client
-from distexp.errors import ManagerUnreachable, ProtocolError, UserError
-from distexp.protocol import Drain, NoTask, RequestTask, Status, StatusReply, TaskReply
+from distexp.errors import ManagerUnreachable, ProtocolError, Unauthorized, UserError
+from distexp.identity import keep_identity
+from distexp.protocol import Drain, NoTask, RequestTask, Status, StatusReply, TaskReply, encode
+from distexp.trust import parse_token
 from distexp.workdir import Workdir
 
 
@@ -21,8 +25,15 @@ def folder(tmp_path: Path) -> Folder:
 
 
 @contextmanager
-def another_program(answer: bytes) -> Iterator[int]:
-    """A port on which every connection gets `answer` to its first bytes, then its end."""
+def another_program(answer: bytes, tls: ssl.SSLContext | None = None) -> Iterator[tuple[int, list[bytes]]]:
+    """A port on which every connection gets `answer` to its first bytes, then its end; and what it heard."""
+    heard: list[bytes] = []
+
+    def answer_one(connection: socket.socket) -> None:
+        with connection, tls.wrap_socket(connection, server_side=True) if tls else connection as talk:
+            if said := talk.recv(65536):
+                heard.append(said)
+                talk.sendall(answer)
 
     def answer_all() -> None:
         while True:
@@ -30,15 +41,14 @@ def another_program(answer: bytes) -> Iterator[int]:
                 connection = listener.accept()[0]
             except OSError:
                 return
-            with connection:
-                if connection.recv(65536):
-                    connection.sendall(answer)
+            with contextlib.suppress(OSError):
+                answer_one(connection)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=answer_all)
         thread.start()
         try:
-            yield listener.getsockname()[1]
+            yield listener.getsockname()[1], heard
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
@@ -86,7 +96,7 @@ def test_the_manager_of_another_folder_is_none_until_this_folder_has_had_its_own
 ) -> None:
     here = Folder(tmp_path_factory.mktemp("here"))
     here.configure([1])
-    refusal = "request_task: found no token, expected the secret"
+    refusal = f"{here.root}/.experiment_token: found no file, expected a copy of that in the manager's folder"
     with folder.serving() as other, Client(Workdir(here.root)) as client:
         monkeypatch.setattr("distexp.client.DEFAULT_PORT", other.port)
         with pytest.raises(ManagerUnreachable) as error:
@@ -95,7 +105,7 @@ def test_the_manager_of_another_folder_is_none_until_this_folder_has_had_its_own
             f"no manager has started in this folder yet, and that at localhost:{other.port} "
             f"is another folder's ({refusal}"
         )
-        with Client(Workdir(here.root), port=other.port) as sent, pytest.raises(ProtocolError, match=refusal):
+        with Client(Workdir(here.root), port=other.port) as sent, pytest.raises(Unauthorized, match=refusal):
             sent.call(RequestTask(worker_id="gpu0"), TaskReply)
         with here.serving():
             assert client.call(RequestTask(worker_id="gpu0"), TaskReply).attempt == 1
@@ -110,22 +120,98 @@ def test_what_may_succeed_later_is_a_manager_that_cannot_be_reached_now(folder: 
         assert client.call(RequestTask(worker_id="gpu0"), TaskReply).attempt == 1
 
 
-def test_another_program_on_the_port_is_told_apart(folder: Folder) -> None:
+TASK = encode(
+    TaskReply(
+        task_id="t", phase="p", config={}, seed=1, output_dir="d", lease_id="l", attempt=1, writes_row=False,
+        sweep_id="s",
+    )
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n", TASK], ids=["http", "a task"])
+def test_a_program_that_speaks_no_tls_hands_out_nothing(folder: Folder, answer: bytes) -> None:
     with (
-        another_program(b"HTTP/1.1 400 Bad Request\r\n") as port,
+        folder.serving(),
+        another_program(answer) as (port, heard),
         Client(Workdir(folder.root), port=port) as client,
-        pytest.raises(ProtocolError, match=f"^localhost:{port}: found an answer of another program"),
     ):
-        client.call(Status(), StatusReply)
+        with pytest.raises(ProtocolError, match=f"^localhost:{port}: found an answer of another program"):
+            client.call(RequestTask(worker_id="gpu0"), TaskReply)
+        assert folder.token.encode() not in b"".join(heard)
 
 
-def test_a_connection_that_ends_in_the_middle_of_a_reply_is_no_manager(folder: Folder) -> None:
+def test_a_program_with_a_certificate_of_its_own_hands_out_nothing_and_hears_no_secret(
+    folder: Folder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    thief = Workdir(tmp_path_factory.mktemp("thief"))
+    thief.hold().release()
+    _, tls = keep_identity(thief)
     with (
-        another_program(b'{"type": "status"') as port,
+        folder.serving(),
+        another_program(TASK, tls) as (port, heard),
+        Client(Workdir(folder.root), port=port) as client,
+    ):
+        with pytest.raises(Unauthorized) as error:
+            client.call(RequestTask(worker_id="gpu0"), TaskReply)
+        assert str(error.value) == (
+            f"localhost:{port}: found another certificate than {folder.root}/.experiment_token names, "
+            "expected that of its manager (no secret was sent): copy the .experiment_token of the manager "
+            "there, or name another host and port"
+        )
+    assert heard == [], "the client has left before its first word"
+
+
+def test_a_manager_with_a_new_certificate_is_believed_by_workers_of_its_folder_alone(folder: Folder) -> None:
+    with folder.serving():
+        old = parse_token(folder.token_text.encode(), "EXPERIMENT_TOKEN", "")
+    (folder.root / ".experiment_manager" / "certificate.pem").unlink()
+    with folder.serving():
+        with Client(Workdir(folder.root)) as client:
+            assert client.call(Status(), StatusReply).status["total"] == 3
+        with (
+            Client(Workdir(folder.root), token=old) as elsewhere,
+            pytest.raises(Unauthorized, match="found another certificate than EXPERIMENT_TOKEN names"),
+        ):
+            elsewhere.call(Status(), StatusReply)
+
+
+@pytest.mark.parametrize("answer", [b'{"type": "status"', b""], ids=["half a reply", "none"])
+def test_a_connection_that_ends_before_a_whole_reply_may_be_tried_again(
+    folder: Folder, answer: bytes
+) -> None:
+    with folder.serving():
+        pass
+    _, tls = keep_identity(Workdir(folder.root))
+    with (
+        another_program(answer, tls) as (port, _),
         Client(Workdir(folder.root), port=port) as client,
         pytest.raises(ManagerUnreachable, match="closed before a whole reply came"),
     ):
         client.call(Status(), StatusReply)
+
+
+def test_a_connection_that_ends_in_the_handshake_may_be_tried_again(folder: Folder) -> None:
+    with folder.serving():
+        pass
+    with (
+        another_program(b"") as (port, _),
+        Client(Workdir(folder.root), port=port) as client,
+        pytest.raises(ManagerUnreachable, match=r"closed in the handshake|reset by peer"),
+    ):
+        client.call(Status(), StatusReply)
+
+
+def test_a_token_that_others_can_read_is_not_used(folder: Folder) -> None:
+    with folder.serving(), Client(Workdir(folder.root)) as client:
+        (folder.root / ".experiment_token").chmod(0o644)
+        with pytest.raises(Unauthorized, match="found mode 0644, so that other users can read the secret"):
+            client.call(Status(), StatusReply)
+
+
+def test_workers_of_a_folder_find_its_manager_at_the_address_that_it_serves(folder: Folder) -> None:
+    with folder.serving(host="127.0.0.7") as manager, Client(Workdir(folder.root)) as client:
+        assert client.call(Status(), StatusReply).status["total"] == 3
+        assert client.address == f"127.0.0.7:{manager.port}"
 
 
 @pytest.mark.parametrize("port", [0, -1, 70000])

@@ -20,7 +20,9 @@ import pytest
 from live_manager import Folder, Talk
 from pages import PROJECT, blocks, page, rows, section, spans
 
+from distexp import server
 from distexp.manager import ExperimentManager
+from distexp.protocol import AnyReply, AnyRequest, decode_request, encode
 
 README, PROTOCOL, JOURNEY = page("README.md"), page("docs/protocol.md"), page("docs/journey.md")
 PHASE = "exp6_learning_rate"
@@ -30,10 +32,10 @@ GONE_BY_RUN = {"lease_id", "sweep_id", "token", "instance", "machine", "nonce", 
 
 @dataclass
 class Tunnel:
-    """Passes connections on to a manager, as `ssh -L` does, and keeps what was said."""
+    """Passes connections on to a manager, as `ssh -L` does, and keeps what passed."""
 
     to_port: int
-    said: list[bytes] = field(default_factory=list)
+    passed: list[bytes] = field(default_factory=list)
 
     @contextmanager
     def open(self) -> Iterator[int]:
@@ -51,13 +53,10 @@ class Tunnel:
 
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError), source, target:
-            for line in source.makefile("rb"):
-                self.said.append(line)
-                target.sendall(line)
+            while data := source.recv(65536):
+                self.passed.append(data)
+                target.sendall(data)
             target.shutdown(socket.SHUT_WR)
-
-    def messages(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.said]
 
 
 def my_experiment(root: Path) -> Folder:
@@ -93,26 +92,39 @@ def serving(folder: Folder) -> Iterator[ExperimentManager]:
 def test_the_status_client_of_readme_works_as_printed(mine: Folder) -> None:
     client = next(block for block in blocks(README, "python") if "sock.recv(1024)" in block)
     with serving(mine) as manager:
-        printed = subprocess.run(
-            [sys.executable, "-c", client.replace("5000", str(manager.port))],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        ).stdout
+        printed = run_client(client, mine, manager)
     shown = next(block for block in blocks(README, "text") if block.startswith("{'total'"))
     names = re.findall(r"'(\w+)':", shown)
     assert re.findall(r"'(\w+)':", printed) == names
     assert "'total': 6, 'pending': 6" in printed
 
 
-def test_the_experiment_of_readme_makes_the_journey_as_it_is_told(mine: Folder) -> None:
+def overhear(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return a list that fills with what managers here are asked and answer."""
+    said: list[dict[str, Any]] = []
+
+    def decode(line: bytes) -> AnyRequest:
+        said.append(json.loads(line))
+        return decode_request(line)
+
+    def encode_too(reply: AnyReply) -> bytes:
+        line = encode(reply)
+        said.append(json.loads(line))
+        return line
+
+    monkeypatch.setattr(server, "decode_request", decode)
+    monkeypatch.setattr(server, "encode", encode_too)
+    return said
+
+
+def test_the_experiment_of_readme_makes_the_journey_as_it_is_told(
+    mine: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = overhear(monkeypatch)
     with serving(mine) as manager:
-        tunnel = Tunnel(manager.port)
-        with tunnel.open() as port:
-            run_worker(mine.root, port)
+        run_worker(mine.root, manager.port)
         assert manager.service.status()["progress"] == "6/6 (100.0%)"
-    messages = [each for each in tunnel.messages() if each["type"] != "heartbeat"]
+    messages = [each for each in said if each["type"] != "heartbeat"]
     told = [json.loads(line) for block in blocks(JOURNEY, "json") for line in block.splitlines()]
     told = [each for each in told if "type" in each and each["type"] != "heartbeat"]
     assert [comparable(each) for each in messages[:4]] == [comparable(each) for each in told]
@@ -159,24 +171,39 @@ def test_a_worker_in_another_folder_works_through_a_tunnel_with_the_token(
     tmp_path: Path, mine: Folder
 ) -> None:
     elsewhere = my_experiment(tmp_path / "elsewhere")
-    with serving(mine) as manager, Tunnel(manager.port).open() as port:
-        run_worker(elsewhere.root, port, EXPERIMENT_TOKEN=mine.token)
+    with serving(mine) as manager:
+        tunnel = Tunnel(manager.port)
+        with tunnel.open() as port:
+            run_worker(elsewhere.root, port, EXPERIMENT_TOKEN=mine.token_text)
+    passed = b"".join(tunnel.passed)
+    assert len(passed) > 6000
+    assert not any(word in passed for word in (b"learning_rate", b"request_task", mine.token.encode()))
     assert len(mine.rows(f"results_{PHASE}")) == 6
     assert not (elsewhere.root / f"results_{PHASE}" / "final_results.csv").exists()
     assert not list((elsewhere.root / ".experiment_spool").iterdir())
 
 
-def test_the_client_by_hand_works_through_a_sweep_as_printed(mine: Folder) -> None:
-    client = blocks(PROTOCOL, "python")[0]
+def run_client(client: str, folder: Folder, manager: ExperimentManager) -> str:
+    """Return what a program of the pages prints."""
+    return subprocess.run(
+        [sys.executable, "-c", client.replace("5000", str(manager.port))],
+        cwd=folder.root,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+
+
+def test_the_tls_client_of_the_protocol_works_as_printed(mine: Folder) -> None:
     with serving(mine) as manager:
-        printed = subprocess.run(
-            [sys.executable, "-c", client.replace("5000", str(manager.port))],
-            cwd=mine.root,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        ).stdout
+        printed = run_client(blocks(PROTOCOL, "python")[0], mine, manager)
+    assert printed == "{'type': 'workers', 'workers': []}\n"
+
+
+def test_the_client_by_hand_works_through_a_sweep_as_printed(mine: Folder) -> None:
+    with serving(mine) as manager:
+        printed = run_client(blocks(PROTOCOL, "python")[1], mine, manager)
     assert len(printed.splitlines()) == 6
     assert {row["score"] for row in mine.rows(f"results_{PHASE}")} >= {"142.0", "52.0"}
 

@@ -117,7 +117,7 @@ def test_tries_come_ever_more_slowly_and_never_in_step(link: Link) -> None:
 
 
 def test_a_refused_request_for_a_task_ends_the_worker_and_a_refused_report_does_not(
-    folder: Folder, link: Link, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: Folder, link: Link, caplog: pytest.LogCaptureFixture
 ) -> None:
     with folder.serving():
         report = TaskComplete(worker_id="cpu0", task_id="no_such_task")
@@ -126,7 +126,7 @@ def test_a_refused_request_for_a_task_ends_the_worker_and_a_refused_report_does_
         assert "Error reporting task: " in caplog.text
         assert "no_such_task" in caplog.text
         link.close()
-        monkeypatch.setenv("EXPERIMENT_TOKEN", "wrong")
+        (folder.root / ".experiment_token").write_text("damaged", encoding="utf-8")
         assert link.ask(RequestTask(worker_id="cpu0"), TaskReply, WHAT) is None
         assert link.has_given_up
 

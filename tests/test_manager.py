@@ -11,6 +11,7 @@ from support import poll
 from distexp.entry import State
 from distexp.errors import ConfigError, UserError
 from distexp.manager import ExperimentManager
+from distexp.workdir import write_private
 from experiment_manager import ExperimentManager as PublicManager
 
 OPENED: list[str] = []  # files opened in this process while `recording` is in use
@@ -60,17 +61,20 @@ def touch_up(folder: Folder, widths: object, text: str = CONFIG) -> None:
 # -- starting ------------------------------------------------------------------------------------------------
 
 
-def test_the_public_class_constructs_for_any_address_and_refuses_to_serve_other_machines(
-    folder: Folder,
-) -> None:
-    PublicManager(host="0.0.0.0", port=5000)
-    manager = PublicManager(host="0.0.0.0", port=0, workdir=folder.root)
+def test_without_auth_only_this_machine_is_served(folder: Folder) -> None:
+    manager = PublicManager(host="0.0.0.0", port=0, workdir=folder.root, auth=False)
     with pytest.raises(UserError) as refusal:
         manager.start()
     assert str(refusal.value) == (
-        "--host 0.0.0.0: found an address that other machines reach, expected a loopback one such as "
-        "127.0.0.1: this version does not encrypt, and a task names code to run"
+        "--no-auth with --host 0.0.0.0: found an address that other machines reach, expected a loopback one "
+        "such as 127.0.0.1: anybody there could take tasks and write results"
     )
+
+
+def test_the_log_tells_what_workers_on_other_machines_need(folder: Folder) -> None:
+    with folder.serving(host="0.0.0.0"):
+        pass
+    assert f"Workers on other machines need a copy of {folder.root}/.experiment_token" in folder.log()
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b"])
@@ -88,8 +92,8 @@ def test_the_log_counts_tasks_and_rows_word_for_word(folder: Folder) -> None:
 
 
 def test_a_start_that_fails_holds_nothing(folder: Folder) -> None:
-    folder.root.joinpath(".experiment_token").write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="found no secret in it"):
+    write_private(folder.root / ".experiment_token", "{}")
+    with pytest.raises(UserError, match="found no token"):
         ExperimentManager(port=0, workdir=folder.root).start()
     folder.root.joinpath(".experiment_token").unlink()
     with folder.serving() as manager:

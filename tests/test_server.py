@@ -1,6 +1,5 @@
 import json
 import socket
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,17 +100,6 @@ def test_garbage_gets_an_error_reply_and_the_connection_goes_on(
         talk.socket.sendall(line + b"\n")
         assert talk.read()["error"].startswith("message: ")
         assert talk.say("status")["type"] == "status"
-
-
-def test_a_tls_client_is_turned_away_and_the_manager_serves_on(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "MESSAGE_S", 0.3)
-    context = ssl.create_default_context()
-    with folder.serving() as manager:
-        with socket.create_connection(("127.0.0.1", manager.port), 30) as plain, pytest.raises(OSError):
-            context.wrap_socket(plain, server_hostname="localhost")
-        assert serves(manager)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,7 @@
-"""One manager a folder, and its secret."""
+"""One manager a folder."""
 
-import json
 import os
 import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +13,7 @@ import pytest
 from support import ENVIRONMENT
 
 from distexp.errors import AlreadyRunning, UserError
-from distexp.workdir import TOKEN_VARIABLE, Workdir
+from distexp.workdir import Workdir, write_private
 
 HOLDER = """
 import sys
@@ -27,11 +25,6 @@ workdir.announce("127.0.0.1", 5000)
 print("held", flush=True)
 sys.stdin.read()
 """
-
-
-@pytest.fixture(autouse=True)
-def no_token_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
 
 
 @contextmanager
@@ -115,47 +108,11 @@ def test_what_a_manager_wrote_about_itself_may_be_damaged(tmp_path: Path, text: 
     assert workdir.read_info() == {"pid": os.getpid(), "host": "127.0.0.1", "port": 5001}
 
 
-# -- the secret --------------------------------------------------------------------------------------------
-
-
-def test_the_secret_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
-    workdir = Workdir(tmp_path)
-    assert workdir.find_secret() is None
-    secret = workdir.secret()
-    assert len(secret) == 64
-    assert workdir.secret() == workdir.find_secret() == secret
-    assert json.loads(workdir.token.read_text()) == {"secret": secret}
-    if sys.platform != "win32":
-        assert stat.S_IMODE(workdir.token.stat().st_mode) == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == [".experiment_token"], "nothing half written is left"
-
-
-def test_the_environment_wins_over_the_token_file_unless_it_is_empty(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workdir = Workdir(tmp_path)
-    secret = workdir.secret()
-    monkeypatch.setenv(TOKEN_VARIABLE, "from outside")
-    assert workdir.secret() == workdir.find_secret() == "from outside"
-    assert json.loads(workdir.token.read_text()) == {"secret": secret}
-    monkeypatch.setenv(TOKEN_VARIABLE, "")
-    assert workdir.secret() == secret, "an empty secret would let everybody in"
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b'{"secret": ""}', b'{"secret": 5}', b"[]", b"null", b"\xff\xfe"]
-)
-def test_a_damaged_token_file_is_one_clear_line_and_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
-    workdir = Workdir(tmp_path)
-    workdir.token.write_bytes(content)
-    for look in (workdir.find_secret, workdir.secret):
-        with pytest.raises(UserError) as error:
-            look()
-        assert str(error.value) == (
-            f'{workdir.token}: found no secret in it, expected {{"secret": ...}}; '
-            "delete it, and the next start of the manager makes a new one"
-        )
-    assert workdir.token.read_bytes() == content
+def test_a_file_that_cannot_be_written_is_one_clear_line_and_leaves_no_half(tmp_path: Path) -> None:
+    (tmp_path / "token").mkdir()
+    with pytest.raises(UserError, match=r"^\S+/token: Is a directory, expected a disk to write it on$"):
+        write_private(tmp_path / "token", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
 
 
 def test_a_task_has_one_folder_for_all_its_attempts_and_labels(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_worker_elsewhere_sends_its_result_and_the_manager_writes_the_row(
 ) -> None:
     open_gate(elsewhere)
     with folder.serving() as manager:
-        environment = {"EXPERIMENT_TOKEN": folder.token}
+        environment = {"EXPERIMENT_TOKEN": folder.token_text}
         with worker_process(elsewhere, "localhost", manager.port, environment=environment) as process:
             assert process.code() == 0
     (row,) = folder.rows()
@@ -78,7 +78,7 @@ def test_a_result_from_elsewhere_outlives_a_manager_that_is_away(
     folder: Folder, elsewhere: Path, restarts: bool
 ) -> None:
     with folder.serving() as manager:
-        words, environment = ("localhost", manager.port), {"EXPERIMENT_TOKEN": folder.token}
+        words, environment = ("localhost", manager.port), {"EXPERIMENT_TOKEN": folder.token_text}
         with worker_process(elsewhere, *words, environment=environment) as process:
             await_began(elsewhere)
             manager.stop()

@@ -1,0 +1,151 @@
+"""Who may talk to whom: the token of a folder, and TLS pinned to its certificate. Opens `errors`, `workdir`.
+
+A worker shows the secret, the manager its certificate; the token holds what is needed for both.
+"""
+
+import hashlib
+import hmac
+import os
+import socket
+import ssl
+import stat
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from distexp.errors import ProtocolError, Unauthorized, UserError
+from distexp.workdir import Workdir
+
+TOKEN_VARIABLE = "EXPERIMENT_TOKEN"
+TLS_FIRST_BYTE = b"\x16"  # of a handshake record (RFC 8446, section 5.1); no JSON begins with it
+
+
+class _TokenText(msgspec.Struct, frozen=True):
+    secret: Annotated[str, Meta(min_length=1)]  # an empty one would let everybody in
+    fingerprint: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+@dataclass(frozen=True)
+class Token:
+    """What lets a worker in and tells it that the manager is the right one."""
+
+    secret: str = field(repr=False)
+    fingerprint: str  # SHA-256 of the manager's certificate (DER), in hex
+    source: str  # file or variable that it was read from, for messages
+
+    def text(self) -> str:
+        """Return the line that stands in the token file."""
+        return msgspec.json.encode(_TokenText(self.secret, self.fingerprint)).decode() + "\n"
+
+
+def parse_token(text: bytes, source: str, cure: str) -> Token:
+    """Return the token.
+
+    Raises:
+        UserError: The text is none. Holds `source` and `cure`, never the text.
+    """
+    try:
+        found = msgspec.json.decode(text, type=_TokenText)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise UserError(
+            f'{source}: found no token, expected {{"secret": ..., "fingerprint": ...}}; {cure}'
+        ) from None
+    return Token(found.secret, found.fingerprint, source)
+
+
+def given_token() -> Token | None:
+    """Return the token of the environment, None where there is none.
+
+    Raises:
+        UserError: What stands there is none.
+    """
+    text = os.environ.get(TOKEN_VARIABLE)
+    if not text:
+        return None
+    return parse_token(text.encode(errors="replace"), TOKEN_VARIABLE, "give it the text of .experiment_token")
+
+
+def read_token(workdir: Workdir) -> Token | None:
+    """Return the token of a folder, None where there is none.
+
+    Raises:
+        UserError: The file holds none, or other users can read it.
+    """
+    try:
+        text = workdir.token.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{workdir.token}: {error.strerror}, expected a file to read") from None
+    require_private(workdir.token)
+    cure = "delete it, and the next start of the manager makes a new one"
+    return parse_token(text, str(workdir.token), cure)
+
+
+def require_private(path: Path) -> None:
+    """Refuse a secret that others can read. Windows keeps no such modes: there it is the folder's rights.
+
+    Raises:
+        UserError: Group or others have rights on the file.
+    """
+    if sys.platform == "win32":
+        return
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise UserError(
+            f"{path}: found mode {mode:04o}, so that other users can read the secret, expected 0600: "
+            f"`chmod 600 {path.name}`, or delete it if somebody may have read it"
+        )
+
+
+def fingerprint(certificate: bytes) -> str:
+    """Return the SHA-256 of a certificate in DER form, in hex."""
+    return hashlib.sha256(certificate).hexdigest()
+
+
+def server_context(pem: Path) -> ssl.SSLContext:
+    """Return what the manager's side of TLS needs; `pem` holds key and certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0  # nobody resumes; and an idle worker's socket must be readable only at its end
+    context.load_cert_chain(pem)
+    return context
+
+
+def client_context() -> ssl.SSLContext:
+    """Return what a worker's side of TLS needs. It trusts nobody: `secure` looks at the certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # the pinned certificate is the identity, whatever the address
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def secure(sock: socket.socket, context: ssl.SSLContext, token: Token, address: str) -> ssl.SSLSocket:
+    """Return the socket in TLS, once the peer has shown that it is the token's manager.
+
+    Raises:
+        OSError: The connection broke, or the handshake took longer than the socket's timeout.
+        ProtocolError: The peer speaks something else.
+        Unauthorized: It is another manager, or none that we should believe.
+    """
+    try:
+        tls = context.wrap_socket(sock)
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        raise ConnectionResetError("the connection was closed in the handshake") from None
+    except ssl.SSLError as error:
+        raise ProtocolError(
+            f"{address}: found an answer of another program ({error.reason}), expected one of a manager"
+        ) from None
+    shown = fingerprint(tls.getpeercert(binary_form=True) or b"")
+    if hmac.compare_digest(shown, token.fingerprint):
+        return tls
+    tls.close()
+    raise Unauthorized(
+        f"{address}: found another certificate than {token.source} names, expected that of its manager (no "
+        "secret was sent): copy the .experiment_token of the manager there, or name another host and port"
+    )

@@ -1,0 +1,168 @@
+"""TLS and plain JSON on one port: what peers that mean no good, or no sense, can do."""
+
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from live_manager import Folder, Talk
+from support import poll
+
+from distexp import server
+from distexp.client import Client
+from distexp.protocol import RequestTask, Status, StatusReply, TaskReply
+from distexp.trust import client_context, parse_token
+from distexp.workdir import Workdir
+
+HELLO = b"\x16\x03\x01"  # how a TLS handshake begins
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path)
+    folder.configure([1, 2, 3])
+    return folder
+
+
+@contextmanager
+def tls(port: int) -> Iterator[Talk]:
+    """A connection in TLS that looks at no certificate."""
+    with Talk(port) as talk:
+        talk.socket = client_context().wrap_socket(talk.socket)
+        yield talk
+
+
+def threads() -> int:
+    return psutil.Process().num_threads()
+
+
+def test_both_languages_are_spoken_on_one_port(folder: Folder) -> None:
+    with folder.serving() as manager, Talk(manager.port) as plain, tls(manager.port) as secret:
+        assert plain.say("status") == secret.say("status")
+        assert secret.say("request_task", worker_id="w", token=folder.token)["type"] == "task"
+        assert plain.say("request_task", worker_id="v", token=folder.token)["type"] == "task"
+
+
+def test_tls_needs_the_secret_all_the_same(folder: Folder) -> None:
+    with folder.serving() as manager, tls(manager.port) as talk:
+        assert "found no token" in talk.say("request_task", worker_id="w")["error"]
+        assert "found a wrong token" in talk.say("request_task", worker_id="w", token="guess")["error"]
+
+
+def test_old_tls_is_refused(folder: Folder) -> None:
+    context = client_context()
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with folder.serving() as manager, Talk(manager.port) as talk:
+        with pytest.raises(ssl.SSLError):
+            context.wrap_socket(talk.socket)
+        with Talk(manager.port) as other:
+            assert other.say("status")["type"] == "status"
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [HELLO + b"\x00\x05hello", HELLO + b"\xff\xff" + bytes(70_000), b"\x16" * 1000],
+    ids=["no hello", "too long", "one byte, often"],
+)
+def test_tls_rubbish_ends_its_connection_and_nothing_else(folder: Folder, rubbish: bytes) -> None:
+    with folder.serving() as manager:
+        before = threads()
+        with Talk(manager.port) as talk:
+            talk.socket.sendall(rubbish)
+            with pytest.raises((ConnectionError, AssertionError)):  # closed; perhaps after a TLS alert
+                while True:
+                    assert talk.socket.recv(1000)
+        with Client(Workdir(folder.root)) as client:
+            assert client.call(Status(), StatusReply).status["total"] == 3
+        poll(lambda: threads() <= before, "the end of the connections' threads")
+    assert any(": refused: [SSL" in line for line in folder.log())
+
+
+def test_a_handshake_that_never_ends_is_left_though_it_drips(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MESSAGE_S", 0.5)
+    with folder.serving() as manager, Talk(manager.port) as talk:
+        talk.socket.sendall(HELLO)
+        talk.socket.settimeout(0.02)
+        drops = 0
+        with pytest.raises(ConnectionError):  # a byte may meet a closed connection before its end is read
+            while True:
+                talk.socket.sendall(b"\x02")
+                drops += 1
+                try:
+                    if not talk.socket.recv(1000):
+                        raise ConnectionResetError
+                except TimeoutError:
+                    continue
+        assert drops > 5, "each of them came in time"
+
+
+def test_a_third_wrong_secret_ends_the_connection(folder: Folder) -> None:
+    with folder.serving() as manager, Talk(manager.port, token="guess", worker_id="w") as talk:
+        for _ in range(3):
+            assert "found a wrong token" in talk.say("request_task")["error"]
+        assert talk.is_ended()
+    assert folder.token not in "\n".join(folder.log())
+
+
+def test_a_right_secret_is_welcome_whatever_others_have_guessed(folder: Folder) -> None:
+    with folder.serving() as manager:
+        for _ in range(50):
+            with Talk(manager.port, token="guess", worker_id="w") as talk:
+                talk.say("request_task")
+        with Client(Workdir(folder.root)) as client:
+            assert client.call(RequestTask(worker_id="w"), TaskReply).attempt == 1
+
+
+def test_a_flood_of_refusals_does_not_fill_the_log(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "WARNINGS_PER_MINUTE", 5)
+    with folder.serving() as manager, Talk(manager.port) as talk:
+        for _ in range(100):
+            talk.say("nonsense")
+        clock = server.time.monotonic
+        monkeypatch.setattr(server.time, "monotonic", lambda: clock() + 60)
+        talk.say("nonsense")
+    refusals = [line for line in folder.log() if ": refused: " in line or "more refusals" in line]
+    assert len(refusals) == 7
+    assert refusals[5] == "95 more refusals were not logged"
+
+
+def test_a_stop_ends_connections_in_tls_too(folder: Folder) -> None:
+    with folder.serving() as manager:
+        token = parse_token(folder.token_text.encode(), "here", "")
+        with Client(Workdir(folder.root), token=token) as client:
+            client.call(Status(), StatusReply)
+            manager.stop()
+            assert client.socket is not None
+            client.socket.settimeout(30)
+            assert client.socket.recv(1) == b""
+
+
+def test_a_reply_of_a_megabyte_and_many_requests_at_once_pass_through_tls(folder: Folder) -> None:
+    with folder.serving() as manager, tls(manager.port) as talk:
+        line = json.dumps({"type": "status"}).encode() + b"\n"
+        sending = threading.Thread(target=talk.socket.sendall, args=(line * 2000,))
+        sending.start()
+        assert {talk.read()["type"] for _ in range(2000)} == {"status"}
+        sending.join()
+
+
+def test_the_secret_is_in_no_reply_and_in_no_line_of_the_log(folder: Folder) -> None:
+    with folder.serving() as manager, Talk(manager.port, token=folder.token) as talk:
+        said = [
+            talk.say("request_task", worker_id="w"),
+            talk.say("workers"),
+            talk.say("tasks"),
+            talk.say("drain", worker_id="nobody"),
+            talk.say("task_failed", worker_id="w", task_id="x", error="e"),
+            talk.say("steal", worker_id="w"),
+            talk.say("cancel", tasks=["nope"]),
+        ]
+    assert folder.token not in json.dumps(said)
+    assert folder.token not in "\n".join(folder.log())
