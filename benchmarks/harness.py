@@ -66,10 +66,21 @@ def worker(workdir: Workdir, *words: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def _script(workdir: Workdir, script: str, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+def elsewhere(workdir: Workdir, root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a CPU worker that shares nothing with the manager but its token: `root` is its folder."""
+    words = ("localhost", str(workdir.read_info()["port"]), "--device", "cpu")
+    token = workdir.token.read_text(encoding="utf-8")
+    with _script(Workdir(root), "experiment_runner_gpu.py", *words, EXPERIMENT_TOKEN=token) as process:
+        yield process
+
+
+@contextmanager
+def _script(
+    workdir: Workdir, script: str, *words: str, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, str(PROJECT / script), "--workdir", str(workdir.root), *words]
     with open(workdir.root / f"{script}.out", "ab") as output:
-        environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT), **variables}
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
         yield process

@@ -91,6 +91,8 @@ class Entry:
                 worker=self.lease.borrower.worker,
                 attempt=self.lease.attempt,
                 heartbeat_s=self.lease.borrower.heartbeat_s,
+                memory_mib=self.lease.borrower.memory_mib,
+                instance=self.lease.borrower.instance,
             )
         return TaskRecord(
             key=self.task.key,

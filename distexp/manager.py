@@ -152,6 +152,7 @@ class ExperimentManager:
         copy_twin_rows(self.queue, self.ledger)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
         self.queue.restore(self.journal.load(), retry_failed=self._retry_failed)
+        self.service.take_over()
         self._say_what_failed_before()
 
     def stop(self) -> None:

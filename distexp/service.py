@@ -23,7 +23,7 @@ from distexp.server import Connection
 from distexp.task import Bookmark, Value
 from distexp.task_queue import TaskQueue
 
-WAIT_S = 1.0  # an idle worker asks again after this, when it is one of few ...
+WAIT_S = 0.5  # an idle worker asks again after this, when it is one of few: a lost task is lent within 1 s
 WAIT_MAX_S = 10.0  # ... and after this when it is one of a thousand: together they ask 100 times a second
 
 log = logging.getLogger("distexp.manager")
@@ -68,6 +68,12 @@ class Service:
         reply = self._control.handle(request)
         self._journal.flush()
         return reply
+
+    def take_over(self) -> None:
+        """Remember who had which lease of an earlier manager, whose last reply may have been lost."""
+        self._lent.update(
+            {lease.borrower.instance: lease for lease in self._queue.leases() if lease.borrower.instance}
+        )
 
     def status(self) -> dict[str, Value]:
         """Return what a `status` request is told."""

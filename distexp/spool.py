@@ -1,4 +1,4 @@
-"""Results that could not be handed over, kept on local disk until they are. Opens `errors`.
+"""Results that could not be handed over, kept on local disk until they are. Opens `csv_disk`.
 
 One file per result: a digest of the rest on its first line, so that a torn or foreign file is told apart.
 """
@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from distexp.csv_disk import sync_folder
 from distexp.errors import ResultsUnwritable
 
 SUFFIX = ".result"
@@ -41,6 +42,7 @@ class Spool:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, self._folder / (name + SUFFIX))
+            sync_folder(self._folder)
         except OSError as error:
             raise ResultsUnwritable(f"{self._folder}: cannot be written now ({error.strerror})") from error
 

@@ -140,6 +140,8 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     attempt: int
     heartbeat_s: float | None
+    memory_mib: int = 0
+    instance: str = ""
 
 
 class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,10 +104,10 @@ class TaskQueue:
                     continue
                 for name in ("attempts", "failures", "losses", "floor_mib", "last_worker", "cause", "error"):
                     setattr(entry, name, getattr(record, name))
-                if record.lease is not None:
-                    borrower = Borrower(record.lease.worker, record.lease.heartbeat_s)
+                if (held := record.lease) is not None:
+                    borrower = Borrower(held.worker, held.heartbeat_s, held.memory_mib, None, held.instance)
                     term_s = REATTACH_S if borrower.heartbeat_s else borrower.term_s
-                    self._lend(entry, record.lease.lease_id, borrower, term_s)
+                    self._lend(entry, held.lease_id, borrower, term_s)
                 elif record.state in (State.FAILED, State.CANCELLED):
                     self._settle(entry, State(record.state))
 

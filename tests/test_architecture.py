@@ -47,7 +47,7 @@ DOORS = {
     "csv_disk": "csv_text",
     "results_reader": "csv_text row_index task",
     "results": "csv_disk csv_text errors results_reader row_index task",
-    "spool": "errors",
+    "spool": "csv_disk errors",
     "ledger": "group_commit results row_index task",
     "twins": "errors ledger rows task_queue",
     # the manager

@@ -1,0 +1,63 @@
+"""What TLS costs: durable leases handed out per second, in TLS and in the clear, by one manager."""
+
+import json
+import socket
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from benchmarks.harness import Figure, folder, manager
+from distexp.trust import Token, client_context, read_token
+from distexp.workdir import Workdir
+
+CONNECTIONS = 16
+REQUESTS = 4000  # of each language and round, over all connections
+ROUNDS = 3
+LARGEST_COST = 1.25  # a fifth of the rate of plain JSON
+
+
+def measure() -> list[Figure]:
+    """Return the rate in the clear over that in TLS: medians of alternating rounds."""
+    axis = list(range(2 * ROUNDS * REQUESTS))
+    config = f"defaults: {{command: 'true', output_dir: results}}\ngrid: {{combinations: [a: {axis}]}}\n"
+    plain, tls = [], []
+    with folder(config) as workdir, manager(workdir):
+        token = read_token(workdir)
+        assert token is not None, "a manager that serves has made one"
+        for _ in range(ROUNDS):
+            plain.append(_rate(workdir, token, in_tls=False))
+            tls.append(_rate(workdir, token, in_tls=True))
+    ratio = statistics.median(plain) / statistics.median(tls)
+    name = f"durable leases per second over {CONNECTIONS} connections, TLS : plain JSON"
+    ours, other = (f"{statistics.median(rates):.0f}/s" for rates in (tls, plain))
+    return [Figure(name, ours, other, ratio, f"at most {LARGEST_COST}", ratio <= LARGEST_COST)]
+
+
+def _rate(workdir: Workdir, token: Token, *, in_tls: bool) -> float:
+    connections = [_connect(workdir, in_tls) for _ in range(CONNECTIONS)]
+    line = json.dumps({"type": "request_task", "worker_id": "bench", "token": token.secret}).encode() + b"\n"
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        began_s = time.perf_counter()
+        lent = sum(pool.map(lambda sock: _ask(sock, line, REQUESTS // CONNECTIONS), connections))
+        took_s = time.perf_counter() - began_s
+    for sock in connections:
+        sock.close()
+    return lent / took_s
+
+
+def _connect(workdir: Workdir, in_tls: bool) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", int(workdir.read_info()["port"])))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client_context().wrap_socket(sock) if in_tls else sock
+
+
+def _ask(sock: socket.socket, line: bytes, times: int) -> int:
+    """Ask for a task so often, and return how many were lent."""
+    lent = 0
+    for _ in range(times):
+        sock.sendall(line)
+        reply = b""
+        while not reply.endswith(b"\n"):
+            reply += sock.recv(65536)
+        lent += reply.startswith(b'{"type":"task"')
+    return lent
