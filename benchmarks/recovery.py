@@ -19,7 +19,7 @@ PATIENCE_S = 120.0
 
 
 def measure() -> list[Figure]:
-    """Return the seconds from the fault to the next lease of the task, beside the bounds that are promised."""
+    """Return the seconds from the fault to the next lease of the task, beside what is promised."""
     return [
         _figure("local worker killed", 1.0, _local_kill),
         _figure("connection of a worker elsewhere broken", 11.0, _broken_connection),

@@ -231,3 +231,26 @@ def doors_of(room: str) -> set[str]:
             paths = [[*base, name.name] for name in node.names] if is_package else [base]
             doors |= {"/".join(path) for path in paths}
     return doors - {"errors", "task"}
+
+
+def test_each_line_of_durability_names_tests_that_exist() -> None:
+    page_ = page("docs/durability.md")
+    lines = [
+        cells
+        for heading in re.findall(r"^## (.*)", page_, re.M)[:-1]
+        for cells in rows(section(page_, heading))
+    ]
+    assert len(lines) > 30
+    for *_, shown_by in lines:
+        names = spans(shown_by)
+        assert names, f"{shown_by}: no test"
+        for name in names:
+            if name == "benchmarks.chaos":
+                continue
+            file, _, test = name.partition("::")
+            assert f"\ndef {test}(" in page(f"tests/{file}.py"), name
+
+
+def test_each_test_that_security_names_exists() -> None:
+    for name in re.findall(r"`((?:tests|distexp)/\w+\.py)`", page("docs/security.md")):
+        assert (PROJECT / name).exists(), name
