@@ -90,10 +90,10 @@ class Client:
         """Send a request and return its reply.
 
         Raises:
-            ManagerUnreachable: No manager answers, or it cannot do this now. Or nobody named one, this folder
-                has had none yet, and that at the default port is another's. Holds the cause.
+            ManagerUnreachable: No manager answers, or another one or another program does, or it cannot do
+                this now. Holds the cause.
             ProtocolError: The manager refuses the request, or answers with something else than `expected`.
-            Unauthorized: This folder has no token, a damaged one or another manager's; nothing was sent.
+            Unauthorized: This folder has no token, or a damaged one; nothing was sent.
             UserError: The host is no name.
         """
         line = self._exchange(request)

@@ -35,7 +35,7 @@ class ProcessMark:
         """Return the mark of a live process of this host, or None when there is none."""
         try:
             return cls(pid, psutil.Process(pid).create_time())
-        except psutil.Error:
+        except (psutil.Error, OSError):  # the latter when no file can be opened
             return None
 
     def is_gone(self) -> bool:
@@ -45,5 +45,5 @@ class ProcessMark:
             return process.create_time() != self.started or process.status() == psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return True
-        except psutil.Error:
-            return False  # it is there, but not ours to look at
+        except (psutil.Error, OSError):
+            return False  # it is there, but we cannot look at it now

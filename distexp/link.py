@@ -37,7 +37,8 @@ class Link:
 
         Raises:
             ManagerUnreachable: No manager answers, or it cannot do this now.
-            ProtocolError: It refuses.
+            ProtocolError: It refuses, or there is no token for it.
+            UserError: The host is no name.
         """
         self.next_beat_s = self._clock() + HEARTBEAT_S  # also when it is refused: asking faster helps nobody
         reply = self._client.call(request, expected)

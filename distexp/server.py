@@ -1,4 +1,4 @@
-"""socketserver glue: bytes -> message -> one answer -> bytes. Opens `protocol`, `trust`.
+"""socketserver glue: bytes -> message -> one answer -> bytes. Opens `doorman`, `protocol`, `trust`.
 
 The first byte tells TLS from plain JSON, which is for peers on this host alone. One thread a connection;
 whatever arrives, the peer gets a reply or a closed connection, and serving goes on.
@@ -15,15 +15,15 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from distexp.doorman import MAX_REFUSALS, Doorman
 from distexp.errors import (
     AlreadyRunning,
     DistexpError,
     JournalUnwritable,
     ProtocolError,
     ResultsUnwritable,
-    Unauthorized,
 )
 from distexp.protocol import (
     IDLE_S,
@@ -39,8 +39,6 @@ from distexp.trust import TLS_FIRST_BYTE
 
 BACKLOG = 1024  # 300 workers that start at once wait 71 s with the default of 5
 RECEIVE_BYTES = 64 * 1024
-MAX_GUESSES = 3  # wrong secrets on one connection: a typing error, not a search
-WARNINGS_PER_MINUTE = 60  # about peers that are refused: a flood of them must not fill the disk
 POLL_S = 5.0  # between two looks at the stop flag while nothing arrives: each wakes an idle manager
 
 log = logging.getLogger(__name__)
@@ -60,6 +58,9 @@ class Answerer(Protocol):
 
     def handle(self, request: AnyRequest, connection: Connection) -> AnyReply:
         """Return the reply; a DistexpError becomes an error reply."""
+
+    def knows(self, request: AnyRequest) -> bool:
+        """Return whether the request shows the secret."""
 
     def has_lease(self, connection: Connection) -> bool:
         """Return whether a silent connection must be kept open."""
@@ -83,9 +84,8 @@ class Server(socketserver.ThreadingTCPServer):
             AlreadyRunning: The address cannot be bound.
         """
         self.answerer = answerer
-        self.complaints = _Complaints()
+        self.doorman = Doorman()
         self._context = context
-        self._host = host
         self._numbers = itertools.count(1)
         self._open: dict[int, socket.socket] = {}
         self._lock = threading.Lock()
@@ -117,10 +117,15 @@ class Server(socketserver.ThreadingTCPServer):
         """Stop listening and close every connection, so that workers notice at once."""
         stopping = threading.Thread(target=self.shutdown, name="stop")
         stopping.start()
+        host = str(self.server_address[0])
+        if ipaddress.ip_address(host).is_unspecified:  # one to bind, and on Windows none to connect to
+            host = "127.0.0.1"
         while stopping.is_alive():  # a connection makes `serve_forever` look at its flag at once
-            with contextlib.suppress(OSError), socket.create_connection((self._host, self.port), POLL_S):
-                stopping.join(0.02)
+            with contextlib.suppress(OSError), socket.create_connection((host, self.port), POLL_S):
+                pass
+            stopping.join(0.02)
         self.server_close()
+        self.doorman.close()
         with self._lock:
             sockets = list(self._open.values())
         for each in sockets:
@@ -132,6 +137,22 @@ class Server(socketserver.ThreadingTCPServer):
         with self._lock:
             self._open[connection.number] = tls  # the old object is empty now
         return tls
+
+    def verify_request(self, request: object, client_address: tuple[str, int]) -> bool:
+        """Return whether there is room for one more peer; else its connection is closed."""
+        is_welcome = self.doorman.let_in(client_address[0])
+        if not is_welcome:
+            self.doorman.complain(client_address[0], "found too many connections without the secret")
+        return is_welcome
+
+    def process_request(self, request: Any, client_address: tuple[str, int]) -> None:
+        """Serve a connection from a thread of its own; close it when no thread can be had."""
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError as error:
+            self.shutdown_request(request)
+            self.doorman.forget(client_address[0], is_stranger=True)
+            self.doorman.complain(client_address[0], error)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Put the traceback of our bug into the log."""
@@ -161,19 +182,21 @@ class _Conversation(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         connection = self.server.enter(self.request, self.client_address)
         self._socket = self.request
-        self._guesses = 0
+        self._is_stranger = True
+        self._refusals = 0
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a reply is one small packet
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._choose_language(connection)
             self._converse(connection)
         except ssl.SSLError as error:
-            self.server.complaints.say(connection, error)
+            self.server.doorman.complain(connection.peer, error)
         except (OSError, ProtocolError) as error:
             log.debug("%s: connection ended: %s", connection.peer, error)
         finally:
             self.server.leave(connection)
             self._socket.close()
+            self.server.doorman.forget(self.client_address[0], is_stranger=self._is_stranger)
 
     def _choose_language(self, connection: Connection) -> None:
         """Speak TLS if the peer does.
@@ -182,17 +205,18 @@ class _Conversation(socketserver.BaseRequestHandler):
             OSError: The peer says nothing, leaves, speaks no TLS 1.3 or does not end its handshake.
             ProtocolError: A peer on another machine speaks in the clear; it has been told.
         """
-        self._socket.settimeout(IDLE_S)
-        if self._socket.recv(1, socket.MSG_PEEK) == TLS_FIRST_BYTE:
+        self._socket.settimeout(IDLE_S if connection.is_local else MESSAGE_S)
+        first = self._socket.recv(1, socket.MSG_PEEK)
+        if first == TLS_FIRST_BYTE:
             self._socket = secured = self.server.secure(connection, self._socket)
             secured.settimeout(MESSAGE_S)  # of the whole handshake, not of each of its bytes
             secured.do_handshake()
-        elif not connection.is_local:
+        elif first and not connection.is_local:
             error = ProtocolError(
-                f"{connection.peer}: found a message in the clear, expected TLS from another machine: run "
+                "found a message in the clear, expected TLS from an address that is not loopback: run "
                 "experiment_runner_gpu.py or experiment_manager.py there, with a copy of .experiment_token"
             )
-            self.server.complaints.say(connection, error)
+            self.server.doorman.complain(connection.peer, error)
             self._say_goodbye(error)
             raise error
 
@@ -208,10 +232,10 @@ class _Conversation(socketserver.BaseRequestHandler):
                 self._socket.settimeout(MESSAGE_S)  # who does not read its replies is left
                 for line in lines:
                     self._socket.sendall(self._answer(line, connection))
-                    if self._guesses >= MAX_GUESSES:
-                        return
+                    if self._is_stranger and self._refusals >= MAX_REFUSALS:
+                        return self._read_on()
         except ProtocolError as error:
-            self.server.complaints.say(connection, error)
+            self.server.doorman.complain(connection.peer, error)
             self._say_goodbye(error)
 
     def _receive(self, framer: Framer, connection: Connection, until_s: float) -> bytes:
@@ -222,7 +246,8 @@ class _Conversation(socketserver.BaseRequestHandler):
         """
         is_mid_message = framer.is_mid_message
         while True:
-            patience_s = max(until_s - time.monotonic(), 0.001) if is_mid_message else IDLE_S
+            idle_s = MESSAGE_S if self._is_stranger and not connection.is_local else IDLE_S
+            patience_s = max(until_s - time.monotonic(), 0.001) if is_mid_message else idle_s
             self._socket.settimeout(patience_s)
             try:
                 return self._socket.recv(RECEIVE_BYTES)
@@ -236,10 +261,14 @@ class _Conversation(socketserver.BaseRequestHandler):
 
     def _answer(self, line: bytes, connection: Connection) -> bytes:
         try:
-            return encode(self.server.answerer.handle(decode_request(line), connection))
+            request = decode_request(line)
+            if self._is_stranger and self.server.answerer.knows(request):
+                self._is_stranger = False
+                self.server.doorman.recognise(self.client_address[0])
+            return encode(self.server.answerer.handle(request, connection))
         except DistexpError as error:
-            self.server.complaints.say(connection, error)
-            self._guesses += isinstance(error, Unauthorized)
+            self.server.doorman.complain(connection.peer, error)
+            self._refusals += 1
             again = isinstance(error, ResultsUnwritable | JournalUnwritable)
             return encode(ErrorReply(error=str(error), again=again))
         except Exception:  # whatever one request breaks, the manager serves on; our bug stands in the log
@@ -247,36 +276,16 @@ class _Conversation(socketserver.BaseRequestHandler):
             return encode(ErrorReply(error="internal error; the manager's log has the traceback"))
 
     def _say_goodbye(self, error: ProtocolError) -> None:
-        """Send the reason, then read on for a while: closing with unread bytes would destroy the reply."""
         self._socket.settimeout(MESSAGE_S)
         self._socket.sendall(encode(ErrorReply(error=str(error))))
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """End the connection, but not at once: closing with unread bytes would destroy the last reply."""
         _shut(self._socket, socket.SHUT_WR)
         until_s = time.monotonic() + MESSAGE_S
         while time.monotonic() < until_s and self._socket.recv(RECEIVE_BYTES):
             pass
-
-
-class _Complaints:
-    """Warnings about peers, so many a minute.  Safe from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._begun_s = time.monotonic()
-        self._said = self._kept = 0
-
-    def say(self, connection: Connection, error: Exception) -> None:
-        """Put it into the log, or count it when there were too many of late."""
-        with self._lock:
-            now_s = time.monotonic()
-            if now_s >= self._begun_s + 60:
-                if self._kept:
-                    log.warning("%d more refusals were not logged", self._kept)
-                self._begun_s, self._said, self._kept = now_s, 0, 0
-            if self._said >= WARNINGS_PER_MINUTE:
-                self._kept += 1
-                return
-            self._said += 1
-        log.warning("%s: refused: %s", connection.peer, error)
 
 
 def _shut(sock: socket.socket, how: int) -> None:

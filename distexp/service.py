@@ -69,6 +69,12 @@ class Service:
         self._journal.flush()
         return reply
 
+    def knows(self, request: wire.Request) -> bool:
+        """Return whether the request shows the secret."""
+        if self._secret is None:
+            return False
+        return hmac.compare_digest((request.token or "").encode(), self._secret.encode())
+
     def take_over(self) -> None:
         """Remember who had which lease of an earlier manager, whose last reply may have been lost."""
         self._lent.update(
@@ -91,9 +97,7 @@ class Service:
                 self.endings.lose(lease, "its process is gone")
 
     def _authorise(self, request: wire.Request) -> None:
-        if self._secret is None:
-            return
-        if not hmac.compare_digest((request.token or "").encode(), self._secret.encode()):
+        if self._secret is not None and not self.knows(request):
             found = "a wrong token" if request.token else "no token"
             raise Unauthorized(f"{request.__struct_config__.tag}: found {found}, {wire.SECRET_WANTED}")
 

@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from distexp.errors import ProtocolError, Unauthorized, UserError
+from distexp.errors import ManagerUnreachable, UserError
 from distexp.workdir import Workdir
 
 TOKEN_VARIABLE = "EXPERIMENT_TOKEN"
@@ -130,22 +130,22 @@ def secure(sock: socket.socket, context: ssl.SSLContext, token: Token, address: 
 
     Raises:
         OSError: The connection broke, or the handshake took longer than the socket's timeout.
-        ProtocolError: The peer speaks something else.
-        Unauthorized: It is another manager, or none that we should believe.
+        ManagerUnreachable: The peer speaks something else, or is another manager. Ours may come back.
     """
     try:
         tls = context.wrap_socket(sock)
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
         raise ConnectionResetError("the connection was closed in the handshake") from None
     except ssl.SSLError as error:
-        raise ProtocolError(
+        raise ManagerUnreachable(
             f"{address}: found an answer of another program ({error.reason}), expected one of a manager"
         ) from None
     shown = fingerprint(tls.getpeercert(binary_form=True) or b"")
     if hmac.compare_digest(shown, token.fingerprint):
         return tls
     tls.close()
-    raise Unauthorized(
+    cure = f"unset {TOKEN_VARIABLE} or set it again" if token.source == TOKEN_VARIABLE else "copy it again"
+    raise ManagerUnreachable(
         f"{address}: found another certificate than {token.source} names, expected that of its manager (no "
-        "secret was sent): copy the .experiment_token of the manager there, or name another host and port"
+        f"secret was sent): {cure} if it is of an earlier manager, or name another host and port"
     )

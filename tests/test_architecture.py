@@ -38,7 +38,8 @@ DOORS = {
     # bytes
     "protocol": "errors task",
     "trust": "errors workdir",
-    "server": "errors protocol trust",
+    "doorman": "",
+    "server": "doorman errors protocol trust",
     "client": "errors protocol trust workdir",
     # rows
     "rows": "task",

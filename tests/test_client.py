@@ -135,7 +135,8 @@ def test_a_program_that_speaks_no_tls_hands_out_nothing(folder: Folder, answer: 
         another_program(answer) as (port, heard),
         Client(Workdir(folder.root), port=port) as client,
     ):
-        with pytest.raises(ProtocolError, match=f"^localhost:{port}: found an answer of another program"):
+        words = f"^localhost:{port}: found an answer of another program"
+        with pytest.raises(ManagerUnreachable, match=words):
             client.call(RequestTask(worker_id="gpu0"), TaskReply)
         assert folder.token.encode() not in b"".join(heard)
 
@@ -151,12 +152,12 @@ def test_a_program_with_a_certificate_of_its_own_hands_out_nothing_and_hears_no_
         another_program(TASK, tls) as (port, heard),
         Client(Workdir(folder.root), port=port) as client,
     ):
-        with pytest.raises(Unauthorized) as error:
+        with pytest.raises(ManagerUnreachable) as error:
             client.call(RequestTask(worker_id="gpu0"), TaskReply)
         assert str(error.value) == (
             f"localhost:{port}: found another certificate than {folder.root}/.experiment_token names, "
-            "expected that of its manager (no secret was sent): copy the .experiment_token of the manager "
-            "there, or name another host and port"
+            "expected that of its manager (no secret was sent): copy it again if it is of an earlier "
+            "manager, or name another host and port"
         )
     assert heard == [], "the client has left before its first word"
 
@@ -170,7 +171,10 @@ def test_a_manager_with_a_new_certificate_is_believed_by_workers_of_its_folder_a
             assert client.call(Status(), StatusReply).status["total"] == 3
         with (
             Client(Workdir(folder.root), token=old) as elsewhere,
-            pytest.raises(Unauthorized, match="found another certificate than EXPERIMENT_TOKEN names"),
+            pytest.raises(
+                ManagerUnreachable,
+                match=r"certificate than EXPERIMENT_TOKEN names.*: unset EXPERIMENT_TOKEN or set",
+            ),
         ):
             elsewhere.call(Status(), StatusReply)
 

@@ -9,8 +9,9 @@ from msgspec.structs import FieldInfo, fields
 from pages import blocks, page, rows, section, spans
 
 from distexp import protocol, task
+from distexp.doorman import MAX_REFUSALS, MAX_STRANGERS
 from distexp.errors import ProtocolError
-from distexp.server import BACKLOG, MAX_GUESSES
+from distexp.server import BACKLOG
 
 PROTOCOL = page("docs/protocol.md")
 PARTS = {
@@ -81,6 +82,6 @@ def test_the_limits_in_protocol_are_those_of_the_code() -> None:
     shown = [re.findall(r"\d+", cells[1])[0] for cells in rows(section(PROTOCOL, "Framing and limits"))]
     limits = (
         *(protocol.MAX_MESSAGE_BYTES, protocol.MAX_STATUS_BYTES, protocol.MESSAGE_S),
-        *(protocol.IDLE_S, protocol.PAGE, protocol.MESSAGE_S, MAX_GUESSES, BACKLOG),
+        *(protocol.IDLE_S, protocol.PAGE, protocol.MESSAGE_S, MAX_REFUSALS, MAX_STRANGERS, BACKLOG),
     )
     assert shown == [f"{limit:.0f}" for limit in limits]

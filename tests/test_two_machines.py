@@ -126,7 +126,10 @@ def test_a_worker_on_another_machine_works_with_the_token_and_only_with_it(
         where = (here.address, port_of(folder))
         code, said = there.run("-c", STATUS, *where)
         assert code == 0
-        assert "found a message in the clear, expected TLS from another machine" in json.loads(said)["error"]
+        assert (
+            "found a message in the clear, expected TLS from an address that is not loopback"
+            in json.loads(said)["error"]
+        )
         code, said = there.run(*runner, *where)
         assert code == 1
         assert "found no file, expected a copy of that in the manager's folder" in said
