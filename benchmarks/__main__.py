@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import flat, idle, recovery, tls, trainings
+from benchmarks import flat, idle, recovery, restart, tls, trainings
 from benchmarks.harness import Figure
 
 MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "flat": flat.measure,
     "idle": idle.measure,
     "recovery": recovery.measure,
+    "restart": restart.measure,
     "tls": tls.measure,
     "trainings": trainings.measure,
 }
