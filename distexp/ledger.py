@@ -43,13 +43,13 @@ class Ledger:
         for folder in {*by_folder, *self._books}:
             book = self._book(folder)
             with book.lock:
-                wanted = {task.key: task for task in by_folder.get(folder, ())}
-                for key in book.keys - wanted.keys():
+                wanted = {task.key for task in by_folder.get(folder, ())}
+                for key in book.keys - wanted:
                     book.index.discard(key)
-                joined = wanted.keys() - book.keys
-                for key in joined:
-                    book.index.add(wanted[key])
-                book.keys = set(wanted)
+                joined = [task for task in by_folder.get(folder, ()) if task.key not in book.keys]
+                for task in joined:  # in the order of the sweep: neighbours have most values in common
+                    book.index.add(task)
+                book.keys = wanted
                 if joined:
                     book.file.reset()
 

@@ -7,11 +7,14 @@ empty cell matches any value of a parameter that is not an axis. Caller holds a 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
+from operator import getitem
 
 from distexp.rows import Form, cell_forms, value_form
 from distexp.task import Task
 
 MAX_REMEMBERED_CELLS = 100_000  # per column: a foreign column may hold another text in each of a million rows
+PLACE_BITS = 32  # of a point, for the value of each axis: a sweep has at most five million
+NOWHERE = 0  # for a value that no task has: no point leaves the bits of an axis empty
 
 Match = Callable[[Sequence[str]], list[str]]
 
@@ -24,30 +27,44 @@ class TaskIndex:
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         self._groups: dict[tuple[object, ...], _Group] = {}
-        self._where: dict[str, tuple[_Group, tuple[int, ...]]] = {}
+        self._tasks: dict[str, Task] = {}  # by key
+        self._last: tuple[Task, _Group] | None = None  # its neighbours in the sweep share its parameters
         for task in tasks:
             self.add(task)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._where
+        return key in self._tasks
 
     def add(self, task: Task) -> None:
         """Take the task up; rows read before are not looked at again."""
         self.discard(task.key)  # an axis may have become a default: one key, another group
-        rest = {name: value_form(value) for name, value in task.config.items() if name not in task.axes}
+        self._tasks[task.key] = task
+        self._group_of(task).add(task)
+
+    def _group_of(self, task: Task) -> "_Group":
+        """Return the task's group; make it when it is the first."""
+        if self._last is not None:
+            last, group = self._last
+            if task.config is last.config and task.axes == last.axes and task.phase == last.phase:
+                return group
+        axes = frozenset(task.axes)
+        rest = {name: value_form(value) for name, value in task.config.items() if name not in axes}
         group_key = (task.phase, task.axes, tuple(rest.items()))
-        group = self._groups.get(group_key)
-        if group is None:
-            group = self._groups[group_key] = _Group(group_key, task.phase, (*task.axes, "seed"), rest)
-        self._where[task.key] = (group, group.add(task))
+        found = self._groups.get(group_key)
+        if found is None:
+            found = self._groups[group_key] = _Group(group_key, task.phase, (*task.axes, "seed"), rest)
+        self._last = (task, found)
+        return found
 
     def discard(self, key: str) -> None:
         """Forget the task, if it is known."""
-        if key in self._where:
-            group, point = self._where.pop(key)
-            group.discard(point, key)
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            group = self._group_of(task)
+            group.discard(task)
             if not group.tasks:
                 del self._groups[group.key]
+                self._last = None
 
     def is_parameter(self, column: str) -> bool:
         """Return whether the column takes part in the comparison with any task."""
@@ -96,7 +113,10 @@ def first_places(columns: Sequence[str]) -> dict[str, int]:
 
 
 class _Group:
-    """Tasks with one phase, one set of axes (the seed is the last) and equal values beside them."""
+    """Tasks with one phase, one set of axes (the seed is the last) and equal values beside them.
+
+    Each value of an axis has its number, shifted to the axis's own bits: their sum is the task's point.
+    """
 
     def __init__(
         self, key: tuple[object, ...], phase: str, axes: tuple[str, ...], rest: Mapping[str, Form]
@@ -105,43 +125,53 @@ class _Group:
         self.phase = phase
         self.axes = axes
         self.rest = rest
-        self.tasks: dict[tuple[int, ...], tuple[str, ...]] = {}  # point -> keys
+        self.tasks: dict[int, tuple[str, ...]] = {}  # point -> keys
         self._numbers: list[dict[Form, int]] = [{} for _ in axes]  # per axis: value -> its number
-        self._remembered: list[dict[str, tuple[int, ...]]] = [{} for _ in axes]  # per axis: cell -> numbers
+        self._remembered: list[dict[str, int]] = [{} for _ in axes]  # per axis: cell -> its one number
+        self._last: tuple[Mapping[str, object], int] = ({}, 0)  # parameters, their part of a point
 
-    def add(self, task: Task) -> tuple[int, ...]:
-        values = [task.config[axis] for axis in self.axes[:-1]] + [task.seed]
-        point = tuple(self._number(place, value_form(value)) for place, value in enumerate(values))
+    def add(self, task: Task) -> None:
+        point = self._point(task)
         self.tasks[point] = (*self.tasks.get(point, ()), task.key)
-        return point
 
-    def discard(self, point: tuple[int, ...], key: str) -> None:
-        self.tasks[point] = tuple(other for other in self.tasks[point] if other != key)
+    def discard(self, task: Task) -> None:
+        point = self._point(task)
+        self.tasks[point] = tuple(key for key in self.tasks[point] if key != task.key)
         if not self.tasks[point]:
             del self.tasks[point]
 
+    def _point(self, task: Task) -> int:
+        config, parameters = self._last
+        if task.config is not config:
+            forms = [value_form(task.config[axis]) for axis in self.axes[:-1]]
+            parameters = sum([self._number(place, form) for place, form in enumerate(forms)])
+            self._last = (task.config, parameters)
+        return parameters + self._number(len(self.axes) - 1, value_form(task.seed))
+
     def find(self, cells: Sequence[str]) -> tuple[str, ...]:
         """Return the keys of the tasks at the point that the cells of the axes name."""
-        numbers = [
-            remembered[cell] if cell in remembered else self._read(place, cell)
-            for place, (cell, remembered) in enumerate(zip(cells, self._remembered, strict=True))
-        ]
-        points = product(*numbers)  # nearly always one: only 1 and "1" share a cell
-        return tuple(key for point in points for key in self.tasks.get(point, ()))
+        try:
+            return self.tasks.get(sum(map(getitem, self._remembered, cells)), ())
+        except KeyError:
+            numbers = [self._read(place, cell) for place, cell in enumerate(cells)]
+            points = map(sum, product(*numbers))
+            return tuple([key for point in points for key in self.tasks.get(point, ())])
 
     def _number(self, place: int, form: Form) -> int:
         numbers = self._numbers[place]
         if form not in numbers:
-            numbers[form] = len(numbers)
+            numbers[form] = (len(numbers) + 1) << PLACE_BITS * place
             self._remembered[place].clear()
         return numbers[form]
 
-    def _read(self, place: int, cell: str) -> tuple[int, ...]:
+    def _read(self, place: int, cell: str) -> list[int]:
+        """Return the numbers of the values that the cell may hold: nearly always one, but 1 and "1" share it."""
         numbers, remembered = self._numbers[place], self._remembered[place]
-        found = tuple(numbers[form] for form in cell_forms(cell) if form in numbers)
+        found = [numbers[form] for form in cell_forms(cell) if form in numbers] or [NOWHERE]
         if len(remembered) >= MAX_REMEMBERED_CELLS:
             remembered.clear()
-        remembered[cell] = found
+        if len(found) == 1:
+            remembered[cell] = found[0]
         return found
 
 
