@@ -1,9 +1,10 @@
 """A manager that was killed in the middle of a large sweep serves again within 5 s.
 
-The folder is what a killed manager leaves: 100,000 tasks, the first half of them with their rows, some thousand
-failed attempts on the way, 200 live leases. Beside it stands a bare loop that reads the same three things.
+The folder is what a killed manager leaves: 100,000 tasks, half of them with their rows, some thousand failed
+attempts on the way, 200 live leases. Beside it stands a bare loop that reads the same three things.
 """
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -35,8 +36,10 @@ from distexp.workdir import Workdir
 BOUND_S = 5.0
 ROUNDS = 3
 TASKS, ROWS, LEASES = 100_000, 50_000, 200
-FAILS_EVERY = 12  # before each such row, a task fails its first attempt
-TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 7, in run\nRuntimeError: loss is nan at '
+FAILS_EVERY = 12  # such a lease fails when it is a task's first, and each tenth of them for good
+TRACEBACK = (
+    'Traceback (most recent call last):\n  File "train.py", line 7, in run\nRuntimeError: loss is nan at '
+)
 CONFIG = f"""
 defaults:
   command: 'true'
@@ -85,6 +88,8 @@ def measure() -> list[Figure]:
         dying = multiprocessing.get_context("spawn").Process(target=_sweep_until_killed, args=(workdir.root,))
         dying.start()
         dying.join()
+        if dying.exitcode != -signal.SIGKILL:
+            raise AssertionError("the sweep to restart could not be made")
         bare_root = shutil.copytree(workdir.root, Path(copy, "bare"))
         starts, bare = [], []
         for _ in range(ROUNDS):
@@ -147,15 +152,18 @@ def _sweep_until_killed(root: Path) -> None:
     tasks = Sweep(root, "configs/config_exp*.yaml").load()
     queue.sync(tasks)
     done: dict[str, list[tuple[Task, Mapping[str, str]]]] = {}
-    left = ROWS
-    while left:
+    count = 0
+    for number in itertools.count(1):
+        if count == ROWS:
+            break
         lease = _lend(queue)
-        if lease.attempt == 1 and left % FAILS_EVERY == 0:
-            queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, f"{TRACEBACK}{left}")
-            continue
-        done.setdefault(lease.task.output_dir, []).append((lease.task, _row(lease)))
-        queue.complete(lease.task.key)
-        left -= 1
+        if lease.attempt == 1 and number % FAILS_EVERY == 0:
+            retry = number % (10 * FAILS_EVERY) != 0
+            queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, f"{TRACEBACK}{number}", retry=retry)
+        else:
+            done.setdefault(lease.task.output_dir, []).append((lease.task, _row(lease)))
+            queue.complete(lease.task.key)
+            count += 1
     for _ in range(LEASES):
         _lend(queue)
     journal.flush()

@@ -4,8 +4,9 @@ The moves between states are the table in `task_queue`.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from operator import attrgetter
 
 from distexp.task import LeaseRecord, Task, TaskRecord
 
@@ -15,6 +16,8 @@ SILENT_LEASE_S = 7200.0  # without declared beats a task may stay out for two ho
 
 class State(StrEnum):
     """Where a task stands."""
+
+    __hash__ = str.__hash__  # that of Enum is written in Python, and runs at every look into a dict
 
     PENDING = "pending"
     ASSIGNED = "assigned"
@@ -82,6 +85,10 @@ class Entry:
         """Return whether the borrower's device has more memory than the one on which the task ran out."""
         return self.floor_mib == 0 or borrower.memory_mib > self.floor_mib
 
+    def copy(self) -> "Entry":
+        """Return an equal one; a third of the time of `dataclasses.replace`, for lists of all tasks."""
+        return Entry(*_ALL_FIELDS(self))
+
     def record(self) -> TaskRecord:
         """Return what must survive the manager."""
         lease = None
@@ -106,6 +113,9 @@ class Entry:
             error=self.error,
             lease=lease,
         )
+
+
+_ALL_FIELDS = attrgetter(*[field.name for field in fields(Entry)])
 
 
 def twins_among(tasks: Iterable[Task]) -> dict[str, list[str]]:

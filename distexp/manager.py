@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
+from distexp import collector
 from distexp.entry import State
 from distexp.errors import ConfigError, DistexpError, UserError
 from distexp.host import host_name, machine_id
@@ -97,6 +98,7 @@ class ExperimentManager:
         is_good = self.queue.is_over() and not self.queue.counts()[State.FAILED]
         return int(self._is_done and not is_good)
 
+    @collector.set_aside()
     def start(self) -> None:
         """Read configs, results and journal, then serve.
 
@@ -161,6 +163,7 @@ class ExperimentManager:
         self._server.stop()
         log.info("Manager stopped at %s", self.service.status()["progress"])
         self._held.close()
+        collector.take_back()
 
     def request_stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """End `serve` after its current turn. A signal handler: it only sets a flag."""
@@ -264,8 +267,7 @@ class ExperimentManager:
             return
         counts: Counter[str] = Counter(
             entry.error.strip().splitlines()[-1] if entry.error.strip() else "unknown cause"
-            for entry in self.queue.entries()
-            if entry.state is State.FAILED
+            for entry in self.queue.entries(State.FAILED)
         )
         for cause, number in counts.most_common(3):
             log.warning(

@@ -13,8 +13,7 @@ from distexp.rows import Form, cell_forms, value_form
 from distexp.task import Task
 
 MAX_REMEMBERED_CELLS = 100_000  # per column: a foreign column may hold another text in each of a million rows
-PLACE_BITS = 32  # of a point, for the value of each axis: a sweep has at most five million
-NOWHERE = 0  # for a value that no task has: no point leaves the bits of an axis empty
+NOWHERE = -1  # the number of a value that no task has
 
 Match = Callable[[Sequence[str]], list[str]]
 
@@ -115,7 +114,7 @@ def first_places(columns: Sequence[str]) -> dict[str, int]:
 class _Group:
     """Tasks with one phase, one set of axes (the seed is the last) and equal values beside them.
 
-    Each value of an axis has its number, shifted to the axis's own bits: their sum is the task's point.
+    Each value of an axis has its number; those of a task are its point.
     """
 
     def __init__(
@@ -125,10 +124,13 @@ class _Group:
         self.phase = phase
         self.axes = axes
         self.rest = rest
-        self.tasks: dict[int, tuple[str, ...]] = {}  # point -> keys
+        self.tasks: dict[tuple[int, ...], tuple[str, ...]] = {}  # point -> keys
         self._numbers: list[dict[Form, int]] = [{} for _ in axes]  # per axis: value -> its number
         self._remembered: list[dict[str, int]] = [{} for _ in axes]  # per axis: cell -> its one number
-        self._last: tuple[Mapping[str, object], int] = ({}, 0)  # parameters, their part of a point
+        self._last: tuple[Mapping[str, object], tuple[int, ...]] = (
+            {},
+            (),
+        )  # parameters, their part of a point
 
     def add(self, task: Task) -> None:
         point = self._point(task)
@@ -140,32 +142,31 @@ class _Group:
         if not self.tasks[point]:
             del self.tasks[point]
 
-    def _point(self, task: Task) -> int:
+    def _point(self, task: Task) -> tuple[int, ...]:
         config, parameters = self._last
         if task.config is not config:
             forms = [value_form(task.config[axis]) for axis in self.axes[:-1]]
-            parameters = sum([self._number(place, form) for place, form in enumerate(forms)])
+            parameters = tuple([self._number(place, form) for place, form in enumerate(forms)])
             self._last = (task.config, parameters)
-        return parameters + self._number(len(self.axes) - 1, value_form(task.seed))
+        return (*parameters, self._number(-1, value_form(task.seed)))
 
     def find(self, cells: Sequence[str]) -> tuple[str, ...]:
         """Return the keys of the tasks at the point that the cells of the axes name."""
         try:
-            return self.tasks.get(sum(map(getitem, self._remembered, cells)), ())
+            return self.tasks.get(tuple(map(getitem, self._remembered, cells)), ())
         except KeyError:
             numbers = [self._read(place, cell) for place, cell in enumerate(cells)]
-            points = map(sum, product(*numbers))
-            return tuple([key for point in points for key in self.tasks.get(point, ())])
+            return tuple([key for point in product(*numbers) for key in self.tasks.get(point, ())])
 
     def _number(self, place: int, form: Form) -> int:
         numbers = self._numbers[place]
         if form not in numbers:
-            numbers[form] = (len(numbers) + 1) << PLACE_BITS * place
+            numbers[form] = len(numbers)
             self._remembered[place].clear()
         return numbers[form]
 
     def _read(self, place: int, cell: str) -> list[int]:
-        """Return the numbers of the values that the cell may hold: nearly always one, but 1 and "1" share it."""
+        """Return the numbers of the values that the cell may hold: one, unless an axis has 1 and "1"."""
         numbers, remembered = self._numbers[place], self._remembered[place]
         found = [numbers[form] for form in cell_forms(cell) if form in numbers] or [NOWHERE]
         if len(remembered) >= MAX_REMEMBERED_CELLS:

@@ -55,8 +55,8 @@ class TaskQueue:
         A task that left while it was running finishes first; ended ones keep their state.
         """
         with self._lock:
+            joined = sum([self._admit(task) for task in tasks])
             wanted = {task.key for task in tasks}
-            joined = sum(self._admit(task) for task in tasks)
             left = [entry for key, entry in self._entries.items() if key not in wanted]
             gone = [entry for entry in left if entry.state is State.PENDING]
             for entry in left:
@@ -215,7 +215,7 @@ class TaskQueue:
             entry = self._entries.get(key)
             if entry is None or entry.state is State.COMPLETE:
                 return None
-            before = replace(entry)
+            before = entry.copy()
             entry.cause = entry.error = ""
             self._end_lease(entry)
             self._move(entry, State.COMPLETE)
@@ -260,7 +260,7 @@ class TaskQueue:
                 return []
             for entry in pending:
                 self._settle(entry, State.FAILED)
-            return [replace(entry) for entry in pending]
+            return [entry.copy() for entry in pending]
 
     def release(self, lease_id: str, key: str) -> State | None:
         """Take a task back that was returned on purpose, without cost; None when that lease has ended."""
@@ -368,7 +368,7 @@ class TaskQueue:
             UnknownTask: No task has this key.
         """
         with self._lock:
-            return replace(self._entry(key))
+            return self._entry(key).copy()
 
     def key_of(self, task_id: str) -> str:
         """Return the key of the task that has this label now.
@@ -383,10 +383,10 @@ class TaskQueue:
                 )
             return self._labels[task_id]
 
-    def entries(self) -> list[Entry]:
-        """Return copies of all entries, in the order of the sweep."""
+    def entries(self, state: State | None = None) -> list[Entry]:
+        """Return copies of all entries, or of those in one state, in the order of the sweep."""
         with self._lock:
-            return [replace(entry) for entry in self._entries.values()]
+            return [entry.copy() for entry in self._entries.values() if state in (None, entry.state)]
 
     def is_over(self) -> bool:
         """Return whether every task of the sweep is complete, failed or cancelled."""

@@ -31,6 +31,7 @@ _CORE = {
     ),
     "merge": (r"<<", ["<"]),
 }
+_FORMS = {tag: re.compile(pattern) for tag, (pattern, _) in _CORE.items()}
 _TOO_DEEP = f"found more than {MAX_DEPTH} levels of nesting, expected at most that"
 _TAG = "tag:yaml.org,2002:"
 
@@ -144,6 +145,8 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _measure(self, node: yaml.Node) -> tuple[int, int]:
+        if isinstance(node, yaml.ScalarNode):
+            return 1, 1
         extents = [self._extent[child] for child in _children(node)]
         return 1 + sum(count for count, _ in extents), 1 + max((levels for _, levels in extents), default=0)
 
@@ -218,7 +221,7 @@ def _scalar(node: yaml.Node) -> Value:
     if not isinstance(node, yaml.ScalarNode) or kind not in _PARSE:
         raise ValueError(f"found {shown}, expected a value that JSON can hold")
     forms = ("int", "float") if kind == "float" else (kind,)
-    if kind != "str" and not any(re.fullmatch(_CORE[form][0], node.value) for form in forms):
+    if kind != "str" and not any(_FORMS[form].fullmatch(node.value) for form in forms):
         raise ValueError(f"found {shown} {json.dumps(node.value)}, expected the form of YAML 1.2")
     return _PARSE[kind](node.value)
 

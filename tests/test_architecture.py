@@ -54,14 +54,15 @@ DOORS = {
     # the manager
     "host": "",
     "logs": "",
+    "collector": "",
     "workdir": "errors",
     "roster": "entry host protocol task",
     "control": "entry errors ledger protocol roster task task_queue",
     "endings": "entry errors journal ledger protocol roster rows task task_queue",
     "service": "control endings entry errors journal ledger protocol roster server task task_queue",
     "identity": "errors trust workdir",
-    "manager": "entry errors host identity journal ledger logs protocol results roster server service sweep "
-    "task task_queue twins workdir",
+    "manager": "collector entry errors host identity journal ledger logs protocol results roster server "
+    "service sweep task task_queue twins workdir",
     "experiment_manager": "client errors logs manager protocol trust workdir",
     # the worker
     "gpu": "errors",

@@ -1,3 +1,4 @@
+import gc
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,16 @@ def test_a_start_that_fails_holds_nothing(folder: Folder) -> None:
     folder.root.joinpath(".experiment_token").unlink()
     with folder.serving() as manager:
         assert counts(manager) == {"pending": 3}
+
+
+def test_the_garbage_collector_passes_over_a_sweep_until_the_manager_stops(folder: Folder) -> None:
+    folder.configure([1, 2])
+    with folder.serving() as manager:
+        assert not any(
+            each is entry for each in gc.get_objects() for entry in manager.queue._entries.values()
+        )
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
 
 
 def test_results_files_of_any_content_get_one_warning_each_and_the_manager_serves(folder: Folder) -> None:

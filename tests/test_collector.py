@@ -1,0 +1,47 @@
+"""What is made for long is kept out of the garbage collector's sight, and nothing else is."""
+
+import gc
+
+import pytest
+
+from distexp import collector
+from distexp.errors import DistexpError
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.me = self
+
+
+def cycles_seen() -> int:
+    return sum(isinstance(each, Cycle) for each in gc.get_objects())
+
+
+def test_what_is_made_is_not_looked_at_until_it_is_taken_back() -> None:
+    with collector.set_aside():
+        assert not gc.isenabled()
+        Cycle()
+    assert gc.isenabled()
+    assert cycles_seen() == 0
+    collector.take_back()
+    assert cycles_seen() == 1
+    gc.collect()
+    assert cycles_seen() == 0
+
+
+def test_an_error_sets_nothing_aside_and_leaves_the_collector_at_work() -> None:
+    with pytest.raises(DistexpError), collector.set_aside():
+        raise DistexpError("no")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
+
+
+def test_a_collector_that_was_off_stays_off() -> None:
+    gc.disable()
+    try:
+        with collector.set_aside():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+        collector.take_back()
