@@ -3,7 +3,6 @@
 The moves between states are the table in `task_queue`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from operator import attrgetter
@@ -85,6 +84,11 @@ class Entry:
         """Return whether the borrower's device has more memory than the one on which the task ran out."""
         return self.floor_mib == 0 or borrower.memory_mib > self.floor_mib
 
+    def recall(self, record: TaskRecord) -> None:
+        """Take over what an earlier manager knew, but for state and lease."""
+        for name in ("attempts", "failures", "losses", "floor_mib", "last_worker", "cause", "error"):
+            setattr(self, name, getattr(record, name))
+
     def copy(self) -> "Entry":
         """Return an equal one; a third of the time of `dataclasses.replace`, for lists of all tasks."""
         return Entry(*_ALL_FIELDS(self))
@@ -116,12 +120,3 @@ class Entry:
 
 
 _ALL_FIELDS = attrgetter(*[field.name for field in fields(Entry)])
-
-
-def twins_among(tasks: Iterable[Task]) -> dict[str, list[str]]:
-    """Return work -> keys, for work that more than one task asks for."""
-    twins, first = dict[str, list[str]](), dict[str, str]()  # no list for each of a million tasks
-    for task in tasks:
-        if (key := first.setdefault(task.work, task.key)) != task.key:
-            twins.setdefault(task.work, [key]).append(task.key)
-    return twins

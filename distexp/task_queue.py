@@ -1,4 +1,4 @@
-"""Every task of the sweep: one table of states, one lock, an injected clock, no I/O. Opens `entry`, `task`.
+"""Every task of the sweep: one table of states, an injected clock, no I/O. Opens `entry`, `register`.
 
 Every state change goes through `_move`, which refuses what the table `MOVES` does not hold; only `readmit`,
 which a user asks for when a row has vanished, starts a complete task all over again. What must outlive the
@@ -6,20 +6,18 @@ manager leaves through `on_change`, called under the lock, so records arrive in 
 """
 
 import secrets
-import threading
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from distexp.entry import Borrower, Cause, Entry, Lease, State, twins_among
-from distexp.errors import IllegalMove, UnknownTask
+from distexp.entry import Borrower, Cause, Entry, Lease, State
+from distexp.errors import IllegalMove
+from distexp.register import Register
 from distexp.task import Task, TaskRecord
 
 FAILURE_BUDGET = 3  # failures of the experiment before the task stands as failed
 LOSS_BUDGET = 5  # losses of the worker: not the task's fault, so more patience, but a killer task must end
 RECONNECT_S = 10.0  # a broken connection may be a hiccup of the network
 REATTACH_S = 60.0  # after a restart of the manager, each known lease gets this long to show up
-RETRY_LOOK = 16  # retries looked at per request: keeps lending at a constant cost
 
 MOVES: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.ASSIGNED, State.COMPLETE, State.CANCELLED, State.WITHDRAWN}),
@@ -31,21 +29,13 @@ MOVES: dict[State, frozenset[State]] = {
 }
 
 
-class TaskQueue:
+class TaskQueue(Register):
     """Every task of the sweep and who runs it.  Safe from any thread."""
 
     def __init__(self, clock: Callable[[], float], on_change: Callable[[TaskRecord], None]) -> None:
         """Read time (seconds, monotonic) from `clock`; hand every change to `on_change` under the lock."""
-        self._clock = clock
+        super().__init__(clock)
         self._on_change = on_change
-        self._lock = threading.RLock()
-        self._entries: dict[str, Entry] = {}
-        self._fresh: deque[str] = deque()  # keys in the order of the sweep; stale ones are dropped when met
-        self._retry: deque[str] = deque()  # keys that came back: lent before, withdrawn, twins; some stale
-        self._twins: dict[str, list[str]] = {}  # work -> keys, for work that more than one task asks for
-        self._leases: dict[str, str] = {}  # live lease id -> key
-        self._labels: dict[str, str] = {}  # task id -> key
-        self._counts: Counter[State] = Counter()
 
     # -- the sweep ---------------------------------------------------------------------------------------
 
@@ -63,10 +53,8 @@ class TaskQueue:
                 entry.is_wanted = False
             for entry in gone:
                 self._move(entry, State.WITHDRAWN)
-            waiting = [key for keys in self._twins.values() for key in keys]
             self._labels = {task.task_id: task.key for task in tasks}
-            self._twins = twins_among(tasks)
-            self._retry += waiting  # those whose twin has left wait for nobody now
+            self._waiting.sync(tasks)
             return joined, len(gone)
 
     def _admit(self, task: Task) -> bool:
@@ -83,7 +71,7 @@ class TaskQueue:
     def _begin(self, task: Task) -> None:
         self._entries[task.key] = Entry(task)
         self._counts[State.PENDING] += 1
-        self._fresh.append(task.key)
+        self._waiting.join(task.key)
 
     def restore(self, records: Iterable[TaskRecord], *, retry_failed: bool = False) -> None:
         """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
@@ -98,12 +86,11 @@ class TaskQueue:
                 if entry is None or entry.state is not State.PENDING:
                     continue
                 if record.attempts:
-                    self._retry.append(record.key)
+                    self._waiting.come_back(record.key)
                 if record.cause == Cause.IMPORT or (retry_failed and record.state == State.FAILED):
                     entry.attempts = record.attempts
                     continue
-                for name in ("attempts", "failures", "losses", "floor_mib", "last_worker", "cause", "error"):
-                    setattr(entry, name, getattr(record, name))
+                entry.recall(record)
                 if (held := record.lease) is not None:
                     borrower = Borrower(held.worker, held.heartbeat_s, held.memory_mib, None, held.instance)
                     term_s = REATTACH_S if borrower.heartbeat_s else borrower.term_s
@@ -120,35 +107,13 @@ class TaskQueue:
     # -- lending -----------------------------------------------------------------------------------------
 
     def lend(self, borrower: Borrower) -> Lease | None:
-        """Lend a pending task, or return None when none is free for this borrower.
-
-        Retries go first to workers other than the one that had them; when nothing else is left, to anyone.
-        """
+        """Lend a pending task, or return None when none is free for this borrower."""
         with self._lock:
-            entry = (
-                self._take(self._retry, lambda e: e.last_worker != borrower.worker and e.fits(borrower))
-                or self._take(self._fresh, lambda e: True)
-                or self._take(self._retry, lambda e: e.fits(borrower))
-            )
+            entry = self._waiting.take(borrower)
             if entry is None:
                 return None
             entry.attempts += 1
             return self._lend(entry, secrets.token_hex(8), borrower, borrower.term_s)
-
-    def _take(self, line: deque[str], accept: Callable[[Entry], bool]) -> Entry | None:
-        looked = 0
-        while line and looked < RETRY_LOOK:
-            key = line.popleft()
-            entry = self._entries[key]
-            if entry.state is not State.PENDING or self._waits_for_twin(entry):
-                continue  # stale; a twin comes back to the line when it becomes eligible
-            if line is self._fresh and entry.attempts:
-                continue  # stale; it stands among the retries
-            if accept(entry):
-                return entry
-            looked += 1
-            line.append(key)
-        return None
 
     def _lend(self, entry: Entry, lease_id: str, borrower: Borrower, term_s: float) -> Lease:
         entry.lease = Lease(lease_id, entry.task, borrower, entry.attempts, self._clock() + term_s)
@@ -166,7 +131,8 @@ class TaskQueue:
         """
         with self._lock:
             entry = self._entry(key)
-            is_back = bool(lease_id) and entry.lost_lease_id == lease_id and not self._waits_for_twin(entry)
+            was_lost = bool(lease_id) and entry.lost_lease_id == lease_id
+            is_back = was_lost and not self._waiting.waits_for_twin(entry)
             if is_back and entry.state is State.WITHDRAWN:
                 self._move(entry, State.PENDING)
             if is_back and entry.state is State.PENDING:
@@ -191,17 +157,6 @@ class TaskQueue:
                     entry.lease = replace(lease, until_s=min(lease.until_s, until_s))
                     shortened.append(entry.lease)
             return shortened
-
-    def overdue(self) -> list[Lease]:
-        """Return the leases whose time is up; `lose` ends them, once their results file has been read."""
-        with self._lock:
-            return [lease for lease in self.leases() if lease.until_s <= self._clock()]
-
-    def leases(self) -> list[Lease]:
-        """Return the live leases."""
-        with self._lock:
-            found = (self._entries[key].lease for key in self._leases.values())
-            return [lease for lease in found if lease is not None]
 
     # -- endings -----------------------------------------------------------------------------------------
 
@@ -299,7 +254,7 @@ class TaskQueue:
             self._counts[State.COMPLETE] -= 1
             self._begin(entry.task)
             self._on_change(self._entries[key].record())
-            self._wake_twins(entry)
+            self._waiting.wake_twins(entry)
             return True
 
     def _held(self, lease_id: str, key: str) -> Entry | None:
@@ -327,74 +282,8 @@ class TaskQueue:
         self._counts[was] -= 1
         self._counts[state] += 1
         if state is State.PENDING:
-            self._retry.append(entry.task.key)
+            self._waiting.come_back(entry.task.key)
         if state not in (State.ASSIGNED, State.COMPLETE):
-            self._wake_twins(entry)
+            self._waiting.wake_twins(entry)
         if entry.attempts or State.CANCELLED in (was, state):  # what never was lent has no history
             self._on_change(entry.record())
-
-    def _waits_for_twin(self, entry: Entry) -> bool:
-        twins = self._twins.get(entry.task.work, ())
-        others = (self._entries[key].state for key in twins if key != entry.task.key)
-        return any(state in (State.ASSIGNED, State.COMPLETE) for state in others)
-
-    def _wake_twins(self, entry: Entry) -> None:
-        for key in self._twins.get(entry.task.work, ()):
-            if key != entry.task.key and self._entries[key].state is State.PENDING:
-                self._retry.append(key)
-
-    # -- looking -----------------------------------------------------------------------------------------
-
-    def twin_copies(self) -> list[tuple[Task, Task]]:
-        """Return (complete task, pending twin) pairs: the twin's row is a copy of the other's."""
-        with self._lock:
-            pairs = []
-            for keys in self._twins.values():
-                twins = [self._entries[key] for key in keys]
-                done = next((entry.task for entry in twins if entry.state is State.COMPLETE), None)
-                if done is not None:
-                    pairs += [(done, entry.task) for entry in twins if entry.state is State.PENDING]
-            return pairs
-
-    def counts(self) -> dict[State, int]:
-        """Return the number of tasks in each state."""
-        with self._lock:
-            return {state: self._counts[state] for state in State}
-
-    def entry(self, key: str) -> Entry:
-        """Return a copy of the entry.
-
-        Raises:
-            UnknownTask: No task has this key.
-        """
-        with self._lock:
-            return self._entry(key).copy()
-
-    def key_of(self, task_id: str) -> str:
-        """Return the key of the task that has this label now.
-
-        Raises:
-            UnknownTask: None has.
-        """
-        with self._lock:
-            if task_id not in self._labels:
-                raise UnknownTask(
-                    f"task {task_id!r}: not in this sweep, expected a task id such as exp1_width_0_42"
-                )
-            return self._labels[task_id]
-
-    def entries(self, state: State | None = None) -> list[Entry]:
-        """Return copies of all entries, or of those in one state, in the order of the sweep."""
-        with self._lock:
-            return [entry.copy() for entry in self._entries.values() if state in (None, entry.state)]
-
-    def is_over(self) -> bool:
-        """Return whether every task of the sweep is complete, failed or cancelled."""
-        with self._lock:
-            return not self._counts[State.PENDING] and not self._counts[State.ASSIGNED]
-
-    def _entry(self, key: str) -> Entry:
-        entry = self._entries.get(key)
-        if entry is None:
-            raise UnknownTask(f"task {key}: not in this sweep; `status` and `tasks` list what is")
-        return entry

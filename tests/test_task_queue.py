@@ -12,7 +12,8 @@ from msgspec import structs
 
 from distexp.entry import Borrower, Cause, State
 from distexp.errors import IllegalMove, UnknownTask
-from distexp.task_queue import FAILURE_BUDGET, LOSS_BUDGET, MOVES, RETRY_LOOK
+from distexp.task_queue import FAILURE_BUDGET, LOSS_BUDGET, MOVES
+from distexp.waiting import RETRY_LOOK
 
 DESIGN_TABLE = """
 pending            -> assigned | complete | cancelled | withdrawn
@@ -74,6 +75,18 @@ def test_unknown_keys_and_labels_are_refused_by_name() -> None:
         desk.queue.key_of("exp9_0_1")
     assert desk.queue.key_of("exp1_0_42") == desk.key
     assert desk.queue.complete("nope") is None
+
+
+def test_entries_are_copies_in_the_order_of_the_sweep_of_all_states_or_one() -> None:
+    desk = Desk(3)
+    lease = desk.lend()
+    desk.queue.fail(lease.lease_id, desk.key, Cause.ERROR, "boom", retry=False)
+    assert [entry.task for entry in desk.queue.entries()] == desk.tasks
+    assert desk.queue.entries(State.FAILED) == [desk.queue.entry(desk.key)]
+    assert [entry.task for entry in desk.queue.entries(State.PENDING)] == desk.tasks[1:]
+    (copy,) = desk.queue.entries(State.FAILED)
+    copy.error = "another"
+    assert desk.queue.entry(desk.key).error == "boom"
 
 
 # -- budgets -----------------------------------------------------------------------------------------------
@@ -204,7 +217,7 @@ class CountingDeque(deque[str]):
 def test_lending_and_completing_cost_the_same_however_many_tasks_wait(
     size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distexp.task_queue.deque", CountingDeque)
+    monkeypatch.setattr("distexp.waiting.deque", CountingDeque)
     one = Desk().tasks[0]
     names = [f"task{number}" for number in range(size)]
     desk = Desk([structs.replace(one, task_id=name, key=name, work=name) for name in names])

@@ -1,0 +1,97 @@
+"""Which pending task is lent next: the sweep in its order, retries to other workers, twins one at a time.
+
+Opens `entry`, `task`. It looks at states and changes none; that is for `task_queue`, which calls it under its
+lock. Two tasks are twins when they ask for the same work: while one runs or is complete, the other waits.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from distexp.entry import Borrower, Entry, State
+from distexp.task import Task
+
+RETRY_LOOK = 16  # retries looked at per request: keeps lending at a constant cost
+
+
+class Waiting:
+    """The pending tasks, in two lines.  Caller holds the lock."""
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        """Look into `entries`, by key, which grow and change meanwhile."""
+        self._entries = entries
+        self._fresh: deque[str] = deque()  # keys in the order of the sweep; stale ones are dropped when met
+        self._retry: deque[str] = deque()  # keys that came back: lent before, withdrawn, twins; some stale
+        self._twins: dict[str, list[str]] = {}  # work -> keys, for work that more than one task asks for
+
+    def join(self, key: str) -> None:
+        """Put a new task at the end of the sweep."""
+        self._fresh.append(key)
+
+    def come_back(self, key: str) -> None:
+        """Put a task that is pending again, or has been lent before, among the retries."""
+        self._retry.append(key)
+
+    def sync(self, tasks: Iterable[Task]) -> None:
+        """Find the twins among the tasks of the sweep; those whose twin has left wait for nobody now."""
+        waiting = [key for keys in self._twins.values() for key in keys]
+        self._twins = _twins_among(tasks)
+        self._retry += waiting
+
+    def take(self, borrower: Borrower) -> Entry | None:
+        """Take the next task for this borrower out of its line; None when none is free for it.
+
+        Retries go first to workers other than the one that had them; when nothing else is left, to anyone.
+        """
+        return (
+            self._first(self._retry, lambda e: e.last_worker != borrower.worker and e.fits(borrower))
+            or self._first(self._fresh, lambda e: True)
+            or self._first(self._retry, lambda e: e.fits(borrower))
+        )
+
+    def _first(self, line: deque[str], accept: Callable[[Entry], bool]) -> Entry | None:
+        looked = 0
+        while line and looked < RETRY_LOOK:
+            key = line.popleft()
+            entry = self._entries[key]
+            if entry.state is not State.PENDING or self.waits_for_twin(entry):
+                continue  # stale; a twin comes back to the line when it becomes eligible
+            if line is self._fresh and entry.attempts:
+                continue  # stale; it stands among the retries
+            if accept(entry):
+                return entry
+            looked += 1
+            line.append(key)
+        return None
+
+    def waits_for_twin(self, entry: Entry) -> bool:
+        """Return whether a twin runs or is complete."""
+        return any(twin.state in (State.ASSIGNED, State.COMPLETE) for twin in self._twins_of(entry))
+
+    def wake_twins(self, entry: Entry) -> None:
+        """Let the twins of a task that neither runs nor is complete be lent."""
+        for twin in self._twins_of(entry):
+            if twin.state is State.PENDING:
+                self._retry.append(twin.task.key)
+
+    def _twins_of(self, entry: Entry) -> Iterator[Entry]:
+        keys = self._twins.get(entry.task.work, ())
+        return (self._entries[key] for key in keys if key != entry.task.key)
+
+    def twin_copies(self) -> list[tuple[Task, Task]]:
+        """Return (complete task, pending twin) pairs: the twin's row is a copy of the other's."""
+        pairs = []
+        for keys in self._twins.values():
+            twins = [self._entries[key] for key in keys]
+            done = next((entry.task for entry in twins if entry.state is State.COMPLETE), None)
+            if done is not None:
+                pairs += [(done, entry.task) for entry in twins if entry.state is State.PENDING]
+        return pairs
+
+
+def _twins_among(tasks: Iterable[Task]) -> dict[str, list[str]]:
+    """Return work -> keys, for work that more than one task asks for."""
+    twins, first = dict[str, list[str]](), dict[str, str]()  # no list for each of a million tasks
+    for task in tasks:
+        if (key := first.setdefault(task.work, task.key)) != task.key:
+            twins.setdefault(task.work, [key]).append(task.key)
+    return twins
