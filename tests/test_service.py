@@ -143,7 +143,7 @@ def test_who_waits_is_told_when_to_ask_again_and_when_all_is_done(manager: Exper
     with worker(manager) as one, worker(manager, "gpu1") as two:
         tasks = [one.say("request_task", instance="") for _ in range(3)]
         waits = two.say("request_task")
-        assert (waits["reason"], waits["retry_after_s"]) == ("wait", 1.0)
+        assert (waits["reason"], waits["retry_after_s"]) == ("wait", 0.5)
         for task in tasks:
             one.say("task_complete", instance="", key=task["key"], result={"score": 1})
         assert two.say("request_task")["reason"] == "done"
