@@ -1,0 +1,102 @@
+"""The experiments of a chaos run: small, exact, and each with a diary that outlives a kill.
+
+Every attempt appends lines to the file `$CHAOS_DIARY`: one when it starts, one at each step, one at its
+end. So a killed attempt, too, shows until when it ran. The clock is the system's monotonic one, the same in
+all processes. As a program (`python -m benchmarks.chaos.experiments SIZE SEED`) it is the `command:` of a
+sweep.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distexp.context import Context
+
+DIARY_VARIABLE = "CHAOS_DIARY"
+STEP_S = 0.05
+SHORT_STEPS, LONG_STEPS = 3, 40  # the long ones outlive a lease that ends while they run
+NAP_S = 600  # of a child that nobody waits for: it must be ended with its task
+
+
+def score(kind: str, size: int, seed: int) -> int:
+    """Return the one right result of a task."""
+    return zlib.crc32(f"{kind}/{size}/{seed}".encode()) % 100_000
+
+
+def run(params: Mapping[str, Any], context: Context) -> dict[str, int]:
+    """Do what `params["kind"]` says and return the score."""
+    kind, size, seed = str(params["kind"]), int(params["size"]), context.seed
+    diary = Diary(kind, size, seed, context.attempt)
+    if kind == "flaky" and context.attempt == 1:
+        raise RuntimeError("a first attempt of this kind fails")
+    if kind == "family":
+        leave_behind(is_detached=bool(size % 2))
+    steps = LONG_STEPS if kind == "saver" else SHORT_STEPS + size
+    first = _saved(context) if kind == "saver" else 0
+    for step in range(first, steps):
+        time.sleep(STEP_S)
+        diary.write("step")
+        context.report(step + 1, steps)
+        if kind == "saver" and context.should_stop():
+            _save(context, step + 1)
+            raise context.Stopped
+    diary.write("end")
+    extra = {"first_step": first} if kind == "saver" else {}  # a column that the file may lack
+    return {"score": score(kind, size, seed), **extra}
+
+
+def leave_behind(*, is_detached: bool) -> None:
+    """Start children that outlive whoever does not end them."""
+    nap = [sys.executable, "-S", "-c", f"import time; time.sleep({NAP_S})"]
+    subprocess.Popen(nap, start_new_session=is_detached)
+
+
+def _saved(context: Context) -> int:
+    try:
+        return int((context.checkpoint_dir / "step").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def _save(context: Context, step: int) -> None:
+    unfinished = context.checkpoint_dir / "step.part"
+    unfinished.write_text(str(step), encoding="ascii")
+    os.replace(unfinished, context.checkpoint_dir / "step")
+
+
+class Diary:
+    """Lines about one attempt."""
+
+    def __init__(self, kind: str, size: int, seed: int, attempt: int) -> None:
+        """Say that the attempt starts."""
+        self._about = {"work": [kind, size, seed], "attempt": attempt, "pid": os.getpid()}
+        self._path = Path(os.environ[DIARY_VARIABLE])
+        self.write("start")
+
+    def write(self, what: str) -> None:
+        """Append a line in one write."""
+        line = json.dumps({**self._about, "at_s": time.monotonic(), "what": what}) + "\n"
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(file, line.encode())
+        os.close(file)
+
+
+def program(words: list[str]) -> None:
+    """Be the `command:`: work, then print the result."""
+    size, seed = int(words[0]), int(words[1])
+    diary = Diary("program", size, seed, int(os.environ["DISTEXP_ATTEMPT"]))
+    for _ in range(SHORT_STEPS + size):
+        time.sleep(STEP_S)
+        diary.write("step")
+    diary.write("end")
+    print(json.dumps({"score": score("program", size, seed)}))
+
+
+if __name__ == "__main__":
+    program(sys.argv[1:])

@@ -1,0 +1,78 @@
+"""Start the manager or a worker of a chaos run: the product's own script, in a time that runs faster.
+
+`python -m benchmarks.chaos.fast SPEED SCRIPT WORDS...`. The product reads time in few places, and only
+there it is replaced: the module `time` as the rooms `manager` and `worker_command` see it (every lease,
+beat and turn comes from these two), the worker's one wait, and the client's time-outs. So every span of
+DESIGN E keeps its length in relation to every other. With SPEED 1 nothing of this is replaced.
+
+`$CHAOS_WALL` names a file with seconds by which the wall clock is off; `$CHAOS_HOST` is the name of the
+host.
+"""
+
+import os
+import runpy
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import distexp.client
+import distexp.link
+import distexp.manager
+import distexp.worker_command
+
+WALL_VARIABLE = "CHAOS_WALL"
+HOST_VARIABLE = "CHAOS_HOST"
+
+
+def main(words: Sequence[str]) -> None:
+    """Replace the clocks, then be the script."""
+    speed, script = float(words[0]), words[1]
+    turn_wall_clock(Path(os.environ[WALL_VARIABLE]))
+    if host := os.environ.get(HOST_VARIABLE):
+        _replace(socket, "gethostname", lambda: host)
+    if speed != 1:
+        run_faster(speed)
+    sys.argv = [script, *words[2:]]
+    runpy.run_path(script, run_name="__main__")
+
+
+def turn_wall_clock(offset_file: Path) -> None:
+    """Let `time.time` be off by what the file says at each call."""
+    real = time.time
+
+    def shifted() -> float:
+        try:
+            return real() + float(offset_file.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return real()
+
+    _replace(time, "time", shifted)
+
+
+def run_faster(speed: float) -> None:
+    """Let the product's time run `speed` times as fast."""
+    fast_time = SimpleNamespace(
+        monotonic=lambda: time.monotonic() * speed, sleep=lambda span_s: time.sleep(span_s / speed)
+    )
+    _replace(distexp.manager, "time", fast_time)
+    _replace(distexp.worker_command, "time", fast_time)
+    real_wait = vars(distexp.link)["wait"]
+    _replace(distexp.link, "wait", lambda things, timeout_s: real_wait(things, timeout_s / speed))
+    for name in ("CONNECT_S", "REPLY_S"):
+        _replace(distexp.client, name, vars(distexp.client)[name] / speed)
+
+
+def _replace(module: ModuleType, name: str, value: Any) -> None:
+    if name not in vars(module):
+        raise AttributeError(
+            f"{module.__name__}: found no {name}, expected the name that a chaos run replaces"
+        )
+    setattr(module, name, value)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,228 @@
+"""Does what an event says, and returns how to undo it."""
+
+import os
+import re
+import resource
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from filelock import FileLock, Timeout
+
+from benchmarks.chaos.experiments import score
+from benchmarks.chaos.plan import Event, Kind, Seat
+from benchmarks.chaos.stage import Actor, Stage
+from distexp.csv_text import line_of, read_header
+from distexp.results import RESULTS_FILE, ResultsFile
+from distexp.row_index import TaskIndex
+from distexp.rows import row_for
+from distexp.task import Provenance, Task
+
+Undo = Callable[[], object]
+Thing = TypeVar("Thing")
+CLOCK_BACK_S = 7200.0  # at most
+FULL_BYTES = 400  # a disk has room for less than this: about two rows
+REAP_S = 10.0
+
+_SIGNALS = {
+    Kind.KILL_MANAGER: signal.SIGKILL,
+    Kind.KILL_WORKER: signal.SIGKILL,
+    Kind.TERM_WORKER: signal.SIGTERM,
+    Kind.INTERRUPT_WORKER: signal.SIGINT,
+}
+
+
+def _nothing() -> None:
+    """Undo what needs no undoing."""
+
+
+@dataclass
+class Faults:
+    """The faults of one run."""
+
+    stage: Stage
+    config: str  # as it is when nothing is broken
+    tears: int = 0
+    done: list[Kind] = field(default_factory=list)  # what really happened
+
+    def strike(self, event: Event) -> Undo:
+        """Do it, if there is something to do it to."""
+        undo = self._act(event)
+        if undo is None:
+            return _nothing
+        self.done.append(event.kind)
+        return undo
+
+    def _act(self, event: Event) -> Undo | None:
+        match event.kind:
+            case Kind.KILL_MANAGER | Kind.STOP_MANAGER:
+                return self._strike_at(self.stage.manager, event.kind)
+            case Kind.KILL_WORKER | Kind.STOP_WORKER | Kind.TERM_WORKER | Kind.INTERRUPT_WORKER:
+                return self._strike_at(_picked(self._live(), event.pick), event.kind)
+            case Kind.KILL_CHILD | Kind.STOP_CHILD | Kind.KILL_TEMPLATE | Kind.STOP_TEMPLATE:
+                return self._strike_below(event)
+            case Kind.CUT | Kind.STALL:
+                relay = _picked(self.stage.relays, event.pick)
+                if relay is None:
+                    return None
+                (relay.cut if event.kind is Kind.CUT else relay.stall)()
+                return relay.heal
+            case Kind.TEAR_ROW:
+                return self._tear_row(event)
+            case Kind.FILL_MANAGER_DISK | Kind.FILL_WORKER_DISK:
+                return self._fill_disk(event)
+            case Kind.TURN_CLOCK_BACK:
+                self.stage.turn_clock(-event.amount * CLOCK_BACK_S)
+                return _nothing
+            case Kind.EDIT_CONFIG | Kind.BREAK_CONFIG:
+                return self._edit(event)
+            case Kind.START_TWO:
+                self.stage.start_worker(Seat(0, "forkserver"))
+                self.stage.start_worker(Seat(0, "forkserver"))
+                return _nothing
+
+    # -- processes -----------------------------------------------------------------------------------------
+
+    def _live(self) -> list[Actor]:
+        return [worker for worker in self.stage.workers if worker.is_alive]
+
+    def _strike_at(self, actor: Actor | None, kind: Kind) -> Undo | None:
+        if actor is None or not actor.is_alive:
+            return None
+        if kind in (Kind.STOP_MANAGER, Kind.STOP_WORKER):
+            return _paused(psutil.Process(actor.process.pid))
+        actor.signal(_SIGNALS[kind])
+        return _nothing
+
+    def _strike_below(self, event: Event) -> Undo | None:
+        is_template = event.kind in (Kind.KILL_TEMPLATE, Kind.STOP_TEMPLATE)
+        found: list[psutil.Process] = []
+        for worker in self._live():
+            for process in worker.tree():
+                with suppress(psutil.Error):
+                    if _is_template(process) if is_template else _is_child(process):
+                        found.append(process)
+        target = _picked(found, event.pick)
+        if target is None:
+            return None
+        if event.kind in (Kind.STOP_CHILD, Kind.STOP_TEMPLATE):
+            return _paused(target)
+        with suppress(psutil.Error):
+            target.kill()
+        return _nothing
+
+    def _edit(self, event: Event) -> Undo:
+        if event.kind is Kind.BREAK_CONFIG:
+            self.stage.write_config(event.text, is_broken=True)
+            return lambda: self.stage.write_config(self.config)
+        self.config = event.text
+        self.stage.write_config(self.config)
+        return _nothing
+
+    # -- the disk ------------------------------------------------------------------------------------------
+
+    def _fill_disk(self, event: Event) -> Undo | None:
+        """Limit the size of the files that a process may write: then a write is short, the next refused."""
+        actor = self.stage.manager
+        if event.kind is Kind.FILL_WORKER_DISK:
+            actor = _picked(self._live(), event.pick)
+        if actor is None or not actor.is_alive:
+            return None
+        files = sorted(self.stage.workdir.root.glob(f"results_*/{RESULTS_FILE}"))
+        files += sorted(self.stage.workdir.state.glob("journal.sqlite3*")) if actor.seat is None else []
+        file = _picked(files, event.pick)
+        if file is None:
+            return None
+        room = file.stat().st_size if actor.seat is None or actor.seat.far == 0 else 0
+        _limit_files(actor.process.pid, room + int(event.amount * FULL_BYTES))
+        return lambda: self._make_room(actor)
+
+    def _make_room(self, actor: Actor) -> None:
+        """Lift the limit, also for what was started under it."""
+        for pid in (actor.process.pid, *(process.pid for process in actor.tree())):
+            _limit_files(pid, resource.RLIM_INFINITY)
+
+    def _tear_row(self, event: Event) -> Undo | None:
+        """Kill a writer, and leave of the row that it has not reported yet what a write may leave."""
+        running = [(worker, task) for worker in self._live() if (task := self._task_of(worker)) is not None]
+        found = _picked(running, event.pick)
+        if found is None:
+            return None
+        worker, task = found
+        writer = self.stage.manager if worker.seat and worker.seat.far else worker
+        if writer is None or self._strike_at(writer, Kind.KILL_WORKER) is None:
+            return None
+        writer.process.wait(REAP_S)
+        self.tears += self._leave_part(task, event.amount)
+        return _nothing
+
+    def _task_of(self, worker: Actor) -> Task | None:
+        """Return the task that the worker has not reported yet."""
+        for text in reversed(worker.said):
+            if found := re.search(r"Running task (\S+) ", text):
+                return self.stage.known.get(found[1])
+            if re.search(r"Task \S+ (completed|failed)|Giving task", text):
+                return None
+        return None
+
+    def _leave_part(self, task: Task, amount: float) -> bool:
+        path = self.stage.workdir.results_folder(task.output_dir) / RESULTS_FILE
+        with suppress(Timeout, FileNotFoundError), FileLock(f"{path}.lock", timeout=REAP_S):
+            if ResultsFile(path, TaskIndex([task])).find(task) is not None or not _ends_whole(path):
+                return False
+            with open(path, "rb") as file:
+                header = read_header(file)
+            if header is None:
+                return False
+            result = {"score": score(task.config["kind"], task.config["size"], task.seed)}
+            row = row_for(task, result, Provenance(worker="torn", host="torn", duration_s=0.123))
+            line = line_of([row.get(column, "") for column in header.columns], b"\n")
+            with open(path, "ab") as file:
+                file.write(line[: 1 + int(amount * (len(line) - 2))])
+            return True
+        return False
+
+
+def _picked(things: Sequence[Thing], pick: int) -> Thing | None:
+    return things[pick % len(things)] if things else None
+
+
+def _paused(process: psutil.Process) -> Undo | None:
+    """Stop a process and return how it goes on."""
+
+    def go_on() -> None:
+        with suppress(psutil.Error):
+            process.resume()
+
+    try:
+        process.suspend()
+    except psutil.Error:
+        return None
+    return go_on
+
+
+def _is_template(process: psutil.Process) -> bool:
+    words = " ".join(process.cmdline())
+    parent = process.parent()
+    return "forkserver" in words and parent is not None and "forkserver" not in " ".join(parent.cmdline())
+
+
+def _is_child(process: psutil.Process) -> bool:
+    words = " ".join(process.cmdline())
+    return ("forkserver" in words or "spawn_main" in words) and not _is_template(process)
+
+
+def _ends_whole(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _limit_files(pid: int, limit_bytes: int) -> None:
+    with suppress(ProcessLookupError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit_bytes, hard))

@@ -1,0 +1,95 @@
+"""What a run left on the disk and among the processes, as evidence. Looks, and changes nothing."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from benchmarks.chaos.checks import Evidence, Mark, Table, is_row_of, mark_of
+from benchmarks.chaos.stage import Stage
+from distexp.csv_text import read_header, whole_file
+from distexp.errors import JournalUnwritable
+from distexp.journal import Journal
+from distexp.results import RESULTS_FILE
+
+GONE_S = 10.0  # for children to notice that their worker has gone
+LOOK_S = 0.05
+
+
+def gather(stage: Stage, tears: int, overdue: str) -> Evidence:
+    """Return everything that the checks look at."""
+    tables = tuple(_table(path) for path in sorted(stage.workdir.root.glob(f"results_*/{RESULTS_FILE}")))
+    rows = [row for table in tables for row in table.rows]
+    finished = {task.key for task in stage.known.values() if any(is_row_of(task, row) for row in rows)}
+    left_over = [*_processes(stage), *_files(stage), *_locks(stage), *_leases(stage, finished)]
+    for actor in stage.actors:
+        if not actor.is_alive:
+            actor.reader.join(1.0)
+    return Evidence(
+        wanted=tuple(stage.wanted()),
+        known=tuple(stage.known.values()),
+        tables=tables,
+        lines=tuple(stage.lines),
+        marks=tuple(_marks(stage.diary)),
+        left_over=tuple(left_over),
+        torn_lines=sum(path.read_bytes().count(b"\n") for path in stage.root.rglob("*.torn")),
+        tears=tears,
+        ends=tuple((each.name, each.process.poll() or 0, each.is_killed) for each in stage.actors),
+        overdue=overdue,
+    )
+
+
+def _processes(stage: Stage) -> list[str]:
+    until_s = time.monotonic() + GONE_S
+    while (found := stage.left_over()) and time.monotonic() < until_s:
+        time.sleep(LOOK_S)
+    return [f"process {each.pid} is left: {' '.join(each.cmdline())[:120]}" for each in found]
+
+
+def _files(stage: Stage) -> Iterator[str]:
+    for path in sorted(stage.root.rglob("*")):
+        is_result = path.suffix == ".result" or path.parent == stage.workdir.spool
+        if path.name.endswith(".tmp") or is_result:
+            yield f"file {path.relative_to(stage.root)} is left"
+
+
+def _locks(stage: Stage) -> Iterator[str]:
+    for path in sorted({*stage.root.rglob("*.lock"), stage.workdir.state / "lock"}):
+        try:
+            with FileLock(path, blocking=False):
+                pass
+        except Timeout:
+            yield f"lock {path.relative_to(stage.root)} is held"
+
+
+def _leases(stage: Stage, finished: set[str]) -> Iterator[str]:
+    try:
+        journal = Journal(stage.workdir.journal)
+    except JournalUnwritable as error:
+        yield f"the journal cannot be read: {error}"
+        return
+    for record in journal.load():
+        if record.lease is not None and record.key not in finished:
+            yield f"the journal holds a live lease of {record.lease.worker} on {record.key}, which has no row"
+    journal.close()
+
+
+def _table(path: Path) -> Table:
+    rows, bad = [], []
+    with open(path, "rb") as file:
+        header = read_header(file)
+        if header is not None:
+            for raw, fields in whole_file(file, header):
+                if fields is None:
+                    bad.append(raw.decode(errors="replace"))
+                else:
+                    rows.append(dict(zip(header.columns, fields, strict=False)))
+    return Table(f"{path.parent.name}/{path.name}", tuple(rows), tuple(bad))
+
+
+def _marks(diary: Path) -> Iterator[Mark]:
+    if diary.exists():
+        for line in diary.read_text(encoding="utf-8").splitlines():
+            yield mark_of(json.loads(line))

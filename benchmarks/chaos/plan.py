@@ -1,0 +1,168 @@
+"""Seed -> what goes wrong in a run, and when. Pure.
+
+A plan says everything that chance decides. Which process an event hits is said by a number: the driver
+counts through the processes that are there at that moment, so a replay hits the same one as far as timing
+is the same.
+
+What is a fair fault: whatever a kernel, a network, a disk or a user can do to the processes. A torn row is
+fair as the row of a writer that was killed in its write: before it reported, under the file's lock, cut
+anywhere.
+"""
+
+import random
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+SPAN_S = 7.0  # in which events happen: about as long as an undisturbed sweep takes
+EVENTS = (6, 14)
+MAX_FAR = 2
+
+
+class Kind(StrEnum):
+    """What may happen."""
+
+    KILL_MANAGER = "kill manager"
+    STOP_MANAGER = "stop manager"
+    KILL_WORKER = "kill worker"
+    STOP_WORKER = "stop worker"
+    TERM_WORKER = "SIGTERM worker"
+    INTERRUPT_WORKER = "SIGINT worker"
+    KILL_CHILD = "kill child"
+    STOP_CHILD = "stop child"
+    KILL_TEMPLATE = "kill template"
+    STOP_TEMPLATE = "stop template"
+    CUT = "cut connection"
+    STALL = "stall connection"
+    TEAR_ROW = "tear row"
+    FILL_MANAGER_DISK = "fill manager's disk"
+    FILL_WORKER_DISK = "fill worker's disk"
+    TURN_CLOCK_BACK = "turn clock back"
+    EDIT_CONFIG = "edit config"
+    BREAK_CONFIG = "break config"
+    START_TWO = "start two workers"
+
+
+WEIGHTS: dict[Kind, int] = {
+    Kind.KILL_MANAGER: 4,
+    Kind.STOP_MANAGER: 2,
+    Kind.KILL_WORKER: 5,
+    Kind.STOP_WORKER: 4,
+    Kind.TERM_WORKER: 2,
+    Kind.INTERRUPT_WORKER: 2,
+    Kind.KILL_CHILD: 3,
+    Kind.STOP_CHILD: 2,
+    Kind.KILL_TEMPLATE: 2,
+    Kind.STOP_TEMPLATE: 1,
+    Kind.CUT: 4,
+    Kind.STALL: 3,
+    Kind.TEAR_ROW: 3,
+    Kind.FILL_MANAGER_DISK: 2,
+    Kind.FILL_WORKER_DISK: 2,
+    Kind.TURN_CLOCK_BACK: 2,
+    Kind.EDIT_CONFIG: 3,
+    Kind.BREAK_CONFIG: 2,
+    Kind.START_TWO: 2,
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One fault.  Times are real seconds, `at_s` since the run's start."""
+
+    at_s: float
+    kind: Kind
+    pick: int  # which of the processes, links or tasks that are there
+    for_s: float  # until it is undone; a killed manager stays away so long
+    amount: float  # 0 to 1: how much of a row, how full a disk
+    text: str = ""  # of a config
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where and how a worker runs."""
+
+    far: int  # 0: in the manager's folder; 1, 2: on another host, behind a relay
+    start_method: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the config file asks for."""
+
+    seeds: tuple[int, ...] = (1, 2)
+    sizes: tuple[int, ...] = (1, 2, 3, 4)
+
+    def text(self) -> str:
+        """Return the file: quick tasks, their twins, troublesome ones, programs, fresh interpreters."""
+        return (
+            'defaults: {output_dir: "./results_{kind}", experiment: "benchmarks.chaos.experiments:run"}\n'
+            f"seeds: {list(self.seeds)}\n"
+            f"quick: {{combinations: [{{kind: [quick]}}, {{size: {list(self.sizes)}}}]}}\n"
+            f"twin: {{combinations: [{{kind: [quick]}}, {{size: {list(self.sizes[:2])}}}]}}\n"
+            "trouble: {combinations: [{kind: [flaky, family, saver]}, {size: [1, 2]}]}\n"
+            "program:\n"
+            "  defaults: {command: 'python -m benchmarks.chaos.experiments {size} {seed}'}\n"
+            "  combinations: [{kind: [program]}, {size: [1, 2]}]\n"
+            "fresh: {defaults: {process: fresh}, combinations: [{kind: [fresh]}, {size: [1]}]}\n"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole run."""
+
+    seed: int
+    crew: tuple[Seat, ...]
+    config: str
+    events: tuple[Event, ...]
+
+    @property
+    def far_hosts(self) -> int:
+        """How many hosts there are beside the manager's."""
+        return max(seat.far for seat in self.crew)
+
+
+def make_plan(seed: int) -> Plan:
+    """Return the plan of this seed, always the same one."""
+    chance = random.Random(seed)
+    crew = _crew(chance)
+    shape = Shape()
+    events = []
+    times = sorted(chance.uniform(0.3, SPAN_S) for _ in range(chance.randint(*EVENTS)))
+    for at_s in times:
+        kind = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        text = ""
+        if kind is Kind.EDIT_CONFIG:
+            shape = _edited(shape, chance)
+            text = shape.text()
+        elif kind is Kind.BREAK_CONFIG:
+            text = _broken(shape.text(), chance)
+        events.append(Event(at_s, kind, chance.randrange(1000), _span_s(chance), chance.random(), text))
+    return Plan(seed, crew, Shape().text(), tuple(events))
+
+
+def _crew(chance: random.Random) -> tuple[Seat, ...]:
+    near = [Seat(0, "forkserver"), Seat(0, chance.choices(("forkserver", "spawn"), (4, 1))[0])]
+    more = [Seat(chance.randint(0, MAX_FAR), "forkserver") for _ in range(chance.randint(0, 3))]
+    return (*near, Seat(1, "forkserver"), *more)
+
+
+def _span_s(chance: random.Random) -> float:
+    """Return a span: mostly a hiccup, at times longer than a lease."""
+    return chance.choices(
+        (chance.uniform(0.05, 1.0), chance.uniform(1.0, 4.0), chance.uniform(8.0, 10.0)), (5, 3, 1)
+    )[0]
+
+
+def _edited(shape: Shape, chance: random.Random) -> Shape:
+    """Let a seed join, or a size leave or come back."""
+    if chance.random() < 0.4:
+        return replace(shape, seeds=(*shape.seeds, max(shape.seeds) + 1))
+    size = chance.randint(1, 5)
+    sizes = set(shape.sizes) ^ {size}
+    return replace(shape, sizes=tuple(sorted(sizes or {1})))
+
+
+def _broken(text: str, chance: random.Random) -> str:
+    """Return what an editor may leave for a while: half a file, an unknown word, no YAML."""
+    return chance.choice((text[: len(text) // 2] + "{", text.replace("combinations", "combination"), "\t: ["))

@@ -1,0 +1,217 @@
+"""Where a run happens: folders, the manager, the workers, and what they say.
+
+Every process is started as a user starts it, apart from the time in which it lives (`fast`). What it prints
+comes through a pipe, so that a full disk loses no line, and gets the time of its arrival.
+"""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from benchmarks.chaos.checks import Line
+from benchmarks.chaos.experiments import DIARY_VARIABLE
+from benchmarks.chaos.fast import HOST_VARIABLE, WALL_VARIABLE
+from benchmarks.chaos.plan import Seat
+from benchmarks.chaos.relay import Relay
+from benchmarks.harness import PROJECT
+from distexp.manager import DEFAULT_CONFIGS
+from distexp.sweep import Sweep
+from distexp.task import Task
+from distexp.workdir import TOKEN_VARIABLE, Workdir
+
+MARK_VARIABLE = "CHAOS_RUN"
+MANAGER_WAIT_S = 240  # of the worker's time: longer than any absence of the manager
+PORTS = range(
+    20_000, 30_000
+)  # below those that the system gives to clients: a restarted manager finds its own
+
+
+@dataclass
+class Actor:
+    """A process of the product."""
+
+    name: str
+    process: subprocess.Popen[str]
+    seat: Seat | None  # None: a manager
+    reader: threading.Thread
+    said: list[str] = field(default_factory=list)
+    is_killed: bool = False
+    is_stopped: bool = False
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal; none to a process that has ended."""
+        self.is_killed |= number is signal.SIGKILL
+        self.process.send_signal(number)
+
+    def tree(self) -> list[psutil.Process]:
+        """Return what it has started and what those have started."""
+        with suppress(psutil.Error):
+            return psutil.Process(self.process.pid).children(recursive=True)
+        return []
+
+
+class Stage:
+    """The folders and processes of one run."""
+
+    def __init__(self, root: Path, speed: float, far_hosts: int, config: str) -> None:
+        """Make the folders; start nothing."""
+        self.root, self.speed = root, speed
+        self.mark = uuid.uuid4().hex
+        self.workdir = Workdir(root / "work")
+        self.folders = [self.workdir.root, *(root / f"far{number + 1}" for number in range(far_hosts))]
+        for folder in self.folders:
+            folder.mkdir(parents=True)
+        (self.workdir.root / "configs").mkdir()
+        self.known: dict[str, Task] = {}
+        self.write_config(config)
+        self.port = _free_port()
+        self.relays = [Relay(lambda: self.port) for _ in range(far_hosts)]
+        self.manager: Actor | None = None
+        self.workers: list[Actor] = []
+        self.actors: list[Actor] = []
+        self.lines: list[Line] = []
+        self.turn_clock(0)
+
+    # -- the disk ------------------------------------------------------------------------------------------
+
+    def write_config(self, text: str, *, is_broken: bool = False) -> None:
+        """Replace the config file as an editor does."""
+        path = self.workdir.root / "configs" / "config_exp1.yaml"
+        path.with_suffix(".new").write_text(text, encoding="utf-8")
+        os.replace(path.with_suffix(".new"), path)
+        self.is_broken = is_broken
+        if not is_broken:
+            self.known |= {task.task_id: task for task in self.wanted()}
+
+    def wanted(self) -> list[Task]:
+        """Return the tasks that the config file asks for now."""
+        return Sweep(self.workdir.root, DEFAULT_CONFIGS).load()
+
+    def turn_clock(self, offset_s: float) -> None:
+        """Let the wall clock of every process be off by so much."""
+        (self.root / "wall.new").write_text(str(offset_s), encoding="ascii")
+        os.replace(self.root / "wall.new", self.root / "wall")
+
+    @property
+    def diary(self) -> Path:
+        """What the attempts wrote."""
+        return self.root / "diary.jsonl"
+
+    # -- processes -----------------------------------------------------------------------------------------
+
+    def start_manager(self, *words: str) -> Actor:
+        """Start the folder's manager."""
+        name = f"manager{sum(actor.seat is None for actor in self.actors)}"
+        words = ("--port", str(self.port), "--workdir", str(self.workdir.root), *words)
+        self.manager = self._start(name, None, "experiment_manager.py", words, {})
+        return self.manager
+
+    def start_worker(self, seat: Seat) -> Actor:
+        """Start a worker; elsewhere it is told where the manager is, and the secret."""
+        folder, words, environment = self.folders[seat.far], list[str](), dict[str, str]()
+        if seat.far:
+            words = ["127.0.0.1", str(self.relays[seat.far - 1].port)]
+            environment = {TOKEN_VARIABLE: self.secret(), HOST_VARIABLE: f"far{seat.far}"}
+        words += ["--device", "cpu", "--workdir", str(folder), "--start-method", seat.start_method]
+        words += ["--manager-wait-s", str(MANAGER_WAIT_S)]
+        name = f"worker{len(self.actors)}@{folder.name}"
+        worker = self._start(name, seat, "experiment_runner_gpu.py", words, environment)
+        self.workers.append(worker)
+        return worker
+
+    def is_ready_for(self, seat: Seat) -> bool:
+        """Return whether a user could start this worker: elsewhere, only once there is a secret to copy."""
+        return seat.far == 0 or self.workdir.token.exists()
+
+    def secret(self) -> str:
+        """Return what the user copies to another host: the one place to change with that text."""
+        return self.workdir.find_secret() or ""
+
+    def _start(
+        self,
+        name: str,
+        seat: Seat | None,
+        script: str,
+        words: tuple[str, ...] | list[str],
+        more: dict[str, str],
+    ) -> Actor:
+        environment = {
+            **{key: value for key, value in os.environ.items() if key != TOKEN_VARIABLE},
+            "PYTHONPATH": str(PROJECT),
+            MARK_VARIABLE: self.mark,
+            DIARY_VARIABLE: str(self.diary),
+            WALL_VARIABLE: str(self.root / "wall"),
+            **more,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.chaos.fast", str(self.speed), str(PROJECT / script), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=PROJECT,
+            env=environment,
+            start_new_session=True,  # a Ctrl+C for the driver is not for them
+        )
+        actor = Actor(name, process, seat, threading.Thread())
+        actor.reader = threading.Thread(target=self._listen, args=(actor,), daemon=True, name=name)
+        actor.reader.start()
+        self.actors.append(actor)
+        return actor
+
+    def _listen(self, actor: Actor) -> None:
+        assert actor.process.stdout is not None
+        for line in actor.process.stdout:
+            text = line.rstrip("\n")
+            actor.said.append(text)
+            self.lines.append(Line(time.monotonic(), actor.name, text))
+
+    def left_over(self) -> list[psutil.Process]:
+        """Return the live processes that this run has started, by whatever way."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if (
+                    process.environ().get(MARK_VARIABLE) == self.mark
+                    and process.status() != psutil.STATUS_ZOMBIE
+                ):
+                    found.append(process)
+        return found
+
+    def close(self) -> None:
+        """End whatever still runs."""
+        for relay in self.relays:
+            relay.close()
+        for process in self.left_over():
+            with suppress(psutil.Error):
+                process.kill()
+        for actor in self.actors:
+            actor.process.wait()
+            actor.reader.join(1.0)
+            if actor.process.stdout is not None and not actor.reader.is_alive():
+                actor.process.stdout.close()
+
+
+def _free_port() -> int:
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

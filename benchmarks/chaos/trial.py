@@ -1,0 +1,134 @@
+"""One run: the sweep starts, the plan happens, everything heals, the sweep ends, the evidence is gathered.
+
+At the end the manager is stopped and started once more, and a fresh worker in each folder hands over what
+earlier ones could not: what is then missing is lost.
+"""
+
+import heapq
+import itertools
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.chaos.checks import Evidence
+from benchmarks.chaos.faults import Faults
+from benchmarks.chaos.findings import gather
+from benchmarks.chaos.plan import Event, Kind, Plan, Seat
+from benchmarks.chaos.stage import Actor, Stage
+
+LOOK_S = 0.05  # between two looks at the processes
+END_S = 90.0  # for the sweep to end once everything is healed: on a busy machine, too
+GONE_S = 20.0  # for processes to end that have nothing left to do
+REPLACED_S = 0.5  # until a worker that left is replaced
+
+Action = Callable[[], object]
+
+
+@dataclass
+class Trial:
+    """A run of one plan."""
+
+    plan: Plan
+    stage: Stage
+    faults: Faults
+    due: list[tuple[float, int, Action]] = field(default_factory=list)  # a heap
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    is_manager_away: bool = False
+
+    def run(self) -> Evidence:
+        """Return what the run left behind; all its processes are gone."""
+        try:
+            self._start()
+            self._happen()
+            overdue = self._end()
+            return gather(self.stage, self.faults.tears, overdue)
+        finally:
+            self.stage.close()
+
+    def _start(self) -> None:
+        self.stage.start_manager()
+        for seat in self.plan.crew:
+            self._start_worker(seat)
+        began_s = time.monotonic()
+        for event in self.plan.events:
+            self._at(began_s + event.at_s, lambda event=event: self._strike(event))  # type: ignore[misc]
+
+    def _happen(self) -> None:
+        while self.due:
+            at_s = self.due[0][0]
+            if at_s <= time.monotonic():
+                heapq.heappop(self.due)[2]()
+            else:
+                time.sleep(min(LOOK_S, at_s - time.monotonic()))
+            self._keep_up()
+
+    def _strike(self, event: Event) -> None:
+        undo = self.faults.strike(event)
+        self._at(time.monotonic() + event.for_s, undo)
+
+    def _keep_up(self) -> None:
+        """Start what ended again: the manager after a while, a worker where there were more."""
+        manager = self.stage.manager
+        if manager is not None and not manager.is_alive and not self.is_manager_away:
+            self.is_manager_away = True
+            self._at(time.monotonic() + REPLACED_S, self._restart_manager)
+        for worker in [each for each in self.stage.workers if not each.is_alive]:
+            self.stage.workers.remove(worker)
+            if worker.seat is not None:
+                seat = worker.seat
+                self._at(time.monotonic() + REPLACED_S, lambda seat=seat: self._start_worker(seat))  # type: ignore[misc]
+
+    def _restart_manager(self) -> None:
+        if self.stage.is_broken:  # it would refuse to start, with the config's faults
+            self._at(time.monotonic() + REPLACED_S, self._restart_manager)
+            return
+        self.is_manager_away = False
+        self.stage.start_manager()
+
+    def _start_worker(self, seat: Seat) -> None:
+        if len(self.stage.workers) >= len(self.plan.crew):
+            return
+        if self.stage.is_ready_for(seat):
+            self.stage.start_worker(seat)
+        else:
+            self._at(time.monotonic() + REPLACED_S, lambda: self._start_worker(seat))
+
+    def _at(self, at_s: float, action: Action) -> None:
+        heapq.heappush(self.due, (at_s, next(self.numbers), action))
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def _end(self) -> str:
+        """Let the sweep end; return what did not."""
+        manager = self.stage.manager
+        assert manager is not None
+        manager.signal(signal.SIGINT)
+        if not _wait([manager], GONE_S):
+            return f"{manager.name} did not stop within {GONE_S:g} s"
+        last = self.stage.start_manager("--exit-when-done")
+        for far in range(len(self.stage.folders)):
+            self.stage.start_worker(Seat(far, "forkserver"))
+        if not _wait([last], END_S):
+            return f"the sweep did not end within {END_S:g} s"
+        if not _wait(self.stage.workers, GONE_S):
+            late = [worker.name for worker in self.stage.workers if worker.is_alive]
+            return f"{', '.join(late)} did not leave within {GONE_S:g} s"
+        return ""
+
+
+def _wait(actors: list[Actor], timeout_s: float) -> bool:
+    until_s = time.monotonic() + timeout_s
+    while any(actor.is_alive for actor in actors):
+        if time.monotonic() >= until_s:
+            return False
+        time.sleep(LOOK_S)
+    return True
+
+
+def run_plan(plan: Plan, root: Path, speed: float) -> tuple[Evidence, list[Kind]]:
+    """Run a plan in the folder `root`; return the evidence, and the kinds of the events that hit."""
+    stage = Stage(root, speed, plan.far_hosts, plan.config)
+    faults = Faults(stage, plan.config)
+    return Trial(plan, stage, faults).run(), faults.done
