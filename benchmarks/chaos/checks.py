@@ -58,7 +58,7 @@ class Evidence:
     left_over: tuple[str, ...] = ()  # processes, held locks, half files, spooled results, live leases
     torn_lines: int = 0  # set aside by the product
     tears: int = 0  # made by the plan
-    ends: tuple[tuple[str, int, bool], ...] = ()  # process, exit code, whether the plan killed it
+    ends: tuple[tuple[str, int, bool], ...] = ()  # process, exit code, whether that says nothing
     overdue: str = ""  # what did not end in time
 
     def found_rows(self, task: Task) -> int:
@@ -166,8 +166,8 @@ def check_one_lease(evidence: Evidence) -> Iterator[str]:
         attempts = sorted((list(marks) for marks in by_pid.values()), key=lambda marks: marks[0].at_s)
         for earlier, later in pairwise(attempts):
             if earlier[-1].at_s > later[0].at_s:
-                since_s, until_s = earlier[0].at_s, later[0].at_s + LATE_S
-                if not _was_lost(evidence.lines, tasks[work], since_s, until_s):
+                pair = sorted((earlier[0], later[0]), key=lambda mark: mark.attempt)
+                if not _was_lost(evidence.lines, tasks[work], *pair):
                     yield (
                         f"{work}: attempt {later[0].attempt} (pid {later[0].pid}) began "
                         f"{earlier[-1].at_s - later[0].at_s:.2f} s before the end of attempt "
@@ -175,11 +175,20 @@ def check_one_lease(evidence: Evidence) -> Iterator[str]:
                     )
 
 
-def _was_lost(lines: Sequence[Line], task_ids: Sequence[str], since_s: float, until_s: float) -> bool:
-    return any(
-        since_s <= line.at_s <= until_s and any(f"Task {name} lost by" in line.text for name in task_ids)
+def _was_lost(lines: Sequence[Line], task_ids: Sequence[str], first: Mark, second: Mark) -> bool:
+    """Return whether a lease on the task ended between the lending of the one attempt and the other's start.
+
+    A child may start long after its task was lent; the worker says when it got it.
+    """
+    running = {f"Running task {name} (attempt {first.attempt})" for name in task_ids}
+    lent_s = [
+        line.at_s
         for line in lines
-    )
+        if line.at_s <= first.at_s + LATE_S and any(words in line.text for words in running)
+    ]
+    since_s, until_s = max(lent_s, default=first.at_s), second.at_s + LATE_S
+    lost = [line.at_s for line in lines for name in task_ids if f"Task {name} lost by" in line.text]
+    return any(since_s - LATE_S <= at_s <= until_s for at_s in lost)
 
 
 def _work(task: Task) -> Work:
@@ -206,8 +215,8 @@ def check_no_bug_shown(evidence: Evidence) -> Iterator[str]:
 
 def check_exits(evidence: Evidence) -> Iterator[str]:
     """Every process that the plan did not kill ended in good order."""
-    for who, code, is_killed in evidence.ends:
-        if code != 0 and not is_killed:
+    for who, code, is_excused in evidence.ends:
+        if code != 0 and not is_excused:
             yield f"{who} ended with exit code {code}"
 
 

@@ -95,6 +95,8 @@ class Faults:
             return None
         if kind in (Kind.STOP_MANAGER, Kind.STOP_WORKER):
             return _paused(psutil.Process(actor.process.pid))
+        if kind in (Kind.TERM_WORKER, Kind.INTERRUPT_WORKER) and not actor.said:
+            return None  # an interpreter that still imports ends by them, as every program does
         actor.signal(_SIGNALS[kind])
         return _nothing
 

@@ -22,8 +22,8 @@ def gather(stage: Stage, tears: int, overdue: str) -> Evidence:
     """Return everything that the checks look at."""
     tables = tuple(_table(path) for path in sorted(stage.workdir.root.glob(f"results_*/{RESULTS_FILE}")))
     rows = [row for table in tables for row in table.rows]
-    finished = {task.key for task in stage.known.values() if any(is_row_of(task, row) for row in rows)}
-    left_over = [*_processes(stage), *_files(stage), *_locks(stage), *_leases(stage, finished)]
+    unfinished = {task.key for task in stage.wanted() if not any(is_row_of(task, row) for row in rows)}
+    left_over = [*_processes(stage), *_files(stage), *_locks(stage), *_leases(stage, unfinished)]
     for actor in stage.actors:
         if not actor.is_alive:
             actor.reader.join(1.0)
@@ -36,7 +36,7 @@ def gather(stage: Stage, tears: int, overdue: str) -> Evidence:
         left_over=tuple(left_over),
         torn_lines=sum(path.read_bytes().count(b"\n") for path in stage.root.rglob("*.torn")),
         tears=tears,
-        ends=tuple((each.name, each.process.poll() or 0, each.is_killed) for each in stage.actors),
+        ends=tuple((each.name, each.process.poll() or 0, each.is_excused) for each in stage.actors),
         overdue=overdue,
     )
 
@@ -64,14 +64,14 @@ def _locks(stage: Stage) -> Iterator[str]:
             yield f"lock {path.relative_to(stage.root)} is held"
 
 
-def _leases(stage: Stage, finished: set[str]) -> Iterator[str]:
+def _leases(stage: Stage, unfinished: set[str]) -> Iterator[str]:
     try:
         journal = Journal(stage.workdir.journal)
     except JournalUnwritable as error:
         yield f"the journal cannot be read: {error}"
         return
     for record in journal.load():
-        if record.lease is not None and record.key not in finished:
+        if record.lease is not None and record.key in unfinished:
             yield f"the journal holds a live lease of {record.lease.worker} on {record.key}, which has no row"
     journal.close()
 

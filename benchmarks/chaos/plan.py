@@ -155,12 +155,12 @@ def _span_s(chance: random.Random) -> float:
 
 
 def _edited(shape: Shape, chance: random.Random) -> Shape:
-    """Let a seed join, or a size leave or come back."""
+    """Let a seed or a size join, or the last size leave: so a label means the same task in the whole run."""
     if chance.random() < 0.4:
-        return replace(shape, seeds=(*shape.seeds, max(shape.seeds) + 1))
-    size = chance.randint(1, 5)
-    sizes = set(shape.sizes) ^ {size}
-    return replace(shape, sizes=tuple(sorted(sizes or {1})))
+        return replace(shape, seeds=(*shape.seeds, len(shape.seeds) + 1))
+    if chance.random() < 0.5 and len(shape.sizes) > 1:
+        return replace(shape, sizes=shape.sizes[:-1])
+    return replace(shape, sizes=(*shape.sizes, len(shape.sizes) + 1))
 
 
 def _broken(text: str, chance: random.Random) -> str:

@@ -47,12 +47,16 @@ class Actor:
     reader: threading.Thread
     said: list[str] = field(default_factory=list)
     is_killed: bool = False
-    is_stopped: bool = False
 
     @property
     def is_alive(self) -> bool:
         """Whether it has not ended."""
         return self.process.poll() is None
+
+    @property
+    def is_excused(self) -> bool:
+        """Whether its exit code says nothing: it was killed, or met the config that the plan had broken."""
+        return self.is_killed or (self.seat is None and any("error: configs/" in text for text in self.said))
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; none to a process that has ended."""

@@ -48,9 +48,10 @@ class Trial:
             self.stage.close()
 
     def _start(self) -> None:
-        self.stage.start_manager()
+        manager = self.stage.start_manager()
         for seat in self.plan.crew:
             self._start_worker(seat)
+        _wait_for(lambda: any("Manager serves" in text for text in manager.said), END_S)
         began_s = time.monotonic()
         for event in self.plan.events:
             self._at(began_s + event.at_s, lambda event=event: self._strike(event))  # type: ignore[misc]
@@ -119,8 +120,12 @@ class Trial:
 
 
 def _wait(actors: list[Actor], timeout_s: float) -> bool:
+    return _wait_for(lambda: not any(actor.is_alive for actor in actors), timeout_s)
+
+
+def _wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
     until_s = time.monotonic() + timeout_s
-    while any(actor.is_alive for actor in actors):
+    while not condition():
         if time.monotonic() >= until_s:
             return False
         time.sleep(LOOK_S)
