@@ -13,8 +13,8 @@ import random
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-SPAN_S = 7.0  # in which events happen: about as long as an undisturbed sweep takes
-EVENTS = (6, 14)
+SPAN_S = 10.0  # in which events happen: about as long as an undisturbed sweep takes
+EVENTS = (10, 18)
 MAX_FAR = 2
 
 

@@ -54,6 +54,11 @@ class Actor:
         return self.process.poll() is None
 
     @property
+    def serves(self) -> bool:
+        """Whether this manager has said that it serves."""
+        return any("Manager serves" in text for text in self.said)
+
+    @property
     def is_excused(self) -> bool:
         """Whether its exit code says nothing: it was killed, or met the config that the plan had broken."""
         return self.is_killed or (self.seat is None and any("error: configs/" in text for text in self.said))

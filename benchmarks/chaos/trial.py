@@ -51,7 +51,7 @@ class Trial:
         manager = self.stage.start_manager()
         for seat in self.plan.crew:
             self._start_worker(seat)
-        _wait_for(lambda: any("Manager serves" in text for text in manager.said), END_S)
+        _wait_for(lambda: manager.serves, END_S)
         began_s = time.monotonic()
         for event in self.plan.events:
             self._at(began_s + event.at_s, lambda event=event: self._strike(event))  # type: ignore[misc]
@@ -105,6 +105,8 @@ class Trial:
         """Let the sweep end; return what did not."""
         manager = self.stage.manager
         assert manager is not None
+        if not _wait_for(lambda: manager.serves, END_S):
+            return f"{manager.name} did not serve within {END_S:g} s"
         manager.signal(signal.SIGINT)
         if not _wait([manager], GONE_S):
             return f"{manager.name} did not stop within {GONE_S:g} s"
