@@ -1,0 +1,175 @@
+"""The chaos runs judge rightly: a plan is its seed's alone, and every check can fail."""
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos.checks import Evidence, Line, Mark, Table, violations
+from benchmarks.chaos.experiments import score
+from benchmarks.chaos.plan import WEIGHTS, Kind, make_plan
+from benchmarks.chaos.relay import Relay
+from distexp.config import load_configs
+from distexp.errors import ConfigError
+from distexp.task import Task, make_task
+
+PATIENCE_S = 30.0
+ABSENCE_S = 0.2  # in which a byte would arrive that nothing holds back
+
+
+def task(phase: str, index: int) -> Task:
+    return make_task(
+        task_id=f"{phase}_{index}_1",
+        phase=phase,
+        config={"kind": "quick", "size": index + 1},
+        seed=1,
+        output_dir="results_quick",
+        axes=("kind", "size"),
+    )
+
+
+def row(of: Task) -> dict[str, str]:
+    config = {name: str(value) for name, value in of.config.items()}
+    right = str(score(str(of.config["kind"]), int(of.config["size"]), of.seed))
+    return {"phase": of.phase, "task_id": of.task_id, **config, "seed": str(of.seed), "score": right}
+
+
+def said(*texts: str, who: str = "manager0") -> tuple[Line, ...]:
+    return tuple(Line(float(number), who, text) for number, text in enumerate(texts))
+
+
+def lived(attempt: int, pid: int, first_s: float, last_s: float) -> tuple[Mark, ...]:
+    work = ("quick", 1, 1)
+    return (Mark(work, attempt, pid, first_s, "start"), Mark(work, attempt, pid, last_s, "step"))
+
+
+FIRST, SECOND = task("quick", 0), task("quick", 1)
+ROWS = (row(FIRST), row(SECOND))
+GOOD = Evidence(wanted=(FIRST, SECOND), known=(FIRST, SECOND), tables=(Table("results", ROWS),))
+LENT, DONE = "Assigned task quick_0_1 to cpu0", "Task quick_0_1 completed by cpu0"
+LOST = "Task quick_0_1 lost by cpu0: no sign of life (loss 1 of 5, now pending)"
+
+
+def problems(**changed: object) -> str:
+    return "\n".join(violations(replace(GOOD, **changed)))  # type: ignore[arg-type]
+
+
+def test_a_run_in_which_all_is_well_has_no_violation() -> None:
+    lines = said(LENT, "Running task quick_0_1 (attempt 1)", LOST, LENT, DONE)
+    assert problems(lines=lines, ends=(("manager0", 0, False),)) == ""
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (ROWS[:1], "one_row: quick_1_1 has no row and did not fail"),
+        ((*ROWS, ROWS[0]), "one_row: quick_0_1 has 2 rows"),
+        ((*ROWS, {**ROWS[0], "phase": "none"}), "rows_are_right: results: a row of no task"),
+        ((ROWS[0], {**ROWS[1], "score": "-1"}), "rows_are_right: results: quick_1_1 has the score -1"),
+    ],
+)
+def test_a_lost_doubled_foreign_or_wrong_row_is_a_violation(
+    rows: tuple[dict[str, str], ...], words: str
+) -> None:
+    assert words in problems(tables=(Table("results", rows),))
+
+
+def test_a_torn_record_that_was_not_set_aside_is_a_violation() -> None:
+    table = Table("results", ROWS, bad=("quick,qu",))
+    assert "a record of the wrong length: 'quick,qu'" in problems(tables=(table,))
+
+
+def test_a_task_without_row_may_only_stand_as_failed_once_its_budget_is_spent() -> None:
+    one_row = (Table("results", ROWS[:1]),)
+    end = "Task quick_1_1 failed on cpu0 (crash, failure {} of 3, now failed): ended by SIGKILL"
+    assert problems(tables=one_row, lines=said(end.format(3))) == ""
+    assert "has no row and did not fail" in problems(tables=one_row, lines=said(end.format(2)))
+
+
+@pytest.mark.parametrize("who", ["manager0", "worker1@far1"])
+def test_an_acknowledged_task_without_its_row_is_a_violation(who: str) -> None:
+    lines = said("Task quick_1_1 completed", who=who)
+    assert "quick_1_1 was acknowledged and has no row" in problems(
+        tables=(Table("results", ROWS[:1]),), lines=lines
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ((LENT, LENT), "assigned while assigned"),
+        ((LENT, DONE, LENT), "assigned while complete"),
+        ((LENT, DONE, LOST), "moved after it was complete"),
+        ((LOST.replace("pending", "failed"), LENT), "assigned while failed"),
+    ],
+)
+def test_a_move_that_the_table_does_not_hold_is_a_violation(texts: tuple[str, ...], words: str) -> None:
+    assert words in problems(lines=said(*texts))
+
+
+def test_overlapping_attempts_need_a_lease_that_was_lost_before() -> None:
+    marks = (*lived(1, 100, 1.0, 9.0), *lived(2, 200, 5.0, 9.0))
+    assert "whose lease had not been lost" in problems(marks=marks, lines=said(LENT))
+    lost = (Line(1.0, "manager0", LENT), Line(4.0, "manager0", LOST), Line(4.5, "manager0", LENT))
+    assert problems(marks=marks, lines=lost) == ""
+    too_late = (*lost[:1], replace(lost[1], at_s=8.0))
+    assert "whose lease had not been lost" in problems(marks=marks, lines=too_late)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"left_over": ("process 7 is left: sleep",)}, "nothing_left: process 7"),
+        ({"torn_lines": 2, "tears": 1}, "2 torn lines were set aside, the plan tore 1"),
+        ({"lines": said("Traceback (most recent call last):")}, "no_bug_shown: manager0"),
+        ({"ends": (("worker1", 1, False),)}, "worker1 ended with exit code 1"),
+        ({"overdue": "the sweep did not end"}, "ended: the sweep did not end"),
+    ],
+)
+def test_an_orphan_a_foreign_tear_a_traceback_a_bad_exit_and_a_sweep_without_end_are_violations(
+    changed: dict[str, object], words: str
+) -> None:
+    assert words in problems(**changed)
+
+
+def test_a_seed_makes_the_same_plan_each_time_and_another_seed_another() -> None:
+    assert make_plan(7) == make_plan(7)
+    assert make_plan(7) != make_plan(8)
+
+
+def test_two_hundred_plans_hold_every_kind_of_event_and_both_kinds_of_hosts() -> None:
+    plans = [make_plan(seed) for seed in range(200)]
+    assert {event.kind for plan in plans for event in plan.events} == set(Kind) == set(WEIGHTS)
+    assert {seat.far > 0 for plan in plans for seat in plan.crew} == {False, True}
+    assert all(3 <= len(plan.crew) <= 6 for plan in plans)
+
+
+def test_a_stalled_relay_holds_bytes_back_until_it_heals_and_a_cut_one_breaks_connections() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        relay = Relay(lambda: int(server.getsockname()[1]))
+        with socket.create_connection(("127.0.0.1", relay.port), PATIENCE_S) as near:
+            far, _ = server.accept()
+            with far:
+                relay.stall()
+                near.sendall(b"held back")
+                far.settimeout(ABSENCE_S)
+                with pytest.raises(TimeoutError):
+                    far.recv(100)
+                far.settimeout(PATIENCE_S)
+                relay.heal()
+                assert far.recv(100) == b"held back"
+                relay.cut()
+                assert near.recv(1) == far.recv(1) == b""
+        relay.close()
+
+
+def test_a_plan_edits_configs_as_a_user_may_and_breaks_them_so_that_they_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config_exp1.yaml"
+    for event in (event for seed in range(20) for event in make_plan(seed).events if event.text):
+        path.write_text(event.text, encoding="utf-8")
+        if event.kind is Kind.EDIT_CONFIG:
+            assert load_configs([path], tmp_path)
+        else:
+            with pytest.raises(ConfigError):
+                load_configs([path], tmp_path)
