@@ -15,11 +15,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.chaos.checks import violations
+from benchmarks.chaos.checks import Evidence, violations
 from benchmarks.chaos.plan import Kind, make_plan
 from benchmarks.chaos.trial import run_plan
 
 SPEED = 8.0
+SIGHTS = {  # what is counted -> words of the product's lines
+    "leases lost": " lost by ",
+    "attempts told to stop": "ended elsewhere",
+    "failures": ", failure ",
+    "tasks given back": " given back by ",
+    "reconnections": " is back",
+    "writes refused": "cannot be written now",
+    "journal writes refused": "the records are kept and tried again",
+    "torn lines met": "a torn last line",
+    "kept results handed over": "Handing over a kept result",
+    "configs refused": "The sweep goes on as it was",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class Verdict:
     tasks: int
     attempts: int
     kinds: list[Kind]
+    sights: Counter[str]
 
 
 def main(words: Sequence[str]) -> int:
@@ -45,6 +58,8 @@ def main(words: Sequence[str]) -> int:
         f"\n{len(verdicts)} runs, {failures} failed; {sum(each.tasks for each in verdicts)} tasks in "
         f"{sum(each.attempts for each in verdicts)} attempts; {time.monotonic() - began_s:.0f} s"
     )
+    sights = sum((verdict.sights for verdict in verdicts), Counter[str]())
+    print("seen: " + ", ".join(f"{number} {sight}" for sight, number in sights.most_common()))
     print("events: " + ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()))
     return int(failures > 0)
 
@@ -78,7 +93,13 @@ def _run(seed: int, speed: float, keep: bool) -> Verdict:
     print(f"{text}: FAILED {problems[0]}{more}" if problems else f"{text}: ok", flush=True)
     if problems:
         (root / "problems.txt").write_text("\n".join(problems) + "\n", encoding="utf-8")
-    return Verdict(problems, len(evidence.wanted), attempts, kinds)
+    return Verdict(problems, len(evidence.wanted), attempts, kinds, _sights(evidence))
+
+
+def _sights(evidence: Evidence) -> Counter[str]:
+    """Return how often the product met what the plan is there for."""
+    texts = [line.text for line in evidence.lines]
+    return Counter({name: sum(words in text for text in texts) for name, words in SIGHTS.items()})
 
 
 if __name__ == "__main__":

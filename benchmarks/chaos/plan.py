@@ -16,6 +16,8 @@ from enum import StrEnum
 SPAN_S = 10.0  # in which events happen: about as long as an undisturbed sweep takes
 EVENTS = (10, 18)
 MAX_FAR = 2
+MOMENTS = ("", "Assigned task", "Running task", "completed", "failed", "lost by", "Error reporting")
+MOMENT_WEIGHTS = (6, 1, 1, 1, 1, 1, 1)
 
 
 class Kind(StrEnum):
@@ -67,13 +69,14 @@ WEIGHTS: dict[Kind, int] = {
 
 @dataclass(frozen=True)
 class Event:
-    """One fault.  Times are real seconds, `at_s` since the run's start."""
+    """One fault.  Times are real seconds, `at_s` since the first manager served."""
 
     at_s: float
     kind: Kind
     pick: int  # which of the processes, links or tasks that are there
     for_s: float  # until it is undone; a killed manager stays away so long
     amount: float  # 0 to 1: how much of a row, how full a disk
+    moment: str = ""  # it waits until a process prints a line with these words: then much is half done
     text: str = ""  # of a config
 
 
@@ -137,7 +140,17 @@ def make_plan(seed: int) -> Plan:
             text = shape.text()
         elif kind is Kind.BREAK_CONFIG:
             text = _broken(shape.text(), chance)
-        events.append(Event(at_s, kind, chance.randrange(1000), _span_s(chance), chance.random(), text))
+        events.append(
+            Event(
+                at_s,
+                kind,
+                chance.randrange(1000),
+                _span_s(chance),
+                chance.random(),
+                chance.choices(MOMENTS, MOMENT_WEIGHTS)[0],
+                text,
+            )
+        )
     return Plan(seed, crew, Shape().text(), tuple(events))
 
 

@@ -60,8 +60,9 @@ class Actor:
 
     @property
     def is_excused(self) -> bool:
-        """Whether its exit code says nothing: it was killed, or met the config that the plan had broken."""
-        return self.is_killed or (self.seat is None and any("error: configs/" in text for text in self.said))
+        """Whether its exit code says nothing: it was killed, met a broken config, or missed the farewell."""
+        excuse = "error: configs/" if self.seat is None else "Giving up after"
+        return self.is_killed or any(excuse in text for text in self.said)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; none to a process that has ended."""
@@ -95,6 +96,7 @@ class Stage:
         self.workers: list[Actor] = []
         self.actors: list[Actor] = []
         self.lines: list[Line] = []
+        self.news = threading.Event()  # a line has come since it was cleared
         self.turn_clock(0)
 
     # -- the disk ------------------------------------------------------------------------------------------
@@ -191,6 +193,7 @@ class Stage:
             text = line.rstrip("\n")
             actor.said.append(text)
             self.lines.append(Line(time.monotonic(), actor.name, text))
+            self.news.set()
 
     def left_over(self) -> list[psutil.Process]:
         """Return the live processes that this run has started, by whatever way."""

@@ -16,11 +16,12 @@ from benchmarks.chaos.checks import Evidence
 from benchmarks.chaos.faults import Faults
 from benchmarks.chaos.findings import gather
 from benchmarks.chaos.plan import Event, Kind, Plan, Seat
-from benchmarks.chaos.stage import Actor, Stage
+from benchmarks.chaos.stage import MANAGER_WAIT_S, Actor, Stage
 
 LOOK_S = 0.05  # between two looks at the processes
 END_S = 90.0  # for the sweep to end once everything is healed: on a busy machine, too
-GONE_S = 20.0  # for processes to end that have nothing left to do
+GONE_S = 20.0  # for processes to end that have nothing left to do, on a busy machine
+MOMENT_S = 3.0  # that an event waits for its line; then it happens all the same
 REPLACED_S = 0.5  # until a worker that left is replaced
 
 Action = Callable[[], object]
@@ -35,6 +36,7 @@ class Trial:
     faults: Faults
     due: list[tuple[float, int, Action]] = field(default_factory=list)  # a heap
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+    waiting: list[tuple[Event, int, float]] = field(default_factory=list)  # since which line, until when
     is_manager_away: bool = False
 
     def run(self) -> Evidence:
@@ -54,7 +56,7 @@ class Trial:
         _wait_for(lambda: manager.serves, END_S)
         began_s = time.monotonic()
         for event in self.plan.events:
-            self._at(began_s + event.at_s, lambda event=event: self._strike(event))  # type: ignore[misc]
+            self._at(began_s + event.at_s, lambda event=event: self._await_moment(event))  # type: ignore[misc]
 
     def _happen(self) -> None:
         while self.due:
@@ -62,8 +64,26 @@ class Trial:
             if at_s <= time.monotonic():
                 heapq.heappop(self.due)[2]()
             else:
-                time.sleep(min(LOOK_S, at_s - time.monotonic()))
+                self.stage.news.wait(max(0.0, min(LOOK_S, at_s - time.monotonic())))
+            self._meet_moments()
             self._keep_up()
+
+    def _meet_moments(self) -> None:
+        """Strike where the line has come that an event waited for; nothing waits longer than `MOMENT_S`."""
+        self.stage.news.clear()
+        for event, since, until_s in list(self.waiting):
+            lines = self.stage.lines[since:]
+            if time.monotonic() >= until_s or any(event.moment in line.text for line in lines):
+                self.waiting.remove((event, since, until_s))
+                self._strike(event)
+
+    def _await_moment(self, event: Event) -> None:
+        if event.moment:
+            until_s = time.monotonic() + MOMENT_S
+            self.waiting.append((event, len(self.stage.lines), until_s))
+            self._at(until_s, lambda: None)  # the plan is not over before
+        else:
+            self._strike(event)
 
     def _strike(self, event: Event) -> None:
         undo = self.faults.strike(event)
@@ -115,9 +135,10 @@ class Trial:
             self.stage.start_worker(Seat(far, "forkserver"))
         if not _wait([last], END_S):
             return f"the sweep did not end within {END_S:g} s"
-        if not _wait(self.stage.workers, GONE_S):
+        patience_s = GONE_S + MANAGER_WAIT_S / self.stage.speed  # for one that did not hear the farewell
+        if not _wait(self.stage.workers, patience_s):
             late = [worker.name for worker in self.stage.workers if worker.is_alive]
-            return f"{', '.join(late)} did not leave within {GONE_S:g} s"
+            return f"{', '.join(late)} did not leave within {patience_s:g} s"
         return ""
 
 
