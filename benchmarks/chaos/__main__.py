@@ -6,12 +6,12 @@ same plan again; the processes are real, so their timing, and with it what an ev
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +49,10 @@ def main(words: Sequence[str]) -> int:
     """Run the plans and print a line for each, then a summary."""
     settings = _parse(words)
     began_s = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it has processes to end
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also in the background of a script
     seeds = range(settings.seed, settings.seed + settings.runs)
-    with ThreadPoolExecutor(settings.jobs) as pool:
-        verdicts = list(pool.map(lambda seed: _run(seed, settings.speed, settings.keep), seeds))
+    verdicts = [_run(seed, settings.speed, settings.keep) for seed in seeds]
     failures = sum(bool(verdict.problems) for verdict in verdicts)
     kinds = Counter(kind.value for verdict in verdicts for kind in verdict.kinds)
     print(
@@ -69,7 +70,6 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=10, help="how many (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the first run; the next has the next (1)")
     parser.add_argument("--speed", type=float, default=SPEED, help="of the product's time (%(default)g)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
     parser.add_argument("--keep", action="store_true", help="keep the folders of all runs")
     return parser.parse_args(words)
 

@@ -27,6 +27,7 @@ Thing = TypeVar("Thing")
 CLOCK_BACK_S = 7200.0  # at most
 FULL_BYTES = 400  # a disk has room for less than this: about two rows
 REAP_S = 10.0
+TEMPLATE = "multiprocessing.forkserver"  # stands in its command line, and so in that of its forks
 
 _SIGNALS = {
     Kind.KILL_MANAGER: signal.SIGKILL,
@@ -208,14 +209,16 @@ def _paused(process: psutil.Process) -> Undo | None:
 
 
 def _is_template(process: psutil.Process) -> bool:
-    words = " ".join(process.cmdline())
     parent = process.parent()
-    return "forkserver" in words and parent is not None and "forkserver" not in " ".join(parent.cmdline())
+    return _runs(process, TEMPLATE) and parent is not None and not _runs(parent, TEMPLATE)
 
 
 def _is_child(process: psutil.Process) -> bool:
-    words = " ".join(process.cmdline())
-    return ("forkserver" in words or "spawn_main" in words) and not _is_template(process)
+    return _runs(process, "spawn_main") or (_runs(process, TEMPLATE) and not _is_template(process))
+
+
+def _runs(process: psutil.Process, words: str) -> bool:
+    return words in " ".join(process.cmdline())
 
 
 def _ends_whole(path: Path) -> bool:
