@@ -150,14 +150,14 @@ def _read(path: Path) -> str:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file by one that its owner alone may read, never half written.
+    """Replace a file by one that its owner alone may read, never half written. Caller holds the folder.
 
     Raises:
         UserError: It cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")  # one name: the next manager clears what a kill left
     try:
-        temporary.unlink(missing_ok=True)  # of a process of this number that was killed here
+        temporary.unlink(missing_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,6 +114,18 @@ def test_a_file_that_cannot_be_written_is_one_clear_line_and_leaves_no_half(tmp_
     with pytest.raises(UserError, match=r"^\S+/token: Is a directory, expected a disk to write it on$"):
         write_private(tmp_path / "token", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["token"]
+
+
+def test_a_manager_clears_what_one_that_was_killed_left_half_written(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    workdir.hold().release()
+    half = workdir.info.with_name("manager.json.tmp")
+    half.write_text('{"pid": 1')
+    half.chmod(0o644)
+    workdir.announce("127.0.0.1", 5001)
+    assert not list(workdir.state.glob("*.tmp"))
+    assert workdir.read_info()["port"] == 5001
+    assert stat.S_IMODE(workdir.info.stat().st_mode) == 0o600
 
 
 def test_a_task_has_one_folder_for_all_its_attempts_and_labels(tmp_path: Path) -> None:
