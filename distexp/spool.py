@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from distexp.csv_disk import sync_folder
@@ -44,6 +45,8 @@ class Spool:
             os.replace(unfinished, self._folder / (name + SUFFIX))
             sync_folder(self._folder)
         except OSError as error:
+            with suppress(OSError):  # a full disk is not to be filled with halves
+                unfinished.unlink()
             raise ResultsUnwritable(f"{self._folder}: cannot be written now ({error.strerror})") from error
 
     def items(self) -> list[tuple[str, bytes]]:

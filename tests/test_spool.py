@@ -54,6 +54,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         Spool(tmp_path / "file" / "spool").put("a", b"")
 
 
+def test_a_result_that_cannot_be_kept_leaves_no_half_of_it(tmp_path: Path) -> None:
+    (tmp_path / "a.result").mkdir()
+    with pytest.raises(ResultsUnwritable, match=r"cannot be written now \(Is a directory\)"):
+        Spool(tmp_path).put("a", b"payload")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.result"]
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "a\n"])
 def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="expected letters, digits, dot, dash and underscore"):
