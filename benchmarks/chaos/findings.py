@@ -16,6 +16,7 @@ from distexp.results import RESULTS_FILE
 
 GONE_S = 10.0  # for children to notice that their worker has gone
 LOOK_S = 0.05
+SPOOL = ".experiment_spool"
 
 
 def gather(stage: Stage, tears: int, overdue: str) -> Evidence:
@@ -49,9 +50,13 @@ def _processes(stage: Stage) -> list[str]:
 
 
 def _files(stage: Stage) -> Iterator[str]:
+    """Yield half files and spooled results; but who is killed while it spools leaves a hidden half for good."""
+    killed = {stage.folders[actor.seat.far] for actor in stage.actors if actor.seat and actor.is_killed}
     for path in sorted(stage.root.rglob("*")):
-        is_result = path.suffix == ".result" or path.parent == stage.workdir.spool
-        if path.name.endswith(".tmp") or is_result:
+        is_half = path.name.endswith(".tmp") and not (
+            path.parent.name == SPOOL and path.parent.parent in killed
+        )
+        if is_half or path.suffix == ".result":
             yield f"file {path.relative_to(stage.root)} is left"
 
 
