@@ -50,13 +50,18 @@ def _processes(stage: Stage) -> list[str]:
 
 
 def _files(stage: Stage) -> Iterator[str]:
-    """Yield half files and spooled results; but who is killed while it spools leaves a hidden half for good."""
+    """Yield half files, and spooled results of tasks that are asked for.
+
+    A worker that is killed while it spools leaves a hidden half for good. A result whose task has left the
+    configs before the manager was started again is kept, in case they ask for it once more.
+    """
+    wanted = {task.key for task in stage.wanted()}
     killed = {stage.folders[actor.seat.far] for actor in stage.actors if actor.seat and actor.is_killed}
     for path in sorted(stage.root.rglob("*")):
         is_half = path.name.endswith(".tmp") and not (
             path.parent.name == SPOOL and path.parent.parent in killed
         )
-        if is_half or path.suffix == ".result":
+        if is_half or (path.suffix == ".result" and path.name.partition("-")[0] in wanted):
             yield f"file {path.relative_to(stage.root)} is left"
 
 
