@@ -1,17 +1,25 @@
 """The chaos runs judge rightly: a plan is its seed's alone, and every check can fail."""
 
+import os
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from benchmarks.chaos import findings
 from benchmarks.chaos.checks import Evidence, Line, Mark, Table, violations
 from benchmarks.chaos.experiments import score
-from benchmarks.chaos.plan import WEIGHTS, Kind, make_plan
+from benchmarks.chaos.plan import WEIGHTS, Kind, Shape, make_plan
 from benchmarks.chaos.relay import Relay
+from benchmarks.chaos.stage import MARK_VARIABLE, Stage
 from distexp.config import load_configs
 from distexp.errors import ConfigError
+from distexp.journal import Journal
+from distexp.spool import Spool
 from distexp.task import Task, make_task
 
 PATIENCE_S = 30.0
@@ -173,3 +181,37 @@ def test_a_plan_edits_configs_as_a_user_may_and_breaks_them_so_that_they_are_ref
         else:
             with pytest.raises(ConfigError):
                 load_configs([path], tmp_path)
+
+
+def test_what_a_run_leaves_behind_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "GONE_S", 0.0)
+    stage = Stage(tmp_path, speed=1.0, far_hosts=1, config=Shape().text())
+    results = stage.workdir.results_folder("results_quick")
+    results.mkdir()
+    (results / "final_results.csv").write_text("phase,task_id,kind,size,seed,score,duration_s\nquick,qui\n")
+    (results / "final_results.csv.torn").write_text("quick,q\n")
+    stage.workdir.state.mkdir()
+    Journal(stage.workdir.journal).close()
+    Spool(tmp_path / "far1" / ".experiment_spool").put(f"{stage.wanted()[0].key}-lease", b"a result")
+    (results / "final_results.csv.tmp").touch()
+    orphan = subprocess.Popen(
+        [sys.executable, "-c", "import sys; print('here', flush=True); sys.stdin.read()"],
+        env={**os.environ, MARK_VARIABLE: stage.mark},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert orphan.stdout is not None
+    try:
+        orphan.stdout.readline()
+        with FileLock(stage.workdir.state / "lock"):
+            found = findings.gather(stage, tears=0, overdue="")
+    finally:
+        stage.close()
+        orphan.communicate()
+    left = "\n".join(found.left_over)
+    assert f"process {orphan.pid} is left" in left
+    assert "lock work/.experiment_manager/lock is held" in left
+    assert "file work/results_quick/final_results.csv.tmp is left" in left
+    assert "file far1/.experiment_spool/" in left
+    assert found.tables[0].bad == ("quick,qui\n",)
+    assert found.torn_lines == 1
