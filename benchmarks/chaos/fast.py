@@ -2,13 +2,14 @@
 
 `python -m benchmarks.chaos.fast SPEED SCRIPT WORDS...`. The product reads time in few places, and only
 there it is replaced: the module `time` as the rooms `manager` and `worker_command` see it (every lease,
-beat and turn comes from these two), the worker's one wait, and the client's time-outs. So every span of
-DESIGN E keeps its length in relation to every other. With SPEED 1 nothing of this is replaced.
+beat and turn comes from these two), the worker's one wait, and the client's time-outs. So every span
+keeps its length in relation to every other. With SPEED 1 nothing of this is replaced.
 
 `$CHAOS_WALL` names a file with seconds by which the wall clock is off; `$CHAOS_HOST` is the name of the
 host.
 """
 
+import importlib
 import os
 import runpy
 import socket
@@ -18,11 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-
-import distexp.client
-import distexp.link
-import distexp.manager
-import distexp.worker_command
 
 WALL_VARIABLE = "CHAOS_WALL"
 HOST_VARIABLE = "CHAOS_HOST"
@@ -35,7 +31,7 @@ def main(words: Sequence[str]) -> None:
     if host := os.environ.get(HOST_VARIABLE):
         _replace(socket, "gethostname", lambda: host)
     if speed != 1:
-        run_faster(speed)
+        (run_manager_faster if "manager" in Path(script).name else run_worker_faster)(speed)
     sys.argv = [script, *words[2:]]
     runpy.run_path(script, run_name="__main__")
 
@@ -53,17 +49,24 @@ def turn_wall_clock(offset_file: Path) -> None:
     _replace(time, "time", shifted)
 
 
-def run_faster(speed: float) -> None:
-    """Let the product's time run `speed` times as fast."""
+def run_manager_faster(speed: float) -> None:
+    """Let the manager's time run `speed` times as fast."""
+    sleep = time.sleep
     fast_time = SimpleNamespace(
-        monotonic=lambda: time.monotonic() * speed, sleep=lambda span_s: time.sleep(span_s / speed)
+        monotonic=lambda: time.monotonic() * speed, sleep=lambda span_s: sleep(span_s / speed)
     )
-    _replace(distexp.manager, "time", fast_time)
-    _replace(distexp.worker_command, "time", fast_time)
-    real_wait = vars(distexp.link)["wait"]
-    _replace(distexp.link, "wait", lambda things, timeout_s: real_wait(things, timeout_s / speed))
+    _replace(importlib.import_module("distexp.manager"), "time", fast_time)
+
+
+def run_worker_faster(speed: float) -> None:
+    """Let a worker's time run `speed` times as fast."""
+    fast_time = SimpleNamespace(monotonic=lambda: time.monotonic() * speed)
+    _replace(importlib.import_module("distexp.worker_command"), "time", fast_time)
+    link, client = importlib.import_module("distexp.link"), importlib.import_module("distexp.client")
+    wait = vars(link)["wait"]
+    _replace(link, "wait", lambda things, timeout_s: wait(things, timeout_s / speed))
     for name in ("CONNECT_S", "REPLY_S"):
-        _replace(distexp.client, name, vars(distexp.client)[name] / speed)
+        _replace(client, name, vars(client)[name] / speed)
 
 
 def _replace(module: ModuleType, name: str, value: Any) -> None:
