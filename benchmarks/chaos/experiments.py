@@ -20,7 +20,8 @@ from distexp.context import Context
 
 DIARY_VARIABLE = "CHAOS_DIARY"
 STEP_S = 0.05
-SHORT_STEPS, LONG_STEPS = 3, 40  # the long ones outlive a lease that ends while they run
+SHORT_STEPS = 3
+STEPS = {"saver": 40, "slow": 80}  # the long ones outlive a lease that ends while they run
 NAP_S = 600  # of a child that nobody waits for: it must be ended with its task
 
 
@@ -37,7 +38,7 @@ def run(params: Mapping[str, Any], context: Context) -> dict[str, int]:
         raise RuntimeError("a first attempt of this kind fails")
     if kind == "family":
         leave_behind(is_detached=bool(size % 2))
-    steps = LONG_STEPS if kind == "saver" else SHORT_STEPS + size
+    steps = STEPS.get(kind, SHORT_STEPS + size)
     first = _saved(context) if kind == "saver" else 0
     for step in range(first, steps):
         time.sleep(STEP_S)

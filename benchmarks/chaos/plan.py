@@ -96,10 +96,11 @@ class Shape:
     sizes: tuple[int, ...] = (1, 2, 3, 4)
 
     def text(self) -> str:
-        """Return the file: quick tasks, their twins, troublesome ones, programs, fresh interpreters."""
+        """Return the file: slow tasks, quick ones and their twins, troublesome ones, programs, fresh interpreters."""
         return (
             'defaults: {output_dir: "./results_{kind}", experiment: "benchmarks.chaos.experiments:run"}\n'
             f"seeds: {list(self.seeds)}\n"
+            "slow: {combinations: [{kind: [slow]}, {size: [1, 2]}]}\n"
             f"quick: {{combinations: [{{kind: [quick]}}, {{size: {list(self.sizes)}}}]}}\n"
             f"twin: {{combinations: [{{kind: [quick]}}, {{size: {list(self.sizes[:2])}}}]}}\n"
             "trouble: {combinations: [{kind: [flaky, family, saver]}, {size: [1, 2]}]}\n"
