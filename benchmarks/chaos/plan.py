@@ -96,7 +96,7 @@ class Shape:
     sizes: tuple[int, ...] = (1, 2, 3, 4)
 
     def text(self) -> str:
-        """Return the file: slow tasks, quick ones and their twins, troublesome ones, programs, fresh interpreters."""
+        """Return the file: slow tasks, quick ones and their twins, trouble, programs, fresh interpreters."""
         return (
             'defaults: {output_dir: "./results_{kind}", experiment: "benchmarks.chaos.experiments:run"}\n'
             f"seeds: {list(self.seeds)}\n"
