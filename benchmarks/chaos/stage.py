@@ -28,7 +28,8 @@ from benchmarks.harness import PROJECT
 from distexp.manager import DEFAULT_CONFIGS
 from distexp.sweep import Sweep
 from distexp.task import Task
-from distexp.workdir import TOKEN_VARIABLE, Workdir
+from distexp.trust import TOKEN_VARIABLE
+from distexp.workdir import Workdir
 
 MARK_VARIABLE = "CHAOS_RUN"
 MANAGER_WAIT_S = 240  # of the worker's time: longer than any absence of the manager
@@ -134,11 +135,11 @@ class Stage:
         return self.manager
 
     def start_worker(self, seat: Seat) -> Actor:
-        """Start a worker; elsewhere it is told where the manager is, and the secret."""
+        """Start a worker; elsewhere it is told where the manager is, and the token."""
         folder, words, environment = self.folders[seat.far], list[str](), dict[str, str]()
         if seat.far:
             words = ["127.0.0.1", str(self.relays[seat.far - 1].port)]
-            environment = {TOKEN_VARIABLE: self.secret(), HOST_VARIABLE: f"far{seat.far}"}
+            environment = {TOKEN_VARIABLE: self.token(), HOST_VARIABLE: f"far{seat.far}"}
         words += ["--device", "cpu", "--workdir", str(folder), "--start-method", seat.start_method]
         words += ["--manager-wait-s", str(MANAGER_WAIT_S)]
         name = f"worker{len(self.actors)}@{folder.name}"
@@ -147,12 +148,12 @@ class Stage:
         return worker
 
     def is_ready_for(self, seat: Seat) -> bool:
-        """Return whether a user could start this worker: elsewhere, only once there is a secret to copy."""
+        """Return whether a user could start this worker: elsewhere, only once there is a token to copy."""
         return seat.far == 0 or self.workdir.token.exists()
 
-    def secret(self) -> str:
-        """Return what the user copies to another host: the one place to change with that text."""
-        return self.workdir.find_secret() or ""
+    def token(self) -> str:
+        """Return what the user copies to another host: the whole text of the token file."""
+        return self.workdir.token.read_text(encoding="utf-8")
 
     def _start(
         self,
