@@ -19,7 +19,9 @@ from benchmarks.chaos.plan import Event, Kind, Plan, Seat
 from benchmarks.chaos.stage import MANAGER_WAIT_S, Actor, Stage
 
 LOOK_S = 0.05  # between two looks at the processes
-END_S = 90.0  # for the sweep to end once everything is healed: on a busy machine, too
+START_S = 60.0  # for a manager to serve, on a busy machine
+END_S = 90.0  # for the sweep to end once everything is healed, on a busy machine ...
+LEASES_S = 480.0  # ... and, of the product's time, for leases of workers that are gone to end
 GONE_S = 20.0  # for processes to end that have nothing left to do, on a busy machine
 MOMENT_S = 3.0  # that an event waits for its line; then it happens all the same
 REPLACED_S = 0.5  # until a worker that left is replaced
@@ -53,7 +55,7 @@ class Trial:
         manager = self.stage.start_manager()
         for seat in self.plan.crew:
             self._start_worker(seat)
-        _wait_for(lambda: manager.serves, END_S)
+        _wait_for(lambda: manager.serves, START_S)
         began_s = time.monotonic()
         for event in self.plan.events:
             self._at(began_s + event.at_s, lambda event=event: self._await_moment(event))  # type: ignore[misc]
@@ -125,16 +127,17 @@ class Trial:
         """Let the sweep end; return what did not."""
         manager = self.stage.manager
         assert manager is not None
-        if not _wait_for(lambda: manager.serves, END_S):
-            return f"{manager.name} did not serve within {END_S:g} s"
+        if not _wait_for(lambda: manager.serves, START_S):
+            return f"{manager.name} did not serve within {START_S:g} s"
         manager.signal(signal.SIGINT)
         if not _wait([manager], GONE_S):
             return f"{manager.name} did not stop within {GONE_S:g} s"
         last = self.stage.start_manager("--exit-when-done")
         for far in range(len(self.stage.folders)):
             self.stage.start_worker(Seat(far, "forkserver"))
-        if not _wait([last], END_S):
-            return f"the sweep did not end within {END_S:g} s"
+        patience_s = END_S + LEASES_S / self.stage.speed
+        if not _wait([last], patience_s):
+            return f"the sweep did not end within {patience_s:g} s"
         patience_s = GONE_S + MANAGER_WAIT_S / self.stage.speed  # for one that did not hear the farewell
         if not _wait(self.stage.workers, patience_s):
             late = [worker.name for worker in self.stage.workers if worker.is_alive]
