@@ -163,6 +163,8 @@ class Service:
             except JournalUnwritable:
                 self._queue.release(lease.lease_id, lease.task.key)
                 raise
+            if not self._is_live(lease):
+                continue  # an earlier worker's result came while the lease was written down
             log.info("Assigned task %s to %s", lease.task.task_id, borrower.worker)
             return lease
 

@@ -111,6 +111,7 @@ def test_a_row_that_comes_to_light_while_its_task_is_lent_again_ends_that_lease(
         monkeypatch.setattr(manager.journal, "flush", after_a_row)
         assert other.say("request_task")["key"] != task["key"], "its bookmark would be beyond the row"
     assert manager.queue.entry(task["key"]).state is State.COMPLETE
+    assert f"Assigned task {task['task_id']} to gpu1" not in folder.log()
 
 
 def test_a_lease_that_a_beat_has_taken_back_is_in_the_journal(manager: ExperimentManager) -> None:
