@@ -5,8 +5,8 @@ there it is replaced: the module `time` as the rooms `manager` and `worker_comma
 beat and turn comes from these two), the worker's one wait, and the client's time-outs. So every span
 keeps its length in relation to every other. With SPEED 1 nothing of this is replaced.
 
-`$CHAOS_WALL` names a file with seconds by which the wall clock is off; `$CHAOS_HOST` is the name of the
-host.
+`$CHAOS_WALL` names a file with seconds by which `time.time` is off; `datetime`, which only dates rows, is
+not. `$CHAOS_HOST` is the name of the host.
 """
 
 import importlib
