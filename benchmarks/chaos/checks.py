@@ -133,25 +133,49 @@ def check_moves(evidence: Evidence) -> Iterator[str]:
     """The manager's moves follow the table: one lease at a time, and nothing after complete or failed.
 
     What no line tells: a worker that was given up may come back to its task, and a manager that was killed
-    right after it took a task back has not said so, but the worker has.
+    right after it took a task back has not said so, but the worker has. Threads write what they did a moment
+    later, so the line of a lease's end may follow that of the next lease.
     """
     states: dict[str, str] = defaultdict(lambda: "pending")
     given_back: set[str] = set()  # by the word of the worker
-    for line in evidence.lines:
+    overtaken: set[int] = set()  # lines that were met before their turn
+    for number, line in enumerate(evidence.lines):
         if found := re.search(r"Giving task (\S+) back", line.text):
             given_back.add(found[1])
         elif found := _ASSIGNED.search(line.text):
             name = found[1]
+            late = _late_end(evidence.lines, number, name)
+            if states[name] == "assigned" and late is not None:
+                states[name] = "pending"
+                overtaken.add(late)
             if states[name] != "pending" and not (states[name] == "assigned" and name in given_back):
                 yield f"{name}: assigned while {states[name]} ({line.who}: {line.text})"
             states[name] = "assigned"
             given_back.discard(name)
-        elif line.who.startswith("manager") and (found := _MOVED.search(line.text)):
+        elif (
+            line.who.startswith("manager") and number not in overtaken and (found := _MOVED.search(line.text))
+        ):
             name = found[1]
             if states[name] == "complete":
                 yield f"{name}: moved after it was complete ({line.who}: {line.text})"
-            new = found[3] or ("complete" if found[2] else "failed" if found[5] else "pending")
-            states[name] = "pending" if new == "withdrawn" else new
+            states[name] = _state_after(found)
+
+
+def _late_end(lines: Sequence[Line], number: int, name: str) -> int | None:
+    """Return the number of a line, soon after this one, that tells of the lease before; or None."""
+    for late in range(number + 1, len(lines)):
+        if lines[late].at_s > lines[number].at_s + LATE_S:
+            break
+        found = _MOVED.search(lines[late].text) if lines[late].who == lines[number].who else None
+        if found and found[1] == name:
+            return late if _state_after(found) == "pending" else None
+    return None
+
+
+def _state_after(moved: re.Match[str]) -> str:
+    if moved[2] or moved[5]:
+        return "complete" if moved[2] else "failed"
+    return "failed" if moved[3] == "failed" else "pending"
 
 
 def check_one_lease(evidence: Evidence) -> Iterator[str]:
@@ -221,9 +245,13 @@ def check_no_bug_shown(evidence: Evidence) -> Iterator[str]:
 
 
 def check_exits(evidence: Evidence) -> Iterator[str]:
-    """Every process that the plan did not kill ended in good order."""
+    """Every process that the plan did not kill ended in good order; a manager's 1 says that a task failed."""
+    has_failed = any(
+        not evidence.found_rows(task) and _stands_as_failed(evidence, task) for task in evidence.wanted
+    )
     for who, code, is_excused in evidence.ends:
-        if code != 0 and not is_excused:
+        says_so = who.startswith("manager") and code == 1 and has_failed
+        if code != 0 and not is_excused and not says_so:
             yield f"{who} ended with exit code {code}"
 
 
