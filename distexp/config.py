@@ -28,6 +28,7 @@ from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, DEFAULT_SEED, P
 from distexp.yaml12 import Node, Problems, plain, read
 
 MAX_BYTES = 1024 * 1024  # a sweep is a page of YAML; a megabyte is some other file, and takes up to a minute
+MAX_PARAMETERS = 200_000  # of all phases of a file, each with those of the file: a second of checking
 PHASE_KEYS = ("defaults", "combinations")
 
 
@@ -127,11 +128,17 @@ def _phases(root: Node, problems: Problems) -> list[Phase]:
     top = dict(root.value)
     file = read_level(top.pop("defaults", None), problems)
     seeds = read_seeds(top.pop("seeds"), problems) if "seeds" in top else file.seeds
-    phases = []
+    phases: list[Phase] = []
+    parameters = 0
     for name, node in top.items():
         if isinstance(node.value, dict) and "combinations" in node.value:
             check_name(name, node, problems)
             phases.append(_phase(node, file, seeds, problems))
+            parameters += len(phases[-1].axes) + len(phases[-1].defaults)
+            if parameters > MAX_PARAMETERS:
+                found = f"found {parameters} parameters in the phases up to here"
+                problems.at(node, f"{found}, expected at most {MAX_PARAMETERS} in a file")
+                break
         elif name in SETTINGS or name in RESERVED_LATER or name == "seed":
             hint = "`seeds: [42, 101]`" if name == "seed" else "it under `defaults`"
             problems.at(node, f"found {shown(node)} at the top level, expected {hint}")

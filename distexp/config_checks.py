@@ -18,6 +18,7 @@ from distexp.yaml12 import Node, Problems, plain
 DEFAULT_OUTPUT_DIR = "./results_{phase}"
 COMMAND_NAMES = ("seed", "output_dir", "checkpoint_dir", "device", "attempt")  # no parameters: the run's own
 RESERVED_LATER = ("gpus", "min_free_gb", "zip", "exclude")
+MAX_NAME_BYTES = 200  # of a phase or parameter: with seed and key, a folder's name stays below 255
 COLUMNS = ("phase", "task_id")  # every row holds them, so no parameter may
 
 
@@ -78,6 +79,11 @@ def check_name(name: str, node: Node, problems: Problems) -> bool:
     if not is_sound:
         problems.at(
             node, f"found the name {json.dumps(name)}, expected printable text without spaces around it"
+        )
+    elif len(name.encode()) > MAX_NAME_BYTES:
+        is_sound = False
+        problems.at(
+            node, f"found a name of {len(name.encode())} bytes, expected one of at most {MAX_NAME_BYTES}"
         )
     return is_sound
 
@@ -143,8 +149,9 @@ def check_output_dir(
     sample = {**dict.fromkeys(known, "x"), "phase": phase.path, "seed": 0}
     try:
         names = placeholders(node.value)
-        if not _has_unknown(names, sample, node, phase.path, problems):
-            output_folder(node.value, sample)
+        if _has_unknown(names, sample, node, phase.path, problems):
+            return
+        output_folder(node.value, sample)
     except ValueError as error:
         problems.at(node, str(error))
         return

@@ -3,7 +3,7 @@
 Opens `protocol`, `task_queue`, `ledger`, `roster`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from distexp import protocol as wire
 from distexp.entry import Entry, State
@@ -28,7 +28,7 @@ class Control:
 
         Raises:
             UnknownTask: A task or worker that is named does not exist.
-            ProtocolError: The request is not one of these.
+            ProtocolError: The request is not one of these, or asks for values that no task can have.
         """
         match request:
             case wire.Status():
@@ -36,7 +36,8 @@ class Control:
             case wire.Workers():
                 return wire.WorkersReply(workers=self._workers())
             case wire.Tasks():
-                found = [entry for entry in self._queue.entries() if _matches(entry, request)]
+                where = _canonical_where(request)
+                found = [entry for entry in self._queue.entries() if _matches(entry, request, where)]
                 page = found[request.offset : request.offset + wire.PAGE]
                 return wire.TasksReply(tasks=[_describe(entry) for entry in page], total=len(found))
             case wire.Cancel():
@@ -109,13 +110,19 @@ class Control:
                 yield self._queue.readmit(entry.task.key)
 
 
-def _matches(entry: Entry, request: wire.Tasks) -> bool:
-    wanted = {name: canonical(value) for name, value in request.where.items()}
+def _canonical_where(request: wire.Tasks) -> dict[str, str]:
+    try:
+        return {name: canonical(value) for name, value in request.where.items()}
+    except RecursionError:
+        raise ProtocolError("tasks.where: found hundreds of levels, expected values of a config") from None
+
+
+def _matches(entry: Entry, request: wire.Tasks, where: Mapping[str, str]) -> bool:
     held = {"seed": entry.task.seed, **entry.task.config}
     return (
         request.state in (None, entry.state.value)
         and request.phase in (None, entry.task.phase)
-        and all(name in held and canonical(held[name]) == value for name, value in wanted.items())
+        and all(name in held and canonical(held[name]) == value for name, value in where.items())
     )
 
 

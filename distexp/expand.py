@@ -10,6 +10,7 @@ from distexp.output_dir import output_folder
 from distexp.task import Task, Value, canonical, make_task
 from distexp.template import placeholders, render
 
+MAX_VALUES = 50_000_000  # parameters of all combinations: about 25 bytes each, 1.3 GB
 MAX_TASKS = 5_000_000  # a task is about half a kilobyte in the manager: 2.5 GB
 
 
@@ -20,17 +21,24 @@ def expand(phases: Sequence[Phase]) -> list[Task]:
     seed. Tasks of one combination share one `config`.
 
     Raises:
-        ConfigError: More than `MAX_TASKS`, found before any is made; or a folder that leaves the working
-            folder by several values together.
+        ConfigError: More than `MAX_TASKS` or `MAX_VALUES`, found before any is made; or a folder that leaves
+            the working folder by several values together.
     """
-    total = 0
+    total = held = 0
     for phase in phases:
-        count = math.prod(len(values) for values in phase.axes.values()) * len(phase.seeds)
+        combinations = math.prod(len(values) for values in phase.axes.values())
+        count = combinations * len(phase.seeds)
         total += count
+        held += combinations * (len(phase.axes) + len(phase.defaults))
         if total > MAX_TASKS:
             found = f"found {count} tasks here and {total} up to here"
             raise ConfigError(
                 [f"{phase.where}: {phase.name}: {found}, expected at most {MAX_TASKS} in a sweep"]
+            )
+        if held > MAX_VALUES:
+            found = f"found {held} values of parameters in the combinations up to here"
+            raise ConfigError(
+                [f"{phase.where}: {phase.name}: {found}, expected at most {MAX_VALUES} in a sweep"]
             )
     return [task for phase in phases for task in _tasks(phase)]
 

@@ -1,10 +1,21 @@
-"""Where log lines go: console and file, one format. Opens nothing."""
+"""Where log lines go: console and file, one format. Opens `errors`."""
 
 import logging
 import sys
 from pathlib import Path
 
-FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+from distexp.errors import one_line
+
+
+class OneLine(logging.Formatter):
+    """Keeps a message, which may quote a peer, from looking like two, or from steering a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line of a record; the traceback of a bug follows on lines of its own."""
+        return one_line(super().formatMessage(record))
+
+
+FORMAT = OneLine("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
 def log_to_console() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from distexp.template import fill, placeholders, render
 
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+MAX_FOLDER_BYTES = 700  # macOS holds 1024 of a whole path: the rest is for the working folder and `runs/`
 MAX_NAME_BYTES = 255  # the longest name of one folder on ext4, APFS and NTFS
 
 
@@ -41,7 +42,10 @@ def output_folder(template: str, values: Mapping[str, object]) -> str:
             raise ValueError(
                 f"found a folder name of {len(part.encode())} bytes, expected at most {MAX_NAME_BYTES}"
             )
-    return "/".join(parts) or "."
+    folder = "/".join(parts) or "."
+    if len(folder.encode()) > MAX_FOLDER_BYTES:
+        raise ValueError(f"found a path of {len(folder.encode())} bytes, expected at most {MAX_FOLDER_BYTES}")
+    return folder
 
 
 def _harmless(name: str, value: object) -> str:

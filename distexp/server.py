@@ -24,6 +24,7 @@ from distexp.errors import (
     JournalUnwritable,
     ProtocolError,
     ResultsUnwritable,
+    one_line,
 )
 from distexp.protocol import (
     IDLE_S,
@@ -270,7 +271,7 @@ class _Conversation(socketserver.BaseRequestHandler):
             self.server.doorman.complain(connection.peer, error)
             self._refusals += 1
             again = isinstance(error, ResultsUnwritable | JournalUnwritable)
-            return encode(ErrorReply(error=str(error), again=again))
+            return encode(ErrorReply(error=one_line(str(error)), again=again))
         except Exception:  # whatever one request breaks, the manager serves on; our bug stands in the log
             log.exception("%s: request failed", connection.peer)  # without its text: it holds the secret
             return encode(ErrorReply(error="internal error; the manager's log has the traceback"))

@@ -14,9 +14,11 @@ from typing import Any
 
 import yaml
 
+from distexp.errors import one_line
 from distexp.task import Value
 
 MAX_DEPTH = 50  # a sweep nests five levels; the reader recurses, and Python ends at about 1000
+MAX_PATH_CHARS = 300  # of a place in a message; each of 600,000 nodes has its own
 MAX_SHOWN = 100  # problems of one file; more are one mistake made many times
 MAX_VALUES = 600_000  # more than a file of 1 MiB holds without aliases; a billion laughs passes it at once
 
@@ -42,7 +44,7 @@ class Node:
 
     value: Any
     line: int
-    path: str  # as messages show it: `exp1.combinations[2].width_factor`
+    path: str  # as messages show it: `exp1.combinations[2].width_factor`; cut when it is long
 
 
 class Problems:
@@ -55,8 +57,7 @@ class Problems:
     def add(self, line: int, path: str, text: str) -> None:
         """Note `text` ("found ..., expected ...") for a place; an empty `path` means the file as a whole."""
         shown = f"{self.name}:{line}: {path + ': ' if path else ''}{text}"
-        safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
-        self._lines.setdefault((line, path), safe)
+        self._lines.setdefault((line, path), one_line(shown))
 
     def at(self, node: Node, text: str) -> None:
         """Note `text` for the place of `node`."""
@@ -175,7 +176,9 @@ class _Builder:
             return Node(self._mapping(node, path), line, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
             items = enumerate(node.value)
-            return Node([self.build(i, f"{path}[{n}]", _line(i.start_mark)) for n, i in items], line, path)
+            return Node(
+                [self.build(i, _cut(f"{path}[{n}]"), _line(i.start_mark)) for n, i in items], line, path
+            )
         try:
             return Node(_scalar(node), line, path)
         except ValueError as error:
@@ -188,7 +191,7 @@ class _Builder:
         for key, value in node.value:
             line = _line(key.start_mark)
             name = key.value if isinstance(key, yaml.ScalarNode) else "?"
-            place = f"{path}.{name}" if path else name
+            place = _cut(f"{path}.{name}" if path else name)
             if key.tag == _TAG + "merge":
                 merged |= self._merged(value, place, path)
             elif name in own:
@@ -212,6 +215,10 @@ class _Builder:
                 found = f"found {source.value if isinstance(source, yaml.ScalarNode) else 'a list'}"
                 self._problems.add(_line(source.start_mark), place, f"{found}, expected a mapping to merge")
         return merged
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= MAX_PATH_CHARS else path[: MAX_PATH_CHARS - 3] + "..."
 
 
 def _scalar(node: yaml.Node) -> Value:

@@ -4,12 +4,22 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
 
 TESTS = Path(__file__).parent
 PATHS = os.pathsep.join([str(TESTS), str(TESTS.parent)])
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": PATHS
 }  # of a child process that imports the product, or a test file
+
+MORE = int(os.environ.get("DISTEXP_EXAMPLES", "1"))  # times as many random examples as usual
+
+
+def examples(number: int, **more: Any) -> settings:
+    """Settings of a property that `number` examples show every day, and many more when asked for."""
+    return settings(max_examples=number * MORE, deadline=None, database=None, **more)
 
 
 class Clock:

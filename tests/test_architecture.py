@@ -23,7 +23,7 @@ DOORS = {
     "task": "",
     "context": "errors",
     # YAML -> tasks
-    "yaml12": "task",
+    "yaml12": "errors task",
     "template": "",
     "output_dir": "template",
     "config_checks": "output_dir task template yaml12",
@@ -55,7 +55,7 @@ DOORS = {
     "twins": "errors ledger rows task_queue",
     # the manager
     "host": "",
-    "logs": "",
+    "logs": "errors",
     "collector": "",
     "workdir": "errors",
     "roster": "entry host protocol task",

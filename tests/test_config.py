@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from distexp.config import MAX_BYTES, Phase, load_configs, parse_config
+from distexp.config import MAX_BYTES, MAX_PARAMETERS, Phase, load_configs, parse_config
 from distexp.errors import ConfigError
 from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT
-from distexp.yaml12 import MAX_SHOWN
+from distexp.yaml12 import MAX_PATH_CHARS, MAX_SHOWN
 
 CONFIGS = Path(__file__).parent / "configs"
 FILE = "configs/config_exp1.yaml"
@@ -181,6 +181,44 @@ p:
         f"{FILE}:7: p.combinations[0].d[2]: found 'a/b' for {{d}} {end}",
         f"{FILE}:8: p.combinations[0].d[3]: found '..' for {{d}} {end}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("{}: {{combinations: [{{a: [1]}}]}}", ""),
+        ("p: {{combinations: [{{{}: [1]}}]}}", "p.combinations[0]."),
+        ("p: {{defaults: {{{}: 1}}, combinations: [{{a: [1]}}]}}", "p.defaults."),
+    ],
+)
+def test_a_name_that_makes_too_long_a_folder_is_refused(text: str, place: str) -> None:
+    name = "é" * 101
+    found = "found a name of 202 bytes, expected one of at most 200"
+    assert problems_of(text.format(name)) == [f"{FILE}:1: {place}{name}: {found}"]
+    assert parse_config(text.format(name[:100]), FILE)
+
+
+def test_a_placeholder_that_nobody_fills_is_reported_once() -> None:
+    text = "p: {defaults: {output_dir: 'r_{a}_{b}'}, combinations: [{a: [1, 2]}]}"
+    assert problems_of(text) == [
+        f"{FILE}:1: p.defaults.output_dir: found placeholder {{b}}, "
+        "expected one of the names of p: a, phase, seed"
+    ]
+
+
+def test_parameters_of_very_many_phases_are_refused_at_the_phase_that_passes_the_limit() -> None:
+    many = ", ".join(f"a{number}: 1" for number in range(999))
+    phases = "".join(f"p{number}: {{combinations: [{{b: [1]}}]}}\n" for number in range(300))
+    assert problems_of(f"defaults: {{{many}}}\n{phases}") == [
+        f"{FILE}:202: p200: found 201000 parameters in the phases up to here, "
+        f"expected at most {MAX_PARAMETERS} in a file"
+    ]
+
+
+def test_the_place_of_a_problem_is_cut_when_its_keys_are_long() -> None:
+    (problem,) = problems_of(f"? {'k' * 500_000}\n: [{'1, ' * 100_000}]")
+    place = "k" * (MAX_PATH_CHARS - 3) + "..."
+    assert problem.startswith(f"{FILE}:1: {place}: found [1, 1, ")
 
 
 def test_files_are_read_in_natural_order(tmp_path: Path) -> None:

@@ -138,3 +138,11 @@ def test_a_drained_worker_leaves_after_its_task(manager: ExperimentManager, user
         done = talk.say("task_complete", key=task["key"], result={"score": 1}, next=True)
     assert done["next"]["reason"] == "done"
     assert user.say("drain", worker_id="gpu7")["error"].startswith("worker gpu7: not known")
+
+
+def test_a_filter_that_nests_without_end_is_refused(user: Talk) -> None:
+    deep: list[object] = []
+    for _ in range(600):
+        deep = [deep]
+    error = user.say("tasks", where={"width": deep})["error"]
+    assert error == "tasks.where: found hundreds of levels, expected values of a config"

@@ -4,12 +4,13 @@ import json
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support import examples
 
 from distexp.config import Phase, parse_config
 from distexp.errors import ConfigError
-from distexp.expand import MAX_TASKS, expand
+from distexp.expand import MAX_TASKS, MAX_VALUES, expand
 from distexp.task import Task, Value, canonical, digest, make_task
 
 
@@ -120,6 +121,28 @@ huge:
     )
 
 
+def test_too_many_values_are_refused_before_any_task_is_made() -> None:
+    axis = ", ".join(map(str, range(1000)))
+    many = ", ".join(f"p{number}: 1" for number in range(198))
+    with pytest.raises(ConfigError) as caught:
+        tasks_of(f"""\
+small: {{combinations: [{{a: [1, 2]}}]}}
+wide: {{defaults: {{{many}}}, combinations: [{{a: [{axis}]}}, {{b: [{axis}]}}]}}
+""")
+    assert str(caught.value) == (
+        "configs/config_exp1.yaml:2: wide: found 200000002 values of parameters in the combinations up to "
+        f"here, expected at most {MAX_VALUES} in a sweep"
+    )
+
+
+def test_a_path_longer_than_file_systems_hold_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        tasks_of(f"p: {{defaults: {{output_dir: '{'{d}/' * 4}'}}, combinations: [{{d: [{'x' * 200}]}}]}}")
+    assert str(caught.value) == (
+        "configs/config_exp1.yaml:1: p.combinations[0].d[0]: found a path of 803 bytes, expected at most 700"
+    )
+
+
 _NAMES = st.text('abcé"{ _', min_size=1, max_size=3)
 _SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.text(max_size=3)
 _VALUES = (
@@ -158,7 +181,7 @@ def combinations_by_hand(axes: list[tuple[str, tuple[Value, ...]]]) -> list[dict
     return combinations
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(phases())
 def test_expansion_agrees_with_nested_loops(phase: Phase) -> None:
     expected = []
@@ -183,7 +206,7 @@ def test_expansion_agrees_with_nested_loops(phase: Phase) -> None:
     assert repr(expand([phase])) == repr(expected)  # by text: nan is not equal to itself
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.dictionaries(_NAMES, _VALUES, max_size=4), st.randoms())
 def test_the_key_depends_on_neither_folder_nor_label_nor_order_of_parameters(
     config: dict[str, Value], random: Random

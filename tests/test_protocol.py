@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from row_cases import a_task
-from support import Clock
+from support import Clock, examples
 
 from distexp import protocol as wire
 from distexp.control import Control
@@ -44,6 +44,8 @@ def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         return NAME
     if name == "heartbeat_s":
         return st.none() | st.floats(0.1, 3600)
+    if name in ("pid", "memory_mib"):
+        return st.integers(0, 2**53 - 1)
     if name == "offset":
         return st.integers(0, 2**40)
     if name == "next" and "TaskReply" in text:
@@ -67,7 +69,7 @@ def messages(struct: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
 def test_every_message_comes_back_as_it_went(kind: type[msgspec.Struct]) -> None:
     decode = decode_request if kind in get_args(wire.AnyRequest) else decode_reply
 
-    @settings(max_examples=8, deadline=None, database=None)
+    @examples(8)
     @given(messages(kind))
     def round_trip(message: Any) -> None:
         line = encode(message)
@@ -88,7 +90,7 @@ def fed(pieces: list[bytes]) -> list[bytes]:
     return [message.strip() for piece in pieces for message in framer.feed(piece)]
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@examples(40)
 @given(
     objects=st.lists(st.dictionaries(TEXT, JSON, max_size=3), min_size=1, max_size=4),
     ends=st.lists(st.sampled_from([b"\n", b"\r\n", b" \n\n"]), min_size=4, max_size=4),
@@ -167,6 +169,8 @@ def test_after_64_guesses_an_open_object_waits_for_its_newline() -> None:
         ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": NaN}', "JSON is malformed"),
         ('{"type": "task_failed", "worker_id": "a", "error": "", "cause": "bad luck"}', "'bad luck'"),
         ('{"type": "task_complete", "worker_id": "a", "result": {"acc": [1]}}', "`$.result[...]`"),
+        ('{"type": "heartbeat", "worker_id": "gpu0", "pid": -1}', "`int` >= 0 - at `$.pid`"),
+        ('{"type": "heartbeat", "worker_id": "gpu0", "memory_mib": 9007199254740992}', "`$.memory_mib`"),
         ('{"type": "cancel", "tasks": "exp1_0_42"}', "Expected `array`, got `str`"),
         ('{"type": "status"', "Input data was truncated"),
         ('{"type": "status"} {"type": "status"}', "JSON is malformed"),
@@ -184,7 +188,7 @@ def test_what_is_no_request_is_refused_in_one_line_that_says_what_is_wrong(text:
     assert "\n" not in str(error.value)
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@examples(40)
 @given(st.binary(max_size=60) | TEXT.map(str.encode) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
     for line in Framer().feed(data + b"\n"):

@@ -2,9 +2,10 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from row_cases import RUN, a_row, a_task, cell_matches
+from support import examples
 
 from distexp.rows import MAX_TEXT_CHARS, cell_text, check_result, copied_row, row_for
 
@@ -45,7 +46,7 @@ def test_a_twin_gets_the_row_under_its_own_name() -> None:
     assert list(copy)[-1] == "duration_s"
 
 
-@settings(max_examples=40, deadline=None)  # the machine may be busy
+@examples(40)
 @given(VALUES)
 @example(float("nan"))
 @example("007")
@@ -57,7 +58,7 @@ def test_every_value_matches_its_own_cell(value: Any) -> None:
     assert cell_matches(value, cell_text(value))
 
 
-@settings(max_examples=40, deadline=None)  # the machine may be busy
+@examples(40)
 @given(st.floats())
 def test_a_float_comes_back_bit_for_bit(value: float) -> None:
     back = float(cell_text(value))

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from support import poll
 
 from distexp import server
 from distexp.control import Control
-from distexp.errors import AlreadyRunning
+from distexp.errors import MAX_LINE_CHARS, AlreadyRunning
 from distexp.manager import ExperimentManager
 
 STATUS = b'{"type": "status"}'
@@ -71,6 +73,42 @@ def test_half_a_message_is_refused_after_its_time_and_a_message_after_a_whole_on
         assert error == "message: found half of one, expected the rest within 0.3 s"
         assert talk.is_ended()
         assert serves(manager)
+
+
+def test_a_message_that_drips_is_refused_after_its_time_however_often_it_goes_on(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MESSAGE_S", 0.5)
+    with folder.serving() as manager, Talk(manager.port) as talk:
+        talk.socket.settimeout(0.02)
+        dripped = 0
+        for _ in range(10_000):
+            dripped += talk.socket.send(b" " if dripped else b"{")
+            with contextlib.suppress(TimeoutError):
+                assert talk.read()["error"] == "message: found half of one, expected the rest within 0.5 s"
+                break
+        assert 2 < dripped < 10_000
+        assert serves(manager)
+
+
+def test_what_a_peer_sends_is_quoted_on_one_line_of_reply_and_log(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    forged = "no such\n2026-01-01 00:00:00 Task exp1_vary_width_0_42 completed by gpu0\x1b[2J"
+    with Talk(manager.port, token=folder.token) as talk:
+        for message in (
+            {"type_": forged},
+            {"type_": "task_failed", "worker_id": "w", "error": "e", "key": forged},
+            {"type_": "cancel", "tasks": ["x" * 500_000]},
+        ):
+            error = talk.say(**message)["error"]  # type: ignore[arg-type]
+            assert error.isprintable()
+            assert len(error) <= MAX_LINE_CHARS
+    log = (folder.root / "experiment_manager.log").read_text(encoding="utf-8")
+    assert not re.search("^2026-01-01 00:00:00", log, re.MULTILINE)
+    assert "no such\\n2026-01-01" in log
+    assert "\x1b" not in log
+    assert len(log) < 10_000
 
 
 def test_ten_megabytes_get_an_error_reply(manager: ExperimentManager) -> None:

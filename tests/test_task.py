@@ -5,9 +5,10 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from row_cases import a_task
+from support import examples
 
 from distexp.entry import Borrower
 from distexp.task import KEY_DIGITS, Task, canonical, digest, make_task
@@ -83,7 +84,7 @@ def test_names_that_run_into_each_other_are_told_apart() -> None:
     assert canonical({"float": "nan"}) != canonical('{"float": "nan"}')
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@examples(40)
 @given(VALUES, VALUES)
 def test_two_values_agree_when_and_only_when_they_are_one_value(one: Any, other: Any) -> None:
     assert canonical(one) == canonical(json.loads(json.dumps(one)))

@@ -1,15 +1,19 @@
-"""Queue and journal against a model of a few lines, through any order of events, crashes among them."""
+"""Queue and journal against a model of a few lines, through any order of events, crashes among them.
+
+A crash loses what was not flushed, and nothing else: whatever is acknowledged was flushed before.
+"""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from row_cases import a_task
-from support import Clock
+from support import Clock, examples
 
 from distexp.entry import Borrower, Cause, Lease, State
 from distexp.journal import Journal
@@ -25,22 +29,35 @@ key = st.sampled_from(KEYS)
 worker = st.sampled_from(["cpu0", "cpu1", "cpu2"])
 
 
+@dataclass
+class Known:
+    """What the model knows of the tasks: one state, three counts and at most one lease each."""
+
+    state: dict[str, State] = field(default_factory=lambda: dict.fromkeys(KEYS, State.PENDING))
+    attempts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KEYS, 0))
+    failures: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KEYS, 0))
+    losses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KEYS, 0))
+    held: dict[str, Lease] = field(default_factory=dict)  # by key
+
+    def forget(self, key: str) -> None:
+        self.attempts[key] = self.failures[key] = self.losses[key] = 0
+
+
 class QueueAndJournal(RuleBasedStateMachine):
-    """The model is one state, two budgets and one lease a task."""
+    """Each rule does one thing to the queue and to the model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = TemporaryDirectory()
         self.clock = Clock()
         self.rows: set[str] = set()  # what the results files hold
-        self.state = dict.fromkeys(KEYS, State.PENDING)
-        self.failures, self.losses = dict.fromkeys(KEYS, 0), dict.fromkeys(KEYS, 0)
-        self.held: dict[str, Lease] = {}  # by key
+        self.known = self.durable = Known()
         self.ended: list[Lease] = []
         self.lost: dict[str, str] = {}  # key -> lease whose worker may come back
         self.wanted = set(KEYS)
         self.was_edited = False
         self.start()
+        self.flush()
 
     def start(self) -> None:
         self.journal = Journal(Path(self.folder.name, "journal"))
@@ -50,21 +67,36 @@ class QueueAndJournal(RuleBasedStateMachine):
             self.queue.complete(each)
         self.queue.restore(self.journal.load())
 
+    @property
+    def state(self) -> dict[str, State]:
+        return self.known.state
+
+    @property
+    def held(self) -> dict[str, Lease]:
+        return self.known.held
+
     def teardown(self) -> None:
         self.journal._database.close()
         self.folder.cleanup()
 
     # -- the world ---------------------------------------------------------------------------------------
 
+    @rule()
+    def flush(self) -> None:
+        self.journal.flush()
+        self.durable = deepcopy(self.known)
+
     @rule(worker=worker)
     def lend(self, worker: str) -> None:
         lease = self.queue.lend(Borrower(worker, 15.0))
-        self.journal.flush()
         if lease is None:
             assert not self.free(), "a task that waits for nobody was not lent"
             return
         assert lease.task.key in self.free()
+        self.known.attempts[lease.task.key] += 1
+        assert lease.attempt == self.known.attempts[lease.task.key]
         self.take(lease)
+        self.flush()
 
     def free(self) -> set[str]:
         def waits(key: str) -> bool:
@@ -101,17 +133,17 @@ class QueueAndJournal(RuleBasedStateMachine):
     @rule(key=key)
     def fail(self, key: str) -> None:
         def budget() -> State:
-            self.failures[key] += 1
-            return State.FAILED if self.failures[key] >= FAILURE_BUDGET else State.PENDING
+            self.known.failures[key] += 1
+            return State.FAILED if self.known.failures[key] >= FAILURE_BUDGET else State.PENDING
 
         self.report(key, lambda lease, key: self.queue.fail(lease, key, Cause.ERROR, "boom"), budget)
 
     @rule(key=key)
     def lose(self, key: str) -> None:
         def budget() -> State:
-            self.losses[key] += 1
+            self.known.losses[key] += 1
             self.lost[key] = self.held[key].lease_id
-            return State.FAILED if self.losses[key] >= LOSS_BUDGET else State.PENDING
+            return State.FAILED if self.known.losses[key] >= LOSS_BUDGET else State.PENDING
 
         self.report(key, self.queue.lose, budget)
 
@@ -149,7 +181,7 @@ class QueueAndJournal(RuleBasedStateMachine):
         can = self.state[key] in (State.FAILED, State.CANCELLED) and key in self.wanted
         assert self.queue.requeue(key) is can
         if can:
-            self.failures[key] = self.losses[key] = 0
+            self.known.failures[key] = self.known.losses[key] = 0
             self.state[key] = State.PENDING
 
     @rule(wanted=st.sets(key, min_size=1))
@@ -162,15 +194,33 @@ class QueueAndJournal(RuleBasedStateMachine):
             if state is State.PENDING and key not in wanted:
                 self.state[key] = State.WITHDRAWN
 
+    @rule(key=key)
+    def a_row_vanishes_and_its_task_is_asked_for_again(self, key: str) -> None:
+        can = self.state[key] is State.COMPLETE and key in self.wanted
+        if can:
+            self.rows.remove(key)
+        assert self.queue.readmit(key) is can
+        if can:
+            self.state[key] = State.PENDING
+            self.known.forget(key)
+            self.lost.pop(key, None)
+        self.flush()
+
     @rule()
     def crash_and_start_again(self) -> None:
-        self.edit(set(KEYS))  # a new manager knows only what is wanted
-        self.journal.flush()
         self.journal._database.close()
-        self.start()
+        self.ended += self.held.values()
+        self.known = deepcopy(self.durable)
+        self.wanted = set(KEYS)  # a new manager knows only what is wanted
         self.lost.clear()
-        self.failures |= dict.fromkeys(self.rows, 0)  # of no more interest: rows win over the journal
-        self.losses |= dict.fromkeys(self.rows, 0)
+        for key, state in self.known.state.items():
+            if key in self.rows:  # they win over the journal: what the task has cost is of no more interest
+                self.held.pop(key, None)
+                self.known.state[key] = State.COMPLETE
+                self.known.forget(key)
+            elif state is State.WITHDRAWN:
+                self.known.state[key] = State.PENDING
+        self.start()
 
     # -- what always holds -------------------------------------------------------------------------------
 
@@ -179,14 +229,17 @@ class QueueAndJournal(RuleBasedStateMachine):
         for entry in self.queue.entries():
             key = entry.task.key
             assert entry.state is self.state[key]
-            assert (entry.failures, entry.losses) == (self.failures[key], self.losses[key])
+            counts = (entry.attempts, entry.failures, entry.losses)
+            assert counts == (self.known.attempts[key], self.known.failures[key], self.known.losses[key])
+            assert entry.failures <= FAILURE_BUDGET
+            assert entry.losses <= LOSS_BUDGET
         assert {lease.task.key: lease.lease_id for lease in self.queue.leases()} == {
             key: lease.lease_id for key, lease in self.held.items()
         }
-        counts = self.queue.counts()
+        numbers = self.queue.counts()
         states = [entry.state for entry in self.queue.entries()]
-        assert counts == {state: states.count(state) for state in State}
-        assert self.queue.is_over() is not (counts[State.PENDING] or counts[State.ASSIGNED])
+        assert numbers == {state: states.count(state) for state in State}
+        assert self.queue.is_over() is not (numbers[State.PENDING] or numbers[State.ASSIGNED])
 
     @invariant()
     def no_work_is_out_twice(self) -> None:
@@ -195,4 +248,4 @@ class QueueAndJournal(RuleBasedStateMachine):
 
 
 TestQueueAndJournal = QueueAndJournal.TestCase
-TestQueueAndJournal.settings = settings(max_examples=10, stateful_step_count=40, deadline=None, database=None)
+TestQueueAndJournal.settings = examples(10, stateful_step_count=50)

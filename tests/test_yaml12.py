@@ -2,8 +2,9 @@
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from support import examples
 
 from distexp.config import Phase, parse_config
 from distexp.errors import ConfigError
@@ -134,7 +135,7 @@ def is_a_sweep_or_a_config_error(text: str) -> bool:
         return bool(lines) and all(line.startswith(FILE) and line.isprintable() for line in lines)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.one_of(st.text(), st.lists(_PIECES, max_size=40).map("".join)))
 @example("%YAML 1.1111111111111111111111111111111\n--- a")
 @example("%TAG ! tag:a,\n--- !x a")
@@ -156,7 +157,7 @@ _VALUES = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     st.fixed_dictionaries(
         {"p": st.fixed_dictionaries({"combinations": _VALUES | st.lists(st.dictionaries(_PIECES, _VALUES))})},
