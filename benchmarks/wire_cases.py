@@ -128,7 +128,7 @@ def conversation(target: Target, seed: int, number: int) -> Conversation:
     endings: tuple[Ending, ...] = ("half_close", "close", "reset", "cut")
     ending = random.choices(endings, (6, 1, 1, 1))[0]
     stream = random.choice((b"\n", b"\n", b"\n", b"\r\n", b"\n\n \n", b"")).join(messages)
-    stream = stream[: random.randint(1, len(stream))] if ending == "cut" else stream + SENTINEL
+    stream = stream[: random.randint(0, len(stream))] or b" " if ending == "cut" else stream + SENTINEL
     packets = tuple(_packets(random, stream))
     return Conversation(packets=packets, ending=ending, messages=len(messages), is_invited=not is_uninvited)
 

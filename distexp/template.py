@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
+MAX_SHOWN_CHARS = 200  # of a template in a message about it
 _TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]|[^{}]+")
 _NAME = re.compile(r"[^\W\d]\w*(-\w+)*")  # a parameter name, as YAML keys are written
 
@@ -33,7 +34,8 @@ def fill(text: str, values: Mapping[str, object]) -> str:
         if is_name and token not in values:
             known = ", ".join(sorted(values)) or "none"
             raise ValueError(
-                f"{text!r}: found placeholder {{{token}}}, expected one of the parameters: {known}"
+                f"{_short(text)!r}: found placeholder {_short(f'{{{token}}}')}, "
+                f"expected one of the parameters: {known}"
             )
         parts.append(render(values[token]) if is_name else token)
     return "".join(parts)
@@ -48,6 +50,10 @@ def render(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 3] + "..."
+
+
 def _tokens(text: str) -> Iterator[tuple[str, bool]]:
     """Yield literal pieces (text, False) and placeholders (name, True)."""
     for token in _TOKEN.findall(text):
@@ -55,12 +61,12 @@ def _tokens(text: str) -> Iterator[tuple[str, bool]]:
             yield token[0], False
         elif token in ("{", "}"):
             raise ValueError(
-                f"{text!r}: found a lone {token}, expected {{name}}, or {token * 2} for the brace"
+                f"{_short(text)!r}: found a lone {token}, expected {{name}}, or {token * 2} for the brace"
             )
         elif token.startswith("{"):
             if not _NAME.fullmatch(token[1:-1]):
                 expected = "a plain {name}, or {{ and }} for braces"
-                raise ValueError(f"{text!r}: found placeholder {token}, expected {expected}")
+                raise ValueError(f"{_short(text)!r}: found placeholder {_short(token)}, expected {expected}")
             yield token[1:-1], True
         else:
             yield token, False

@@ -63,6 +63,13 @@ def test_a_malformed_placeholder_is_refused_in_one_line(text: str, found: str) -
         assert "\n" not in str(refusal.value)
 
 
+def test_of_a_long_template_the_message_shows_the_beginning() -> None:
+    with pytest.raises(ValueError) as refusal:
+        placeholders("y" * 5000 + "{" + "x" * 5000 + "!}")
+    shown, placeholder = "y" * 197 + "...", "{" + "x" * 196 + "..."
+    assert str(refusal.value).startswith(f"{shown!r}: found placeholder {placeholder}, expected a plain ")
+
+
 def test_a_placeholder_without_a_value_is_refused_with_the_known_names() -> None:
     expected = "'run_{widht}': found placeholder {widht}, expected one of the parameters: depth, width"
     with pytest.raises(ValueError, match=re.escape(expected)):
