@@ -81,7 +81,7 @@ def test_a_running_manager_answers_status_and_keeps_folder_and_port(
     with started(folder) as manager:
         code, out, _ = call(capsys, "status", "--workdir", folder.root)
         assert (code, json.loads(out)["progress"]) == (0, "0/3 (0.0%)")
-        assert call(capsys, "status", "localhost", manager.port)[0] == 0
+        assert call(capsys, "status", "localhost", manager.port, "--workdir", folder.root)[0] == 0
         second = ["--workdir", folder.root, "--port", 0]
         assert call(capsys, *second)[::2] == (
             2,
