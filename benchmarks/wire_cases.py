@@ -186,7 +186,7 @@ def _sound(random: Random, target: Target, token: str | None) -> dict[str, bytes
             fields |= {"next": random.random() < 0.3, "sweep_id": random.choice(("", target.sweep_id))}
         case "task_failed":
             causes = ("error", "error", "crash", "timeout", "out_of_memory", "import")
-            fields |= task | {"cause": random.choice(causes), "error": "Traceback\n  boom\nValueError: é"}
+            fields |= task | {"cause": random.choice(causes), "error": "first line\n  boom\nValueError: é"}
         case "task_released":
             fields |= task | {"reason": "stopped"}
         case "tasks":
