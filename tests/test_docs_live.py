@@ -209,13 +209,14 @@ def test_the_client_by_hand_works_through_a_sweep_as_printed(mine: Folder) -> No
 
 
 def test_each_error_of_protocol_is_told_as_it_is_listed(mine: Folder) -> None:
-    with serving(mine) as manager, Talk(manager.port) as talk:
+    with serving(mine) as manager:
         for cells in rows(section(PROTOCOL, "Error texts")):
             request, error = spans(cells[0])[0], spans(cells[1])[0]
             if request.startswith("{") and "token" not in request:
                 request = request.replace("{", f'{{"token":"{mine.token}",', 1)
-            talk.socket.sendall(request.encode() + b"\n")
-            reply = talk.read()
+            with Talk(manager.port) as talk:
+                talk.socket.sendall(request.encode() + b"\n")
+                reply = talk.read()
             pattern = re.escape(error).replace(re.escape("..."), ".*")
             assert reply["type"] == "error"
             assert re.fullmatch(pattern, reply["error"]), (request, reply["error"])
