@@ -16,6 +16,7 @@ from support import ENVIRONMENT, TESTS, poll
 from distexp.host import machine_id
 from distexp.workdir import Workdir
 
+pytestmark = pytest.mark.slow
 MANAGER = RUNNER.with_name("experiment_manager.py")
 CONFIG = """
 defaults: {{output_dir: ./results_exp1, experiment: "experiment:run"}}

@@ -2,7 +2,6 @@
 
 import json
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,13 +161,10 @@ def test_a_stop_ends_connections_in_tls_too(folder: Folder) -> None:
             assert client.socket.recv(1) == b""
 
 
-def test_a_reply_of_a_megabyte_and_many_requests_at_once_pass_through_tls(folder: Folder) -> None:
+def test_many_requests_at_once_pass_through_tls(folder: Folder) -> None:
     with folder.serving() as manager, tls(manager.port) as talk:
-        line = json.dumps({"type": "status"}).encode() + b"\n"
-        sending = threading.Thread(target=talk.socket.sendall, args=(line * 2000,))
-        sending.start()
+        talk.socket.sendall(2000 * b'{"type": "status"}\n')
         assert {talk.read()["type"] for _ in range(2000)} == {"status"}
-        sending.join()
 
 
 def test_the_secret_is_in_no_reply_and_in_no_line_of_the_log(folder: Folder) -> None:

@@ -41,9 +41,12 @@ def may_make_namespaces() -> bool:
     return made and subprocess.run(["ip", "netns", "del", name], check=False).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(
-    not may_make_namespaces(), reason="network namespaces need Linux, root and the `ip` command"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not may_make_namespaces(), reason="network namespaces need Linux, root and the `ip` command"
+    ),
+]
 
 
 @dataclass(frozen=True)
