@@ -8,8 +8,8 @@ from pathlib import Path
 
 SHELL_FILES = ("launch_distributed.sh", ".ci/run")
 # pytest's words when the user gives none. Tests wait for processes more than they compute; those of one file
-# share what is slow to make (a virtual environment, a wine folder), so a file runs in one process. The slow ones
-# are for `.ci/run`, so that these end in five minutes.
+# share what is slow to make (a virtual environment, a wine folder), so a file runs in one process.
+# The slow ones are for `.ci/run`, so that these end in five minutes.
 PARALLEL = ("-n", "2", "--dist", "loadfile", "-m", "not slow")
 
 
