@@ -16,8 +16,8 @@ from distexp.config_checks import (
     SETTINGS,
     Level,
     check_command,
-    check_name,
     check_output_dir,
+    check_phase_name,
     read_axes,
     read_level,
     read_seeds,
@@ -132,7 +132,7 @@ def _phases(root: Node, problems: Problems) -> list[Phase]:
     parameters = 0
     for name, node in top.items():
         if isinstance(node.value, dict) and "combinations" in node.value:
-            check_name(name, node, problems)
+            check_phase_name(name, node, problems)
             phases.append(_phase(node, file, seeds, problems))
             parameters += len(phases[-1].axes) + len(phases[-1].defaults)
             if parameters > MAX_PARAMETERS:

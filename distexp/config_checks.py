@@ -88,6 +88,14 @@ def check_name(name: str, node: Node, problems: Problems) -> bool:
     return is_sound
 
 
+def check_phase_name(name: str, node: Node, problems: Problems) -> bool:
+    """Return whether a phase may be called so: its name is part of a folder's, `runs/<phase>_<seed>_<key>`."""
+    if "/" in name or "\\" in name:
+        problems.at(node, f"found the name {json.dumps(name)}, expected a phase's name without / and \\")
+        return False
+    return check_name(name, node, problems)
+
+
 def read_axes(node: Node, problems: Problems) -> dict[str, list[Node]]:
     """Return axis -> its values, among them the axis `seed`; what is unsound is reported."""
     axes: dict[str, list[Node]] = {}

@@ -198,6 +198,14 @@ def test_a_name_that_makes_too_long_a_folder_is_refused(text: str, place: str) -
     assert parse_config(text.format(name[:100]), FILE)
 
 
+@pytest.mark.parametrize("name", ["../../../elsewhere/x", "a/b", "..\\\\x"])
+def test_a_phase_whose_run_folders_would_lie_elsewhere_is_refused(name: str) -> None:
+    assert problems_of(f'"{name}": {{combinations: [{{a: [1]}}]}}') == [
+        f'{FILE}:1: {name.replace(2 * chr(92), chr(92))}: found the name "{name}", '
+        "expected a phase's name without / and \\"
+    ]
+
+
 def test_a_placeholder_that_nobody_fills_is_reported_once() -> None:
     text = "p: {defaults: {output_dir: 'r_{a}_{b}'}, combinations: [{a: [1, 2]}]}"
     assert problems_of(text) == [
