@@ -3,6 +3,7 @@
 Exit code 1 when a bar is missed. The checks take minutes and options (`--help`), so they run by name alone.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -50,4 +51,5 @@ def show(figures: Sequence[Figure]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # there are processes to end
     sys.exit(main(sys.argv[1:]))

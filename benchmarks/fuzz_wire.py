@@ -13,19 +13,18 @@ import argparse
 import csv
 import itertools
 import json
-import multiprocessing
 import re
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from benchmarks.harness import Figure, folder, manager, status, worker
+from benchmarks.harness import Figure, folder, manager, pool, status, worker
 from benchmarks.wire_cases import MEAN_MESSAGES, Target, conversation
 from benchmarks.wire_peer import hold
 from distexp.client import Client
@@ -171,10 +170,9 @@ def _barrage(
 ) -> None:
     found.rss_mib.append(_rss_mib(process))
     began_s = time.monotonic()
-    context = multiprocessing.get_context("spawn")
     chunks = [numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK)]
-    with ProcessPoolExecutor(clients, mp_context=context) as pool:
-        for done in as_completed([pool.submit(talk, target, seed, chunk) for chunk in chunks]):
+    with pool(clients) as executor:
+        for done in as_completed([executor.submit(talk, target, seed, chunk) for chunk in chunks]):
             messages, problems = done.result()
             found.messages += messages
             found.rss_mib.append(_rss_mib(process))

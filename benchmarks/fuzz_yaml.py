@@ -5,14 +5,13 @@
 
 import argparse
 import faulthandler
-import multiprocessing
 import os
 import re
 import resource
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from benchmarks.harness import Figure
+from benchmarks.harness import Figure, pool
 from benchmarks.yaml_cases import config
 from distexp.errors import ConfigError
 from distexp.sweep import Sweep
@@ -121,9 +120,8 @@ def fuzz(seed: int, numbers: Sequence[int], *, processes: int) -> Findings:
     found = Findings()
     began_s = time.monotonic()
     chunks = [numbers[at : at + CHUNK] for at in range(0, len(numbers), CHUNK)]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        futures = {pool.submit(read, seed, chunk): chunk for chunk in chunks}
+    with pool(processes) as executor:
+        futures = {executor.submit(read, seed, chunk): chunk for chunk in chunks}
         for done in as_completed(futures):
             try:
                 found.add(done.result())

@@ -1,11 +1,13 @@
 """What the measures share: a working folder, real managers and workers as processes, one table at the end."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,16 @@ class Figure:
     ratio: float
     bar: str
     holds: bool
+
+
+@contextmanager
+def pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield that many new processes; an error or Ctrl+C leaves neither them nor work that waits for them."""
+    executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from distexp.protocol import (
     encode,
 )
 from distexp.trust import TOKEN_VARIABLE, Token, client_context, read_token, secure
-from distexp.workdir import EVERYWHERE, Workdir
+from distexp.workdir import Workdir
 
 CONNECT_S = 5.0  # a host that does not answer by then is down or firewalled
 REPLY_S = 10.0  # a manager that does not answer by then is stuck; the request is repeated later
@@ -74,7 +74,7 @@ class Client:
         info = self._workdir.read_info() if host in (None, "localhost") else {}
         if host is None:
             known = str(info.get("host", ""))
-            host = "localhost" if known in (*EVERYWHERE, "127.0.0.1") else known
+            host = "localhost" if known in ("", "127.0.0.1") else known
         return host, port or int(info.get("port") or DEFAULT_PORT)
 
     def _is_placed(self) -> bool:

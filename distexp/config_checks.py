@@ -89,7 +89,7 @@ def check_name(name: str, node: Node, problems: Problems) -> bool:
 
 
 def check_phase_name(name: str, node: Node, problems: Problems) -> bool:
-    """Return whether a phase may be called so: its name is part of a folder's, `runs/<phase>_<seed>_<key>`."""
+    """Return whether a phase may be called so: its name is part of a folder's: `runs/<phase>_...`."""
     if "/" in name or "\\" in name:
         problems.at(node, f"found the name {json.dumps(name)}, expected a phase's name without / and \\")
         return False

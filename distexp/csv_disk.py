@@ -1,4 +1,4 @@
-"""Bytes onto the disk: whole or not at all, and there after a power cut. Opens `csv_text`.
+"""Bytes onto the disk: whole or not at all, and there after a power cut. Opens `csv_text`, `disk`.
 
 Caller holds the lock of the file. Every function raises OSError as it came and then has changed nothing.
 """
@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from distexp.csv_text import BOM, Header, line_of, whole_file
+from distexp.disk import sync_folder
 
 TORN_SUFFIX = ".torn"
 LAST_COLUMN = "duration_s"
@@ -39,17 +40,6 @@ def append_durably(path: Path, data: bytes) -> None:
         os.close(descriptor)
     if created:
         sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a new or renamed entry of the folder last; where folders cannot be synced, do nothing."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def set_aside(path: Path, offset: int, tail: bytes) -> bool:

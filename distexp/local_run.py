@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distexp.crew import Crew, Member
-from distexp.workdir import EVERYWHERE, Workdir
+from distexp.workdir import Workdir
 
 LEAVE_S = 2.0  # for workers to leave by themselves once the manager has ended, before they are asked to
 FINISH_S = 10.0  # for the manager to see that all is done once the last worker has left
@@ -33,8 +33,7 @@ def read_address(workdir: Path) -> Address | None:
     folder = Workdir(workdir)
     told = folder.read_info()
     try:
-        host = "127.0.0.1" if told["host"] in EVERYWHERE else str(told["host"])
-        return Address(int(told["pid"]), host, int(told["port"]), folder.info.stat().st_mtime_ns)
+        return Address(int(told["pid"]), str(told["host"]), int(told["port"]), folder.info.stat().st_mtime_ns)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 

@@ -127,10 +127,8 @@ class _Group:
         self.tasks: dict[tuple[int, ...], tuple[str, ...]] = {}  # point -> keys
         self._numbers: list[dict[Form, int]] = [{} for _ in axes]  # per axis: value -> its number
         self._remembered: list[dict[str, int]] = [{} for _ in axes]  # per axis: cell -> its one number
-        self._last: tuple[Mapping[str, object], tuple[int, ...]] = (
-            {},
-            (),
-        )  # parameters, their part of a point
+        # The parameters of the task that was seen last, and their part of its point.
+        self._last: tuple[Mapping[str, object], tuple[int, ...]] = ({}, ())
 
     def add(self, task: Task) -> None:
         point = self._point(task)

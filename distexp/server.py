@@ -143,7 +143,7 @@ class Server(socketserver.ThreadingTCPServer):
         """Return whether there is room for one more peer; else its connection is closed."""
         is_welcome = self.doorman.let_in(client_address[0])
         if not is_welcome:
-            self.doorman.complain(client_address[0], "found too many connections without the secret")
+            self.doorman.complain(client_address[0], "found too many connections, of this address or in all")
         return is_welcome
 
     def process_request(self, request: Any, client_address: tuple[str, int]) -> None:

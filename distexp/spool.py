@@ -1,16 +1,14 @@
-"""Results that could not be handed over, kept on local disk until they are. Opens `csv_disk`.
+"""Results that could not be handed over, kept on local disk until they are. Opens `disk`.
 
 One file per result: a digest of the rest on its first line, so that a torn or foreign file is told apart.
 """
 
 import hashlib
 import logging
-import os
 import re
-from contextlib import suppress
 from pathlib import Path
 
-from distexp.csv_disk import sync_folder
+from distexp.disk import replace_durably
 from distexp.errors import ResultsUnwritable
 
 SUFFIX = ".result"
@@ -35,18 +33,10 @@ class Spool:
         """
         if not _NAME.fullmatch(name):
             raise ValueError(f"spool name {name!r}: expected letters, digits, dot, dash and underscore")
-        unfinished = self._folder / f".{name}.tmp"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with open(unfinished, "wb") as file:
-                file.write(_digest(payload) + b"\n" + payload)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, self._folder / (name + SUFFIX))
-            sync_folder(self._folder)
+            replace_durably(self._folder / (name + SUFFIX), _digest(payload) + b"\n" + payload)
         except OSError as error:
-            with suppress(OSError):  # a full disk is not to be filled with halves
-                unfinished.unlink()
             raise ResultsUnwritable(f"{self._folder}: cannot be written now ({error.strerror})") from error
 
     def items(self) -> list[tuple[str, bytes]]:

@@ -1,9 +1,8 @@
 """Every path of a working folder, and the lock that makes one manager its master.
 
-Opens `errors`. The manager's own files lie in `.experiment_manager/`.
+Opens `disk`, `errors`. The manager's own files lie in `.experiment_manager/`.
 """
 
-import contextlib
 import json
 import os
 import secrets
@@ -14,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from distexp.disk import replace_durably
 from distexp.errors import AlreadyRunning, UserError
 
 LOG_FILE = "experiment_manager.log"
@@ -138,7 +138,8 @@ class Workdir:
         return found or new
 
     def announce(self, host: str, port: int) -> None:
-        """Write down who the manager of this folder is. Caller holds the folder."""
+        """Write down who the manager of this folder is, and where to reach it. Caller holds the folder."""
+        host = "127.0.0.1" if host in EVERYWHERE else host
         write_private(self.info, json.dumps({"pid": os.getpid(), "host": host, "port": port}))
 
 
@@ -155,16 +156,7 @@ def write_private(path: Path, text: str) -> None:
     Raises:
         UserError: It cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.tmp")  # one name: the next manager clears what a kill left
     try:
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace_durably(path, text.encode(), 0o600)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise UserError(f"{path}: {error.strerror}, expected a disk to write it on") from None

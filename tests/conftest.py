@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from live_child import METHODS, Write
+from live_manager import Folder
 
 from distexp.child import Children
 
@@ -24,6 +25,14 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         return f"{name}:run"
 
     return write_here
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A working folder with three tasks: a phase over the widths 1, 2 and 3."""
+    folder = Folder(tmp_path)
+    folder.configure([1, 2, 3])
+    return folder
 
 
 @pytest.fixture(params=METHODS[:1])

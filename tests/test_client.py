@@ -4,7 +4,6 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from live_manager import Folder
@@ -15,13 +14,6 @@ from distexp.identity import keep_identity
 from distexp.protocol import Drain, NoTask, RequestTask, Status, StatusReply, TaskReply, encode
 from distexp.trust import parse_token
 from distexp.workdir import Workdir
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path)
-    folder.configure([1, 2, 3])
-    return folder
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from live_manager import Folder, Talk
-from live_worker import RUNNER, worker_process
+from live_worker import CONFIG, RUNNER, worker_process
 from support import ENVIRONMENT, TESTS, poll
 
 from distexp.host import machine_id
@@ -18,12 +18,6 @@ from distexp.workdir import Workdir
 
 pytestmark = pytest.mark.slow
 MANAGER = RUNNER.with_name("experiment_manager.py")
-CONFIG = """
-defaults: {{output_dir: ./results_exp1, experiment: "experiment:run"}}
-exp1_vary_width:
-  combinations:
-    - width: {widths}
-"""
 EXPERIMENT = """
 def run(params, context):
     with open("began", "a") as file: print(context.attempt, file=file)
@@ -166,8 +160,8 @@ def test_a_manager_killed_while_it_takes_a_failure_charges_it_once(folder: Folde
 
 
 STARTING = [
-    ("distexp.workdir:os.replace", "before"),
-    ("distexp.workdir:os.replace", "after"),
+    ("distexp.disk:os.replace", "before"),
+    ("distexp.disk:os.replace", "after"),
     ("distexp.identity:make_certificate", "after"),
     ("distexp.manager:keep_identity", "after"),
     ("distexp.manager:Server", "before"),
@@ -221,7 +215,7 @@ def test_a_worker_of_the_folder_killed_at_its_row_leaves_one_whole_row_in_the_en
 
 ELSEWHERE = [
     ("distexp.recorder:Recorder.keep", "before", 2),
-    ("distexp.spool:os.replace", "before", 2),
+    ("distexp.disk:os.replace", "before", 2),
     ("distexp.recorder:Recorder.keep", "after", 1),
     ("distexp.link:Link.report", "after", 1),
     ("distexp.recorder:Recorder.forget", "after", 1),

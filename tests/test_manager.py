@@ -2,7 +2,6 @@ import gc
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,13 +32,6 @@ def recording() -> Iterator[list[str]]:
     _RECORDING[0] = True
     yield OPENED
     _RECORDING[0] = False
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path)
-    folder.configure([1, 2, 3])
-    return folder
 
 
 @pytest.fixture

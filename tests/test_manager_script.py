@@ -61,13 +61,6 @@ def started(folder: Folder, *words: str) -> Iterator[Manager]:
         manager.process.communicate()
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path)
-    folder.configure([1, 2, 3])
-    return folder
-
-
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     """Return exit code, output and error output of the script, run in this process."""
     code = experiment_manager.main([str(word) for word in words])

@@ -18,13 +18,6 @@ STATUS = b'{"type": "status"}'
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path)
-    folder.configure([1, 2, 3])
-    return folder
-
-
-@pytest.fixture
 def manager(folder: Folder) -> Iterator[ExperimentManager]:
     with folder.serving() as manager:
         yield manager

@@ -1,7 +1,6 @@
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from live_manager import Folder, Talk, worker
@@ -9,13 +8,6 @@ from live_manager import Folder, Talk, worker
 from distexp.entry import State
 from distexp.manager import ExperimentManager
 from distexp.task_queue import LOSS_BUDGET
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path)
-    folder.configure([1, 2, 3])
-    return folder
 
 
 @pytest.fixture

@@ -119,11 +119,11 @@ def test_a_file_that_cannot_be_written_is_one_clear_line_and_leaves_no_half(tmp_
 def test_a_manager_clears_what_one_that_was_killed_left_half_written(tmp_path: Path) -> None:
     workdir = Workdir(tmp_path)
     workdir.hold().release()
-    half = workdir.info.with_name("manager.json.tmp")
+    half = workdir.info.with_name(".manager.json.tmp")
     half.write_text('{"pid": 1')
     half.chmod(0o644)
     workdir.announce("127.0.0.1", 5001)
-    assert not list(workdir.state.glob("*.tmp"))
+    assert not list(workdir.state.glob(".*.tmp"))
     assert workdir.read_info()["port"] == 5001
     assert stat.S_IMODE(workdir.info.stat().st_mode) == 0o600
 

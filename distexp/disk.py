@@ -1,0 +1,38 @@
+"""Files on the disk: replaced whole, and there after a power cut. Opens nothing."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def replace_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Put `data` in the place of a file that one process writes; what a kill leaves half is written over.
+
+    Raises:
+        OSError: The file is as it was, and nothing half is left.
+    """
+    half = path.with_name(f".{path.name}.tmp")
+    try:
+        half.unlink(missing_ok=True)  # it may have another mode
+        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+        sync_folder(path.parent)
+    except OSError:
+        with suppress(OSError):  # a full disk is not to be filled with halves
+            half.unlink()
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a new or renamed entry of the folder last; where folders cannot be synced, do nothing."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
