@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from live_child import Write, a_run, await_gone, outcome_of
+from support import poll
 
 from distexp.child import Children
 from distexp.child_main import Broke, Finished, Run
 from distexp.entry import Cause
+from distexp.host import ProcessMark
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and forks")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forkserver is the default on Linux alone")
@@ -91,7 +93,10 @@ def test_on_a_gpu_the_template_only_imports(no_template: None, write: Write, tmp
 
 def kill_template() -> None:
     template = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    mark = ProcessMark.of(template)
+    assert mark is not None
     os.kill(template, signal.SIGKILL)
+    poll(mark.is_gone, "the template's end: while it dies, a child is a new interpreter")
 
 
 @linux_only
