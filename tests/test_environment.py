@@ -36,6 +36,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return project, told
 
 
+@pytest.mark.slow
 def test_two_starts_at_once_make_a_broken_environment_again_and_install_once(
     starts: tuple[Path, list[str]],
 ) -> None:

@@ -24,6 +24,7 @@ TARGET = Target(
 )
 
 
+@pytest.mark.slow
 def test_a_manager_keeps_its_sweep_its_threads_and_its_memory_through_3000_mutated_messages() -> None:
     found = fuzz(1, range(200), clients=1, tasks=8)
     assert found.problems == []

@@ -11,6 +11,7 @@ from distexp.sweep import Sweep
 from distexp.task import Task, make_task
 
 
+@pytest.mark.slow
 def test_500_mutated_configs_become_tasks_or_lines_to_mend() -> None:
     found = read(1, range(500))
     assert found.problems == []

@@ -30,6 +30,7 @@ int main(int count, char **words) {
 SETTINGS = {"WINEDEBUG": "-all", "WINEDLLOVERRIDES": "mscoree,mshtml="}
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(WINE is None, reason="needs wine64 (Debian package wine64)"),
     pytest.mark.skipif(COMPILER is None, reason="needs mingw (Debian package gcc-mingw-w64-x86-64-win32)"),
     pytest.mark.timeout(300),
