@@ -5,27 +5,26 @@ python experiment_manager.py status [host] [port] # how far is it?
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distexp.client import Client
+from distexp.commands import status
 from distexp.errors import DistexpError
 from distexp.logs import log_to_console
 from distexp.manager import DEFAULT_CONFIGS, RESCAN_S, ExperimentManager
-from distexp.protocol import DEFAULT_PORT, Status, StatusReply
-from distexp.trust import given_token
-from distexp.workdir import Workdir
+from distexp.protocol import DEFAULT_PORT
 
 __all__ = ["ExperimentManager"]
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {"status": status.main}
 
 
 def main(words: Sequence[str]) -> int:
     """Return the exit code: 0 all well, 1 a task failed, 2 it could not start or be asked."""
     try:
-        if words and words[0] == "status":
-            return show_status(parse_status(words[1:]))
+        if words and words[0] in VERBS:
+            return VERBS[words[0]](words[1:])
         return serve(parse_serve(words))
     except DistexpError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -60,17 +59,6 @@ def parse_serve(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def parse_status(words: Sequence[str]) -> argparse.Namespace:
-    """Return whom to ask."""
-    parser = argparse.ArgumentParser(
-        prog="experiment_manager.py status", description="Ask a running manager."
-    )
-    parser.add_argument("host", nargs="?", help="default: localhost")
-    parser.add_argument("port", nargs="?", type=int, help="default: that of this folder's manager, else 5000")
-    parser.add_argument("--workdir", type=Path, default=Path(), help="default: .")
-    return parser.parse_args(words)
-
-
 def serve(settings: argparse.Namespace) -> int:
     """Run a manager until it is stopped or done."""
     log_to_console()
@@ -86,14 +74,6 @@ def serve(settings: argparse.Namespace) -> int:
     )
     manager.stop_on_signals()
     return manager.serve()
-
-
-def show_status(settings: argparse.Namespace) -> int:
-    """Print a running manager's answer."""
-    with Client(Workdir(settings.workdir), settings.host, settings.port, token=given_token()) as client:
-        reply = client.call(Status(), StatusReply)
-    print(json.dumps(reply.status, indent=2))
-    return 0
 
 
 if __name__ == "__main__":

@@ -66,7 +66,9 @@ DOORS = {
     "identity": "errors trust workdir",
     "manager": "collector entry errors host identity journal ledger logs protocol results roster server "
     "service sweep task task_queue twins workdir",
-    "experiment_manager": "client errors logs manager protocol trust workdir",
+    "commands": "",
+    "commands.status": "client protocol trust workdir",
+    "experiment_manager": "commands.status errors logs manager protocol",
     # the worker
     "gpu": "errors",
     "claim": "errors gpu",

@@ -13,6 +13,7 @@ from pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
 import experiment_manager
 from distexp import task, worker_command
+from distexp.commands import status
 from distexp.config import parse_config
 from distexp.errors import ConfigError
 from distexp.expand import expand
@@ -28,7 +29,7 @@ RUN_FLAGS = {
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 PARSERS: dict[str, Parse] = {
     "experiment_manager.py": experiment_manager.parse_serve,
-    "experiment_manager.py status": experiment_manager.parse_status,
+    "experiment_manager.py status": status.parse,
     "experiment_runner_gpu.py": worker_command.parse,
 }
 
@@ -46,17 +47,16 @@ def flags_in(text: str) -> set[str]:
 def test_readme_lists_the_flags_that_the_scripts_have_and_no_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    listed = section(README, "All flags")
-    manager, status, runner = (flags_in(help_of(parse, capsys)) - {"--help"} for parse in PARSERS.values())
+    listed = re.split(
+        r"^`([a-z_]+(?:\.py)?(?: [a-z]+)?)(?: [^`]*)?`:", section(README, "All flags"), flags=re.M
+    )
+    found = {name: flags_in(text) for name, text in zip(listed[1::2], listed[2::2], strict=True)}
+    expected = {name: flags_in(help_of(parse, capsys)) - {"--help"} for name, parse in PARSERS.items()}
     launcher = flags_in(page("launch_distributed.sh")) - {"--help", "--version", "--dev"}
-    tables = listed.split("`experiment_runner_gpu.py [host] [port]`")
-    assert flags_in(tables[0].split("`experiment_manager.py status")[0]) == manager
-    assert flags_in(tables[0].split("`experiment_manager.py status")[1]) == status
-    assert flags_in(tables[1].split("`launch_distributed run`")[0]) == runner
-    assert launcher == RUN_FLAGS == flags_in(tables[1].split("`launch_distributed run`")[1])
-    assert flags_in(re.sub(r"`command: .*?`", "", README)) <= manager | status | runner | launcher | {
-        "--help"
-    }
+    assert launcher == RUN_FLAGS
+    assert found == expected | {"launch_distributed run": launcher}
+    known = set[str]().union(*found.values(), {"--help"})
+    assert flags_in(re.sub(r"`command: .*?`", "", README)) <= known
 
 
 def test_the_defaults_that_readme_lists_are_those_of_the_scripts() -> None:
