@@ -162,7 +162,7 @@ def read(seed: int, numbers: Sequence[int]) -> Findings:
 def judge(sweep: Sweep, content: bytes) -> tuple[str, str]:
     """Return what came out, and what is wrong with it; the latter is empty when nothing is."""
     try:
-        tasks = sweep.load()
+        tasks = [point.task for point in sweep.load()]
     except ConfigError as error:
         lines = len(content.decode(errors="replace").splitlines()) + 1
         return "refused", "; ".join(filter(None, (_fault(problem, lines) for problem in error.problems)))

@@ -105,9 +105,9 @@ class Control:
             yield self._queue.requeue(key)
         for entry in self._queue.entries() if request.failed or request.missing else ():
             if request.failed and entry.state is State.FAILED:
-                yield self._queue.requeue(entry.task.key)
+                yield self._queue.requeue(entry.key)
             if request.missing and entry.state is State.COMPLETE and self._ledger.find(entry.task) is None:
-                yield self._queue.readmit(entry.task.key)
+                yield self._queue.readmit(entry.key)
 
 
 def _canonical_where(request: wire.Tasks) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""One task as the queue sees it: where it stands, who holds it until when, what it has cost. Opens `task`.
+"""One task as the queue sees it: where it stands, who holds it, what it has cost. Opens `grid`, `task`.
 
 The moves between states are the table in `task_queue`.
 """
@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from operator import attrgetter
 
+from distexp.grid import Planned
 from distexp.task import LeaseRecord, Task, TaskRecord
 
 MISSED_BEATS = 4  # one lost beat is a hiccup, four are a death
@@ -67,7 +68,7 @@ class Lease:
 class Entry:
     """A task and its history.  Caller holds the lock."""
 
-    task: Task
+    planned: Planned
     state: State = State.PENDING
     attempts: int = 0
     failures: int = 0
@@ -79,6 +80,16 @@ class Entry:
     lease: Lease | None = None
     lost_lease_id: str = ""  # of the lease that was lost last, so that its worker may come back
     is_wanted: bool = True  # False once the configs no longer ask for it
+
+    @property
+    def key(self) -> str:
+        """The task's key."""
+        return self.planned.key
+
+    @property
+    def task(self) -> Task:
+        """The task, spelled out at each call."""
+        return self.planned.task
 
     def fits(self, borrower: Borrower) -> bool:
         """Return whether the borrower's device has more memory than the one on which the task ran out."""
@@ -106,7 +117,7 @@ class Entry:
                 instance=self.lease.borrower.instance,
             )
         return TaskRecord(
-            key=self.task.key,
+            key=self.key,
             state=self.state.value,
             attempts=self.attempts,
             failures=self.failures,

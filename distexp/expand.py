@@ -6,19 +6,20 @@ from collections.abc import Iterator, Sequence
 
 from distexp.config import Phase
 from distexp.errors import ConfigError
+from distexp.grid import Grid, GridPoint
 from distexp.output_dir import output_folder
-from distexp.task import Task, Value, canonical, make_task
+from distexp.task import Value, canonical, key_head, short_hash
 from distexp.template import placeholders, render
 
-MAX_VALUES = 50_000_000  # parameters of all combinations: about 25 bytes each, 1.3 GB
-MAX_TASKS = 5_000_000  # a task is about half a kilobyte in the manager: 2.5 GB
+MAX_VALUES = 50_000_000  # parameters of all combinations, each of which goes into a key: some seconds
+MAX_TASKS = 5_000_000  # a task is less than half a kilobyte in the manager: 2.5 GB
 
 
-def expand(phases: Sequence[Phase]) -> list[Task]:
+def expand(phases: Sequence[Phase]) -> list[GridPoint]:
     """Return every task: phases in order, the first axis slowest, the seed fastest.
 
     A task's id is `{phase}_{index}_{seed}`, where the index counts the combinations of the phase without the
-    seed. Tasks of one combination share one `config`.
+    seed.
 
     Raises:
         ConfigError: More than `MAX_TASKS` or `MAX_VALUES`, found before any is made; or a folder that leaves
@@ -40,39 +41,47 @@ def expand(phases: Sequence[Phase]) -> list[Task]:
             raise ConfigError(
                 [f"{phase.where}: {phase.name}: {found}, expected at most {MAX_VALUES} in a sweep"]
             )
-    return [task for phase in phases for task in _tasks(phase)]
+    return [point for phase in phases for point in _points(phase)]
 
 
-def _tasks(phase: Phase) -> Iterator[Task]:
-    axes = tuple(phase.axes)
+def _points(phase: Phase) -> Iterator[GridPoint]:
+    grid = Grid(
+        phase=phase.name,
+        axes=dict(phase.axes),
+        seeds=phase.seeds,
+        defaults=dict(phase.defaults),
+        experiment=phase.experiment,
+        command=phase.command,
+        timeout_s=phase.timeout_s,
+        process=phase.process,
+    )
+    head = key_head(phase.name, phase.experiment, phase.command)
     folders = _Folders(phase)
-    for index, (config, config_text) in enumerate(_combinations(phase)):
+    number = 0
+    for choice, config_text in zip(
+        itertools.product(*phase.axes.values()), _config_texts(phase), strict=True
+    ):
         for seed in phase.seeds:
-            yield make_task(
-                task_id=f"{phase.name}_{index}_{seed}",
-                phase=phase.name,
-                config=config,
-                seed=seed,
-                output_dir=folders.of(config, seed),
-                axes=axes,
-                experiment=phase.experiment,
-                command=phase.command,
-                timeout_s=phase.timeout_s,
-                process=phase.process,
-                config_text=config_text,
-            )
+            key = short_hash(f"{head}{config_text},{seed}]")
+            yield GridPoint(grid, number, folders.of(choice, seed), key)
+            number += 1
 
 
-def _combinations(phase: Phase) -> Iterator[tuple[dict[str, Value], str]]:
-    """Yield the parameters of each combination with their canonical text, joined from cached pieces."""
-    names = sorted([*phase.axes, *phase.defaults])
-    defaults = dict(phase.defaults)
-    fixed = {name: _member(name, value) for name, value in defaults.items()}
-    axes = [[(name, value, _member(name, value)) for value in values] for name, values in phase.axes.items()]
-    for choice in itertools.product(*axes):
-        members = fixed | {name: member for name, _, member in choice}
-        config = {name: value for name, value, _ in choice} | defaults
-        yield config, "{" + ",".join([members[name] for name in names]) + "}"
+def _config_texts(phase: Phase) -> Iterator[str]:
+    """Yield the canonical text of each combination's parameters, joined from few pieces made beforehand."""
+    pieces: dict[str, list[str]] = {}
+    text = "{"
+    for name in sorted([*phase.axes, *phase.defaults]):
+        comma = "" if text == "{" and not pieces else ","
+        if name in phase.axes:
+            pieces[name] = [f"{text}{comma}{_member(name, value)}" for value in phase.axes[name]]
+            text = ""
+        else:
+            text += comma + _member(name, phase.defaults[name])
+    in_order = list(phase.axes)
+    by_name = [in_order.index(name) for name in pieces]
+    for choice in itertools.product(*(pieces[name] for name in in_order)):
+        yield "".join([choice[at] for at in by_name]) + text + "}"
 
 
 def _member(name: str, value: Value) -> str:
@@ -87,15 +96,21 @@ class _Folders:
         self._names = placeholders(phase.output_dir)
         self._known: dict[tuple[str, ...], str] = {}
 
-    def of(self, config: dict[str, Value], seed: int) -> str:
-        """Return the folder for these parameters."""
-        name = self._phase.name
-        values = [seed if n == "seed" else name if n == "phase" else config[n] for n in self._names]
+    def of(self, choice: Sequence[Value], seed: int) -> str:
+        """Return the folder for the chosen value of each axis."""
+        if not self._names:
+            return self._folder([])
+        phase = self._phase
+        config = {**phase.defaults, **dict(zip(phase.axes, choice, strict=True)), "phase": phase.name}
+        return self._folder([seed if name == "seed" else config[name] for name in self._names])
+
+    def _folder(self, values: Sequence[Value]) -> str:
         shown = tuple(map(render, values))
         if shown not in self._known:
             try:
                 folder = output_folder(self._phase.output_dir, dict(zip(self._names, values, strict=True)))
             except ValueError as error:
-                raise ConfigError([f"{self._phase.where}: {name}.output_dir: {error}"]) from error
+                where = f"{self._phase.where}: {self._phase.name}.output_dir"
+                raise ConfigError([f"{where}: {error}"]) from error
             self._known[shown] = folder
         return self._known[shown]

@@ -1,4 +1,6 @@
-"""All results files of the sweep: scan them, append to them. Opens `results`, `group_commit`.
+"""All results files of the sweep: scan them, append to them.
+
+Opens `grid`, `group_commit`, `results`, `row_index`.
 
 Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); never the other way round.
 """
@@ -8,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distexp.grid import Planned
 from distexp.group_commit import GroupCommit
 from distexp.results import RESULTS_FILE, ResultsFile, Scan
 from distexp.row_index import TaskIndex
@@ -22,7 +25,6 @@ class _Book:
     index: TaskIndex
     commits: GroupCommit[tuple[Task, Mapping[str, str]]]
     lock: threading.Lock = field(default_factory=threading.Lock)
-    keys: set[str] = field(default_factory=set)
 
 
 class Ledger:
@@ -35,22 +37,15 @@ class Ledger:
         self._lock = threading.Lock()
         self._books: dict[str, _Book] = {}
 
-    def sync(self, tasks: Sequence[Task]) -> None:
+    def sync(self, tasks: Sequence[Planned]) -> None:
         """Make `tasks` those whose rows are looked for; files that new tasks look to are read again."""
-        by_folder: dict[str, list[Task]] = {}
+        by_folder: dict[str, list[Planned]] = {}
         for task in tasks:
             by_folder.setdefault(task.output_dir, []).append(task)
         for folder in {*by_folder, *self._books}:
             book = self._book(folder)
             with book.lock:
-                wanted = {task.key for task in by_folder.get(folder, ())}
-                for key in book.keys - wanted:
-                    book.index.discard(key)
-                joined = [task for task in by_folder.get(folder, ()) if task.key not in book.keys]
-                for task in joined:  # in the order of the sweep: neighbours have most values in common
-                    book.index.add(task)
-                book.keys = wanted
-                if joined:
+                if book.index.sync(by_folder.get(folder, ())):
                     book.file.reset()
 
     def scan_all(self) -> None:
@@ -103,7 +98,7 @@ class Ledger:
     def _book(self, folder: str) -> _Book:
         with self._lock:
             if folder not in self._books:
-                index = TaskIndex([])
+                index = TaskIndex()
                 file = ResultsFile(self._root / folder / RESULTS_FILE, index)
 
                 def commit(rows: list[tuple[Task, Mapping[str, str]]]) -> None:

@@ -17,6 +17,7 @@ from types import FrameType
 from distexp import collector
 from distexp.entry import State
 from distexp.errors import ConfigError, DistexpError, UserError
+from distexp.grid import Planned
 from distexp.host import host_name, machine_id
 from distexp.identity import keep_identity
 from distexp.journal import Journal
@@ -28,7 +29,6 @@ from distexp.roster import Roster
 from distexp.server import Server
 from distexp.service import Service
 from distexp.sweep import Sweep
-from distexp.task import Task
 from distexp.task_queue import TaskQueue
 from distexp.twins import copy_twin_rows
 from distexp.workdir import Workdir
@@ -133,7 +133,7 @@ class ExperimentManager:
         if is_reachable:
             log.info("Workers on other machines need a copy of %s", self.workdir.token)
 
-    def _open_rooms(self, tasks: Sequence[Task], secret: str | None) -> None:
+    def _open_rooms(self, tasks: Sequence[Planned], secret: str | None) -> None:
         """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
         self.queue = TaskQueue(time.monotonic, self.journal.record)
         self.ledger = Ledger(self.workdir.root, self._on_scan)

@@ -23,7 +23,7 @@ class Register:
         self._entries: dict[str, Entry] = {}
         self._waiting = Waiting(self._entries)
         self._leases: dict[str, str] = {}  # live lease id -> key
-        self._labels: dict[str, str] = {}  # task id -> key
+        self._labels: dict[str, str] = {}  # task id -> key; made when first asked for
         self._counts: Counter[State] = Counter()
 
     def twin_copies(self) -> list[tuple[Task, Task]]:
@@ -52,6 +52,9 @@ class Register:
             UnknownTask: None has.
         """
         with self._lock:
+            if not self._labels:
+                wanted = (entry for entry in self._entries.values() if entry.is_wanted)
+                self._labels = {entry.planned.task_id: entry.key for entry in wanted}
             if task_id not in self._labels:
                 raise UnknownTask(
                     f"task {task_id!r}: not in this sweep, expected a task id such as exp1_width_0_42"

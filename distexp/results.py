@@ -121,7 +121,7 @@ class ResultsFile:
                     return None
                 match = TaskIndex([task]).matcher(header.columns)
                 for _, fields in whole_file(file, header):
-                    if fields is not None and match(fields):
+                    if fields is not None and match.one(fields):
                         return {name: fields[at] for name, at in first_places(header.columns).items()}
         except FileNotFoundError:
             return None

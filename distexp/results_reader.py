@@ -136,15 +136,14 @@ class Reader:
         skipped = -1
         while offset != skipped:
             for block in blocks(file, offset, width):
-                for fields in block.rows:
-                    complete.update(match(fields))
+                complete |= match.all(block.rows)
                 for line, found in block.bad:
                     self._add_bad(block.offset, line, found)
                 offset = block.offset + block.used
             skipped = offset
             last, offset = self._read_last_line(file, offset, header, first_look or locked)
             if last is not None:
-                complete.update(match(last))
+                complete.update(match.one(last))
         self.bookmark = Bookmark(offset=offset, header=header.digest)
         self._before = _before(file, offset)
         return complete

@@ -1,21 +1,23 @@
-"""From a row of any CSV to the tasks that it completes, without trying each task.
+"""From the rows of any CSV to the tasks that they complete, without trying each task.
 
-Pure: no files. Opens `rows` and `task`. A row completes a task when (1) the file records every axis that the
-phase varies and the seed, and (2) every column that is a parameter of the task holds the task's value; an
+Pure: no files. Opens `grid`, `rows`, `task`. A row completes a task when (1) the file records every axis that
+the phase varies and the seed, and (2) every column that is a parameter of the task holds the task's value; an
 empty cell matches any value of a parameter that is not an axis. Caller holds a lock.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial, reduce
 from itertools import product
-from operator import getitem
+from operator import add
 
+from distexp.grid import Grid, GridPoint, Planned
 from distexp.rows import Form, cell_forms, value_form
-from distexp.task import Task
 
 MAX_REMEMBERED_CELLS = 100_000  # per column: a foreign column may hold another text in each of a million rows
-NOWHERE = -1  # the number of a value that no task has
+VALUE_BITS = 24  # a point holds the number of a value of each axis in as many bits: more than `MAX_TASKS`
 
-Match = Callable[[Sequence[str]], list[str]]
+Row = Sequence[str]
 
 
 class TaskIndex:
@@ -24,46 +26,52 @@ class TaskIndex:
     Tasks of one phase share their axes and, as a rule, all other parameters: one group. Caller holds a lock.
     """
 
-    def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        self._groups: dict[tuple[object, ...], _Group] = {}
-        self._tasks: dict[str, Task] = {}  # by key
-        self._last: tuple[Task, _Group] | None = None  # its neighbours in the sweep share its parameters
-        for task in tasks:
-            self.add(task)
+    def __init__(self, tasks: Iterable[Planned] = ()) -> None:
+        self._groups: dict[object, _Group] = {}  # by grid, or by what flat tasks have in common
+        self._keys: set[str] = set()
+        self._last: tuple[Grid, _Group] | None = None  # neighbours in the sweep are of one grid
+        self.sync(tasks)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._tasks
+        return key in self._keys
 
-    def add(self, task: Task) -> None:
-        """Take the task up; rows read before are not looked at again."""
-        self.discard(task.key)  # an axis may have become a default: one key, another group
-        self._tasks[task.key] = task
-        self._group_of(task).add(task)
+    def sync(self, tasks: Iterable[Planned]) -> bool:
+        """Make these the tasks; return whether one is new: rows read before are not looked at again."""
+        known, self._keys, self._groups, self._last = self._keys, set(), {}, None
+        for task in tasks:
+            self.add(task)
+        return not self._keys <= known
 
-    def _group_of(self, task: Task) -> "_Group":
-        """Return the task's group; make it when it is the first."""
-        if self._last is not None:
-            last, group = self._last
-            if task.config is last.config and task.axes == last.axes and task.phase == last.phase:
-                return group
-        axes = frozenset(task.axes)
-        rest = {name: value_form(value) for name, value in task.config.items() if name not in axes}
-        group_key = (task.phase, task.axes, tuple(rest.items()))
-        found = self._groups.get(group_key)
-        if found is None:
-            found = self._groups[group_key] = _Group(group_key, task.phase, (*task.axes, "seed"), rest)
-        self._last = (task, found)
-        return found
+    def add(self, task: Planned) -> None:
+        """Take one more task up; rows read before are not looked at again."""
+        self._keys.add(task.key)
+        if isinstance(task, GridPoint):
+            if self._last is None or self._last[0] is not task.grid:
+                self._last = (task.grid, self._group_of(task.grid))
+            self._last[1].add(task.number, task.key)
+            return
+        axes = (*task.axes, "seed")
+        rest = _forms({name: value for name, value in task.config.items() if name not in axes})
+        strides = tuple([1 << VALUE_BITS * at for at in range(len(axes) + 1)])
+        group = self._groups.setdefault(
+            (task.phase, axes, tuple(rest.items())), _Group(task.phase, axes, rest, strides)
+        )
+        forms = _forms({**task.config, "seed": task.seed})
+        group.add(sum([group.number(at, forms[axis]) for at, axis in enumerate(axes)]), task.key)
 
-    def discard(self, key: str) -> None:
-        """Forget the task, if it is known."""
-        task = self._tasks.pop(key, None)
-        if task is not None:
-            group = self._group_of(task)
-            group.discard(task)
-            if not group.tasks:
-                del self._groups[group.key]
-                self._last = None
+    def _group_of(self, grid: Grid) -> "_Group":
+        """Return the grid's own group, in which the numbers of its tasks are their points."""
+        if grid in self._groups:
+            return self._groups[grid]
+        axes = {**grid.axes, "seed": grid.seeds}
+        sizes = [len(values) for values in axes.values()]
+        strides = tuple([math.prod(sizes[at + 1 :]) for at in range(len(sizes))])
+        group = _Group(grid.phase, tuple(axes), _forms(grid.defaults), (*strides, math.prod(sizes)))
+        for at, values in enumerate(axes.values()):
+            for value in values:
+                group.number(at, value_form(value))
+        self._groups[grid] = group
+        return group
 
     def is_parameter(self, column: str) -> bool:
         """Return whether the column takes part in the comparison with any task."""
@@ -81,26 +89,16 @@ class TaskIndex:
                 missing[group.phase] = lacking
         return missing
 
-    def matcher(self, columns: Sequence[str]) -> Match:
-        """Return a function from the fields of a row, as many as columns, to the keys of its tasks.
+    def matcher(self, columns: Sequence[str]) -> "Matcher":
+        """Return what compares rows of these columns with the tasks that are known now.
 
-        Of columns with one name the first counts. Tasks added later are not known to the function.
+        Of columns with one name the first counts.
         """
-        places = first_places(columns)
-        plans = [
-            _Plan(group, places)
-            for group in self._groups.values()
-            if all(axis in places for axis in group.axes)
-        ]
-        phase_at = places.get("phase")
-        if phase_at is None:
-            return lambda fields: [key for plan in plans for key in plan.match(fields)]
-        by_phase: dict[str, list[_Plan]] = {}
-        for plan in plans:
-            by_phase.setdefault(plan.group.phase, []).append(plan)
-        by_phase[""] = plans  # rows from before the file got the column
-        at = phase_at
-        return lambda fields: [key for plan in by_phase.get(fields[at], ()) for key in plan.match(fields)]
+        return Matcher(self._groups.values(), first_places(columns))
+
+
+def _forms(values: Mapping[str, object]) -> dict[str, Form]:
+    return {name: value_form(value) for name, value in values.items()}
 
 
 def first_places(columns: Sequence[str]) -> dict[str, int]:
@@ -114,64 +112,99 @@ def first_places(columns: Sequence[str]) -> dict[str, int]:
 class _Group:
     """Tasks with one phase, one set of axes (the seed is the last) and equal values beside them.
 
-    Each value of an axis has its number; those of a task are its point.
+    Each value of an axis has its number, a multiple of the axis's stride, so that the sum over the axes, a
+    point, tells tasks apart.
     """
 
     def __init__(
-        self, key: tuple[object, ...], phase: str, axes: tuple[str, ...], rest: Mapping[str, Form]
+        self, phase: str, axes: tuple[str, ...], rest: Mapping[str, Form], strides: tuple[int, ...]
     ) -> None:
-        self.key = key
+        """Take one stride for each axis, and what is larger than any point."""
         self.phase = phase
         self.axes = axes
         self.rest = rest
-        self.tasks: dict[tuple[int, ...], tuple[str, ...]] = {}  # point -> keys
+        self._tasks: dict[int, str] = {}  # point -> key
+        self._more: dict[int, list[str]] = {}  # point -> further keys: a phase whose experiment was edited
         self._numbers: list[dict[Form, int]] = [{} for _ in axes]  # per axis: value -> its number
         self._remembered: list[dict[str, int]] = [{} for _ in axes]  # per axis: cell -> its one number
-        # The parameters of the task that was seen last, and their part of its point.
-        self._last: tuple[Mapping[str, object], tuple[int, ...]] = ({}, ())
+        self._strides = strides
+        self._nowhere = -strides[-1]  # the number of a value that no task has: the sum is no point
 
-    def add(self, task: Task) -> None:
-        point = self._point(task)
-        self.tasks[point] = (*self.tasks.get(point, ()), task.key)
-
-    def discard(self, task: Task) -> None:
-        point = self._point(task)
-        self.tasks[point] = tuple(key for key in self.tasks[point] if key != task.key)
-        if not self.tasks[point]:
-            del self.tasks[point]
-
-    def _point(self, task: Task) -> tuple[int, ...]:
-        config, parameters = self._last
-        if task.config is not config:
-            forms = [value_form(task.config[axis]) for axis in self.axes[:-1]]
-            parameters = tuple([self._number(place, form) for place, form in enumerate(forms)])
-            self._last = (task.config, parameters)
-        return (*parameters, self._number(-1, value_form(task.seed)))
-
-    def find(self, cells: Sequence[str]) -> tuple[str, ...]:
-        """Return the keys of the tasks at the point that the cells of the axes name."""
-        try:
-            return self.tasks.get(tuple(map(getitem, self._remembered, cells)), ())
-        except KeyError:
-            numbers = [self._read(place, cell) for place, cell in enumerate(cells)]
-            return tuple([key for point in product(*numbers) for key in self.tasks.get(point, ())])
-
-    def _number(self, place: int, form: Form) -> int:
+    def number(self, place: int, form: Form) -> int:
+        """Return the number of a value of this axis, a new one if need be."""
         numbers = self._numbers[place]
         if form not in numbers:
-            numbers[form] = len(numbers)
+            numbers[form] = len(numbers) * self._strides[place]
             self._remembered[place].clear()
         return numbers[form]
 
+    def add(self, point: int, key: str) -> None:
+        """Put a task where its values are."""
+        if self._tasks.setdefault(point, key) != key:
+            self._more.setdefault(point, []).append(key)
+
+    def find(self, cells: Row) -> list[str]:
+        """Return the keys of the tasks at the point that the cells of the axes name."""
+        points = map(sum, product(*[self._read(place, cell) for place, cell in enumerate(cells)]))
+        return [key for point in points if point in self._tasks for key in self._at(point)]
+
+    def find_all(self, columns: Sequence[Row]) -> Iterator[str | None] | None:
+        """Return what `find` finds for each row, given the cells by axis; None where that is not one key."""
+        if self._more:
+            return None
+        for place, column in enumerate(columns):
+            known = self._remembered[place]
+            if len(known) >= MAX_REMEMBERED_CELLS:
+                known.clear()
+            for cell in set(column) - known.keys():
+                found = self._read(place, cell)
+                if len(found) > 1:
+                    return None
+                known[cell] = found[0]
+        numbers = [
+            map(known.__getitem__, column) for known, column in zip(self._remembered, columns, strict=True)
+        ]
+        return map(self._tasks.get, reduce(partial(map, add), numbers))
+
+    def _at(self, point: int) -> list[str]:
+        return [self._tasks[point], *self._more.get(point, ())]
+
     def _read(self, place: int, cell: str) -> list[int]:
         """Return the numbers of the values that the cell may hold: one, unless an axis has 1 and "1"."""
-        numbers, remembered = self._numbers[place], self._remembered[place]
-        found = [numbers[form] for form in cell_forms(cell) if form in numbers] or [NOWHERE]
-        if len(remembered) >= MAX_REMEMBERED_CELLS:
-            remembered.clear()
-        if len(found) == 1:
-            remembered[cell] = found[0]
-        return found
+        numbers = self._numbers[place]
+        return [numbers[form] for form in cell_forms(cell) if form in numbers] or [self._nowhere]
+
+
+class Matcher:
+    """Compares the rows of one file with tasks."""
+
+    def __init__(self, groups: Iterable[_Group], places: Mapping[str, int]) -> None:
+        """Know where each column stands."""
+        self._plans = [_Plan(g, places) for g in groups if all(axis in places for axis in g.axes)]
+        self._phase_at = places.get("phase")
+
+    def one(self, fields: Row) -> list[str]:
+        """Return the keys of the tasks that this row completes."""
+        return [key for plan in self._plans_for(self._phase(fields)) for key in plan.match(fields)]
+
+    def all(self, rows: Sequence[Row]) -> set[str]:
+        """Return the keys of the tasks that these rows complete."""
+        by_phase: dict[str, list[Row]] = {}
+        for fields in rows:
+            by_phase.setdefault(self._phase(fields), []).append(fields)
+        return {
+            key
+            for phase, some in by_phase.items()
+            for plan in self._plans_for(phase)
+            for key in plan.match_all(some)
+        }
+
+    def _phase(self, fields: Row) -> str:
+        return "" if self._phase_at is None else fields[self._phase_at]
+
+    def _plans_for(self, phase: str) -> "list[_Plan]":
+        """An empty phase is that of a row from before the file got the column: it may be any."""
+        return [plan for plan in self._plans if phase in ("", plan.group.phase)]
 
 
 class _Plan:
@@ -181,15 +214,31 @@ class _Plan:
         self.group = group
         self._axes = [places[axis] for axis in group.axes]
         self._rest = [(places[name], form) for name, form in group.rest.items() if name in places]
-        self._rest_places = [place for place, _ in self._rest]
         self._accepted: dict[tuple[str, ...], bool] = {}
 
-    def match(self, fields: Sequence[str]) -> tuple[str, ...]:
-        rest = tuple([fields[place] for place in self._rest_places])
+    def match(self, fields: Row) -> list[str]:
+        rest = tuple([fields[place] for place, _ in self._rest])
+        return self.group.find([fields[place] for place in self._axes]) if self._accepts(rest) else []
+
+    def match_all(self, rows: Sequence[Row]) -> set[str]:
+        columns = list(zip(*rows, strict=True))
+        if self._rest:
+            rests = list(zip(*[columns[place] for place, _ in self._rest], strict=True))
+            if not all(map(self._accepts, set(rests))):
+                rows = [row for row, rest in zip(rows, rests, strict=True) if self._accepts(rest)]
+                return self.match_all(rows) if rows else set()
+        found = self.group.find_all([columns[place] for place in self._axes])
+        if found is None:
+            return {key for row in rows for key in self.match(row)}
+        return {key for key in found if key is not None}
+
+    def _accepts(self, rest: tuple[str, ...]) -> bool:
         accepted = self._accepted.get(rest)
         if accepted is None:
-            accepted = all(not fields[at] or form in cell_forms(fields[at]) for at, form in self._rest)
             if len(self._accepted) >= MAX_REMEMBERED_CELLS:
                 self._accepted.clear()
+            accepted = all(
+                not cell or form in cell_forms(cell) for cell, (_, form) in zip(rest, self._rest, strict=True)
+            )
             self._accepted[rest] = accepted
-        return self.group.find([fields[place] for place in self._axes]) if accepted else ()
+        return accepted

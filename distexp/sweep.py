@@ -5,7 +5,7 @@ from pathlib import Path
 
 from distexp.config import load_configs
 from distexp.expand import expand
-from distexp.task import Task
+from distexp.grid import GridPoint
 
 Signature = tuple[tuple[str, int, int], ...]
 
@@ -22,7 +22,7 @@ class Sweep:
         """Return whether a file has come, gone or changed since `load`."""
         return self._signature() != self._seen
 
-    def load(self) -> list[Task]:
+    def load(self) -> list[GridPoint]:
         """Return every task the files ask for, in the order of files, phases and axes.
 
         Raises:

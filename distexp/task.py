@@ -40,7 +40,17 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     process: Process = "forked"
     key: str = ""  # identity: phase, experiment, parameters, seed
-    work: str = ""  # identity without the phase: equal work runs once
+
+    @property
+    def work(self) -> str:
+        """Its identity without the phase: equal work runs once. Computed at each call."""
+        head = f"[{_label(self.experiment)},{_label(self.command)},"
+        return short_hash(f"{head}{canonical(self.config)},{self.seed}]")
+
+    @property
+    def task(self) -> "Task":
+        """Itself; a `GridPoint` has the same property."""
+        return self
 
 
 def make_task(
@@ -55,16 +65,8 @@ def make_task(
     command: str | None = None,
     timeout_s: float | None = None,
     process: Process = "forked",
-    config_text: str | None = None,
 ) -> Task:
-    """Return the task with its `key` and `work` filled in.
-
-    A caller that makes many tasks may share one `config` among them, and hand over `canonical(config)` as
-    `config_text`: nobody changes the parameters of a task.
-    """
-    if config_text is None:
-        config_text = canonical(config)
-    work = f"{_label(experiment)},{_label(command)},{config_text},{seed}]"  # the tail of a canonical list
+    """Return the task with its `key` filled in."""
     return Task(
         task_id=task_id,
         phase=phase,
@@ -76,17 +78,22 @@ def make_task(
         command=command,
         timeout_s=timeout_s,
         process=process,
-        key=_hash(f"[{_label(phase)},{work}"),
-        work=_hash(f"[{work}"),
+        key=short_hash(f"{key_head(phase, experiment, command)}{canonical(config)},{seed}]"),
     )
+
+
+def key_head(phase: str, experiment: str, command: str | None) -> str:
+    """Return how the text begins whose hash is a task's key: a canonical list, then parameters and seed."""
+    return f"[{_label(phase)},{_label(experiment)},{_label(command)},"
 
 
 def digest(value: Value) -> str:
     """Return `KEY_DIGITS` hex digits that depend on the canonical form of `value` alone."""
-    return _hash(canonical(value))
+    return short_hash(canonical(value))
 
 
-def _hash(text: str) -> str:
+def short_hash(text: str) -> str:
+    """Return `KEY_DIGITS` hex digits."""
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
 

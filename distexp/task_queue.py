@@ -1,4 +1,4 @@
-"""Every task of the sweep: one table of states, an injected clock, no I/O. Opens `entry`, `register`.
+"""Every task of the sweep: one table of states, an injected clock, no I/O. Opens `entry`, `grid`, `register`.
 
 Every state change goes through `_move`, which refuses what the table `MOVES` does not hold; only `readmit`,
 which a user asks for when a row has vanished, starts a complete task all over again. What must outlive the
@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from distexp.entry import Borrower, Cause, Entry, Lease, State
 from distexp.errors import IllegalMove
+from distexp.grid import Planned
 from distexp.register import Register
-from distexp.task import Task, TaskRecord
+from distexp.task import TaskRecord
 
 FAILURE_BUDGET = 3  # failures of the experiment before the task stands as failed
 LOSS_BUDGET = 5  # losses of the worker: not the task's fault, so more patience, but a killer task must end
@@ -39,7 +40,7 @@ class TaskQueue(Register):
 
     # -- the sweep ---------------------------------------------------------------------------------------
 
-    def sync(self, tasks: Sequence[Task]) -> tuple[int, int]:
+    def sync(self, tasks: Sequence[Planned]) -> tuple[int, int]:
         """Make `tasks` the sweep and return how many joined it and how many pending ones left it.
 
         A task that left while it was running finishes first; ended ones keep their state.
@@ -53,22 +54,22 @@ class TaskQueue(Register):
                 entry.is_wanted = False
             for entry in gone:
                 self._move(entry, State.WITHDRAWN)
-            self._labels = {task.task_id: task.key for task in tasks}
+            self._labels = {}
             self._waiting.sync(tasks)
             return joined, len(gone)
 
-    def _admit(self, task: Task) -> bool:
+    def _admit(self, task: Planned) -> bool:
         entry = self._entries.get(task.key)
         if entry is None:
             self._begin(task)
             return True
-        entry.task, entry.is_wanted = task, True  # its label and folder may have moved
+        entry.planned, entry.is_wanted = task, True  # its label and folder may have moved
         if entry.state is State.WITHDRAWN:
             self._move(entry, State.PENDING)
             return True
         return False
 
-    def _begin(self, task: Task) -> None:
+    def _begin(self, task: Planned) -> None:
         self._entries[task.key] = Entry(task)
         self._counts[State.PENDING] += 1
         self._waiting.join(task.key)
@@ -119,7 +120,7 @@ class TaskQueue(Register):
         entry.lease = Lease(lease_id, entry.task, borrower, entry.attempts, self._clock() + term_s)
         entry.last_worker = borrower.worker
         entry.lost_lease_id = ""
-        self._leases[lease_id] = entry.task.key
+        self._leases[lease_id] = entry.key
         self._move(entry, State.ASSIGNED)
         return entry.lease
 
@@ -209,9 +210,10 @@ class TaskQueue(Register):
     def give_up(self, largest_mib: int) -> list[Entry]:
         """Fail, and return, the tasks that need a device larger than this, once nothing else is left."""
         with self._lock:
+            if self._counts[State.ASSIGNED] or not self._counts[State.PENDING]:
+                return []
             pending = [entry for entry in self._entries.values() if entry.state is State.PENDING]
-            is_of_use = any(entry.floor_mib == 0 or entry.floor_mib < largest_mib for entry in pending)
-            if is_of_use or self._counts[State.ASSIGNED]:
+            if any(entry.floor_mib == 0 or entry.floor_mib < largest_mib for entry in pending):
                 return []
             for entry in pending:
                 self._settle(entry, State.FAILED)
@@ -252,7 +254,7 @@ class TaskQueue(Register):
             if entry.state is not State.COMPLETE or not entry.is_wanted:
                 return False
             self._counts[State.COMPLETE] -= 1
-            self._begin(entry.task)
+            self._begin(entry.planned)
             self._on_change(self._entries[key].record())
             self._waiting.wake_twins(entry)
             return True
@@ -282,7 +284,7 @@ class TaskQueue(Register):
         self._counts[was] -= 1
         self._counts[state] += 1
         if state is State.PENDING:
-            self._waiting.come_back(entry.task.key)
+            self._waiting.come_back(entry.key)
         if state not in (State.ASSIGNED, State.COMPLETE):
             self._waiting.wake_twins(entry)
         if entry.attempts or State.CANCELLED in (was, state):  # what never was lent has no history

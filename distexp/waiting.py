@@ -1,13 +1,15 @@
 """Which pending task is lent next: the sweep in its order, retries to other workers, twins one at a time.
 
-Opens `entry`, `task`. It looks at states and changes none; that is for `task_queue`, which calls it under its
-lock. Two tasks are twins when they ask for the same work: while one runs or is complete, the other waits.
+Opens `entry`, `grid`, `task`. It looks at states and changes none; that is for `task_queue`, which calls it
+under its lock. Two tasks are twins when they ask for the same work: while one runs or is complete, the other
+waits.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from distexp.entry import Borrower, Entry, State
+from distexp.grid import Planned, twins_among
 from distexp.task import Task
 
 RETRY_LOOK = 16  # retries looked at per request: keeps lending at a constant cost
@@ -21,7 +23,7 @@ class Waiting:
         self._entries = entries
         self._fresh: deque[str] = deque()  # keys in the order of the sweep; stale ones are dropped when met
         self._retry: deque[str] = deque()  # keys that came back: lent before, withdrawn, twins; some stale
-        self._twins: dict[str, list[str]] = {}  # work -> keys, for work that more than one task asks for
+        self._twins: dict[str, list[str]] = {}  # key -> keys that ask for the same work, if there are several
 
     def join(self, key: str) -> None:
         """Put a new task at the end of the sweep."""
@@ -31,11 +33,10 @@ class Waiting:
         """Put a task that is pending again, or has been lent before, among the retries."""
         self._retry.append(key)
 
-    def sync(self, tasks: Iterable[Task]) -> None:
+    def sync(self, tasks: Sequence[Planned]) -> None:
         """Find the twins among the tasks of the sweep; those whose twin has left wait for nobody now."""
-        waiting = [key for keys in self._twins.values() for key in keys]
-        self._twins = _twins_among(tasks)
-        self._retry += waiting
+        self._retry += self._twins
+        self._twins = twins_among(tasks)
 
     def take(self, borrower: Borrower) -> Entry | None:
         """Take the next task for this borrower out of its line; None when none is free for it.
@@ -71,27 +72,18 @@ class Waiting:
         """Let the twins of a task that neither runs nor is complete be lent."""
         for twin in self._twins_of(entry):
             if twin.state is State.PENDING:
-                self._retry.append(twin.task.key)
+                self._retry.append(twin.key)
 
     def _twins_of(self, entry: Entry) -> Iterator[Entry]:
-        keys = self._twins.get(entry.task.work, ())
-        return (self._entries[key] for key in keys if key != entry.task.key)
+        keys = self._twins.get(entry.key, ())
+        return (self._entries[key] for key in keys if key != entry.key)
 
     def twin_copies(self) -> list[tuple[Task, Task]]:
         """Return (complete task, pending twin) pairs: the twin's row is a copy of the other's."""
         pairs = []
-        for keys in self._twins.values():
+        for keys in {id(keys): keys for keys in self._twins.values()}.values():
             twins = [self._entries[key] for key in keys]
             done = next((entry.task for entry in twins if entry.state is State.COMPLETE), None)
             if done is not None:
                 pairs += [(done, entry.task) for entry in twins if entry.state is State.PENDING]
         return pairs
-
-
-def _twins_among(tasks: Iterable[Task]) -> dict[str, list[str]]:
-    """Return work -> keys, for work that more than one task asks for."""
-    twins, first = dict[str, list[str]](), dict[str, str]()  # no list for each of a million tasks
-    for task in tasks:
-        if (key := first.setdefault(task.work, task.key)) != task.key:
-            twins.setdefault(task.work, [key]).append(task.key)
-    return twins

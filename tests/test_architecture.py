@@ -28,13 +28,14 @@ DOORS = {
     "output_dir": "template",
     "config_checks": "output_dir task template yaml12",
     "config": "config_checks errors task yaml12",
-    "expand": "config errors output_dir task template",
-    "sweep": "config expand task",
+    "grid": "task",
+    "expand": "config errors grid output_dir task template",
+    "sweep": "config expand grid",
     # tasks -> leases
-    "entry": "task",
-    "waiting": "entry task",
+    "entry": "grid task",
+    "waiting": "entry grid task",
     "register": "entry errors task waiting",
-    "task_queue": "entry errors register task",
+    "task_queue": "entry errors grid register task",
     "group_commit": "errors",
     "journal": "errors group_commit task",
     # bytes
@@ -45,14 +46,14 @@ DOORS = {
     "client": "errors protocol trust workdir",
     # rows
     "rows": "task",
-    "row_index": "rows task",
+    "row_index": "grid rows",
     "csv_text": "",
     "csv_disk": "csv_text disk",
     "results_reader": "csv_text row_index task",
     "results": "csv_disk csv_text errors results_reader row_index task",
     "disk": "",
     "spool": "disk errors",
-    "ledger": "group_commit results row_index task",
+    "ledger": "grid group_commit results row_index task",
     "twins": "errors ledger rows task_queue",
     # the manager
     "host": "",
@@ -64,8 +65,8 @@ DOORS = {
     "endings": "entry errors journal ledger protocol roster rows task task_queue",
     "service": "control endings entry errors journal ledger protocol roster server task task_queue",
     "identity": "errors trust workdir",
-    "manager": "collector entry errors host identity journal ledger logs protocol results roster server "
-    "service sweep task task_queue twins workdir",
+    "manager": "collector entry errors grid host identity journal ledger logs protocol results roster server "
+    "service sweep task_queue twins workdir",
     "commands": "",
     "commands.status": "client protocol trust workdir",
     "experiment_manager": "commands.status errors logs manager protocol",

@@ -107,13 +107,17 @@ def test_an_acknowledged_task_without_its_row_is_a_violation(who: str) -> None:
     ("texts", "words"),
     [
         ((LENT, LENT), "assigned while assigned"),
-        ((LENT, DONE, LENT), "assigned while complete"),
+        ((LENT, DONE, LENT, "Running task quick_0_1 (attempt 2)"), "assigned while complete"),
         ((LENT, DONE, LOST), "moved after it was complete"),
         ((LOST.replace("pending", "failed"), LENT), "assigned while failed"),
     ],
 )
 def test_a_move_that_the_table_does_not_hold_is_a_violation(texts: tuple[str, ...], words: str) -> None:
     assert words in problems(lines=said(*texts))
+
+
+def test_a_lease_that_a_row_overtook_before_its_worker_heard_of_it_is_none() -> None:
+    assert problems(lines=said(LENT, DONE, LENT)) == ""
 
 
 def test_the_line_of_a_leases_end_may_follow_that_of_the_next_lease_at_once_but_not_later() -> None:

@@ -192,7 +192,7 @@ def test_readme_explains_every_field_of_a_status() -> None:
 def test_the_journey_begins_with_a_line_of_readme_and_holds_its_first_task() -> None:
     sweep = blocks(README, "yaml")[0]
     assert blocks(JOURNEY, "yaml")[0] in sweep
-    first, *_ = expand(parse_config(sweep, "configs/config_exp6.yaml"))
+    first, *_ = [point.task for point in expand(parse_config(sweep, "configs/config_exp6.yaml"))]
     shown = json.loads(blocks(JOURNEY, "json")[0])
     assert msgspec.convert(shown, task.Task) == first
 

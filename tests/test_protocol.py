@@ -203,7 +203,7 @@ def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
 @pytest.mark.parametrize("letter", ["w", '"', "é", "\U0001f600"])
 def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -> None:
     task = a_task()
-    tasks = [msgspec.structs.replace(task, key=str(number), work=str(number)) for number in range(1000)]
+    tasks = [msgspec.structs.replace(task, key=str(number)) for number in range(1000)]
     queue = TaskQueue(Clock(), lambda record: None)
     queue.sync(tasks)
     for state in queue._counts:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from row_cases import a_row, a_task
 from support import examples
 
+from distexp.config import parse_config
+from distexp.expand import expand
 from distexp.results import ResultsFile
 from distexp.row_index import TaskIndex
 from distexp.task import Task
@@ -145,7 +147,28 @@ def test_the_index_finds_what_comparing_each_row_with_each_task_finds(
     cells = {"seed": ["42", "42.0", "7", ""], "phase": ["exp1", "exp2", ""]}
     for _ in range(4):
         fields = [data.draw(st.sampled_from(cells.get(column, CELLS))) for column in columns]
-        assert set(match(fields)) == {task.key for task in tasks if completes(task, columns, fields)}
+        assert set(match.one(fields)) == {task.key for task in tasks if completes(task, columns, fields)}
+
+
+GRID = """\
+defaults: {lr: 0.1}
+seeds: [42, 7]
+exp1: {combinations: [{width: [1, 1.5, "1"]}, {act: [null, "007"]}]}
+exp2: {defaults: {act: "7"}, combinations: [{seed: [7, 3]}, {width: [4, 1]}]}
+"""
+
+
+@examples(40)
+@given(st.sets(st.integers(0, 15), min_size=1), st.data())
+def test_tasks_of_a_grid_are_found_as_if_each_were_alone(chosen: set[int], data: st.DataObject) -> None:
+    points = [point for n, point in enumerate(expand(parse_config(GRID, "c.yaml"))) if n in chosen]
+    columns = data.draw(st.lists(st.sampled_from([*NAMES, "seed", "phase"]), unique=True, min_size=1))
+    cells = {"seed": ["42", "42.0", "7", ""], "phase": ["exp1", "exp2", ""]}
+    cell = [st.sampled_from(cells.get(column, CELLS)) for column in columns]
+    rows = data.draw(st.lists(st.tuples(*cell), min_size=1, max_size=5))
+    expected = {point.key for point in points for row in rows if completes(point.task, columns, list(row))}
+    assert TaskIndex(points).matcher(columns).all(rows) == expected
+    assert TaskIndex([point.task for point in points]).matcher(columns).all(rows) == expected
 
 
 @examples(20)
@@ -170,12 +193,12 @@ def test_a_task_is_completed_by_its_own_row(tasks: list[Task]) -> None:
     index = TaskIndex(tasks)
     for task in tasks:
         row = a_row(task)[1]
-        assert task.key in index.matcher(list(row))(list(row.values()))
+        assert task.key in index.matcher(list(row)).one(list(row.values()))
 
 
 def test_rows_of_another_program_count() -> None:
     task = a_task(width=4, lr=5e-4, layers=[64, 64], model="mlp")
-    match = TaskIndex([task]).matcher(["notes", "SEED", "seed", "lr", "width"])
+    match = TaskIndex([task]).matcher(["notes", "SEED", "seed", "lr", "width"]).one
     assert match(["x", "1", "42.0", "0.00050", "4.0"]) == [task.key]
     assert match(["x", "1", "42.0", "", "4.0"]) == [task.key]
     assert match(["x", "1", "42.0", "0.1", "4.0"]) == []
@@ -187,7 +210,7 @@ def test_a_file_without_an_axis_or_the_seed_completes_nothing_and_this_is_told_b
     index = TaskIndex([a_task(), a_task(phase="exp2", axes=("lr", "model"), lr=1, model="a")])
     assert index.missing_columns(["width", "model"]) == {"exp1": ("seed",), "exp2": ("lr", "seed")}
     assert index.missing_columns(["width", "lr", "model", "seed"]) == {}
-    assert index.matcher(["width", "model"])(["1", "a"]) == []
+    assert index.matcher(["width", "model"]).one(["1", "a"]) == []
 
 
 def test_tasks_join_and_leave() -> None:
@@ -195,16 +218,16 @@ def test_tasks_join_and_leave() -> None:
     index = TaskIndex([first])
     index.add(second)
     index.add(second)
-    index.discard(first.key)
-    index.discard("never there")
-    match = index.matcher(["width", "seed"])
+    assert not index.sync([second])
+    match = index.matcher(["width", "seed"]).one
     assert (match(["1", "42"]), match(["2", "42"])) == ([], [second.key])
     assert (first.key in index, second.key in index) == (False, True)
+    assert index.sync([first, second])
 
 
 def test_a_task_whose_axis_became_a_default_is_compared_as_the_newer_one() -> None:
     before, after = a_task(lr=1, axes=("width", "lr")), a_task(lr=1, axes=("width",))
     assert before.key == after.key
     index = TaskIndex([before])
-    index.add(after)
-    assert index.matcher(["width", "seed"])(["1", "42"]) == [after.key]
+    assert not index.sync([after])
+    assert index.matcher(["width", "seed"]).one(["1", "42"]) == [after.key]

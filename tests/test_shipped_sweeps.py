@@ -32,7 +32,7 @@ def run(params: Mapping[str, Any], context: Context) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def tasks() -> list[Task]:
-    return expand(load_configs([Path("configs/config_exp*.yaml")], ROOT))
+    return [point.task for point in expand(load_configs([Path("configs/config_exp*.yaml")], ROOT))]
 
 
 def test_the_shipped_sweeps_are_240_tasks_of_five_phases(tasks: list[Task]) -> None:

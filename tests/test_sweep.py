@@ -31,7 +31,7 @@ def test_a_sweep_has_changed_when_a_file_came_went_or_was_edited(folder: Folder)
         assert not sweep.has_changed()
     folder.configure([1], other, "config_exp2.yaml")
     assert sweep.has_changed()
-    assert [task.phase for task in sweep.load()] == ["exp1_vary_width"] * 3 + ["exp2"]
+    assert [point.task.phase for point in sweep.load()] == ["exp1_vary_width"] * 3 + ["exp2"]
 
 
 def test_files_that_do_not_match_are_nothing_to_a_sweep(folder: Folder) -> None:

@@ -59,7 +59,6 @@ def test_a_key_depends_on_phase_experiment_parameters_and_seed(changes: dict[str
         {"process": "fresh"},
         {"config": {"lr": 0.1, "width": 1}},
         {"config": {"width": 1.0, "lr": 1e-1}},
-        {"config_text": '{"lr":0.1,"width":1}'},
     ],
 )
 def test_a_key_depends_on_nothing_else(changes: dict[str, Any]) -> None:

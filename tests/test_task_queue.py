@@ -220,7 +220,7 @@ def test_lending_and_completing_cost_the_same_however_many_tasks_wait(
     monkeypatch.setattr("distexp.waiting.deque", CountingDeque)
     one = Desk().tasks[0]
     names = [f"task{number}" for number in range(size)]
-    desk = Desk([structs.replace(one, task_id=name, key=name, work=name) for name in names])
+    desk = Desk([structs.replace(one, task_id=name, key=name, config={"name": name}) for name in names])
     for lease in [desk.lend() for _ in range(50)]:
         desk.queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, "boom")
     CountingDeque.turns = 0

@@ -129,12 +129,16 @@ _MOVED = re.compile(
 )
 
 
+def _was_run(lines: Sequence[Line], number: int, name: str) -> bool:
+    return any(f"Running task {name} " in line.text for line in lines[number:])
+
+
 def check_moves(evidence: Evidence) -> Iterator[str]:
     """The manager's moves follow the table: one lease at a time, and nothing after complete or failed.
 
     What no line tells: a worker that was given up may come back to its task, and a manager that was killed
     right after it took a task back has not said so, but the worker has. Threads write what they did a moment
-    later, so the line of a lease's end may follow that of the next lease.
+    later, so the line of a lease's end may follow that of the next lease, and that of a lease the row's.
     """
     states: dict[str, str] = defaultdict(lambda: "pending")
     given_back: set[str] = set()  # by the word of the worker
@@ -144,6 +148,8 @@ def check_moves(evidence: Evidence) -> Iterator[str]:
             given_back.add(found[1])
         elif found := _ASSIGNED.search(line.text):
             name = found[1]
+            if states[name] == "complete" and not _was_run(evidence.lines, number, name):
+                continue  # the row came while the lease was written down: the worker got another task
             late = _late_end(evidence.lines, number, name)
             if states[name] == "assigned" and late is not None:
                 states[name] = "pending"

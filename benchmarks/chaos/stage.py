@@ -113,7 +113,7 @@ class Stage:
 
     def wanted(self) -> list[Task]:
         """Return the tasks that the config file asks for now."""
-        return Sweep(self.workdir.root, DEFAULT_CONFIGS).load()
+        return [point.task for point in Sweep(self.workdir.root, DEFAULT_CONFIGS).load()]
 
     def turn_clock(self, offset_s: float) -> None:
         """Let the wall clock of every process be off by so much."""

@@ -20,7 +20,7 @@ from benchmarks.chaos.stage import MANAGER_WAIT_S, Actor, Stage
 
 LOOK_S = 0.05  # between two looks at the processes
 START_S = 60.0  # for a manager to serve, on a busy machine
-END_S = 90.0  # for the sweep to end once everything is healed, on a busy machine ...
+END_S = 300.0  # for the sweep to end once everything is healed, on a busy machine ...
 LEASES_S = 480.0  # ... and, of the product's time, for leases of workers that are gone to end
 GONE_S = 20.0  # for processes to end that have nothing left to do, on a busy machine
 MOMENT_S = 3.0  # that an event waits for its line; then it happens all the same

@@ -1,0 +1,124 @@
+"""The tasks of a phase as points of a grid: held in a few words each, spelled out when one is asked for.
+
+Pure. Opens `task`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from distexp.task import Process, Task, Value, canonical
+
+
+class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What the tasks of one phase have in common. Each is known by its number, seeds varying fastest."""
+
+    phase: str
+    axes: dict[str, tuple[Value, ...]]  # the first varies slowest; no name in common with `defaults`
+    seeds: tuple[int, ...]
+    defaults: dict[str, Value]
+    experiment: str
+    command: str | None
+    timeout_s: float | None
+    process: Process
+
+    def positions(self, number: int) -> list[int]:
+        """Return where this task's values stand in each axis; the seed's place comes last."""
+        number, at = divmod(number, len(self.seeds))
+        found = [at]
+        for values in reversed(self.axes.values()):
+            number, at = divmod(number, len(values))
+            found.append(at)
+        found.reverse()
+        return found
+
+
+class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
+    """One task of a grid; with a million of them, each byte and each microsecond counts."""
+
+    grid: Grid
+    number: int
+    output_dir: str
+    key: str
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return self.grid.seeds[self.number % len(self.grid.seeds)]
+
+    @property
+    def task_id(self) -> str:
+        """Its label."""
+        return f"{self.grid.phase}_{self.number // len(self.grid.seeds)}_{self.seed}"
+
+    @property
+    def task(self) -> Task:
+        """The task, spelled out."""
+        grid = self.grid
+        chosen = zip(grid.axes.items(), grid.positions(self.number)[:-1], strict=True)
+        return Task(
+            task_id=self.task_id,
+            phase=grid.phase,
+            config={name: values[at] for (name, values), at in chosen} | grid.defaults,
+            seed=self.seed,
+            output_dir=self.output_dir,
+            axes=tuple(grid.axes),
+            experiment=grid.experiment,
+            command=grid.command,
+            timeout_s=grid.timeout_s,
+            process=grid.process,
+            key=self.key,
+        )
+
+
+Planned = (
+    Task | GridPoint
+)  # a task of the sweep; `key`, `task_id`, `output_dir` and `task` of it may be asked
+
+
+def twins_among(tasks: Sequence[Planned]) -> dict[str, list[str]]:
+    """Return key -> the keys of all tasks that ask for the same work, for tasks that have such twins."""
+    by_work: dict[str, list[str]] = {}
+    for each in _candidates(tasks):
+        by_work.setdefault(each.task.work, []).append(each.key)
+    return {key: keys for keys in by_work.values() if len(keys) > 1 for key in keys}
+
+
+def _candidates(tasks: Sequence[Planned]) -> Iterator[Planned]:
+    """Yield all that may have a twin: points whose every value stands in another grid of their kind, too."""
+    grids = {id(each.grid): each.grid for each in tasks if isinstance(each, GridPoint)}
+    kinds: dict[tuple[object, ...], list[Grid]] = {}
+    for grid in grids.values():
+        kinds.setdefault((grid.experiment, grid.command, *sorted(_values_of(grid))), []).append(grid)
+    shared = {
+        id(grid): found for kind in kinds.values() for grid, found in zip(kind, _shared(kind), strict=True)
+    }
+    for each in tasks:
+        if not isinstance(each, GridPoint):
+            yield each
+        elif allowed := shared[id(each.grid)]:
+            at = each.grid.positions(each.number)
+            if all(place in places for place, places in zip(at, allowed, strict=True)):
+                yield each
+
+
+def _shared(kind: Sequence[Grid]) -> Iterator[list[set[int]]]:
+    """Yield for each grid the positions in its axes (the seeds last) of values that others have, too.
+
+    The list is empty for a grid that has a default, or a whole axis, of its own.
+    """
+    counts = {name: Counter[str]() for name in (*_values_of(kind[0]), "seed")}
+    for grid in kind:
+        for name, values in (_values_of(grid) | {"seed": grid.seeds}).items():
+            counts[name].update({canonical(value) for value in values})
+    for grid in kind:
+        found = {
+            name: {at for at, value in enumerate(values) if counts[name][canonical(value)] > 1}
+            for name, values in (_values_of(grid) | {"seed": grid.seeds}).items()
+        }
+        yield [found[name] for name in (*grid.axes, "seed")] if all(found.values()) else []
+
+
+def _values_of(grid: Grid) -> dict[str, tuple[Value, ...]]:
+    return grid.axes | {name: (value,) for name, value in grid.defaults.items()}
