@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from distexp.config import Phase
 from distexp.errors import ConfigError
@@ -41,7 +41,7 @@ def expand(phases: Sequence[Phase]) -> list[GridPoint]:
             raise ConfigError(
                 [f"{phase.where}: {phase.name}: {found}, expected at most {MAX_VALUES} in a sweep"]
             )
-    return [point for phase in phases for point in _points(phase)]
+    return list(itertools.chain.from_iterable(_points(phase) for phase in phases))
 
 
 def _points(phase: Phase) -> Iterator[GridPoint]:
@@ -56,15 +56,9 @@ def _points(phase: Phase) -> Iterator[GridPoint]:
         process=phase.process,
     )
     head = key_head(phase.name, phase.experiment, phase.command)
-    folders = _Folders(phase)
-    number = 0
-    for choice, config_text in zip(
-        itertools.product(*phase.axes.values()), _config_texts(phase), strict=True
-    ):
-        for seed in phase.seeds:
-            key = short_hash(f"{head}{config_text},{seed}]")
-            yield GridPoint(grid, number, folders.of(choice, seed), key)
-            number += 1
+    texts = [f",{seed}]" for seed in phase.seeds]
+    keys = (short_hash(head + config_text + text) for config_text in _config_texts(phase) for text in texts)
+    return map(GridPoint, itertools.repeat(grid), itertools.count(), _folders(phase), keys)
 
 
 def _config_texts(phase: Phase) -> Iterator[str]:
@@ -88,29 +82,24 @@ def _member(name: str, value: Value) -> str:
     return f"{canonical(name)}:{canonical(value)}"
 
 
-class _Folders:
-    """The filled `output_dir` of one phase; few differ, so each is checked and made once."""
+def _folders(phase: Phase) -> Iterator[str]:
+    """Yield the filled `output_dir` of each task; few differ, so each is checked and made once."""
+    names = placeholders(phase.output_dir)
+    fixed = {name: render(value) for name, value in phase.defaults.items()} | {"phase": phase.name}
+    varying = {**phase.axes, "seed": phase.seeds}
+    shown = [
+        [render(value) for value in values] if name in names else [""] * len(values)
+        for name, values in varying.items()
+    ]
+    made: dict[tuple[str, ...], str] = {}
+    for chosen in itertools.product(*shown):
+        if chosen not in made:
+            made[chosen] = _folder(phase, fixed | dict(zip(varying, chosen, strict=True)))
+        yield made[chosen]
 
-    def __init__(self, phase: Phase) -> None:
-        self._phase = phase
-        self._names = placeholders(phase.output_dir)
-        self._known: dict[tuple[str, ...], str] = {}
 
-    def of(self, choice: Sequence[Value], seed: int) -> str:
-        """Return the folder for the chosen value of each axis."""
-        if not self._names:
-            return self._folder([])
-        phase = self._phase
-        config = {**phase.defaults, **dict(zip(phase.axes, choice, strict=True)), "phase": phase.name}
-        return self._folder([seed if name == "seed" else config[name] for name in self._names])
-
-    def _folder(self, values: Sequence[Value]) -> str:
-        shown = tuple(map(render, values))
-        if shown not in self._known:
-            try:
-                folder = output_folder(self._phase.output_dir, dict(zip(self._names, values, strict=True)))
-            except ValueError as error:
-                where = f"{self._phase.where}: {self._phase.name}.output_dir"
-                raise ConfigError([f"{where}: {error}"]) from error
-            self._known[shown] = folder
-        return self._known[shown]
+def _folder(phase: Phase, values: Mapping[str, str]) -> str:
+    try:
+        return output_folder(phase.output_dir, values)
+    except ValueError as error:
+        raise ConfigError([f"{phase.where}: {phase.name}.output_dir: {error}"]) from error

@@ -89,14 +89,13 @@ class Reader:
         Raises:
             OSError: The file is there and cannot be read now.
         """
-        before, warnings = self.seen, list[str]()
-        complete: set[str] = set()
+        seen_before, complete, warnings = set[str](), set[str](), list[str]()
         try:
             with open(self.path, "rb") as file:
                 status = os.fstat(file.fileno())
                 self.header = read_header(file)
                 if self.header is None or not self._fits(file, status, self.header):
-                    self.bookmark, self.seen = None, set()
+                    self.bookmark, self.seen, seen_before = None, set(), self.seen
                 self._identity = _identity(status)
                 if self.header and self.header.problem:
                     warnings = [f"{self.path}:1: {self.header.problem}; its rows do not count"]
@@ -108,11 +107,11 @@ class Reader:
                     warnings += self._bad_lines(file, len(self.header.columns))
         except FileNotFoundError:
             self.header = self.bookmark = self._identity = self._pending = None
-            self.seen = set()
-        self.seen = self.seen | complete
+            self.seen, seen_before = set(), self.seen
+        self.seen |= complete  # in place: a look costs what is new, not what has been seen
         return Scan(
             complete=frozenset(complete),
-            vanished=frozenset(key for key in before - self.seen if key in self._index),
+            vanished=frozenset(key for key in seen_before - self.seen if key in self._index),
             warnings=tuple(text for text in warnings if self.is_new(text)),
         )
 

@@ -29,7 +29,6 @@ class TaskIndex:
     def __init__(self, tasks: Iterable[Planned] = ()) -> None:
         self._groups: dict[object, _Group] = {}  # by grid, or by what flat tasks have in common
         self._keys: set[str] = set()
-        self._last: tuple[Grid, _Group] | None = None  # neighbours in the sweep are of one grid
         self.sync(tasks)
 
     def __contains__(self, key: object) -> bool:
@@ -37,18 +36,23 @@ class TaskIndex:
 
     def sync(self, tasks: Iterable[Planned]) -> bool:
         """Make these the tasks; return whether one is new: rows read before are not looked at again."""
-        known, self._keys, self._groups, self._last = self._keys, set(), {}, None
+        known, self._keys, self._groups = self._keys, set(), {}
+        by_grid: dict[Grid, list[GridPoint]] = {}
         for task in tasks:
-            self.add(task)
+            if isinstance(task, GridPoint):
+                by_grid.setdefault(task.grid, []).append(task)
+            else:
+                self.add(task)
+        for grid, points in by_grid.items():
+            self._keys.update([point.key for point in points])
+            self._group_of(grid).fill(points)
         return not self._keys <= known
 
     def add(self, task: Planned) -> None:
         """Take one more task up; rows read before are not looked at again."""
         self._keys.add(task.key)
         if isinstance(task, GridPoint):
-            if self._last is None or self._last[0] is not task.grid:
-                self._last = (task.grid, self._group_of(task.grid))
-            self._last[1].add(task.number, task.key)
+            self._group_of(task.grid).fill([task])
             return
         axes = (*task.axes, "seed")
         rest = _forms({name: value for name, value in task.config.items() if name not in axes})
@@ -142,6 +146,10 @@ class _Group:
         """Put a task where its values are."""
         if self._tasks.setdefault(point, key) != key:
             self._more.setdefault(point, []).append(key)
+
+    def fill(self, points: Iterable[GridPoint]) -> None:
+        """Put tasks of the one grid of this group where they are."""
+        self._tasks.update([(point.number, point.key) for point in points])
 
     def find(self, cells: Row) -> list[str]:
         """Return the keys of the tasks at the point that the cells of the axes name."""

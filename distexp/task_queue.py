@@ -46,9 +46,10 @@ class TaskQueue(Register):
         A task that left while it was running finishes first; ended ones keep their state.
         """
         with self._lock:
-            joined = sum([self._admit(task) for task in tasks])
-            wanted = {task.key for task in tasks}
-            left = [entry for key, entry in self._entries.items() if key not in wanted]
+            known = {task.key: task for task in tasks if task.key in self._entries}
+            left = [entry for key, entry in self._entries.items() if key not in known]
+            self._begin([task for task in tasks if task.key not in known])
+            joined = len(tasks) - len(known) + sum([self._take_over(task) for task in known.values()])
             gone = [entry for entry in left if entry.state is State.PENDING]
             for entry in left:
                 entry.is_wanted = False
@@ -58,21 +59,20 @@ class TaskQueue(Register):
             self._waiting.sync(tasks)
             return joined, len(gone)
 
-    def _admit(self, task: Planned) -> bool:
-        entry = self._entries.get(task.key)
-        if entry is None:
-            self._begin(task)
-            return True
+    def _take_over(self, task: Planned) -> bool:
+        """Return whether a task of the sweep before was out of it, and is back."""
+        entry = self._entries[task.key]
         entry.planned, entry.is_wanted = task, True  # its label and folder may have moved
         if entry.state is State.WITHDRAWN:
             self._move(entry, State.PENDING)
             return True
         return False
 
-    def _begin(self, task: Planned) -> None:
-        self._entries[task.key] = Entry(task)
-        self._counts[State.PENDING] += 1
-        self._waiting.join(task.key)
+    def _begin(self, tasks: Sequence[Planned]) -> None:
+        """Take new tasks up, in few steps: there may be a million."""
+        self._entries.update([(task.key, Entry(task)) for task in tasks])
+        self._counts[State.PENDING] += len(tasks)
+        self._waiting.join(task.key for task in tasks)
 
     def restore(self, records: Iterable[TaskRecord], *, retry_failed: bool = False) -> None:
         """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
@@ -254,7 +254,7 @@ class TaskQueue(Register):
             if entry.state is not State.COMPLETE or not entry.is_wanted:
                 return False
             self._counts[State.COMPLETE] -= 1
-            self._begin(entry.planned)
+            self._begin([entry.planned])
             self._on_change(self._entries[key].record())
             self._waiting.wake_twins(entry)
             return True

@@ -6,7 +6,7 @@ waits.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from distexp.entry import Borrower, Entry, State
 from distexp.grid import Planned, twins_among
@@ -25,9 +25,9 @@ class Waiting:
         self._retry: deque[str] = deque()  # keys that came back: lent before, withdrawn, twins; some stale
         self._twins: dict[str, list[str]] = {}  # key -> keys that ask for the same work, if there are several
 
-    def join(self, key: str) -> None:
-        """Put a new task at the end of the sweep."""
-        self._fresh.append(key)
+    def join(self, keys: Iterable[str]) -> None:
+        """Put new tasks at the end of the sweep."""
+        self._fresh.extend(keys)
 
     def come_back(self, key: str) -> None:
         """Put a task that is pending again, or has been lent before, among the retries."""
