@@ -1,23 +1,53 @@
-"""Run the measures: `python -m benchmarks [NAME ...]`; or one check: `python -m benchmarks NAME [WORD ...]`.
+"""Run the measures: `python -m benchmarks [--out FOLDER] [NAME ...]`; one check: `... NAME [WORD ...]`.
 
 Exit code 1 when a bar is missed. The checks take minutes and options (`--help`), so they run by name alone.
 """
 
+import argparse
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from benchmarks import dripping, flat, fuzz_wire, fuzz_yaml, idle, recovery, restart, tls, trainings
-from benchmarks.harness import Figure
+from benchmarks import (
+    dripping,
+    durable,
+    flat,
+    fullpath,
+    fuzz_wire,
+    fuzz_yaml,
+    gap,
+    gpu,
+    idle,
+    million,
+    recovery,
+    restart,
+    scan,
+    start,
+    thousand,
+    tls,
+    trainings,
+)
+from benchmarks.figures import Figure, table
+from benchmarks.report import draw, save
 
 MEASURES: dict[str, Callable[[], list[Figure]]] = {
-    "dripping": dripping.measure,
+    "durable": durable.measure,
+    "fullpath": fullpath.measure,
+    "trainings": trainings.measure,
+    "gap": gap.measure,
+    "start": start.measure,
+    "million": million.measure,
+    "scan": scan.measure,
     "flat": flat.measure,
+    "thousand": thousand.measure,
+    "gpu": gpu.measure,
+    "dripping": dripping.measure,
     "idle": idle.measure,
     "recovery": recovery.measure,
     "restart": restart.measure,
     "tls": tls.measure,
-    "trainings": trainings.measure,
 }
 CHECKS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
     "fuzz_wire": fuzz_wire.check,
@@ -26,28 +56,40 @@ CHECKS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
 
 
 def main(words: Sequence[str]) -> int:
-    """Run what is named, or all measures, and print one table."""
+    """Run what is named, or all measures; print one table, and keep it as JSON and as a plot."""
     if words and words[0] in CHECKS:
-        return show(CHECKS[words[0]](words[1:]))
-    unknown = [name for name in words if name not in MEASURES]
-    if unknown:
+        found = CHECKS[words[0]](words[1:])
+        print("", table(found), sep="\n")
+        return int(not all(each.holds for each in found))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MEASURES)}")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent,
+        metavar="FOLDER",
+        help="where results.json and results.png go (default: benchmarks/)",
+    )
+    settings = parser.parse_args(words)
+    if unknown := [name for name in settings.names if name not in MEASURES]:
         known = ", ".join([*MEASURES, *CHECKS])
         print(f"benchmarks: found {unknown[0]}, expected some of {known}", file=sys.stderr)
         return 2
-    figures = []
-    for name in words or MEASURES:
-        print(f"measuring {name} ...", flush=True)
-        figures += MEASURES[name]()
-    return show(figures)
+    return run({name: MEASURES[name] for name in settings.names or MEASURES}, settings.out)
 
 
-def show(figures: Sequence[Figure]) -> int:
-    """Print one table; return 1 when a bar is missed, else 0."""
-    print(f"\n{'measure':<68}{'ours':>12}{'other':>12}{'ratio':>8}  bar")
-    for each in figures:
-        verdict = "" if each.holds else "  MISSED"
-        print(f"{each.name:<68}{each.ours:>12}{each.other:>12}{each.ratio:>8.3f}  {each.bar}{verdict}")
-    return int(not all(each.holds for each in figures))
+def run(measures: dict[str, Callable[[], list[Figure]]], out: Path) -> int:
+    """Run these, one after the other; `out` has their figures also when a later one breaks off."""
+    figures: dict[str, list[Figure]] = {}
+    for name, measure in measures.items():
+        print(f"measuring {name} ...", end=" ", flush=True)
+        began_s = time.monotonic()
+        figures[name] = measure()
+        print(f"{time.monotonic() - began_s:.0f} s", flush=True)
+        results = save(figures, out)
+    everything = [figure for found in figures.values() for figure in found]
+    print("", table(everything), "", results, draw(results), sep="\n")
+    return int(not all(figure.holds for figure in everything))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from benchmarks.harness import Figure, pool
+from benchmarks.figures import Figure, at_most
+from benchmarks.harness import pool
 from benchmarks.yaml_cases import config
 from distexp.errors import ConfigError
 from distexp.sweep import Sweep
@@ -78,39 +79,15 @@ def check(words: Sequence[str]) -> list[Figure]:
 def figures(found: Findings) -> list[Figure]:
     """Return the findings beside their bars."""
     total = sum(found.outcomes.values())
-    rate = total / found.seconds
-    problems = len(found.problems)
-    middle, end = max(
-        ((sizes[len(sizes) // 2], sizes[-1]) for sizes in found.rss_mib.values()),
-        key=lambda pair: pair[1] - pair[0],
-    )
+    growth = max(sizes[-1] - sizes[len(sizes) // 2] for sizes in found.rss_mib.values())
     said = ", ".join(f"{number} {name}" for name, number in found.outcomes.most_common())
     return [
-        Figure(f"{total} mutated configs: {said}", f"{rate:.0f}/s", "", rate, "for orientation", True),
-        Figure("problems found", f"{problems}", "", problems, "none", not problems),
+        Figure(f"{total} mutated configs: {said}", "/s", [total / found.seconds]),
+        Figure("problems found", "", [len(found.problems)], at_most(0)),
+        Figure("computing time of the slowest config", "s", [found.slowest_s], at_most(LIMIT_S)),
+        Figure("memory of a reading process, growth from the middle", "MiB", [growth], at_most(GROWTH_MIB)),
         Figure(
-            "computing time of the slowest config : the limit",
-            f"{found.slowest_s:.2f} s",
-            f"{LIMIT_S:g} s",
-            found.slowest_s / LIMIT_S,
-            "at most 1",
-            found.slowest_s <= LIMIT_S,
-        ),
-        Figure(
-            "memory of a reading process at the end : in the middle",
-            f"{end:.1f} MiB",
-            f"{middle:.1f} MiB",
-            end / middle,
-            f"at most {GROWTH_MIB:g} MiB more",
-            end - middle <= GROWTH_MIB,
-        ),
-        Figure(
-            "the same at its largest config : the limit",
-            f"{found.peak_mib:.0f} MiB",
-            f"{PEAK_MIB:g} MiB",
-            found.peak_mib / PEAK_MIB,
-            "at most 1",
-            found.peak_mib <= PEAK_MIB,
+            "memory of a reading process at its largest config", "MiB", [found.peak_mib], at_most(PEAK_MIB)
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""What the measures share: a working folder, real managers and workers as processes, one table at the end."""
+"""What the measures share: a working folder, real managers and workers as processes."""
 
 import multiprocessing
 import os
@@ -6,10 +6,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from distexp.client import Client
@@ -20,18 +19,7 @@ from distexp.workdir import Workdir
 PROJECT = Path(__file__).resolve().parent.parent
 READY_S = 120.0  # for a manager of a million tasks to serve
 LOOK_S = 0.02  # between two looks at a sweep: the resolution of its times
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table."""
-
-    name: str
-    ours: str
-    other: str
-    ratio: float
-    bar: str
-    holds: bool
+ROUNDS = 3  # of every measure
 
 
 @contextmanager
@@ -42,6 +30,12 @@ def pool(processes: int) -> Iterator[ProcessPoolExecutor]:
         yield executor
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return what users' processes find: byte code is kept, the package is found."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(PROJECT), **variables}
 
 
 @contextmanager
@@ -57,7 +51,7 @@ def folder(config: str) -> Iterator[Workdir]:
 @contextmanager
 def manager(workdir: Workdir, *words: str) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a manager that serves, on a free port."""
-    with _script(workdir, "experiment_manager.py", "--port", "0", *words) as process:
+    with manager_at_once(workdir, *words) as process:
         until_s = time.monotonic() + READY_S
         while True:
             try:
@@ -67,6 +61,13 @@ def manager(workdir: Workdir, *words: str) -> Iterator[subprocess.Popen[bytes]]:
                 if process.poll() is not None or time.monotonic() > until_s:
                     raise
                 time.sleep(LOOK_S)
+        yield process
+
+
+@contextmanager
+def manager_at_once(workdir: Workdir, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a manager that has been started, and may not serve yet."""
+    with _script(workdir, "experiment_manager.py", "--port", "0", *words) as process:
         yield process
 
 
@@ -92,8 +93,7 @@ def _script(
 ) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, str(PROJECT / script), "--workdir", str(workdir.root), *words]
     with open(workdir.root / f"{script}.out", "ab") as output:
-        environment = {**os.environ, "PYTHONPATH": str(PROJECT), **variables}
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment(**variables))
     try:
         yield process
     finally:
@@ -105,3 +105,16 @@ def status(workdir: Workdir) -> dict[str, int]:
     """Return what the folder's manager says of its sweep."""
     with Client(workdir) as client:
         return dict(client.call(Status(), StatusReply).status)
+
+
+def await_true(condition: Callable[[], bool], what: str, patience_s: float = READY_S) -> None:
+    """Return once the condition holds; it is looked at every `LOOK_S`.
+
+    Raises:
+        TimeoutError: It does not in time; names `what`.
+    """
+    until_s = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > until_s:
+            raise TimeoutError(f"found no {what} in {patience_s:g} s")
+        time.sleep(LOOK_S)

@@ -1,22 +1,26 @@
-"""24 trainings of about a second, two at a time: two workers beside two bare persistent processes.
+"""24 trainings of about a second, two at a time: two workers beside two bare processes, and beside Ray.
 
-Both are measured from the end of each process's first training, so that imports count for neither.
+All are measured from the end of each process's first training, so that imports count for none.
 """
 
 import multiprocessing
 import os
-import statistics
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.harness import Figure, folder, manager, worker
+from benchmarks.figures import Figure, times_at_most
+from benchmarks.harness import ROUNDS, folder, manager, worker
+from benchmarks.rivals import Rival
 
+RAY = Rival("Ray, two actors", "on_ray.py", package="ray")
 WORKERS = 2
 TRAININGS = 24
 PARAMETERS = {"dataset": "digits", "model": "mlp", "width_factor": 4, "epochs": 25}
-ROUNDS = 3
+BAR = 1.05
 TIMED = """
 import time
 from distexp.experiments.classification import run as train, warm_up
@@ -29,53 +33,66 @@ def run(params, context):
 
 
 def measure() -> list[Figure]:
-    """Return the time of ours beside that of the bare processes: medians of alternating rounds."""
-    ours, bare = [], []
+    """Return the time of ours beside that of the bare processes and of Ray, in alternating rounds."""
+    ours, bare, ray = [], [], list[float]()
     for _ in range(ROUNDS):
-        bare.append(_bare_s())
-        ours.append(_ours_s())
-    ours_s, bare_s = statistics.median(ours), statistics.median(bare)
-    ratio = ours_s / bare_s
-    name = f"{TRAININGS} trainings, {WORKERS} workers : {WORKERS} bare processes"
-    return [Figure(name, f"{ours_s:.2f} s", f"{bare_s:.2f} s", ratio, "at most 1.10", ratio <= 1.10)]
+        bare.append(span_s(bare_ends(TRAININGS, WORKERS, "cpu"), WORKERS))
+        ours.append(span_s(our_ends(TRAININGS, WORKERS, "--device", "cpu"), WORKERS))
+        ray += RAY.run(str(TRAININGS), str(WORKERS), with_ours=True)
+    name = f"{TRAININGS} trainings, {WORKERS} workers, a fresh child each"
+    return [
+        Figure(name, "s", ours, times_at_most(BAR), f"{WORKERS} bare persistent processes", bare),
+        Figure(name, "s", ours, times_at_most(1), RAY.name(), ray),
+    ]
 
 
-def _ours_s() -> float:
+def span_s(ends: Sequence[float], workers: int) -> float:
+    """Return the seconds from the moment at which each process had ended one training, to the last end."""
+    in_order = sorted(ends)
+    return in_order[-1] - in_order[workers - 1]
+
+
+def our_ends(trainings: int, workers: int, *words: str) -> list[float]:
+    """Return when each training of a sweep ended; each worker is started with these words."""
     settings = ", ".join(f"{name}: {value}" for name, value in PARAMETERS.items())
     config = (
         f"defaults: {{experiment: 'timed:run', output_dir: results, {settings}}}\n"
-        f"train: {{combinations: [{{seed: {list(range(WORKERS + TRAININGS))}}}]}}\n"
+        f"train: {{combinations: [{{seed: {list(range(workers + trainings))}}}]}}\n"
     )
     with folder(config) as workdir:
         (workdir.root / "timed.py").write_text(TIMED, encoding="utf-8")
-        with manager(workdir), worker(workdir) as first, worker(workdir) as second:
-            first.wait()  # nothing polls meanwhile: that would cost the trainings time
-            second.wait()
-        ends = sorted(map(float, (workdir.root / "ends").read_text(encoding="utf-8").split()))
-    return ends[-1] - ends[WORKERS - 1]
+        with manager(workdir), ExitStack() as opened:
+            for each in [opened.enter_context(worker(workdir, *words)) for _ in range(workers)]:
+                each.wait()  # nothing polls meanwhile: that would cost the trainings time
+        return [float(end) for end in (workdir.root / "ends").read_text(encoding="utf-8").split()]
 
 
-def _bare_s() -> float:
-    ends: list[float] = []
+def bare_ends(trainings: int, workers: int, device: str) -> list[float]:
+    """Return when each training of so many persistent processes ended."""
     context = multiprocessing.get_context("spawn")
-    pipes = []
-    for index in range(WORKERS):
+    pipes, ends = [], list[float]()
+    for index in range(workers):
         ours, theirs = context.Pipe(duplex=False)
-        seeds = range(index, WORKERS + TRAININGS, WORKERS)
-        context.Process(target=_train_all, args=(list(seeds), theirs)).start()
+        seeds = range(index, workers + trainings, workers)
+        context.Process(target=train_all, args=(list(seeds), theirs, device)).start()
         pipes.append((ours, len(seeds)))
     for pipe, number in pipes:
         ends += [pipe.recv() for _ in range(number)]
-    ends.sort()
-    return ends[-1] - ends[WORKERS - 1]
+    return ends
 
 
-def _train_all(seeds: list[int], ends: Connection) -> None:
+def train_all(seeds: Sequence[int], ends: Connection, device: str) -> None:
+    """Train once for each seed, in this process."""
+    for seed in seeds:
+        train(seed, device)
+        ends.send(time.monotonic())
+
+
+def train(seed: int, device: str) -> None:
+    """Train once."""
     os.environ["OMP_NUM_THREADS"] = "1"
     from distexp.context import Context
     from distexp.experiments.classification import run
 
-    for seed in seeds:
-        with TemporaryDirectory() as checkpoint_dir:
-            run(dict(PARAMETERS), Context(seed=seed, checkpoint_dir=Path(checkpoint_dir)))
-        ends.send(time.monotonic())
+    with TemporaryDirectory() as checkpoint_dir:
+        run(dict(PARAMETERS), Context(seed=seed, checkpoint_dir=Path(checkpoint_dir), device=device))

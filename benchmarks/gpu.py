@@ -1,0 +1,40 @@
+"""Small trainings per minute on one card with 1, 4 and 16 slots, beside one bare process; needs a card."""
+
+import os
+
+from benchmarks.figures import Figure
+from benchmarks.harness import ROUNDS
+from benchmarks.trainings import bare_ends, our_ends, span_s
+from distexp.errors import NoGpuError
+from distexp.gpu import list_gpus
+
+SLOTS = (1, 4, 16)
+TRAININGS = 32  # after the first one of each process
+MIN_FREE_GB = "1"  # sixteen small trainings share the card
+
+
+def measure() -> list[Figure]:
+    """Return the rates with the card's name; nothing where there is no card."""
+    try:
+        card = list_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))[0]
+    except NoGpuError as error:
+        print(f"skipped ({error});", end=" ")
+        return []
+    os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
+    bare = [_per_minute(bare_ends(TRAININGS, 1, "cuda"), 1) for _ in range(ROUNDS)]
+    return [
+        Figure(
+            f"small trainings per minute on one {card.name}, {slots} slots",
+            *("/min", [_ours(slots) for _ in range(ROUNDS)], None, "one bare process", bare),
+        )
+        for slots in SLOTS
+    ]
+
+
+def _ours(slots: int) -> float:
+    words = ("--device", "gpu", "--slots-per-gpu", str(slots), "--min-free-gb", MIN_FREE_GB)
+    return _per_minute(our_ends(TRAININGS, slots, *words), slots)
+
+
+def _per_minute(ends: list[float], workers: int) -> float:
+    return 60 * (len(ends) - workers) / span_s(ends, workers)

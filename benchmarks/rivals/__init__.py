@@ -1,0 +1,81 @@
+"""Other people's programs, each measured by a script that runs on a Python of their own.
+
+`.venv-rivals` in the project's folder holds what `requirements.txt` pins; nothing of ours lies in it, and
+nothing of ours changes when it is made or deleted. All that a script starts listens on loopback alone.
+"""
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import PROJECT, environment
+
+FOLDER = PROJECT / ".venv-rivals"
+PYTHON = FOLDER / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+REQUIREMENTS = PROJECT / "benchmarks" / "requirements.txt"
+PATIENCE_S = 120.0  # for one run of a script
+LIST = (
+    "import importlib.metadata as m, json\n"
+    "print(json.dumps({each.name.lower(): each.version for each in m.distributions()}))"
+)
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One program to stand beside, as far as it is installed."""
+
+    title: str  # in the table, before its version
+    script: str  # below benchmarks/rivals/: prints {"value": number} on its last line
+    package: str = ""  # of Python
+    program: str = ""  # of Debian
+
+    def name(self) -> str:
+        """Return title and version, or that it is not installed."""
+        if not self.is_installed():
+            return f"{self.title}: not installed"
+        return f"{self.title} {versions()[self.package]}" if self.package else self.title
+
+    def is_installed(self) -> bool:
+        """Return whether it can be measured."""
+        has_program = not self.program or shutil.which(self.program) is not None
+        return has_program and (not self.package or self.package in versions())
+
+    def run(self, *words: str, with_ours: bool = False) -> list[float]:
+        """Return what one run of the script has measured; nothing where it is not installed.
+
+        Args:
+            words: For the script.
+            with_ours: Let it import what our own Python has (torch), too.
+
+        Raises:
+            RuntimeError: It failed; the message holds what it said last.
+        """
+        if not self.is_installed():
+            return []
+        python = str(PYTHON) if self.package else sys.executable
+        path = [str(PROJECT), *([sysconfig.get_path("purelib")] if with_ours else [])]
+        variables = environment(PYTHONPATH=os.pathsep.join(path), PYTHONWARNINGS="ignore")
+        variables["PATH"] = f"{PYTHON.parent}{os.pathsep}{variables.get('PATH', '')}"
+        command = [python, str(Path(__file__).parent / self.script), *words]
+        done = subprocess.run(
+            command, env=variables, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{self.script}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        return [float(json.loads(done.stdout.splitlines()[-1])["value"])]
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return what the rivals' Python has, by name in small letters; nothing where there is none."""
+    if not PYTHON.exists():
+        return {}
+    listed = subprocess.run([str(PYTHON), "-c", LIST], capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(listed.stdout)
+    return found

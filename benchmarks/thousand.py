@@ -1,0 +1,107 @@
+"""1,000 connected workers, each with a task, that beat every 15 s in TLS: what they cost the manager.
+
+They are one process of lean connections. The manager's share of a core is taken while nobody else asks; then
+`status` is asked as a user's own client does, on a connection for each question.
+"""
+
+import json
+import multiprocessing
+import selectors
+import socket
+import statistics
+import time
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import psutil
+
+from benchmarks.figures import Figure, at_most
+from benchmarks.harness import ROUNDS, folder, manager, status
+from benchmarks.million import config
+from benchmarks.peer import HEARTBEAT_S, Peer
+from distexp.workdir import Workdir
+
+WORKERS = 1000
+ASKED, ASK_EVERY_S = 300, 0.01
+READY_S = 120.0
+BAR_PCT, BAR_MS, BAR_MB = 10.0, 20.0, 120.0
+
+
+def measure() -> list[Figure]:
+    """Return share of a core, `status` at the 99th percentile and resident growth."""
+    with folder(config(100, 100)) as workdir, manager(workdir) as process:
+        port = int(workdir.read_info()["port"])
+        watched = psutil.Process(process.pid)
+        _latencies_ms(port)  # the first requests import and allocate for every later one
+        before = watched.memory_info().rss
+        ours, theirs = multiprocessing.Pipe()
+        crowd = multiprocessing.get_context("spawn").Process(
+            target=beat_until_told, args=(workdir.root, WORKERS, theirs)
+        )
+        crowd.start()
+        theirs.close()
+        try:
+            if not ours.poll(READY_S) or ours.recv() != WORKERS:
+                raise TimeoutError(f"found no {WORKERS} connections in {READY_S:g} s")
+            shares = [_share_pct(watched) for _ in range(ROUNDS)]
+            latencies = [_latencies_ms(port) for _ in range(ROUNDS)]
+            grown_mb = (watched.memory_info().rss - before) / 1e6
+            if (alive := status(workdir)["workers"]) < WORKERS:
+                raise AssertionError(f"found {alive} workers, expected {WORKERS}")
+        finally:
+            ours.close()  # tells the crowd to leave
+            crowd.join()
+    p99 = [statistics.quantiles(found, n=100)[98] for found in latencies]
+    title = f"{WORKERS:,} workers that beat every {HEARTBEAT_S:g} s"
+    return [
+        Figure(f"{title}: the manager's share of a core", "%", shares, at_most(BAR_PCT)),
+        Figure(f"{title}: `status`, 99th percentile", "ms", p99, at_most(BAR_MS)),
+        Figure(f"{title}: resident growth of the manager", "MB", [grown_mb], at_most(BAR_MB)),
+    ]
+
+
+def _share_pct(watched: psutil.Process) -> float:
+    """Return the share over the time in which each worker beats once."""
+    begin, began_s = watched.cpu_times(), time.monotonic()
+    time.sleep(HEARTBEAT_S)
+    end, took_s = watched.cpu_times(), time.monotonic() - began_s
+    return 100 * (end.user + end.system - begin.user - begin.system) / took_s
+
+
+def _latencies_ms(port: int) -> list[float]:
+    found = []
+    for _ in range(ASKED):
+        began_s = time.perf_counter()
+        with socket.create_connection(("127.0.0.1", port), 60) as sock:
+            sock.sendall(json.dumps({"type": "status"}).encode())
+            json.loads(sock.recv(1024))
+        found.append(1000 * (time.perf_counter() - began_s))
+        time.sleep(ASK_EVERY_S)
+    return found
+
+
+def beat_until_told(root: Path, count: int, told: Connection) -> None:
+    """Hold a task on each connection, say how many there are, and beat until `told` closes."""
+    workdir = Workdir(root)
+    with ExitStack() as opened, selectors.DefaultSelector() as selector:
+        peers = []
+        for index in range(count):
+            peer = Peer(workdir, f"gpu{index}")
+            opened.enter_context(peer.socket)
+            peer.request()
+            peer.take_reply()
+            selector.register(peer.socket, selectors.EVENT_READ, peer)
+            peers.append(peer)
+        told.send(len(peers))
+        selector.register(told, selectors.EVENT_READ)
+        turn, next_s = 0, time.monotonic()
+        while True:
+            for ready, _ in selector.select(max(0.0, next_s - time.monotonic())):
+                if ready.fileobj is told:
+                    return
+                ready.data.take_reply()
+            if time.monotonic() >= next_s:
+                peers[turn % count].beat()
+                turn += 1
+                next_s += HEARTBEAT_S / count
