@@ -137,8 +137,8 @@ def table(figures: Sequence[Figure], *, markdown: bool = False) -> str:
     """Return the figures as a table, one a line."""
     lines = [HEAD, *(figure.cells() for figure in figures)]
     if markdown:
-        rule = ("---",) * len(HEAD)
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in [HEAD, rule, *lines[1:]])
+        head, *rest = ["| " + " | ".join(cells) + " |" for cells in lines]
+        return "\n".join([head, "|" + "---|" * len(HEAD), *rest])
     widths = [max(len(cells[at]) for cells in lines) for at in range(len(HEAD))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

@@ -110,7 +110,7 @@ def drive(root: Path, first: int, count: int, seconds: float) -> list[float]:
         until_s = time.monotonic() + seconds
         for peer in peers:
             peer.complete(wants_next=True)
-        while time.monotonic() < until_s:
+        while not acknowledged or time.monotonic() < until_s:
             for ready, _ in selector.select():
                 ready.data.take_reply()
                 acknowledged.append(time.monotonic())
