@@ -48,7 +48,7 @@ def measure() -> list[Figure]:
             )
             pandas.append(float(read.stdout))
             with pool(1) as executor:
-                scan_s, nothing_ms, new_ms = executor.submit(_scan, workdir.root).result()
+                scan_s, nothing_ms, new_ms = executor.submit(_scan, workdir.root, ROWS).result()
             scans.append(scan_s)
             nothing.append(nothing_ms)
             some.append(new_ms)
@@ -80,22 +80,22 @@ class _Moments(logging.Handler):
         self.said[record.getMessage().split()[0]] = time.perf_counter()
 
 
-def _scan(root: Path) -> tuple[float, float, float]:
+def _scan(root: Path, rows: int) -> tuple[float, float, float]:
     """Return the seconds of the first scan, the ms of a rescan with nothing new, and of one with new rows."""
     moments = _Moments()
     logging.getLogger("distexp.manager").addHandler(moments)
     manager = ExperimentManager(port=0, workdir=root, rescan_s=math.inf)
     manager.start()
     try:
-        expect(manager, ROWS)
+        expect(manager, rows)
         nothing_ms = statistics.median(_ms(manager.rescan) for _ in range(RESCANS))
         new_ms = []
         for turn in range(RESCANS):
-            begin = ROWS + turn * NEW
+            begin = rows + turn * NEW
             with open(root / "results" / RESULTS_FILE, "a", encoding="utf-8") as file:
                 file.writelines(map(row, range(begin, begin + NEW)))
             new_ms.append(_ms(manager.rescan))
-        expect(manager, ROWS + RESCANS * NEW)
+        expect(manager, rows + RESCANS * NEW)
     finally:
         manager.stop()
     return moments.said["Marked"] - moments.said["Generated"], nothing_ms, statistics.median(new_ms)

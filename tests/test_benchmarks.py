@@ -105,10 +105,12 @@ def test_the_page_of_the_benchmarks_lists_every_measure_check_and_rival() -> Non
     assert set(pinned) <= listed
 
 
-def test_a_failed_rival_says_what_it_said_last(tmp_path: Path) -> None:
-    broken = Rival("Broken", str(tmp_path / "broken.py"))
-    Path(tmp_path, "broken.py").write_text("raise SystemExit('no room')", encoding="utf-8")
-    with pytest.raises(RuntimeError, match=r"broken\.py: no room"):
-        broken.run()
-    Path(tmp_path, "broken.py").write_text("print('noise\\n{\"value\": 7}')", encoding="utf-8")
-    assert broken.run() == [7.0]
+def test_a_rival_that_fails_costs_its_own_figure_alone_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rival = Rival("Script", str(tmp_path / "script.py"))
+    Path(tmp_path, "script.py").write_text("raise SystemExit('no room')", encoding="utf-8")
+    assert rival.run() == []
+    assert capsys.readouterr().err.endswith("script.py failed: no room\n")
+    Path(tmp_path, "script.py").write_text("print('noise'); print('{\"value\": 7}')", encoding="utf-8")
+    assert rival.run() == [7.0]

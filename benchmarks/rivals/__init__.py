@@ -47,14 +47,11 @@ class Rival:
         return has_program and (not self.package or self.package in versions())
 
     def run(self, *words: str, with_ours: bool = False) -> list[float]:
-        """Return what one run of the script has measured; nothing where it is not installed.
+        """Return what one run of the script has measured; nothing if it is not there, or failed (it says so).
 
         Args:
             words: For the script.
             with_ours: Let it import what our own Python has (torch), too.
-
-        Raises:
-            RuntimeError: It failed; the message holds what it said last.
         """
         if not self.is_installed():
             return []
@@ -63,11 +60,17 @@ class Rival:
         variables = environment(PYTHONPATH=os.pathsep.join(path), PYTHONWARNINGS="ignore")
         variables["PATH"] = f"{PYTHON.parent}{os.pathsep}{variables.get('PATH', '')}"
         command = [python, str(Path(__file__).parent / self.script), *words]
-        done = subprocess.run(
-            command, env=variables, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-        )
-        if done.returncode:
-            raise RuntimeError(f"{self.script}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        try:
+            done = subprocess.run(
+                command, env=variables, capture_output=True, text=True, timeout=PATIENCE_S, check=True
+            )
+        except subprocess.CalledProcessError as error:
+            last = (error.stderr or error.stdout or "nothing").strip().splitlines()[-1]
+            print(f"{self.script} failed: {last}", file=sys.stderr)
+            return []
+        except subprocess.TimeoutExpired:
+            print(f"{self.script} failed: found no end in {PATIENCE_S:g} s", file=sys.stderr)
+            return []
         return [float(json.loads(done.stdout.splitlines()[-1])["value"])]
 
 
