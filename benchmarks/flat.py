@@ -47,10 +47,20 @@ def _costs_ms(workdir: Workdir) -> dict[str, float]:
     peer = Peer(workdir, "gpu0")
     with peer.socket, Client(workdir) as client:
         for _ in range(TASKS):
-            costs["request a task"].append(_ms(lambda: (peer.request(), peer.take_reply())))
-            costs["complete a task"].append(_ms(lambda: (peer.complete(wants_next=False), peer.take_reply())))
+            costs["request a task"].append(_ms(lambda: _request(peer)))
+            costs["complete a task"].append(_ms(lambda: _complete(peer)))
             costs["status"].append(_ms(lambda: client.call(Status(), StatusReply)))
     return {request: statistics.median(found) for request, found in costs.items()}
+
+
+def _request(peer: Peer) -> None:
+    peer.request()
+    peer.take_reply()
+
+
+def _complete(peer: Peer) -> None:
+    peer.complete(wants_next=False)
+    peer.take_reply()
 
 
 def _ms(step: Callable[[], object]) -> float:

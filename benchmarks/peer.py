@@ -20,13 +20,13 @@ from distexp.protocol import (
     decode_reply,
     encode,
 )
-from distexp.task import Provenance
+from distexp.task import Provenance, Scalar
 from distexp.trust import client_context, read_token, secure
 from distexp.workdir import Workdir
 
 HEARTBEAT_S = 15.0
 RUN = Provenance(host="node-17", device="NVIDIA H100", started_utc="2026-11-24T09:56:38Z", duration_s=0.95)
-RESULT = {"test_acc": 0.9375}
+RESULT: dict[str, Scalar] = {"test_acc": 0.9375}
 
 
 class Peer:

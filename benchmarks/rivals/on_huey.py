@@ -13,6 +13,11 @@ from huey.consumer import Consumer
 WORKERS = 2  # threads: measured faster than processes, which wait for each other's lock on the file
 
 
+def nothing() -> int:
+    """Be a task."""
+    return 1
+
+
 def main(tasks: int) -> float:
     """Queue all, then let the consumer take them; each result is stored, as our rows are."""
     with tempfile.TemporaryDirectory() as folder:
@@ -20,18 +25,15 @@ def main(tasks: int) -> float:
         ended: list[float] = []
         is_over = threading.Event()
 
-        @huey.task()
-        def nothing() -> int:
-            return 1
-
-        @huey.signal("complete")
         def note(signal: str, task: object) -> None:
             ended.append(time.monotonic())
             if len(ended) >= tasks:
                 is_over.set()
 
+        huey.signal("complete")(note)
+        queue = huey.task()(nothing)
         for _ in range(tasks):
-            nothing()
+            queue()
         consumer = Consumer(huey, workers=WORKERS, periodic=False, initial_delay=0.01)
         consumer.start()
         if not is_over.wait(60):

@@ -11,7 +11,6 @@ import ray
 from benchmarks.trainings import span_s, train
 
 
-@ray.remote(num_cpus=1)
 class Trainer:
     """A persistent process: Ray's fastest way to many trainings."""
 
@@ -32,7 +31,8 @@ def main(trainings: int, workers: int) -> float:
         _node_ip_address="127.0.0.1",
     )
     try:
-        pool = ray.util.ActorPool([Trainer.remote() for _ in range(workers)])
+        actor = ray.remote(num_cpus=1)(Trainer)
+        pool = ray.util.ActorPool([actor.remote() for _ in range(workers)])
         seeds = range(workers + trainings)
         ends = list(pool.map_unordered(lambda actor, seed: actor.train.remote(seed), seeds))
     finally:

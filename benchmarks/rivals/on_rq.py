@@ -30,7 +30,7 @@ def main(tasks: int) -> float:
             rq = str(Path(sys.executable).with_name("rq"))
             _start(opened, folder, rq, "worker", "--burst", "--url", f"unix://{path}", "--quiet")
         _await(lambda: queue.finished_job_registry.get_job_count(cleanup=False) == tasks)
-        began_ns = sorted(job.return_value() for job in jobs)
+        began_ns = sorted(int(job.return_value()) for job in jobs)
     return 1e9 * (tasks - 1 - SKIPPED) / (began_ns[-1] - began_ns[SKIPPED])
 
 
