@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import PROJECT, environment
+from distexp.process_tree import kill_tree
 
 FOLDER = PROJECT / ".venv-rivals"
 PYTHON = FOLDER / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
@@ -60,18 +61,26 @@ class Rival:
         variables = environment(PYTHONPATH=os.pathsep.join(path), PYTHONWARNINGS="ignore")
         variables["PATH"] = f"{PYTHON.parent}{os.pathsep}{variables.get('PATH', '')}"
         command = [python, str(Path(__file__).parent / self.script), *words]
+        process = subprocess.Popen(
+            command,
+            env=variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # what `kill_tree` expects
+        )
         try:
-            done = subprocess.run(
-                command, env=variables, capture_output=True, text=True, timeout=PATIENCE_S, check=True
-            )
-        except subprocess.CalledProcessError as error:
-            last = (error.stderr or error.stdout or "nothing").strip().splitlines()[-1]
+            told, problems = process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            told, problems = "", f"found no end in {PATIENCE_S:g} s"
+        finally:
+            kill_tree(process.pid)  # with servers and workers that it has left, or that Ctrl+C cut off
+            process.wait()
+        if process.returncode:
+            last = (problems or told or "said nothing").strip().splitlines()[-1]
             print(f"{self.script} failed: {last}", file=sys.stderr)
             return []
-        except subprocess.TimeoutExpired:
-            print(f"{self.script} failed: found no end in {PATIENCE_S:g} s", file=sys.stderr)
-            return []
-        return [float(json.loads(done.stdout.splitlines()[-1])["value"])]
+        return [float(json.loads(told.splitlines()[-1])["value"])]
 
 
 @functools.cache
