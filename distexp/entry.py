@@ -64,6 +64,7 @@ class Lease:
     borrower: Borrower
     attempt: int
     until_s: float
+    since_s: float | None = None  # when it was lent, on the queue's clock; None: by an earlier manager
 
 
 class Entry(msgspec.Struct, gc=False):

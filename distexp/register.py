@@ -3,14 +3,17 @@
 Nothing here changes a state: that is for `task_queue`, under the same lock.
 """
 
+import random
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from distexp.entry import Entry, Lease, State
 from distexp.errors import UnknownTask
 from distexp.task import Task
 from distexp.waiting import Waiting
+
+OPEN = (State.PENDING, State.ASSIGNED)  # the states of a task that has not ended
 
 
 class Register:
@@ -30,6 +33,10 @@ class Register:
         """Return (complete task, pending twin) pairs: the twin's row is a copy of the other's."""
         with self._lock:
             return self._waiting.twin_copies()
+
+    def now_s(self) -> float:
+        """Return the time on the queue's clock, by which leases are counted."""
+        return self._clock()
 
     def counts(self) -> dict[State, int]:
         """Return the number of tasks in each state."""
@@ -65,6 +72,32 @@ class Register:
         """Return copies of all entries, or of those in one state, in the order of the sweep."""
         with self._lock:
             return [entry.copy() for entry in self._entries.values() if state in (None, entry.state)]
+
+    def place(self, key: str) -> tuple[Entry | None, int]:
+        """Return what a pending task waits for: its twin that runs or is complete, and how many before it.
+
+        Raises:
+            UnknownTask: No task has this key.
+        """
+        with self._lock:
+            entry = self._entry(key)
+            twin = self._waiting.twin_ahead(entry)
+            return twin and twin.copy(), self._waiting.before(entry)
+
+    def sample(self, limit: int) -> list[Task]:
+        """Return at most `limit` tasks, picked at random among those that have not ended.
+
+        It walks through the whole sweep. Not every so-manyth: the axes of a sweep repeat, too.
+        """
+        with self._lock:
+            left = [entry.task for entry in self._entries.values() if entry.state in OPEN]
+        return left if len(left) <= limit else random.sample(left, limit)
+
+    def pending_among(self, tasks: Iterable[Task]) -> list[Task]:
+        """Return those of the tasks that are pending now."""
+        with self._lock:
+            found = ((task, self._entries.get(task.key)) for task in tasks)
+            return [task for task, entry in found if entry is not None and entry.state is State.PENDING]
 
     def is_over(self) -> bool:
         """Return whether every task of the sweep is complete, failed or cancelled."""

@@ -114,10 +114,13 @@ class TaskQueue(Register):
             if entry is None:
                 return None
             entry.attempts += 1
-            return self._lend(entry, secrets.token_hex(8), borrower, borrower.term_s)
+            return self._lend(entry, secrets.token_hex(8), borrower, borrower.term_s, self._clock())
 
-    def _lend(self, entry: Entry, lease_id: str, borrower: Borrower, term_s: float) -> Lease:
-        entry.lease = Lease(lease_id, entry.task, borrower, entry.attempts, self._clock() + term_s)
+    def _lend(
+        self, entry: Entry, lease_id: str, borrower: Borrower, term_s: float, since_s: float | None = None
+    ) -> Lease:
+        until_s = self._clock() + term_s
+        entry.lease = Lease(lease_id, entry.task, borrower, entry.attempts, until_s, since_s)
         entry.last_worker = borrower.worker
         entry.lost_lease_id = ""
         self._leases[lease_id] = entry.key

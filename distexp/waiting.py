@@ -5,6 +5,7 @@ under its lock. Two tasks are twins when they ask for the same work: while one r
 waits.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -66,7 +67,18 @@ class Waiting:
 
     def waits_for_twin(self, entry: Entry) -> bool:
         """Return whether a twin runs or is complete."""
-        return any(twin.state in (State.ASSIGNED, State.COMPLETE) for twin in self._twins_of(entry))
+        return self.twin_ahead(entry) is not None
+
+    def twin_ahead(self, entry: Entry) -> Entry | None:
+        """Return the twin that runs or is complete."""
+        twins = self._twins_of(entry)
+        return next((twin for twin in twins if twin.state in (State.ASSIGNED, State.COMPLETE)), None)
+
+    def before(self, entry: Entry) -> int:
+        """Return how many pending tasks are looked at first, by a walk through the lines; for people."""
+        keys = dict.fromkeys([*self._retry, *self._fresh])  # a key may stand in both, or twice
+        ahead = itertools.takewhile(lambda key: key != entry.task.key, keys)
+        return sum(self._entries[key].state is State.PENDING for key in ahead)
 
     def wake_twins(self, entry: Entry) -> None:
         """Let the twins of a task that neither runs nor is complete be lent."""
