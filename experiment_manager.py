@@ -2,33 +2,53 @@
 
 python experiment_manager.py                      # expand configs/, serve tasks on port 5000
 python experiment_manager.py status [host] [port] # how far is it?
+python experiment_manager.py VERB --help          # cancel, drain, logs, pause, requeue, resume, show, tasks
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distexp.commands import status
-from distexp.errors import DistexpError
+from distexp.commands import cancel, drain, logs, pause, requeue, resume, show, status, tasks
+from distexp.errors import DistexpError, Refused
 from distexp.logs import log_to_console
 from distexp.manager import DEFAULT_CONFIGS, RESCAN_S, ExperimentManager
 from distexp.protocol import DEFAULT_PORT
 
 __all__ = ["ExperimentManager"]
 
-VERBS: dict[str, Callable[[Sequence[str]], int]] = {"status": status.main}
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "cancel": cancel.main,
+    "drain": drain.main,
+    "logs": logs.main,
+    "pause": pause.main,
+    "requeue": requeue.main,
+    "resume": resume.main,
+    "show": show.main,
+    "status": status.main,
+    "tasks": tasks.main,
+}
 
 
 def main(words: Sequence[str]) -> int:
-    """Return the exit code: 0 all well, 1 a task failed, 2 it could not start or be asked."""
+    """Return the exit code: 0 all well, 1 a task failed or nothing was done, 2 no start or no answer."""
     try:
         if words and words[0] in VERBS:
             return VERBS[words[0]](words[1:])
         return serve(parse_serve(words))
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except DistexpError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:  # in a verb that goes on until Ctrl+C; a manager takes it as a signal
+        return 0
 
 
 def parse_serve(words: Sequence[str]) -> argparse.Namespace:
@@ -36,7 +56,7 @@ def parse_serve(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="experiment_manager.py",
         description="Expand configs into tasks and lend them to workers until every task has its row.",
-        epilog="`experiment_manager.py status [host] [port]` asks a running manager how far it is.",
+        epilog=f"A running manager is asked and steered by verbs: {', '.join(VERBS)} (VERB --help)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: %(default)s)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port to serve (default: %(default)s)")

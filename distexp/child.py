@@ -1,6 +1,6 @@
 """One task in one child process: start, watch, kill, collect.
 
-Opens `child_main`, `template_process`, `process_tree`, `task`, `host`.
+Opens `child_main`, `template_process`, `process_tree`, `run_log`, `task`, `host`.
 The next child is started one ahead of need, so that what it costs to prepare is spent while another task
 runs. On Linux children are forked from a template that has imported the experiment (and, on the CPU, warmed
 it up); elsewhere, and for `process: fresh`, each is a new interpreter.
@@ -20,17 +20,17 @@ from typing import Literal
 
 import msgspec
 
-from distexp.child_main import LOG_FILE, Began, Broke, FromChild, Outcome, Reported, Run, Setup, Stop, main
+from distexp.child_main import Began, Broke, FromChild, Outcome, Reported, Run, Setup, Stop, main
 from distexp.entry import Cause
 from distexp.host import ProcessMark
 from distexp.process_tree import kill_tree
+from distexp.run_log import LOG_FILE, last_lines
 from distexp.task import Task
 from distexp.template_process import template_order
 
 StartMethod = Literal["forkserver", "spawn"]
 DEFAULT_START_METHOD: StartMethod = "forkserver" if sys.platform == "linux" else "spawn"
 LOG_LINES = 50  # of a crashed task's log that travel with the failure
-LOG_BYTES = 16_000  # read from the log's end for those lines
 EXIT_S = 1.0  # for a child that has told its result: it has only to leave its memory
 REAP_S = 10.0  # a killed process is gone by then, unless the kernel holds it in a device call
 
@@ -114,8 +114,7 @@ class Attempt:
                 cause += " (by the kernel when memory ran out, or by somebody)"
         else:
             cause = f"its process ended with exit code {code} without a result"
-        lines = last_lines(self._log)
-        return f"{lines}\n{cause}" if lines else cause
+        return "\n".join([*last_lines(self._log, LOG_LINES), cause])
 
 
 class Children:
@@ -192,14 +191,3 @@ def _start(method: StartMethod, setup: Setup) -> Attempt:
         sys.modules["__main__"] = script
         theirs.close()
     return Attempt(process, ours, setup)
-
-
-def last_lines(log: Path) -> str:
-    """Return the last `LOG_LINES` lines of a task's log, as far as it can be read."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LOG_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-LOG_LINES:])

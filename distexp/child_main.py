@@ -1,5 +1,5 @@
-"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `context`, `rows`, `task`,
-`process_tree`.
+"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `context`, `rows`, `run_log`,
+`task`, `process_tree`.
 
 Talks JSON over a pipe that is also the lifeline: when the worker dies, the pipe closes and the child ends
 with everything it has started. Torch comes in with the experiment's module, after the device is pinned.
@@ -29,9 +29,9 @@ from distexp.entry import Cause
 from distexp.errors import TaskStopped
 from distexp.process_tree import detach, end_descendants, end_own_tree
 from distexp.rows import check_result
+from distexp.run_log import LOG_FILE
 from distexp.task import Scalar, Task
 
-LOG_FILE = "log.txt"  # of everything the task prints, in its run folder
 CHECKPOINT_FOLDER = "checkpoint"  # in the same
 REPORT_EVERY_S = 1.0  # each report wakes the worker, which passes on the latest with its next beat
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole

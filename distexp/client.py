@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 
 from msgspec import structs
 
-from distexp.errors import ManagerUnreachable, ProtocolError, Unauthorized, UserError
+from distexp.errors import ManagerUnreachable, ProtocolError, Refused, Unauthorized, UserError
 from distexp.protocol import (
     DEFAULT_PORT,
     MAX_MESSAGE_BYTES,
@@ -92,7 +92,8 @@ class Client:
         Raises:
             ManagerUnreachable: No manager answers, or another one or another program does, or it cannot do
                 this now. Holds the cause.
-            ProtocolError: The manager refuses the request, or answers with something else than `expected`.
+            Refused: The manager does not grant the request.
+            ProtocolError: It answers with something else than `expected`.
             Unauthorized: This folder has no token, or a damaged one; nothing was sent.
             UserError: The host is no name.
         """
@@ -105,7 +106,7 @@ class Client:
                 f"{self.address}: found an answer of another program ({error}), expected one of a manager"
             ) from None
         if isinstance(reply, ErrorReply):
-            raise ManagerUnreachable(reply.error) if reply.again else ProtocolError(reply.error)
+            raise ManagerUnreachable(reply.error) if reply.again else Refused(reply.error)
         if not isinstance(reply, expected):
             raise ProtocolError(f"{self.address}: found a reply {_type(reply)}, expected another")
         return reply

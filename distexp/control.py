@@ -1,6 +1,6 @@
 """Looking at the sweep and steering it, by hand: status, workers, tasks, cancel, requeue, pause, drain.
 
-Opens `protocol`, `task_queue`, `ledger`, `roster`.
+Opens `inspection`, `protocol`, `task_queue`, `ledger`, `roster`, `workdir`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from distexp import protocol as wire
 from distexp.entry import Entry, State
 from distexp.errors import ProtocolError, UnknownTask
+from distexp.inspection import Inspection, describe
 from distexp.ledger import Ledger
 from distexp.roster import Roster
 from distexp.task import Value, canonical
 from distexp.task_queue import TaskQueue
+from distexp.workdir import Workdir
 
 BENCHED_BYTES = 200  # of names in a status: the whole has to stay below MAX_STATUS_BYTES
 
@@ -19,8 +21,9 @@ BENCHED_BYTES = 200  # of names in a status: the whole has to stay below MAX_STA
 class Control:
     """Answers to people.  Safe from any thread."""
 
-    def __init__(self, queue: TaskQueue, ledger: Ledger, roster: Roster) -> None:
+    def __init__(self, queue: TaskQueue, ledger: Ledger, roster: Roster, workdir: Workdir) -> None:
         self._queue, self._ledger, self._roster = queue, ledger, roster
+        self._inspection = Inspection(queue, ledger, roster, workdir)
         self.is_paused = False
 
     def handle(self, request: wire.AnyRequest) -> wire.AnyReply:
@@ -39,7 +42,11 @@ class Control:
                 where = _canonical_where(request)
                 found = [entry for entry in self._queue.entries() if _matches(entry, request, where)]
                 page = found[request.offset : request.offset + wire.PAGE]
-                return wire.TasksReply(tasks=[_describe(entry) for entry in page], total=len(found))
+                return wire.TasksReply(tasks=[describe(entry) for entry in page], total=len(found))
+            case wire.Show():
+                return self._inspection.show(request, is_paused=self.is_paused)
+            case wire.Logs():
+                return self._inspection.logs(request)
             case wire.Cancel():
                 keys = [self._queue.key_of(task_id) for task_id in request.tasks]
                 return wire.Ack(count=sum(self._queue.cancel(key) for key in keys))
@@ -124,21 +131,3 @@ def _matches(entry: Entry, request: wire.Tasks, where: Mapping[str, str]) -> boo
         and request.phase in (None, entry.task.phase)
         and all(name in held and canonical(held[name]) == value for name, value in where.items())
     )
-
-
-def _describe(entry: Entry) -> dict[str, Value]:
-    return {
-        "task_id": entry.task.task_id,
-        "key": entry.task.key,
-        "phase": entry.task.phase,
-        "config": entry.task.config,
-        "seed": entry.task.seed,
-        "output_dir": entry.task.output_dir,
-        "state": entry.state.value,
-        "attempts": entry.attempts,
-        "failures": entry.failures,
-        "losses": entry.losses,
-        "worker": entry.lease.borrower.worker if entry.lease else entry.last_worker,
-        "cause": entry.cause,
-        "error": entry.error[-500:],  # the end of a traceback; a page of these stays a small message
-    }

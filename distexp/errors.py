@@ -9,6 +9,7 @@
     |   +-- NoGpuError         no card qualifies; lists every card with its free memory
     +-- ProtocolError          the peer's: a message that is refused
     |   +-- Unauthorized       the secret is missing or wrong
+    |   +-- Refused            what the manager said to a request that it does not grant
     +-- ManagerUnreachable     no manager answers; the caller may try again
     +-- ResultsUnwritable      a CSV or spool file cannot be written now; try again later
     +-- JournalUnwritable      the journal cannot be written now; nothing was acknowledged
@@ -61,6 +62,10 @@ class ProtocolError(DistexpError):
 
 class Unauthorized(ProtocolError):
     """The secret is missing or wrong. The message says where the right one is found."""
+
+
+class Refused(ProtocolError):
+    """The manager does not grant a request. The message is the manager's."""
 
 
 class ManagerUnreachable(DistexpError):

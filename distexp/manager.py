@@ -145,6 +145,7 @@ class ExperimentManager:
             journal=self.journal,
             ledger=self.ledger,
             roster=self._roster,
+            workdir=self.workdir,
             secret=secret,
         )
         self.queue.sync(tasks)

@@ -114,6 +114,19 @@ class Tasks(Request, frozen=True, kw_only=True, tag="tasks"):
     offset: Annotated[int, Meta(ge=0)] = 0
 
 
+class Show(Request, frozen=True, kw_only=True, tag="show"):
+    """Everything about one task, and why it is not running."""
+
+    task: str
+
+
+class Logs(Request, frozen=True, kw_only=True, tag="logs"):
+    """What has this task printed, from `offset` on? One piece of it."""
+
+    task: str
+    offset: Natural = 0
+
+
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
     """End these tasks without a result; those that run are told to stop."""
 
@@ -193,6 +206,27 @@ class TasksReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
     total: int
 
 
+class ShowReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="show"):
+    """One task: as `tasks` lists it, and what it waits for, how it ended, what it printed last."""
+
+    task: dict[str, Value]
+    why: str
+    running_s: float | None
+    row: dict[str, str] | None
+    log_path: str
+    log: list[str]
+
+
+class LogsReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="logs"):
+    """A piece of a log, and where the next one begins; `absent` says why there is no log here."""
+
+    text: str
+    offset: int
+    size: int
+    state: str
+    absent: str = ""
+
+
 class ErrorReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error"):
     """The request was refused; nothing changed. With `again`, the same request may succeed later."""
 
@@ -209,13 +243,26 @@ AnyRequest = (
     | TaskReleased
     | Workers
     | Tasks
+    | Show
+    | Logs
     | Cancel
     | Requeue
     | Pause
     | Resume
     | Drain
 )
-AnyReply = TaskReply | NoTask | Ack | BeatReply | StatusReply | WorkersReply | TasksReply | ErrorReply
+AnyReply = (
+    TaskReply
+    | NoTask
+    | Ack
+    | BeatReply
+    | StatusReply
+    | WorkersReply
+    | TasksReply
+    | ShowReply
+    | LogsReply
+    | ErrorReply
+)
 
 Message = TypeVar("Message")
 

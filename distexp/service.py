@@ -22,6 +22,7 @@ from distexp.roster import Roster, Worker
 from distexp.server import Connection
 from distexp.task import Bookmark, Value
 from distexp.task_queue import TaskQueue
+from distexp.workdir import Workdir
 
 WAIT_S = 0.5  # an idle worker asks again after this, when it is one of few: a lost task is lent within 1 s
 WAIT_MAX_S = 10.0  # ... and after this when it is one of a thousand: together they ask 100 times a second
@@ -33,12 +34,19 @@ class Service:
     """The manager's side of the wire.  Safe from any thread."""
 
     def __init__(
-        self, *, queue: TaskQueue, journal: Journal, ledger: Ledger, roster: Roster, secret: str | None
+        self,
+        *,
+        queue: TaskQueue,
+        journal: Journal,
+        ledger: Ledger,
+        roster: Roster,
+        workdir: Workdir,
+        secret: str | None,
     ) -> None:
         """Answer from these rooms; `secret` None means that no request needs a token."""
         self._queue, self._journal, self._ledger, self._roster = queue, journal, ledger, roster
         self._secret = secret
-        self._control = Control(queue, ledger, roster)
+        self._control = Control(queue, ledger, roster, workdir)
         self.endings = Endings(queue=queue, journal=journal, ledger=ledger, roster=roster)
         self.is_stopping = False
         self.lending = threading.Lock()  # held while tasks join whose rows have not been looked for yet

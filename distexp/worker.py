@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distexp.child import Attempt, Children
-from distexp.child_main import CHECKPOINT_FOLDER, LOG_FILE, Broke, Finished, Outcome, Run, Stopped
+from distexp.child_main import CHECKPOINT_FOLDER, Broke, Finished, Outcome, Run, Stopped
 from distexp.courier import DISK_RETRY_S, Courier
 from distexp.entry import Cause
 from distexp.link import Link
@@ -27,6 +27,7 @@ from distexp.protocol import (
     TaskReply,
 )
 from distexp.recorder import Delivery, Recorder
+from distexp.run_log import LOG_FILE
 from distexp.stop import StopRequests
 from distexp.task import Provenance
 from distexp.workdir import Workdir

@@ -13,7 +13,7 @@ from pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
 import experiment_manager
 from distexp import task, worker_command
-from distexp.commands import status
+from distexp.commands import cancel, drain, logs, pause, requeue, resume, show, status, tasks
 from distexp.config import parse_config
 from distexp.errors import ConfigError
 from distexp.expand import expand
@@ -29,7 +29,15 @@ RUN_FLAGS = {
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 PARSERS: dict[str, Parse] = {
     "experiment_manager.py": experiment_manager.parse_serve,
+    "experiment_manager.py cancel": cancel.parse,
+    "experiment_manager.py drain": drain.parse,
+    "experiment_manager.py logs": logs.parse,
+    "experiment_manager.py pause": pause.parse,
+    "experiment_manager.py requeue": requeue.parse,
+    "experiment_manager.py resume": resume.parse,
+    "experiment_manager.py show": show.parse,
     "experiment_manager.py status": status.parse,
+    "experiment_manager.py tasks": tasks.parse,
     "experiment_runner_gpu.py": worker_command.parse,
 }
 
@@ -77,6 +85,22 @@ def test_readme_shows_every_verb_of_the_launcher_and_no_others() -> None:
     assert shown - {"with"} == verbs
 
 
+def test_every_verb_is_a_room_that_the_pages_show_and_help_names() -> None:
+    verbs = {name.split()[1] for name in PARSERS if " " in name}
+    assert set(experiment_manager.VERBS) == verbs
+    assert list(experiment_manager.VERBS) == sorted(verbs)
+    for verb in verbs:
+        assert f"`python experiment_manager.py {verb}" in README, verb
+
+
+def test_the_help_of_each_verb_tells_its_exit_codes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in (name for name in PARSERS if " " in name):
+        shown = " ".join(help_of(PARSERS[name], capsys).split())
+        assert "exit code: 0 done, 1 nothing matched or the manager refuses, 2 wrong words" in shown, name
+
+
 def commands() -> list[str]:
     shown = [line for block in blocks(README, "sh") for line in block.splitlines()]
     shown += [span for span in spans(README) if re.match(r"(python|\./launch\S+|launch\S+\.bat) \S", span)]
@@ -97,8 +121,8 @@ def test_a_command_in_readme_parses(command: str, capsys: pytest.CaptureFixture[
             return
     else:
         script, *words = words
-    if words[:1] == ["status"]:
-        script, words = f"{script} status", words[1:]
+    if words and f"{script} {words[0]}" in PARSERS:
+        script, words = f"{script} {words[0]}", words[1:]
     if words == ["--help"]:
         help_of(PARSERS[script], capsys)
     else:
@@ -182,7 +206,8 @@ def test_readme_explains_every_field_of_a_status() -> None:
         if isinstance(key, ast.Constant)
     }
     states = {state.value for state in MOVES} - {"withdrawn"}
-    explained = {spans(cells[0])[0] for cells in rows(section(README, "3. Three terminals"))}
+    listed = [spans(cells[0])[0] for cells in rows(section(README, "3. Three terminals"))]
+    explained = {name for name in listed if name.isidentifier()}
     assert explained == keys | states
 
 

@@ -22,7 +22,7 @@ PARTS = {
     task.Provenance: "Object `run`",
     task.Bookmark: "Object `seen`",
 }
-REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "status", "workers", "tasks")
+REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "status", "workers", "tasks", "show", "logs")
 
 
 def structs() -> list[type[msgspec.Struct]]:

@@ -21,6 +21,7 @@ from distexp.protocol import MAX_GUESSES, MAX_MESSAGE_BYTES, Framer, decode_repl
 from distexp.roster import Roster
 from distexp.task import Value
 from distexp.task_queue import TaskQueue
+from distexp.workdir import Workdir
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
@@ -215,7 +216,9 @@ def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -
         roster.introduce(wire.RequestTask(worker_id="substitute"), number)
         roster.bench_unfit(worker.borrower, "it cannot import the experiment, which others can")
     assert queue.lend(Borrower("cpu0"))
-    reply = Control(queue, Ledger(tmp_path, lambda scan: None), roster).handle(wire.Status())
+    reply = Control(queue, Ledger(tmp_path, lambda scan: None), roster, Workdir(tmp_path)).handle(
+        wire.Status()
+    )
     line = encode(reply)
     assert len(line) <= wire.MAX_STATUS_BYTES
     status = json.loads(line)["status"]

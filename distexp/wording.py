@@ -1,0 +1,37 @@
+"""Figures as people read them: how long, how much. Pure; opens nothing."""
+
+MIB_PER_GB = 1024
+
+
+def duration_text(seconds: float) -> str:
+    """Return a length of time in its two largest units: `42 s`, `3 min 20 s`, `5 h 12 min`, `2 d 3 h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours = whole // 60, whole // 3600
+    if hours < 1:
+        return f"{minutes} min {whole % 60} s"
+    if hours < 24:
+        return f"{hours} h {minutes % 60} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def short_duration(seconds: float) -> str:
+    """Return a length of time in at most five characters, for tables: `42s`, `3m20`, `5h12`, `2d03h`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, hours = whole // 60, whole // 3600
+    if hours < 1:
+        return f"{minutes}m{whole % 60:02d}"
+    return f"{hours}h{minutes % 60:02d}" if hours < 24 else f"{hours // 24}d{hours % 24:02d}h"
+
+
+def gb_text(mib: float) -> str:
+    """Return an amount of memory in GB (1024 MiB) with its unit."""
+    return f"{mib / MIB_PER_GB:.1f} GB"
+
+
+def number_text(value: object) -> str:
+    """Return a metric in few characters; texts and booleans as they are."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
