@@ -2,6 +2,7 @@
 
 python experiment_manager.py                      # expand configs/, serve tasks on port 5000
 python experiment_manager.py status [host] [port] # how far is it?
+python experiment_manager.py watch [host] [port]  # the same, live
 python experiment_manager.py VERB --help          # cancel, drain, logs, pause, requeue, resume, show, tasks
 """
 
@@ -11,9 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distexp.commands import cancel, drain, logs, pause, requeue, resume, show, status, tasks
+from distexp.commands import cancel, drain, logs, pause, requeue, resume, show, status, tasks, watch
 from distexp.errors import DistexpError, Refused
-from distexp.logs import log_to_console
+from distexp.logs import is_terminal, log_to_console
 from distexp.manager import DEFAULT_CONFIGS, RESCAN_S, ExperimentManager
 from distexp.protocol import DEFAULT_PORT
 
@@ -29,6 +30,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "show": show.main,
     "status": status.main,
     "tasks": tasks.main,
+    "watch": watch.main,
 }
 
 
@@ -75,13 +77,13 @@ def parse_serve(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--exit-when-done", action="store_true", help="end once every task has ended")
     parser.add_argument("--retry-failed", action="store_true", help="run tasks again that failed earlier")
+    parser.add_argument("--plain", action="store_true", help="lines only, also on a terminal")
     parser.add_argument("--no-auth", action="store_true", help="do not ask for the folder's secret")
     return parser.parse_args(words)
 
 
 def serve(settings: argparse.Namespace) -> int:
     """Run a manager until it is stopped or done."""
-    log_to_console()
     manager = ExperimentManager(
         settings.host,
         settings.port,
@@ -93,7 +95,13 @@ def serve(settings: argparse.Namespace) -> int:
         retry_failed=settings.retry_failed,
     )
     manager.stop_on_signals()
-    return manager.serve()
+    if settings.plain or not is_terminal():
+        log_to_console()
+        return manager.serve()
+    from distexp.screen import Screen  # rich takes a tenth of a second, which no other start has to wait for
+
+    with Screen() as screen, screen.following(manager.view):
+        return manager.serve()
 
 
 if __name__ == "__main__":

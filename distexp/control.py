@@ -1,15 +1,19 @@
 """Looking at the sweep and steering it, by hand: status, workers, tasks, cancel, requeue, pause, drain.
 
-Opens `inspection`, `protocol`, `task_queue`, `ledger`, `roster`, `workdir`.
+Opens `inspection`, `pace`, `protocol`, `task_queue`, `ledger`, `roster`, `workdir`.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+
+import msgspec
 
 from distexp import protocol as wire
 from distexp.entry import Entry, State
 from distexp.errors import ProtocolError, UnknownTask
 from distexp.inspection import Inspection, describe
 from distexp.ledger import Ledger
+from distexp.pace import Pace
 from distexp.roster import Roster
 from distexp.task import Value, canonical
 from distexp.task_queue import TaskQueue
@@ -21,8 +25,10 @@ BENCHED_BYTES = 200  # of names in a status: the whole has to stay below MAX_STA
 class Control:
     """Answers to people.  Safe from any thread."""
 
-    def __init__(self, queue: TaskQueue, ledger: Ledger, roster: Roster, workdir: Workdir) -> None:
-        self._queue, self._ledger, self._roster = queue, ledger, roster
+    def __init__(
+        self, queue: TaskQueue, ledger: Ledger, roster: Roster, workdir: Workdir, pace: Pace
+    ) -> None:
+        self._queue, self._ledger, self._roster, self._pace = queue, ledger, roster, pace
         self._inspection = Inspection(queue, ledger, roster, workdir)
         self.is_paused = False
 
@@ -38,6 +44,8 @@ class Control:
                 return wire.StatusReply(status=self.status())
             case wire.Workers():
                 return wire.WorkersReply(workers=self._workers())
+            case wire.View():
+                return self.view()
             case wire.Tasks():
                 where = _canonical_where(request)
                 found = [entry for entry in self._queue.entries() if _matches(entry, request, where)]
@@ -82,11 +90,22 @@ class Control:
             "benched": benched.encode()[:BENCHED_BYTES].decode(errors="ignore"),
         }
 
+    def view(self) -> wire.ViewReply:
+        """Return the sweep at a glance."""
+        forecast = self._pace.forecast(self._queue.counts())
+        workers = sorted(self._workers(), key=lambda each: (each["task"] is None, not each["connected"]))
+        return wire.ViewReply(
+            status=self.status(),
+            per_hour=forecast.per_hour,
+            eta_s=forecast.eta_s,
+            why_no_eta="paused" if self.is_paused else forecast.why_no_eta,
+            workers=workers[: wire.PAGE],
+            failures=[asdict(failure) for failure in self._pace.failures()],
+        )
+
     def _workers(self) -> list[dict[str, Value]]:
-        tasks = {
-            (lease.borrower.worker, lease.borrower.instance): lease.task.task_id
-            for lease in self._queue.leases()
-        }
+        now_s = self._queue.now_s()
+        leases = {(lease.borrower.worker, lease.borrower.instance): lease for lease in self._queue.leases()}
         return [
             {
                 "worker": worker.name,
@@ -95,14 +114,19 @@ class Control:
                 "memory_mib": worker.memory_mib,
                 "connected": worker.connection is not None,
                 "age_s": round(age_s, 1),
-                "task": tasks.get((worker.name, worker.instance)),
-                "progress": worker.progress and [worker.progress.step, worker.progress.total],
+                "task": lease and lease.task.task_id,
+                "task_s": None if lease is None or lease.since_s is None else round(now_s - lease.since_s, 1),
+                "progress": told and [told.step, told.total],
+                "metrics": told.metrics if told else {},
+                "gpu": worker.gpu and msgspec.to_builtins(worker.gpu),
                 "completed": worker.completed,
                 "failed": worker.failed,
                 "drained": worker.drained,
                 "benched": worker.benched,
             }
             for worker, age_s in self._roster.all()
+            for lease in [leases.get((worker.name, worker.instance))]
+            for told in [worker.progress if lease else None]
         ]
 
     def _requeue(self, request: wire.Requeue) -> Iterator[bool]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from distexp.errors import ManagerUnreachable, ProtocolError, ResultsUnwritable
 from distexp.link import Link
-from distexp.protocol import Ack, BeatReply, Heartbeat, Progress, TaskComplete, TaskReply
+from distexp.protocol import Ack, BeatReply, GpuUse, Heartbeat, Progress, TaskComplete, TaskReply
 from distexp.recorder import Delivery, Recorder
 from distexp.stop import StopRequests
 
@@ -22,10 +22,20 @@ class Courier:
     """Brings what one worker has to tell to where it belongs.  For one thread."""
 
     def __init__(
-        self, *, link: Link, recorder: Recorder, stop: StopRequests, about: Callable[[], Mapping[str, Any]]
+        self,
+        *,
+        link: Link,
+        recorder: Recorder,
+        stop: StopRequests,
+        about: Callable[[], Mapping[str, Any]],
+        look: Callable[[], GpuUse | None],
     ) -> None:
-        """Introduce the worker in every message with `about()`, fields of `WorkerRequest`."""
-        self._link, self._recorder, self._stop, self._about = link, recorder, stop, about
+        """Introduce the worker in every message with `about()`, fields of `WorkerRequest`.
+
+        With each beat goes how busy its card is, as `look()` finds it.
+        """
+        self._link, self._recorder, self._stop = link, recorder, stop
+        self._about, self._look = about, look
 
     def naming(self, task: TaskReply) -> dict[str, Any]:
         """Return the fields of a report that say who reports on what."""
@@ -33,7 +43,9 @@ class Courier:
 
     def beat(self, task: TaskReply, progress: Progress | None = None) -> bool:
         """Tell the manager that the task is in hand; False when it must not go on."""
-        beat = Heartbeat(**self._about(), lease_id=task.lease_id, key=task.key, progress=progress)
+        beat = Heartbeat(
+            **self._about(), lease_id=task.lease_id, key=task.key, progress=progress, gpu=self._look()
+        )
         try:
             reply: BeatReply = self._link.call(beat, BeatReply)
         except ManagerUnreachable:

@@ -13,6 +13,7 @@ from distexp.entry import Borrower, Cause, Entry, Lease, State
 from distexp.errors import JournalUnwritable, ProtocolError
 from distexp.journal import Journal
 from distexp.ledger import Ledger
+from distexp.pace import Pace
 from distexp.roster import Roster, Worker
 from distexp.rows import check_result, row_for
 from distexp.task import Provenance, Task
@@ -24,8 +25,11 @@ log = logging.getLogger("distexp.manager")
 class Endings:
     """What is done when an attempt ends, or a row is seen.  Safe from any thread."""
 
-    def __init__(self, *, queue: TaskQueue, journal: Journal, ledger: Ledger, roster: Roster) -> None:
+    def __init__(
+        self, *, queue: TaskQueue, journal: Journal, ledger: Ledger, roster: Roster, pace: Pace
+    ) -> None:
         self._queue, self._journal, self._ledger, self._roster = queue, journal, ledger, roster
+        self._pace = pace
         self._reporters: dict[str, Borrower] = {}  # key -> who is reporting it as complete just now
 
     # -- what workers report -------------------------------------------------------------------------------
@@ -98,6 +102,7 @@ class Endings:
         if state is None:
             return False
         self._roster.failed(worker.borrower, task)
+        self._pace.failed(task, worker.name, f"{cause}: {why}", state)
         log.warning(
             "Task %s failed on %s (%s, failure %d of %d, now %s): %s",
             *(task.task_id, worker.name, cause, entry.failures + 1, FAILURE_BUDGET, state, why),
@@ -153,6 +158,7 @@ class Endings:
         if state is None:
             return
         losses = self._queue.entry(lease.task.key).losses
+        self._pace.failed(lease.task, lease.borrower.worker, f"lost: {why}", state)
         log.warning(
             "Task %s lost by %s: %s (loss %d of %d, now %s)",
             *(lease.task.task_id, lease.borrower.worker, why, losses, LOSS_BUDGET, state),
@@ -170,6 +176,7 @@ class Endings:
         before = self._queue.complete(key)
         if before is None:
             return
+        self._pace.completed(before.task, before.lease)
         worker = self._reporters.get(key) or (before.lease.borrower if before.lease else None)
         if worker is not None:
             self._roster.completed(worker, before.task)

@@ -69,7 +69,7 @@ def list_gpus(visible: str | None = None) -> list[GpuStatus]:
         NoGpuError: There is nothing to wait for: no driver, no card, or `visible` hides them all.
             The message holds cause and cure.
     """
-    with _nvml() as nvml:
+    with open_nvml() as nvml:
         gpus = [gpu for index in range(nvml.nvmlDeviceGetCount()) for gpu in _read_card(nvml, index)]
     if not gpus:
         cure = "compare `nvidia-smi -L`, give a container `--gpus all`, or run with --device cpu"
@@ -197,7 +197,7 @@ def _held_by(gpu: GpuStatus) -> str:
 
 
 @contextmanager
-def _nvml() -> Iterator[Any]:
+def open_nvml() -> Iterator[Any]:
     """Open NVML for the time of a `with`, and turn its failures as a whole into NoGpuError."""
     try:
         import pynvml  # here, not above: see the head of this file
@@ -260,14 +260,15 @@ def _read_device(nvml: Any, device: Any, index: int, card_uuid: str, mig: int | 
         name=nvml.nvmlDeviceGetName(device),
         free_mib=memory.free // MIB,
         total_mib=memory.total // MIB,
-        utilization_pct=_read_utilization(nvml, device),
+        utilization_pct=read_utilization(nvml, device),
         holders=_read_holders(nvml, device),
         card_uuid=card_uuid,
         mig=mig,
     )
 
 
-def _read_utilization(nvml: Any, device: Any) -> int | None:
+def read_utilization(nvml: Any, device: Any) -> int | None:
+    """Return how busy the device is, in percent; None where it does not tell."""
     try:
         return int(nvml.nvmlDeviceGetUtilizationRates(device).gpu)
     except nvml.NVMLError:

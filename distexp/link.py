@@ -12,6 +12,7 @@ from distexp.protocol import Ack, AnyRequest, RequestTask, TaskComplete, TaskFai
 from distexp.stop import StopRequests
 
 HEARTBEAT_S = 15.0
+NEWS_S = 3.0  # between two calls, when the second has something new to tell
 RETRY_MIN_S, RETRY_MAX_S = 0.2, 5.0  # between two tries to reach the manager
 
 log = logging.getLogger("distexp.worker")
@@ -29,6 +30,7 @@ class Link:
         self._lost_s: float | None = None  # since when nobody answers
         self._retry_s = RETRY_MIN_S
         self._is_refused = False
+        self._called_s = 0.0
         self.next_beat_s = 0.0  # when the manager has to hear from this worker again
         self.has_given_up = False
 
@@ -40,7 +42,8 @@ class Link:
             ProtocolError: It refuses, or there is no token for it.
             UserError: The host is no name.
         """
-        self.next_beat_s = self._clock() + HEARTBEAT_S  # also when it is refused: asking faster helps nobody
+        self._called_s = self._clock()
+        self.next_beat_s = self._called_s + HEARTBEAT_S  # also when it is refused: asking faster helps nobody
         reply = self._client.call(request, expected)
         if self._lost_s is not None:
             log.info("The manager at %s is back", self._client.address)
@@ -81,6 +84,10 @@ class Link:
             if self._is_refused or self._stop.wants_checkpoint:
                 break
         return None
+
+    def hurry(self) -> None:
+        """Let the next beat be due earlier: there is news."""
+        self.next_beat_s = min(self.next_beat_s, self._called_s + NEWS_S)
 
     def beat_soon(self) -> None:
         """Let the next beat be due as soon as it makes sense to try again."""

@@ -1,6 +1,7 @@
 """Where log lines go: console and file, one format. Opens `errors`."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -18,6 +19,11 @@ class OneLine(logging.Formatter):
 FORMAT = OneLine("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
+def is_terminal() -> bool:
+    """Return whether standard output is a terminal on which a view can be drawn."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def log_to_console() -> None:
     """Show log lines on standard output, from INFO up."""
     _add(logging.StreamHandler(sys.stdout))
@@ -29,8 +35,13 @@ def log_to_file(path: Path) -> logging.Handler:
     return _add(logging.FileHandler(path, encoding="utf-8", delay=True))
 
 
+def log_to(handler: logging.Handler) -> logging.Handler:
+    """Hand log lines to the handler, too."""
+    return _add(handler)
+
+
 def stop_logging_to(handler: logging.Handler) -> None:
-    """End what `log_to_file` began."""
+    """End what `log_to_file` or `log_to` began."""
     logging.getLogger().removeHandler(handler)
     handler.close()
 

@@ -23,7 +23,7 @@ from distexp.identity import keep_identity
 from distexp.journal import Journal
 from distexp.ledger import Ledger
 from distexp.logs import log_to_file, stop_logging_to
-from distexp.protocol import DEFAULT_PORT
+from distexp.protocol import DEFAULT_PORT, ViewReply
 from distexp.results import Scan
 from distexp.roster import Roster
 from distexp.server import Server
@@ -73,7 +73,7 @@ class ExperimentManager:
         self._rescan_s = rescan_s
         self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
         self._sweep = Sweep(self.workdir.root, configs)
-        self._is_stopping = self._is_done = False
+        self._is_serving = self._is_stopping = self._is_done = False
         self._next_rescan_s = 0.0
         self._farewell_s: float | None = None
         self._last_counts: dict[State, int] = {}
@@ -128,6 +128,7 @@ class ExperimentManager:
             self.workdir.announce(self.host, self.port)
             self._held = undo.pop_all()
         self._server.start()
+        self._is_serving = True
         self._next_rescan_s = time.monotonic() + self._rescan_s
         log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
         if is_reachable:
@@ -165,6 +166,10 @@ class ExperimentManager:
         log.info("Manager stopped at %s", self.service.status()["progress"])
         self._held.close()
         collector.take_back()
+
+    def view(self) -> ViewReply | None:
+        """Return the sweep at a glance; None before it is served.  Safe from any thread."""
+        return self.service.view() if self._is_serving else None
 
     def request_stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """End `serve` after its current turn. A signal handler: it only sets a flag."""
@@ -223,6 +228,7 @@ class ExperimentManager:
             joined, left = self.queue.sync(tasks)
             self.ledger.sync(tasks)
             self.ledger.scan_all()
+        self.service.sweep_changed()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
 
     def _end_leases(self) -> None:

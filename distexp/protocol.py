@@ -45,6 +45,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metrics: dict[str, Scalar] = {}
 
 
+class GpuUse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How busy a worker's card is: with all that runs on it, not this worker's task alone."""
+
+    used_mib: Natural
+    free_mib: Natural
+    utilization_pct: Annotated[int, Meta(ge=0, le=100)] | None = None  # None: the driver does not tell
+
+
 class WorkerRequest(Request, frozen=True, kw_only=True):
     """What a worker says. Only `worker_id` is needed; the rest is how it introduces itself."""
 
@@ -69,6 +77,7 @@ class Heartbeat(WorkerRequest, frozen=True, kw_only=True, tag="heartbeat"):
     lease_id: str = ""
     key: str = ""
     progress: Progress | None = None
+    gpu: GpuUse | None = None
 
 
 class Report(WorkerRequest, frozen=True, kw_only=True):
@@ -125,6 +134,10 @@ class Logs(Request, frozen=True, kw_only=True, tag="logs"):
 
     task: str
     offset: Natural = 0
+
+
+class View(Request, frozen=True, kw_only=True, tag="view"):
+    """All that a live view shows: figures, pace, workers, last failures."""
 
 
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
@@ -227,6 +240,17 @@ class LogsReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     absent: str = ""
 
 
+class ViewReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="view"):
+    """A sweep at a glance. At most `PAGE` workers: those that run a task first."""
+
+    status: dict[str, Value]
+    per_hour: float | None
+    eta_s: float | None
+    why_no_eta: str
+    workers: list[dict[str, Value]]
+    failures: list[dict[str, Value]]
+
+
 class ErrorReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error"):
     """The request was refused; nothing changed. With `again`, the same request may succeed later."""
 
@@ -245,6 +269,7 @@ AnyRequest = (
     | Tasks
     | Show
     | Logs
+    | View
     | Cancel
     | Requeue
     | Pause
@@ -261,6 +286,7 @@ AnyReply = (
     | TasksReply
     | ShowReply
     | LogsReply
+    | ViewReply
     | ErrorReply
 )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from distexp.entry import Borrower
 from distexp.host import ProcessMark
-from distexp.protocol import Heartbeat, Progress, WorkerRequest
+from distexp.protocol import GpuUse, Heartbeat, Progress, WorkerRequest
 from distexp.task import Task
 
 BENCH_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not eat the sweep
@@ -37,6 +37,7 @@ class Worker:
     benched: str = ""  # why it gets no more
     is_unfit: bool = False  # it cannot import an experiment: benched even when it is the last one
     progress: Progress | None = None  # of its current task
+    gpu: GpuUse | None = None  # as of its last beat
     turn: threading.Lock = field(default_factory=threading.Lock)  # held while it is lent a task
 
     @property
@@ -72,7 +73,9 @@ class Roster:
             worker.heartbeat_s = request.heartbeat_s or worker.heartbeat_s
             worker.connection, worker.seen_s = connection, self._clock()
             if isinstance(request, Heartbeat):
-                worker.progress = request.progress
+                worker.progress, worker.gpu = request.progress, request.gpu
+            else:
+                worker.progress = None  # that task has ended
             return replace(worker)
 
     def _welcome(self, name: str, request: WorkerRequest) -> Worker:
@@ -192,6 +195,23 @@ class Roster:
         """Return how many workers hold a connection now."""
         with self._lock:
             return sum(worker.connection is not None for worker in self._workers.values())
+
+    def share_done(self, borrower: Borrower) -> tuple[float, float] | None:
+        """Return which share of its task a worker had done, and when that was, by its last beat.
+
+        None where it has not told.
+        """
+        with self._lock:
+            worker = self._of(borrower)
+            progress = worker.progress if worker else None
+            if worker is None or progress is None or not 0 < progress.step <= progress.total:
+                return None
+            return progress.step / progress.total, worker.seen_s
+
+    def able(self) -> int:
+        """Return how many connected workers may have tasks now."""
+        with self._lock:
+            return sum(worker.connection is not None for worker in self._fit())
 
     def all(self) -> list[tuple[Worker, float]]:
         """Return every worker with its age: seconds since it was last heard."""

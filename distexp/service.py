@@ -18,6 +18,7 @@ from distexp.entry import Borrower, Lease, State
 from distexp.errors import JournalUnwritable, Unauthorized
 from distexp.journal import Journal
 from distexp.ledger import Ledger
+from distexp.pace import Pace
 from distexp.roster import Roster, Worker
 from distexp.server import Connection
 from distexp.task import Bookmark, Value
@@ -46,8 +47,9 @@ class Service:
         """Answer from these rooms; `secret` None means that no request needs a token."""
         self._queue, self._journal, self._ledger, self._roster = queue, journal, ledger, roster
         self._secret = secret
-        self._control = Control(queue, ledger, roster, workdir)
-        self.endings = Endings(queue=queue, journal=journal, ledger=ledger, roster=roster)
+        self._pace = Pace(queue, roster)
+        self._control = Control(queue, ledger, roster, workdir, self._pace)
+        self.endings = Endings(queue=queue, journal=journal, ledger=ledger, roster=roster, pace=self._pace)
         self.is_stopping = False
         self.lending = threading.Lock()  # held while tasks join whose rows have not been looked for yet
         self._lent: dict[str, Lease] = {}  # instance of a worker -> the last lease it was given
@@ -92,6 +94,14 @@ class Service:
     def status(self) -> dict[str, Value]:
         """Return what a `status` request is told."""
         return self._control.status()
+
+    def view(self) -> wire.ViewReply:
+        """Return what a `view` request is told."""
+        return self._control.view()
+
+    def sweep_changed(self) -> None:
+        """Estimate by the tasks that there are now."""
+        self._pace.forget_sample()
 
     def has_lease(self, connection: Connection) -> bool:
         """Return whether a task is out on this connection."""

@@ -19,6 +19,7 @@ from distexp.entry import Cause
 from distexp.link import Link
 from distexp.logs import WorkerLog
 from distexp.protocol import (
+    GpuUse,
     NoTask,
     Progress,
     RequestTask,
@@ -57,12 +58,13 @@ class Worker:
         children: Children,
         stop: StopRequests,
         clock: Callable[[], float],
+        look: Callable[[], GpuUse | None] = lambda: None,
     ) -> None:
-        """Introduce itself to the manager with `about`, fields of `WorkerRequest`."""
+        """Introduce itself to the manager with `about`, fields of `WorkerRequest`; `look` at its card."""
         self._introduction = dict(about)
         self._workdir = workdir
         self._link, self._children = link, children
-        self._courier = Courier(link=link, recorder=recorder, stop=stop, about=self._about)
+        self._courier = Courier(link=link, recorder=recorder, stop=stop, about=self._about, look=look)
         self._stop, self._clock = stop, clock
         self._log_file = WorkerLog(str(about["worker_id"]))
         self._next: TaskReply | NoTask | None = None
@@ -221,8 +223,14 @@ class Worker:
     def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced:
         """Return how the attempt ends, or is ended."""
         timeout_at_s = kill_at_s = None
+        is_news = True
         while (outcome := attempt.outcome()) is None:
             now_s = self._clock()
+            if (
+                attempt.progress and is_news
+            ):  # the first of this task: whoever watches learns how long it takes
+                self._link.hurry()
+                is_news = False
             if attempt.has_begun and task.timeout_s and timeout_at_s is None:
                 timeout_at_s = now_s + task.timeout_s
             if timeout_at_s is not None and now_s >= timeout_at_s:

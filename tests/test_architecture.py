@@ -64,10 +64,13 @@ DOORS = {
     "wording": "",
     "run_log": "errors",
     "reasons": "entry wording",
+    "eta": "task",
+    "pace": "entry eta roster task task_queue",
     "inspection": "entry ledger protocol reasons roster run_log task task_queue workdir",
-    "control": "entry errors inspection ledger protocol roster task task_queue workdir",
-    "endings": "entry errors journal ledger protocol roster rows task task_queue",
-    "service": "control endings entry errors journal ledger protocol roster server task task_queue workdir",
+    "control": "entry errors inspection ledger pace protocol roster task task_queue workdir",
+    "endings": "entry errors journal ledger pace protocol roster rows task task_queue",
+    "service": "control endings entry errors journal ledger pace protocol roster server task task_queue "
+    "workdir",
     "identity": "errors trust workdir",
     "manager": "collector entry errors grid host identity journal ledger logs protocol results roster server "
     "service sweep task_queue twins workdir",
@@ -82,10 +85,15 @@ DOORS = {
     "commands.show": "commands.asking protocol wording",
     "commands.status": "commands.asking protocol",
     "commands.tasks": "commands.asking entry protocol task",
+    "commands.watch": "client commands.asking errors logs protocol screen wording",
+    "view": "errors protocol wording",
+    "screen": "logs protocol view",
     "experiment_manager": "commands.cancel commands.drain commands.logs commands.pause commands.requeue "
-    "commands.resume commands.show commands.status commands.tasks errors logs manager protocol",
+    "commands.resume commands.show commands.status commands.tasks commands.watch errors logs manager "
+    "protocol screen",
     # the worker
     "gpu": "errors",
+    "gpu_use": "errors gpu protocol",
     "claim": "errors gpu",
     "stop": "",
     "link": "client errors protocol stop",
@@ -93,8 +101,8 @@ DOORS = {
     "recorder": "protocol results row_index rows spool task",
     "courier": "errors link protocol recorder stop",
     "worker": "child child_main courier entry link logs protocol recorder run_log stop task workdir",
-    "worker_command": "child claim client errors gpu host link logs process_tree recorder seat spool stop "
-    "trust workdir worker",
+    "worker_command": "child claim client errors gpu gpu_use host link logs process_tree recorder seat spool "
+    "stop trust workdir worker",
     "experiment_runner_gpu": "gpu worker_command",
     # the child
     "process_tree": "",

@@ -57,10 +57,17 @@ def test_workers_are_listed_with_task_and_progress(manager: ExperimentManager, u
         progress = {"step": 3, "total": 10, "metrics": {"loss": 0.5}}
         talk.say("heartbeat", lease_id=task["lease_id"], key=task["key"], progress=progress)
         (listed,) = user.say("workers")["workers"]
-    del listed["age_s"]
+    del listed["age_s"], listed["task_s"]
     assert listed == {
         **{"worker": "gpu0", "host": "", "device": "H100", "memory_mib": 80_000, "connected": True},
-        **{"task": task["task_id"], "progress": [3, 10], "completed": 0, "failed": 0},
+        **{
+            "task": task["task_id"],
+            "progress": [3, 10],
+            "metrics": {"loss": 0.5},
+            "gpu": None,
+            "completed": 0,
+            "failed": 0,
+        },
         **{"drained": False, "benched": ""},
     }
 

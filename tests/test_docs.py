@@ -13,7 +13,7 @@ from pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
 import experiment_manager
 from distexp import task, worker_command
-from distexp.commands import cancel, drain, logs, pause, requeue, resume, show, status, tasks
+from distexp.commands import cancel, drain, logs, pause, requeue, resume, show, status, tasks, watch
 from distexp.config import parse_config
 from distexp.errors import ConfigError
 from distexp.expand import expand
@@ -38,6 +38,7 @@ PARSERS: dict[str, Parse] = {
     "experiment_manager.py show": show.parse,
     "experiment_manager.py status": status.parse,
     "experiment_manager.py tasks": tasks.parse,
+    "experiment_manager.py watch": watch.parse,
     "experiment_runner_gpu.py": worker_command.parse,
 }
 

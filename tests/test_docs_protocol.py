@@ -19,10 +19,11 @@ PARTS = {
     protocol.WorkerRequest: "Every request of a worker",
     protocol.Report: "Every report",
     protocol.Progress: "Object `progress`",
+    protocol.GpuUse: "Object `gpu`",
     task.Provenance: "Object `run`",
     task.Bookmark: "Object `seen`",
 }
-REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "status", "workers", "tasks", "show", "logs")
+REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "status", "workers", "tasks", "show", "logs", "view")
 
 
 def structs() -> list[type[msgspec.Struct]]:

@@ -17,6 +17,7 @@ from distexp.control import Control
 from distexp.entry import Borrower
 from distexp.errors import ProtocolError
 from distexp.ledger import Ledger
+from distexp.pace import Pace
 from distexp.protocol import MAX_GUESSES, MAX_MESSAGE_BYTES, Framer, decode_reply, decode_request, encode
 from distexp.roster import Roster
 from distexp.task import Value
@@ -35,23 +36,27 @@ NAME = st.from_regex(re.compile(r"[a-z]+[0-9./é]{0,9}", re.ASCII), fullmatch=Tr
 def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
     """Values that a field of a message may hold."""
     text = str(kind)
-    if name in ("config", "where", "status"):
+    if name in ("config", "where", "status") or (name == "task" and "dict" in text):
         return st.dictionaries(TEXT, JSON, max_size=3)
     if name in ("result", "metrics"):
         return st.dictionaries(TEXT, SCALAR, max_size=3)
-    if name in ("workers",) or (name == "tasks" and "dict" in text):
+    if name in ("workers", "failures") or (name == "tasks" and "dict" in text):
         return st.lists(st.dictionaries(TEXT, JSON, max_size=2), max_size=2)
     if name in ("worker_id", "host"):
         return NAME
     if name == "heartbeat_s":
         return st.none() | st.floats(0.1, 3600)
-    if name in ("pid", "memory_mib"):
+    if name in ("pid", "memory_mib", "used_mib", "free_mib"):
         return st.integers(0, 2**53 - 1)
     if name == "offset":
         return st.integers(0, 2**40)
+    if name == "utilization_pct":
+        return st.none() | st.integers(0, 100)
+    if name == "row":
+        return st.none() | st.dictionaries(TEXT, TEXT, max_size=3)
     if name == "next" and "TaskReply" in text:
         return st.none() | messages(wire.TaskReply) | messages(wire.NoTask)
-    for struct in (wire.Progress, wire.Provenance, wire.Bookmark):
+    for struct in (wire.Progress, wire.GpuUse, wire.Provenance, wire.Bookmark):
         if struct.__name__ in text:
             return st.none() | messages(struct)
     return st.from_type(kind).filter(lambda value: str(value) not in ("nan", "inf", "-inf"))
@@ -216,9 +221,9 @@ def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -
         roster.introduce(wire.RequestTask(worker_id="substitute"), number)
         roster.bench_unfit(worker.borrower, "it cannot import the experiment, which others can")
     assert queue.lend(Borrower("cpu0"))
-    reply = Control(queue, Ledger(tmp_path, lambda scan: None), roster, Workdir(tmp_path)).handle(
-        wire.Status()
-    )
+    reply = Control(
+        queue, Ledger(tmp_path, lambda scan: None), roster, Workdir(tmp_path), Pace(queue, roster)
+    ).handle(wire.Status())
     line = encode(reply)
     assert len(line) <= wire.MAX_STATUS_BYTES
     status = json.loads(line)["status"]

@@ -17,6 +17,7 @@ from distexp.entry import Borrower, State
 from distexp.host import ProcessMark, host_name, machine_id
 from distexp.journal import Journal
 from distexp.ledger import Ledger
+from distexp.pace import Pace
 from distexp.roster import BENCH_AFTER, LIVE_S, Roster, Worker
 from distexp.task_queue import TaskQueue
 
@@ -242,7 +243,9 @@ def test_who_cannot_import_what_others_can_is_benched_and_else_the_phase_ends(
     queue = TaskQueue(office.clock, journal.record)
     queue.sync(tasks)
     ledger = Ledger(tmp_path, lambda scan: None)
-    endings = Endings(queue=queue, journal=journal, ledger=ledger, roster=office.roster)
+    endings = Endings(
+        queue=queue, journal=journal, ledger=ledger, roster=office.roster, pace=Pace(queue, office.roster)
+    )
     if is_proven:
         office.roster.completed(GPU1, tasks[0])
     lease = queue.lend(worker.borrower)

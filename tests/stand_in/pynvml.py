@@ -128,6 +128,14 @@ def nvmlDeviceGetHandleByIndex(index):
     return (index,)
 
 
+def nvmlDeviceGetHandleByUUID(uuid):
+    for index, card in enumerate(_scenario()["cards"]):
+        for mig, device in [(None, card), *enumerate(card.get("mig") or [])]:
+            if device and device["uuid"] == uuid:
+                return (index,) if mig is None else (index, mig)
+    raise NVMLError_NotFound
+
+
 def nvmlDeviceGetUUID(handle):
     return _device(handle)["uuid"]
 

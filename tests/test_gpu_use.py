@@ -1,0 +1,59 @@
+"""How busy a card is, on machines that the stand-in NVML makes up."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from live_manager import Folder, Talk
+from live_worker import CONFIG, gated_folder, open_gate, worker_process
+from stand_in import pynvml as stand_in
+from stand_in.machine import card, environment, write_scenario
+from support import poll
+
+import distexp.gpu_use
+from distexp.protocol import GpuUse
+
+REPORT = """
+import time
+from pathlib import Path
+def run(params, context):
+    context.report(1, 10, loss=0.5)
+    while not Path("gate").exists(): time.sleep(0.01)
+    return {"score": 1}
+"""
+
+
+@pytest.mark.parametrize("utilization_pct", [35, None])
+def test_the_use_of_a_card_is_read_by_its_uuid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utilization_pct: int | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
+    monkeypatch.setenv("FAKE_NVML_SCENARIO", str(tmp_path / "machine.json"))
+    second = card(1, 12_000, utilization_pct=utilization_pct)
+    write_scenario(tmp_path / "machine.json", card(0, 500), second)
+    use = GpuUse(used_mib=40_960 - 12_000, free_mib=12_000, utilization_pct=utilization_pct)
+    assert distexp.gpu_use.read_use(str(second["uuid"])) == use
+    assert distexp.gpu_use.read_use("GPU-gone") is None
+    write_scenario(tmp_path / "machine.json", init="DriverNotLoaded")
+    assert distexp.gpu_use.read_use(str(second["uuid"])) is None
+    assert stand_in.open_count() == 0
+
+
+def test_a_worker_tells_progress_and_use_of_its_card_soon_after_its_task_has_something_to_tell(
+    tmp_path: Path,
+) -> None:
+    folder: Folder = gated_folder(tmp_path, "[1]", REPORT, CONFIG)
+    scenario = folder.root / "machine.json"
+    write_scenario(scenario, card(0, 12_000, utilization_pct=35))
+    sees = environment(scenario, folder.root / "gpu-claims")
+    with (
+        folder.serving() as manager,
+        Talk(manager.port, token=folder.token) as user,
+        worker_process(folder.root, device="auto", environment=sees) as process,
+    ):
+        poll(lambda: any(each["progress"] for each in user.say("workers")["workers"]), "progress", 60)
+        (told,) = user.say("workers")["workers"]
+        open_gate(folder.root)
+        assert process.code() == 0
+    assert told["gpu"] == {"used_mib": 28_960, "free_mib": 12_000, "utilization_pct": 35}
+    assert (told["progress"], told["metrics"]) == ([1, 10], {"loss": 0.5})
