@@ -19,15 +19,34 @@ Facts = Mapping[str, Value]  # name of a parameter -> its value, as something to
 
 
 @dataclass(frozen=True)
+class Factors:
+    """How many times the mean tasks take, by the values of one parameter."""
+
+    seen: Mapping[Value, float]
+    slope: float = 0.0  # of log(factor) over log(value), for numbers above zero that were not seen
+    height: float = 0.0  # of that line at a value of 1
+    low: float = 0.0  # the line is cut off below this logarithm of a factor
+    high: float = 0.0  # and above this
+
+    def of(self, value: Value) -> float:
+        """Return the factor of a value; of a number that was not seen, what the trend of the others says."""
+        if value in self.seen:
+            return self.seen[value]
+        if not _is_positive(value):
+            return 1.0
+        return math.exp(min(max(self.height + self.slope * math.log(value), self.low), self.high))
+
+
+@dataclass(frozen=True)
 class Model:
     """What attempts have taken, in seconds, by the values of their parameters."""
 
     mean_s: float
-    factors: Mapping[str, Mapping[Value, float]]  # name -> value -> how many times the mean
+    factors: Mapping[str, Factors]
 
     def predict_s(self, facts: Facts) -> float:
         """Return how long a task of these values will take, in seconds."""
-        return self.mean_s * math.prod(_factor(seen, facts.get(name)) for name, seen in self.factors.items())
+        return self.mean_s * math.prod(each.of(facts.get(name)) for name, each in self.factors.items())
 
 
 def facts_of(task: Task) -> Facts:
@@ -60,7 +79,7 @@ def fit(measured: Sequence[tuple[Facts, float]]) -> Model | None:
         middle = sum(factors[name][value] for value in column) / len(column)
         mean_s *= middle
         factors[name] = {value: factor / middle for value, factor in factors[name].items()}
-    return Model(mean_s, factors)
+    return Model(mean_s, {name: _with_trend(seen) for name, seen in factors.items()})
 
 
 def _ratios(column: Iterable[Value], took_s: list[float], expected_s: list[float]) -> dict[Value, float]:
@@ -72,18 +91,16 @@ def _ratios(column: Iterable[Value], took_s: list[float], expected_s: list[float
     return {value: seconds / expected[value] for value, seconds in took.items()}
 
 
-def _factor(seen: Mapping[Value, float], value: Value) -> float:
-    """Return the factor of a value; of a number that was not seen, what the trend of the others says."""
-    if value in seen:
-        return seen[value]
+def _with_trend(seen: Mapping[Value, float]) -> Factors:
+    """Return the factors with the line of least squares through those of numbers, if there are two."""
     known = {math.log(each): math.log(factor) for each, factor in seen.items() if _is_positive(each)}
-    if not _is_positive(value) or len(known) < 2:
-        return 1.0
+    if len(known) < 2:
+        return Factors(seen)
     middle = sum(known) / len(known)
     slope = sum((x - middle) * y for x, y in known.items()) / sum((x - middle) ** 2 for x in known)
-    height = sum(known.values()) / len(known) + slope * (math.log(value) - middle)
+    height = sum(known.values()) / len(known) - slope * middle
     limit = math.log(MAX_TREND)
-    return math.exp(min(max(height, min(known.values()) - limit), max(known.values()) + limit))
+    return Factors(seen, slope, height, min(known.values()) - limit, max(known.values()) + limit)
 
 
 def _is_positive(value: Value) -> bool:

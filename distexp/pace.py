@@ -21,7 +21,7 @@ KEPT = 400  # measured tasks that the model is made of
 SAMPLE = 400  # pending tasks that stand for all
 RESAMPLE_BELOW = 100  # of the sample still pending: then another is drawn, if more are pending in all
 OVERRUN = 1.25  # what runs for longer than expected will take so many times what it has taken
-REFIT_S = 5.0  # on the queue's clock, between two models: one takes some 20 ms
+FORECAST_S = 5.0  # between two forecasts: one takes some 10 ms
 MIN_SHARE, MIN_TOLD_S = 0.02, 10.0  # of a running task, before its progress outweighs what its start took
 RATE_TASKS = 100  # completed last, whose rate is told
 FAILURES = 8  # told of
@@ -56,33 +56,30 @@ class Pace:
         self._measured: list[tuple[Facts, float]] = []
         self._met = 0  # measured tasks, kept or not
         self._random = random.Random(0)
-        self._done_s: deque[float] = deque(
-            maxlen=RATE_TASKS
-        )  # when tasks were completed, on the queue's clock
+        self._done_s: deque[float] = deque(maxlen=RATE_TASKS)  # when each was completed, on its clock
         self._failures: deque[Failure] = deque(maxlen=FAILURES)
         self._sample: dict[str, tuple[Task, Facts]] = {}
-        self._model: Model | None = None
-        self._refit_at_s = 0.0
+        self._told, self._stale_at_s = Forecast(None, None), 0.0
 
     # -- what happens --------------------------------------------------------------------------------------
 
     def completed(self, task: Task, lease: Lease | None) -> None:
         """Note that a task is complete, and under which lease; None: nobody's, the row was found."""
+        if lease is None:
+            return
         now_s = self._queue.now_s()
         with self._lock:
-            if lease is None:
-                return
             self._done_s.append(now_s)
             if lease.since_s is not None:
-                self._keep(facts_of(task), now_s - lease.since_s)
+                self._keep(task, now_s - lease.since_s)
 
-    def _keep(self, facts: Facts, seconds: float) -> None:
+    def _keep(self, task: Task, seconds: float) -> None:
         """Keep a fair sample of all that was measured (algorithm R, Vitter 1985)."""
         self._met += 1
         if len(self._measured) < KEPT:
-            self._measured.append((facts, seconds))
+            self._measured.append((facts_of(task), seconds))
         elif (place := self._random.randrange(self._met)) < KEPT:
-            self._measured[place] = (facts, seconds)
+            self._measured[place] = (facts_of(task), seconds)
 
     def failed(self, task: Task, worker: str, why: str, state: State) -> None:
         """Note a failure, or the loss of a worker."""
@@ -100,10 +97,12 @@ class Pace:
     def forecast(self, counts: Mapping[State, int]) -> Forecast:
         """Return how fast a sweep of so many tasks in each state goes, and when it will be done."""
         with self._lock:
-            return self._forecast(counts)
+            now_s = self._queue.now_s()
+            if now_s >= self._stale_at_s:
+                self._told, self._stale_at_s = self._forecast(counts, now_s), now_s + FORECAST_S
+            return self._told
 
-    def _forecast(self, counts: Mapping[State, int]) -> Forecast:
-        now_s = self._queue.now_s()
+    def _forecast(self, counts: Mapping[State, int], now_s: float) -> Forecast:
         per_hour = None
         if len(self._done_s) > 1:
             per_hour = 3600 * (len(self._done_s) - 1) / max(now_s - self._done_s[0], 1e-3)
@@ -111,16 +110,14 @@ class Pace:
         if not pending and not leases:
             return Forecast(per_hour, 0.0)
         whole_s = {lease.lease_id: self._whole_s(lease) for lease in leases}
-        if self._model is None or now_s >= self._refit_at_s:
-            self._model = self._fit(leases, whole_s, now_s)
-            self._refit_at_s = now_s + REFIT_S
-        if self._model is None:
+        model = self._fit(leases, whole_s, now_s)
+        if model is None:
             return Forecast(per_hour, None, "after the first task")
         workers = max(len(leases), self._roster.able())
         if not workers:
             return Forecast(per_hour, None, "no worker may have tasks")
-        running_s = [self._left_s(lease, whole_s[lease.lease_id], now_s) for lease in leases]
-        pending_s = self._pending_s(pending)
+        running_s = [_left_s(model, lease, whole_s[lease.lease_id], now_s) for lease in leases]
+        pending_s = self._pending_s(model, pending)
         return Forecast(per_hour, remaining_s(pending_s, pending, running_s, workers))
 
     def _whole_s(self, lease: Lease) -> float | None:
@@ -150,20 +147,19 @@ class Pace:
             return None
         return fit([*known, *((facts, s) for facts, s in late if s > OVERRUN * model.predict_s(facts))])
 
-    def _left_s(self, lease: Lease, whole_s: float | None, now_s: float) -> float:
-        assert self._model is not None
-        expected_s = whole_s or self._model.predict_s(facts_of(lease.task))
-        return expected_s if lease.since_s is None else max(0.0, expected_s - (now_s - lease.since_s))
-
-    def _pending_s(self, pending: int) -> list[float]:
-        assert self._model is not None
+    def _pending_s(self, model: Model, pending: int) -> list[float]:
         left = self._queue.pending_among([task for task, _ in self._sample.values()])
         if len(left) < min(RESAMPLE_BELOW, pending):
             left = self._queue.pending_among(self._queue.sample(SAMPLE))
             self._sample = {task.key: (task, facts_of(task)) for task in left}
-        return [self._model.predict_s(self._sample[task.key][1]) for task in left]
+        return [model.predict_s(self._sample[task.key][1]) for task in left]
 
     def forget_sample(self) -> None:
         """Draw another sample: the sweep has changed."""
         with self._lock:
-            self._sample = {}
+            self._sample, self._stale_at_s = {}, 0.0
+
+
+def _left_s(model: Model, lease: Lease, whole_s: float | None, now_s: float) -> float:
+    expected_s = whole_s or model.predict_s(facts_of(lease.task))
+    return expected_s if lease.since_s is None else max(0.0, expected_s - (now_s - lease.since_s))

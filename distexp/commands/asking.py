@@ -33,15 +33,12 @@ def parser_of(verb: str, description: str, *, is_placed: bool = False) -> argpar
         prog=f"experiment_manager.py {verb}", description=description, epilog=CODES
     )
     where = "of the manager (default: this folder's, else localhost 5000)"
-    parser.add_argument(
-        "host" if is_placed else "--host", help=where, **({"nargs": "?"} if is_placed else {})
-    )
-    parser.add_argument(
-        "port" if is_placed else "--port",
-        type=int,
-        help="of the manager",
-        **({"nargs": "?"} if is_placed else {}),
-    )
+    if is_placed:
+        parser.add_argument("host", nargs="?", help=where)
+        parser.add_argument("port", nargs="?", type=int, help="of the manager")
+    else:
+        parser.add_argument("--host", help=where)
+        parser.add_argument("--port", type=int, help="of the manager")
     parser.add_argument("--workdir", type=Path, default=Path(), help="folder that has the token (default: .)")
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
     return parser
