@@ -19,7 +19,8 @@ from distexp.wording import MIB_PER_GB, duration_text, number_text, short_durati
 WIDE = 110  # columns from which each figure has a column of its own
 BAR_MIN = 10
 FAILURES_SHOWN = 3
-NARROW_TASK, WIDE_TASK = 22, 44  # the end of a task id tells most
+TASK_CELLS = 44  # of a task id at most, the end of which tells most
+LEAST = 12  # cells that the metrics, then the task give way to
 GAP = "  "
 
 Row = Mapping[str, Any]
@@ -106,7 +107,10 @@ def _figures(view: ViewReply, width: int) -> Text:
 def _failures(view: ViewReply, width: int) -> list[Text]:
     lines = []
     for failure in view.failures[:FAILURES_SHOWN]:
-        at, task_id = failure["at_utc"][11:16], _cut(one_line(failure["task_id"]), _task_limit(width), True)
+        at, task_id = (
+            failure["at_utc"][11:16],
+            _cut(one_line(failure["task_id"]), min(TASK_CELLS, width // 3), True),
+        )
         line = Text.assemble(
             (f"{at}Z ", "bright_black"),
             (task_id, "red"),
@@ -155,7 +159,7 @@ def _columns(width: int) -> list[Column]:
             Column("used GB", lambda each: _gb(each, "used_mib"), 7, is_right=True),
             Column("free GB", lambda each: _gb(each, "free_mib"), 7, is_right=True),
             Column("GPU", _utilization, 4, is_right=True),
-            Column("task", _task, WIDE_TASK, keeps_end=True),
+            Column("task", _task, TASK_CELLS, keeps_end=True),
             Column("for", _task_time, 5, is_right=True),
             Column("step", _step, 13, is_right=True),
             Column("metrics", _metrics, width),
@@ -165,19 +169,15 @@ def _columns(width: int) -> list[Column]:
         Column("worker", _name, 14, keeps_end=True),
         Column("GB used+free", _memory, 12, is_right=True),
         Column("GPU", _utilization, 4, is_right=True),
-        Column("task", _task, NARROW_TASK, keeps_end=True),
+        Column("task", _task, TASK_CELLS, keeps_end=True),
         Column("step", _step, 9, is_right=True),
         Column("metric", _metric, width),
         Column("age", _age, 5, is_right=True),
     ]
 
 
-def _task_limit(width: int) -> int:
-    return WIDE_TASK if width >= WIDE else NARROW_TASK
-
-
 def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
-    """Return each column's cells; the metrics take what the others leave."""
+    """Return each column's cells; where there are too few, metrics give way first, then the task."""
     widths = []
     for at, column in enumerate(columns):
         wanted = max(cell_len(row[at]) for row in cells)
@@ -185,8 +185,13 @@ def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: in
         widths.append(0 if is_empty else min(column.limit, max(wanted, len(column.title))))
     used = [each for each in widths if each]
     over = sum(used) + len(GAP) * (len(used) - 1) - width
-    at = len(columns) - 2
-    widths[at] = max(0, widths[at] - max(0, over))
+    for at, least in (
+        (len(columns) - 2, LEAST),
+        ([column.title for column in columns].index("task"), LEAST),
+        (len(columns) - 2, 0),
+    ):
+        cut = max(0, min(over, widths[at] - least))
+        widths[at], over = widths[at] - cut, over - cut
     return widths
 
 

@@ -91,8 +91,9 @@ def test_workers_that_do_not_fit_are_counted() -> None:
 
 
 def test_a_task_id_that_is_too_long_keeps_its_end() -> None:
-    shown = lines(changed(workers=[a_worker(task="exp1_a_rather_long_name_of_a_phase_17_2024")]), 80)
-    assert "…me_of_a_phase_17_2024  12/300" in shown[3]
+    task = "exp1_a_rather_long_name_of_a_phase_17_2024"
+    assert f"{task[-20:]}  12/300  loss=0.1235" in lines(changed(workers=[a_worker(task=task)]), 80)[3]
+    assert f"  {task}  " in lines(changed(workers=[a_worker(task=task)]), 200)[3]
 
 
 def test_what_a_worker_does_not_tell_takes_no_room() -> None:
