@@ -90,8 +90,8 @@ class Register:
         It walks through the whole sweep. Not every so-manyth: the axes of a sweep repeat, too.
         """
         with self._lock:
-            left = [entry.task for entry in self._entries.values() if entry.state in OPEN]
-        return left if len(left) <= limit else random.sample(left, limit)
+            left = [entry for entry in self._entries.values() if entry.state in OPEN]
+        return [entry.task for entry in (left if len(left) <= limit else random.sample(left, limit))]
 
     def pending_among(self, tasks: Iterable[Task]) -> list[Task]:
         """Return those of the tasks that are pending now."""

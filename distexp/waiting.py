@@ -77,7 +77,7 @@ class Waiting:
     def before(self, entry: Entry) -> int:
         """Return how many pending tasks are looked at first, by a walk through the lines; for people."""
         keys = dict.fromkeys([*self._retry, *self._fresh])  # a key may stand in both, or twice
-        ahead = itertools.takewhile(lambda key: key != entry.task.key, keys)
+        ahead = itertools.takewhile(entry.key.__ne__, keys)
         return sum(self._entries[key].state is State.PENDING for key in ahead)
 
     def wake_twins(self, entry: Entry) -> None:
