@@ -28,12 +28,11 @@ from distexp.results import Scan
 from distexp.roster import Roster
 from distexp.server import Server
 from distexp.service import Service
-from distexp.sweep import Sweep
+from distexp.sweep import DEFAULT_CONFIGS, Sweep
 from distexp.task_queue import TaskQueue
 from distexp.twins import copy_twin_rows
 from distexp.workdir import Workdir
 
-DEFAULT_CONFIGS = "configs/config_exp*.yaml"
 RESCAN_S = 5.0
 TURN_S = 0.25  # a worker that died is noticed within a turn
 FAREWELL_S = 10.0  # how long a manager that is done waits for idle workers to hear it

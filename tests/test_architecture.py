@@ -54,6 +54,8 @@ DOORS = {
     "disk": "",
     "spool": "disk errors",
     "ledger": "grid group_commit results row_index task",
+    "survey": "csv_text results row_index rows task",
+    "plan": "config survey task",
     "twins": "errors ledger rows task_queue",
     # the manager
     "host": "",
@@ -68,8 +70,9 @@ DOORS = {
     "manager": "collector entry errors grid host identity journal ledger logs protocol results roster server "
     "service sweep task_queue twins workdir",
     "commands": "",
+    "commands.plan": "config expand plan survey sweep",
     "commands.status": "client protocol trust workdir",
-    "experiment_manager": "commands.status errors logs manager protocol",
+    "experiment_manager": "commands.plan commands.status errors logs manager protocol sweep",
     # the worker
     "gpu": "errors",
     "claim": "errors gpu",

@@ -13,7 +13,7 @@ from pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
 import experiment_manager
 from distexp import task, worker_command
-from distexp.commands import status
+from distexp.commands import plan, status
 from distexp.config import parse_config
 from distexp.errors import ConfigError
 from distexp.expand import expand
@@ -29,6 +29,7 @@ RUN_FLAGS = {
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 PARSERS: dict[str, Parse] = {
     "experiment_manager.py": experiment_manager.parse_serve,
+    "experiment_manager.py plan": plan.parse,
     "experiment_manager.py status": status.parse,
     "experiment_runner_gpu.py": worker_command.parse,
 }
@@ -97,8 +98,8 @@ def test_a_command_in_readme_parses(command: str, capsys: pytest.CaptureFixture[
             return
     else:
         script, *words = words
-    if words[:1] == ["status"]:
-        script, words = f"{script} status", words[1:]
+    if f"{script} {words[0] if words else ''}" in PARSERS:
+        script, words = f"{script} {words[0]}", words[1:]
     if words == ["--help"]:
         help_of(PARSERS[script], capsys)
     else:
