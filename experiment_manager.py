@@ -1,6 +1,7 @@
 """Start the manager of a sweep, or ask a running one.
 
 python experiment_manager.py                      # expand configs/, serve tasks on port 5000
+python experiment_manager.py init                 # a first config and a first experiment
 python experiment_manager.py plan                 # what would be done, and how long would it take?
 python experiment_manager.py status [host] [port] # how far is it?
 """
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distexp.commands import plan, status
+from distexp.commands import init, plan, status
 from distexp.errors import DistexpError
 from distexp.logs import log_to_console
 from distexp.manager import RESCAN_S, ExperimentManager
@@ -20,6 +21,7 @@ from distexp.sweep import DEFAULT_CONFIGS
 __all__ = ["ExperimentManager"]
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "init": init.main,
     "plan": plan.main,
     "status": status.main,
 }

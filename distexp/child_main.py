@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
 
 from distexp.context import Context
 from distexp.entry import Cause
-from distexp.errors import TaskStopped
+from distexp.errors import TaskStopped, one_line
 from distexp.process_tree import detach, end_descendants, end_own_tree
 from distexp.rows import check_result
 from distexp.task import Scalar, Task
@@ -35,6 +36,7 @@ LOG_FILE = "log.txt"  # of everything the task prints, in its run folder
 CHECKPOINT_FOLDER = "checkpoint"  # in the same
 REPORT_EVERY_S = 1.0  # each report wakes the worker, which passes on the latest with its next beat
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
+OWN_FOLDER = Path(__file__).resolve().parent  # what is in there is no code of the user
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
 
 Value = TypeVar("Value")
@@ -248,9 +250,25 @@ def _cause(error: BaseException, on_import: bool) -> Cause:
 
 
 def _describe(error: BaseException) -> str:
-    """Return the traceback from the first frame that is not ours."""
+    """Return the traceback from the first frame that is not ours; the last line names the user's own."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    if place := _users_place(error, trace):
+        said = "".join(traceback.format_exception_only(error)[-1:]).splitlines()[0]
+        text += f"\n{place}: {one_line(said)}"
     return text.encode(errors="replace").decode()  # a file name may hold what UTF-8 cannot
+
+
+def _users_place(error: BaseException, trace: TracebackType | None) -> str:
+    """Return file and line of the user's code at which the error came up; empty where it shows none."""
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(trace)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno or 0))
+    for name, line in reversed(places):
+        path = Path(name)
+        is_installed = "site-packages" in path.parts or OWN_FOLDER in path.parents
+        if path.is_relative_to(Path.cwd()) and not is_installed:
+            return f"{path.relative_to(Path.cwd()).as_posix()}:{line}"
+    return ""

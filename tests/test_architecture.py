@@ -70,9 +70,10 @@ DOORS = {
     "manager": "collector entry errors grid host identity journal ledger logs protocol results roster server "
     "service sweep task_queue twins workdir",
     "commands": "",
+    "commands.init": "errors",
     "commands.plan": "config expand plan survey sweep",
     "commands.status": "client protocol trust workdir",
-    "experiment_manager": "commands.plan commands.status errors logs manager protocol sweep",
+    "experiment_manager": "commands.init commands.plan commands.status errors logs manager protocol sweep",
     # the worker
     "gpu": "errors",
     "claim": "errors gpu",
