@@ -1,5 +1,5 @@
-"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `context`, `rows`, `task`,
-`process_tree`.
+"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `capture`, `context`,
+`curves`, `process_tree`, `rows`, `task`.
 
 Talks JSON over a pipe that is also the lifeline: when the worker dies, the pipe closes and the child ends
 with everything it has started. Torch comes in with the experiment's module, after the device is pinned.
@@ -25,7 +25,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from distexp import capture
 from distexp.context import Context
+from distexp.curves import Curves, import_board
 from distexp.entry import Cause
 from distexp.errors import TaskStopped, one_line
 from distexp.process_tree import detach, end_descendants, end_own_tree
@@ -59,7 +61,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     task: Task
     attempt: int
     output_dir: str
-    run_folder: str  # holds log.txt and checkpoint/
+    run_folder: str  # holds log.txt, metrics.csv and checkpoint/
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -84,6 +86,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     result: dict[str, Scalar]
     started_utc: str
     duration_s: float  # of the experiment alone
+    torch_version: str = ""
+    peak_gpu_mib: int | None = None
 
 
 class Broke(msgspec.Struct, frozen=True, tag="broke"):
@@ -137,8 +141,10 @@ def main(channel: Connection, setup: Setup) -> None:
         outcome = loaded
     else:
         channel.send_bytes(_encode(Began()))
-        context = make_context(run, setup, inbox.stop, channel)
+        curves = Curves(Path(run.run_folder), run.attempt)
+        context = make_context(run, setup, inbox.stop, channel, curves.add)
         outcome = guarded(lambda: _encode(call(loaded, run.task, context)))
+        curves.close()
     with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
         if isinstance(outcome, Broke):
             print(outcome.error, file=sys.stderr)
@@ -160,8 +166,14 @@ def redirect_output(run_folder: Path) -> None:
         sys.stdout.reconfigure(line_buffering=True)  # the last line before a crash tells most
 
 
-def make_context(run: Run, setup: Setup, stop: threading.Event, channel: Connection) -> Context:
-    """Return what the experiment is given; its folders exist."""
+def make_context(
+    run: Run,
+    setup: Setup,
+    stop: threading.Event,
+    channel: Connection,
+    keep: Callable[[int, int, Mapping[str, Scalar]], None],
+) -> Context:
+    """Return what the experiment is given; its folders exist. Every report goes to `keep`, a few travel."""
 
     told_s = -math.inf
 
@@ -169,6 +181,7 @@ def make_context(run: Run, setup: Setup, stop: threading.Event, channel: Connect
         nonlocal told_s
         told = {"step": _plain(step), "total": _plain(total), "metrics": plain(metrics)}
         message = msgspec.convert(told, Reported)
+        keep(message.step, message.total, message.metrics)
         if message.step >= message.total or time.monotonic() - told_s >= REPORT_EVERY_S:
             told_s = time.monotonic()
             channel.send_bytes(_encode(message))
@@ -198,7 +211,7 @@ def call(experiment: Experiment, task: Task, context: Context) -> Finished:
     result = experiment(dict(task.config), context)
     duration_s = round(time.monotonic() - started_s, 3)
     checked = check_result(task, plain(result) if isinstance(result, Mapping) else result)
-    return Finished(checked, started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"), duration_s)
+    return Finished(checked, started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"), duration_s, **capture.of_process())
 
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,6 +238,7 @@ def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Broke |
         warmed = guarded(lambda: warm_up(warm_up_device))
         if isinstance(warmed, Broke):
             print(f"{module_name}.warm_up failed: {warmed.error}", file=sys.stderr, flush=True)
+    import_board()  # ahead of need
     return loaded
 
 

@@ -105,10 +105,12 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
 
 def durations_of(files: Sequence[FileSurvey]) -> dict[str, float]:
     """Return the `duration_s` of each complete task whose row has one, by key."""
-    durations = {}
+    durations: dict[str, float] = {}
     for file in files:
         at = file.places().get("duration_s")
-        for row in file.rows if at is not None else ():
+        if at is None:
+            continue
+        for row in file.rows:
             seconds = number_in(row.fields[at])
             if seconds is not None and seconds >= 0:
                 durations |= dict.fromkeys(row.keys, seconds)

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from distexp import capture
 from distexp.child import DEFAULT_START_METHOD, Children
 from distexp.claim import Claim, unclaimable
 from distexp.client import Client
@@ -160,6 +161,7 @@ def work_on(
         children=Children(method=settings.start_method, device=claim.device, threads=settings.threads),
         stop=stop,
         clock=time.monotonic,
+        facts=capture.of_folder(workdir.root),
     )
     try:
         return worker.run()

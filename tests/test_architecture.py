@@ -83,12 +83,14 @@ DOORS = {
     "recorder": "protocol results row_index rows spool task",
     "courier": "errors link protocol recorder stop",
     "worker": "child child_main courier entry link logs protocol recorder stop task workdir",
-    "worker_command": "child claim client errors gpu host link logs process_tree recorder seat spool stop "
-    "trust workdir worker",
+    "worker_command": "capture child claim client errors gpu host link logs process_tree recorder seat spool "
+    "stop trust workdir worker",
     "experiment_runner_gpu": "gpu worker_command",
     # the child
+    "capture": "",
+    "curves": "csv_text rows task",
     "process_tree": "",
-    "child_main": "context entry errors process_tree rows task",
+    "child_main": "capture context curves entry errors process_tree rows task",
     "template_process": "child_main process_tree",
     "child": "child_main entry host process_tree task template_process",
     # experiments
@@ -96,6 +98,7 @@ DOORS = {
     "experiments.settings": "",
     "experiments.data": "experiments.settings",
     "experiments.models": "experiments.settings",
+    "experiments.board": "",
     "experiments.checkpoint": "",
     "experiments.training": "context experiments.checkpoint experiments.settings",
     "experiments.classification": "context experiments.data experiments.models"

@@ -245,13 +245,21 @@ def test_an_experiment_may_change_its_parameters_without_changing_the_task() -> 
 
 
 def reported(tmp_path: Path, *args: Any, **metrics: Any) -> dict[str, Any]:
-    """Return what reaches the worker's end of the pipe."""
+    """Return what reaches the worker's end of the pipe, once it is kept as well."""
     ours, theirs = Pipe()
+    kept: list[Any] = []
     with ours, theirs:
         run = Run(task=a_task(), attempt=2, output_dir=str(tmp_path), run_folder=str(tmp_path / "run"))
-        context = make_context(run, Setup("json:dumps", "cpu", 1, False), threading.Event(), theirs)
+        context = make_context(
+            run,
+            Setup("json:dumps", "cpu", 1, False),
+            threading.Event(),
+            theirs,
+            lambda *said: kept.append(said),
+        )
         context.report(*args, **metrics)
         found: dict[str, Any] = json.loads(ours.recv_bytes())
+        assert kept == [(found["step"], found["total"], found["metrics"])]
         return found
 
 

@@ -58,7 +58,7 @@ def test_readme_lists_the_flags_that_the_scripts_have_and_no_others(
     assert launcher == RUN_FLAGS
     assert found == expected | {"launch_distributed run": launcher}
     known = set[str]().union(*found.values(), {"--help"})
-    assert flags_in(re.sub(r"`command: .*?`", "", README)) <= known
+    assert flags_in(re.sub(r"`(?:command:|tensorboard) .*?`", "", README)) <= known
 
 
 def test_the_defaults_that_readme_lists_are_those_of_the_scripts() -> None:
