@@ -3,6 +3,7 @@
 python experiment_manager.py                      # expand configs/, serve tasks on port 5000
 python experiment_manager.py init                 # a first config and a first experiment
 python experiment_manager.py plan                 # what would be done, and how long would it take?
+python experiment_manager.py report               # an HTML file with charts and all rows
 python experiment_manager.py status [host] [port] # how far is it?
 """
 
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distexp.commands import init, plan, status
+from distexp.commands import init, plan, report, status
 from distexp.errors import DistexpError
 from distexp.logs import log_to_console
 from distexp.manager import RESCAN_S, ExperimentManager
@@ -23,6 +24,7 @@ __all__ = ["ExperimentManager"]
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "init": init.main,
     "plan": plan.main,
+    "report": report.main,
     "status": status.main,
 }
 

@@ -56,6 +56,9 @@ DOORS = {
     "ledger": "grid group_commit results row_index task",
     "survey": "csv_text results row_index rows task",
     "plan": "config survey task",
+    "statistics": "",
+    "report": "config errors plan rows statistics survey task",
+    "report_page": "",
     "twins": "errors ledger rows task_queue",
     # the manager
     "host": "",
@@ -72,8 +75,10 @@ DOORS = {
     "commands": "",
     "commands.init": "errors",
     "commands.plan": "config expand plan survey sweep",
+    "commands.report": "client config disk errors expand host journal protocol report report_page survey sweep "
+    "task trust workdir",
     "commands.status": "client protocol trust workdir",
-    "experiment_manager": "commands.init commands.plan commands.status errors logs manager protocol sweep",
+    "experiment_manager": "commands.init commands.plan commands.report commands.status errors logs manager protocol sweep",
     # the worker
     "gpu": "errors",
     "claim": "errors gpu",

@@ -13,7 +13,7 @@ from pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
 import experiment_manager
 from distexp import task, worker_command
-from distexp.commands import init, plan, status
+from distexp.commands import init, plan, report, status
 from distexp.config import parse_config
 from distexp.errors import ConfigError
 from distexp.expand import expand
@@ -31,6 +31,7 @@ PARSERS: dict[str, Parse] = {
     "experiment_manager.py": experiment_manager.parse_serve,
     "experiment_manager.py init": init.parse,
     "experiment_manager.py plan": plan.parse,
+    "experiment_manager.py report": report.parse,
     "experiment_manager.py status": status.parse,
     "experiment_runner_gpu.py": worker_command.parse,
 }
