@@ -64,6 +64,8 @@ def parse_serve(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--exit-when-done", action="store_true", help="end once every task has ended")
     parser.add_argument("--retry-failed", action="store_true", help="run tasks again that failed earlier")
+    parser.add_argument("--on-finish", metavar="CMD", help="run this when nothing is left to do")
+    parser.add_argument("--on-failure", metavar="CMD", help="run this for each task that has failed for good")
     parser.add_argument("--no-auth", action="store_true", help="do not ask for the folder's secret")
     return parser.parse_args(words)
 
@@ -80,6 +82,8 @@ def serve(settings: argparse.Namespace) -> int:
         auth=not settings.no_auth,
         exit_when_done=settings.exit_when_done,
         retry_failed=settings.retry_failed,
+        on_finish=settings.on_finish,
+        on_failure=settings.on_failure,
     )
     manager.stop_on_signals()
     return manager.serve()

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from distexp import collector
+from distexp.alerts import Alerts, Commands
 from distexp.entry import State
 from distexp.errors import ConfigError, DistexpError, UserError
 from distexp.grid import Planned
@@ -54,6 +55,8 @@ class ExperimentManager:
         auth: bool = True,
         exit_when_done: bool = False,
         retry_failed: bool = False,
+        on_finish: str | None = None,
+        on_failure: str | None = None,
     ) -> None:
         """Touch nothing yet; `start` does.
 
@@ -66,12 +69,15 @@ class ExperimentManager:
             auth: Whether requests other than `status` need the folder's secret.
             exit_when_done: Return from `serve` once every task has ended.
             retry_failed: Give tasks that failed under an earlier manager new budgets.
+            on_finish: A command to run when nothing is left to do, with the figures in its environment.
+            on_failure: The same, for each task that has failed for good.
         """
         self.host, self._wanted_port = host, port
         self.workdir = Workdir(Path(workdir).absolute())
         self._rescan_s = rescan_s
         self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
         self._sweep = Sweep(self.workdir.root, configs)
+        self._commands = Commands.parse(on_finish, on_failure)
         self._is_stopping = self._is_done = False
         self._next_rescan_s = 0.0
         self._farewell_s: float | None = None
@@ -154,6 +160,7 @@ class ExperimentManager:
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
         self.queue.restore(self.journal.load(), retry_failed=self._retry_failed)
         self.service.take_over()
+        self._alerts = Alerts(self.queue, self._commands, self.service.status, self.workdir.root)
         self._say_what_failed_before()
 
     def stop(self) -> None:
@@ -162,6 +169,7 @@ class ExperimentManager:
         self._server.stop()
         log.info("Manager stopped at %s", self.service.status()["progress"])
         self._held.close()
+        self._alerts.close()
         collector.take_back()
 
     def request_stop(self, number: int = 0, frame: FrameType | None = None) -> None:
@@ -186,6 +194,7 @@ class ExperimentManager:
         if time.monotonic() >= self._next_rescan_s:
             self.rescan()
             self._next_rescan_s = time.monotonic() + self._rescan_s
+        self._alerts.look()
         if self._exit_when_done:
             self._farewell()
 

@@ -72,13 +72,17 @@ DOORS = {
     "identity": "errors trust workdir",
     "manager": "collector entry errors grid host identity journal ledger logs protocol results roster server "
     "service sweep task_queue twins workdir",
+    "hooks": "errors process_tree",
+    "alerts": "entry hooks task_queue",
+    "server service sweep task task_queue twins workdir",
     "commands": "",
     "commands.init": "errors",
     "commands.plan": "config expand plan survey sweep",
-    "commands.report": "client config disk errors expand host journal protocol report report_page survey sweep "
-    "task trust workdir",
+    "commands.report": "client config disk errors expand host journal protocol report report_page survey "
+    "sweep task trust workdir",
     "commands.status": "client protocol trust workdir",
-    "experiment_manager": "commands.init commands.plan commands.report commands.status errors logs manager protocol sweep",
+    "experiment_manager": "commands.init commands.plan commands.report commands.status errors logs manager "
+    "protocol sweep",
     # the worker
     "gpu": "errors",
     "claim": "errors gpu",

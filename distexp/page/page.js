@@ -31,7 +31,7 @@
   };
   // plotly reads some HTML in its texts
   const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
-  const clipped = (text) => plain(text.length > 24 ? `${text.slice(0, 23)}…` : text);
+  const clipped = (text) => plain(text.length > 16 ? `${text.slice(0, 15)}…` : text);
   const table = (heads, rows) => make("table", {},
     make("thead", {}, make("tr", {}, ...heads.map(([head, isNumber]) => make("th", isNumber ? { class: "number" } : {}, head)))),
     make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell, at) =>
@@ -84,6 +84,17 @@
     return make("div", { class: "chart" }, make("h3", {}, title), plot);
   }
 
+  // whether the values are more evenly apart in their logarithms, as in 1, 2, 4, 8
+  function isGeometric(numbers) {
+    const sorted = [...new Set(numbers)].sort((a, b) => a - b);
+    if (sorted.length < 3 || sorted[0] <= 0) return false;
+    const spread = (list) => {
+      const steps = list.slice(1).map((each, at) => each - list[at]);
+      return Math.max(...steps) / Math.min(...steps);
+    };
+    return spread(sorted.map(Math.log)) < spread(sorted);
+  }
+
   function lineChart(axis, points) {
     const values = points.map(([at]) => axis.values[at]);
     const means = points.map(([, [mean]]) => mean);
@@ -92,8 +103,7 @@
       `${plain(metric)} ${shown(mean)}${half === null ? "" : ` ± ${shown(half)}`}<br>${seeds} seed${seeds === 1 ? "" : "s"}`);
     return (plot) => {
       const numbers = values.map(Number);
-      const low = Math.min(...numbers);
-      const isLog = axis.numeric && low > 0 && Math.max(...numbers) / low >= 30;
+      const isLog = axis.numeric && isGeometric(numbers);
       const few = points.length <= 12;
       const ticks = few ? { tickmode: "array", tickvals: axis.numeric ? numbers : values.map((_, at) => at), ticktext: values.map(clipped) } : {};
       const x = axis.numeric ? numbers : values.map((_, at) => at);
@@ -120,12 +130,12 @@
         type: "heatmap", z, x: right.values.map((_, at) => at), y: up.values.map((_, at) => at), xgap: 2, ygap: 2,
         colorscale: isDark ? [[0, "#1d2b45"], [0.5, "#3f72c4"], [1, "#d4e5ff"]] : [[0, "#e6effc"], [0.5, "#6f9fe6"], [1, "#123f8c"]],
         colorbar: { thickness: 10, outlinewidth: 0, len: 1 }, hoverongaps: false, hoverinfo: "text",
-        text: z.map((row, y) => row.map((mean, x) => mean === null ? "" :
+        hovertext: z.map((row, y) => row.map((mean, x) => mean === null ? "" :
           `${plain(right.name)} = ${clipped(right.values[x])}<br>${plain(up.name)} = ${clipped(up.values[y])}<br>${plain(metric)} ${shown(mean)}`)),
       };
       if (cells <= 40) {
-        trace.texttemplate = "%{customdata}";
-        trace.customdata = z.map((row) => row.map((mean) => mean === null ? "" : String(+mean.toPrecision(3))));
+        trace.texttemplate = "%{text}";
+        trace.text = z.map((row) => row.map((mean) => mean === null ? "" : String(+mean.toPrecision(3))));
       }
       const ticks = (axis) => axis.values.length <= 20 ? { tickmode: "array", tickvals: axis.values.map((_, at) => at), ticktext: axis.values.map(clipped) } : {};
       Plotly.newPlot(plot, [trace], layout(
@@ -138,10 +148,11 @@
 
   function bestTable(phase, shownOf) {
     const varied = phase.axes.map((axis, at) => [axis, at]).filter(([axis]) => axis.values.length > 1);
-    const heads = [["", true], ...varied.map(([axis]) => [axis.name, axis.numeric]), [metric, true], ["seeds", true]];
+    const heads = [["", true], [metric, true], ...varied.map(([axis]) => [axis.name, axis.numeric]), ["seeds", true]];
     const rows = shownOf[best].map(([place, [mean, half, seeds]], rank) => [
-      rank + 1, ...varied.map(([axis, at]) => axis.values[place[at]]),
-      make("td", { class: "number" }, shown(mean), half === null ? null : make("span", { class: "half" }, ` ± ${shown(+half.toPrecision(2))}`)), seeds]);
+      rank + 1,
+      make("td", { class: "number" }, shown(mean), half === null ? null : make("span", { class: "half" }, ` ± ${shown(+half.toPrecision(2))}`)),
+      ...varied.map(([axis, at]) => axis.values[place[at]]), seeds]);
     return make("div", { class: "scroll" }, table(heads, rows));
   }
 
@@ -154,12 +165,13 @@
       card.append(make("p", { class: "quiet" }, phase.complete ? `No row of this phase has a number in ${metric}.` : "No row yet."));
       return card;
     }
+    card.append(make("p", { class: "quiet" }, "Means; bars and ± are 95 % intervals over seeds."));
     const charts = make("div", { class: "charts" });
     for (const [at, points] of shownOf.axes)
-      charts.append(chart(`${metric} against ${phase.axes[at].name}: mean and 95 % interval over seeds`, lineChart(phase.axes[at], points)));
+      charts.append(chart(`${metric} by ${phase.axes[at].name}`, lineChart(phase.axes[at], points)));
     for (const [right, up, z] of shownOf.maps)
-      charts.append(chart(`Mean ${metric} by ${phase.axes[right].name} and ${phase.axes[up].name}`, heatMap(phase.axes[right], phase.axes[up], z)));
-    card.append(charts, make("h3", {}, `Best combinations (${best} mean ${metric}, ± 95 % interval over seeds)`), bestTable(phase, shownOf));
+      charts.append(chart(`${metric} by ${phase.axes[right].name} and ${phase.axes[up].name}`, heatMap(phase.axes[right], phase.axes[up], z)));
+    card.append(charts, make("h3", {}, `Best combinations: ${best} mean ${metric}`), bestTable(phase, shownOf));
     return card;
   }
 
@@ -221,16 +233,17 @@
     const text = column.filter.trim();
     const [, sign, rest] = /^(<=|>=|<|>|=|!=)?\s*(.*)$/s.exec(text);
     const bound = Number(rest);
-    if (sign && sign !== "=" && sign !== "!=") {
-      if (rest === "" || Number.isNaN(bound)) return null;
+    const isOrder = sign && sign !== "=" && sign !== "!=";
+    if (isOrder && rest === "") return null;  // still being typed
+    if (isOrder && !Number.isNaN(bound)) {
       const holds = { "<": (a) => a < bound, ">": (a) => a > bound, "<=": (a) => a <= bound, ">=": (a) => a >= bound }[sign];
       return (cell) => cell !== null && cell !== "" && holds(Number(cell));
     }
-    if (sign) {
+    if (sign && !isOrder) {
       const isEqual = (cell) => cell !== null && (String(cell) === rest || (rest !== "" && typeof cell === "number" && cell === bound));
       return sign === "=" ? isEqual : (cell) => !isEqual(cell);
     }
-    const part = rest.toLowerCase();
+    const part = text.toLowerCase();
     return part === "" ? null : (cell) => cell !== null && String(cell).toLowerCase().includes(part);
   }
 
