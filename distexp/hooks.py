@@ -49,7 +49,7 @@ class Hooks:
         self._thread: threading.Thread | None = None
 
     def run(self, words: list[str], figures: Mapping[str, object]) -> None:
-        """Let the command run soon, with each figure as `DISTEXP_<NAME>` in its environment; return at once."""
+        """Let the command run soon, each figure as `DISTEXP_<NAME>` in its environment; return at once."""
         if not words:
             return
         variables = {f"DISTEXP_{name.upper()}": _text(value) for name, value in figures.items()}
