@@ -1,13 +1,14 @@
-"""What a manager would find to do, before one is started. Pure. Opens `config`, `survey`."""
+"""What a manager would find to do, before one is started. Pure. Opens `config`, `grid`, `survey`."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from distexp.config import Phase
+from distexp.grid import GridPoint, twins_among
 from distexp.survey import FileSurvey, Problem
-from distexp.task import Task
 
 
 class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_plan(
-    phases: Sequence[Phase], tasks: Sequence[Task], files: Sequence[FileSurvey], workers: int
+    phases: Sequence[Phase], tasks: Sequence[GridPoint], files: Sequence[FileSurvey], workers: int
 ) -> Plan:
     """Return what is complete, what runs once for two phases, and how long the rest takes.
 
@@ -54,25 +55,26 @@ def make_plan(
     durations = durations_of(files)
     complete = {key for file in files for row in file.rows for key in row.keys}
     times = _Times(tasks, durations)
-    works = {task.work for task in tasks if task.key in complete}
-    by_phase: dict[str, list[Task]] = {phase.name: [] for phase in phases}
+    twins = twins_among(tasks)
+    done_or_left = set(complete)
+    by_phase: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
     copies = dict.fromkeys(by_phase, 0)
     for task in tasks:
         if task.key in complete:
             continue
-        if task.work in works:
-            copies[task.phase] += 1
+        if any(key in done_or_left for key in twins.get(task.key, ())):
+            copies[task.grid.phase] += 1
         else:
-            works.add(task.work)
-            by_phase[task.phase].append(task)
-    counts = _counted(task.phase for task in tasks)
-    done = _counted(task.phase for task in tasks if task.key in complete)
+            done_or_left.add(task.key)
+            by_phase[task.grid.phase].append(task)
+    counts = Counter(task.grid.phase for task in tasks)
+    done = Counter(task.grid.phase for task in tasks if task.key in complete)
     lines = [
         PhasePlan(
             phase=phase.name,
             where=phase.where,
-            tasks=counts.get(phase.name, 0),
-            complete=done.get(phase.name, 0),
+            tasks=counts[phase.name],
+            complete=done[phase.name],
             copies=copies[phase.name],
             left=len(by_phase[phase.name]),
             seconds=times.of(by_phase[phase.name]),
@@ -94,13 +96,6 @@ def make_plan(
             for file in files
         ],
     )
-
-
-def _counted(names: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return counts
 
 
 def durations_of(files: Sequence[FileSurvey]) -> dict[str, float]:
@@ -129,15 +124,15 @@ def number_in(cell: str) -> float | None:
 class _Times:
     """How long tasks take, in means of what is known."""
 
-    def __init__(self, tasks: Sequence[Task], durations: Mapping[str, float]) -> None:
-        self._sums: dict[str, tuple[float, int]] = {}
+    def __init__(self, tasks: Sequence[GridPoint], durations: Mapping[str, float]) -> None:
+        self._sums: dict[object, tuple[float, int]] = {}
         for task in tasks:
             if task.key in durations:
                 for name in _names(task):
                     total, count = self._sums.get(name, (0.0, 0))
                     self._sums[name] = (total + durations[task.key], count + 1)
 
-    def of(self, tasks: Sequence[Task]) -> float | None:
+    def of(self, tasks: Sequence[GridPoint]) -> float | None:
         """Return the seconds that one worker needs for all of them, None when nothing is known."""
         if not self._sums:
             return None if tasks else 0.0
@@ -145,6 +140,7 @@ class _Times:
         return sum(total / count for total, count in found)
 
 
-def _names(task: Task) -> tuple[str, str, str]:
+def _names(task: GridPoint) -> tuple[object, ...]:
     """Return under what a duration is remembered: combination, phase, everything."""
-    return f"{task.task_id.rpartition('_')[0]} of {task.phase}", f"phase {task.phase}", ""
+    phase = task.grid.phase
+    return (phase, task.number // len(task.grid.seeds)), phase, None

@@ -1,6 +1,6 @@
 """What a report shows, from surveyed files: aggregates per phase, every row, failures, time. Pure.
 
-Opens `config`, `plan`, `rows`, `statistics`, `survey`. All of it becomes JSON; `report_page` makes the page.
+Opens `config`, `grid`, `plan`, `rows`, `statistics`, `survey`. All of it becomes JSON for `report_page`.
 """
 
 import itertools
@@ -10,11 +10,12 @@ from typing import Any
 
 from distexp.config import Phase
 from distexp.errors import UserError
+from distexp.grid import GridPoint
 from distexp.plan import durations_of, number_in
 from distexp.rows import CAPTURED, IDENTITY, PROVENANCE, cell_text
-from distexp.statistics import Sample, across, along, ranked
+from distexp.statistics import Samples, Values
 from distexp.survey import FileSurvey
-from distexp.task import Task, TaskRecord
+from distexp.task import TaskRecord
 
 BEST = 10  # combinations that are listed per phase
 PAIRED_AXES = 4  # of the first so many axes, each pair gets a heat map
@@ -26,7 +27,7 @@ _TRUTH = {"True": 1.0, "False": 0.0}  # its mean is a share
 
 def make_report(
     phases: Sequence[Phase],
-    tasks: Sequence[Task],
+    tasks: Sequence[GridPoint],
     files: Sequence[FileSurvey],
     records: Sequence[TaskRecord],
     metric: str | None,
@@ -44,16 +45,16 @@ def make_report(
     columns = list(dict.fromkeys(column for file in files for column in file.columns))
     cells = _columns(files, columns)
     keys = [row.keys for file in files for row in file.rows]
-    metrics = _metrics(columns, cells, tasks)
+    metrics = _metrics(columns, cells, phases)
     if metric is not None and metric not in metrics:
         raise UserError(f"--metric {metric}: found no such metric, expected one of: {', '.join(metrics)}")
-    numbers = {name: list(map(_number, cells[name])) for name in metrics}
+    numbers = {name: _numbers(cells[name]) for name in metrics}
     durations = durations_of(files)
-    own: dict[str, list[tuple[int, Task]]] = {phase.name: [] for phase in phases}
+    own: dict[str, list[tuple[int, GridPoint]]] = {phase.name: [] for phase in phases}
     for at, held in enumerate(keys):
         for key in held:
-            own[by_key[key].phase].append((at, by_key[key]))
-    counts = Counter(task.phase for task in tasks)
+            own[by_key[key].grid.phase].append((at, by_key[key]))
+    counts = Counter(task.grid.phase for task in tasks)
     complete = set(itertools.chain.from_iterable(keys))
     return {
         "metrics": metrics,
@@ -87,15 +88,18 @@ def _columns(files: Sequence[FileSurvey], names: Sequence[str]) -> dict[str, lis
     return cells
 
 
-def _metrics(columns: Sequence[str], cells: Mapping[str, list[str]], tasks: Sequence[Task]) -> list[str]:
-    parameters: set[str] = set()
-    for task in tasks:
-        parameters |= task.config.keys()
+def _metrics(columns: Sequence[str], cells: Mapping[str, list[str]], phases: Sequence[Phase]) -> list[str]:
+    parameters = {name for phase in phases for name in (*phase.axes, *phase.defaults)}
     known = {*IDENTITY, *CAPTURED, *PROVENANCE} - {*MEASURED} | parameters
     found = [
         name for name in columns if name not in known and any(_number(c) is not None for c in cells[name])
     ]
     return sorted(found, key=lambda name: name in MEASURED)
+
+
+def _numbers(cells: Sequence[str]) -> list[float | None]:
+    read = {cell: _number(cell) for cell in dict.fromkeys(cells)}
+    return [read[cell] for cell in cells]
 
 
 def _number(cell: str) -> float | None:
@@ -105,22 +109,19 @@ def _number(cell: str) -> float | None:
 
 def _phase(
     phase: Phase,
-    own: Sequence[tuple[int, Task]],
+    own: Sequence[tuple[int, GridPoint]],
     numbers: Mapping[str, list[float | None]],
     durations: Mapping[str, float],
 ) -> dict[str, Any]:
     axes = {name: [cell_text(value) for value in values] for name, values in phase.axes.items()}
-    places = {name: {shown: at for at, shown in enumerate(values)} for name, values in axes.items()}
-    spots = [tuple([places[name][cell_text(task.config[name])] for name in axes]) for _, task in own]
+    sizes = [len(values) for values in axes.values()]
+    places = [tuple(task.grid.positions(task.number)[:-1]) for _, task in own]
+    samples = Samples(places, [task.seed for _, task in own])
     shown = {}
     for name, column in numbers.items():
-        samples = [
-            Sample(spot, task.seed, value)
-            for (at, task), spot in zip(own, spots, strict=True)
-            if (value := column[at]) is not None
-        ]
-        if samples:
-            shown[name] = _charts(samples, [len(values) for values in axes.values()])
+        values = [column[at] for at, _ in own]
+        if any(value is not None for value in values):
+            shown[name] = _charts(samples, values, sizes)
     return {
         "name": phase.name,
         "where": phase.where,
@@ -139,15 +140,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _charts(samples: Sequence[Sample], sizes: Sequence[int]) -> dict[str, Any]:
+def _charts(samples: Samples, values: Values, sizes: Sequence[int]) -> dict[str, Any]:
     varied = [axis for axis, size in enumerate(sizes) if size > 1]
     return {
-        "axes": [[axis, list(along(samples, axis).items())] for axis in varied],
+        "axes": [[axis, samples.along(axis, values)] for axis in varied],
         "maps": [
-            [first, second, across(samples, first, second, (sizes[first], sizes[second]))]
+            [first, second, samples.across(first, second, (sizes[first], sizes[second]), values)]
             for first, second in itertools.combinations(varied[:PAIRED_AXES], 2)
         ],
-        **ranked(samples, BEST),
+        **samples.ranked(BEST, values),
     }
 
 
@@ -159,20 +160,21 @@ def _column(name: str, cells: Sequence[str], is_metric: bool) -> dict[str, Any]:
         all(cell in _NO_NUMBERS or number_in(cell) is not None for cell in distinct)
         and distinct.keys() - _NO_NUMBERS
     ):
-        read = {cell: None if not cell else cell if cell in _NO_NUMBERS else float(cell) for cell in distinct}
-        return {**about, "numbers": [_whole(read[cell]) for cell in cells]}
+        read = {cell: _shown(cell) for cell in distinct}
+        return {**about, "numbers": [read[cell] for cell in cells]}
     places = {cell: at for at, cell in enumerate(distinct)}
     return {**about, "texts": list(distinct), "at": [places[cell] for cell in cells]}
 
 
-def _whole(number: float | str | None) -> float | int | str | None:
-    return (
-        int(number) if isinstance(number, float) and number.is_integer() and abs(number) < 2**53 else number
-    )
+def _shown(cell: str) -> float | int | str | None:
+    if cell in _NO_NUMBERS:
+        return cell or None
+    number = float(cell)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
 
 
 def _failures(
-    records: Iterable[TaskRecord], by_key: Mapping[str, Task], complete: set[str]
+    records: Iterable[TaskRecord], by_key: Mapping[str, GridPoint], complete: set[str]
 ) -> list[dict[str, Any]]:
     return [
         {

@@ -1,6 +1,7 @@
 """Every row of the results files, beside the tasks that it completes, or why it counts for none.
 
-Reads alone: no lock, no file of its own. Opens `csv_text`, `results`, `row_index`, `rows`.
+Reads alone: no lock, no file of its own. Opens `csv_text`, `grid`, `results`,
+`row_index`, `rows`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from distexp.csv_text import Header, parse, read_header, whole_file
+from distexp.grid import Grid, GridPoint
 from distexp.results import RESULTS_FILE
 from distexp.row_index import TaskIndex, first_places
 from distexp.rows import Form, cell_forms, value_form
-from distexp.task import Task
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -44,12 +45,12 @@ class FileSurvey(msgspec.Struct):
         return first_places(self.columns)
 
 
-def survey(root: Path, tasks: Sequence[Task]) -> list[FileSurvey]:
+def survey(root: Path, tasks: Sequence[GridPoint]) -> list[FileSurvey]:
     """Return what the results file of each `output_dir` holds, as far as it exists."""
-    by_folder: dict[str, list[Task]] = {}
+    by_folder: dict[str, list[GridPoint]] = {}
     for task in tasks:
         by_folder.setdefault(task.output_dir, []).append(task)
-    phases = {task.phase for task in tasks}
+    phases = {task.grid.phase for task in tasks}
     found = []
     for folder, own in by_folder.items():
         path = root / folder / RESULTS_FILE
@@ -58,7 +59,7 @@ def survey(root: Path, tasks: Sequence[Task]) -> list[FileSurvey]:
     return found
 
 
-def _survey_file(path: Path, name: str, tasks: Sequence[Task], phases: set[str]) -> FileSurvey:
+def _survey_file(path: Path, name: str, tasks: Sequence[GridPoint], phases: set[str]) -> FileSurvey:
     found = FileSurvey(path=name)
     problems: dict[str, Problem] = {}
     try:
@@ -88,14 +89,14 @@ def _survey_file(path: Path, name: str, tasks: Sequence[Task], phases: set[str])
 class _Lines:
     """Judges one line of a file after the other."""
 
-    def __init__(self, header: Header, tasks: Sequence[Task], phases: set[str]) -> None:
+    def __init__(self, header: Header, tasks: Sequence[GridPoint], phases: set[str]) -> None:
         index = TaskIndex(tasks)
-        self._match = index.matcher(header.columns)
+        self._match = index.matcher(header.columns).one
         self._missing = index.missing_columns(header.columns)
         self._places = first_places(header.columns)
         self._width = len(header.columns)
         self._known = phases
-        self._own = _values_by_phase(tasks)
+        self._own = {grid.phase: _values(grid) for grid in dict.fromkeys(task.grid for task in tasks)}
         self._seen: set[str] = set()
 
     def take(self, found: FileSurvey, line: int, raw: bytes, fields: list[str] | None) -> str:
@@ -130,15 +131,7 @@ class _Lines:
         return f"a combination of values that no task of {name} has"
 
 
-def _values_by_phase(tasks: Sequence[Task]) -> Mapping[str, dict[str, set[Form]]]:
-    """Return per phase the values that each column may hold, the axes first."""
-    found: dict[str, dict[str, set[Form]]] = {}
-    last: object = None
-    for task in tasks:
-        values = found.setdefault(task.phase, {axis: set() for axis in task.axes})
-        values.setdefault("seed", set()).add(value_form(task.seed))
-        if task.config is not last:  # tasks of one combination share it
-            for name, value in task.config.items():
-                values.setdefault(name, set()).add(value_form(value))
-            last = task.config
-    return found
+def _values(grid: Grid) -> Mapping[str, set[Form]]:
+    """Return the values that each column may hold, the axes first."""
+    varied = {**grid.axes, "seed": grid.seeds, **{name: (value,) for name, value in grid.defaults.items()}}
+    return {name: {value_form(value) for value in values} for name, values in varied.items()}

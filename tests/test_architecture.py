@@ -54,10 +54,10 @@ DOORS = {
     "disk": "",
     "spool": "disk errors",
     "ledger": "grid group_commit results row_index task",
-    "survey": "csv_text results row_index rows task",
-    "plan": "config survey task",
+    "survey": "csv_text grid results row_index rows",
+    "plan": "config grid survey",
     "statistics": "",
-    "report": "config errors plan rows statistics survey task",
+    "report": "config errors grid plan rows statistics survey task",
     "report_page": "",
     "twins": "errors ledger rows task_queue",
     # the manager
@@ -70,16 +70,16 @@ DOORS = {
     "endings": "entry errors journal ledger protocol roster rows task task_queue",
     "service": "control endings entry errors journal ledger protocol roster server task task_queue",
     "identity": "errors trust workdir",
-    "manager": "collector entry errors grid host identity journal ledger logs protocol results roster server "
-    "service sweep task_queue twins workdir",
+    "manager": "alerts collector entry errors grid host identity journal ledger logs protocol results roster "
+    "server service sweep task_queue twins workdir",
     "hooks": "errors process_tree",
     "alerts": "entry hooks task_queue",
     "server service sweep task task_queue twins workdir",
     "commands": "",
     "commands.init": "errors",
-    "commands.plan": "config expand plan survey sweep",
-    "commands.report": "client config disk errors expand host journal protocol report report_page survey "
-    "sweep task trust workdir",
+    "commands.plan": "collector config expand plan survey sweep",
+    "commands.report": "client collector config disk errors expand host journal protocol report report_page "
+    "survey sweep task trust workdir",
     "commands.status": "client protocol trust workdir",
     "experiment_manager": "commands.init commands.plan commands.report commands.status errors logs manager "
     "protocol sweep",

@@ -42,7 +42,7 @@ needs_chromium = pytest.mark.skipif(
 def fill(folder: Folder) -> list[Task]:
     """Write the sweep and all rows of its first phase but one; return its tasks."""
     folder.configure("", SWEEP.replace("{", "{{").replace("}", "}}"))
-    tasks = expand(parse_config(SWEEP, CONFIG))
+    tasks = [point.task for point in expand(parse_config(SWEEP, CONFIG))]
     rows = []
     for at, task in enumerate(tasks[:17]):
         result = {"acc": 0.5 + task.config["width"] / 10 + task.seed / 100, "note": f"note {at}", "loss": 1.0}
@@ -107,7 +107,7 @@ def test_every_row_is_in_the_table_and_every_line_that_does_not_count_is_told(fo
 
 
 def test_failures_are_of_tasks_that_have_no_row(folder: Folder) -> None:
-    tasks = expand(parse_config(SWEEP, CONFIG))
+    tasks = [point.task for point in expand(parse_config(SWEEP, CONFIG))]
     records = [
         TaskRecord(
             key=tasks[at].key, state="failed", attempts=3, cause="error", error="mine.py:3: ValueError: no"

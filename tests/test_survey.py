@@ -2,18 +2,28 @@
 
 from pathlib import Path
 
-from row_cases import a_task, tasks_of
-
+from distexp.config import parse_config
+from distexp.expand import expand
 from distexp.survey import FileSurvey, survey
 
 HEADER = "phase,width,lr,seed,score"
+TASKS = expand(
+    parse_config(
+        """
+defaults: {output_dir: results_exp1, experiment: "mine:run", lr: 0.1}
+exp1: {combinations: [{width: [0, 1, 2]}]}
+exp2: {combinations: [{width: [1]}]}
+""",
+        "configs/config_exp1.yaml",
+    )
+)
 
 
 def look(root: Path, *lines: str, header: str = HEADER) -> FileSurvey:
     path = root / "results_exp1" / "final_results.csv"
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
-    (found,) = survey(root, [*tasks_of(3), a_task(phase="exp2", width=1, lr=0.1)])
+    (found,) = survey(root, TASKS)
     return found
 
 
@@ -24,7 +34,7 @@ def reasons(found: FileSurvey) -> list[tuple[int, str, int]]:
 def test_a_row_that_completes_a_task_is_found_with_its_line(tmp_path: Path) -> None:
     found = look(tmp_path, "exp1,0,0.1,42,0.5", "exp1,2,0.10,42,0.7")
     assert [(row.line, row.fields[4]) for row in found.rows] == [(2, "0.5"), (3, "0.7")]
-    assert [row.keys for row in found.rows] == [[tasks_of(3)[0].key], [tasks_of(3)[2].key]]
+    assert [row.keys for row in found.rows] == [[TASKS[0].key], [TASKS[2].key]]
     assert found.problems == []
 
 
@@ -64,5 +74,5 @@ def test_a_file_that_is_no_csv_has_one_problem(tmp_path: Path) -> None:
 
 
 def test_no_file_is_no_survey_and_looking_makes_none(tmp_path: Path) -> None:
-    assert survey(tmp_path, tasks_of(3)) == []
+    assert survey(tmp_path, TASKS) == []
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,5 @@
-"""`plan`: what would a manager do? Starts nothing, writes nothing. Opens `config`, `expand`, `plan`,
-`survey`, `sweep`."""
+"""`plan`: what would a manager do? Starts nothing, writes nothing. Opens `collector`, `config`,
+`expand`, `plan`, `survey`, `sweep`."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from distexp.collector import set_aside
 from distexp.config import load_configs
 from distexp.expand import expand
 from distexp.plan import FilePlan, Plan, make_plan
@@ -14,6 +15,7 @@ from distexp.survey import survey
 from distexp.sweep import DEFAULT_CONFIGS
 
 
+@set_aside()
 def main(words: Sequence[str]) -> int:
     """Print the plan; 0 unless a config is wrong."""
     settings = parse(words)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from distexp.client import Client
+from distexp.collector import set_aside
 from distexp.config import load_configs
 from distexp.disk import replace_durably
 from distexp.errors import AlreadyRunning, UserError
@@ -25,6 +26,7 @@ OUT_FILE = "report.html"
 MAX_PAGES = 20  # of failures that a running manager is asked for: a report of thousands is not read
 
 
+@set_aside()
 def main(words: Sequence[str]) -> int:
     """Write the report and say where it is.
 
