@@ -74,7 +74,6 @@ DOORS = {
     "server service sweep task_queue twins workdir",
     "hooks": "errors process_tree",
     "alerts": "entry hooks task_queue",
-    "server service sweep task task_queue twins workdir",
     "commands": "",
     "commands.init": "errors",
     "commands.plan": "collector config expand plan survey sweep",
