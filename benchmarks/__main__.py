@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import dripping, flat, fuzz_wire, fuzz_yaml, idle, recovery, restart, tls, trainings
+from benchmarks import dripping, flat, fuzz_wire, fuzz_yaml, idle, recovery, report, restart, tls, trainings
 from benchmarks.harness import Figure
 
 MEASURES: dict[str, Callable[[], list[Figure]]] = {
@@ -15,6 +15,7 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "flat": flat.measure,
     "idle": idle.measure,
     "recovery": recovery.measure,
+    "report": report.measure,
     "restart": restart.measure,
     "tls": tls.measure,
     "trainings": trainings.measure,

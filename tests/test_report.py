@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, Page, browser
 from live_manager import Folder
 
+from benchmarks.browser import CHROMIUM, Page, browser
 from distexp.commands import report as command
 from distexp.config import parse_config
 from distexp.errors import UserError
