@@ -18,6 +18,7 @@ from distexp.survey import FileSurvey
 from distexp.task import TaskRecord
 
 BEST = 10  # combinations that are listed per phase
+TABLE_DIGITS = 8  # of a number in the table: half the page, and more than anybody reads
 PAIRED_AXES = 4  # of the first so many axes, each pair gets a heat map
 MEASURED = ("duration_s", "peak_gpu_mib")  # ours, and as good as a metric
 LOWER_IS_BETTER = ("loss", "error", "err", "mse", "mae", "rmse", "perplexity", "duration_s", "peak_gpu_mib")
@@ -163,14 +164,17 @@ def _column(name: str, cells: Sequence[str], is_metric: bool) -> dict[str, Any]:
         read = {cell: _shown(cell) for cell in distinct}
         return {**about, "numbers": [read[cell] for cell in cells]}
     places = {cell: at for at, cell in enumerate(distinct)}
-    return {**about, "texts": list(distinct), "at": [places[cell] for cell in cells]}
+    is_distinct = len(distinct) == len(cells)  # then each stands at its own place
+    return {**about, "texts": list(distinct), "at": None if is_distinct else [places[cell] for cell in cells]}
 
 
 def _shown(cell: str) -> float | int | str | None:
     if cell in _NO_NUMBERS:
         return cell or None
     number = float(cell)
-    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+    if number.is_integer() and abs(number) < 2**53:
+        return int(number)
+    return float(f"{number:.{TABLE_DIGITS}g}")
 
 
 def _failures(

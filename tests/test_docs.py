@@ -71,7 +71,7 @@ def test_the_defaults_that_readme_lists_are_those_of_the_scripts() -> None:
         for flag, default, _ in rows(table):
             value = getattr(settings, flag.strip("`-").replace("-", "_"))
             shown = default.strip("`").split(" (Windows")[0]
-            assert str(value) in (shown, f"{shown}.0") or (not shown and value is False), flag
+            assert str(value) in (shown, f"{shown}.0") or (not shown and value in (False, None)), flag
 
 
 def test_readme_shows_every_verb_of_the_launcher_and_no_others() -> None:

@@ -222,7 +222,7 @@
 
   // -- the table of all rows: a page of it at a time
 
-  const columns = report.columns.map((column) => ({ ...column, at: column.numbers ? null : column.at, filter: "" }));
+  const columns = report.columns.map((column) => ({ ...column, at: column.numbers ? null : column.at ?? Array.from({ length: report.rows }, (_, row) => row), filter: "" }));
   const value = (column, row) => column.numbers ? column.numbers[row] : column.texts[column.at[row]];
   let order = Uint32Array.from({ length: report.rows }, (_, row) => row);
   let kept = order;
