@@ -1,6 +1,9 @@
 """Start the manager of a sweep, or ask a running one.
 
 python experiment_manager.py                      # expand configs/, serve tasks on port 5000
+python experiment_manager.py init                 # a first config and a first experiment
+python experiment_manager.py plan                 # what would be done, and how long would it take?
+python experiment_manager.py report               # an HTML file with charts and all rows
 python experiment_manager.py status [host] [port] # how far is it?
 python experiment_manager.py watch [host] [port]  # the same, live
 python experiment_manager.py VERB --help          # cancel, drain, logs, pause, requeue, resume, show, tasks
@@ -12,19 +15,37 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distexp.commands import cancel, drain, logs, pause, requeue, resume, show, status, tasks, watch
+from distexp.commands import (
+    cancel,
+    drain,
+    init,
+    logs,
+    pause,
+    plan,
+    report,
+    requeue,
+    resume,
+    show,
+    status,
+    tasks,
+    watch,
+)
 from distexp.errors import DistexpError, Refused
 from distexp.logs import is_terminal, log_to_console
-from distexp.manager import DEFAULT_CONFIGS, RESCAN_S, ExperimentManager
+from distexp.manager import RESCAN_S, ExperimentManager
 from distexp.protocol import DEFAULT_PORT
+from distexp.sweep import DEFAULT_CONFIGS
 
 __all__ = ["ExperimentManager"]
 
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "cancel": cancel.main,
     "drain": drain.main,
+    "init": init.main,
     "logs": logs.main,
     "pause": pause.main,
+    "plan": plan.main,
+    "report": report.main,
     "requeue": requeue.main,
     "resume": resume.main,
     "show": show.main,
@@ -78,6 +99,8 @@ def parse_serve(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--exit-when-done", action="store_true", help="end once every task has ended")
     parser.add_argument("--retry-failed", action="store_true", help="run tasks again that failed earlier")
     parser.add_argument("--plain", action="store_true", help="lines only, also on a terminal")
+    parser.add_argument("--on-finish", metavar="CMD", help="run this when nothing is left to do")
+    parser.add_argument("--on-failure", metavar="CMD", help="run this for each task that has failed for good")
     parser.add_argument("--no-auth", action="store_true", help="do not ask for the folder's secret")
     return parser.parse_args(words)
 
@@ -93,6 +116,8 @@ def serve(settings: argparse.Namespace) -> int:
         auth=not settings.no_auth,
         exit_when_done=settings.exit_when_done,
         retry_failed=settings.retry_failed,
+        on_finish=settings.on_finish,
+        on_failure=settings.on_failure,
     )
     manager.stop_on_signals()
     if settings.plain or not is_terminal():

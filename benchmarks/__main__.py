@@ -19,6 +19,7 @@ from benchmarks import (
     fuzz_yaml,
     gap,
     gpu,
+    html_report,
     idle,
     million,
     recovery,
@@ -46,6 +47,7 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "dripping": dripping.measure,
     "idle": idle.measure,
     "recovery": recovery.measure,
+    "html_report": html_report.measure,
     "restart": restart.measure,
     "tls": tls.measure,
 }

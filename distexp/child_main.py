@@ -1,5 +1,5 @@
-"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `context`, `rows`, `run_log`,
-`task`, `process_tree`.
+"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `capture`, `context`,
+`curves`, `process_tree`, `rows`, `run_log`, `task`.
 
 Talks JSON over a pipe that is also the lifeline: when the worker dies, the pipe closes and the child ends
 with everything it has started. Torch comes in with the experiment's module, after the device is pinned.
@@ -20,13 +20,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
 
+from distexp import capture
 from distexp.context import Context
+from distexp.curves import Curves, import_board
 from distexp.entry import Cause
-from distexp.errors import TaskStopped
+from distexp.errors import TaskStopped, one_line
 from distexp.process_tree import detach, end_descendants, end_own_tree
 from distexp.rows import check_result
 from distexp.run_log import LOG_FILE
@@ -35,6 +38,7 @@ from distexp.task import Scalar, Task
 CHECKPOINT_FOLDER = "checkpoint"  # in the same
 REPORT_EVERY_S = 1.0  # each report wakes the worker, which passes on the latest with its next beat
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
+OWN_FOLDER = Path(__file__).resolve().parent  # what is in there is no code of the user
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
 
 Value = TypeVar("Value")
@@ -57,7 +61,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     task: Task
     attempt: int
     output_dir: str
-    run_folder: str  # holds log.txt and checkpoint/
+    run_folder: str  # holds log.txt, metrics.csv and checkpoint/
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -82,6 +86,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     result: dict[str, Scalar]
     started_utc: str
     duration_s: float  # of the experiment alone
+    torch_version: str = ""
+    peak_gpu_mib: int | None = None
 
 
 class Broke(msgspec.Struct, frozen=True, tag="broke"):
@@ -135,8 +141,10 @@ def main(channel: Connection, setup: Setup) -> None:
         outcome = loaded
     else:
         channel.send_bytes(_encode(Began()))
-        context = make_context(run, setup, inbox.stop, channel)
+        curves = Curves(Path(run.run_folder), run.attempt)
+        context = make_context(run, setup, inbox.stop, channel, curves.add)
         outcome = guarded(lambda: _encode(call(loaded, run.task, context)))
+        curves.close()
     with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
         if isinstance(outcome, Broke):
             print(outcome.error, file=sys.stderr)
@@ -158,8 +166,14 @@ def redirect_output(run_folder: Path) -> None:
         sys.stdout.reconfigure(line_buffering=True)  # the last line before a crash tells most
 
 
-def make_context(run: Run, setup: Setup, stop: threading.Event, channel: Connection) -> Context:
-    """Return what the experiment is given; its folders exist."""
+def make_context(
+    run: Run,
+    setup: Setup,
+    stop: threading.Event,
+    channel: Connection,
+    keep: Callable[[int, int, Mapping[str, Scalar]], None],
+) -> Context:
+    """Return what the experiment is given; its folders exist. Every report goes to `keep`, a few travel."""
 
     told_s = -math.inf
 
@@ -167,6 +181,7 @@ def make_context(run: Run, setup: Setup, stop: threading.Event, channel: Connect
         nonlocal told_s
         told = {"step": _plain(step), "total": _plain(total), "metrics": plain(metrics)}
         message = msgspec.convert(told, Reported)
+        keep(message.step, message.total, message.metrics)
         if message.step >= message.total or time.monotonic() - told_s >= REPORT_EVERY_S:
             told_s = time.monotonic()
             channel.send_bytes(_encode(message))
@@ -196,7 +211,7 @@ def call(experiment: Experiment, task: Task, context: Context) -> Finished:
     result = experiment(dict(task.config), context)
     duration_s = round(time.monotonic() - started_s, 3)
     checked = check_result(task, plain(result) if isinstance(result, Mapping) else result)
-    return Finished(checked, started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"), duration_s)
+    return Finished(checked, started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"), duration_s, **capture.of_process())
 
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,6 +238,7 @@ def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Broke |
         warmed = guarded(lambda: warm_up(warm_up_device))
         if isinstance(warmed, Broke):
             print(f"{module_name}.warm_up failed: {warmed.error}", file=sys.stderr, flush=True)
+    import_board()  # ahead of need
     return loaded
 
 
@@ -248,9 +264,25 @@ def _cause(error: BaseException, on_import: bool) -> Cause:
 
 
 def _describe(error: BaseException) -> str:
-    """Return the traceback from the first frame that is not ours."""
+    """Return the traceback from the first frame that is not ours; the last line names the user's own."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    if place := _users_place(error, trace):
+        said = "".join(traceback.format_exception_only(error)[-1:]).splitlines()[0]
+        text += f"\n{place}: {one_line(said)}"
     return text.encode(errors="replace").decode()  # a file name may hold what UTF-8 cannot
+
+
+def _users_place(error: BaseException, trace: TracebackType | None) -> str:
+    """Return file and line of the user's code at which the error came up; empty where it shows none."""
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(trace)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno or 0))
+    for name, line in reversed(places):
+        path = Path(name)
+        is_installed = "site-packages" in path.parts or OWN_FOLDER in path.parents
+        if path.is_relative_to(Path.cwd()) and not is_installed:
+            return f"{path.relative_to(Path.cwd()).as_posix()}:{line}"
+    return ""

@@ -5,6 +5,7 @@ looked for in its file before it is lent again.
 """
 
 import logging
+from collections import Counter
 
 from msgspec import structs
 
@@ -189,6 +190,19 @@ class Endings:
             log.error(
                 "Task %s failed: it ran out of memory with %d MiB, and no worker that is left has more",
                 *(entry.task.task_id, entry.floor_mib),
+            )
+
+    def say_what_failed_before(self) -> None:
+        """Tell the user of tasks that failed under an earlier manager, by their cause."""
+        if not self._queue.counts()[State.FAILED]:
+            return
+        counts: Counter[str] = Counter(
+            entry.error.strip().splitlines()[-1] if entry.error.strip() else "unknown cause"
+            for entry in self._queue.entries(State.FAILED)
+        )
+        for cause, number in counts.most_common(3):
+            log.warning(
+                "%d tasks failed earlier and stay failed (--retry-failed runs them again): %s", number, cause
             )
 
 

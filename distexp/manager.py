@@ -8,13 +8,13 @@ import logging
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
 from distexp import collector
+from distexp.alerts import Alerts, Commands
 from distexp.entry import State
 from distexp.errors import ConfigError, DistexpError, UserError
 from distexp.grid import Planned
@@ -28,12 +28,11 @@ from distexp.results import Scan
 from distexp.roster import Roster
 from distexp.server import Server
 from distexp.service import Service
-from distexp.sweep import Sweep
+from distexp.sweep import DEFAULT_CONFIGS, Sweep
 from distexp.task_queue import TaskQueue
 from distexp.twins import copy_twin_rows
 from distexp.workdir import Workdir
 
-DEFAULT_CONFIGS = "configs/config_exp*.yaml"
 RESCAN_S = 5.0
 TURN_S = 0.25  # a worker that died is noticed within a turn
 FAREWELL_S = 10.0  # how long a manager that is done waits for idle workers to hear it
@@ -55,6 +54,8 @@ class ExperimentManager:
         auth: bool = True,
         exit_when_done: bool = False,
         retry_failed: bool = False,
+        on_finish: str | None = None,
+        on_failure: str | None = None,
     ) -> None:
         """Touch nothing yet; `start` does.
 
@@ -67,12 +68,15 @@ class ExperimentManager:
             auth: Whether requests other than `status` need the folder's secret.
             exit_when_done: Return from `serve` once every task has ended.
             retry_failed: Give tasks that failed under an earlier manager new budgets.
+            on_finish: A command to run when nothing is left to do, with the figures in its environment.
+            on_failure: The same, for each task that has failed for good.
         """
         self.host, self._wanted_port = host, port
         self.workdir = Workdir(Path(workdir).absolute())
         self._rescan_s = rescan_s
         self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
         self._sweep = Sweep(self.workdir.root, configs)
+        self._commands = Commands.parse(on_finish, on_failure)
         self._is_serving = self._is_stopping = self._is_done = False
         self._next_rescan_s = 0.0
         self._farewell_s: float | None = None
@@ -157,7 +161,8 @@ class ExperimentManager:
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
         self.queue.restore(self.journal.load(), retry_failed=self._retry_failed)
         self.service.take_over()
-        self._say_what_failed_before()
+        self._alerts = Alerts(self.queue, self._commands, self.service.status, self.workdir.root)
+        self.service.endings.say_what_failed_before()
 
     def stop(self) -> None:
         """Answer `restarting` from now on, close connections and files. Workers outlive it."""
@@ -165,6 +170,7 @@ class ExperimentManager:
         self._server.stop()
         log.info("Manager stopped at %s", self.service.status()["progress"])
         self._held.close()
+        self._alerts.close()
         collector.take_back()
 
     def view(self) -> ViewReply | None:
@@ -193,6 +199,7 @@ class ExperimentManager:
         if time.monotonic() >= self._next_rescan_s:
             self.rescan()
             self._next_rescan_s = time.monotonic() + self._rescan_s
+        self._alerts.look()
         if self._exit_when_done:
             self._farewell()
 
@@ -267,18 +274,6 @@ class ExperimentManager:
             log.warning(
                 "Rows of %d complete tasks have vanished (%s%s); they are not run again before a restart",
                 *(len(names), ", ".join(names[:3]), ", ..." if len(names) > 3 else ""),
-            )
-
-    def _say_what_failed_before(self) -> None:
-        if not self.queue.counts()[State.FAILED]:
-            return
-        counts: Counter[str] = Counter(
-            entry.error.strip().splitlines()[-1] if entry.error.strip() else "unknown cause"
-            for entry in self.queue.entries(State.FAILED)
-        )
-        for cause, number in counts.most_common(3):
-            log.warning(
-                "%d tasks failed earlier and stay failed (--retry-failed runs them again): %s", number, cause
             )
 
 

@@ -15,6 +15,13 @@ from distexp.task import Provenance, Scalar, Task, Value, canonical
 Form = tuple[str, object]  # a value's kind and normal form; hashable, equal for equal values
 
 IDENTITY = ("phase", "task_id", "seed")
+CAPTURED = (
+    "peak_gpu_mib",
+    "torch_version",
+    "python_version",
+    "git_commit",
+    "git_dirty",
+)  # a metric may take the name
 PROVENANCE = ("attempt", "worker", "host", "device", "started_utc", "duration_s")
 MAX_TEXT_CHARS = 32_767  # of one metric: a spreadsheet cell holds no more
 MAX_RESULT_CHARS = 262_144  # of all metrics together: a message of 1 MiB must hold them, escapes included
@@ -29,14 +36,16 @@ def row_for(task: Task, result: Mapping[str, Scalar], run: Provenance) -> dict[s
     """Return the cells of one row by column, in the order in which a new file gets its columns.
 
     Phase, task_id, every parameter, seed, the metrics, then the provenance. A parameter named like a
-    provenance column keeps its place, and that provenance is left out. `duration_s` comes last because its
+    provenance column keeps its place, and that provenance is left out; a metric may have the name of one of
+    `CAPTURED`, with the same effect. `duration_s` comes last because its
     digits may be lost in a torn write without harm.
     """
     row = {"phase": task.phase, "task_id": task.task_id}
     row |= {name: cell_text(value) for name, value in task.config.items()}
     row["seed"] = cell_text(task.seed)
     row |= {name: cell_text(value) for name, value in result.items()}
-    return row | {name: cell_text(getattr(run, name)) for name in PROVENANCE if name not in row}
+    about = {name: getattr(run, name) for name in (*CAPTURED, *PROVENANCE) if name not in row}
+    return row | {name: "" if value is None else cell_text(value) for name, value in about.items()}
 
 
 def copied_row(done: Task, twin: Task, row: Mapping[str, str]) -> dict[str, str]:

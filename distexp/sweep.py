@@ -7,6 +7,8 @@ from distexp.config import load_configs
 from distexp.expand import expand
 from distexp.grid import GridPoint
 
+DEFAULT_CONFIGS = "configs/config_exp*.yaml"
+
 Signature = tuple[tuple[str, int, int], ...]
 
 

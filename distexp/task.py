@@ -125,6 +125,11 @@ def _normalised(value: Value) -> Value:
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a result came from; the last columns of its row."""
 
+    peak_gpu_mib: int | None = None  # most memory that torch held on the card; None without one
+    torch_version: str = ""  # empty for a task that has not imported it
+    python_version: str = ""
+    git_commit: str = ""  # of the worker's folder; empty without git or repository
+    git_dirty: bool | None = None  # whether files that git knows differ from it
     attempt: int = 1
     worker: str = ""
     host: str = ""

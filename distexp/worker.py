@@ -58,9 +58,15 @@ class Worker:
         children: Children,
         stop: StopRequests,
         clock: Callable[[], float],
+        facts: Mapping[str, Any],
         look: Callable[[], GpuUse | None] = lambda: None,
     ) -> None:
-        """Introduce itself to the manager with `about`, fields of `WorkerRequest`; `look` at its card."""
+        """Introduce itself to the manager with `about`, fields of `WorkerRequest`; `look` at its card.
+
+        Args:
+            facts: Fields of `Provenance` that are the same for all its tasks.
+        """
+        self._facts = facts
         self._introduction = dict(about)
         self._workdir = workdir
         self._link, self._children = link, children
@@ -197,6 +203,9 @@ class Worker:
         match outcome:
             case Finished():
                 run_facts = Provenance(
+                    **self._facts,
+                    peak_gpu_mib=outcome.peak_gpu_mib,
+                    torch_version=outcome.torch_version,
                     attempt=task.attempt,
                     worker=str(self._introduction["worker_id"]),
                     host=str(self._introduction["host"]),

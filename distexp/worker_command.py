@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from distexp import capture
 from distexp.child import DEFAULT_START_METHOD, Children
 from distexp.claim import Claim, unclaimable
 from distexp.client import Client
@@ -162,6 +163,7 @@ def work_on(
         stop=stop,
         clock=time.monotonic,
         look=lambda: read_use(claim.gpu.uuid) if claim.gpu else None,
+        facts=capture.of_folder(workdir.root),
     )
     try:
         return worker.run()

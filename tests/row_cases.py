@@ -6,7 +6,16 @@ from distexp.rows import cell_forms, row_for, value_form
 from distexp.task import Provenance, Task, Value, make_task
 
 RUN = Provenance(
-    attempt=1, worker="cpu0", host="node1", device="cpu", started_utc="2026-01-01T00:00:00Z", duration_s=1.25
+    torch_version="2.13.0",
+    python_version="3.11.2",
+    git_commit="c0ffee",
+    git_dirty=False,
+    attempt=1,
+    worker="cpu0",
+    host="node1",
+    device="cpu",
+    started_utc="2026-01-01T00:00:00Z",
+    duration_s=1.25,
 )
 
 

@@ -54,6 +54,11 @@ DOORS = {
     "disk": "",
     "spool": "disk errors",
     "ledger": "grid group_commit results row_index task",
+    "survey": "csv_text grid results row_index rows",
+    "plan": "config grid survey",
+    "statistics": "",
+    "report": "config errors grid plan rows statistics survey task",
+    "report_page": "",
     "twins": "errors ledger rows task_queue",
     # the manager
     "host": "",
@@ -72,14 +77,20 @@ DOORS = {
     "service": "control endings entry errors journal ledger pace protocol roster server task task_queue "
     "workdir",
     "identity": "errors trust workdir",
-    "manager": "collector entry errors grid host identity journal ledger logs protocol results roster server "
-    "service sweep task_queue twins workdir",
+    "manager": "alerts collector entry errors grid host identity journal ledger logs protocol results roster "
+    "server service sweep task_queue twins workdir",
+    "hooks": "errors process_tree",
+    "alerts": "entry hooks task_queue",
     "commands": "",
     "commands.asking": "client errors protocol trust workdir",
     "commands.cancel": "commands.asking protocol",
     "commands.drain": "commands.asking protocol",
+    "commands.init": "errors",
     "commands.logs": "commands.asking entry protocol",
     "commands.pause": "commands.asking protocol",
+    "commands.plan": "collector config expand plan survey sweep",
+    "commands.report": "client collector config disk errors expand host journal protocol report report_page "
+    "survey sweep task trust workdir",
     "commands.requeue": "commands.asking protocol",
     "commands.resume": "commands.asking protocol",
     "commands.show": "commands.asking protocol wording",
@@ -88,9 +99,9 @@ DOORS = {
     "commands.watch": "client commands.asking errors logs protocol screen wording",
     "view": "errors protocol wording",
     "screen": "logs protocol view",
-    "experiment_manager": "commands.cancel commands.drain commands.logs commands.pause commands.requeue "
-    "commands.resume commands.show commands.status commands.tasks commands.watch errors logs manager "
-    "protocol screen",
+    "experiment_manager": "commands.cancel commands.drain commands.init commands.logs commands.pause "
+    "commands.plan commands.report commands.requeue commands.resume commands.show commands.status "
+    "commands.tasks commands.watch errors logs manager protocol screen sweep",
     # the worker
     "gpu": "errors",
     "gpu_use": "errors gpu protocol",
@@ -101,12 +112,14 @@ DOORS = {
     "recorder": "protocol results row_index rows spool task",
     "courier": "errors link protocol recorder stop",
     "worker": "child child_main courier entry link logs protocol recorder run_log stop task workdir",
-    "worker_command": "child claim client errors gpu gpu_use host link logs process_tree recorder seat spool "
-    "stop trust workdir worker",
+    "worker_command": "capture child claim client errors gpu gpu_use host link logs process_tree recorder "
+    "seat spool stop trust workdir worker",
     "experiment_runner_gpu": "gpu worker_command",
     # the child
+    "capture": "",
+    "curves": "csv_text rows task",
     "process_tree": "",
-    "child_main": "context entry errors process_tree rows run_log task",
+    "child_main": "capture context curves entry errors process_tree rows run_log task",
     "template_process": "child_main process_tree",
     "child": "child_main entry host process_tree run_log task template_process",
     # experiments
@@ -114,6 +127,7 @@ DOORS = {
     "experiments.settings": "",
     "experiments.data": "experiments.settings",
     "experiments.models": "experiments.settings",
+    "experiments.board": "",
     "experiments.checkpoint": "",
     "experiments.training": "context experiments.checkpoint experiments.settings",
     "experiments.classification": "context experiments.data experiments.models"

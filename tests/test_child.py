@@ -41,6 +41,7 @@ def test_a_result_comes_back_with_its_time_under_each_start_method(
     assert outcome.result == {"acc": 43}
     assert outcome.duration_s >= 0
     assert outcome.started_utc.endswith("Z")
+    assert (outcome.torch_version, outcome.peak_gpu_mib) == ("", None)
 
 
 @posix_only

@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import re
+import sys
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Pipe
@@ -32,6 +33,7 @@ from distexp.entry import Cause
 from distexp.task import Task, make_task
 
 CONTEXT = Context(seed=42)
+HERE = "tests/test_child_main.py"
 
 
 def a_task() -> Task:
@@ -50,9 +52,9 @@ def returned(value: Any) -> Finished | Broke | Stopped:
 
 
 def broke(outcome: object) -> tuple[Cause, str]:
-    """Return cause and last line."""
+    """Return cause and last line, without the place in this file that it names."""
     assert isinstance(outcome, Broke)
-    return outcome.cause, outcome.error.splitlines()[-1]
+    return outcome.cause, re.sub(rf"^{HERE}:\d+: ", "", outcome.error.splitlines()[-1])
 
 
 # -- errors
@@ -67,8 +69,50 @@ def test_a_traceback_begins_at_the_users_own_line() -> None:
     lines = outcome.error.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert re.fullmatch(rf'  File "{re.escape(__file__)}", line \d+, in experiment', lines[1])
-    assert lines[2:] == ['    raise KeyError("learning_rate")', "KeyError: 'learning_rate'"]
+    assert lines[2:4] == ['    raise KeyError("learning_rate")', "KeyError: 'learning_rate'"]
     assert outcome.cause is Cause.ERROR
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (
+            "import json\ndef run(params, context):\n    return json.loads('')",
+            "mine.py:3: json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+        ),
+        ("def run(params, context):\n    raise ValueError('a\\nb')", "mine.py:2: ValueError: a"),
+        (
+            "def run(params, context):\n    return helper()\ndef helper():\n    return 1 / 0",
+            "mine.py:4: ZeroDivisionError: division by zero",
+        ),
+        ("def run(params context):\n    pass", "mine.py:1: SyntaxError: "),
+        ("import absent_thing", "mine.py:1: ModuleNotFoundError: No module named 'absent_thing'"),
+    ],
+)
+def test_the_last_line_of_an_error_begins_with_the_users_own_line(
+    source: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (tmp_path / "mine.py").write_text(source)
+    loaded = prepare("mine:run", None)
+    outcome = outcome_of(loaded) if callable(loaded) else loaded
+    assert isinstance(outcome, Broke)
+    assert outcome.error.splitlines()[-1].startswith(shown)
+
+
+def test_what_is_installed_in_the_working_folder_is_no_line_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ".venv" / "site-packages"
+    folder.mkdir(parents=True)
+    (folder / "installed_experiment.py").write_text("def run(p, c): 1 / 0")
+    monkeypatch.syspath_prepend(str(folder))
+    loaded = prepare("installed_experiment:run", None)
+    assert callable(loaded)
+    assert broke(outcome_of(loaded)) == (Cause.ERROR, "ZeroDivisionError: division by zero")
 
 
 @pytest.mark.parametrize("code", [0, 1, "no data"])
@@ -103,7 +147,7 @@ def test_a_text_that_utf8_cannot_hold_does_not_hide_the_error() -> None:
         raise FileNotFoundError("data/\udcff.csv")
 
     outcome = outcome_of(experiment)
-    assert broke(outcome) == (Cause.ERROR, "FileNotFoundError: data/?.csv")
+    assert broke(outcome) == (Cause.ERROR, r"FileNotFoundError: data/\udcff.csv")
     assert msgspec.json.encode(outcome)
 
 
@@ -201,13 +245,21 @@ def test_an_experiment_may_change_its_parameters_without_changing_the_task() -> 
 
 
 def reported(tmp_path: Path, *args: Any, **metrics: Any) -> dict[str, Any]:
-    """Return what reaches the worker's end of the pipe."""
+    """Return what reaches the worker's end of the pipe, once it is kept as well."""
     ours, theirs = Pipe()
+    kept: list[Any] = []
     with ours, theirs:
         run = Run(task=a_task(), attempt=2, output_dir=str(tmp_path), run_folder=str(tmp_path / "run"))
-        context = make_context(run, Setup("json:dumps", "cpu", 1, False), threading.Event(), theirs)
+        context = make_context(
+            run,
+            Setup("json:dumps", "cpu", 1, False),
+            threading.Event(),
+            theirs,
+            lambda *said: kept.append(said),
+        )
         context.report(*args, **metrics)
         found: dict[str, Any] = json.loads(ours.recv_bytes())
+        assert kept == [(found["step"], found["total"], found["metrics"])]
         return found
 
 

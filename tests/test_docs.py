@@ -13,7 +13,21 @@ from pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
 import experiment_manager
 from distexp import task, worker_command
-from distexp.commands import cancel, drain, logs, pause, requeue, resume, show, status, tasks, watch
+from distexp.commands import (
+    cancel,
+    drain,
+    init,
+    logs,
+    pause,
+    plan,
+    report,
+    requeue,
+    resume,
+    show,
+    status,
+    tasks,
+    watch,
+)
 from distexp.config import parse_config
 from distexp.errors import ConfigError
 from distexp.expand import expand
@@ -26,13 +40,17 @@ RUN_FLAGS = {
     "--device",
     "--workdir",
 }  # of `launch_distributed run`; the others go to the manager
+OFFLINE = {"init", "plan", "report"}  # they ask no manager
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 PARSERS: dict[str, Parse] = {
     "experiment_manager.py": experiment_manager.parse_serve,
     "experiment_manager.py cancel": cancel.parse,
     "experiment_manager.py drain": drain.parse,
+    "experiment_manager.py init": init.parse,
     "experiment_manager.py logs": logs.parse,
     "experiment_manager.py pause": pause.parse,
+    "experiment_manager.py plan": plan.parse,
+    "experiment_manager.py report": report.parse,
     "experiment_manager.py requeue": requeue.parse,
     "experiment_manager.py resume": resume.parse,
     "experiment_manager.py show": show.parse,
@@ -65,7 +83,7 @@ def test_readme_lists_the_flags_that_the_scripts_have_and_no_others(
     assert launcher == RUN_FLAGS
     assert found == expected | {"launch_distributed run": launcher}
     known = set[str]().union(*found.values(), {"--help"})
-    assert flags_in(re.sub(r"`command: .*?`", "", README)) <= known
+    assert flags_in(re.sub(r"`(?:command:|tensorboard) .*?`", "", README)) <= known
 
 
 def test_the_defaults_that_readme_lists_are_those_of_the_scripts() -> None:
@@ -77,7 +95,7 @@ def test_the_defaults_that_readme_lists_are_those_of_the_scripts() -> None:
         for flag, default, _ in rows(table):
             value = getattr(settings, flag.strip("`-").replace("-", "_"))
             shown = default.strip("`").split(" (Windows")[0]
-            assert str(value) in (shown, f"{shown}.0") or (not shown and value is False), flag
+            assert str(value) in (shown, f"{shown}.0") or (not shown and value in (False, None)), flag
 
 
 def test_readme_shows_every_verb_of_the_launcher_and_no_others() -> None:
@@ -94,10 +112,10 @@ def test_every_verb_is_a_room_that_the_pages_show_and_help_names() -> None:
         assert f"`python experiment_manager.py {verb}" in README, verb
 
 
-def test_the_help_of_each_verb_tells_its_exit_codes(
+def test_the_help_of_each_verb_that_asks_a_manager_tells_its_exit_codes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in (name for name in PARSERS if " " in name):
+    for name in (name for name in PARSERS if " " in name and name.split()[1] not in OFFLINE):
         shown = " ".join(help_of(PARSERS[name], capsys).split())
         assert "exit code: 0 done, 1 nothing matched or the manager refuses, 2 wrong words" in shown, name
 

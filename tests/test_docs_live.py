@@ -152,7 +152,7 @@ def compare_row(mine: Folder) -> None:
     told, *_ = csv.DictReader(blocks(JOURNEY, "csv")[0].splitlines())
     made = next(row for row in mine.rows(f"results_{PHASE}") if row["task_id"] == FIRST)
     assert list(made) == list(told)
-    differ = {"host", "started_utc", "duration_s"}
+    differ = {"host", "python_version", "started_utc", "duration_s"}
     assert {n: v for n, v in made.items() if n not in differ} == {
         n: v for n, v in told.items() if n not in differ
     }

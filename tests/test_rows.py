@@ -23,6 +23,11 @@ def test_a_row_holds_identity_parameters_metrics_and_provenance_in_this_order() 
         ("seed", "42"),
         ("test_acc", "0.30000000000000004"),
         ("converged", "True"),
+        ("peak_gpu_mib", ""),
+        ("torch_version", "2.13.0"),
+        ("python_version", "3.11.2"),
+        ("git_commit", "c0ffee"),
+        ("git_dirty", "False"),
         ("attempt", "1"),
         ("worker", "cpu0"),
         ("host", "node1"),
@@ -38,11 +43,18 @@ def test_a_parameter_named_like_a_provenance_column_wins() -> None:
     assert list(row).index("device") < list(row).index("seed")
 
 
+def test_a_metric_may_be_called_like_what_is_captured_and_wins() -> None:
+    task = a_task()
+    row = row_for(task, check_result(task, {"git_commit": "mine"}), RUN)
+    assert row["git_commit"] == "mine"
+    assert list(row)[-1] == "duration_s"
+
+
 def test_a_twin_gets_the_row_under_its_own_name() -> None:
     done, twin = a_task(lr=0.1), a_task(lr=0.1, phase="exp2", axes=("lr",))
     row = a_row(done, test_acc=0.5)[1] | {"other_phase_axis": "", "note": "by hand"}
     copy = copied_row(done, twin, row)
-    assert copy == a_row(twin, test_acc=0.5)[1] | {"note": "by hand"}
+    assert copy == {n: c for n, c in a_row(twin, test_acc=0.5)[1].items() if c} | {"note": "by hand"}
     assert list(copy)[-1] == "duration_s"
 
 

@@ -25,8 +25,7 @@ from benchmarks.chaos.fast import HOST_VARIABLE, WALL_VARIABLE
 from benchmarks.chaos.plan import Seat
 from benchmarks.chaos.relay import Relay
 from benchmarks.harness import PROJECT
-from distexp.manager import DEFAULT_CONFIGS
-from distexp.sweep import Sweep
+from distexp.sweep import DEFAULT_CONFIGS, Sweep
 from distexp.task import Task
 from distexp.trust import TOKEN_VARIABLE
 from distexp.workdir import Workdir

@@ -1,0 +1,78 @@
+"""When the user's own commands run: a task has failed, the sweep has ended.
+
+Opens `entry`, `hooks`, `task_queue`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from distexp.entry import State
+from distexp.hooks import Hooks, parse_hook
+from distexp.task_queue import TaskQueue
+
+
+@dataclass(frozen=True)
+class Commands:
+    """The words of each command; none where the user gave none."""
+
+    on_finish: list[str]
+    on_failure: list[str]
+
+    @classmethod
+    def parse(cls, on_finish: str | None, on_failure: str | None) -> "Commands":
+        """Return the commands of the command line.
+
+        Raises:
+            UserError: One is malformed.
+        """
+        return cls(parse_hook("--on-finish", on_finish), parse_hook("--on-failure", on_failure))
+
+
+class Alerts:
+    """Compares the queue with how it was at the last look.  For the manager's thread."""
+
+    def __init__(
+        self,
+        queue: TaskQueue,
+        commands: Commands,
+        figures: Callable[[], Mapping[str, object]],
+        workdir: Path,
+    ) -> None:
+        """Take the queue as it is: what failed or ended under an earlier manager is no news.
+
+        Args:
+            figures: How far the sweep is; every command is told, and the folder as well.
+        """
+        self._queue, self._commands, self._hooks = queue, commands, Hooks()
+        self._status, self._workdir = figures, workdir
+        self._failed = {entry.task.key for entry in queue.entries(State.FAILED)}
+        self._was_over = queue.is_over()
+
+    def look(self) -> None:
+        """Run the commands for what has happened since."""
+        if self._queue.counts()[State.FAILED] != len(self._failed):
+            entries = self._queue.entries(State.FAILED)
+            for entry in entries:
+                if entry.task.key not in self._failed:
+                    about = {
+                        "task_id": entry.task.task_id,
+                        "phase": entry.task.phase,
+                        "cause": entry.cause,
+                        "error": entry.error,
+                        "attempts": entry.attempts,
+                        "worker": entry.last_worker,
+                    }
+                    self._hooks.run(self._commands.on_failure, {**self._figures(), **about})
+            self._failed = {entry.task.key for entry in entries}
+        is_over = self._queue.is_over()
+        if is_over and not self._was_over:
+            self._hooks.run(self._commands.on_finish, self._figures())
+        self._was_over = is_over
+
+    def _figures(self) -> dict[str, object]:
+        return {**self._status(), "workdir": self._workdir}
+
+    def close(self) -> None:
+        """Let what waits run."""
+        self._hooks.close()

@@ -1,0 +1,331 @@
+"use strict";
+(() => {
+  const report = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  const PAGE = 50;
+
+  // -- small things: every text of a row enters the page by textContent alone
+
+  function make(tag, attributes = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (name === "class") element.className = value;
+      else element.setAttribute(name, value);
+    }
+    element.append(...children.filter((child) => child !== null).map((child) => child instanceof Node ? child : String(child)));
+    return element;
+  }
+
+  const shown = (value) => {
+    if (value === null || value === undefined) return "";
+    if (typeof value !== "number") return value;
+    if (Number.isInteger(value)) return String(value);
+    const size = Math.abs(value);
+    return size >= 1e-3 && size < 1e6 ? String(+value.toPrecision(5)) : value.toExponential(3);
+  };
+  const count = (number) => number.toLocaleString("en-US");
+  const time = (seconds) => {
+    if (seconds < 100) return `${+seconds.toPrecision(2)} s`;
+    if (seconds < 6000) return `${Math.round(seconds / 60)} min`;
+    return seconds < 172800 ? `${(seconds / 3600).toFixed(1)} h` : `${(seconds / 86400).toFixed(1)} d`;
+  };
+  // plotly reads some HTML in its texts
+  const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+  const clipped = (text) => plain(text.length > 16 ? `${text.slice(0, 15)}…` : text);
+  const table = (heads, rows) => make("table", {},
+    make("thead", {}, make("tr", {}, ...heads.map(([head, isNumber]) => make("th", isNumber ? { class: "number" } : {}, head)))),
+    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map((cell, at) =>
+      cell instanceof Node && cell.tagName === "TD" ? cell : make("td", heads[at][1] ? { class: "number" } : {}, cell))))));
+
+  // -- what is chosen
+
+  let metric = report.metric;
+  let best = report.lower.includes(metric) ? "lowest" : "highest";
+  const choice = byId("metric");
+  for (const name of report.metrics) choice.append(make("option", { value: name }, name));
+  if (metric !== null) choice.value = metric;
+  else document.querySelector(".controls").hidden = true;
+  byId("best").value = best;
+  choice.addEventListener("change", () => {
+    metric = choice.value;
+    best = byId("best").value = report.lower.includes(metric) ? "lowest" : "highest";
+    showPhases();
+  });
+  byId("best").addEventListener("change", () => { best = byId("best").value; showPhases(); });
+
+  // -- charts, drawn when they come into sight
+
+  const pending = new Map();
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting || !pending.has(entry.target)) continue;
+      pending.get(entry.target)();
+      pending.delete(entry.target);
+      watcher.unobserve(entry.target);
+    }
+  }, { rootMargin: "300px" });
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  function layout(x, y) {
+    const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, automargin: true, fixedrange: true, ticklabeloverflow: "allow" };
+    return {
+      margin: { l: 52, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--quiet") },
+      showlegend: false, hovermode: "closest", hoverlabel: { align: "left" },
+      xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
+    };
+  }
+  const CONFIG = { displayModeBar: false, responsive: true };
+
+  function chart(title, draw) {
+    const plot = make("div", { class: "plot" });
+    pending.set(plot, () => draw(plot));
+    watcher.observe(plot);
+    return make("div", { class: "chart" }, make("h3", {}, title), plot);
+  }
+
+  // whether the values are more evenly apart in their logarithms, as in 1, 2, 4, 8
+  function isGeometric(numbers) {
+    const sorted = [...new Set(numbers)].sort((a, b) => a - b);
+    if (sorted.length < 3 || sorted[0] <= 0) return false;
+    const spread = (list) => {
+      const steps = list.slice(1).map((each, at) => each - list[at]);
+      return Math.max(...steps) / Math.min(...steps);
+    };
+    return spread(sorted.map(Math.log)) < spread(sorted);
+  }
+
+  function lineChart(axis, points) {
+    const values = points.map(([at]) => axis.values[at]);
+    const means = points.map(([, [mean]]) => mean);
+    const halves = points.map(([, [, half]]) => half ?? 0);
+    const words = points.map(([at, [mean, half, seeds]]) => `${plain(axis.name)} = ${clipped(axis.values[at])}<br>` +
+      `${plain(metric)} ${shown(mean)}${half === null ? "" : ` ± ${shown(half)}`}<br>${seeds} seed${seeds === 1 ? "" : "s"}`);
+    return (plot) => {
+      const numbers = values.map(Number);
+      const isLog = axis.numeric && isGeometric(numbers);
+      const few = points.length <= 12;
+      const ticks = few ? { tickmode: "array", tickvals: axis.numeric ? numbers : values.map((_, at) => at), ticktext: values.map(clipped) } : {};
+      const x = axis.numeric ? numbers : values.map((_, at) => at);
+      const order = axis.numeric ? x.map((_, at) => at).sort((a, b) => x[a] - x[b]) : x.map((_, at) => at);
+      const sorted = (list) => order.map((at) => list[at]);
+      const trace = {
+        x: sorted(x), y: sorted(means), text: sorted(words), hoverinfo: "text", type: "scatter",
+        mode: axis.numeric ? "lines+markers" : "markers",
+        line: { color: colour("--accent"), width: 2 }, marker: { color: colour("--accent"), size: 8 },
+        error_y: { type: "data", array: sorted(halves), color: colour("--accent"), thickness: 1.5, width: 5 },
+      };
+      const isWide = !axis.numeric ? { range: [-0.5, values.length - 0.5] } : {};
+      Plotly.newPlot(plot, [trace], layout(
+        { title: { text: plain(axis.name), standoff: 8 }, type: isLog ? "log" : "linear", ...ticks, ...isWide },
+        { title: { text: plain(metric), standoff: 8 } }), CONFIG);
+    };
+  }
+
+  function heatMap(right, up, z) {
+    return (plot) => {
+      const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
+      const cells = right.values.length * up.values.length;
+      const trace = {
+        type: "heatmap", z, x: right.values.map((_, at) => at), y: up.values.map((_, at) => at), xgap: 2, ygap: 2,
+        colorscale: isDark ? [[0, "#1d2b45"], [0.5, "#3f72c4"], [1, "#d4e5ff"]] : [[0, "#e6effc"], [0.5, "#6f9fe6"], [1, "#123f8c"]],
+        colorbar: { thickness: 10, outlinewidth: 0, len: 1 }, hoverongaps: false, hoverinfo: "text",
+        hovertext: z.map((row, y) => row.map((mean, x) => mean === null ? "" :
+          `${plain(right.name)} = ${clipped(right.values[x])}<br>${plain(up.name)} = ${clipped(up.values[y])}<br>${plain(metric)} ${shown(mean)}`)),
+      };
+      if (cells <= 40) {
+        trace.texttemplate = "%{text}";
+        trace.text = z.map((row) => row.map((mean) => mean === null ? "" : String(+mean.toPrecision(3))));
+      }
+      const ticks = (axis) => axis.values.length <= 20 ? { tickmode: "array", tickvals: axis.values.map((_, at) => at), ticktext: axis.values.map(clipped) } : {};
+      Plotly.newPlot(plot, [trace], layout(
+        { title: { text: plain(right.name), standoff: 8 }, ...ticks(right), showgrid: false },
+        { title: { text: plain(up.name), standoff: 8 }, ...ticks(up), showgrid: false }), CONFIG);
+    };
+  }
+
+  // -- phases
+
+  function bestTable(phase, shownOf) {
+    const varied = phase.axes.map((axis, at) => [axis, at]).filter(([axis]) => axis.values.length > 1);
+    const heads = [["", true], [metric, true], ...varied.map(([axis]) => [axis.name, axis.numeric]), ["seeds", true]];
+    const rows = shownOf[best].map(([place, [mean, half, seeds]], rank) => [
+      rank + 1,
+      make("td", { class: "number" }, shown(mean), half === null ? null : make("span", { class: "half" }, ` ± ${shown(+half.toPrecision(2))}`)),
+      ...varied.map(([axis, at]) => axis.values[place[at]]), seeds]);
+    return make("div", { class: "scroll" }, table(heads, rows));
+  }
+
+  function phaseCard(phase) {
+    const card = make("section", { class: "card", id: `phase-${phase.name}` }, make("h2", {}, phase.name),
+      make("p", { class: "quiet" }, `${count(phase.complete)} of ${count(phase.tasks)} tasks complete · ${time(phase.seconds)} · `,
+        make("code", {}, phase.experiment), ` · ${phase.where}`));
+    const shownOf = phase.shown[metric];
+    if (!shownOf) {
+      card.append(make("p", { class: "quiet" }, phase.complete ? `No row of this phase has a number in ${metric}.` : "No row yet."));
+      return card;
+    }
+    card.append(make("p", { class: "quiet" }, "Means; bars and ± are 95 % intervals over seeds."));
+    const charts = make("div", { class: "charts" });
+    for (const [at, points] of shownOf.axes)
+      charts.append(chart(`${metric} by ${phase.axes[at].name}`, lineChart(phase.axes[at], points)));
+    for (const [right, up, z] of shownOf.maps)
+      charts.append(chart(`${metric} by ${phase.axes[right].name} and ${phase.axes[up].name}`, heatMap(phase.axes[right], phase.axes[up], z)));
+    card.append(charts, make("h3", {}, `Best combinations: ${best} mean ${metric}`), bestTable(phase, shownOf));
+    return card;
+  }
+
+  function showPhases() {
+    for (const plot of document.querySelectorAll("#phases .plot")) Plotly.purge(plot);
+    pending.clear();
+    watcher.disconnect();
+    byId("phases").replaceChildren(...report.phases.map(phaseCard));
+  }
+
+  // -- totals, failures, time, rows that do not count
+
+  function showTotals() {
+    const { tasks, complete, seconds } = report.totals;
+    const failed = report.failures.filter((each) => each.state === "failed").length;
+    const tiles = [[count(tasks), "tasks"], [tasks ? `${(100 * complete / tasks).toFixed(complete === tasks ? 0 : 1)} %` : "–", `complete (${count(complete)})`],
+      [count(failed), "failed", failed > 0], [count(tasks - complete), "without a row"], [time(seconds), "of computing"]];
+    byId("tiles").append(...tiles.map(([value, label, isBad]) => make("div", { class: isBad ? "tile bad" : "tile" }, make("b", {}, value), make("span", {}, label))));
+  }
+
+  function fill(id, ...tables) {
+    const section = byId(id);
+    section.hidden = false;
+    section.querySelectorAll(".scroll").forEach((place, at) => { if (tables[at]) place.append(tables[at]); });
+  }
+
+  function showRest() {
+    if (report.failures.length) {
+      fill("failures", table([["task"], ["state"], ["cause"], ["attempts", true], ["error"]], report.failures.slice(0, 500).map((each) => {
+        const lines = each.error.split("\n");
+        const last = lines[lines.length - 1];
+        const more = make("details", {}, make("summary", {}, last), make("pre", {}, each.error));
+        return [each.task, each.state, each.cause, each.attempts, make("td", { class: "error" }, lines.length > 1 ? more : last)];
+      })));
+    }
+    if (report.workers.length) {
+      fill("time",
+        table([["phase"], ["rows", true], ["time", true], ["each", true]], report.phases.map((phase) =>
+          [phase.name, count(phase.complete), time(phase.seconds), phase.complete ? time(phase.seconds / phase.complete) : ""])),
+        table([["worker"], ["host"], ["device"], ["rows", true], ["time", true]], report.workers.map(([worker, host, device, rows, seconds]) =>
+          [worker, host, device, count(rows), time(seconds)])));
+    }
+    if (report.problems.length) {
+      fill("problems", table([["file"], ["line", true], ["reason"], ["rows", true]], report.problems.map(([file, line, reason, rows]) =>
+        [file, line, reason, count(rows)])));
+    }
+  }
+
+  // -- the table of all rows: a page of it at a time
+
+  const columns = report.columns.map((column) => ({ ...column, at: column.numbers ? null : column.at ?? Array.from({ length: report.rows }, (_, row) => row), filter: "" }));
+  const value = (column, row) => column.numbers ? column.numbers[row] : column.texts[column.at[row]];
+  let order = Uint32Array.from({ length: report.rows }, (_, row) => row);
+  let kept = order;
+  let sorted = null;
+  let page = 0;
+
+  function matcher(column) {
+    const text = column.filter.trim();
+    const [, sign, rest] = /^(<=|>=|<|>|=|!=)?\s*(.*)$/s.exec(text);
+    const bound = Number(rest);
+    const isOrder = sign && sign !== "=" && sign !== "!=";
+    if (isOrder && rest === "") return null;  // still being typed
+    if (isOrder && !Number.isNaN(bound)) {
+      const holds = { "<": (a) => a < bound, ">": (a) => a > bound, "<=": (a) => a <= bound, ">=": (a) => a >= bound }[sign];
+      return (cell) => cell !== null && cell !== "" && holds(Number(cell));
+    }
+    if (sign && !isOrder) {
+      const isEqual = (cell) => cell !== null && (String(cell) === rest || (rest !== "" && typeof cell === "number" && cell === bound));
+      return sign === "=" ? isEqual : (cell) => !isEqual(cell);
+    }
+    const part = text.toLowerCase();
+    return part === "" ? null : (cell) => cell !== null && String(cell).toLowerCase().includes(part);
+  }
+
+  function filterRows() {
+    kept = order;
+    for (const column of columns) {
+      const test = matcher(column);
+      if (!test) continue;
+      if (column.numbers) kept = kept.filter((row) => test(column.numbers[row]));
+      else {
+        const passes = column.texts.map(test);  // each different text once
+        kept = kept.filter((row) => passes[column.at[row]]);
+      }
+    }
+    page = 0;
+    showRows();
+  }
+
+  function sortRows(column) {
+    const isSame = sorted && sorted.column === column;
+    sorted = { column, sign: isSame ? -sorted.sign : 1 };
+    const ranks = new Float64Array(report.rows);
+    const texts = column.numbers ? null : column.texts.map((text, at) => [text, at]).sort((a, b) => a[0].localeCompare(b[0], "en", { numeric: true }));
+    if (texts) {
+      const places = new Float64Array(texts.length);
+      texts.forEach(([text, at], rank) => { places[at] = text === "" ? NaN : rank; });
+      for (let row = 0; row < report.rows; row++) ranks[row] = places[column.at[row]];
+    } else for (let row = 0; row < report.rows; row++) ranks[row] = typeof column.numbers[row] === "number" ? column.numbers[row] : NaN;
+    order = Uint32Array.from({ length: report.rows }, (_, row) => row).sort((a, b) => {
+      const x = ranks[a], y = ranks[b];
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y) || a - b;  // empty ones last
+      return sorted.sign * (x - y) || a - b;
+    });
+    filterRows();
+    showHead();
+  }
+
+  const visible = () => columns.filter((column) => !column.constant || byId("constant").checked || column.filter);
+
+  function showHead() {
+    const names = make("tr"), filters = make("tr");
+    for (const column of visible()) {
+      const isSorted = sorted && sorted.column === column;
+      const button = make("button", { type: "button" }, column.name, isSorted ? (sorted.sign > 0 ? " ▲" : " ▼") : "");
+      button.addEventListener("click", () => sortRows(column));
+      names.append(make("th", { class: column.numbers ? "number" : "", "aria-sort": isSorted ? (sorted.sign > 0 ? "ascending" : "descending") : "none" }, button));
+      const input = make("input", { type: "search", "aria-label": `Filter ${column.name}`, placeholder: "filter", "data-column": column.name });
+      input.value = column.filter;
+      input.addEventListener("input", () => { column.filter = input.value; filterRows(); });
+      filters.append(make("th", { class: "filter" }, input));
+    }
+    document.querySelector("#table thead").replaceChildren(names, filters);
+  }
+
+  function showRows() {
+    const pages = Math.max(1, Math.ceil(kept.length / PAGE));
+    page = Math.min(Math.max(page, 0), pages - 1);
+    const chosen = visible();
+    document.querySelector("#table tbody").replaceChildren(...Array.from(kept.subarray(page * PAGE, (page + 1) * PAGE), (row) =>
+      make("tr", {}, ...chosen.map((column) => {
+        const cell = value(column, row);
+        return make("td", { class: column.numbers ? "number" : "", title: cell ?? "" }, shown(cell));
+      }))));
+    byId("count").textContent = kept.length === report.rows ? `${count(report.rows)} rows` : `${count(kept.length)} of ${count(report.rows)} rows`;
+    byId("page").textContent = `${count(page + 1)} / ${count(pages)}`;
+    byId("back").disabled = page === 0;
+    byId("next").disabled = page === pages - 1;
+  }
+
+  byId("back").addEventListener("click", () => { page -= 1; showRows(); });
+  byId("next").addEventListener("click", () => { page += 1; showRows(); });
+  byId("constant").addEventListener("change", () => { showHead(); showRows(); });
+
+  // -- all of it
+
+  showTotals();
+  showPhases();
+  showRest();
+  showHead();
+  showRows();
+  for (const section of document.querySelectorAll("main section[id]:not(#tiles):not([hidden])"))
+    byId("nav").append(make("a", { href: `#${encodeURIComponent(section.id)}` }, section.querySelector("h2").textContent));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showPhases);
+  document.documentElement.dataset.ready = "yes";
+})();
