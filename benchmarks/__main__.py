@@ -29,6 +29,7 @@ from benchmarks import (
     thousand,
     tls,
     trainings,
+    view,
 )
 from benchmarks.figures import Figure, table
 from benchmarks.report import draw, save
@@ -50,6 +51,7 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "html_report": html_report.measure,
     "restart": restart.measure,
     "tls": tls.measure,
+    "view": view.measure,
 }
 CHECKS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
     "fuzz_wire": fuzz_wire.check,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from distexp.task import Task, Value, canonical
 
-ROUNDS = 12  # of fitting; factors of a crossed grid are exact after one, others settle by then
+ROUNDS = 8  # of fitting; factors of a crossed grid are exact after one, others settle by then
 MAX_TREND = 16.0  # by how much a value that nobody has seen may differ from those seen, whatever their trend
 
 Facts = Mapping[str, Value]  # name of a parameter -> its value, as something to look up
