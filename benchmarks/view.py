@@ -6,6 +6,7 @@ A minute of it is played: a view a second, drawn, and a forecast made anew as of
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -64,8 +65,12 @@ def _busy(now_s: list[float]) -> Control:
 
 
 def _work(queue: TaskQueue, roster: Roster, pace: Pace, number: int, *, is_last: bool) -> None:
-    about = {"worker_id": f"gpu{number % 8}", "instance": str(number), "host": f"box{number // 8}"}
-    device = {"device": "NVIDIA H100 80GB HBM3", "heartbeat_s": 15.0}
+    about: dict[str, Any] = {
+        "worker_id": f"gpu{number % 8}",
+        "instance": str(number),
+        "host": f"box{number // 8}",
+    }
+    device: dict[str, Any] = {"device": "NVIDIA H100 80GB HBM3", "heartbeat_s": 15.0}
     lease = queue.lend(roster.introduce(wire.RequestTask(**about, **device), number).borrower)
     assert lease is not None
     progress = wire.Progress(step=30, total=300, metrics={"loss": 0.123456, "test_acc": 0.91})
