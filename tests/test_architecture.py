@@ -88,7 +88,7 @@ DOORS = {
     "commands.init": "errors",
     "commands.logs": "commands.asking entry protocol",
     "commands.pause": "commands.asking protocol",
-    "commands.plan": "collector config expand plan survey sweep",
+    "commands.plan": "collector config expand plan survey sweep wording",
     "commands.report": "client collector config disk errors expand host journal protocol report report_page "
     "survey sweep task trust workdir",
     "commands.requeue": "commands.asking protocol",

