@@ -14,7 +14,7 @@ from distexp.expand import expand
 def test_the_first_sweep_can_be_expanded_and_its_experiment_runs(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     assert init.main(["--workdir", str(folder)]) == 0
-    tasks = expand(load_configs([Path("configs/config_exp*.yaml")], folder))
+    tasks = [point.task for point in expand(load_configs([Path("configs/config_exp*.yaml")], folder))]
     assert len(tasks) == 18
     assert {task.experiment for task in tasks} == {"my_experiment:run"}
     source = (folder / "my_experiment.py").read_text(encoding="utf-8")
