@@ -149,9 +149,10 @@ def _canonical_where(request: wire.Tasks) -> dict[str, str]:
 
 
 def _matches(entry: Entry, request: wire.Tasks, where: Mapping[str, str]) -> bool:
-    held = {"seed": entry.task.seed, **entry.task.config}
-    return (
-        request.state in (None, entry.state.value)
-        and request.phase in (None, entry.task.phase)
-        and all(name in held and canonical(held[name]) == value for name, value in where.items())
-    )
+    if request.state not in (None, entry.state.value) or request.phase not in (None, entry.planned.phase):
+        return False
+    if not where:
+        return True  # without the task spelled out: there may be a million
+    task = entry.task
+    held = {"seed": task.seed, **task.config}
+    return all(name in held and canonical(held[name]) == value for name, value in where.items())

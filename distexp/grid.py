@@ -43,6 +43,11 @@ class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
     key: str
 
     @property
+    def phase(self) -> str:
+        """Its phase."""
+        return self.grid.phase
+
+    @property
     def seed(self) -> int:
         """Its seed."""
         return self.grid.seeds[self.number % len(self.grid.seeds)]
@@ -72,9 +77,7 @@ class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
         )
 
 
-Planned = (
-    Task | GridPoint
-)  # a task of the sweep; `key`, `task_id`, `output_dir` and `task` of it may be asked
+Planned = Task | GridPoint  # a task of the sweep: either has `key`, `task_id`, `phase`, `output_dir`, `task`
 
 
 def twins_among(tasks: Sequence[Planned]) -> dict[str, list[str]]:

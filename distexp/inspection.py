@@ -44,7 +44,7 @@ class Inspection:
             Hand(each.name, each.memory_mib, "drained" if each.drained else self._roster.refusal(each))
             for each in connected
         ]
-        twin, before = self._queue.place(entry.task.key)
+        twin, before = self._queue.place(entry.key)
         return Surroundings(self._queue.now_s(), is_paused, hands, twin, before)
 
     def logs(self, request: wire.Logs) -> wire.LogsReply:
@@ -76,13 +76,14 @@ class Inspection:
 
 def describe(entry: Entry) -> dict[str, Value]:
     """Return a task as `tasks` and `show` tell of it."""
+    task = entry.task
     return {
-        "task_id": entry.task.task_id,
-        "key": entry.task.key,
-        "phase": entry.task.phase,
-        "config": entry.task.config,
-        "seed": entry.task.seed,
-        "output_dir": entry.task.output_dir,
+        "task_id": task.task_id,
+        "key": task.key,
+        "phase": task.phase,
+        "config": task.config,
+        "seed": task.seed,
+        "output_dir": task.output_dir,
         "state": entry.state.value,
         "attempts": entry.attempts,
         "failures": entry.failures,
