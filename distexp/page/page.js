@@ -53,7 +53,7 @@
   });
   byId("best").addEventListener("change", () => { best = byId("best").value; showPhases(); });
 
-  // -- charts, drawn when they come into sight
+  // -- charts, drawn when plotly is there (tables do not wait for its 5 MB) and they come into sight
 
   const pending = new Map();
   const watcher = new IntersectionObserver((entries) => {
@@ -64,6 +64,8 @@
       watcher.unobserve(entry.target);
     }
   }, { rootMargin: "300px" });
+
+  window.addEventListener("plotly", () => { for (const plot of pending.keys()) watcher.observe(plot); });
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   function layout(x, y) {
@@ -80,7 +82,7 @@
   function chart(title, draw) {
     const plot = make("div", { class: "plot" });
     pending.set(plot, () => draw(plot));
-    watcher.observe(plot);
+    if (window.Plotly) watcher.observe(plot);
     return make("div", { class: "chart" }, make("h3", {}, title), plot);
   }
 
@@ -176,7 +178,7 @@
   }
 
   function showPhases() {
-    for (const plot of document.querySelectorAll("#phases .plot")) Plotly.purge(plot);
+    for (const plot of document.querySelectorAll("#phases .js-plotly-plot")) Plotly.purge(plot);
     pending.clear();
     watcher.disconnect();
     byId("phases").replaceChildren(...report.phases.map(phaseCard));
