@@ -93,7 +93,7 @@ DOORS = {
     "survey sweep task trust workdir",
     "commands.requeue": "commands.asking protocol",
     "commands.resume": "commands.asking protocol",
-    "commands.show": "commands.asking protocol wording",
+    "commands.show": "commands.asking protocol rows wording",
     "commands.status": "commands.asking protocol",
     "commands.tasks": "commands.asking entry protocol task",
     "commands.watch": "client commands.asking errors logs protocol screen wording",

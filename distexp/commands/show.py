@@ -1,6 +1,6 @@
 """`show TASK`: everything about one task, and why it is not running.
 
-Opens `commands.asking`, `protocol`, `wording`.
+Opens `commands.asking`, `protocol`, `rows`, `wording`.
 """
 
 import argparse
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from distexp.commands.asking import DONE, ask, parser_of, say
 from distexp.protocol import Show, ShowReply
+from distexp.rows import CAPTURED, IDENTITY, PROVENANCE
 from distexp.wording import duration_text, number_text
 
 
@@ -36,17 +37,7 @@ def describe(reply: ShowReply) -> str:
         when, where = row.get("started_utc", "?"), row.get("worker", "?")
         lines.append(f"  took        {row['duration_s']} s, from {when}, on {where}")
     if row:
-        known = {
-            "phase",
-            "task_id",
-            *values,
-            "attempt",
-            "worker",
-            "host",
-            "device",
-            "started_utc",
-            "duration_s",
-        }
+        known = {*IDENTITY, *values, *CAPTURED, *PROVENANCE}
         lines.append("  result      " + ", ".join(f"{n}={v}" for n, v in row.items() if n not in known))
     if task["error"]:
         lines += [f"  error       ({task['cause']})", *[f"    {line}" for line in task["error"].splitlines()]]
