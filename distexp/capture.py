@@ -54,5 +54,6 @@ def of_process() -> dict[str, Any]:
     facts: dict[str, Any] = {"torch_version": str(getattr(torch, "__version__", ""))}
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_initialized():
-        facts["peak_gpu_mib"] = round(cuda.max_memory_reserved() / _BYTES_PER_MIB)
+        with contextlib.suppress(RuntimeError):  # a memory allocator of the user's that does not count
+            facts["peak_gpu_mib"] = round(cuda.max_memory_reserved() / _BYTES_PER_MIB)
     return facts

@@ -27,7 +27,7 @@ import msgspec
 
 from distexp import capture
 from distexp.context import Context
-from distexp.curves import Curves, import_board
+from distexp.curves import Curves, block_board, import_board
 from distexp.entry import Cause
 from distexp.errors import TaskStopped, one_line
 from distexp.process_tree import detach, end_descendants, end_own_tree
@@ -238,7 +238,10 @@ def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Broke |
         warmed = guarded(lambda: warm_up(warm_up_device))
         if isinstance(warmed, Broke):
             print(f"{module_name}.warm_up failed: {warmed.error}", file=sys.stderr, flush=True)
-    import_board()  # ahead of need
+    board = guarded(import_board)  # ahead of need
+    if isinstance(board, Broke):  # a TensorBoard that does not fit costs no task
+        print(f"no curves for TensorBoard: {board.error}", file=sys.stderr, flush=True)
+        block_board()
     return loaded
 
 
@@ -280,9 +283,11 @@ def _users_place(error: BaseException, trace: TracebackType | None) -> str:
     places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(trace)]
     if isinstance(error, SyntaxError):
         places.append((error.filename or "", error.lineno or 0))
-    for name, line in reversed(places):
-        path = Path(name)
-        is_installed = "site-packages" in path.parts or OWN_FOLDER in path.parents
-        if path.is_relative_to(Path.cwd()) and not is_installed:
-            return f"{path.relative_to(Path.cwd()).as_posix()}:{line}"
+    with contextlib.suppress(OSError):  # the experiment has left for a folder that is gone
+        folder = Path.cwd()
+        for name, line in reversed(places):
+            path = Path(name)
+            is_installed = "site-packages" in path.parts or OWN_FOLDER in path.parents
+            if path.is_relative_to(folder) and not is_installed:
+                return f"{path.relative_to(folder).as_posix()}:{line}"
     return ""

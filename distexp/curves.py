@@ -134,6 +134,11 @@ def import_board() -> Any:
         return None
 
 
+def block_board() -> None:
+    """Let `import_board` find none from now on: it has failed in a way of its own."""
+    sys.modules[BOARD] = None  # type: ignore[assignment]  # Python's own sign for a module not to be imported
+
+
 def _open_board(folder: Path, first_step: int) -> Any:
     board = import_board()
     return None if board is None else board.open_board(folder, first_step)

@@ -123,14 +123,14 @@ class Endings:
         same = [
             each
             for each in self._queue.entries()
-            if each.task.phase == task.phase and each.task.experiment == task.experiment
+            if each.planned.phase == task.phase and each.task.experiment == task.experiment
         ]
         if any(each.state is State.FAILED and each.cause == Cause.IMPORT for each in same):
             self._queue.cancel(task.key, cause=Cause.IMPORT, error=error)  # the phase has ended, all know why
             return True
         if not self._charge(request, entry, worker, why, retry=False):
             return False
-        left = [each.task.key for each in same if each.state is State.PENDING]
+        left = [each.key for each in same if each.state is State.PENDING]
         ended = sum(self._queue.cancel(key, cause=Cause.IMPORT, error=error) for key in left)
         log.error("Phase %s ended: %s (%d more tasks cancelled)", task.phase, error, ended)
         return True
@@ -177,7 +177,8 @@ class Endings:
         before = self._queue.complete(key)
         if before is None:
             return
-        self._pace.completed(before.task, before.lease)
+        if before.lease is not None:  # at a start, a million tasks need not be spelled out
+            self._pace.completed(before.lease.task, before.lease)
         worker = self._reporters.get(key) or (before.lease.borrower if before.lease else None)
         if worker is not None:
             self._roster.completed(worker, before.task)

@@ -44,7 +44,8 @@ class Inspection:
             Hand(each.name, each.memory_mib, "drained" if each.drained else self._roster.refusal(each))
             for each in connected
         ]
-        twin, before = self._queue.place(entry.key)
+        is_pending = entry.state is State.PENDING
+        twin, before = self._queue.place(entry.key) if is_pending else (None, 0)
         return Surroundings(self._queue.now_s(), is_paused, hands, twin, before)
 
     def logs(self, request: wire.Logs) -> wire.LogsReply:

@@ -86,10 +86,8 @@ class Ledger:
             return book.file.bookmark if task.key in book.index else None
 
     def find(self, task: Task) -> dict[str, str] | None:
-        """Return the task's row, from a full read of its file."""
-        book = self._book(task.output_dir)
-        with book.lock:
-            return book.file.find(task)
+        """Return the task's row, from a full read of its file; nobody waits for that."""
+        return self._book(task.output_dir).file.find(task)
 
     def path(self, task: Task) -> Path:
         """Return the file in which this task's row belongs."""

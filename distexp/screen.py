@@ -6,7 +6,7 @@ The view is asked for outside of any lock of the terminal's: whoever holds the q
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -37,13 +37,15 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.stop()
+        with suppress(OSError, ValueError):
+            self._live.stop()
 
     def show(self, view: ViewReply, note: str = "", share: float = 1.0) -> None:
         """Draw a view in place of the last one, on at most this share of the terminal's lines."""
         width, height = self._console.size
         lines = max(MIN_LINES, int(share * (height - 1)))
-        self._live.update(render(view, width, lines, note), refresh=True)
+        with suppress(OSError, ValueError):  # the terminal is gone, or cannot show these characters
+            self._live.update(render(view, width, lines, note), refresh=True)
 
     @contextmanager
     def following(self, view: Callable[[], ViewReply | None]) -> Iterator[None]:

@@ -211,7 +211,7 @@ def _cut(text: str, width: int, keeps_end: bool) -> str:
         return text
     if not keeps_end:
         return set_cell_size(text, width - 1) + "…"
-    while cell_len(text) > width - 1:
+    while text and cell_len(text) > width - 1:
         text = text[1:]
     return f"…{text}"
 

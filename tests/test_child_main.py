@@ -102,6 +102,18 @@ def test_the_last_line_of_an_error_begins_with_the_users_own_line(
     assert outcome.error.splitlines()[-1].startswith(shown)
 
 
+def test_an_error_in_a_folder_that_is_gone_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    outcome = guarded(lambda: 1 / 0)
+    assert isinstance(outcome, Broke)
+    assert outcome.error.endswith("ZeroDivisionError: division by zero")
+
+
 def test_what_is_installed_in_the_working_folder_is_no_line_of_the_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,18 @@ def test_a_folder_called_tensorboard_is_not_the_program(
     assert capsys.readouterr().err == ""
 
 
+def test_a_tensorboard_that_failed_in_a_way_of_its_own_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    monkeypatch.setitem(sys.modules, curves.BOARD, sys)
+    assert curves.import_board() is sys
+    curves.block_board()
+    assert curves.import_board() is None
+    assert capsys.readouterr().err.startswith("warning: no curves for TensorBoard: ")
+
+
 TORCH = """
 import torch
 def run(params, context):
