@@ -170,6 +170,7 @@ class ExperimentManager:
         self._server.stop()
         log.info("Manager stopped at %s", self.service.status()["progress"])
         self._held.close()
+        self._alerts.look()  # the last report may have come after the last turn
         self._alerts.close()
         collector.take_back()
 

@@ -154,6 +154,20 @@ def test_a_report_of_no_rows_is_a_report_and_leaves_one_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["configs", "report.html"]
 
 
+def test_a_report_is_made_without_failures_where_they_cannot_be_had(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Folder(tmp_path)
+    folder.configure([1, 2])
+    with folder.serving() as manager:
+        journal = manager.workdir.journal
+    journal.write_bytes(b"no database at all, but long enough to be looked at as one" * 100)
+    assert command.main(["--workdir", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"warning: the report lists no failures: {journal}: ")
+    assert shown.out == f"Wrote {tmp_path / 'report.html'}: 0 of 2 tasks complete\n"
+
+
 def test_a_report_that_cannot_be_written_is_one_line(folder: Folder) -> None:
     out = folder.root / "absent" / "report.html"
     with pytest.raises(UserError) as caught:
