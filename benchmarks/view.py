@@ -78,7 +78,8 @@ def _work(queue: TaskQueue, roster: Roster, pace: Pace, number: int, *, is_last:
     beat = wire.Heartbeat(**about, lease_id=lease.lease_id, key=lease.task.key, progress=progress, gpu=gpu)
     roster.introduce(beat, number)
     if not is_last and (before := queue.complete(lease.task.key)) is not None:
-        pace.completed(before.task, before.lease)
+        assert before.lease is not None
+        pace.completed(before.lease)
 
 
 def _minute(control: Control, now_s: list[float]) -> float:

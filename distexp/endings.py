@@ -178,7 +178,7 @@ class Endings:
         if before is None:
             return
         if before.lease is not None:  # at a start, a million tasks need not be spelled out
-            self._pace.completed(before.lease.task, before.lease)
+            self._pace.completed(before.lease)
         worker = self._reporters.get(key) or (before.lease.borrower if before.lease else None)
         if worker is not None:
             self._roster.completed(worker, before.task)

@@ -63,15 +63,13 @@ class Pace:
 
     # -- what happens --------------------------------------------------------------------------------------
 
-    def completed(self, task: Task, lease: Lease | None) -> None:
-        """Note that a task is complete, and under which lease; None: nobody's, the row was found."""
-        if lease is None:
-            return
+    def completed(self, lease: Lease) -> None:
+        """Note that the task of this lease is complete."""
         now_s = self._queue.now_s()
         with self._lock:
             self._done_s.append(now_s)
             if lease.since_s is not None:
-                self._keep(task, now_s - lease.since_s)
+                self._keep(lease.task, now_s - lease.since_s)
 
     def _keep(self, task: Task, seconds: float) -> None:
         """Keep a fair sample of all that was measured (algorithm R, Vitter 1985)."""

@@ -42,7 +42,8 @@ class Shop:
         lease, _ = self.busy.pop(worker)
         before = self.queue.complete(lease.task.key)
         assert before is not None
-        self.pace.completed(before.task, before.lease)
+        assert before.lease is not None
+        self.pace.completed(before.lease)
 
     def run(self, took_s: Callable[[Task], float], until: int) -> float:
         """Work until so many tasks are complete, or all; return the time that it took, in seconds."""
