@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distexp.entry import State
-from distexp.hooks import Hooks, parse_hook
+from distexp.hooks import Hooks, Words, parse_hook
 from distexp.task_queue import TaskQueue
 
 
@@ -16,8 +16,8 @@ from distexp.task_queue import TaskQueue
 class Commands:
     """The words of each command; none where the user gave none."""
 
-    on_finish: list[str]
-    on_failure: list[str]
+    on_finish: Words
+    on_failure: Words
 
     @classmethod
     def parse(cls, on_finish: str | None, on_failure: str | None) -> "Commands":
@@ -46,26 +46,28 @@ class Alerts:
         """
         self._queue, self._commands, self._hooks = queue, commands, Hooks()
         self._status, self._workdir = figures, workdir
-        self._failed = {entry.task.key for entry in queue.entries(State.FAILED)}
+        self._failed = {(entry.key, entry.attempts) for entry in queue.entries(State.FAILED)}
+        self._failed_ever = queue.failed_ever()
         self._was_over = queue.is_over()
 
-    def look(self) -> None:
-        """Run the commands for what has happened since."""
-        if self._queue.counts()[State.FAILED] != len(self._failed):
+    def look(self, *, has_ended: bool = False) -> None:
+        """Run the commands for what has happened since; the manager may end though tasks are left."""
+        if self._queue.failed_ever() != self._failed_ever:
+            self._failed_ever = self._queue.failed_ever()
             entries = self._queue.entries(State.FAILED)
             for entry in entries:
-                if entry.task.key not in self._failed:
+                if (entry.key, entry.attempts) not in self._failed:
                     about = {
-                        "task_id": entry.task.task_id,
-                        "phase": entry.task.phase,
+                        "task_id": entry.planned.task_id,
+                        "phase": entry.planned.phase,
                         "cause": entry.cause,
                         "error": entry.error,
                         "attempts": entry.attempts,
                         "worker": entry.last_worker,
                     }
                     self._hooks.run(self._commands.on_failure, {**self._figures(), **about})
-            self._failed = {entry.task.key for entry in entries}
-        is_over = self._queue.is_over()
+            self._failed = {(entry.key, entry.attempts) for entry in entries}
+        is_over = has_ended or self._queue.is_over()
         if is_over and not self._was_over:
             self._hooks.run(self._commands.on_finish, self._figures())
         self._was_over = is_over

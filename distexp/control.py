@@ -1,9 +1,9 @@
 """Looking at the sweep and steering it, by hand: status, workers, tasks, cancel, requeue, pause, drain.
 
-Opens `inspection`, `pace`, `protocol`, `task_queue`, `ledger`, `roster`, `workdir`.
+Opens `inspection`, `lookup`, `pace`, `protocol`, `task_queue`, `ledger`, `roster`, `workdir`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 
 import msgspec
@@ -13,12 +13,14 @@ from distexp.entry import Entry, State
 from distexp.errors import ProtocolError, UnknownTask
 from distexp.inspection import Inspection, describe
 from distexp.ledger import Ledger
+from distexp.lookup import Where
 from distexp.pace import Pace
 from distexp.roster import Roster
 from distexp.task import Value, canonical
 from distexp.task_queue import TaskQueue
 from distexp.workdir import Workdir
 
+METRICS, METRIC_CHARS = 8, 100  # of a worker in a view, and of one metric there
 BENCHED_BYTES = 200  # of names in a status: the whole has to stay below MAX_STATUS_BYTES
 
 
@@ -47,10 +49,8 @@ class Control:
             case wire.View():
                 return self.view()
             case wire.Tasks():
-                where = _canonical_where(request)
-                found = [entry for entry in self._queue.entries() if _matches(entry, request, where)]
-                page = found[request.offset : request.offset + wire.PAGE]
-                return wire.TasksReply(tasks=[describe(entry) for entry in page], total=len(found))
+                page, total = self._queue.page(_accepted(request), request.offset, wire.PAGE)
+                return wire.TasksReply(tasks=[describe(entry) for entry in page], total=total)
             case wire.Show():
                 return self._inspection.show(request, is_paused=self.is_paused)
             case wire.Logs():
@@ -99,7 +99,7 @@ class Control:
             per_hour=forecast.per_hour,
             eta_s=forecast.eta_s,
             why_no_eta="paused" if self.is_paused else forecast.why_no_eta,
-            workers=workers[: wire.PAGE],
+            workers=[{**each, "metrics": _short(each["metrics"])} for each in workers[: wire.PAGE]],
             failures=[asdict(failure) for failure in self._pace.failures()],
         )
 
@@ -134,25 +134,26 @@ class Control:
             self._queue.key_of(task_id) for task_id in request.tasks
         ]:  # all known, or none is touched
             yield self._queue.requeue(key)
-        for entry in self._queue.entries() if request.failed or request.missing else ():
-            if request.failed and entry.state is State.FAILED:
-                yield self._queue.requeue(entry.key)
-            if request.missing and entry.state is State.COMPLETE and self._ledger.find(entry.task) is None:
-                yield self._queue.readmit(entry.key)
+        for entry in self._queue.entries(State.FAILED) if request.failed else ():
+            yield self._queue.requeue(entry.key)
+        if request.missing:
+            complete = [entry.planned for entry in self._queue.entries(State.COMPLETE)]
+            yield from map(self._queue.readmit, self._ledger.without_row(complete))
 
 
-def _canonical_where(request: wire.Tasks) -> dict[str, str]:
+def _short(metrics: Mapping[str, Value]) -> dict[str, Value]:
+    """Return what a view has room for; a hundred workers may tell of a thousand metrics each."""
+    told = [(name, value) for name, value in metrics.items() if len(f"{name}{value}") <= METRIC_CHARS]
+    return dict(told[:METRICS])
+
+
+def _accepted(request: wire.Tasks) -> Callable[[Entry], bool]:
     try:
-        return {name: canonical(value) for name, value in request.where.items()}
+        where = Where({name: canonical(value) for name, value in request.where.items()})
     except RecursionError:
         raise ProtocolError("tasks.where: found hundreds of levels, expected values of a config") from None
-
-
-def _matches(entry: Entry, request: wire.Tasks, where: Mapping[str, str]) -> bool:
-    if request.state not in (None, entry.state.value) or request.phase not in (None, entry.planned.phase):
-        return False
-    if not where:
-        return True  # without the task spelled out: there may be a million
-    task = entry.task
-    held = {"seed": task.seed, **task.config}
-    return all(name in held and canonical(held[name]) == value for name, value in where.items())
+    return lambda entry: (
+        request.state in (None, entry.state.value)
+        and request.phase in (None, entry.planned.phase)
+        and where.holds(entry.planned)
+    )

@@ -54,8 +54,9 @@ class Curves:
             if self._file is None:
                 self._file = self._open()
                 self._board = _open_board(self._folder, step)
-            about = {"attempt": self._attempt, "step": step, "total": total}
-            self._write({**about, "elapsed_s": round(now_s - self._began_s, 3), **metrics})
+            elapsed_s = round(now_s - self._began_s, 3)
+            about = {"attempt": self._attempt, "step": step, "total": total, "elapsed_s": elapsed_s}
+            self._write(about | {_beside(name, about): value for name, value in metrics.items()})
             if self._board is not None:
                 for name, value in metrics.items():
                     if not isinstance(value, str):
@@ -116,6 +117,11 @@ class Curves:
             self._file.flush()
         if self._board is not None:
             self._board.flush()
+
+
+def _beside(name: str, taken: Mapping[str, Scalar]) -> str:
+    """Return the column of a metric; one that is called like a column of ours gets another name."""
+    return f"metric_{name}" if name in taken else name
 
 
 def _cell(value: Scalar) -> str:

@@ -3,6 +3,7 @@
 Pure. Opens `task`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -22,6 +23,10 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     command: str | None
     timeout_s: float | None
     process: Process
+
+    def __len__(self) -> int:
+        """Return the number of its tasks."""
+        return math.prod(len(values) for values in self.axes.values()) * len(self.seeds)
 
     def positions(self, number: int) -> list[int]:
         """Return where this task's values stand in each axis; the seed's place comes last."""

@@ -33,7 +33,7 @@ class Inspection:
             task=describe(entry),
             why=why_not_running(entry, self._surroundings(entry, is_paused)),
             running_s=None if since_s is None else round(self._queue.now_s() - since_s, 1),
-            row=self._ledger.find(entry.task) if is_complete else None,
+            row=self._ledger.find([entry.task]).get(entry.key) if is_complete else None,
             log_path=f"{self._run_folder(entry)}/{LOG_FILE}",
             log=last_lines(self._workdir.root / self._run_folder(entry) / LOG_FILE, SHOWN_LINES),
         )

@@ -6,7 +6,7 @@ Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); neve
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,9 +85,37 @@ class Ledger:
         with book.lock:
             return book.file.bookmark if task.key in book.index else None
 
-    def find(self, task: Task) -> dict[str, str] | None:
-        """Return the task's row, from a full read of its file; nobody waits for that."""
-        return self._book(task.output_dir).file.find(task)
+    def find(self, tasks: Iterable[Task]) -> dict[str, dict[str, str]]:
+        """Return by key the rows of those tasks that have one, from a full read of each file, which nobody
+        waits for. A row is cells by column.
+
+        Raises:
+            ResultsUnwritable: A file is there and cannot be read now.
+        """
+        by_folder: dict[str, dict[str, Task]] = {}
+        for task in tasks:
+            by_folder.setdefault(task.output_dir, {})[task.key] = task
+        found: dict[str, dict[str, str]] = {}
+        for folder, wanted in by_folder.items():
+            found |= self._book(folder).file.find([*wanted.values()])
+        return found
+
+    def without_row(self, tasks: Iterable[Planned]) -> list[str]:
+        """Return the keys of those tasks that have no row in what their files hold now.
+
+        Raises:
+            ResultsUnwritable: One is there and cannot be read now.
+        """
+        by_folder: dict[str, list[str]] = {}
+        for task in tasks:
+            by_folder.setdefault(task.output_dir, []).append(task.key)
+        missing = []
+        for folder, keys in by_folder.items():
+            book = self._book(folder)
+            with book.lock:
+                self._on_scan(book.file.read_again())
+                missing += [key for key in keys if not book.file.has_row(key)]
+        return missing
 
     def path(self, task: Task) -> Path:
         """Return the file in which this task's row belongs."""

@@ -21,7 +21,8 @@ FORMAT = OneLine("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 def is_terminal() -> bool:
     """Return whether standard output is a terminal on which a view can be drawn."""
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    can_draw = (sys.stdout.encoding or "").lower().startswith("utf")  # bars and borders
+    return sys.stdout.isatty() and can_draw and os.environ.get("TERM") != "dumb"
 
 
 def log_to_console() -> None:

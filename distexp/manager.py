@@ -170,7 +170,7 @@ class ExperimentManager:
         self._server.stop()
         log.info("Manager stopped at %s", self.service.status()["progress"])
         self._held.close()
-        self._alerts.look()  # the last report may have come after the last turn
+        self._alerts.look(has_ended=self._is_done)  # the last report may have come after the last turn
         self._alerts.close()
         collector.take_back()
 
@@ -273,7 +273,7 @@ class ExperimentManager:
         if scan.vanished:
             names = sorted(self.queue.entry(key).task.task_id for key in scan.vanished)
             log.warning(
-                "Rows of %d complete tasks have vanished (%s%s); they are not run again before a restart",
+                "Rows of %d complete tasks have vanished (%s%s); `requeue --missing` runs them again",
                 *(len(names), ", ".join(names[:3]), ", ..." if len(names) > 3 else ""),
             )
 

@@ -1,4 +1,4 @@
-"""Every task that a queue knows, to look at: states, labels, leases; no I/O. Opens `entry`, `waiting`.
+"""Every task that a queue knows, to look at; no I/O. Opens `entry`, `lookup`, `waiting`.
 
 Nothing here changes a state: that is for `task_queue`, under the same lock.
 """
@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable
 
 from distexp.entry import Entry, Lease, State
 from distexp.errors import UnknownTask
+from distexp.lookup import Labels
 from distexp.task import Task
 from distexp.waiting import Waiting
-
-OPEN = (State.PENDING, State.ASSIGNED)  # the states of a task that has not ended
 
 
 class Register:
@@ -26,8 +25,9 @@ class Register:
         self._entries: dict[str, Entry] = {}
         self._waiting = Waiting(self._entries)
         self._leases: dict[str, str] = {}  # live lease id -> key
-        self._labels: dict[str, str] = {}  # task id -> key; made when first asked for
+        self._labels: Labels | None = None  # of the sweep; made when first asked for
         self._counts: Counter[State] = Counter()
+        self._failed_ever = 0
 
     def twin_copies(self) -> list[tuple[Task, Task]]:
         """Return (complete task, pending twin) pairs: the twin's row is a copy of the other's."""
@@ -42,6 +42,11 @@ class Register:
         """Return the number of tasks in each state."""
         with self._lock:
             return {state: self._counts[state] for state in State}
+
+    def failed_ever(self) -> int:
+        """Return how often a task has become failed: unlike the number of failed ones, it never falls."""
+        with self._lock:
+            return self._failed_ever
 
     def entry(self, key: str) -> Entry:
         """Return a copy of the entry.
@@ -59,19 +64,30 @@ class Register:
             UnknownTask: None has.
         """
         with self._lock:
-            if not self._labels:
-                wanted = (entry for entry in self._entries.values() if entry.is_wanted)
-                self._labels = {entry.planned.task_id: entry.key for entry in wanted}
-            if task_id not in self._labels:
+            if self._labels is None:
+                self._labels = Labels([each.planned for each in self._entries.values() if each.is_wanted])
+            key = self._labels.key_of(task_id)
+            if key is None:
                 raise UnknownTask(
                     f"task {task_id!r}: not in this sweep, expected a task id such as exp1_width_0_42"
                 )
-            return self._labels[task_id]
+            return key
 
     def entries(self, state: State | None = None) -> list[Entry]:
         """Return copies of all entries, or of those in one state, in the order of the sweep."""
         with self._lock:
             return [entry.copy() for entry in self._entries.values() if state in (None, entry.state)]
+
+    def page(self, accept: Callable[[Entry], bool], offset: int, limit: int) -> tuple[list[Entry], int]:
+        """Return copies of the accepted entries from the `offset`th on, at most `limit`, and of how many.
+
+        The sweep goes on while it looks: a task may have moved since it was accepted.
+        """
+        with self._lock:
+            entries = list(self._entries.values())
+        found = [entry for entry in entries if accept(entry)]
+        with self._lock:
+            return [entry.copy() for entry in found[offset : offset + limit]], len(found)
 
     def place(self, key: str) -> tuple[Entry | None, int]:
         """Return what a pending task waits for: its twin that runs or is complete, and how many before it.
@@ -85,12 +101,12 @@ class Register:
             return twin and twin.copy(), self._waiting.before(entry)
 
     def sample(self, limit: int) -> list[Task]:
-        """Return at most `limit` tasks, picked at random among those that have not ended.
+        """Return at most `limit` tasks, picked at random among the pending ones.
 
         It walks through the whole sweep. Not every so-manyth: the axes of a sweep repeat, too.
         """
         with self._lock:
-            left = [entry for entry in self._entries.values() if entry.state in OPEN]
+            left = [entry for entry in self._entries.values() if entry.state is State.PENDING]
         return [entry.task for entry in (left if len(left) <= limit else random.sample(left, limit))]
 
     def pending_among(self, tasks: Iterable[Task]) -> list[Task]:

@@ -76,16 +76,33 @@ class ResultsFile:
         A torn last line that has not changed since the scan before is moved to `final_results.csv.torn`.
         """
         try:
-            if self._reader.unchanged():
-                return Scan()
-            scan = self._reader.look(locked=False)
+            return Scan() if self._reader.unchanged() else self._look()
         except OSError as error:
             text = f"{self.path}: cannot be read now ({error.strerror}); the next scan tries again"
             return Scan(warnings=(text,) if self._reader.is_new(text) else ())
+
+    def read_again(self) -> Scan:
+        """Return what the whole file holds now; `has_row` speaks of that.
+
+        Raises:
+            ResultsUnwritable: The file is there and cannot be read now.
+        """
+        self.reset()
+        try:
+            return self._look()
+        except OSError as error:
+            raise ResultsUnwritable(f"{self.path}: cannot be read now ({error.strerror})") from error
+
+    def _look(self) -> Scan:
+        scan = self._reader.look(locked=False)
         if self._reader.torn is not None:
             with suppress(OSError, ResultsUnwritable), self._held():  # busy or read-only: it stays, uncounted
                 self._set_aside()
         return scan
+
+    def has_row(self, key: str) -> bool:
+        """Return whether the last look, or one before it, found the row of this task."""
+        return key in self._reader.seen
 
     def append(self, rows: Sequence[tuple[Task, Row]]) -> Appended:
         """Append, durably and in one write, the row of each task that has none yet.
@@ -108,26 +125,33 @@ class ResultsFile:
                 f"{self.path}: cannot be written now ({cause}); the row is kept and tried again"
             ) from error
 
-    def find(self, task: Task) -> dict[str, str] | None:
-        """Return the task's row by column, from a full read; the first one if there are more.
+    def find(self, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
+        """Return by key the rows of those tasks that have one, from one full read; each task's first.
+
+        A row is cells by column.
 
         Raises:
             ResultsUnwritable: The file is there and cannot be read now.
         """
+        found: dict[str, dict[str, str]] = {}
         try:
             with open(self.path, "rb") as file:
                 header = read_header(file)
                 if header is None or header.problem:
-                    return None
-                match = TaskIndex([task]).matcher(header.columns)
+                    return found
+                match, places = TaskIndex(tasks).matcher(header.columns), first_places(header.columns)
                 for _, fields in whole_file(file, header):
-                    if fields is not None and match.one(fields):
-                        return {name: fields[at] for name, at in first_places(header.columns).items()}
+                    if fields is None:
+                        continue
+                    for key in match.one(fields):
+                        found.setdefault(key, {name: fields[at] for name, at in places.items()})
+                    if len(found) == len(tasks):
+                        break
         except FileNotFoundError:
-            return None
+            return found
         except OSError as error:
             raise ResultsUnwritable(f"{self.path}: cannot be read now ({error.strerror})") from error
-        return None
+        return found
 
     @contextmanager
     def _held(self) -> Iterator[None]:

@@ -78,8 +78,13 @@ def make_task(
         command=command,
         timeout_s=timeout_s,
         process=process,
-        key=short_hash(f"{key_head(phase, experiment, command)}{canonical(config)},{seed}]"),
+        key=key_of(phase, experiment, command, config, seed),
     )
+
+
+def key_of(phase: str, experiment: str, command: str | None, config: Mapping[str, Value], seed: int) -> str:
+    """Return the identity of the task that has these."""
+    return short_hash(f"{key_head(phase, experiment, command)}{canonical(config)},{seed}]")
 
 
 def key_head(phase: str, experiment: str, command: str | None) -> str:

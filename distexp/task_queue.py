@@ -55,7 +55,7 @@ class TaskQueue(Register):
                 entry.is_wanted = False
             for entry in gone:
                 self._move(entry, State.WITHDRAWN)
-            self._labels = {}
+            self._labels = None
             self._waiting.sync(tasks)
             return joined, len(gone)
 
@@ -286,6 +286,7 @@ class TaskQueue(Register):
         was, entry.state = entry.state, state
         self._counts[was] -= 1
         self._counts[state] += 1
+        self._failed_ever += state is State.FAILED
         if state is State.PENDING:
             self._waiting.come_back(entry.key)
         if state not in (State.ASSIGNED, State.COMPLETE):

@@ -12,14 +12,18 @@ log = logging.getLogger("distexp.manager")
 
 def copy_twin_rows(queue: TaskQueue, ledger: Ledger) -> None:
     """Give every pending twin of a complete task its copy of the row. Doing it twice adds no second row."""
+    pairs = queue.twin_copies()
+    try:
+        rows = ledger.find([done for done, _ in pairs])
+    except ResultsUnwritable as error:
+        log.warning("%s", error)
+        return  # the next scan tries again
     unwritable: set[str] = set()
-    for done, twin in queue.twin_copies():
-        if twin.output_dir in unwritable:
-            continue  # the next scan tries again
+    for done, twin in pairs:
+        row = rows.get(done.key)
+        if row is None or twin.output_dir in unwritable:
+            continue  # it has vanished, and the scan has said so; or the next scan tries again
         try:
-            row = ledger.find(done)
-            if row is None:
-                continue  # it has vanished; the scan has said so
             ledger.append(twin, copied_row(done, twin, row))
         except ResultsUnwritable as error:
             log.warning("%s", error)

@@ -15,7 +15,7 @@ from distexp.claim import Claim, unclaimable
 from distexp.client import Client
 from distexp.errors import DistexpError, NoGpuError, UserError
 from distexp.gpu import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
-from distexp.gpu_use import read_use
+from distexp.gpu_use import CardWatch
 from distexp.host import host_name, machine_id
 from distexp.link import HEARTBEAT_S, Link
 from distexp.logs import log_to_console
@@ -162,7 +162,7 @@ def work_on(
         children=Children(method=settings.start_method, device=claim.device, threads=settings.threads),
         stop=stop,
         clock=time.monotonic,
-        look=lambda: read_use(claim.gpu.uuid) if claim.gpu else None,
+        look=CardWatch(claim.gpu.uuid).look if claim.gpu else lambda: None,
         facts=capture.of_folder(workdir.root),
     )
     try:

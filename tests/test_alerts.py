@@ -2,12 +2,17 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from live_manager import Folder, worker
+from row_cases import tasks_of
 
+from distexp.alerts import Alerts, Commands
+from distexp.entry import Borrower, Cause
 from distexp.manager import ExperimentManager
+from distexp.task_queue import TaskQueue
 
 TELL = """
 import json, os, sys
@@ -55,6 +60,29 @@ def test_a_failure_is_told_with_task_cause_and_error_before_the_end(folder: Fold
     assert told["DISTEXP_TASK_ID"] == "exp1_vary_width_0_42"
     assert (told["DISTEXP_CAUSE"], told["DISTEXP_ERROR"]) == ("import", "mine.py:3: ValueError: no")
     assert told["DISTEXP_FAILED"] == "1"
+
+
+def test_a_task_that_fails_as_another_is_requeued_is_told(folder: Folder) -> None:
+    (folder.root / "tell.py").write_text(TELL.replace("told.jsonl", str(folder.root / "told.jsonl")))
+    with folder.serving(on_failure=f"{sys.executable} {folder.root / 'tell.py'} failure") as manager:
+        (entry, *_) = manager.queue.entries()
+        for _ in range(2):  # within one turn: the number of failed tasks is what it was
+            manager.queue.requeue(entry.key)
+            lease = manager.queue.lend(Borrower("cpu0"))
+            assert lease is not None
+            manager.queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, "no", retry=False)
+            manager.run_once()
+    assert len((folder.root / "told.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_end_of_a_manager_that_leaves_tasks_behind_is_told(folder: Folder) -> None:
+    queue = TaskQueue(time.monotonic, lambda record: None)
+    queue.sync(tasks_of(1))
+    command = f"{sys.executable} -c \"open({str(folder.root / 'told')!r}, 'w')\""
+    alerts = Alerts(queue, Commands.parse(command, None), dict, folder.root)
+    alerts.look(has_ended=True)
+    alerts.close()
+    assert (folder.root / "told").exists()
 
 
 def test_what_an_earlier_manager_told_is_no_news(folder: Folder) -> None:

@@ -34,7 +34,8 @@ DOORS = {
     # tasks -> leases
     "entry": "grid task",
     "waiting": "entry grid task",
-    "register": "entry errors task waiting",
+    "lookup": "grid task",
+    "register": "entry errors lookup task waiting",
     "task_queue": "entry errors grid register task",
     "group_commit": "errors",
     "journal": "errors group_commit task",
@@ -72,7 +73,7 @@ DOORS = {
     "eta": "task",
     "pace": "entry eta roster task task_queue",
     "inspection": "entry ledger protocol reasons roster run_log task task_queue workdir",
-    "control": "entry errors inspection ledger pace protocol roster task task_queue workdir",
+    "control": "entry errors inspection ledger lookup pace protocol roster task task_queue workdir",
     "endings": "entry errors journal ledger pace protocol roster rows task task_queue",
     "service": "control endings entry errors journal ledger pace protocol roster server task task_queue "
     "workdir",

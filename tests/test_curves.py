@@ -54,6 +54,16 @@ def test_a_metric_that_comes_later_gets_its_column(tmp_path: Path) -> None:
     ]
 
 
+def test_a_metric_called_like_a_column_of_ours_gets_one_of_its_own(tmp_path: Path) -> None:
+    made = Curves(tmp_path, 1, Clock())
+    made.add(1, 3, {"attempt": 9, "elapsed_s": 7.5})
+    made.close()
+    assert lines(tmp_path) == [
+        "attempt,step,total,elapsed_s,metric_attempt,metric_elapsed_s",
+        "1,1,3,0.0,9,7.5",
+    ]
+
+
 def test_the_next_attempt_goes_on_after_a_torn_line(tmp_path: Path) -> None:
     first = Curves(tmp_path, 1, Clock())
     first.add(1, 2, {"loss": 4})

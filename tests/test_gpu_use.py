@@ -1,6 +1,7 @@
 """How busy a card is, on machines that the stand-in NVML makes up."""
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_the_use_of_a_card_is_read_by_its_uuid(
     write_scenario(tmp_path / "machine.json", init="DriverNotLoaded")
     assert distexp.gpu_use.read_use(str(second["uuid"])) is None
     assert stand_in.open_count() == 0
+
+
+def test_a_driver_that_hangs_holds_up_no_beat_and_is_met_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    use, driver = GpuUse(used_mib=1, free_mib=2, utilization_pct=3), threading.Event()
+
+    def hang(uuid: str) -> GpuUse | None:
+        driver.wait()
+        return use
+
+    monkeypatch.setattr(distexp.gpu_use, "read_use", hang)
+    watch = distexp.gpu_use.CardWatch("GPU-1")
+    assert watch.look() is None
+    driver.set()
+    poll(lambda: watch.look() == use, "a driver that answers", 60)
 
 
 def test_a_worker_tells_progress_and_use_of_its_card_soon_after_its_task_has_something_to_tell(

@@ -74,6 +74,12 @@ def test_a_command_is_split_like_a_shell_line_and_no_shell_runs() -> None:
     assert parse_hook("--on-finish", None) == []
 
 
+def test_on_windows_a_command_is_handed_over_as_it_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hooks, "IS_WINDOWS", True)
+    typed = '"C:\\My Tools\\tell.exe" done'
+    assert parse_hook("--on-finish", typed) == typed
+
+
 @pytest.mark.parametrize(("command", "found"), [("mail 'x", "No closing quotation"), (" ", "no words")])
 def test_a_command_that_is_none_is_refused(command: str, found: str) -> None:
     with pytest.raises(UserError) as caught:

@@ -2,6 +2,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from filelock import FileLock
 from live_manager import Folder
@@ -100,8 +101,19 @@ def test_the_bookmark_spares_a_writer_what_was_read(tmp_path: Path) -> None:
     bookmark = ledger.bookmark(task)
     assert bookmark is not None
     assert bookmark.offset == os.path.getsize(ledger.path(task))
-    assert ledger.find(task) is None
+    assert ledger.find([task]) == {}
     ledger.append(*a_row(task, score=1))
-    found = ledger.find(task)
-    assert found is not None
+    found = ledger.find([task])[task.key]
     assert (found["width"], found["score"]) == ("1", "1")
+
+
+def test_tasks_without_a_row_are_those_whose_files_hold_none_now(tmp_path: Path) -> None:
+    here, there = a_task(), msgspec.structs.replace(a_task(43), output_dir="elsewhere")
+    ledger = Ledger(tmp_path, Seen())
+    ledger.sync([here, there])
+    ledger.append(*a_row(here))
+    ledger.append(*a_row(there))
+    assert ledger.without_row([here, there]) == []
+    ledger.path(there).unlink()
+    assert ledger.without_row([here, there]) == [there.key]
+    assert ledger.without_row([here]) == []

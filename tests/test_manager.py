@@ -159,8 +159,7 @@ def test_rows_of_another_program_are_taken_up_and_vanished_ones_not_rerun(
     manager.rescan()
     assert counts(manager) == {"pending": 1, "complete": 2}
     assert [line for line in folder.log() if "vanished" in line] == [
-        "Rows of 1 complete tasks have vanished (exp1_vary_width_0_42); "
-        "they are not run again before a restart"
+        "Rows of 1 complete tasks have vanished (exp1_vary_width_0_42); `requeue --missing` runs them again"
     ]
 
 

@@ -311,7 +311,7 @@ def test_a_bad_line_is_named_once_and_hides_no_other(path: Path, line: bytes, fo
     assert complete == keys(first, second)
     file.append([a_row(a_task(width=9, lr=0.1))])
     assert file.scan().warnings == ()
-    assert ResultsFile(path, TaskIndex([second])).find(second) is not None
+    assert ResultsFile(path, TaskIndex([second])).find([second]).keys() == keys(second)
 
 
 def test_of_many_bad_lines_some_are_named_and_the_rest_counted(path: Path) -> None:
@@ -360,7 +360,10 @@ def test_newlines_and_quotes_within_cells_are_read_across_scans(path: Path) -> N
 
 def test_find_returns_the_first_row_of_the_task(path: Path) -> None:
     task = a_task()
-    assert ResultsFile(path, TaskIndex()).find(task) is None
+    assert ResultsFile(path, TaskIndex()).find([task]) == {}
     path.write_bytes(b"width,seed,acc,acc\n2,42,0,0\n1,42,0.5,0\n1,42,0.6,0")
-    assert ResultsFile(path, TaskIndex()).find(task) == {"width": "1", "seed": "42", "acc": "0.5"}
-    assert ResultsFile(path, TaskIndex()).find(a_task(width=5)) is None
+    found = ResultsFile(path, TaskIndex()).find([task, a_task(width=5), a_task(width=2)])
+    assert found == {
+        task.key: {"width": "1", "seed": "42", "acc": "0.5"},
+        a_task(width=2).key: {"width": "2", "seed": "42", "acc": "0"},
+    }

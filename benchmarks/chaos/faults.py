@@ -175,7 +175,7 @@ class Faults:
     def _leave_part(self, task: Task, amount: float) -> bool:
         path = self.stage.workdir.results_folder(task.output_dir) / RESULTS_FILE
         with suppress(Timeout, FileNotFoundError), FileLock(f"{path}.lock", timeout=REAP_S):
-            if ResultsFile(path, TaskIndex([task])).find(task) is not None or not _ends_whole(path):
+            if ResultsFile(path, TaskIndex([task])).find([task]) or not _ends_whole(path):
                 return False
             with open(path, "rb") as file:
                 header = read_header(file)
