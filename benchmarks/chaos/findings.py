@@ -24,7 +24,7 @@ def gather(stage: Stage, tears: int, overdue: str) -> Evidence:
     tables = tuple(_table(path) for path in sorted(stage.workdir.root.glob(f"results_*/{RESULTS_FILE}")))
     rows = [row for table in tables for row in table.rows]
     unfinished = {task.key for task in stage.wanted() if not any(is_row_of(task, row) for row in rows)}
-    left_over = [*_processes(stage), *_files(stage), *_locks(stage), *_leases(stage, unfinished)]
+    left_over = [*_processes(stage), *_files(stage, unfinished), *_locks(stage), *_leases(stage, unfinished)]
     for actor in stage.actors:
         if not actor.is_alive:
             actor.reader.join(1.0)
@@ -49,19 +49,20 @@ def _processes(stage: Stage) -> list[str]:
     return [f"process {each.pid} is left: {' '.join(each.cmdline())[:120]}" for each in found]
 
 
-def _files(stage: Stage) -> Iterator[str]:
-    """Yield half files, and spooled results of tasks that are asked for.
+def _files(stage: Stage, unfinished: set[str]) -> Iterator[str]:
+    """Yield half files, and spooled results of tasks that have their row.
 
     A worker that is killed while it spools leaves a hidden half for good. A result whose task has left the
-    configs before the manager was started again is kept, in case they ask for it once more.
+    configs before the manager was started again is kept, in case they ask for it once more; so is one that
+    came after the task had failed by lost workers, and the manager had left.
     """
-    wanted = {task.key for task in stage.wanted()}
+    delivered = {task.key for task in stage.wanted()} - unfinished
     killed = {stage.folders[actor.seat.far] for actor in stage.actors if actor.seat and actor.is_killed}
     for path in sorted(stage.root.rglob("*")):
         is_half = path.name.endswith(".tmp") and not (
             path.parent.name == SPOOL and path.parent.parent in killed
         )
-        if is_half or (path.suffix == ".result" and path.name.partition("-")[0] in wanted):
+        if is_half or (path.suffix == ".result" and path.name.partition("-")[0] in delivered):
             yield f"file {path.relative_to(stage.root)} is left"
 
 
