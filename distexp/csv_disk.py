@@ -17,8 +17,8 @@ LAST_COLUMN = "duration_s"
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
 
 
-def append_durably(path: Path, data: bytes) -> None:
-    """Append `data` in one write and sync it; what fits only in part is cut off again.
+def append_durably(path: Path, data: bytes) -> os.stat_result:
+    """Append `data` in one write and sync it, or cut off what fits only in part; return the file's status.
 
     Raises:
         OSError: Nothing was appended.
@@ -40,6 +40,7 @@ def append_durably(path: Path, data: bytes) -> None:
         os.close(descriptor)
     if created:
         sync_folder(path.parent)
+    return os.stat(path)  # of the closed file: an open one has no final time on Windows
 
 
 def set_aside(path: Path, offset: int, tail: bytes) -> bool:

@@ -179,8 +179,7 @@ class ResultsFile:
             if task.key not in self._reader.seen:
                 new.setdefault(task.key, row)
         if new:
-            self._write(list(new.values()))
-            scans += self._look_locked()
+            scans += self._write(list(new.values()))
             self._reader.seen |= new.keys()
         scan = Scan(
             complete=frozenset(task.key for task, _ in rows).union(*(scan.complete for scan in scans)),
@@ -191,6 +190,8 @@ class ResultsFile:
 
     def _look_locked(self) -> list[Scan]:
         """Look, and once more if a program without our lock may be at the last line; set a torn one aside."""
+        if self._reader.is_at_end and self._reader.unchanged():
+            return []
         scans = [self._reader.look(locked=True)]
         if self._reader.awaits_more:
             time.sleep(UNFINISHED_S)
@@ -210,9 +211,10 @@ class ResultsFile:
             self._reader.accept()
         self._reader.torn = None
 
-    def _write(self, rows: Sequence[Row]) -> None:
+    def _write(self, rows: Sequence[Row]) -> list[Scan]:
+        """Append rows; return what was new in the file, theirs among it."""
         wanted = tuple(dict.fromkeys(column for row in rows for column in row))
-        header = self._reader.header
+        header, goes_on = self._reader.header, self._reader.is_at_end
         if header is None:
             columns, newline, lines = wanted, b"\n", [line_of(wanted, b"\n")]
         elif header.problem:
@@ -221,8 +223,14 @@ class ResultsFile:
             added = tuple(column for column in wanted if column not in header.columns)
             columns = widen(self.path, header, added) if added else header.columns
             newline, lines = header.newline, []
+            goes_on = goes_on and not added
         places = first_places(columns)
         for row in rows:
             cells = [row.get(column, "") if places[column] == at else "" for at, column in enumerate(columns)]
             lines.append(line_of(cells, newline))
-        append_durably(self.path, newline * lacks_newline(self.path) + b"".join(lines))
+        text = b"".join(lines)
+        if not goes_on and lacks_newline(self.path):
+            text = newline + text
+        status = append_durably(self.path, text)
+        scan = self._reader.follow(text, status) if goes_on else None
+        return self._look_locked() if scan is None else [scan]

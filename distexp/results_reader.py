@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from distexp.csv_text import MAX_RECORD_BYTES, Header, blocks, judge_tail, read_header
+from distexp.csv_text import MAX_RECORD_BYTES, Header, blocks, judge_tail, parse, read_header
 from distexp.row_index import TaskIndex
 from distexp.task import Bookmark
 
@@ -74,6 +74,30 @@ class Reader:
     def awaits_more(self) -> bool:
         """Whether the last line was unfinished at the last look, and the look before did not find it so."""
         return self._pending is not None
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the last look has read the file to its last byte, the end of a line."""
+        bookmark, identity = self.bookmark, self._identity
+        return bookmark is not None and identity is not None and bookmark.offset == identity[2]
+
+    def follow(self, lines: bytes, status: os.stat_result) -> Scan | None:
+        """Take over lines that were appended, under the lock, where the last look was at the end.
+
+        None when something stands between, so that the file has to be looked at.
+        """
+        if self.header is None or self.bookmark is None:
+            return None
+        offset = self.bookmark.offset + len(lines)
+        if offset != status.st_size:
+            return None
+        columns = self.header.columns
+        complete = self._index.matcher(columns).all(parse(lines, len(columns)).rows)
+        self.bookmark = Bookmark(offset=offset, header=self.header.digest)
+        self._before = (self._before + lines)[-BEFORE_BYTES:]
+        self._identity = _identity(status)
+        self.seen |= complete
+        return Scan(complete=frozenset(complete))
 
     def accept(self) -> None:
         """Take the file as it is for what was read: its torn last line was cut off, under the lock."""

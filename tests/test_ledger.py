@@ -34,7 +34,7 @@ def test_rows_that_arrive_together_cost_one_write_and_one_sync(
     ledger.sync(tasks)
     book = ledger._book("results_exp1")
     monkeypatch.setattr(
-        "distexp.results.append_durably", lambda path, data: (writes.append(data), append(path, data))
+        "distexp.results.append_durably", lambda path, data: writes.append(data) or append(path, data)
     )
     ledger.path(tasks[0]).parent.mkdir()
     others_write = FileLock(f"{ledger.path(tasks[0])}.lock")
