@@ -153,7 +153,7 @@ class _Group:
 
     def find(self, cells: Row) -> list[str]:
         """Return the keys of the tasks at the point that the cells of the axes name."""
-        points = map(sum, product(*[self._read(place, cell) for place, cell in enumerate(cells)]))
+        points = map(sum, product(*[self._recall(place, cell) for place, cell in enumerate(cells)]))
         return [key for point in points if point in self._tasks for key in self._at(point)]
 
     def find_all(self, columns: Sequence[Row]) -> Iterator[str | None] | None:
@@ -173,6 +173,16 @@ class _Group:
             map(known.__getitem__, column) for known, column in zip(self._remembered, columns, strict=True)
         ]
         return map(self._tasks.get, reduce(partial(map, add), numbers))
+
+    def _recall(self, place: int, cell: str) -> Sequence[int]:
+        """Return what `_read` does, without reading a cell again that has one number."""
+        known = self._remembered[place]
+        if cell in known:
+            return (known[cell],)
+        found = self._read(place, cell)
+        if len(found) == 1 and len(known) < MAX_REMEMBERED_CELLS:
+            known[cell] = found[0]
+        return found
 
     def _at(self, point: int) -> list[str]:
         return [self._tasks[point], *self._more.get(point, ())]
