@@ -99,6 +99,6 @@ def _estimate(plan: Plan) -> str:
     if plan.hours is None:
         return f"Time for {workers}: unknown, no finished row has a duration_s"
     return (
-        f"Time for {workers}: about {plan.hours:.3g} hours ({duration_text(plan.hours * 3600)}), "
+        f"Time for {workers}: about {duration_text(plan.hours * 3600)} ({plan.hours:.2f} hours), "
         f"from the duration_s of {plan.timed_rows} tasks"
     )
