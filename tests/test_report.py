@@ -27,7 +27,7 @@ defaults: {{output_dir: ./results, experiment: "absent_module:run", epochs: 3}}
 seeds: [1, 2, 3]
 exp1_width:
   combinations:
-    - width: [1, 2, 4]
+    - width: [2, 1, 4]
     - data: [digits, '{NASTY}']
 exp2_none:
   combinations:
@@ -91,8 +91,8 @@ def test_each_axis_has_its_means_and_each_pair_its_map(folder: Folder) -> None:
     charts = first["shown"]["acc"]
     assert [axis for axis, _ in charts["axes"]] == [0, 1]
     assert [(at, tuple(p)[:1]) for at, p in [(at, (p.mean,)) for at, p in charts["axes"][0][1]]][:2] == [
-        (0, (0.62,)),
-        (1, (0.72,)),
+        (0, (0.72,)),
+        (1, (0.62,)),
     ]
     ((right, up, z),) = charts["maps"]
     assert (right, up, len(z), len(z[0])) == (0, 1, 2, 3)
@@ -274,3 +274,15 @@ def test_charts_are_drawn_and_no_cell_becomes_code(opened: Page) -> None:
 def test_the_page_is_never_wider_than_the_window(opened: Page, width: int) -> None:
     opened.resize(width, 900)
     assert opened.ask("document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_heat_map_has_numbers_ascending_whatever_their_order_in_the_config(opened: Page) -> None:
+    named = "[...document.querySelectorAll('.plot')].find((plot) => plot.data?.[0]?.type === 'heatmap')"
+    opened.ask(
+        f"new Promise((done) => {{ const look = () => {named} ? done() : requestAnimationFrame(look); look() }})"
+    )
+    axis, row = opened.ask(f"[{named}.layout.xaxis.ticktext, {named}.data[0].z[0]]")
+    assert axis == ["1", "2", "4"]
+    assert row == sorted(row)

@@ -124,7 +124,16 @@
     };
   }
 
-  function heatMap(right, up, z) {
+  function inOrder(axis) {  // the places of its values: numbers ascending, others as the config has them
+    const places = axis.values.map((_, at) => at);
+    return axis.numeric ? places.sort((a, b) => axis.values[a] - axis.values[b]) : places;
+  }
+
+  function heatMap(rightAxis, upAxis, means) {
+    const [columns, lines] = [inOrder(rightAxis), inOrder(upAxis)];
+    const z = lines.map((y) => columns.map((x) => means[y][x]));
+    const right = { ...rightAxis, values: columns.map((at) => rightAxis.values[at]) };
+    const up = { ...upAxis, values: lines.map((at) => upAxis.values[at]) };
     return (plot) => {
       const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
       const cells = right.values.length * up.values.length;
