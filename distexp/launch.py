@@ -1,7 +1,7 @@
 """What stands behind both launchers: `python -m distexp.launch VERB ...`.
 
-Opens `errors`, `crew`, `local_run`, `slurm`, `workdir` and `checks`. The launchers have changed to the project's
-folder: relative paths count from there.
+Opens `errors`, `crew`, `local_run`, `slurm`, `workdir` and `checks`. The launchers have changed to the
+project's folder: relative paths count from there.
 """
 
 import argparse

@@ -89,8 +89,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "--time-limit",
         type=slurm_time,
         metavar="TIME",
-        help="take no task that will not end by then: minutes, or as Slurm writes it, 1:30:00 (default: the limit "
-        "of a job of Slurm)",
+        help="take no task that will not end in this time: minutes, or as Slurm writes it, 1:30:00 "
+        "(default: that of a job of Slurm)",
     )
     parser.add_argument(
         "--requeue",

@@ -50,16 +50,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-on_slurm = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def of(*marks: pytest.MarkDecorator) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def mark(test: Callable[..., None]) -> Callable[..., None]:
-        for each in marks:
-            test = each(test)
-        return test
-
-    return mark
+on_slurm = pytest.mark.slow
+pytestmark = pytest.mark.timeout(600)  # a job that was requeued waits, and the machine may be busy
 
 
 # -- what is asked of it -----------------------------------------------------------------------------------
@@ -122,19 +114,25 @@ def test_a_slurm_that_does_not_answer_is_told_and_no_end(
 
 
 def undisturbed(folder: Folder, width: int) -> dict[str, float]:
-    """Return what the experiment of `folder` finds where nobody stops it."""
+    """Return what the experiment of `folder` finds where nobody stops it. The gate is open."""
     spec = importlib.util.spec_from_file_location("undisturbed", folder.root / "experiment.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found: dict[str, float] = module.run(
-        {"width": width}, Context(seed=42, checkpoint_dir=folder.root / "no")
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.root)
+        found: dict[str, float] = module.run({"width": width}, Context(seed=42))
     return found
 
 
-@of(*on_slurm)
+def await_given_back(folder: Folder) -> str:
+    """Return the manager's line of a task that a worker gave back."""
+    poll(lambda: any("given back by" in line for line in folder.log()), "a task given back", 120.0)
+    return next(line for line in folder.log() if "given back by" in line)
+
+
+@on_slurm
 def test_a_sweep_runs_on_pilots_that_end_when_it_does(cluster: Cluster, tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1, 2, 3, 4]")
     open_gate(tmp_path)
@@ -164,7 +162,7 @@ def requeue_by_hand(cluster: Cluster, array: str) -> None:
     assert cluster.say("scontrol", "requeue", f"{array}_0") == ""
 
 
-@of(*on_slurm)
+@on_slurm
 @pytest.mark.parametrize(
     ("stop", "options"),
     [
@@ -181,24 +179,16 @@ def test_a_task_that_slurm_stops_resumes_from_its_checkpoint_and_ends_with_the_s
         array = cluster.submit(tmp_path, 1, *options)
         await_file(tmp_path / "waits")
         stop(cluster, array)
-        poll(lambda: any("given back by" in line for line in folder.log()), "the task given back", 120.0)
+        assert await_given_back(folder) == "Task exp1_vary_width_0_42 given back by cpu0: preempted"
         open_gate(tmp_path)
-        poll(lambda: folder.csv.is_file(), "a row", 120.0)
+        poll(folder.csv.is_file, "a row", 120.0)
         (row,) = await_rows(folder, 1)
         cluster.await_states(array, "COMPLETED")
     assert (tmp_path / "began-7-2").read_text() == "30"
-    assert (row["attempt"], json.loads(row["x"])) == ("2", undisturbed_at_open_gate(folder)["x"])
-    record = next(line for line in folder.log() if "given back by" in line)
-    assert record == "Task exp1_vary_width_0_42 given back by cpu0: preempted"
+    assert (row["attempt"], json.loads(row["x"])) == ("2", undisturbed(folder, 7)["x"])
 
 
-def undisturbed_at_open_gate(folder: Folder) -> dict[str, float]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder.root)
-        return undisturbed(folder, 7)
-
-
-@of(*on_slurm)
+@on_slurm
 def test_the_task_of_a_cancelled_pilot_goes_to_another(cluster: Cluster, tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1, 2]")
     with folder.serving(rescan_s=0.5):
@@ -206,7 +196,7 @@ def test_the_task_of_a_cancelled_pilot_goes_to_another(cluster: Cluster, tmp_pat
         for width in (1, 2):
             await_began(tmp_path, width)
         cluster.say("scancel", f"{array}_0")
-        poll(lambda: any("given back by" in line for line in folder.log()), "the task given back", 120.0)
+        await_given_back(folder)
         open_gate(tmp_path)
         rows = await_rows(folder, 2)
         cluster.await_states(array, "CANCELLED", "COMPLETED")
@@ -214,7 +204,7 @@ def test_the_task_of_a_cancelled_pilot_goes_to_another(cluster: Cluster, tmp_pat
     assert len({row["worker"] for row in rows}) == 1
 
 
-@of(*on_slurm)
+@on_slurm
 def test_pilots_outlive_the_daemon_of_their_node(cluster: Cluster, tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1, 2, 3]")
     with folder.serving(rescan_s=0.5):
@@ -228,7 +218,7 @@ def test_pilots_outlive_the_daemon_of_their_node(cluster: Cluster, tmp_path: Pat
     assert [row["attempt"] for row in rows] == ["1", "1", "1"]
 
 
-@of(*on_slurm)
+@on_slurm
 def test_pilots_outlive_a_restart_of_the_manager(cluster: Cluster, tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1, 2, 3]")
     with folder.serving(rescan_s=0.5):
@@ -241,7 +231,7 @@ def test_pilots_outlive_a_restart_of_the_manager(cluster: Cluster, tmp_path: Pat
     assert [row["attempt"] for row in rows] == ["1", "1", "1"]
 
 
-@of(*on_slurm)
+@on_slurm
 def test_a_job_knows_when_slurm_will_warn_it(cluster: Cluster, tmp_path: Path) -> None:
     told = tmp_path / "told"
     ask = f"cd {PROJECT} && exec {sys.executable} -c 'from distexp import slurm; print(slurm.seconds_left())'"
