@@ -16,7 +16,6 @@ from distexp.errors import UserError
 
 WARNING_S = 120  # before the time limit: 20 s for a checkpoint, Slurm's clockwork comes up to 60 s late
 ANSWER_S = 30.0  # for a busy controller to answer
-JOB_VARIABLE = "SLURM_JOB_ID"
 
 # With `B:` the warning goes to the batch shell alone, and scancel's SIGTERM reaches the shell and what srun
 # has started. `exec` makes the worker that shell: it gets both, once, and no srun is needed for one process.
@@ -77,7 +76,7 @@ def seconds_left(environment: Mapping[str, str] = os.environ) -> float | None:
     It asks squeue: of the environment variables, SLURM_JOB_END_TIME is told by some versions alone, and stays
     as it was when the limit is moved.
     """
-    job = environment.get(JOB_VARIABLE)
+    job = _job(environment)
     told = _ask("squeue", "--noheader", f"--job={job}", "--format=%L") if job else None
     try:
         return None if told is None else max(0.0, parse_time(told) - WARNING_S)
@@ -87,11 +86,20 @@ def seconds_left(environment: Mapping[str, str] = os.environ) -> float | None:
 
 def requeue(environment: Mapping[str, str] = os.environ) -> None:
     """Put this process's job back in line, as the last thing that it does: Slurm ends it."""
-    job = environment.get(JOB_VARIABLE)
-    if job is None:
-        log.warning("--requeue: found no %s, expected a job of Slurm; nothing is requeued", JOB_VARIABLE)
+    job = _job(environment)
+    if not job:
+        log.warning("--requeue: found no SLURM_JOB_ID, expected a job of Slurm; nothing is requeued")
     elif _ask("scontrol", "requeue", job) is not None:
         log.info("Job %s is back in line: it was stopped before the sweep's end", job)
+
+
+def _job(environment: Mapping[str, str]) -> str:
+    """Return the name of the job that this process is in; empty when in none.
+
+    In an array the SLURM_JOB_ID of one job is that of the array: to squeue and scontrol it means all jobs.
+    """
+    array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else environment.get("SLURM_JOB_ID", "")
 
 
 def _ask(*command: str) -> str | None:

@@ -13,7 +13,7 @@ from distexp.entry import Borrower, Entry, State
 from distexp.grid import Planned, twins_among
 from distexp.task import Task
 
-TIME_LOOK = 10_000  # tasks passed over, for one request, that do not fit a worker's time: 10 ms
+TIME_LOOK = 1000  # tasks passed over, for one request, that take longer than a worker has: some 10 ms
 RETRY_LOOK = 16  # retries looked at per request: keeps lending at a constant cost
 
 

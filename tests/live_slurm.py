@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,10 +122,10 @@ class Cluster:
         )
         return called.stdout.strip()
 
-    def submit(self, folder: Path, count: int, *options: str) -> str:
+    def submit(self, folder: Path, count: int, *options: str, words: Sequence[str] = ()) -> str:
         """Return the id of the array of jobs that the launcher submits for the manager of `folder`."""
-        words = ("slurm", str(count), "--device", "cpu", "--workdir", str(folder), "--", *options)
-        told = self.say("bash", str(LAUNCHER), *words)
+        about = ("--device", "cpu", "--workdir", str(folder), *words)
+        told = self.say("bash", str(LAUNCHER), "slurm", str(count), *about, "--", *options)
         job = re.search(r"Submitted batch job (\d+)", told)
         assert job is not None, told
         return job[1]

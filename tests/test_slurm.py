@@ -189,6 +189,41 @@ def test_a_task_that_slurm_stops_resumes_from_its_checkpoint_and_ends_with_the_s
 
 
 @on_slurm
+@pytest.mark.parametrize("index", [0, 1])
+def test_of_several_pilots_the_one_that_was_warned_goes_back_in_line(
+    cluster: Cluster, tmp_path: Path, index: int
+) -> None:
+    folder = gated_folder(tmp_path, "[1, 2]")
+    with folder.serving(rescan_s=0.5):
+        array = cluster.submit(tmp_path, 2, "--time=30")
+        for width in (1, 2):
+            await_began(tmp_path, width)
+        cluster.say("scancel", "--batch", "--signal=USR2", f"{array}_{index}")
+        await_given_back(folder)
+        states = ["RUNNING", "RUNNING"]
+        states[index] = "PENDING"
+        cluster.await_states(array, *states)
+        open_gate(tmp_path)
+        await_rows(folder, 2)
+        cluster.await_states(array, "COMPLETED", "COMPLETED")
+
+
+@on_slurm
+def test_a_pilot_without_time_for_a_task_goes_back_in_line_unless_it_never_had(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    folder = gated_folder(tmp_path, "[1, 2]")
+    open_gate(tmp_path)
+    with folder.serving(rescan_s=0.5):
+        array = cluster.submit(tmp_path, 1, words=("--time-limit", "0"))
+        log = tmp_path / ".experiment_manager" / f"slurm-{array}_0.log"
+        poll(lambda: log.exists() and log.read_text().count("No time is left") == 2, "two turns", 120.0)
+        cluster.await_states(array, "COMPLETED")
+    assert len(folder.rows()) == 1
+    assert log.read_text().count(f"Job {array}_0 is back in line: it was stopped before the sweep's end") == 1
+
+
+@on_slurm
 def test_the_task_of_a_cancelled_pilot_goes_to_another(cluster: Cluster, tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1, 2]")
     with folder.serving(rescan_s=0.5):
@@ -235,9 +270,10 @@ def test_pilots_outlive_a_restart_of_the_manager(cluster: Cluster, tmp_path: Pat
 def test_a_job_knows_when_slurm_will_warn_it(cluster: Cluster, tmp_path: Path) -> None:
     told = tmp_path / "told"
     ask = f"cd {PROJECT} && exec {sys.executable} -c 'from distexp import slurm; print(slurm.seconds_left())'"
-    for limit in ("--time=10", "--time=UNLIMITED"):
-        options = ("--wait", "--open-mode=append", f"--output={told}", limit)
+    for limit in (("--time=10", "--array=0-1"), ("--time=UNLIMITED",)):
+        options = ("--wait", "--open-mode=append", f"--output={told}", *limit)
         cluster.say("sbatch", *options, input=f"#!/bin/bash\n{ask}\n")
-    limited, unlimited = told.read_text().splitlines()
-    assert 0 < float(limited) <= 10 * 60 - slurm.WARNING_S
+    *limited, unlimited = told.read_text().splitlines()
+    assert len(limited) == 2
+    assert all(0 < float(left) <= 10 * 60 - slurm.WARNING_S for left in limited)
     assert unlimited == "None"
