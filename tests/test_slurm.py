@@ -42,8 +42,16 @@ def run(params, context):
 """
 
 
+@pytest.fixture
+def cluster(a_cluster: Cluster) -> Iterator[Cluster]:
+    """A cluster without jobs."""
+    yield a_cluster
+    a_cluster.say("scancel", "--user=root")
+    poll(lambda: a_cluster.say("squeue", "-h") == "", "no job is left", 120.0)
+
+
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def a_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if reason := why_no_slurm():
         pytest.skip(reason)
     with cluster_in(tmp_path_factory.mktemp("slurm")) as cluster:
