@@ -79,6 +79,7 @@ echo               [--workers N] [--device auto^|gpu^|cpu] [--workdir DIR] [flag
 echo   manager     the manager alone              [flags of experiment_manager.py]
 echo   worker      one worker                     [host] [port] [flags of experiment_runner_gpu.py]
 echo   workers N   N workers                      [host] [port] [flags of experiment_runner_gpu.py]
+echo   slurm N     N workers as jobs of Slurm     [flags of experiment_runner_gpu.py] [-- options of sbatch]
 echo   status      what a running manager says    [host] [port]
 echo   stop        end the manager at once: Windows cannot send Ctrl+C to another window; no row is lost
 echo               [--workdir DIR]

@@ -6,6 +6,7 @@
 #   manager     the manager alone              [flags of experiment_manager.py]
 #   worker      one worker                     [host] [port] [flags of experiment_runner_gpu.py]
 #   workers N   N workers                      [host] [port] [flags of experiment_runner_gpu.py]
+#   slurm N     N workers as jobs of Slurm     [flags of experiment_runner_gpu.py] [-- options of sbatch]
 #   status      what a running manager says    [host] [port]
 #   stop        stop the manager as Ctrl+C would; its workers finish their tasks   [--workdir DIR]
 #   test        format, lint, types, shell check, tests   [words for pytest]

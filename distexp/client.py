@@ -1,4 +1,4 @@
-"""One manager, asked in TLS: connect, time out, ask again. Opens `protocol`, `trust`, `workdir`.
+"""One manager, asked in TLS: connect, time out, ask again. Opens `host`, `protocol`, `trust`, `workdir`.
 
 Every request may be repeated: the manager gives the same lease again, acknowledges a report again.
 """
@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 from msgspec import structs
 
 from distexp.errors import ManagerUnreachable, ProtocolError, Refused, Unauthorized, UserError
+from distexp.host import host_name
 from distexp.protocol import (
     DEFAULT_PORT,
     MAX_MESSAGE_BYTES,
@@ -75,6 +76,8 @@ class Client:
         if host is None:
             known = str(info.get("host", ""))
             host = "localhost" if known in ("", "127.0.0.1") else known
+            if "name" in info and info["name"] != host_name():  # a node of a cluster that shares the folder
+                host = str(info["name"])
         return host, port or int(info.get("port") or DEFAULT_PORT)
 
     def _is_placed(self) -> bool:

@@ -48,6 +48,7 @@ class Borrower:
     memory_mib: int = 0  # of its device; 0 when unknown
     connection: int | None = None
     instance: str = ""  # of its process: two processes may have one name
+    too_long: frozenset[str] = frozenset()  # phases whose tasks take longer than it has time
 
     @property
     def term_s(self) -> float:

@@ -1,7 +1,7 @@
 """What stands behind both launchers: `python -m distexp.launch VERB ...`.
 
-Opens `errors`, `crew`, `local_run`, `workdir` and `checks`. The launchers have changed to the project's
-folder: relative paths count from there.
+Opens `errors`, `crew`, `local_run`, `slurm`, `workdir` and `checks`. The launchers have changed to the
+project's folder: relative paths count from there.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from distexp.checks import run_checks
 from distexp.crew import Crew
 from distexp.errors import AlreadyRunning, UserError
 from distexp.local_run import LocalRun, Stopping, read_address, say
+from distexp.slurm import pilot_script, submit
 from distexp.workdir import Workdir
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,7 @@ LOOK_S = 0.1  # between two looks at the processes; a look costs microseconds
 LIST_GPUS_S = 60.0  # a driver that wakes many cards takes seconds
 STOP_S = 60.0  # for `stop` to see the manager gone
 RESULTS_DEPTH = 4  # folders below the working folder: `output_dir: a/{b}/{c}/{d}`, and an end to the search
-VERBS = "run | test | manager | worker | workers N | status | stop | help"
+VERBS = "run | test | manager | worker | workers N | slurm N | status | stop | help"
 
 
 class Arguments(argparse.ArgumentParser):
@@ -54,6 +55,8 @@ def main(words: Sequence[str]) -> int:
                 return run(rest)
             case "workers":
                 return workers(rest)
+            case "slurm":
+                return slurm(rest)
             case "stop":
                 return stop(rest)
             case "test":
@@ -152,12 +155,10 @@ def find_results(workdir: Path) -> list[Path]:
 
 def workers(words: Sequence[str]) -> int:
     """Start N workers here and wait for them; further words go to each. Returns 1 if any of them failed."""
-    if not words or not words[0].isdecimal() or int(words[0]) == 0:
-        found = words[0] if words else "no number"
-        raise UserError(f"launch_distributed workers: found {found}, expected how many, such as: workers 3")
+    count = how_many("workers", words)
     stopping = Stopping()
     with Crew() as crew:
-        for index in range(int(words[0])):
+        for index in range(count):
             crew.start(f"worker {index}", python(RUNNER, *words[1:]))
         while crew.running:
             for number in crew.take_signals():
@@ -169,6 +170,29 @@ def workers(words: Sequence[str]) -> int:
     for member in failed:
         say(f"{member.name} ended with exit code {member.exit_code}")
     return 1 if failed else 0
+
+
+def how_many(verb: str, words: Sequence[str]) -> int:
+    """Return the number that the first word says."""
+    if not words or not words[0].isdecimal() or int(words[0]) == 0:
+        found = words[0] if words else "no number"
+        raise UserError(f"launch_distributed {verb}: found {found}, expected how many, such as: {verb} 3")
+    return int(words[0])
+
+
+def slurm(words: Sequence[str]) -> int:
+    """Submit N pilots; words before `--` go to each, those after it to sbatch. Returns sbatch's exit code."""
+    count = how_many("slurm", words)
+    cut = words.index("--") if "--" in words else len(words)
+    arguments = Arguments("slurm")
+    arguments.add_argument("--workdir", default=".")
+    options, worker_words = arguments.parse_known_args(words[1:cut])
+    folder = Workdir(Path(options.workdir).resolve())
+    folder.state.mkdir(parents=True, exist_ok=True)
+    if not has_manager(folder.root):
+        say(f"No manager runs in {folder.root} yet; pilots wait for one for 300 s (--manager-wait-s)")
+    worker = python(RUNNER, *worker_words, "--workdir", str(folder.root), "--requeue")
+    return submit(pilot_script(count, worker, folder.state), words[cut + 1 :])
 
 
 def stop(words: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ measured and of the pending tasks a sample is kept.
 """
 
 import random
+import statistics
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ RESAMPLE_BELOW = 100  # of the sample still pending: then another is drawn, if m
 OVERRUN = 1.25  # what runs for longer than expected will take so many times what it has taken
 FORECAST_S = 5.0  # between two forecasts: one takes some 10 ms
 MIN_SHARE, MIN_TOLD_S = 0.02, 10.0  # of a running task, before its progress outweighs what its start took
+MEDIAN_OF = 25  # tasks of a phase that were completed last
 RATE_TASKS = 100  # completed last, whose rate is told
 FAILURES = 8  # told of
 
@@ -57,6 +59,8 @@ class Pace:
         self._met = 0  # measured tasks, kept or not
         self._random = random.Random(0)
         self._done_s: deque[float] = deque(maxlen=RATE_TASKS)  # when each was completed, on its clock
+        self._took_s: dict[str, deque[float]] = {}  # phase -> seconds, of those completed last
+        self._median_s: dict[str, float] = {}  # phase -> of these
         self._failures: deque[Failure] = deque(maxlen=FAILURES)
         self._sample: dict[str, tuple[Task, Facts]] = {}
         self._told, self._stale_at_s = Forecast(None, None), 0.0
@@ -70,6 +74,9 @@ class Pace:
             self._done_s.append(now_s)
             if lease.since_s is not None:
                 self._keep(lease.task, now_s - lease.since_s)
+                took_s = self._took_s.setdefault(lease.task.phase, deque(maxlen=MEDIAN_OF))
+                took_s.append(now_s - lease.since_s)
+                self._median_s[lease.task.phase] = statistics.median(took_s)
 
     def _keep(self, task: Task, seconds: float) -> None:
         """Keep a fair sample of all that was measured (algorithm R, Vitter 1985)."""
@@ -151,6 +158,13 @@ class Pace:
             left = self._queue.pending_among(self._queue.sample(SAMPLE))
             self._sample = {task.key: (task, facts_of(task)) for task in left}
         return [model.predict_s(self._sample[task.key][1]) for task in left]
+
+    def too_long(self, left_s: float | None) -> frozenset[str]:
+        """Return the phases whose tasks will not fit into `left_s`, by the median of those completed."""
+        if left_s is None:
+            return frozenset()
+        with self._lock:
+            return frozenset(phase for phase, median_s in self._median_s.items() if median_s > left_s)
 
     def forget_sample(self) -> None:
         """Draw another sample: the sweep has changed."""

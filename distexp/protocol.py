@@ -64,6 +64,7 @@ class WorkerRequest(Request, frozen=True, kw_only=True):
     memory_mib: Natural = 0  # of the device
     pid: Natural = 0
     machine: str = ""  # boot id and PID namespace: the same on the same host alone
+    left_s: Annotated[float, Meta(ge=0)] | None = None  # until it has to end; None: no limit is known
     nonce: str = ""  # as read in the manager's folder, proves that the worker shares it
 
 
@@ -179,9 +180,12 @@ class TaskReply(Task, frozen=True, kw_only=True, tag_field="type", tag="task"):
 
 
 class NoTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="no_task"):
-    """No task for you now: others still run or paused (`wait`), none is left (`done`), or `restarting`."""
+    """No task for you now: others still run or paused (`wait`), none is left (`done`), or `restarting`.
 
-    reason: Literal["wait", "done", "restarting"]
+    `no_time` is for a worker that has told `left_s`: none that is left fits into that.
+    """
+
+    reason: Literal["wait", "done", "restarting", "no_time"]
     retry_after_s: float = 1.0
     message: str = ""
 

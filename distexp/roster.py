@@ -38,6 +38,7 @@ class Worker:
     is_unfit: bool = False  # it cannot import an experiment: benched even when it is the last one
     progress: Progress | None = None  # of its current task
     gpu: GpuUse | None = None  # as of its last beat
+    left_s: float | None = None  # until it has to end, when it asked
     turn: threading.Lock = field(default_factory=threading.Lock)  # held while it is lent a task
 
     @property
@@ -72,6 +73,7 @@ class Roster:
                 worker = self._welcome(name, request)
             worker.heartbeat_s = request.heartbeat_s or worker.heartbeat_s
             worker.connection, worker.seen_s = connection, self._clock()
+            worker.left_s = request.left_s
             if isinstance(request, Heartbeat):
                 worker.progress, worker.gpu = request.progress, request.gpu
             else:

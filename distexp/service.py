@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from distexp import protocol as wire
@@ -153,7 +154,12 @@ class Service:
         if self._queue.is_over():
             return wire.NoTask(reason="done", message="every task of the sweep has ended")
         refusal = "paused" if self._control.is_paused else self._roster.refusal(worker)
-        lease = None if refusal else self._lend(worker.borrower)
+        too_long = self._pace.too_long(worker.left_s)
+        lease = None if refusal else self._lend(replace(worker.borrower, too_long=too_long))
+        if lease is None and too_long and not refusal and self._queue.counts()[State.PENDING]:
+            return wire.NoTask(
+                reason="no_time", message=f"no task that is left takes less than {worker.left_s or 0:.0f} s"
+            )
         if lease is None:
             wait_s = min(WAIT_MAX_S, max(WAIT_S, 0.01 * self._roster.connected()))
             return wire.NoTask(

@@ -15,6 +15,7 @@ class StopRequests:
     def __init__(self) -> None:
         self.interrupts = 0  # 1: finish the task, 2: checkpoint and stop, 3: kill
         self.is_preempted = False
+        self.is_ended = False  # by SIGTERM: no warning any more, and nobody may want this worker back
         self._is_installed = False
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
@@ -40,6 +41,7 @@ class StopRequests:
     def preempt(self, number: int = 0, frame: FrameType | None = None) -> None:
         """Note that this process has to end soon."""
         self.is_preempted = True
+        self.is_ended = self.is_ended or number == signal.SIGTERM
         self._wake()
 
     @property
@@ -56,6 +58,11 @@ class StopRequests:
     def wants_kill(self) -> bool:
         """Whether the current task is to end at once."""
         return self.interrupts > 2
+
+    @property
+    def is_warned(self) -> bool:
+        """Whether all that came is the warning before the end of a job."""
+        return self.is_preempted and not self.is_ended and not self.interrupts
 
     @property
     def waitable(self) -> socket.socket:

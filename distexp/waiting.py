@@ -13,6 +13,7 @@ from distexp.entry import Borrower, Entry, State
 from distexp.grid import Planned, twins_among
 from distexp.task import Task
 
+TIME_LOOK = 1000  # tasks passed over, for one request, that take longer than a worker has: some 10 ms
 RETRY_LOOK = 16  # retries looked at per request: keeps lending at a constant cost
 
 
@@ -40,7 +41,18 @@ class Waiting:
         self._twins = twins_among(tasks)
 
     def take(self, borrower: Borrower) -> Entry | None:
-        """Take the next task for this borrower out of its line; None when none is free for it.
+        """Take the next task for this borrower out of its line; None when none is free for it."""
+        passed: list[Entry] = []
+        found = self._take(borrower)
+        while found is not None and found.planned.phase in borrower.too_long:
+            passed.append(found)
+            found = self._take(borrower) if len(passed) < TIME_LOOK else None
+        for entry in reversed(passed):
+            (self._retry if entry.attempts else self._fresh).appendleft(entry.key)
+        return found
+
+    def _take(self, borrower: Borrower) -> Entry | None:
+        """Take the next task whose device this borrower has.
 
         Retries go first to workers other than the one that had them; when nothing else is left, to anyone.
         """

@@ -1,6 +1,6 @@
 """Every path of a working folder, and the lock that makes one manager its master.
 
-Opens `disk`, `errors`. The manager's own files lie in `.experiment_manager/`.
+Opens `disk`, `errors`, `host`. The manager's own files lie in `.experiment_manager/`.
 """
 
 import json
@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from distexp.disk import replace_durably
 from distexp.errors import AlreadyRunning, UserError
+from distexp.host import host_name
 
 LOG_FILE = "experiment_manager.log"
 EVERYWHERE = ("", "0.0.0.0", "::")  # addresses to bind, not to connect to
@@ -38,7 +39,7 @@ class Workdir:
 
     @property
     def info(self) -> Path:
-        """Who is the manager here: pid, host, port (JSON)."""
+        """Who is the manager here: pid, host, port, and the name of its machine if that is served (JSON)."""
         return self.state / "manager.json"
 
     @property
@@ -139,8 +140,12 @@ class Workdir:
 
     def announce(self, host: str, port: int) -> None:
         """Write down who the manager of this folder is, and where to reach it. Caller holds the folder."""
-        host = "127.0.0.1" if host in EVERYWHERE else host
-        write_private(self.info, json.dumps({"pid": os.getpid(), "host": host, "port": port}))
+        told: dict[str, object] = {"pid": os.getpid(), "host": host, "port": port}
+        if (
+            host in EVERYWHERE
+        ):  # on another machine the folder may be shared, and a loopback address another's
+            told |= {"host": "127.0.0.1", "name": host_name()}
+        write_private(self.info, json.dumps(told))
 
 
 def _read(path: Path) -> str:

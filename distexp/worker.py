@@ -60,8 +60,11 @@ class Worker:
         clock: Callable[[], float],
         facts: Mapping[str, Any],
         look: Callable[[], GpuUse | None] = lambda: None,
+        left_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         """Introduce itself to the manager with `about`, fields of `WorkerRequest`; `look` at its card.
+
+        `left_s()` says how many seconds it has; None: no end is known.
 
         Args:
             facts: Fields of `Provenance` that are the same for all its tasks.
@@ -71,14 +74,24 @@ class Worker:
         self._workdir = workdir
         self._link, self._children = link, children
         self._courier = Courier(link=link, recorder=recorder, stop=stop, about=self._about, look=look)
-        self._stop, self._clock = stop, clock
+        self._stop, self._clock, self._left_s = stop, clock, left_s
+        self._tasks = 0
+        self._is_short = False  # of time, for any task that is left
         self._log_file = WorkerLog(str(about["worker_id"]))
         self._next: TaskReply | NoTask | None = None
         self._is_stuck = False  # a child did not start and holds the way to all others
 
     def _about(self) -> dict[str, Any]:
         """Who asks. The nonce is read each time: the folder's first manager may start after its workers."""
-        return {**self._introduction, "nonce": self._workdir.read_nonce()}
+        return {**self._introduction, "nonce": self._workdir.read_nonce(), "left_s": self._left_s()}
+
+    @property
+    def wants_another_turn(self) -> bool:
+        """Whether time ended before work did, and more time of the same length would help.
+
+        Not so where a whole turn was too short for a single task: the next would be, too.
+        """
+        return self._stop.is_warned or (self._is_short and self._tasks > 0)
 
     def run(self) -> int:
         """Work until there is nothing left to do; return 0, or 1 when the manager stayed away."""
@@ -113,6 +126,10 @@ class Worker:
         if reply.reason == "done":
             log.info("No task is left: %s", reply.message or "done")
             return False
+        if reply.reason == "no_time":
+            log.info("No time is left: %s", reply.message)
+            self._is_short = True
+            return False
         self._link.wait(reply.retry_after_s)
         return True
 
@@ -124,6 +141,7 @@ class Worker:
         if not self._open_folders(task, output_dir, run_folder):
             return
         log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
+        self._tasks += 1
         run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
         attempt = self._start_child(task, run)
         if attempt is None:

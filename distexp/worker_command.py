@@ -6,10 +6,10 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distexp import capture
+from distexp import capture, slurm
 from distexp.child import DEFAULT_START_METHOD, Children
 from distexp.claim import Claim, unclaimable
 from distexp.client import Client
@@ -86,6 +86,18 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "--workdir", type=Path, default=Path(), help="folder of results and experiments (default: .)"
     )
     parser.add_argument(
+        "--time-limit",
+        type=slurm_time,
+        metavar="TIME",
+        help="take no task that will not end in this time: minutes, or as Slurm writes it, 1:30:00 "
+        "(default: that of a job of Slurm)",
+    )
+    parser.add_argument(
+        "--requeue",
+        action="store_true",
+        help="in a job of Slurm: put it back in line when its time ends before the sweep does",
+    )
+    parser.add_argument(
         "--list-gpus", action="store_true", help="show the cards and who holds them, then end"
     )
     return parser.parse_args(words)
@@ -100,6 +112,14 @@ def at_least_one(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
     return number
+
+
+def slurm_time(text: str) -> float:
+    """Return the seconds of a time as Slurm writes it."""
+    try:
+        return slurm.parse_time(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def print_gpus(settings: argparse.Namespace) -> int:
@@ -137,9 +157,21 @@ def work(settings: argparse.Namespace) -> int:
             stop=stop,
         )
         if claim is None:
-            return int(link.has_given_up)
-        with claim:
-            return work_on(claim, settings, workdir, link, stop)
+            code, is_cut_short = int(link.has_given_up), stop.is_warned
+        else:
+            with claim:
+                code, is_cut_short = work_on(claim, settings, workdir, link, stop)
+        if is_cut_short and settings.requeue:
+            slurm.requeue()
+        return code
+
+
+def clock_of(left_s: float | None) -> Callable[[], float | None]:
+    """Return what tells how much of `left_s` is left."""
+    if left_s is None:
+        return lambda: None
+    end_s = time.monotonic() + left_s
+    return lambda: max(0.0, end_s - time.monotonic())
 
 
 def take_token() -> Token | None:
@@ -151,9 +183,10 @@ def take_token() -> Token | None:
 
 def work_on(
     claim: Claim, settings: argparse.Namespace, workdir: Workdir, link: Link, stop: StopRequests
-) -> int:
-    """Work on a claimed device until nothing is left to do."""
+) -> tuple[int, bool]:
+    """Work on a claimed device; return the exit code and whether time ended before work did."""
     pin(claim, settings.threads)
+    left_s = slurm.seconds_left() if settings.time_limit is None else settings.time_limit
     worker = Worker(
         about=introduction(claim),
         workdir=workdir,
@@ -164,9 +197,10 @@ def work_on(
         clock=time.monotonic,
         look=CardWatch(claim.gpu.uuid).look if claim.gpu else lambda: None,
         facts=capture.of_folder(workdir.root),
+        left_s=clock_of(left_s),
     )
     try:
-        return worker.run()
+        return worker.run(), worker.wants_another_turn
     finally:
         end_descendants()  # a template that hangs in an import, too
 

@@ -44,7 +44,7 @@ DOORS = {
     "trust": "errors workdir",
     "doorman": "",
     "server": "doorman errors protocol trust",
-    "client": "errors protocol trust workdir",
+    "client": "errors host protocol trust workdir",
     # rows
     "rows": "task",
     "row_index": "grid rows",
@@ -65,7 +65,7 @@ DOORS = {
     "host": "",
     "logs": "errors",
     "collector": "",
-    "workdir": "disk errors",
+    "workdir": "disk errors host",
     "roster": "entry host protocol task",
     "wording": "",
     "run_log": "errors",
@@ -104,6 +104,7 @@ DOORS = {
     "commands.plan commands.report commands.requeue commands.resume commands.show commands.status "
     "commands.tasks commands.watch errors logs manager protocol screen sweep",
     # the worker
+    "slurm": "errors",
     "gpu": "errors",
     "gpu_use": "errors gpu protocol",
     "claim": "errors gpu",
@@ -114,7 +115,7 @@ DOORS = {
     "courier": "errors link protocol recorder stop",
     "worker": "child child_main courier entry link logs protocol recorder run_log stop task workdir",
     "worker_command": "capture child claim client errors gpu gpu_use host link logs process_tree recorder "
-    "seat spool stop trust workdir worker",
+    "seat slurm spool stop trust workdir worker",
     "experiment_runner_gpu": "gpu worker_command",
     # the child
     "capture": "",
@@ -139,7 +140,7 @@ DOORS = {
     "crew": "",
     "checks": "",
     "local_run": "crew workdir",
-    "launch": "checks crew errors local_run workdir",
+    "launch": "checks crew errors local_run slurm workdir",
 }
 
 LONG_FILES = {  # over 300 lines, never over 400; the reason

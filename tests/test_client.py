@@ -1,4 +1,5 @@
 import contextlib
+import json
 import socket
 import ssl
 import threading
@@ -202,6 +203,16 @@ def test_a_token_that_others_can_read_is_not_used(folder: Folder) -> None:
         (folder.root / ".experiment_token").chmod(0o644)
         with pytest.raises(Unauthorized, match="found mode 0644, so that other users can read the secret"):
             client.call(Status(), StatusReply)
+
+
+def test_on_another_machine_a_shared_folder_says_which_machine_its_manager_is_on(folder: Folder) -> None:
+    with folder.serving(host="0.0.0.0") as manager:
+        client = Client(manager.workdir)
+        assert client.address == f"localhost:{manager.port}"
+        told = json.loads(manager.workdir.info.read_text(encoding="utf-8"))
+        manager.workdir.info.write_text(json.dumps(told | {"name": "login1"}), encoding="utf-8")
+        assert client.address == f"login1:{manager.port}"
+        assert Client(manager.workdir, "localhost").address == f"localhost:{manager.port}"
 
 
 def test_workers_of_a_folder_find_its_manager_at_the_address_that_it_serves(folder: Folder) -> None:

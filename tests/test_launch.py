@@ -11,7 +11,7 @@ from stand_in import pynvml as stand_in
 from stand_in.machine import card, environment, write_scenario
 
 from distexp.claim import claim_gpu
-from distexp.launch import MANAGER, count_free_gpus, find_manager, say_rows
+from distexp.launch import MANAGER, count_free_gpus, find_manager, main, say_rows
 from distexp.workdir import Workdir
 
 
@@ -57,3 +57,15 @@ def test_a_free_card_is_one_that_a_worker_could_claim_now(
         assert count_free_gpus() == 0
     shown = capsys.readouterr().err.splitlines()
     assert [line.split()[:2] for line in shown] == [[f"gpu{index}", "busy"] for index in range(3)]
+
+
+def test_slurm_needs_a_number_and_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert [main(["slurm"]), main(["slurm", "4", "--workdir", str(tmp_path), "--", "--time=60"])] == [2, 2]
+    assert capsys.readouterr().err.splitlines() == [
+        "launch_distributed slurm: found no number, expected how many, such as: slurm 3",
+        f"No manager runs in {tmp_path} yet; pilots wait for one for 300 s (--manager-wait-s)",
+        "sbatch: found no such program, expected that of Slurm; run this where you submit your jobs",
+    ]

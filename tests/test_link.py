@@ -176,7 +176,26 @@ def test_a_wait_ends_at_a_signal_and_the_next_one_does_not(link: Link, stop: Sto
             signal.signal(number, handler)
     assert (stop.interrupts, stop.is_preempted) == (1, True)
     assert (stop.wants_leave, stop.wants_checkpoint, stop.wants_kill) == (True, True, False)
+    assert not stop.is_warned, "the user wants it to leave"
     link.wait(0.001)  # acknowledged: returns by its timeout alone
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("names", "is_warned"),
+    [
+        (["SIGUSR2"], True),
+        (["SIGTERM"], False),
+        (["SIGUSR2", "SIGTERM"], False),
+        (["SIGTERM", "SIGUSR2"], False),
+    ],
+)
+def test_only_a_warning_that_no_end_follows_is_one(
+    stop: StopRequests, names: list[str], is_warned: bool
+) -> None:
+    for name in names:
+        stop.preempt(getattr(signal, name))
+    assert (stop.is_preempted, stop.is_warned) == (True, is_warned)
 
 
 def test_three_interrupts_are_three_wishes(stop: StopRequests) -> None:

@@ -131,6 +131,19 @@ def test_what_is_kept_stays_small_whatever_the_sweep_and_a_changed_sweep_is_samp
     assert len(shop.pace._sample) <= 10
 
 
+def test_a_phase_is_too_long_by_the_median_of_its_tasks_that_were_completed_last() -> None:
+    phases = (("exp1", 1), ("exp2", 2))
+    shop = Shop([a_task(seed, phase=phase, width=width) for phase, width in phases for seed in range(40)], 1)
+    assert shop.pace.too_long(0.0) == frozenset(), "of a phase without a completed task nothing is known"
+    took_s = iter([10.0] * 10 + [100.0, 100.0, 30.0] * 10)
+    shop.run(lambda task: next(took_s), 40)
+    assert shop.pace.too_long(99.0) == {"exp1"}
+    assert shop.pace.too_long(100.0) == frozenset()
+    shop.run(lambda task: 5.0, 41)
+    assert shop.pace.too_long(4.0) == {"exp1", "exp2"}
+    assert shop.pace.too_long(None) == frozenset()
+
+
 def test_failures_are_told_with_the_latest_first() -> None:
     shop = Shop(mixed(1))
     for number in range(20):

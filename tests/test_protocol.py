@@ -44,7 +44,7 @@ def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         return st.lists(st.dictionaries(TEXT, JSON, max_size=2), max_size=2)
     if name in ("worker_id", "host"):
         return NAME
-    if name == "heartbeat_s":
+    if name in ("heartbeat_s", "left_s"):
         return st.none() | st.floats(0.1, 3600)
     if name in ("pid", "memory_mib", "used_mib", "free_mib"):
         return st.integers(0, 2**53 - 1)

@@ -143,6 +143,20 @@ def test_who_waits_is_told_when_to_ask_again_and_when_all_is_done(manager: Exper
         assert two.say("request_task")["reason"] == "done"
 
 
+def test_who_has_no_time_for_any_task_that_is_left_is_told_so(manager: ExperimentManager) -> None:
+    with worker(manager) as one, worker(manager, "gpu1") as two:
+        first = one.say("request_task", left_s=0)
+        assert first["type"] == "task", "how long it takes is not known yet"
+        one.say("task_complete", key=first["key"], lease_id=first["lease_id"], result={"score": 1})
+        told = two.say("request_task", left_s=0)
+        assert (told["reason"], told["message"]) == ("no_time", "no task that is left takes less than 0 s")
+        assert count(manager, State.PENDING) == 2
+        assert [two.say("request_task", left_s=3600)["type"], one.say("request_task")["type"]] == ["task"] * 2
+        third = worker(manager, "gpu2")
+        with third:
+            assert third.say("request_task", left_s=0)["reason"] == "wait", "none is left for anybody"
+
+
 # -- completion ----------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from desk import CPU1, Desk
 from msgspec import structs
+from row_cases import a_task
 
 from distexp.entry import Borrower, Cause, State
 from distexp.errors import IllegalMove, UnknownTask
@@ -165,6 +166,17 @@ def test_a_retry_goes_to_another_worker_first_and_to_the_same_one_last() -> None
     assert second is not None
     desk.queue.fail(second.lease_id, desk.key, Cause.ERROR, "boom")
     assert desk.lend(CPU1).task == desk.tasks[0], "when nothing else is left, the same worker may try again"
+
+
+def test_tasks_of_a_phase_that_takes_too_long_are_passed_over_and_keep_their_places() -> None:
+    desk = Desk(
+        [a_task(width=1, phase="long"), a_task(width=2, phase="long"), a_task(width=3, phase="short")]
+    )
+    desk.queue.release(desk.lend().lease_id, desk.key)
+    hurried = Borrower("cpu1", 15.0, too_long=frozenset({"long"}))
+    assert desk.lend(hurried).task == desk.tasks[2]
+    assert desk.queue.lend(hurried) is None
+    assert [desk.lend(CPU1).task, desk.lend(CPU1).task] == desk.tasks[:2]
 
 
 def test_retries_never_starve_behind_others_that_a_worker_may_not_have() -> None:

@@ -86,6 +86,23 @@ def test_a_worker_runs_every_task_and_leaves_when_none_is_left(folder: Folder) -
     assert "No task is left: every task of the sweep has ended" in worker.output()
 
 
+def test_a_worker_leaves_when_no_task_fits_into_its_time_and_asks_for_more_if_that_helps(
+    folder: Folder,
+) -> None:
+    open_gate(folder.root)
+    words = ("--time-limit", "0", "--requeue")
+    with folder.serving() as manager:
+        with worker_process(folder.root, *words) as first:
+            assert first.code() == 0
+        with worker_process(folder.root, *words) as second:
+            assert second.code() == 0
+        assert manager.queue.counts()[State.PENDING] == 1
+    for worker in (first, second):
+        assert "No time is left: no task that is left takes less than 0 s" in worker.output()
+    assert "--requeue: found no SLURM_JOB_ID, expected a job of Slurm" in first.output()
+    assert "--requeue" not in second.output(), "the next turn would be as short"
+
+
 def test_a_drained_worker_finishes_its_task_and_leaves(folder: Folder) -> None:
     with at_work(folder) as (manager, worker):
         say(manager, "drain", worker_id="cpu0")

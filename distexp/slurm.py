@@ -1,0 +1,116 @@
+"""The one door to Slurm: pilots submitted, the time a job has left, a job put back in line. Opens `errors`.
+
+A pilot is a worker that is a job; the tasks stay with the manager. The script is a template and not
+submitit's: that library pickles a function for each job, and a pilot is a command.
+"""
+
+import logging
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from distexp.errors import UserError
+
+WARNING_S = 120  # before the time limit: 20 s for a checkpoint, Slurm's clockwork comes up to 60 s late
+ANSWER_S = 30.0  # for a busy controller to answer
+
+# With `B:` the warning goes to the batch shell alone, and scancel's SIGTERM reaches the shell and what srun
+# has started. `exec` makes the worker that shell: it gets both, once, and no srun is needed for one process.
+SCRIPT = """\
+#!/bin/bash
+#SBATCH --job-name=distexp
+#SBATCH --array=0-{last}
+#SBATCH --ntasks=1
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR2@{warning_s}
+#SBATCH --output="{log}"
+exec {worker}
+"""
+
+log = logging.getLogger("distexp.worker")
+
+
+def pilot_script(count: int, worker: Sequence[str], log_folder: Path) -> str:
+    """Return the batch script of `count` pilots; each runs the command `worker` and prints to a log."""
+    log_path = str(log_folder).replace("%", "%%") + "/slurm-%A_%a.log"
+    return SCRIPT.format(last=count - 1, warning_s=WARNING_S, log=log_path, worker=shlex.join(worker))
+
+
+def submit(script: str, options: Sequence[str]) -> int:
+    """Hand a script to sbatch, whose `options` win over those in the script; return its exit code.
+
+    Raises:
+        UserError: There is no sbatch.
+    """
+    try:
+        return subprocess.run(["sbatch", *options], input=script, text=True, check=False).returncode
+    except FileNotFoundError:
+        raise UserError(
+            "sbatch: found no such program, expected that of Slurm; run this where you submit your jobs"
+        ) from None
+
+
+def parse_time(text: str) -> float:
+    """Return seconds of a time as Slurm writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip(), re.ASCII)
+    if match is None:
+        raise ValueError(f"found {text!r}, expected a time such as 90 (minutes), 1:30:00 or 2-12:00:00")
+    days, *parts = match.groups()
+    first, second, third = (int(part or 0) for part in parts)
+    if days is None and parts[2] is None:  # no hours: minutes and seconds
+        return 60.0 * first + second
+    return 86400.0 * int(days or 0) + 3600.0 * first + 60.0 * second + third
+
+
+def seconds_left(environment: Mapping[str, str] = os.environ) -> float | None:
+    """Return in how many seconds Slurm will warn this process of its job's end; None: no job, or no limit.
+
+    It asks squeue: of the environment variables, SLURM_JOB_END_TIME is told by some versions alone, and stays
+    as it was when the limit is moved.
+    """
+    job = _job(environment)
+    told = _ask("squeue", "--noheader", f"--job={job}", "--format=%L") if job else None
+    try:
+        return None if told is None else max(0.0, parse_time(told) - WARNING_S)
+    except ValueError:  # UNLIMITED
+        return None
+
+
+def requeue(environment: Mapping[str, str] = os.environ) -> None:
+    """Put this process's job back in line, as the last thing that it does: Slurm ends it."""
+    job = _job(environment)
+    if not job:
+        log.warning("--requeue: found no SLURM_JOB_ID, expected a job of Slurm; nothing is requeued")
+    elif _ask("scontrol", "requeue", job) is not None:
+        log.info("Job %s is back in line: it was stopped before the sweep's end", job)
+
+
+def _job(environment: Mapping[str, str]) -> str:
+    """Return the name of the job that this process is in; empty when in none.
+
+    In an array the SLURM_JOB_ID of one job is that of the array: to squeue and scontrol it means all jobs.
+    """
+    array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else environment.get("SLURM_JOB_ID", "")
+
+
+def _ask(*command: str) -> str | None:
+    """Return the answer; None with a line in the log when there is none."""
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("%s: %s, expected an answer of Slurm", command[0], error)
+        return None
+    if asked.returncode != 0:
+        said = (asked.stderr.strip().splitlines() or ["no reason"])[-1]
+        log.warning("%s: found exit code %d (%s), expected 0", shlex.join(command), asked.returncode, said)
+        return None
+    return asked.stdout

@@ -1,0 +1,178 @@
+"""A real Slurm of one node on 127.0.0.1, in a folder of its own: munged, slurmctld, slurmd."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from live_worker import marked_processes
+from support import poll
+
+LAUNCHER = Path(__file__).parent.parent / "launch_distributed.sh"
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+DEADLINE_S = 120.0
+MARK = "DISTEXP_SLURM_TEST"  # in the environment of all that belongs to one cluster
+
+# cred_expire: how long a job that was requeued waits. config_overrides: the node is as large as it says here.
+CONF = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={root}/munge.sock,cred_expire=10
+CredType=cred/munge
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+SlurmctldPort={ctld_port}
+SlurmdPort={d_port}
+StateSaveLocation={root}/state
+SlurmdSpoolDir={root}/spool
+SlurmctldPidFile={root}/slurmctld.pid
+SlurmdPidFile={root}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1,bf_interval=1
+SlurmctldParameters=preempt_send_user_signal
+SlurmdParameters=config_overrides
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+ReturnToService=2
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+"""
+
+
+def why_no_slurm() -> str:
+    """Return why a cluster cannot be started here; empty when it can."""
+    missing = [
+        name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None
+    ]
+    if missing:
+        return f"found no {', '.join(missing)}, expected Debian's slurm-wlm and munge"
+    return "" if os.geteuid() == 0 else "the daemons of Slurm need root"
+
+
+@dataclass
+class Cluster:
+    """The daemons, and what users call."""
+
+    root: Path
+    daemons: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        return str(self.root)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{os.environ['PATH']}:/usr/sbin"
+        ours = {
+            "SLURM_CONF": str(self.root / "slurm.conf"),
+            MARK: self.mark,
+            "DISTEXP_PYTHON": sys.executable,
+        }
+        return {**os.environ, **ours, "PATH": path}
+
+    def start(self, name: str, *words: str) -> None:
+        """Start a daemon in the foreground of a session of its own."""
+        with open(self.root / f"{name}.out", "ab") as output:
+            self.daemons[name] = subprocess.Popen(
+                [name, *words], stdout=output, stderr=output, env=self.environment, start_new_session=True
+            )
+
+    def start_node(self) -> None:
+        """Start slurmd and wait until jobs may run there."""
+        host = socket.gethostname().split(".")[0]
+        self.start("slurmd", "-D", "-f", str(self.root / "slurm.conf"), "-N", host)
+        poll(
+            lambda: self.say("sinfo", "-h", "-o", "%T") in ("idle", "mixed", "allocated"),
+            "a node",
+            DEADLINE_S,
+        )
+
+    def kill(self, name: str) -> None:
+        process = self.daemons.pop(name)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def say(self, *words: str, input: str | None = None) -> str:
+        """Return what a program prints, errors too."""
+        called = subprocess.run(
+            words,
+            input=input,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.environment,
+            check=False,
+        )
+        return called.stdout.strip()
+
+    def submit(self, folder: Path, count: int, *options: str, words: Sequence[str] = ()) -> str:
+        """Return the id of the array of jobs that the launcher submits for the manager of `folder`."""
+        about = ("--device", "cpu", "--workdir", str(folder), *words)
+        told = self.say("bash", str(LAUNCHER), "slurm", str(count), *about, "--", *options)
+        job = re.search(r"Submitted batch job (\d+)", told)
+        assert job is not None, told
+        return job[1]
+
+    def states(self, array: str) -> list[str]:
+        """Return the states of the jobs of an array, in the order of their numbers."""
+        told = self.say("scontrol", "--oneliner", "show", "job", array)
+        found = re.findall(r"ArrayTaskId=(\S+) .*?JobState=(\S+) ", told)
+        return [state for _, state in sorted(found)]
+
+    def await_states(self, array: str, *states: str) -> None:
+        poll(lambda: self.states(array) == list(states), f"{array} is {states}", DEADLINE_S)
+
+
+@contextmanager
+def cluster_in(root: Path) -> Iterator[Cluster]:
+    """A cluster; at the end all that belongs to it is killed, by pid."""
+    cluster = Cluster(root)
+    with socket.socket() as one, socket.socket() as two:
+        for each in (one, two):
+            each.bind(("127.0.0.1", 0))
+        ports = {"ctld_port": one.getsockname()[1], "d_port": two.getsockname()[1]}
+    host = socket.gethostname().split(".")[0]
+    conf = root / "slurm.conf"
+    conf.write_text(CONF.format(root=root, host=host, **ports), encoding="ascii")
+    for name in ("state", "spool"):
+        (root / name).mkdir()
+    key = root / "munge.key"
+    key.write_bytes(os.urandom(1024))
+    key.chmod(0o400)
+    try:
+        files = {
+            "key-file": "key",
+            "socket": "sock",
+            "pid-file": "pid",
+            "log-file": "log",
+            "seed-file": "seed",
+        }
+        flags = [f"--{flag}={root}/munge.{end}" for flag, end in files.items()]
+        cluster.start("munged", "--force", "--foreground", *flags)
+        poll((root / "munge.sock").exists, "munged", DEADLINE_S)
+        cluster.start("slurmctld", "-D", "-f", str(conf))
+        poll(lambda: "is UP" in cluster.say("scontrol", "ping"), "slurmctld", DEADLINE_S)
+        cluster.start_node()
+        yield cluster
+    finally:
+        for name in list(cluster.daemons):
+            cluster.kill(name)
+        for process in marked_processes(str(root)):
+            process.kill()
