@@ -69,7 +69,7 @@ DOORS = {
     "roster": "entry host protocol task",
     "wording": "",
     "run_log": "errors",
-    "reasons": "entry wording",
+    "reasons": "entry task wording",
     "eta": "task",
     "pace": "entry eta roster task task_queue",
     "inspection": "entry ledger protocol reasons roster run_log task task_queue workdir",
@@ -106,7 +106,8 @@ DOORS = {
     # the worker
     "gpu": "errors",
     "gpu_use": "errors gpu protocol",
-    "claim": "errors gpu",
+    "claim_lock": "errors",
+    "claim": "claim_lock errors gpu",
     "stop": "",
     "link": "client errors protocol stop",
     "seat": "claim errors gpu link protocol stop",

@@ -12,7 +12,8 @@ import pytest
 from stand_in import pynvml as stand_in
 from stand_in.machine import card, environment, mig_instance, write_scenario
 
-from distexp.claim import CLAIM_FOLDER_VARIABLE, claim_cpu, claim_gpu, default_claim_folder, unclaimable
+from distexp.claim import claim_cpu, claim_gpu, claim_gpus, unclaimable
+from distexp.claim_lock import CLAIM_FOLDER_VARIABLE, default_claim_folder
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu import list_gpus
 
@@ -193,7 +194,7 @@ def test_cpu_seats_are_counted_per_folder_from_the_lowest_free(tmp_path):
         first.release()
         with claim_cpu(here) as again:
             assert again.worker_id == "cpu0"
-        assert (second.gpu, second.device, second.device_name) == (None, "cpu", "cpu")
+        assert (second.gpus, second.device, second.device_name) == ((), "cpu", "cpu")
         assert second.total_mib == psutil.virtual_memory().total // 2**20
 
 

@@ -12,7 +12,8 @@ from stand_in import pynvml as stand_in
 from stand_in.machine import card, write_scenario
 from support import Clock
 
-from distexp.claim import CLAIM_FOLDER_VARIABLE, Claim, claim_gpu
+from distexp.claim import Claim, claim_gpu
+from distexp.claim_lock import CLAIM_FOLDER_VARIABLE
 from distexp.client import Client
 from distexp.errors import NoGpuError
 from distexp.link import Link

@@ -192,12 +192,12 @@ def test_what_needs_a_larger_device_than_there_is_fails_once_nothing_else_is_lef
     small = Borrower("gpu0", 15.0, memory_mib=8000)
     lease, other = desk.lend(small), desk.lend(small)
     desk.queue.fail(lease.lease_id, desk.key, Cause.OUT_OF_MEMORY, "too big")
-    assert desk.queue.give_up(8000) == [], "the other one runs"
+    assert desk.queue.give_up(lambda gpus: 8000) == [], "the other one runs"
     desk.queue.release(other.lease_id, other.task.key)
-    assert desk.queue.give_up(8000) == [], "the other one waits"
+    assert desk.queue.give_up(lambda gpus: 8000) == [], "the other one waits"
     desk.queue.complete(other.task.key)
-    assert desk.queue.give_up(8001) == [], "a larger device is there"
-    assert [entry.task for entry in desk.queue.give_up(8000)] == [desk.tasks[0]]
+    assert desk.queue.give_up(lambda gpus: 8001) == [], "a larger device is there"
+    assert [entry.task for entry in desk.queue.give_up(lambda gpus: 8000)] == [desk.tasks[0]]
     entry = desk.queue.entry(desk.key)
     assert (entry.state, entry.cause, entry.error) == (State.FAILED, "out_of_memory", "too big")
     assert desk.queue.is_over()
