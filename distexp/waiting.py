@@ -8,7 +8,6 @@ waits. Tasks wait by what they need of a device, so that those that fit no worke
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from distexp.entry import Borrower, Entry, State
 from distexp.grid import GridPoint, Planned, twins_among
@@ -17,12 +16,12 @@ from distexp.task import Need, Task
 RETRY_LOOK = 16  # retries looked at per request and need: keeps lending at a constant cost
 
 
-@dataclass(frozen=True)
 class Lines:
     """Keys of tasks that have one need; stale ones are dropped when met."""
 
-    fresh: deque[str] = field(default_factory=deque)  # in the order of the sweep
-    retry: deque[str] = field(default_factory=deque)  # came back: lent before, withdrawn, twins, edited
+    def __init__(self) -> None:
+        self.fresh: deque[str] = deque()  # in the order of the sweep
+        self.retry: deque[str] = deque()  # came back: lent before, withdrawn, twins, edited
 
 
 class Waiting:
