@@ -42,7 +42,7 @@ class CardsWatch:
         self._watches = [CardWatch(uuid) for uuid in uuids]
 
     def look(self) -> GpuUse | None:
-        """Return the use of the cards together, the mean of their utilization; None when one cannot be read."""
+        """Return the use of all cards, in the mean how busy they are; None when one cannot be read."""
         uses = [use for watch in self._watches if (use := watch.look()) is not None]
         busy = [use.utilization_pct for use in uses if use.utilization_pct is not None]
         if len(uses) < len(self._watches):

@@ -100,8 +100,10 @@ def run(words: Sequence[str]) -> int:
     free_gpus = 0 if options.device == "cpu" else count_free_gpus()
     seats = free_gpus // max(1, options.gpus)
     if not seats and options.gpus > 1:
-        found = f"found {free_gpus} free GPUs"
-        raise UserError(f"launch_distributed run: --gpus {options.gpus}: {found}, expected as many at least")
+        found = f"found {free_gpus} free GPU{'s' * (free_gpus != 1)}"
+        raise UserError(
+            f"launch_distributed run: --gpus {options.gpus}: {found}, expected at least {options.gpus}"
+        )
     device = "cpu" if options.device == "auto" and not free_gpus else options.device
     manager = python(MANAGER, "--exit-when-done", "--workdir", str(workdir), *manager_words)
     with Crew() as crew:

@@ -11,7 +11,8 @@ from stand_in import pynvml as stand_in
 from stand_in.machine import card, environment, write_scenario
 
 from distexp.claim import claim_gpu
-from distexp.launch import MANAGER, count_free_gpus, find_manager, say_rows
+from distexp.errors import UserError
+from distexp.launch import MANAGER, count_free_gpus, find_manager, run, say_rows
 from distexp.workdir import Workdir
 
 
@@ -57,3 +58,14 @@ def test_a_free_card_is_one_that_a_worker_could_claim_now(
         assert count_free_gpus() == 0
     shown = capsys.readouterr().err.splitlines()
     assert [line.split()[:2] for line in shown] == [[f"gpu{index}", "busy"] for index in range(3)]
+
+
+def test_a_run_with_more_cards_a_worker_than_are_free_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenario(tmp_path / "machine.json", card(0), card(1, 900))
+    for name, value in environment(tmp_path / "machine.json", tmp_path / "claims").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as caught:
+        run(["--gpus", "2", "--workdir", str(tmp_path)])
+    assert str(caught.value) == "launch_distributed run: --gpus 2: found 1 free GPU, expected at least 2"

@@ -17,7 +17,7 @@ from distexp.claim_lock import CLAIM_FOLDER_VARIABLE
 from distexp.client import Client
 from distexp.errors import NoGpuError, UserError
 from distexp.link import Link
-from distexp.seat import find_seat, read_free_mib
+from distexp.seat import find_seat
 from distexp.stop import StopRequests
 from distexp.workdir import Workdir
 
@@ -181,11 +181,3 @@ def test_several_cards_are_never_replaced_by_the_cpu_or_by_fewer(scenario: Path,
     write_scenario(scenario, card(0))
     with pytest.raises(UserError, match=r"--gpus 2: found 1 whole GPU \(gpu0\) on this host, expected"):
         find("auto", gpus=2)
-
-
-def test_the_free_memory_is_that_of_the_fullest_card_and_none_where_one_is_lost(scenario: Path) -> None:
-    uuids = [card(number)["uuid"] for number in (0, 1)]
-    write_scenario(scenario, card(0, 9000), card(1, 7000), card(2, 100))
-    assert (read_free_mib(uuids), read_free_mib(uuids[:1])) == (7000, 9000)
-    write_scenario(scenario, card(0, 9000), card(1, error="GpuIsLost"))
-    assert read_free_mib(uuids) == 0
