@@ -186,14 +186,12 @@ def no_gpu_error(
         state = gpu.error or f"{gpu.memory}{_held_by(gpu)}"
         claim = f", {claimed[gpu.uuid]}" if claimed and gpu.uuid in claimed else ""
         reasons.append(f"{gpu.label} {gpu.name}: {state}{claim}")
-    wanted = (
-        f"more than {min_free_mib / MIB_PER_GB:g} GB free ({'; '.join(reasons)}); wait, lower --min-free-gb"
-    )
     if count == 1:
-        found, cure = "no unclaimed card has", "raise --slots-per-gpu, or run with --device cpu"
+        found, cure = "no unclaimed card has more than", "raise --slots-per-gpu, or run with --device cpu"
     else:
-        found, cure = f"fewer than {count} unclaimed cards have", "or lower --gpus"
-    return NoGpuError(f"No available GPU found: {found} {wanted}, {cure}")
+        found, cure = f"fewer than {count} unclaimed cards have more than", "or lower --gpus"
+    wanted = f"{min_free_mib / MIB_PER_GB:g} GB free ({'; '.join(reasons)})"
+    return NoGpuError(f"No available GPU found: {found} {wanted}; wait, lower --min-free-gb, {cure}")
 
 
 def _held_by(gpu: GpuStatus) -> str:

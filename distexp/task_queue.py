@@ -62,9 +62,8 @@ class TaskQueue(Register):
     def _take_over(self, task: Planned) -> bool:
         """Return whether a task of the sweep before was out of it, and is back."""
         entry = self._entries[task.key]
-        was = entry.need
-        entry.planned, entry.is_wanted = task, True  # its label and folder may have moved
-        if entry.state is State.PENDING and entry.need != was:
+        needed, entry.planned, entry.is_wanted = entry.need, task, True  # label and folder may have moved
+        if entry.state is State.PENDING and entry.need != needed:
             self._waiting.come_back(task.key)
         if entry.state is State.WITHDRAWN:
             self._move(entry, State.PENDING)
@@ -214,19 +213,19 @@ class TaskQueue(Register):
             return self._give_back(entry, State.FAILED if spent else State.PENDING)
 
     def give_up(self, largest_mib: Callable[[int], int | None]) -> list[Entry]:
-        """Fail, and return, the tasks that ran out of memory everywhere, once nothing else is left.
+        """Fail, and return, the tasks that no device has the memory for, once nothing else is left.
 
-        `largest_mib` tells how much the largest device of so many cards has; None: such a task waits for it.
+        `largest_mib`: of the largest device of so many cards; None: such a task waits for one.
         """
         with self._lock:
             if self._counts[State.ASSIGNED] or not self._counts[State.PENDING]:
                 return []
             pending = [entry for entry in self._entries.values() if entry.state is State.PENDING]
-            if not all(entry.is_beyond(largest_mib(entry.need.gpus)) for entry in pending):
-                return []
-            for entry in pending:
-                self._settle(entry, State.FAILED)
-            return [entry.copy() for entry in pending]
+            if all(entry.is_beyond(largest_mib(entry.need.gpus)) for entry in pending):
+                for entry in pending:
+                    self._settle(entry, State.FAILED)
+                return [entry.copy() for entry in pending]
+            return []
 
     def release(self, lease_id: str, key: str) -> State | None:
         """Take a task back that was returned on purpose, without cost; None when that lease has ended."""
