@@ -75,7 +75,7 @@ goto end
 echo Usage: launch_distributed.bat VERB [words for the script behind the verb]
 echo(
 echo   run         the whole sweep: a manager and one worker per free GPU (none free: two CPU workers)
-echo               [--workers N] [--device auto^|gpu^|cpu] [--workdir DIR] [flags of experiment_manager.py]
+echo               [--workers N] [--device auto^|gpu^|cpu] [--gpus N] [--workdir DIR] [flags of experiment_manager.py]
 echo   manager     the manager alone              [flags of experiment_manager.py]
 echo   worker      one worker                     [host] [port] [flags of experiment_runner_gpu.py]
 echo   workers N   N workers                      [host] [port] [flags of experiment_runner_gpu.py]

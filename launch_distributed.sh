@@ -2,7 +2,7 @@
 # Usage: ./launch_distributed.sh VERB [words for the script behind the verb]
 #
 #   run         the whole sweep: a manager and one worker per free GPU (none free: two CPU workers)
-#               [--workers N] [--device auto|gpu|cpu] [--workdir DIR] [flags of experiment_manager.py]
+#               [--workers N] [--device auto|gpu|cpu] [--gpus N] [--workdir DIR] [flags of experiment_manager.py]
 #   manager     the manager alone              [flags of experiment_manager.py]
 #   worker      one worker                     [host] [port] [flags of experiment_runner_gpu.py]
 #   workers N   N workers                      [host] [port] [flags of experiment_runner_gpu.py]

@@ -46,7 +46,7 @@ def _git(folder: Path, *words: str) -> str | None:
 
 
 def of_process() -> dict[str, Any]:
-    """Return what the task of this process leaves to tell: torch's version, torch's most memory on the card.
+    """Return what the task of this process leaves to tell: torch's version, torch's most memory on a card.
 
     In MiB, and as torch's allocator counts it; asked only if the task has imported torch.
     """
@@ -55,5 +55,6 @@ def of_process() -> dict[str, Any]:
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_initialized():
         with contextlib.suppress(RuntimeError):  # a memory allocator of the user's that does not count
-            facts["peak_gpu_mib"] = round(cuda.max_memory_reserved() / _BYTES_PER_MIB)
+            peaks = [cuda.max_memory_reserved(index) for index in range(cuda.device_count())]
+            facts["peak_gpu_mib"] = round(max(peaks) / _BYTES_PER_MIB)
     return facts

@@ -85,9 +85,9 @@ class Attempt:
             self._process.join(REAP_S)
         self._channel.close()
 
-    def is_ready_for(self, experiment: str) -> bool:
-        """Return whether a task of this experiment can be handed over."""
-        return self.setup.experiment == experiment and not self._has_died()
+    def is_ready_for(self, experiment: str, gpus: tuple[str, ...]) -> bool:
+        """Return whether a task of this experiment that sees these cards can be handed over."""
+        return (self.setup.experiment, self.setup.gpus) == (experiment, gpus) and not self._has_died()
 
     def _has_died(self) -> bool:
         return not self._process.is_alive() and (self._mark is None or self._mark.is_gone())
@@ -120,61 +120,66 @@ class Attempt:
 class Children:
     """Starts children, one ahead of need.  For one thread."""
 
-    def __init__(self, *, method: StartMethod, device: str, threads: int) -> None:
-        """Pin nothing: the worker has set its own environment, which its children inherit."""
+    def __init__(self, *, method: StartMethod, device: str, threads: int, gpus: Sequence[str] = ()) -> None:
+        """Pin nothing: children inherit the worker's environment, which shows its `gpus` (UUIDs)."""
         self._method: StartMethod = method
-        self._device, self._threads = device, threads
+        self._device, self._threads, self._gpus = device, threads, tuple(gpus)
         self._standby: Attempt | None = None
         self._template: str | None = None  # the experiment the template is made for
 
     def start(self, run: Run) -> Attempt:
         """Return a child that runs the task, the standby if it fits."""
         if run.task.process == "fresh":
-            attempt = self._launch(run.task.experiment, "spawn")
+            attempt = self._launch(run.task, "spawn")
         else:
-            attempt = self._take_standby(run.task.experiment) or self._launch(
-                run.task.experiment, self._method
-            )
+            attempt = self._take_standby(run.task) or self._launch(run.task, self._method)
         attempt.run(run)
         return attempt
 
     def prepare(self, task: Task) -> None:
         """Start the child for one more such task now, while the current one works."""
         if self._standby is None and task.process == "forked":
-            self._standby = self._launch(task.experiment, self._method)
+            self._standby = self._launch(task, self._method)
 
     def close(self) -> None:
         """End the standby."""
-        self._take_standby("")
+        self._take_standby(None)
 
-    def _take_standby(self, experiment: str) -> Attempt | None:
-        """Return the standby if it can run this experiment; end it if not."""
+    def _take_standby(self, task: Task | None) -> Attempt | None:
+        """Return the standby if it can run this task; end it if not."""
         standby, self._standby = self._standby, None
-        if standby is None or standby.is_ready_for(experiment):
+        if standby is None or (task and standby.is_ready_for(task.experiment, self._shown_to(task))):
             return standby
         standby.kill()
         return None
 
-    def _launch(self, experiment: str, method: StartMethod) -> Attempt:
+    def _shown_to(self, task: Task) -> tuple[str, ...]:
+        """Return the cards that the task sees: as many as it asks for, whoever runs it."""
+        return self._gpus[: task.gpus or 1]
+
+    def _launch(self, task: Task, method: StartMethod) -> Attempt:
         if method == "forkserver":
             try:
-                return self._fork(experiment)
+                return self._fork(task)
             except (OSError, EOFError):  # the template died, perhaps of this import: let a child show it
                 log.warning("The template of forked children has ended; starting a new interpreter instead")
-        return _start("spawn", Setup(experiment, self._device, self._threads, is_warm=False))
+        return _start("spawn", self._setup(task, is_warm=False))
 
-    def _fork(self, experiment: str) -> Attempt:
+    def _setup(self, task: Task, *, is_warm: bool) -> Setup:
+        return Setup(task.experiment, self._device, self._threads, is_warm, self._shown_to(task))
+
+    def _fork(self, task: Task) -> Attempt:
         """Fork a child from the template, made for the first experiment; others are imported by their child.
 
         Raises:
             OSError, EOFError: The template has died.
         """
-        self._template = self._template or experiment
+        self._template = self._template or task.experiment
         warm_up_device = "cpu" if self._device == "cpu" else None
-        is_warm = self._template == experiment and warm_up_device is not None
+        is_warm = self._template == task.experiment and warm_up_device is not None
         multiprocessing.set_forkserver_preload(["distexp.template_process"])
         with template_order(self._template, warm_up_device):
-            return _start("forkserver", Setup(experiment, self._device, self._threads, is_warm))
+            return _start("forkserver", self._setup(task, is_warm=is_warm))
 
 
 def _start(method: StartMethod, setup: Setup) -> Attempt:

@@ -53,6 +53,7 @@ class Setup:
     device: str
     threads: int
     is_warm: bool  # the template has warmed it up
+    gpus: tuple[str, ...] = ()  # UUIDs of the cards that its task sees, of those of the worker
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
@@ -133,6 +134,8 @@ def main(channel: Connection, setup: Setup) -> None:
     """Run one task, the whole life of a child."""
     detach()
     inbox = Inbox(channel)
+    if setup.gpus:  # before anything here starts CUDA
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup.gpus)
     loaded = prepare(setup.experiment, None if setup.is_warm else setup.device)
     run = inbox.runs.get()
     redirect_output(Path(run.run_folder))
@@ -191,6 +194,7 @@ def make_context(
     return Context(
         seed=run.task.seed,
         device=setup.device,
+        gpus=len(setup.gpus),
         output_dir=Path(run.output_dir),
         checkpoint_dir=checkpoint_dir,
         attempt=run.attempt,

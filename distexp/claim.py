@@ -1,65 +1,70 @@
-"""Claim a GPU, or a CPU seat, for one worker; pin its children to it. Opens `errors` and `gpu`.
+"""Claim GPUs, or a CPU seat, for one worker; pin its children to it. Opens `claim_lock`, `gpu`.
 
 A claim is a kernel lock on a file: the kernel ends it with the process, however that dies; a child, forked
 or started, does not inherit it. Only a held lock means anything; a file, its age and its content do not.
 Containers exclude each other only where they share the claim folder.
 """
 
-import os
-import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock
 
-from distexp.errors import UserError
+from distexp.claim_lock import default_claim_folder, make_shared, read_note, try_lock
+from distexp.errors import NoGpuError, UserError
 from distexp.gpu import MIB, MIN_FREE_GB, GpuStatus, by_most_free, list_gpus, no_gpu_error, to_mib
 
-CLAIM_FOLDER_VARIABLE = "EXPERIMENT_GPU_CLAIMS"  # environment variable that moves the host's claim folder
 MAX_CPU_WORKERS = 1024  # per working folder; far above any host's cores, so a search always ends
+TURN_S = 10.0  # for the worker that is choosing several cards now: it takes a read of NVML for each
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A card (or none: the CPU) that this process alone may use until `release` or its end.
+    """The cards (none: the CPU) that this process alone may use until `release` or its end.
 
     As a context manager it releases itself. `release` may be called from any thread, and twice.
     Keep a reference: a claim that is garbage-collected is released.
     """
 
-    worker_id: str  # "gpu0", "gpu0.1" for slot 1, "gpu0-mig1" for a MIG instance, "cpu0"
-    gpu: GpuStatus | None
-    _lock: BaseFileLock = field(repr=False, compare=False)
+    worker_id: str  # "gpu0", "gpu0.1" for slot 1, "gpu0-mig1" for a MIG instance, "gpu0+3" for two, "cpu0"
+    gpus: tuple[GpuStatus, ...]  # as CUDA counts them in a child
+    _locks: tuple[BaseFileLock, ...] = field(repr=False, compare=False)
 
     @property
     def device(self) -> str:
-        """The device as torch spells it in a child that got `environment()`."""
-        return "cpu" if self.gpu is None else "cuda:0"
+        """The first device as torch spells it in a child that got `environment()`."""
+        return "cuda:0" if self.gpus else "cpu"
 
     @property
     def device_name(self) -> str:
-        """The card's product name, or "cpu"."""
-        return "cpu" if self.gpu is None else self.gpu.name
+        """The product names of the cards, or "cpu": `NVIDIA H100`, `2 x NVIDIA H100`."""
+        counts = Counter(gpu.name for gpu in self.gpus)
+        names = [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
+        return ", ".join(names) or "cpu"
 
     @property
     def total_mib(self) -> int:
-        """The card's memory, or the host's, in MiB."""
-        return psutil.virtual_memory().total // MIB if self.gpu is None else self.gpu.total_mib
+        """The memory of the smallest card, or the host's, in MiB."""
+        host_mib = psutil.virtual_memory().total // MIB
+        return min((gpu.total_mib for gpu in self.gpus), default=host_mib)
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that show a child this one device; set them before it starts CUDA."""
-        if self.gpu is None:
+        """Return the variables that show a child these cards alone; set them before it starts CUDA."""
+        if not self.gpus:
             return {"CUDA_VISIBLE_DEVICES": "-1"}  # "" would unset it on Windows, and so show every card
-        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": self.gpu.uuid}
+        uuids = ",".join(gpu.uuid for gpu in self.gpus)
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": uuids}
 
     def release(self) -> None:
         """Let others have the device."""
-        self._lock.release()
+        for lock in self._locks:
+            lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +98,7 @@ def claim_gpu(
     """
     gpus = list_gpus(visible)
     folder = lock_folder or default_claim_folder()
-    _make_shared(folder)
+    make_shared(folder)
     refused: dict[str, str] = {}
     for slot in range(slots):
         for gpu in by_most_free(gpus, min_free_mib):
@@ -102,6 +107,81 @@ def claim_gpu(
                 return claim
             refused[gpu.uuid] = claim
     raise no_gpu_error(gpus, min_free_mib, refused)
+
+
+def claim_gpus(
+    count: int,
+    min_free_mib: int = to_mib(MIN_FREE_GB),
+    *,
+    visible: str | None = None,
+    lock_folder: Path | None = None,
+) -> Claim:
+    """Claim `count` cards at once, those with the most free memory, or none.
+
+    Workers choose one after the other, so that no two of them each hold what the other lacks; and nobody
+    waits for a card while it holds one.
+
+    Raises:
+        NoGpuError: Too few are free now; trying again later may help. Lists every card.
+        UserError: This host has too few whole cards; or as for `claim_gpu`.
+    """
+    gpus = list_gpus(visible)
+    whole = [gpu for gpu in gpus if gpu.mig is None]
+    if len(whole) < count:
+        raise _too_few(gpus, count)
+    folder = lock_folder or default_claim_folder()
+    make_shared(folder)
+    refused: dict[str, str] = {}
+    with ExitStack() as undo, _turn_to_choose(folder):
+        claims: list[Claim] = []
+        for gpu in by_most_free(whole, min_free_mib):
+            claim = _try_claim(gpu, 0, folder, min_free_mib, visible)
+            if not isinstance(claim, Claim):
+                refused[gpu.uuid] = claim
+                continue
+            claims.append(undo.enter_context(claim))
+            if len(claims) == count:
+                undo.pop_all()
+                return _joined(claims)
+    raise no_gpu_error(whole, min_free_mib, refused, count)
+
+
+def _joined(claims: Sequence[Claim]) -> Claim:
+    """Return one claim on all the cards, in the order of their slots in the host."""
+    ordered = sorted(claims, key=lambda claim: claim.gpus[0].index)
+    gpus = tuple(claim.gpus[0] for claim in ordered)
+    worker_id = "gpu" + "+".join(str(gpu.index) for gpu in gpus)
+    return Claim(worker_id, gpus, tuple(lock for claim in ordered for lock in claim._locks))
+
+
+def _too_few(gpus: Sequence[GpuStatus], count: int) -> UserError:
+    whole = [gpu.label for gpu in gpus if gpu.mig is None]
+    parts = [gpu.label for gpu in gpus if gpu.mig is not None]
+    found = f"{len(whole)} whole GPU{'s' * (len(whole) != 1)} ({', '.join(whole) or 'none'})"
+    hint = f"; a MIG instance cannot be joined with another ({', '.join(parts)})" if parts else ""
+    return UserError(f"--gpus {count}: found {found} on this host, expected at least {count}{hint}")
+
+
+@contextmanager
+def _turn_to_choose(folder: Path) -> Iterator[None]:
+    """Hold the host's turn to choose several cards; wait for it, holding nothing.
+
+    Raises:
+        NoGpuError: Another worker has it for too long, or this user may not take it.
+    """
+    path = folder / "several.lock"
+    try:
+        lock = try_lock(path, TURN_S)
+    except PermissionError as error:
+        cure = "expected a folder of mode 0777 and files of mode 0666"
+        raise NoGpuError(f"No available GPU found: {error}, {cure}") from error
+    if lock is None:
+        found = f"{path}: found it held for {TURN_S:g} s{read_note(path)}"
+        raise NoGpuError(f"No available GPU found: {found}, expected another worker to choose in a moment")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def unclaimable(
@@ -134,24 +214,12 @@ def claim_cpu(folder: Path) -> Claim:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(MAX_CPU_WORKERS):
-            lock = _try_lock(folder / f"cpu{index}.lock")
+            lock = try_lock(folder / f"cpu{index}.lock")
             if lock:
-                return Claim(f"cpu{index}", None, lock)
+                return Claim(f"cpu{index}", (), (lock,))
     except PermissionError as error:
         raise UserError(f"{folder}: found no permission to lock a file ({error}), expected it") from error
     raise UserError(f"{folder}: found {MAX_CPU_WORKERS} CPU workers, expected fewer")
-
-
-def default_claim_folder() -> Path:
-    """Return the folder of GPU claims that all users and jobs of this host share.
-
-    Not TMPDIR: that differs between users and between Slurm jobs, and then nobody would exclude anybody.
-    """
-    if chosen := os.environ.get(CLAIM_FOLDER_VARIABLE):
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData"), "distexp-gpu-claims")
-    return Path("/tmp/distexp-gpu-claims")
 
 
 def _try_claim(
@@ -168,7 +236,7 @@ def _try_claim(
         )  # others may have come before the lock
         if now and now.has_more_than(min_free_mib):
             undo.pop_all()
-            return Claim(gpu.label if slot == 0 else f"{gpu.label}.{slot}", now, lock)
+            return Claim(gpu.label if slot == 0 else f"{gpu.label}.{slot}", (now,), (lock,))
     return "its memory was taken in this moment"
 
 
@@ -180,64 +248,7 @@ def _lock_slot(gpu: GpuStatus, slot: int, folder: Path) -> BaseFileLock | str:
     """Return the held lock, or why there is none, in words for people."""
     path = _slot_path(gpu, slot, folder)
     try:
-        lock = _try_lock(path)
+        lock = try_lock(path)
     except PermissionError as error:  # another user's file: for this instant, or for good
         return f"cannot be claimed: {error}, expected a folder of mode 0777 and files of mode 0666"
-    return lock or f"claimed by another worker{_read_note(path)}"
-
-
-def _try_lock(path: Path) -> BaseFileLock | None:
-    """Return the held lock, or None when another process or claim holds it.
-
-    Raises:
-        PermissionError: This user may not open the file.
-        UserError: The file system has no kernel locks, or anything else is wrong with the path.
-    """
-    lock = FileLock(
-        path,
-        mode=0o666,  # whatever the umask: the next holder may be another user
-        blocking=False,
-        thread_local=False,  # a claim is released by whichever thread ends the worker
-        fallback_to_soft=False,  # a lock that outlives its process would block the card for ever
-        on_acquired=_write_note,
-    )
-    try:
-        lock.acquire()
-    except Timeout:
-        return None
-    except PermissionError:
-        raise
-    except OSError as error:
-        cure = f"expected a local folder with file locks, such as {CLAIM_FOLDER_VARIABLE}=/tmp/claims"
-        raise UserError(f"{path}: cannot be locked ({error}), {cure}") from error
-    return lock
-
-
-def _write_note(descriptor: int) -> None:
-    """Write who holds the lock, for people only: nothing is decided by it."""
-    with suppress(OSError):  # a full disk must not cost the claim
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"pid {os.getpid()}".encode())
-
-
-def _read_note(path: Path) -> str:
-    try:
-        note = path.read_text(errors="replace")[:40]
-    except OSError:
-        return ""  # Windows locks the content too
-    return f" ({note})" if note.isprintable() and note else ""
-
-
-def _make_shared(folder: Path) -> None:
-    """Create the claim folder, open to all users whatever the umask.
-
-    Without the sticky bit: under it the kernel (`fs.protected_regular`) and `filelock` refuse others' files.
-    """
-    try:
-        folder.mkdir(parents=True)
-        folder.chmod(0o777)  # only one that was made here: nobody asked for a change of theirs
-    except FileExistsError:
-        pass
-    except OSError as error:
-        cure = f"expected a folder that can be made; {CLAIM_FOLDER_VARIABLE} names another"
-        raise UserError(f"{folder}: {error.strerror}, {cure}") from error
+    return lock or f"claimed by another worker{read_note(path)}"

@@ -46,6 +46,8 @@ class Phase:
     output_dir: str  # a template; `output_folder` fills it
     timeout_s: float | None
     process: Process
+    gpus: int | None = None
+    min_free_gb: float | None = None
 
 
 def load_configs(patterns: Sequence[Path], root: Path = Path()) -> list[Phase]:
@@ -175,6 +177,8 @@ def _phase(node: Node, file: Level, seeds: tuple[int, ...], problems: Problems) 
         output_dir=said.get("output_dir", DEFAULT_OUTPUT_DIR),
         timeout_s=said.get("timeout_s"),
         process=said.get("process", "forked"),
+        gpus=said.get("gpus"),
+        min_free_gb=said.get("min_free_gb"),
     )
 
 

@@ -16,8 +16,15 @@ from distexp.template import placeholders
 from distexp.yaml12 import Node, Problems, plain
 
 DEFAULT_OUTPUT_DIR = "./results_{phase}"
-COMMAND_NAMES = ("seed", "output_dir", "checkpoint_dir", "device", "attempt")  # no parameters: the run's own
-RESERVED_LATER = ("gpus", "min_free_gb", "zip", "exclude")
+COMMAND_NAMES = (
+    "seed",
+    "output_dir",
+    "checkpoint_dir",
+    "device",
+    "gpus",
+    "attempt",
+)  # no parameters: the run's own
+RESERVED_LATER = ("zip", "exclude")
 MAX_NAME_BYTES = 200  # of a phase or parameter: with seed and key, a folder's name stays below 255
 COLUMNS = ("phase", "task_id")  # every row holds them, so no parameter may
 
@@ -223,7 +230,7 @@ def _is_function_name(value: Value) -> bool:
     return function.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
-def _is_duration(value: Value) -> bool:
+def _is_positive(value: Value) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 
@@ -231,6 +238,8 @@ SETTINGS: dict[str, tuple[Callable[[Value], bool], str]] = {
     "experiment": (_is_function_name, "module.path:function"),
     "command": (_is_text, "text such as 'python train.py --seed {seed}'"),
     "output_dir": (_is_text, "text such as './results_{phase}'"),
-    "timeout_s": (_is_duration, "a number of seconds above 0"),
+    "timeout_s": (_is_positive, "a number of seconds above 0"),
     "process": (lambda value: value in ("forked", "fresh"), "forked or fresh"),
+    "gpus": (lambda value: _is_whole(value) and value > 0, "how many cards a task needs at once, 1 or more"),
+    "min_free_gb": (_is_positive, "a number of GB above 0"),
 }

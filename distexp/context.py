@@ -19,7 +19,8 @@ class Context:
     """
 
     seed: int
-    device: str = "cpu"  # as torch spells it: "cpu" or "cuda:0" (the one card that the child can see)
+    device: str = "cpu"  # as torch spells it: "cpu" or "cuda:0", the first card that the task can see
+    gpus: int = 0  # cards that it can see: "cuda:0", "cuda:1", ...; as many as its phase says, or one
     output_dir: Path = Path()
     checkpoint_dir: Path = Path("checkpoint")  # the same folder for every attempt at this task; exists
     attempt: int = 1

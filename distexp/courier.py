@@ -29,13 +29,15 @@ class Courier:
         stop: StopRequests,
         about: Callable[[], Mapping[str, Any]],
         look: Callable[[], GpuUse | None],
+        free_mib: Callable[[], int] | None = None,
     ) -> None:
         """Introduce the worker in every message with `about()`, fields of `WorkerRequest`.
 
-        With each beat goes how busy its card is, as `look()` finds it.
+        With each beat goes how busy its card is, as `look()` finds it; with each request for a task, how much
+        memory is free.
         """
         self._link, self._recorder, self._stop = link, recorder, stop
-        self._about, self._look = about, look
+        self._about, self._look, self._free_mib = about, look, free_mib
 
     def naming(self, task: TaskReply) -> dict[str, Any]:
         """Return the fields of a report that say who reports on what."""
@@ -62,7 +64,9 @@ class Courier:
         if task.writes_row:
             if not self._write_row(delivery):
                 return None
-            return self._link.report(TaskComplete(**self.naming(task), next=wants_next))
+            return self._link.report(
+                TaskComplete(**self.naming(task), next=wants_next, free_mib=self._free(wants_next))
+            )
         self._keep(delivery)
         return self._hand_over(delivery, wants_next=wants_next)
 
@@ -79,11 +83,15 @@ class Courier:
             run=delivery.run,
             sweep_id=delivery.task.sweep_id,
             next=wants_next,
+            free_mib=self._free(wants_next),
         )
         ack = self._link.report(report)
         if ack is not None:
             self._recorder.forget(delivery)
         return ack
+
+    def _free(self, wants_next: bool) -> int | None:
+        return self._free_mib() if wants_next and self._free_mib else None
 
     def _write_row(self, delivery: Delivery) -> bool:
         """Append the row; False when the user would not wait for a disk that refuses it."""

@@ -87,7 +87,7 @@ class Endings:
         if cause is Cause.IMPORT:
             is_news = self._not_imported(request, entry, worker, why)
         else:
-            has_larger = (self._roster.largest_mib() or 0) > worker.memory_mib
+            has_larger = (self._roster.largest_mib(entry.need.gpus) or 0) > worker.memory_mib
             retry = cause is not Cause.OUT_OF_MEMORY or has_larger
             is_news = self._charge(request, entry, worker, why, retry=retry)
         self._journal.flush()
@@ -186,8 +186,7 @@ class Endings:
 
     def give_up(self) -> None:
         """Fail what ran out of memory on every device that is there, once nothing else is left to do."""
-        largest_mib = self._roster.largest_mib()
-        for entry in [] if largest_mib is None else self._queue.give_up(largest_mib):
+        for entry in self._queue.give_up(self._roster.largest_mib):
             log.error(
                 "Task %s failed: it ran out of memory with %d MiB, and no worker that is left has more",
                 *(entry.task.task_id, entry.floor_mib),

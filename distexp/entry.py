@@ -10,7 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from distexp.grid import Planned
-from distexp.task import LeaseRecord, Task, TaskRecord
+from distexp.task import LeaseRecord, Need, Task, TaskRecord
 
 MISSED_BEATS = 4  # one lost beat is a hiccup, four are a death
 SILENT_LEASE_S = 7200.0  # without declared beats a task may stay out for two hours without a sign of life
@@ -49,6 +49,12 @@ class Borrower:
     connection: int | None = None
     instance: str = ""  # of its process: two processes may have one name
     too_long: frozenset[str] = frozenset()  # phases whose tasks take longer than it has time
+    gpus: int = 0  # cards that it holds
+    free_mib: int = 0  # on the fullest of them, when it asked; 0 when unknown
+
+    def meets(self, need: Need) -> bool:
+        """Return whether its device has what a task needs."""
+        return need.is_met_by(self.gpus, self.free_mib)
 
     @property
     def term_s(self) -> float:
@@ -94,9 +100,21 @@ class Entry(msgspec.Struct, gc=False):
         """The task, spelled out at each call."""
         return self.planned.task
 
+    @property
+    def need(self) -> Need:
+        """What its device must have."""
+        return self.planned.need
+
     def fits(self, borrower: Borrower) -> bool:
-        """Return whether the borrower's device has more memory than the one on which the task ran out."""
+        """Return whether the borrower's device has more memory than the one on which the task ran out.
+
+        What the task needs by its config is another matter: see `Borrower.meets`.
+        """
         return self.floor_mib == 0 or borrower.memory_mib > self.floor_mib
+
+    def is_beyond(self, largest_mib: int | None) -> bool:
+        """Return whether it ran out of memory on a device as large as this; None: there is no device."""
+        return self.floor_mib > 0 and largest_mib is not None and self.floor_mib >= largest_mib
 
     def recall(self, record: TaskRecord) -> None:
         """Take over what an earlier manager knew, but for state and lease."""

@@ -54,6 +54,8 @@ def _points(phase: Phase) -> Iterator[GridPoint]:
         command=phase.command,
         timeout_s=phase.timeout_s,
         process=phase.process,
+        gpus=phase.gpus,
+        min_free_gb=phase.min_free_gb,
     )
     head = key_head(phase.name, phase.experiment, phase.command)
     texts = [f",{seed}]" for seed in phase.seeds]

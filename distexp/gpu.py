@@ -171,7 +171,7 @@ def _describe(gpu: GpuStatus, min_free_mib: int, claim: str | None) -> str:
 
 
 def no_gpu_error(
-    gpus: Sequence[GpuStatus], min_free_mib: int, claimed: Mapping[str, str] | None = None
+    gpus: Sequence[GpuStatus], min_free_mib: int, claimed: Mapping[str, str] | None = None, count: int = 1
 ) -> NoGpuError:
     """Return the error that lists every card: memory and holders, or what is wrong with it.
 
@@ -179,17 +179,19 @@ def no_gpu_error(
         gpus: What was looked at.
         min_free_mib: What was asked for, in MiB.
         claimed: UUID -> why the claim of a card with enough memory failed.
+        count: How many cards were asked for.
     """
     reasons = []
     for gpu in gpus:
         state = gpu.error or f"{gpu.memory}{_held_by(gpu)}"
         claim = f", {claimed[gpu.uuid]}" if claimed and gpu.uuid in claimed else ""
         reasons.append(f"{gpu.label} {gpu.name}: {state}{claim}")
-    wanted = f"{min_free_mib / MIB_PER_GB:g}"
-    return NoGpuError(
-        f"No available GPU found: no unclaimed card has more than {wanted} GB free ({'; '.join(reasons)}); "
-        "wait, lower --min-free-gb, raise --slots-per-gpu, or run with --device cpu"
-    )
+    if count == 1:
+        found, cure = "no unclaimed card has more than", "raise --slots-per-gpu, or run with --device cpu"
+    else:
+        found, cure = f"fewer than {count} unclaimed cards have more than", "or lower --gpus"
+    wanted = f"{min_free_mib / MIB_PER_GB:g} GB free ({'; '.join(reasons)})"
+    return NoGpuError(f"No available GPU found: {found} {wanted}; wait, lower --min-free-gb, {cure}")
 
 
 def _held_by(gpu: GpuStatus) -> str:

@@ -1,6 +1,7 @@
-"""How busy one card is now, for people who watch. Opens `gpu`, `errors`, `protocol`."""
+"""How busy cards are now, and how much memory they have free. Opens `gpu`, `errors`, `protocol`."""
 
 import threading
+from collections.abc import Sequence
 
 from distexp.errors import NoGpuError
 from distexp.gpu import MIB, open_nvml, read_utilization
@@ -32,6 +33,30 @@ class CardWatch:
             self._asked.clear()
             self._use = read_use(self._uuid)
             self._answered.set()
+
+
+class CardsWatch:
+    """Looks at all cards of a worker.  For one thread."""
+
+    def __init__(self, uuids: Sequence[str]) -> None:
+        self._watches = [CardWatch(uuid) for uuid in uuids]
+
+    def look(self) -> GpuUse | None:
+        """Return the use of all cards, in the mean how busy they are; None when one cannot be read."""
+        uses = [use for watch in self._watches if (use := watch.look()) is not None]
+        busy = [use.utilization_pct for use in uses if use.utilization_pct is not None]
+        if len(uses) < len(self._watches):
+            return None
+        return GpuUse(
+            used_mib=sum(use.used_mib for use in uses),
+            free_mib=sum(use.free_mib for use in uses),
+            utilization_pct=round(sum(busy) / len(busy)) if len(busy) == len(uses) else None,
+        )
+
+    def free_mib(self) -> int:
+        """Return the free memory of the fullest card; 0 when one cannot be read."""
+        uses = [watch.look() for watch in self._watches]
+        return min(use.free_mib if use else 0 for use in uses)
 
 
 def read_use(uuid: str) -> GpuUse | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from distexp.task import Process, Task, Value, canonical
+from distexp.task import Need, Process, Task, Value, canonical, need_of
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -23,6 +23,13 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     command: str | None
     timeout_s: float | None
     process: Process
+    gpus: int | None = None
+    min_free_gb: float | None = None
+
+    @property
+    def need(self) -> Need:
+        """What the device of each task must have."""
+        return need_of(self.gpus, self.min_free_gb)
 
     def __len__(self) -> int:
         """Return the number of its tasks."""
@@ -53,6 +60,11 @@ class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
         return self.grid.phase
 
     @property
+    def need(self) -> Need:
+        """What its device must have."""
+        return self.grid.need
+
+    @property
     def seed(self) -> int:
         """Its seed."""
         return self.grid.seeds[self.number % len(self.grid.seeds)]
@@ -78,11 +90,15 @@ class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
             command=grid.command,
             timeout_s=grid.timeout_s,
             process=grid.process,
+            gpus=grid.gpus,
+            min_free_gb=grid.min_free_gb,
             key=self.key,
         )
 
 
-Planned = Task | GridPoint  # a task of the sweep: either has `key`, `task_id`, `phase`, `output_dir`, `task`
+Planned = (
+    Task | GridPoint
+)  # a task of the sweep: either has `key`, `task_id`, `phase`, `need`, `output_dir`, `task`
 
 
 def twins_among(tasks: Sequence[Planned]) -> dict[str, list[str]]:

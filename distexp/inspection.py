@@ -41,7 +41,13 @@ class Inspection:
     def _surroundings(self, entry: Entry, is_paused: bool) -> Surroundings:
         connected = [worker for worker, _ in self._roster.all() if worker.connection is not None]
         hands = [
-            Hand(each.name, each.memory_mib, "drained" if each.drained else self._roster.refusal(each))
+            Hand(
+                name=each.name,
+                memory_mib=each.memory_mib,
+                refusal="drained" if each.drained else self._roster.refusal(each),
+                gpus=each.gpus,
+                free_mib=each.free_mib,
+            )
             for each in connected
         ]
         is_pending = entry.state is State.PENDING
@@ -85,6 +91,8 @@ def describe(entry: Entry) -> dict[str, Value]:
         "config": task.config,
         "seed": task.seed,
         "output_dir": task.output_dir,
+        "gpus": task.gpus,
+        "min_free_gb": task.min_free_gb,
         "state": entry.state.value,
         "attempts": entry.attempts,
         "failures": entry.failures,

@@ -94,12 +94,19 @@ def run(words: Sequence[str]) -> int:
     arguments = Arguments("run")
     arguments.add_argument("--workers", type=int, default=0)
     arguments.add_argument("--device", choices=["auto", "gpu", "cpu"], default="auto")
+    arguments.add_argument("--gpus", type=int, default=1)
     arguments.add_argument("--workdir", default=".")
     options, manager_words = arguments.parse_known_args(words)
     workdir = Path(options.workdir).resolve()
     if not workdir.is_dir():
         raise UserError(f"launch_distributed run: --workdir: found no folder {workdir}, expected one")
     free_gpus = 0 if options.device == "cpu" else count_free_gpus()
+    seats = free_gpus // max(1, options.gpus)
+    if not seats and options.gpus > 1:
+        found = f"found {free_gpus} free GPU{'s' * (free_gpus != 1)}"
+        raise UserError(
+            f"launch_distributed run: --gpus {options.gpus}: {found}, expected at least {options.gpus}"
+        )
     device = "cpu" if options.device == "auto" and not free_gpus else options.device
     manager = python(MANAGER, "--exit-when-done", "--workdir", str(workdir), *manager_words)
     with Crew() as crew:
@@ -107,8 +114,8 @@ def run(words: Sequence[str]) -> int:
             crew,
             workdir,
             manager,
-            python(RUNNER, "--device", device),
-            options.workers or free_gpus or CPU_WORKERS,
+            python(RUNNER, "--device", device, "--gpus", str(options.gpus)),
+            options.workers or seats or CPU_WORKERS,
         )
         while not local_run.turn(time.monotonic()):
             time.sleep(LOOK_S)

@@ -21,6 +21,8 @@ class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
     copies: int  # the same work as another task: its row is copied, nothing runs
     left: int
     seconds: float | None  # of work left, on one worker; None: nothing is known
+    gpus: int | None = None  # that each task needs
+    min_free_gb: float | None = None
 
 
 class FilePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +80,8 @@ def make_plan(
             copies=copies[phase.name],
             left=len(by_phase[phase.name]),
             seconds=times.of(by_phase[phase.name]),
+            gpus=phase.gpus,
+            min_free_gb=phase.min_free_gb,
         )
         for phase in phases
     ]

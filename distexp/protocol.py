@@ -61,7 +61,8 @@ class WorkerRequest(Request, frozen=True, kw_only=True):
     instance: str = ""  # of this process: a request that is repeated gets the same lease again
     host: HostName = ""
     device: str = ""  # name of the card, or "cpu"
-    memory_mib: Natural = 0  # of the device
+    memory_mib: Natural = 0  # of the device; of the smallest of several cards
+    gpus: Natural = 0  # cards that it holds
     pid: Natural = 0
     machine: str = ""  # boot id and PID namespace: the same on the same host alone
     left_s: Annotated[float, Meta(ge=0)] | None = None  # until it has to end; None: no limit is known
@@ -70,6 +71,8 @@ class WorkerRequest(Request, frozen=True, kw_only=True):
 
 class RequestTask(WorkerRequest, frozen=True, kw_only=True, tag="request_task"):
     """Lend me a task."""
+
+    free_mib: Natural | None = None  # on the fullest of its cards, now; None: no card
 
 
 class Heartbeat(WorkerRequest, frozen=True, kw_only=True, tag="heartbeat"):
@@ -96,6 +99,7 @@ class TaskComplete(Report, frozen=True, kw_only=True, tag="task_complete"):
     run: Provenance | None = None
     sweep_id: str = ""  # as lent: a result kept for another sweep is refused
     next: bool = False  # lend me the next task in the same round trip
+    free_mib: Natural | None = None  # as in `RequestTask`; None: as it was
 
 
 class TaskFailed(Report, frozen=True, kw_only=True, tag="task_failed"):

@@ -1,10 +1,12 @@
-"""Why a task is not running, in one line for people. Pure; opens `entry`, `wording`."""
+"""Why a task is not running, in one line for people. Pure; opens `entry`, `task`, `wording`."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distexp.entry import Cause, Entry, State
-from distexp.wording import duration_text
+from distexp.task import Need
+from distexp.wording import MIB_PER_GB, duration_text
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,8 @@ class Hand:
     name: str
     memory_mib: int  # of its device
     refusal: str = ""  # why it gets no task, whichever is pending
+    gpus: int = 0  # cards that it holds
+    free_mib: int = 0  # on the fullest of them, when it last asked for a task
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,10 @@ def _pending(entry: Entry, around: Surroundings) -> str:
     if not fit:
         why = "; ".join(f"{hand.name}: {hand.refusal}" for hand in around.hands[:3])
         return f"all workers are excluded ({why})"
-    largest_mib = max(hand.memory_mib for hand in fit)
+    able = [hand for hand in fit if hand.gpus >= entry.need.gpus]
+    if not any(entry.need.is_met_by(hand.gpus, hand.free_mib) for hand in able):
+        return _unmet(entry.need, fit, able)
+    largest_mib = max(hand.memory_mib for hand in able)
     if entry.floor_mib and largest_mib <= entry.floor_mib:
         return (
             f"needs a larger GPU: it ran out of memory with {entry.floor_mib} MiB, "
@@ -85,6 +92,21 @@ def _pending(entry: Entry, around: Surroundings) -> str:
     if around.before:
         return f"its turn has not come: {around.before} pending tasks before it"
     return "it is next: the workers are busy with other tasks"
+
+
+def _unmet(need: Need, fit: Sequence[Hand], able: Sequence[Hand]) -> str:
+    """Return what no worker has; `able` are those of `fit` that hold cards enough."""
+    if not able and need.gpus == 1:
+        return "needs a GPU, and no worker that is connected holds one"
+    if not able:
+        most, cure = max(hand.gpus for hand in fit), f"python experiment_runner_gpu.py --gpus {need.gpus}"
+        return f"needs {need.gpus} GPUs, and no worker that is connected holds more than {most}: `{cure}`"
+    best = max(able, key=lambda hand: hand.free_mib)
+    where = "on its GPU" if need.gpus == 1 else f"on each of {need.gpus} GPUs"
+    return (
+        f"needs {need.min_free_gb:g} GB free {where}, and the most that a worker had when it last asked "
+        f"is {math.floor(10 * best.free_mib / MIB_PER_GB) / 10:.1f} GB ({best.name})"
+    )
 
 
 def _last_line(entry: Entry) -> str:

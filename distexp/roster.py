@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from distexp.entry import Borrower
 from distexp.host import ProcessMark
-from distexp.protocol import GpuUse, Heartbeat, Progress, WorkerRequest
+from distexp.protocol import GpuUse, Heartbeat, Progress, RequestTask, TaskComplete, WorkerRequest
 from distexp.task import Task
 
 BENCH_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not eat the sweep
@@ -25,6 +25,7 @@ class Worker:
     host: str
     device: str
     memory_mib: int
+    gpus: int  # cards that it holds
     shares_folder: bool  # on the manager's host and folder
     process: ProcessMark | None  # only where the manager can see it
     heartbeat_s: float | None = None
@@ -36,6 +37,7 @@ class Worker:
     suspect: set[str] = field(default_factory=set)  # tasks failed in a row, in phases where others succeed
     benched: str = ""  # why it gets no more
     is_unfit: bool = False  # it cannot import an experiment: benched even when it is the last one
+    free_mib: int = 0  # on the fullest of its cards, when it last asked for a task
     progress: Progress | None = None  # of its current task
     gpu: GpuUse | None = None  # as of its last beat
     left_s: float | None = None  # until it has to end, when it asked
@@ -44,7 +46,15 @@ class Worker:
     @property
     def borrower(self) -> Borrower:
         """Who this worker is to the queue."""
-        return Borrower(self.name, self.heartbeat_s, self.memory_mib, self.connection, self.instance)
+        return Borrower(
+            worker=self.name,
+            heartbeat_s=self.heartbeat_s,
+            memory_mib=self.memory_mib,
+            connection=self.connection,
+            instance=self.instance,
+            gpus=self.gpus,
+            free_mib=self.free_mib,
+        )
 
 
 class Roster:
@@ -78,6 +88,8 @@ class Roster:
                 worker.progress, worker.gpu = request.progress, request.gpu
             else:
                 worker.progress = None  # that task has ended
+            if isinstance(request, RequestTask | TaskComplete) and request.free_mib is not None:
+                worker.free_mib = request.free_mib
             return replace(worker)
 
     def _welcome(self, name: str, request: WorkerRequest) -> Worker:
@@ -92,6 +104,7 @@ class Roster:
             host=request.host,
             device=request.device,
             memory_mib=request.memory_mib,
+            gpus=request.gpus,
             shares_folder=shares_folder,
             process=ProcessMark.of(request.pid) if shares_folder and request.pid else None,
         )
@@ -175,15 +188,15 @@ class Roster:
         with self._lock:
             return experiment in self._proven
 
-    def largest_mib(self) -> int | None:
-        """Return the memory of the largest device of a live worker that may have tasks.
+    def largest_mib(self, gpus: int = 0) -> int | None:
+        """Return the memory of the largest device of a live worker with so many cards that may have tasks.
 
-        It is 0 when none may, None when no worker is live.
+        It is 0 when none may, None when no such worker is live.
         """
         with self._lock:
-            if not self._live():
+            if all(worker.gpus < gpus for worker in self._live()):
                 return None
-            return max((worker.memory_mib for worker in self._fit()), default=0)
+            return max((worker.memory_mib for worker in self._fit() if worker.gpus >= gpus), default=0)
 
     def drain(self, name: str) -> bool:
         """Let the workers of this name leave after their current task; False when there is none."""

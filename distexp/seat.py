@@ -1,11 +1,11 @@
-"""Where a worker computes: a card, or the CPU; waiting while cards are busy. Opens `claim`, `link`."""
+"""Where a worker computes: on cards, or the CPU; waiting while cards are busy. Opens `claim`, `link`."""
 
 import logging
 import os
 from pathlib import Path
 from typing import Literal
 
-from distexp.claim import Claim, claim_cpu, claim_gpu
+from distexp.claim import Claim, claim_cpu, claim_gpu, claim_gpus
 from distexp.errors import NoGpuError
 from distexp.gpu import list_gpus
 from distexp.link import Link
@@ -22,16 +22,19 @@ def find_seat(
     *,
     min_free_mib: int,
     slots: int,
+    gpus: int = 1,
     cpu_folder: Path,
     link: Link,
     stop: StopRequests,
 ) -> Claim | None:
     """Return a claim on a device; None when the sweep ended, the manager left or the user stopped it first.
 
-    `auto` takes the CPU where there is no NVIDIA driver or card, and waits where all cards are busy.
+    `auto` takes the CPU where there is no NVIDIA driver or card, and waits where all cards are busy. It never
+    takes the CPU, or some cards, in place of several `gpus`.
 
     Raises:
-        NoGpuError: `gpu` was asked for and there is no driver or card.
+        NoGpuError: There is no driver or card, and `gpu` or several were asked for.
+        UserError: This host does not have so many.
     """
     if device == "cpu":
         return claim_cpu(cpu_folder)
@@ -39,18 +42,20 @@ def find_seat(
     try:
         list_gpus(visible)
     except NoGpuError as error:
-        if device == "gpu":
+        if device == "gpu" or gpus > 1:
             raise
         log.info("Running on the CPU: %s", error)
         return claim_cpu(cpu_folder)
     said = ""
     while not stop.wants_leave and not link.has_given_up:
         try:
+            if gpus > 1:
+                return claim_gpus(gpus, min_free_mib, visible=visible)
             return claim_gpu(min_free_mib, slots=slots, visible=visible)
         except NoGpuError as error:
             if str(error) != said:
                 said = str(error)
-                log.warning("%s. Waiting for a card", said)
+                log.warning("%s. Waiting for %s", said, "a card" if gpus == 1 else f"{gpus} cards at once")
         status = link.ask(Status(), StatusReply, "Error requesting task")
         if status is not None and status.status["done"]:
             log.info("No task is left")

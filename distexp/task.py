@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,25 @@ Process = Literal["forked", "fresh"]
 DEFAULT_EXPERIMENT = "distexp.experiments.classification:run"
 COMMAND_EXPERIMENT = "distexp.experiments.command:run"  # what runs a `command:` task
 DEFAULT_SEED = 42
+_MIB_PER_GB = 1024
 KEY_DIGITS = 20  # 80 bits: a collision among a million tasks has a chance of 4e-13
+
+
+class Need(NamedTuple):
+    """What a task needs of the device that it runs on. The greater need sorts last."""
+
+    gpus: int = 0  # cards at once; 0: none, any worker will do
+    min_free_gb: float = 0.0  # on each of them
+
+    def is_met_by(self, gpus: int, free_mib: int) -> bool:
+        """Return whether so many cards meet it, the fullest of which has so much memory free."""
+        return gpus >= self.gpus and free_mib >= self.min_free_gb * _MIB_PER_GB
+
+
+@functools.lru_cache(maxsize=256)  # one a phase, and asked for once a task
+def need_of(gpus: int | None, min_free_gb: float | None) -> Need:
+    """Return what the two settings of a phase ask for; who asks for memory of a card asks for a card."""
+    return Need(gpus or int(min_free_gb is not None), min_free_gb or 0.0)
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +57,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     command: str | None = None  # the template text of a `command:` task
     timeout_s: float | None = None
     process: Process = "forked"
+    gpus: int | None = None  # cards that it sees, on a worker that holds as many; None: one, if there is one
+    min_free_gb: float | None = None  # on each card, when it is lent
     key: str = ""  # identity: phase, experiment, parameters, seed
 
     @property
@@ -46,6 +66,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         """Its identity without the phase: equal work runs once. Computed at each call."""
         head = f"[{_label(self.experiment)},{_label(self.command)},"
         return short_hash(f"{head}{canonical(self.config)},{self.seed}]")
+
+    @property
+    def need(self) -> Need:
+        """What its device must have."""
+        return need_of(self.gpus, self.min_free_gb)
 
     @property
     def task(self) -> "Task":

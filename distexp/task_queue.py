@@ -62,7 +62,9 @@ class TaskQueue(Register):
     def _take_over(self, task: Planned) -> bool:
         """Return whether a task of the sweep before was out of it, and is back."""
         entry = self._entries[task.key]
-        entry.planned, entry.is_wanted = task, True  # its label and folder may have moved
+        needed, entry.planned, entry.is_wanted = entry.need, task, True  # label and folder may have moved
+        if entry.state is State.PENDING and entry.need != needed:
+            self._waiting.come_back(task.key)
         if entry.state is State.WITHDRAWN:
             self._move(entry, State.PENDING)
             return True
@@ -72,7 +74,7 @@ class TaskQueue(Register):
         """Take new tasks up, in few steps: there may be a million."""
         self._entries.update([(task.key, Entry(task)) for task in tasks])
         self._counts[State.PENDING] += len(tasks)
-        self._waiting.join(task.key for task in tasks)
+        self._waiting.join(tasks)
 
     def restore(self, records: Iterable[TaskRecord], *, retry_failed: bool = False) -> None:
         """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
@@ -210,17 +212,20 @@ class TaskQueue(Register):
                 entry.error = f"{LOSS_BUDGET} workers were lost while running it"
             return self._give_back(entry, State.FAILED if spent else State.PENDING)
 
-    def give_up(self, largest_mib: int) -> list[Entry]:
-        """Fail, and return, the tasks that need a device larger than this, once nothing else is left."""
+    def give_up(self, largest_mib: Callable[[int], int | None]) -> list[Entry]:
+        """Fail, and return, the tasks that no device has the memory for, once nothing else is left.
+
+        `largest_mib`: of the largest device of so many cards; None: such a task waits for one.
+        """
         with self._lock:
             if self._counts[State.ASSIGNED] or not self._counts[State.PENDING]:
                 return []
             pending = [entry for entry in self._entries.values() if entry.state is State.PENDING]
-            if any(entry.floor_mib == 0 or entry.floor_mib < largest_mib for entry in pending):
-                return []
-            for entry in pending:
-                self._settle(entry, State.FAILED)
-            return [entry.copy() for entry in pending]
+            if all(entry.is_beyond(largest_mib(entry.need.gpus)) for entry in pending):
+                for entry in pending:
+                    self._settle(entry, State.FAILED)
+                return [entry.copy() for entry in pending]
+            return []
 
     def release(self, lease_id: str, key: str) -> State | None:
         """Take a task back that was returned on purpose, without cost; None when that lease has ended."""

@@ -2,42 +2,57 @@
 
 Opens `entry`, `grid`, `task`. It looks at states and changes none; that is for `task_queue`, which calls it
 under its lock. Two tasks are twins when they ask for the same work: while one runs or is complete, the other
-waits.
+waits. Tasks wait by what they need of a device, so that those that fit no worker stand in nobody's way.
 """
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from distexp.entry import Borrower, Entry, State
-from distexp.grid import Planned, twins_among
-from distexp.task import Task
+from distexp.grid import GridPoint, Planned, twins_among
+from distexp.task import Need, Task
 
 TIME_LOOK = 1000  # tasks passed over, for one request, that take longer than a worker has: some 10 ms
-RETRY_LOOK = 16  # retries looked at per request: keeps lending at a constant cost
+RETRY_LOOK = 16  # retries looked at per request and need: keeps lending at a constant cost
+
+
+class Lines:
+    """Keys of tasks that have one need; stale ones are dropped when met."""
+
+    def __init__(self) -> None:
+        self.fresh: deque[str] = deque()  # in the order of the sweep
+        self.retry: deque[str] = deque()  # came back: lent before, withdrawn, twins, edited
 
 
 class Waiting:
-    """The pending tasks, in two lines.  Caller holds the lock."""
+    """The pending tasks, in two lines for each need.  Caller holds the lock."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         """Look into `entries`, by key, which grow and change meanwhile."""
         self._entries = entries
-        self._fresh: deque[str] = deque()  # keys in the order of the sweep; stale ones are dropped when met
-        self._retry: deque[str] = deque()  # keys that came back: lent before, withdrawn, twins; some stale
+        self._lines: dict[Need, Lines] = {}  # the greatest need first
         self._twins: dict[str, list[str]] = {}  # key -> keys that ask for the same work, if there are several
 
-    def join(self, keys: Iterable[str]) -> None:
+    def join(self, tasks: Sequence[Planned]) -> None:
         """Put new tasks at the end of the sweep."""
-        self._fresh.extend(keys)
+        for kind, group in itertools.groupby(tasks, lambda t: t.grid if isinstance(t, GridPoint) else t):
+            self._of(kind.need).fresh.extend([task.key for task in group])
 
     def come_back(self, key: str) -> None:
-        """Put a task that is pending again, or has been lent before, among the retries."""
-        self._retry.append(key)
+        """Put a task that is pending again, has been lent before or has another need, among the retries."""
+        self._of(self._entries[key].need).retry.append(key)
+
+    def _of(self, need: Need) -> Lines:
+        if need not in self._lines:
+            self._lines[need] = Lines()
+            self._lines = {each: self._lines[each] for each in sorted(self._lines, reverse=True)}
+        return self._lines[need]
 
     def sync(self, tasks: Sequence[Planned]) -> None:
         """Find the twins among the tasks of the sweep; those whose twin has left wait for nobody now."""
-        self._retry += self._twins
+        for key in self._twins:
+            self.come_back(key)
         self._twins = twins_among(tasks)
 
     def take(self, borrower: Borrower) -> Entry | None:
@@ -48,30 +63,41 @@ class Waiting:
             passed.append(found)
             found = self._take(borrower) if len(passed) < TIME_LOOK else None
         for entry in reversed(passed):
-            (self._retry if entry.attempts else self._fresh).appendleft(entry.key)
+            lines = self._of(entry.need)
+            (lines.retry if entry.attempts else lines.fresh).appendleft(entry.key)
         return found
 
     def _take(self, borrower: Borrower) -> Entry | None:
         """Take the next task whose device this borrower has.
 
-        Retries go first to workers other than the one that had them; when nothing else is left, to anyone.
+        The greatest need that it meets comes first: others can do the rest. Retries go first to workers
+        other than the one that had them; when nothing else is left, to anyone.
         """
-        return (
-            self._first(self._retry, lambda e: e.last_worker != borrower.worker and e.fits(borrower))
-            or self._first(self._fresh, lambda e: True)
-            or self._first(self._retry, lambda e: e.fits(borrower))
-        )
+        met = [(need, lines) for need, lines in self._lines.items() if borrower.meets(need)]
 
-    def _first(self, line: deque[str], accept: Callable[[Entry], bool]) -> Entry | None:
+        def is_for_me(entry: Entry) -> bool:
+            return entry.last_worker != borrower.worker and entry.fits(borrower)
+
+        for need, lines in met:
+            entry = self._first(lines.retry, need, is_for_me) or self._first(lines.fresh, need)
+            if entry is not None:
+                return entry
+        left = (self._first(lines.retry, need, lambda e: e.fits(borrower)) for need, lines in met)
+        return next((entry for entry in left if entry is not None), None)
+
+    def _first(
+        self, line: deque[str], need: Need, accept: Callable[[Entry], bool] | None = None
+    ) -> Entry | None:
+        """Return the first that is accepted; without `accept`, the first that has never been lent."""
         looked = 0
         while line and looked < RETRY_LOOK:
             key = line.popleft()
             entry = self._entries[key]
-            if entry.state is not State.PENDING or self.waits_for_twin(entry):
-                continue  # stale; a twin comes back to the line when it becomes eligible
-            if line is self._fresh and entry.attempts:
+            if entry.state is not State.PENDING or entry.need != need or self.waits_for_twin(entry):
+                continue  # stale; it comes back to its line when it becomes eligible, or its need changes
+            if accept is None and entry.attempts:
                 continue  # stale; it stands among the retries
-            if accept(entry):
+            if accept is None or accept(entry):
                 return entry
             looked += 1
             line.append(key)
@@ -87,8 +113,9 @@ class Waiting:
         return next((twin for twin in twins if twin.state in (State.ASSIGNED, State.COMPLETE)), None)
 
     def before(self, entry: Entry) -> int:
-        """Return how many pending tasks are looked at first, by a walk through the lines; for people."""
-        keys = dict.fromkeys([*self._retry, *self._fresh])  # a key may stand in both, or twice
+        """Return how many pending tasks of its need are looked at first, by a walk; for people."""
+        lines = self._of(entry.need)
+        keys = dict.fromkeys([*lines.retry, *lines.fresh])  # a key may stand in both, or twice
         ahead = itertools.takewhile(entry.key.__ne__, keys)
         return sum(self._entries[key].state is State.PENDING for key in ahead)
 
@@ -96,7 +123,7 @@ class Waiting:
         """Let the twins of a task that neither runs nor is complete be lent."""
         for twin in self._twins_of(entry):
             if twin.state is State.PENDING:
-                self._retry.append(twin.key)
+                self.come_back(twin.key)
 
     def _twins_of(self, entry: Entry) -> Iterator[Entry]:
         keys = self._twins.get(entry.key, ())

@@ -35,3 +35,15 @@ def gb_text(mib: float) -> str:
 def number_text(value: object) -> str:
     """Return a metric in few characters; texts and booleans as they are."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def need_text(gpus: int | None, min_free_gb: float | None) -> str:
+    """Return what a task needs, such as `2 GPUs, 12 GB free on each`; empty when that is nothing."""
+    if gpus is None and min_free_gb is None:
+        return ""
+    cards = "1 GPU" if gpus in (None, 1) else f"{gpus} GPUs"
+    return (
+        cards
+        if min_free_gb is None
+        else f"{cards}, {min_free_gb:g} GB free on {'it' if cards == '1 GPU' else 'each'}"
+    )

@@ -60,20 +60,24 @@ class Worker:
         clock: Callable[[], float],
         facts: Mapping[str, Any],
         look: Callable[[], GpuUse | None] = lambda: None,
+        free_mib: Callable[[], int] | None = None,
         left_s: Callable[[], float | None] = lambda: None,
     ) -> None:
         """Introduce itself to the manager with `about`, fields of `WorkerRequest`; `look` at its card.
 
-        `left_s()` says how many seconds it has; None: no end is known.
-
         Args:
             facts: Fields of `Provenance` that are the same for all its tasks.
+            free_mib: Reads the memory that is free on its cards; None: it has none.
+            left_s: Says how many seconds it has; None: no end is known.
         """
+        self._free_mib = free_mib
         self._facts = facts
         self._introduction = dict(about)
         self._workdir = workdir
         self._link, self._children = link, children
-        self._courier = Courier(link=link, recorder=recorder, stop=stop, about=self._about, look=look)
+        self._courier = Courier(
+            link=link, recorder=recorder, stop=stop, about=self._about, look=look, free_mib=free_mib
+        )
         self._stop, self._clock, self._left_s = stop, clock, left_s
         self._tasks = 0
         self._is_short = False  # of time, for any task that is left
@@ -113,7 +117,8 @@ class Worker:
             return False
         reply, self._next = self._next, None
         if reply is None:
-            reply = self._link.ask(RequestTask(**self._about()), TaskReply | NoTask, "Error requesting task")
+            request = RequestTask(**self._about(), free_mib=self._free_mib and self._free_mib())
+            reply = self._link.ask(request, TaskReply | NoTask, "Error requesting task")
         if isinstance(reply, TaskReply) and self._stop.wants_leave:
             self._next = reply
         elif isinstance(reply, TaskReply):
@@ -149,8 +154,8 @@ class Worker:
         try:
             self._children.prepare(task)
             outcome = self._watch(task, attempt)
-            if not isinstance(outcome, Finished):
-                attempt.kill()  # before anybody else may run this task
+            if self._free_mib or not isinstance(outcome, Finished):
+                attempt.kill()  # before anybody else may run this task, and before its card is looked at
             self._settle(task, outcome)
         finally:
             attempt.kill()

@@ -15,7 +15,7 @@ from distexp.claim import Claim, unclaimable
 from distexp.client import Client
 from distexp.errors import DistexpError, NoGpuError, UserError
 from distexp.gpu import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
-from distexp.gpu_use import CardWatch
+from distexp.gpu_use import CardsWatch
 from distexp.host import host_name, machine_id
 from distexp.link import HEARTBEAT_S, Link
 from distexp.logs import log_to_console
@@ -35,6 +35,7 @@ def main(words: Sequence[str]) -> int:
     """Return the exit code: 0 nothing is left to do, 1 the manager stayed away, 2 it could not start."""
     settings = parse(words)
     try:
+        check_gpus(settings)
         if settings.list_gpus:
             return print_gpus(settings)
         return work(settings)
@@ -47,7 +48,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the settings of a worker."""
     parser = argparse.ArgumentParser(
         prog="experiment_runner_gpu.py",
-        description="Run tasks of a manager on one GPU (or the CPU) until none is left.",
+        description="Run tasks of a manager on one GPU, several, or the CPU, until none is left.",
     )
     parser.add_argument("host", nargs="?", help="of the manager (default: localhost)")
     parser.add_argument(
@@ -65,6 +66,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--slots-per-gpu", type=at_least_one, default=1, metavar="K", help="workers that share a card (1)"
+    )
+    parser.add_argument(
+        "--gpus", type=at_least_one, default=1, metavar="N", help="cards to claim at once (%(default)s)"
     )
     parser.add_argument(
         "--threads", type=at_least_one, default=1, metavar="N", help="compute threads on the CPU (1)"
@@ -122,6 +126,15 @@ def slurm_time(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def check_gpus(settings: argparse.Namespace) -> None:
+    """Raise UserError when several cards are asked for together with what excludes them."""
+    if settings.gpus > 1 and settings.device == "cpu":
+        raise UserError(f"--gpus {settings.gpus} with --device cpu: found both, expected one of them")
+    if settings.gpus > 1 and settings.slots_per_gpu > 1:
+        found = f"--gpus {settings.gpus} with --slots-per-gpu {settings.slots_per_gpu}"
+        raise UserError(f"{found}: found both, expected one of them: cards that are joined are not shared")
+
+
 def print_gpus(settings: argparse.Namespace) -> int:
     """Show each card on a line: its id, then `free`, `busy` or `error`, then more."""
     try:
@@ -152,6 +165,7 @@ def work(settings: argparse.Namespace) -> int:
             settings.device,
             min_free_mib=to_mib(settings.min_free_gb),
             slots=settings.slots_per_gpu,
+            gpus=settings.gpus,
             cpu_folder=workdir.cpu_claims,
             link=link,
             stop=stop,
@@ -187,15 +201,20 @@ def work_on(
     """Work on a claimed device; return the exit code and whether time ended before work did."""
     pin(claim, settings.threads)
     left_s = slurm.seconds_left() if settings.time_limit is None else settings.time_limit
+    uuids = [gpu.uuid for gpu in claim.gpus]
+    watch = CardsWatch(uuids) if uuids else None
     worker = Worker(
         about=introduction(claim),
         workdir=workdir,
         link=link,
         recorder=Recorder(workdir.root, Spool(workdir.spool)),
-        children=Children(method=settings.start_method, device=claim.device, threads=settings.threads),
+        children=Children(
+            method=settings.start_method, device=claim.device, threads=settings.threads, gpus=uuids
+        ),
         stop=stop,
         clock=time.monotonic,
-        look=CardWatch(claim.gpu.uuid).look if claim.gpu else lambda: None,
+        look=watch.look if watch else lambda: None,
+        free_mib=watch.free_mib if watch else None,
         facts=capture.of_folder(workdir.root),
         left_s=clock_of(left_s),
     )
@@ -206,7 +225,7 @@ def work_on(
 
 
 def pin(claim: Claim, threads: int) -> None:
-    """Show this worker's children one device and their number of threads; before the first child."""
+    """Show this worker's children its device and their number of threads; before the first child."""
     os.environ.update(claim.environment())
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -221,6 +240,7 @@ def introduction(claim: Claim) -> dict[str, object]:
         "host": host_name(),
         "device": claim.device_name,
         "memory_mib": claim.total_mib,
+        "gpus": len(claim.gpus),
         "pid": os.getpid(),
         "machine": machine_id(),
     }

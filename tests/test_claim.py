@@ -12,7 +12,8 @@ import pytest
 from stand_in import pynvml as stand_in
 from stand_in.machine import card, environment, mig_instance, write_scenario
 
-from distexp.claim import CLAIM_FOLDER_VARIABLE, claim_cpu, claim_gpu, default_claim_folder, unclaimable
+from distexp.claim import claim_cpu, claim_gpu, unclaimable
+from distexp.claim_lock import CLAIM_FOLDER_VARIABLE, default_claim_folder
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu import list_gpus
 
@@ -193,7 +194,7 @@ def test_cpu_seats_are_counted_per_folder_from_the_lowest_free(tmp_path):
         first.release()
         with claim_cpu(here) as again:
             assert again.worker_id == "cpu0"
-        assert (second.gpu, second.device, second.device_name) == (None, "cpu", "cpu")
+        assert (second.gpus, second.device, second.device_name) == ((), "cpu", "cpu")
         assert second.total_mib == psutil.virtual_memory().total // 2**20
 
 
@@ -299,16 +300,20 @@ RACE = """
 import os, sys
 from pathlib import Path
 import pynvml
-from distexp.claim import claim_gpu
+from distexp.claim import claim_gpu, claim_gpus
 from distexp.errors import NoGpuError
 
 held = []
+slots, gpus = map(int, sys.argv[1].split("/"))
 for barrier in map(int, sys.argv[2:]):
     print("ready", flush=True)
     os.read(barrier, 1)  # returns in all processes at once: when the test closes the other end
     try:
         folder = Path(os.environ["EXPERIMENT_GPU_CLAIMS"], str(barrier))  # a fresh one for each round
-        held.append(claim_gpu(slots=int(sys.argv[1]), lock_folder=folder))
+        if gpus > 1:
+            held.append(claim_gpus(gpus, lock_folder=folder))
+        else:
+            held.append(claim_gpu(slots=slots, lock_folder=folder))
         print(held[-1].worker_id, flush=True)
     except NoGpuError:
         print("none", flush=True)
@@ -316,12 +321,13 @@ sys.stdin.read()  # hold what was claimed until the test is over
 """
 
 
-def race(start, *, workers, slots=1, rounds=4):
+def race(start, *, workers, slots=1, gpus=1, rounds=4):
     """Return, for each round, what each of the workers got that began in the same instant."""
     pipes = [os.pipe() for _ in range(rounds)]
     readers = [reader for reader, _ in pipes]
     processes = [
-        start(RACE, slots, *readers, pass_fds=readers, stdin=subprocess.PIPE) for _ in range(workers)
+        start(RACE, f"{slots}/{gpus}", *readers, pass_fds=readers, stdin=subprocess.PIPE)
+        for _ in range(workers)
     ]
     outcomes = []
     for _reader, writer in pipes:
@@ -350,6 +356,13 @@ def test_six_workers_started_at_once_fill_two_slots_of_two_cards(scenario, start
     write_scenario(scenario, card(0), card(1))
     filled = ["gpu0", "gpu0.1", "gpu1", "gpu1.1", "none", "none"]
     assert race(start, workers=6, slots=2) == [filled] * 4
+
+
+@posix_only
+def test_of_six_workers_started_at_once_as_many_get_two_cards_as_there_are_pairs(scenario, start):
+    write_scenario(scenario, *map(card, range(5)))
+    for got in race(start, workers=6, gpus=2):
+        assert [name for name in got if name != "none"] == ["gpu0+1", "gpu2+3"]
 
 
 CLAIM_WITH_CHILD = """

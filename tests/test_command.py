@@ -50,7 +50,7 @@ def test_without_a_result_file_the_last_json_object_of_the_output_is_the_result(
 
 def test_the_program_gets_its_context_through_the_environment(folder: Path) -> None:
     text = "print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('DISTEXP_')}))"
-    result = run({}, context(script(folder, text), folder, attempt=3, device="cuda:0"))
+    result = run({}, context(script(folder, text), folder, attempt=3, device="cuda:0", gpus=2))
     assert Path(str(result.pop("DISTEXP_RESULT"))).is_absolute()
     assert result == {
         "DISTEXP_SEED": "7",
@@ -58,6 +58,7 @@ def test_the_program_gets_its_context_through_the_environment(folder: Path) -> N
         "DISTEXP_CHECKPOINT_DIR": str(folder / "ckpt"),
         "DISTEXP_ATTEMPT": "3",
         "DISTEXP_DEVICE": "cuda:0",
+        "DISTEXP_GPUS": "2",
     }
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from distexp.config import MAX_BYTES, MAX_PARAMETERS, Phase, load_configs, parse_config
 from distexp.errors import ConfigError
-from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT
+from distexp.expand import expand
+from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, Need
 from distexp.yaml12 import MAX_PATH_CHARS, MAX_SHOWN
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -115,6 +116,24 @@ def test_an_axis_wins_over_a_default_of_its_name() -> None:
     assert (dict(phase.axes), dict(phase.defaults)) == ({"a": (1, 2)}, {"b": 0})
 
 
+def test_cards_and_their_memory_are_settings_of_file_or_phase_and_no_parameters() -> None:
+    inherits, own = parse_config(
+        "defaults: {gpus: 2, min_free_gb: 12}\n"
+        "p: {combinations: [{a: [1]}]}\n"
+        "q: {defaults: {gpus: 1, min_free_gb: 0.5}, combinations: [{a: [1]}]}",
+        FILE,
+    )
+    assert (inherits.gpus, inherits.min_free_gb, dict(inherits.defaults)) == (2, 12, {})
+    assert (own.gpus, own.min_free_gb) == (1, 0.5)
+    (plain,) = parse_config("p: {combinations: [{a: [1]}]}", FILE)
+    (needy,), (task,) = expand([inherits]), expand([plain])
+    assert (needy.need, task.need) == (Need(2, 12), Need())
+    assert (needy.key, needy.task.config) == (task.key, task.task.config), (
+        "what a task needs is not what it is"
+    )
+    assert needy.task.need == needy.need
+
+
 @pytest.mark.parametrize(
     ("defaults", "problem"),
     [
@@ -125,6 +144,10 @@ def test_an_axis_wins_over_a_default_of_its_name() -> None:
         ("{seeds: [1, 1]}", "seeds[1]: found 1 again, expected distinct whole numbers"),
         ("{seeds: [1.0]}", "seeds[0]: found 1.0, expected whole numbers"),
         ("{timeout_s: .inf}", "timeout_s: found .inf, expected a finite number; quote it to pass a text"),
+        ("{gpus: 0}", "gpus: found 0, expected how many cards a task needs at once, 1 or more"),
+        ("{gpus: true}", "gpus: found true, expected how many cards a task needs at once, 1 or more"),
+        ("{min_free_gb: 0}", "min_free_gb: found 0, expected a number of GB above 0"),
+        ("{min_free_gb: 12 GB}", 'min_free_gb: found "12 GB", expected a number of GB above 0'),
         ("{timeout_s: true}", "timeout_s: found true, expected a number of seconds above 0"),
         ("{command: ''}", "command: found \"\", expected text such as 'python train.py --seed {seed}'"),
         ("{command: 'a \"b'}", 'command: found "a \\"b" with an open quote, '

@@ -38,6 +38,7 @@ README, JOURNEY = page("README.md"), page("docs/journey.md")
 RUN_FLAGS = {
     "--workers",
     "--device",
+    "--gpus",
     "--workdir",
 }  # of `launch_distributed run`; the others go to the manager
 OFFLINE = {"init", "plan", "report"}  # they ask no manager

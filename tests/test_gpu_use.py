@@ -54,6 +54,22 @@ def test_a_driver_that_hangs_holds_up_no_beat_and_is_met_again(monkeypatch: pyte
     poll(lambda: watch.look() == use, "a driver that answers", 60)
 
 
+def test_of_several_cards_the_use_is_told_together_and_the_free_memory_of_the_fullest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = tmp_path / "machine.json"
+    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
+    monkeypatch.setenv("FAKE_NVML_SCENARIO", str(scenario))
+    write_scenario(
+        scenario, card(0, 9000, utilization_pct=50), card(1, 7000, utilization_pct=70), card(2, 100)
+    )
+    watch = distexp.gpu_use.CardsWatch([str(card(number)["uuid"]) for number in (0, 1)])
+    assert watch.look() == GpuUse(used_mib=2 * 40_960 - 16_000, free_mib=16_000, utilization_pct=60)
+    assert watch.free_mib() == 7000
+    write_scenario(scenario, card(0, 9000), card(1, error="GpuIsLost"))
+    assert (watch.look(), watch.free_mib()) == (None, 0)
+
+
 def test_a_worker_tells_progress_and_use_of_its_card_soon_after_its_task_has_something_to_tell(
     tmp_path: Path,
 ) -> None:

@@ -12,6 +12,8 @@ from stand_in.machine import card, environment, write_scenario
 
 from distexp.claim import claim_gpu
 from distexp.launch import MANAGER, count_free_gpus, find_manager, main, say_rows
+from distexp.errors import UserError
+from distexp.launch import MANAGER, count_free_gpus, find_manager, run, say_rows
 from distexp.workdir import Workdir
 
 
@@ -69,3 +71,14 @@ def test_slurm_needs_a_number_and_slurm(
         f"No manager runs in {tmp_path} yet; pilots wait for one for 300 s (--manager-wait-s)",
         "sbatch: found no such program, expected that of Slurm; run this where you submit your jobs",
     ]
+
+
+def test_a_run_with_more_cards_a_worker_than_are_free_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenario(tmp_path / "machine.json", card(0), card(1, 900))
+    for name, value in environment(tmp_path / "machine.json", tmp_path / "claims").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as caught:
+        run(["--gpus", "2", "--workdir", str(tmp_path)])
+    assert str(caught.value) == "launch_distributed run: --gpus 2: found 1 free GPU, expected at least 2"

@@ -90,3 +90,13 @@ def test_the_plan_as_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureF
     told = json.loads(capsys.readouterr().out)
     assert (told["tasks"], told["left"], told["hours"]) == (8, 6, None)
     assert [phase["phase"] for phase in told["phases"]] == ["narrow", "wide"]
+
+
+def test_what_tasks_need_is_told_with_their_phase() -> None:
+    text = SWEEP.replace("narrow:\n", "narrow:\n  defaults: {gpus: 2, min_free_gb: 12}\n")
+    phases = parse_config(text, "configs/config_exp1.yaml")
+    plan = make_plan(phases, expand(phases), [], 1)
+    assert [(phase.gpus, phase.min_free_gb) for phase in plan.phases] == [(2, 12), (None, None)]
+    narrow, wide = command.told(plan)[1:3]
+    assert narrow.endswith(", each on 2 GPUs, 12 GB free on each")
+    assert "GPU" not in wide

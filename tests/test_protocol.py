@@ -46,7 +46,7 @@ def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         return NAME
     if name in ("heartbeat_s", "left_s"):
         return st.none() | st.floats(0.1, 3600)
-    if name in ("pid", "memory_mib", "used_mib", "free_mib"):
+    if name in ("pid", "memory_mib", "gpus", "used_mib", "free_mib"):
         return st.integers(0, 2**53 - 1)
     if name == "offset":
         return st.integers(0, 2**40)

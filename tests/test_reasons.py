@@ -1,7 +1,10 @@
 """Each reason for which a task does not run, told in a line."""
 
+from typing import Any
+
 import pytest
 from desk import CPU0, Desk
+from msgspec import structs
 from row_cases import a_task
 
 from distexp.entry import Borrower, Cause, Entry, State
@@ -55,6 +58,52 @@ def test_a_task_that_ran_out_of_memory_waits_for_a_larger_gpu_than_there_is() ->
     )
     larger = Surroundings(0.0, hands=[GPU, Hand("gpu2", 140_000)])
     assert why_not_running(waiting(floor_mib=80_000), larger).startswith("it is next")
+
+
+@pytest.mark.parametrize(
+    ("need", "hands", "why"),
+    [
+        ({"gpus": 1}, [Hand("cpu0", 64_000)], "needs a GPU, and no worker that is connected holds one"),
+        (
+            {"gpus": 2},
+            [Hand("cpu0", 64_000), Hand("gpu0", 40_000, gpus=1), Hand("gpu1+2", 40_000, "drained", gpus=2)],
+            "needs 2 GPUs, and no worker that is connected holds more than 1: "
+            "`python experiment_runner_gpu.py --gpus 2`",
+        ),
+        (
+            {"min_free_gb": 12},
+            [
+                Hand("cpu0", 64_000),
+                Hand("gpu0", 40_000, gpus=1, free_mib=12 * 1024 - 1),
+                Hand("gpu1", 9, gpus=1),
+            ],
+            "needs 12 GB free on its GPU, and the most that a worker had when it last asked "
+            "is 11.9 GB (gpu0)",
+        ),
+        (
+            {"gpus": 2, "min_free_gb": 30.5},
+            [Hand("gpu0", 80_000, gpus=1, free_mib=80_000), Hand("gpu1+2", 40_000, gpus=2, free_mib=2048)],
+            "needs 30.5 GB free on each of 2 GPUs, and the most that a worker had when it last asked "
+            "is 2.0 GB (gpu1+2)",
+        ),
+        (
+            {"gpus": 2, "min_free_gb": 2},
+            [Hand("gpu1+2", 40_000, gpus=2, free_mib=2048)],
+            "it is next: the workers are busy with other tasks",
+        ),
+    ],
+)
+def test_a_task_that_fits_no_worker_says_what_is_missing(
+    need: dict[str, Any], hands: list[Hand], why: str
+) -> None:
+    entry = Entry(structs.replace(a_task(), **need))
+    assert why_not_running(entry, Surroundings(0.0, hands=hands)) == why
+
+
+def test_out_of_memory_on_two_cards_is_compared_with_workers_of_two_cards() -> None:
+    hands = [Hand("gpu0", 80_000, gpus=1), Hand("gpu1+2", 40_000, gpus=2)]
+    entry = Entry(structs.replace(a_task(), gpus=2), floor_mib=40_000)
+    assert why_not_running(entry, Surroundings(0.0, hands=hands)).endswith("of a worker has 40000 MiB")
 
 
 def test_a_task_that_runs_says_where_since_when_and_how_long_without_a_sign_of_life() -> None:

@@ -12,9 +12,10 @@ from stand_in import pynvml as stand_in
 from stand_in.machine import card, write_scenario
 from support import Clock
 
-from distexp.claim import CLAIM_FOLDER_VARIABLE, Claim, claim_gpu
+from distexp.claim import Claim, claim_gpu, claim_gpus
+from distexp.claim_lock import CLAIM_FOLDER_VARIABLE
 from distexp.client import Client
-from distexp.errors import NoGpuError
+from distexp.errors import NoGpuError, UserError
 from distexp.link import Link
 from distexp.seat import find_seat
 from distexp.stop import StopRequests
@@ -66,10 +67,16 @@ def find(folder: Folder, stop: StopRequests, tmp_path: Path) -> Iterator[Find]:
     link = SteppingLink(Client(Workdir(folder.root)), stop, Clock(), manager_wait_s=60)
     claims = []
 
-    def find_here(device: Any = "auto", *steps: Callable[[], object]) -> Claim | None:
+    def find_here(device: Any = "auto", *steps: Callable[[], object], gpus: int = 1) -> Claim | None:
         link.steps = list(steps)
         claim = find_seat(
-            device, min_free_mib=4096, slots=1, cpu_folder=tmp_path / "claims", link=link, stop=stop
+            device,
+            min_free_mib=4096,
+            slots=1,
+            gpus=gpus,
+            cpu_folder=tmp_path / "claims",
+            link=link,
+            stop=stop,
         )
         assert link.steps == [], "it looked less often than expected"
         if claim is not None:
@@ -151,3 +158,26 @@ def test_who_waits_for_a_card_leaves_when_the_user_says_so(
     write_scenario(scenario, card(0, 900))
     with folder.serving():
         assert find("auto", stop.interrupt) is None
+
+
+def test_who_needs_two_cards_waits_with_a_clear_line_and_gets_them_when_another_leaves(
+    scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_scenario(scenario, card(0), card(1), card(2))
+    other = claim_gpus(2, 4096)
+    with folder.serving():
+        claim = find("auto", lambda: None, other.release, gpus=2)
+    assert claim is not None
+    assert claim.worker_id == "gpu0+1"
+    (said,) = [message for message in caplog.messages if "Waiting for" in message]
+    assert said.startswith("No available GPU found: fewer than 2 unclaimed cards have more than 4 GB free (")
+    assert said.endswith("or lower --gpus. Waiting for 2 cards at once")
+
+
+def test_several_cards_are_never_replaced_by_the_cpu_or_by_fewer(scenario: Path, find: Find) -> None:
+    write_scenario(scenario, init="LibraryNotFound")
+    with pytest.raises(NoGpuError, match="No available GPU found"):
+        find("auto", gpus=2)
+    write_scenario(scenario, card(0))
+    with pytest.raises(UserError, match=r"--gpus 2: found 1 whole GPU \(gpu0\) on this host, expected"):
+        find("auto", gpus=2)

@@ -13,6 +13,7 @@ from row_cases import a_task
 
 from distexp.entry import Borrower, Cause, State
 from distexp.errors import IllegalMove, UnknownTask
+from distexp.task import Task
 from distexp.task_queue import FAILURE_BUDGET, LOSS_BUDGET, MOVES
 from distexp.waiting import RETRY_LOOK
 
@@ -204,12 +205,12 @@ def test_what_needs_a_larger_device_than_there_is_fails_once_nothing_else_is_lef
     small = Borrower("gpu0", 15.0, memory_mib=8000)
     lease, other = desk.lend(small), desk.lend(small)
     desk.queue.fail(lease.lease_id, desk.key, Cause.OUT_OF_MEMORY, "too big")
-    assert desk.queue.give_up(8000) == [], "the other one runs"
+    assert desk.queue.give_up(lambda gpus: 8000) == [], "the other one runs"
     desk.queue.release(other.lease_id, other.task.key)
-    assert desk.queue.give_up(8000) == [], "the other one waits"
+    assert desk.queue.give_up(lambda gpus: 8000) == [], "the other one waits"
     desk.queue.complete(other.task.key)
-    assert desk.queue.give_up(8001) == [], "a larger device is there"
-    assert [entry.task for entry in desk.queue.give_up(8000)] == [desk.tasks[0]]
+    assert desk.queue.give_up(lambda gpus: 8001) == [], "a larger device is there"
+    assert [entry.task for entry in desk.queue.give_up(lambda gpus: 8000)] == [desk.tasks[0]]
     entry = desk.queue.entry(desk.key)
     assert (entry.state, entry.cause, entry.error) == (State.FAILED, "out_of_memory", "too big")
     assert desk.queue.is_over()
@@ -240,6 +241,95 @@ def test_lending_and_completing_cost_the_same_however_many_tasks_wait(
         desk.queue.complete(desk.lend().task.key)
     assert CountingDeque.turns == 50 * (RETRY_LOOK + 1)
     assert desk.queue.counts()[State.PENDING] == size - 50
+
+
+# -- who has what a task needs -----------------------------------------------------------------------------
+
+CPU = Borrower("cpu0", 15.0, memory_mib=64_000)
+ONE = Borrower("gpu0", 15.0, memory_mib=40_000, gpus=1, free_mib=8 * 1024)
+TWO = Borrower("gpu1+2", 15.0, memory_mib=40_000, gpus=2, free_mib=20 * 1024)
+
+
+def needing(count: int = 1, *, phase: str = "exp1", **need: Any) -> list[Task]:
+    """Tasks of a phase, each of which needs this."""
+    tasks = [a_task(phase=phase, width=width, of=phase) for width in range(count)]
+    return [structs.replace(task, **need) for task in tasks]
+
+
+@pytest.mark.parametrize(
+    ("need", "workers"),
+    [
+        ({}, [CPU, ONE, TWO]),
+        ({"gpus": 1}, [ONE, TWO]),
+        ({"gpus": 2}, [TWO]),
+        ({"gpus": 3}, []),
+        ({"min_free_gb": 8}, [ONE, TWO]),
+        ({"min_free_gb": 8.1}, [TWO]),
+        ({"gpus": 2, "min_free_gb": 20.5}, []),
+    ],
+)
+def test_a_task_goes_to_a_worker_that_has_what_it_needs(need: dict[str, Any], workers: list[Any]) -> None:
+    assert [worker for worker in (CPU, ONE, TWO) if Desk(needing(**need)).queue.lend(worker)] == workers
+
+
+def test_a_worker_takes_the_task_that_needs_most_of_what_it_has() -> None:
+    plain = needing(2, phase="plain")
+    small, large = needing(phase="small", min_free_gb=1), needing(phase="large", min_free_gb=2)
+    desk = Desk([*plain, *small, *large, *needing(phase="double", gpus=2)])
+    lent = [desk.lend(worker).task.phase for worker in (ONE, TWO, ONE, CPU, TWO)]
+    assert lent == ["large", "double", "small", "plain", "plain"]
+
+
+@pytest.mark.parametrize("size", [100, 10_000])
+def test_tasks_that_fit_no_worker_neither_hold_others_up_nor_cost_them(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distexp.waiting.deque", CountingDeque)
+    wide, plain = needing(size, phase="wide", gpus=2), needing(20, phase="plain")
+    desk = Desk([*wide, *plain])
+    desk.queue.sync(plain)
+    desk.queue.sync([*wide, *plain])  # now the wide ones stand among the retries
+    CountingDeque.turns = 0
+    assert [desk.lend(ONE).task for _ in plain] == plain
+    assert CountingDeque.turns == len(plain)
+    assert desk.queue.lend(ONE) is None
+    assert desk.lend(TWO).task.phase == "wide"
+
+
+def test_an_edit_of_what_tasks_need_counts_from_then_on() -> None:
+    desk = Desk(needing(2, gpus=2))
+    assert desk.queue.lend(ONE) is None
+    desk.queue.sync(needing(2, gpus=1))
+    lease = desk.lend(ONE)
+    desk.queue.sync(needing(2, gpus=2))
+    assert desk.queue.lend(ONE) is None
+    desk.queue.release(lease.lease_id, lease.task.key)
+    assert desk.queue.lend(ONE) is None, (
+        "what runs when the edit comes waits for two cards, too, when it is back"
+    )
+    assert {desk.lend(TWO).task.key, desk.lend(TWO).task.key} == {task.key for task in desk.tasks}
+    assert desk.queue.lend(TWO) is None
+
+
+def test_what_ran_out_of_memory_on_two_cards_waits_for_two_larger_ones_unless_there_are_smaller_ones() -> (
+    None
+):
+    desk = Desk(needing(gpus=2))
+    desk.queue.fail(desk.lend(TWO).lease_id, desk.key, Cause.OUT_OF_MEMORY, "too big")
+    large: dict[int, int | None] = {2: None}
+    assert desk.queue.give_up(large.get) == [], "no worker has two cards now; one may come"
+    large[2] = 80_000
+    assert desk.queue.give_up(large.get) == []
+    large[2] = 40_000
+    assert [entry.task for entry in desk.queue.give_up(large.get)] == desk.tasks
+
+
+def test_a_task_that_fits_no_worker_is_never_given_up() -> None:
+    desk = Desk([*needing(phase="wide", gpus=8), *needing(phase="big")])
+    lease = desk.lend(ONE)
+    desk.queue.fail(lease.lease_id, lease.task.key, Cause.OUT_OF_MEMORY, "too big")
+    assert desk.queue.give_up(lambda gpus: None if gpus == 8 else 40_000) == []
+    assert not desk.queue.is_over()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from distexp.expand import expand
 from distexp.plan import FilePlan, Plan, make_plan
 from distexp.survey import survey
 from distexp.sweep import DEFAULT_CONFIGS
-from distexp.wording import duration_text
+from distexp.wording import duration_text, need_text
 
 
 @set_aside()
@@ -65,7 +65,9 @@ def told(plan: Plan) -> list[str]:
             lines.append(name)
             config = name
         numbers = _numbers(phase.tasks, phase.complete, phase.copies, phase.left)
-        lines.append(f"  {phase.phase:<{width}}  {numbers}{_time(phase.seconds) if phase.left else ''}")
+        time = _time(phase.seconds) if phase.left else ""
+        need = need_text(phase.gpus, phase.min_free_gb)
+        lines.append(f"  {phase.phase:<{width}}  {numbers}{time}{f', each on {need}' if need else ''}")
     lines.append(f"{'Sum':<{width + 2}}  {_numbers(plan.tasks, plan.complete, plan.copies, plan.left)}")
     for file in plan.files:
         lines += _file(file)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from distexp.commands.asking import DONE, ask, parser_of, say
 from distexp.protocol import Show, ShowReply
 from distexp.rows import CAPTURED, IDENTITY, PROVENANCE
-from distexp.wording import duration_text, number_text
+from distexp.wording import duration_text, need_text, number_text
 
 
 def main(words: Sequence[str]) -> int:
@@ -31,6 +31,8 @@ def describe(reply: ShowReply) -> str:
         f"  tried       {tried}" + (f", last on {task['worker']}" if task["worker"] else ""),
         "  parameters  " + ", ".join(f"{name}={number_text(value)}" for name, value in values.items()),
     ]
+    if need := need_text(task.get("gpus"), task.get("min_free_gb")):  # an older manager tells of none
+        lines.append(f"  needs       {need}")
     if reply.running_s is not None:
         lines.append(f"  running     for {duration_text(reply.running_s)}")
     if row and row.get("duration_s"):

@@ -92,6 +92,7 @@ def _values(params: Mapping[str, Any], context: Context) -> dict[str, object]:
         "output_dir": str(context.output_dir),
         "checkpoint_dir": str(context.checkpoint_dir),
         "device": context.device,
+        "gpus": context.gpus,
         "attempt": context.attempt,
     }
 
@@ -104,6 +105,7 @@ def _environment(result_path: Path, context: Context) -> dict[str, str]:
         "DISTEXP_CHECKPOINT_DIR": str(context.checkpoint_dir.absolute()),
         "DISTEXP_ATTEMPT": str(context.attempt),
         "DISTEXP_DEVICE": context.device,
+        "DISTEXP_GPUS": str(context.gpus),
     }
 
 
