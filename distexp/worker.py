@@ -7,6 +7,7 @@ for everything at once (the child, the manager's connection, signals, the next b
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from distexp.child import Attempt, Children
 from distexp.child_main import CHECKPOINT_FOLDER, Broke, Finished, Outcome, Run, Stopped
+from distexp.context import CHECKPOINT_FILE
 from distexp.courier import DISK_RETRY_S, Courier
 from distexp.entry import Cause
 from distexp.link import Link
@@ -216,6 +218,7 @@ class Worker:
                 ack = self._courier.deliver(Delivery(task=task, result=outcome.result, run=run_facts))
                 if ack is not None:
                     log.info("Task %s completed", task.task_id)
+                    self._end_checkpoint(task)
                     self._next = ack.next
             case Broke(cause=cause, error=error):
                 log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
@@ -228,6 +231,12 @@ class Worker:
                 log.warning(
                     "Task %s ended elsewhere or was cancelled; its result is not wanted", task.task_id
                 )
+
+    def _end_checkpoint(self, task: TaskReply) -> None:
+        """Remove what `save_checkpoint` wrote, now that the row is there: a task run anew begins anew."""
+        run_folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
+        with suppress(OSError):
+            (run_folder / CHECKPOINT_FOLDER / CHECKPOINT_FILE).unlink()
 
     def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced:
         """Return how the attempt ends, or is ended."""

@@ -112,7 +112,7 @@ DOORS = {
     "seat": "claim errors gpu link protocol stop",
     "recorder": "protocol results row_index rows spool task",
     "courier": "errors link protocol recorder stop",
-    "worker": "child child_main courier entry link logs protocol recorder run_log stop task workdir",
+    "worker": "child child_main context courier entry link logs protocol recorder run_log stop task workdir",
     "worker_command": "capture child claim client errors gpu gpu_use host link logs process_tree recorder "
     "seat spool stop trust workdir worker",
     "experiment_runner_gpu": "gpu worker_command",
@@ -129,7 +129,7 @@ DOORS = {
     "experiments.data": "experiments.settings",
     "experiments.models": "experiments.settings",
     "experiments.board": "",
-    "experiments.checkpoint": "",
+    "experiments.checkpoint": "context disk",
     "experiments.training": "context experiments.checkpoint experiments.settings",
     "experiments.classification": "context experiments.data experiments.models"
     " experiments.settings experiments.training task",
