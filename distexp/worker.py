@@ -60,15 +60,16 @@ class Worker:
         children: Children,
         stop: StopRequests,
         clock: Callable[[], float],
-        facts: Mapping[str, Any],
+        facts: Callable[[bool], Mapping[str, Any]],
         look: Callable[[], GpuUse | None] = lambda: None,
     ) -> None:
         """Introduce itself to the manager with `about`, fields of `WorkerRequest`; `look` at its card.
 
         Args:
-            facts: Fields of `Provenance` that are the same for all its tasks.
+            facts: Fields of `Provenance`, as they are now; called with whether the task runs what was
+                imported since this worker began.
         """
-        self._facts = facts
+        self._facts, self._run_facts = facts, facts(False)
         self._introduction = dict(about)
         self._workdir = workdir
         self._link, self._children = link, children
@@ -80,7 +81,8 @@ class Worker:
 
     def _about(self) -> dict[str, Any]:
         """Who asks. The nonce is read each time: the folder's first manager may start after its workers."""
-        return {**self._introduction, "nonce": self._workdir.read_nonce()}
+        commit = self._run_facts.get("git_commit", "")
+        return {**self._introduction, "nonce": self._workdir.read_nonce(), "git_commit": commit}
 
     def run(self) -> int:
         """Work until there is nothing left to do; return 0, or 1 when the manager stayed away."""
@@ -132,6 +134,7 @@ class Worker:
             return
         try:
             self._children.prepare(task)
+            self._run_facts = self._facts(task.process == "forked" and task.command is None)
             outcome = self._watch(task, attempt)
             if not isinstance(outcome, Finished):
                 attempt.kill()  # before anybody else may run this task
@@ -205,7 +208,7 @@ class Worker:
         match outcome:
             case Finished():
                 run_facts = Provenance(
-                    **self._facts,
+                    **self._run_facts,
                     peak_gpu_mib=outcome.peak_gpu_mib,
                     torch_version=outcome.torch_version,
                     attempt=task.attempt,

@@ -154,6 +154,7 @@ def work_on(
 ) -> int:
     """Work on a claimed device until nothing is left to do."""
     pin(claim, settings.threads)
+    code = capture.Code(workdir.root)
     worker = Worker(
         about=introduction(claim),
         workdir=workdir,
@@ -163,7 +164,7 @@ def work_on(
         stop=stop,
         clock=time.monotonic,
         look=CardWatch(claim.gpu.uuid).look if claim.gpu else lambda: None,
-        facts=capture.of_folder(workdir.root),
+        facts=lambda is_imported: code.facts(is_imported=is_imported),
     )
     try:
         return worker.run()

@@ -78,8 +78,8 @@ DOORS = {
     "service": "control endings entry errors journal ledger pace protocol roster server task task_queue "
     "workdir",
     "identity": "errors trust workdir",
-    "manager": "alerts collector entry errors grid host identity journal ledger logs protocol results roster "
-    "server service sweep task_queue twins workdir",
+    "manager": "alerts capture collector entry errors grid host identity journal ledger logs protocol "
+    "results roster server service sweep task_queue twins workdir",
     "hooks": "errors process_tree",
     "alerts": "entry hooks task_queue",
     "commands": "",
