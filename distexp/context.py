@@ -6,6 +6,10 @@ from pathlib import Path
 
 from distexp.errors import TaskStopped
 
+CHECKPOINT_FILE = (
+    "resume.pt"  # in `checkpoint_dir`: what `save_checkpoint` writes, and the row's arrival ends
+)
+
 
 def _ignore_report(step: int, total: int, metrics: Mapping[str, float]) -> None:
     """Stand in for a worker when an experiment is called by hand."""

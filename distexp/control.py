@@ -123,6 +123,8 @@ class Control:
                 "failed": worker.failed,
                 "drained": worker.drained,
                 "benched": worker.benched,
+                "git_commit": worker.git_commit,
+                "other_commit": self._roster.has_other_commit(worker),
             }
             for worker, age_s in self._roster.all()
             for lease in [leases.get((worker.name, worker.instance))]

@@ -23,6 +23,7 @@ PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below MAX_MES
 
 WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}\Z")]  # it stands in log lines and in rows
 HostName = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{0,255}\Z")]  # so does this; empty: not told
+Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,64}\Z")]  # and this; empty: not told, or no repository
 Natural = Annotated[int, Meta(ge=0, lt=2**53)]  # what every JSON library reads exactly
 Text = Annotated[str, Meta(max_length=20_000)]  # a traceback, cut by its sender
 
@@ -66,6 +67,7 @@ class WorkerRequest(Request, frozen=True, kw_only=True):
     pid: Natural = 0
     machine: str = ""  # boot id and PID namespace: the same on the same host alone
     left_s: Annotated[float, Meta(ge=0)] | None = None  # until it has to end; None: no limit is known
+    git_commit: Commit = ""  # of the folder that the worker imports from
     nonce: str = ""  # as read in the manager's folder, proves that the worker shares it
 
 

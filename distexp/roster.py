@@ -3,6 +3,7 @@
 Opens `entry`, `host`, `protocol`. It judges workers; what a task has cost stands in `task_queue`.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,9 @@ from distexp.task import Task
 
 BENCH_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not eat the sweep
 LIVE_S = 60.0  # a worker not heard of for longer counts as gone
+COMMIT_DIGITS = 10  # that are shown
+
+log = logging.getLogger("distexp.manager")
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Worker:
     progress: Progress | None = None  # of its current task
     gpu: GpuUse | None = None  # as of its last beat
     left_s: float | None = None  # until it has to end, when it asked
+    git_commit: str = ""  # of its folder
     turn: threading.Lock = field(default_factory=threading.Lock)  # held while it is lent a task
 
     @property
@@ -64,6 +69,8 @@ class Roster:
         """Know the manager's own host name, machine id and folder nonce, to tell who shares them."""
         self._host, self._machine, self._nonce = host, machine, nonce
         self._clock = clock
+        self.commit = ""  # of the manager's folder; set by its owner
+        self._told: set[tuple[str, str, str]] = set()  # worker and both commits: a warning each
         self._lock = threading.RLock()
         self._workers: dict[tuple[str, str], Worker] = {}  # by name and instance
         self._winners: dict[str, set[str]] = {}  # phase -> names of workers that completed a task of it
@@ -90,7 +97,24 @@ class Roster:
                 worker.progress = None  # that task has ended
             if isinstance(request, RequestTask | TaskComplete) and request.free_mib is not None:
                 worker.free_mib = request.free_mib
+            worker.git_commit = request.git_commit or worker.git_commit
+            self._compare_commits(worker)
             return replace(worker)
+
+    def has_other_commit(self, worker: Worker) -> bool:
+        """Return whether the worker's code is of another commit than the manager's folder, as far as told."""
+        return bool(worker.git_commit and self.commit) and worker.git_commit != self.commit
+
+    def _compare_commits(self, worker: Worker) -> None:
+        """Say once that a worker's code is another. Caller holds the lock."""
+        found = (worker.name, worker.git_commit, self.commit)
+        if self.has_other_commit(worker) and found not in self._told:
+            self._told.add(found)
+            log.warning(
+                "Worker %s: found git commit %s in its folder, expected %s as in the manager's; "
+                "its rows hold the worker's (git_commit)",
+                *(worker.name, worker.git_commit[:COMMIT_DIGITS], self.commit[:COMMIT_DIGITS]),
+            )
 
     def _welcome(self, name: str, request: WorkerRequest) -> Worker:
         same_machine = bool(request.machine) and request.machine == self._machine

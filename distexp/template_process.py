@@ -30,7 +30,7 @@ def template_order(experiment: str, warm_up_device: str | None) -> Iterator[None
     before = os.environ.get("PYTHONPATH")
     order = {"experiment": experiment, "warm_up": warm_up_device, "path": sys.path, "PYTHONPATH": before}
     os.environ[VARIABLE] = json.dumps(order)
-    os.environ["PYTHONPATH"] = PACKAGE_FOLDER
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGE_FOLDER, before]))  # and sitecustomize
     try:
         yield
     finally:

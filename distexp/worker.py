@@ -7,6 +7,7 @@ for everything at once (the child, the manager's connection, signals, the next b
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from distexp.child import Attempt, Children
 from distexp.child_main import CHECKPOINT_FOLDER, Broke, Finished, Outcome, Run, Stopped
+from distexp.context import CHECKPOINT_FILE
 from distexp.courier import DISK_RETRY_S, Courier
 from distexp.entry import Cause
 from distexp.link import Link
@@ -58,7 +60,7 @@ class Worker:
         children: Children,
         stop: StopRequests,
         clock: Callable[[], float],
-        facts: Mapping[str, Any],
+        facts: Callable[[bool], Mapping[str, Any]],
         look: Callable[[], GpuUse | None] = lambda: None,
         free_mib: Callable[[], int] | None = None,
         left_s: Callable[[], float | None] = lambda: None,
@@ -66,12 +68,13 @@ class Worker:
         """Introduce itself to the manager with `about`, fields of `WorkerRequest`; `look` at its card.
 
         Args:
-            facts: Fields of `Provenance` that are the same for all its tasks.
+            facts: Fields of `Provenance`, as they are now; called with whether the task runs what was
+                imported since this worker began.
             free_mib: Reads the memory that is free on its cards; None: it has none.
             left_s: Says how many seconds it has; None: no end is known.
         """
         self._free_mib = free_mib
-        self._facts = facts
+        self._facts, self._run_facts = facts, facts(False)
         self._introduction = dict(about)
         self._workdir = workdir
         self._link, self._children = link, children
@@ -87,7 +90,12 @@ class Worker:
 
     def _about(self) -> dict[str, Any]:
         """Who asks. The nonce is read each time: the folder's first manager may start after its workers."""
-        return {**self._introduction, "nonce": self._workdir.read_nonce(), "left_s": self._left_s()}
+        return {
+            **self._introduction,
+            "nonce": self._workdir.read_nonce(),
+            "left_s": self._left_s(),
+            "git_commit": self._run_facts.get("git_commit", ""),
+        }
 
     @property
     def wants_another_turn(self) -> bool:
@@ -153,6 +161,7 @@ class Worker:
             return
         try:
             self._children.prepare(task)
+            self._run_facts = self._facts(task.process == "forked" and task.command is None)
             outcome = self._watch(task, attempt)
             if self._free_mib or not isinstance(outcome, Finished):
                 attempt.kill()  # before anybody else may run this task, and before its card is looked at
@@ -226,7 +235,7 @@ class Worker:
         match outcome:
             case Finished():
                 run_facts = Provenance(
-                    **self._facts,
+                    **self._run_facts,
                     peak_gpu_mib=outcome.peak_gpu_mib,
                     torch_version=outcome.torch_version,
                     attempt=task.attempt,
@@ -239,6 +248,7 @@ class Worker:
                 ack = self._courier.deliver(Delivery(task=task, result=outcome.result, run=run_facts))
                 if ack is not None:
                     log.info("Task %s completed", task.task_id)
+                    self._end_checkpoint(task)
                     self._next = ack.next
             case Broke(cause=cause, error=error):
                 log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
@@ -251,6 +261,12 @@ class Worker:
                 log.warning(
                     "Task %s ended elsewhere or was cancelled; its result is not wanted", task.task_id
                 )
+
+    def _end_checkpoint(self, task: TaskReply) -> None:
+        """Remove what `save_checkpoint` wrote, now that the row is there: a task run anew begins anew."""
+        run_folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
+        with suppress(OSError):
+            (run_folder / CHECKPOINT_FOLDER / CHECKPOINT_FILE).unlink()
 
     def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced:
         """Return how the attempt ends, or is ended."""

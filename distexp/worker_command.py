@@ -203,6 +203,7 @@ def work_on(
     left_s = slurm.seconds_left() if settings.time_limit is None else settings.time_limit
     uuids = [gpu.uuid for gpu in claim.gpus]
     watch = CardsWatch(uuids) if uuids else None
+    code = capture.Code(workdir.root)
     worker = Worker(
         about=introduction(claim),
         workdir=workdir,
@@ -215,7 +216,7 @@ def work_on(
         clock=time.monotonic,
         look=watch.look if watch else lambda: None,
         free_mib=watch.free_mib if watch else None,
-        facts=capture.of_folder(workdir.root),
+        facts=lambda is_imported: code.facts(is_imported=is_imported),
         left_s=clock_of(left_s),
     )
     try:

@@ -11,6 +11,8 @@ PAGES = (
     "docs/protocol.md",
     "docs/journey.md",
     "docs/tutorial.md",
+    "docs/checkpoints.md",
+    "docs/scale.md",
 )
 
 

@@ -78,8 +78,8 @@ DOORS = {
     "service": "control endings entry errors journal ledger pace protocol roster server task task_queue "
     "workdir",
     "identity": "errors trust workdir",
-    "manager": "alerts collector entry errors grid host identity journal ledger logs protocol results roster "
-    "server service sweep task_queue twins workdir",
+    "manager": "alerts capture collector entry errors grid host identity journal ledger logs protocol "
+    "results roster server service sweep task_queue twins workdir",
     "hooks": "errors process_tree",
     "alerts": "entry hooks task_queue",
     "commands": "",
@@ -114,7 +114,7 @@ DOORS = {
     "seat": "claim errors gpu link protocol stop",
     "recorder": "protocol results row_index rows spool task",
     "courier": "errors link protocol recorder stop",
-    "worker": "child child_main courier entry link logs protocol recorder run_log stop task workdir",
+    "worker": "child child_main context courier entry link logs protocol recorder run_log stop task workdir",
     "worker_command": "capture child claim client errors gpu gpu_use host link logs process_tree recorder "
     "seat slurm spool stop trust workdir worker",
     "experiment_runner_gpu": "gpu worker_command",
@@ -131,7 +131,7 @@ DOORS = {
     "experiments.data": "experiments.settings",
     "experiments.models": "experiments.settings",
     "experiments.board": "",
-    "experiments.checkpoint": "",
+    "experiments.checkpoint": "context disk",
     "experiments.training": "context experiments.checkpoint experiments.settings",
     "experiments.classification": "context experiments.data experiments.models"
     " experiments.settings experiments.training task",

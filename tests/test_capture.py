@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import Clock
 
 from distexp import capture
 
@@ -50,6 +51,27 @@ def test_outside_of_a_repository_only_python_is_told(tmp_path: Path) -> None:
 def test_without_git_only_python_is_told(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.fspath(repository))
     assert capture.of_folder(repository) == {"python_version": platform.python_version()}
+
+
+def test_a_commit_made_meanwhile_is_seen_as_soon_as_the_answer_is_old(repository: Path) -> None:
+    clock = Clock()
+    code = capture.Code(repository, clock)
+    first = code.commit
+    git(repository, "commit", "--quiet", "--allow-empty", "--message", "Second")
+    assert code.commit == first == code.facts()["git_commit"], "git is not asked for every task"
+    clock.advance(capture.ASK_EVERY_S)
+    assert code.commit == git(repository, "rev-parse", "HEAD") != first
+    assert code.facts()["git_dirty"] is False
+
+
+def test_what_was_imported_before_a_commit_is_not_passed_off_as_that_commit(repository: Path) -> None:
+    clock = Clock()
+    code = capture.Code(repository, clock)
+    assert code.facts(is_imported=True)["git_dirty"] is False
+    git(repository, "commit", "--quiet", "--allow-empty", "--message", "Second")
+    clock.advance(capture.ASK_EVERY_S)
+    assert code.facts(is_imported=True)["git_dirty"] is True
+    assert code.facts(is_imported=False)["git_dirty"] is False
 
 
 def test_torch_is_told_where_the_task_has_imported_it_and_no_memory_without_a_card() -> None:

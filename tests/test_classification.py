@@ -10,7 +10,7 @@ import pytest
 from distexp.context import Context
 
 QUICK: dict[str, Any] = {"dataset": "wine", "epochs": 6, "batch_size": 16}
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT = "resume.pt"
 
 
 def run(params: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -144,6 +144,7 @@ def test_checkpoints_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.
     run(QUICK, context(tmp_path / "a"))
     assert not (tmp_path / "a").exists()  # shorter than the interval
     monkeypatch.setattr("distexp.experiments.training.CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr("distexp.experiments.training.SAVING_SHARE", 1e9)
     run(QUICK, context(tmp_path / "b"))
     assert torch.load(tmp_path / "b" / CHECKPOINT, weights_only=True)["state"]["progress"]["epoch"] == 6
 
@@ -164,7 +165,8 @@ def test_a_damaged_checkpoint_is_ignored_with_a_warning(
     assert run(QUICK, context(tmp_path)) == undisturbed
     printed = capsys.readouterr().out
     assert re.fullmatch(
-        rf"warning: {re.escape(str(path))}: found a damaged checkpoint \(.+\); training starts again\n",
+        rf"warning: {re.escape(str(path))}: found a damaged or foreign checkpoint \(.+\), "
+        r"expected one of this task; it starts anew\n",
         printed,
     )
 
@@ -177,7 +179,7 @@ def test_the_checkpoint_of_another_training_is_ignored_with_a_warning(
         run(QUICK, context(tmp_path, stop_requested=stop_after(10)))
     expected = run(params, context(tmp_path / "elsewhere", seed=seed))
     assert run(params, context(tmp_path, seed=seed)) == expected
-    assert "found the checkpoint of another training; this one starts anew" in capsys.readouterr().out
+    assert "found the checkpoint of another training, expected one of this task" in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(

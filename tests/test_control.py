@@ -68,7 +68,7 @@ def test_workers_are_listed_with_task_and_progress(manager: ExperimentManager, u
             "completed": 0,
             "failed": 0,
         },
-        **{"drained": False, "benched": ""},
+        **{"drained": False, "benched": "", "git_commit": "", "other_commit": False},
     }
 
 

@@ -6,13 +6,14 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
 from pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
 import experiment_manager
-from distexp import task, worker_command
+from distexp import task, worker, worker_command
 from distexp.commands import (
     cancel,
     drain,
@@ -29,8 +30,10 @@ from distexp.commands import (
     watch,
 )
 from distexp.config import parse_config
+from distexp.context import CHECKPOINT_FILE, Context
 from distexp.errors import ConfigError
 from distexp.expand import expand
+from distexp.experiments import command
 from distexp.launch import VERBS
 from distexp.task_queue import MOVES
 
@@ -297,6 +300,19 @@ def test_each_line_of_durability_names_tests_that_exist() -> None:
                 continue
             file, _, test = name.partition("::")
             assert f"\ndef {test}(" in page(f"tests/{file}.py"), name
+
+
+def test_checkpoints_lists_each_variable_of_a_command_and_the_times_to_save() -> None:
+    listed = {
+        spans(cells[0])[0]
+        for cells in rows(section(page("docs/checkpoints.md"), "For a program: variables and SIGTERM"))
+    }
+    assert listed == command._environment(Path("result"), Context(seed=1)).keys()
+    text = page("docs/checkpoints.md")
+    times_s = (worker.PREEMPTION_GRACE_S, worker.INTERRUPT_GRACE_S, command.STOP_GRACE_S)
+    assert times_s == (20, 30, 20)
+    assert "20 s after SIGTERM or SIGUSR2, 30 s after the second Ctrl+C" in text
+    assert f"`{CHECKPOINT_FILE}`" in text
 
 
 def test_each_test_that_security_names_exists() -> None:

@@ -11,9 +11,8 @@ from stand_in import pynvml as stand_in
 from stand_in.machine import card, environment, write_scenario
 
 from distexp.claim import claim_gpu
-from distexp.launch import MANAGER, count_free_gpus, find_manager, main, say_rows
 from distexp.errors import UserError
-from distexp.launch import MANAGER, count_free_gpus, find_manager, run, say_rows
+from distexp.launch import MANAGER, count_free_gpus, find_manager, main, run, say_rows
 from distexp.workdir import Workdir
 
 

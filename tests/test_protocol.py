@@ -31,6 +31,7 @@ JSON = st.recursive(
     st.none() | SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3)
 )
 NAME = st.from_regex(re.compile(r"[a-z]+[0-9./é]{0,9}", re.ASCII), fullmatch=True)
+NAMED = {"worker_id": NAME, "host": NAME, "git_commit": st.text("0123456789abcdef", max_size=64)}
 
 
 def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
@@ -42,8 +43,8 @@ def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         return st.dictionaries(TEXT, SCALAR, max_size=3)
     if name in ("workers", "failures") or (name == "tasks" and "dict" in text):
         return st.lists(st.dictionaries(TEXT, JSON, max_size=2), max_size=2)
-    if name in ("worker_id", "host"):
-        return NAME
+    if name in NAMED:
+        return NAMED[name]
     if name in ("heartbeat_s", "left_s"):
         return st.none() | st.floats(0.1, 3600)
     if name in ("pid", "memory_mib", "gpus", "used_mib", "free_mib"):
@@ -170,6 +171,7 @@ def test_after_64_guesses_an_open_object_waits_for_its_newline() -> None:
         ('{"type": "request_task", "worker_id": "gpu0\\n"}', "`$.worker_id`"),
         ('{"type": "request_task", "worker_id": "gpu0", "host": "a\\nb"}', "`$.host`"),
         ('{"type": "request_task", "worker_id": "gpu0", "host": "node1\\n"}', "`$.host`"),
+        ('{"type": "request_task", "worker_id": "gpu0", "git_commit": "a\\nb"}', "`$.git_commit`"),
         ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": 0}', "Expected `float` > 0.0"),
         ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": 1e9}', "Expected `float` <= 3600.0"),
         ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": NaN}', "JSON is malformed"),

@@ -281,7 +281,8 @@ def test_the_page_is_never_wider_than_the_window(opened: Page, width: int) -> No
 def test_a_heat_map_has_numbers_ascending_whatever_their_order_in_the_config(opened: Page) -> None:
     named = "[...document.querySelectorAll('.plot')].find((plot) => plot.data?.[0]?.type === 'heatmap')"
     opened.ask(
-        f"new Promise((done) => {{ const look = () => {named} ? done() : requestAnimationFrame(look); look() }})"
+        f"new Promise((done) => {{ const look = () => {named} ? done() "
+        ": requestAnimationFrame(look); look() })"
     )
     axis, row = opened.ask(f"[{named}.layout.xaxis.ticktext, {named}.data[0].z[0]]")
     assert axis == ["1", "2", "4"]

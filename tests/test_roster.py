@@ -49,6 +49,23 @@ def test_a_worker_of_another_host_is_named_after_it() -> None:
     assert [worker.name for worker, _ in office.roster.all()] == ["gpu0", "node7/gpu0"]
 
 
+def test_a_worker_with_other_code_is_told_once_per_commit(caplog: pytest.LogCaptureFixture) -> None:
+    office = Office()
+    ours, theirs = "a" * 40, "b" * 40
+    office.roster.commit = ours
+    same, old = office.greet("gpu0", git_commit=ours), office.greet("gpu1", 2)
+    assert not office.roster.has_other_commit(same) and not office.roster.has_other_commit(old)
+    for _ in range(2):
+        other = office.greet("gpu2", 3, host="box7", git_commit=theirs)
+    assert office.roster.has_other_commit(other)
+    assert [record.message for record in caplog.records] == [
+        "Worker box7/gpu2: found git commit bbbbbbbbbb in its folder, expected aaaaaaaaaa as in the "
+        "manager's; its rows hold the worker's (git_commit)"
+    ]
+    office.greet("gpu2", 3, host="box7", git_commit="c" * 40)
+    assert len(caplog.records) == 2
+
+
 def test_a_worker_that_only_fails_where_others_succeed_gets_no_more() -> None:
     office = Office()
     office.greet("gpu0"), office.greet("gpu1", 2)

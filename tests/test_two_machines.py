@@ -1,4 +1,4 @@
-"""README's section on several machines, with two network namespaces as the machines."""
+"""README's section on several machines, with network namespaces as the machines."""
 
 import json
 import os
@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,32 @@ with open(sys.argv[1], "wb", buffering=0) as file:
     while True:
         file.write(wire.recv(65535))
 """
+RELAY = """
+import sys
+from benchmarks.chaos.relay import Relay
+relay = Relay(lambda: int(sys.argv[2]), sys.argv[1])
+relay.delay_s = 0.05
+print(relay.port, flush=True)
+for word in sys.stdin:
+    getattr(relay, word.strip())()
+    print("done", flush=True)
+"""
+SHIFTED = """
+import datetime, time
+real, now = time.time, datetime.datetime
+time.time = lambda: real() + {shift_s}
+class Shifted(now):
+    @classmethod
+    def now(cls, tz=None): return now.fromtimestamp(time.time(), tz)
+datetime.datetime = Shifted
+"""
 STATUS = """
 import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as sock:
     sock.sendall(b'{"type": "status"}')
     print(sock.makefile().readline())
 """
+NAMES = ("here", "there", "far")
 EXPERIMENT = "def run(params, context): return {'score': 10 * params['width']}\n"
 
 
@@ -81,24 +102,34 @@ def ip(words: str) -> None:
 
 
 @pytest.fixture
-def machines() -> Iterator[tuple[Machine, Machine]]:
-    """Two machines and a cable between them."""
+def three() -> Iterator[tuple[Machine, Machine, Machine]]:
+    """Three machines at one switch, which stands at the first."""
     number = os.getpid()
-    here, there = Machine(f"here{number}", "10.77.0.1"), Machine(f"there{number}", "10.77.0.2")
-    made = []
+    here, *others = (Machine(f"{name}{number}", f"10.77.0.{at}") for at, name in enumerate(NAMES, 1))
+    made: list[Machine] = []
     try:
-        for machine in (here, there):
+        for machine in (here, *others):
             ip(f"netns add {machine.name}")
             made.append(machine)
-        ip(f"link add wire0 netns {here.name} type veth peer name wire0 netns {there.name}")
-        for machine in (here, there):
+            ip(f"-n {machine.name} link set lo up")
+        ip(f"-n {here.name} link add wire0 type bridge")
+        for machine in others:
+            port = f"port{machine.address[-1]}"
+            ip(f"link add {port} netns {here.name} type veth peer name wire0 netns {machine.name}")
+            ip(f"-n {here.name} link set {port} master wire0 up")
+        for machine in (here, *others):
             ip(f"-n {machine.name} addr add {machine.address}/24 dev wire0")
             ip(f"-n {machine.name} link set wire0 up")
-            ip(f"-n {machine.name} link set lo up")
-        yield here, there
+        yield here, *others  # type: ignore[misc]
     finally:
         for machine in made:
             ip(f"netns del {machine.name}")
+
+
+@pytest.fixture
+def machines(three: tuple[Machine, Machine, Machine]) -> tuple[Machine, Machine]:
+    """Two machines and a cable between them."""
+    return three[:2]
 
 
 @pytest.fixture
@@ -173,3 +204,170 @@ def test_a_worker_on_another_machine_outlives_a_cable_that_is_pulled(
             ip(f"-n {there.name} link set wire0 up")
             assert worker.wait(100) == 0
     assert [row["attempt"] for row in folder.rows()] == ["1", "1"]
+
+
+# -- three machines
+
+
+GATED = """
+import time
+from pathlib import Path
+def run(params, context):
+    Path(f"began-{context.attempt}").touch()
+    while not Path("gate").exists():
+        if context.should_stop(): raise context.Stopped
+        time.sleep(0.01)
+    return {"score": 10 * params["width"]}
+"""
+
+
+def commit(folder: Path, message: str) -> str:
+    """Make a commit of the folder's experiment and return it."""
+    git = ["git", "-C", str(folder), "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    for words in (["init", "-q"], ["add", "experiment.py"], ["commit", "-q", "--allow-empty", "-m", message]):
+        subprocess.run([*git, *words], check=True)
+    return subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A manager at the first of three machines, in a time that runs faster, and a folder at each."""
+
+    machines: tuple[Machine, Machine, Machine]
+    folder: Folder
+    speed: float = 1.0
+
+    def root(self, at: int) -> Path:
+        return self.folder.root.parent / NAMES[at]
+
+    def running(
+        self, at: int, script: str, *words: object, **variables: str
+    ) -> AbstractContextManager["subprocess.Popen[str]"]:
+        """Start a script of the product at a machine, in that machine's own folder and by its name."""
+        environment = {"CHAOS_WALL": "no such file", "CHAOS_HOST": NAMES[at], **variables}
+        command = ("-m", "benchmarks.chaos.fast", self.speed, HOUSE / script, "--workdir", self.root(at))
+        return self.machines[at].running(*command, *words, cwd=HOUSE, env=os.environ | environment)
+
+    def manager(self) -> AbstractContextManager["subprocess.Popen[str]"]:
+        return self.running(0, "experiment_manager.py", "--port", 0, "--host", "0.0.0.0")
+
+    def worker(
+        self, at: int, host: str = "", port: int = 0, **variables: str
+    ) -> AbstractContextManager["subprocess.Popen[str]"]:
+        """Start a worker there, with a copy of the token."""
+        where = (host or self.machines[0].address, port or port_of(self.folder))
+        if at:
+            shutil.copy(self.folder.root / ".experiment_token", self.root(at))
+        return self.running(at, "experiment_runner_gpu.py", "--device", "cpu", *where, **variables)
+
+    def await_began(self, at: int, attempt: int = 1) -> None:
+        poll((self.root(at) / f"began-{attempt}").exists, f"attempt {attempt} at {NAMES[at]}", 90)
+
+    def open_gate(self, *places: int) -> None:
+        for at in places:
+            (self.root(at) / "gate").touch()
+
+
+@pytest.fixture
+def sweep(three: tuple[Machine, Machine, Machine], folder: Folder) -> Sweep:
+    made = Sweep(three, folder)
+    for at in range(3):
+        made.root(at).mkdir(exist_ok=True)
+        (made.root(at) / "experiment.py").write_text(GATED)
+    return made
+
+
+def test_three_machines_share_a_sweep_and_the_one_with_other_code_is_told(sweep: Sweep) -> None:
+    sweep.folder.configure([1, 2, 3], CONFIG)
+    first = commit(sweep.root(0), "First")
+    shutil.copytree(sweep.root(0) / ".git", sweep.root(1) / ".git")
+    other = commit(sweep.root(2), "Other")
+    with sweep.manager(), sweep.worker(0) as near, sweep.worker(1) as there, sweep.worker(2) as far:
+        for at in range(3):
+            sweep.await_began(at)
+        sweep.open_gate(0, 1, 2)
+        assert [worker.wait(100) for worker in (near, there, far)] == [0, 0, 0]
+    rows = sorted(sweep.folder.rows(), key=lambda row: row["host"])
+    assert [(row["host"], row["git_commit"]) for row in rows] == [
+        ("far", other), ("here", first), ("there", first),
+    ]  # fmt: skip
+    assert sorted(row["score"] for row in rows) == ["10", "20", "30"]
+    assert not any((sweep.root(at) / "results_exp1" / "final_results.csv").exists() for at in (1, 2))
+    warnings = [line for line in sweep.folder.log() if "git commit" in line]
+    assert warnings == [
+        f"Worker far/cpu0: found git commit {other[:10]} in its folder, expected {first[:10]} as in the "
+        "manager's; its rows hold the worker's (git_commit)"
+    ]
+
+
+def test_a_machine_cut_off_for_longer_than_its_lease_gives_way_and_comes_back(sweep: Sweep) -> None:
+    sweep = replace(sweep, speed=4)  # a lease of 15 s
+    sweep.folder.configure([1], CONFIG)
+    with sweep.manager(), sweep.worker(1) as there:
+        sweep.await_began(1)
+        ip(f"-n {sweep.machines[1].name} link set wire0 down")
+        with sweep.worker(2) as far:
+            sweep.await_began(2, attempt=2)
+            sweep.open_gate(2)
+            assert far.wait(100) == 0
+        ip(f"-n {sweep.machines[1].name} link set wire0 up")
+        said, _ = there.communicate(timeout=100)
+        assert there.returncode == 0
+        assert "Task exp1_vary_width_0_42 ended elsewhere or was cancelled; its result is not wanted" in said
+    (row,) = sweep.folder.rows()
+    assert (row["host"], row["attempt"]) == ("far", "2")
+    assert any("lost by there/cpu0: no sign of life (loss 1 of 5" in line for line in sweep.folder.log())
+
+
+def spooled(root: Path) -> bool:
+    return any((root / ".experiment_spool").glob("*.result"))
+
+
+def tell(relay: "subprocess.Popen[str]", word: str) -> None:
+    """Let the relay do as it is told, and return once it has."""
+    assert relay.stdout is not None and relay.stdin is not None
+    relay.stdin.write(f"{word}\n")
+    relay.stdin.flush()
+    assert relay.stdout.readline() == "done\n"
+
+
+def test_a_slow_link_that_stalls_and_resets_costs_no_attempt(sweep: Sweep) -> None:
+    sweep.folder.configure([1, 2], CONFIG)
+    with sweep.manager():
+        ears = {"stdin": subprocess.PIPE, "cwd": HOUSE}
+        there, target = sweep.machines[1], (sweep.machines[0].address, port_of(sweep.folder))
+        with there.running("-c", RELAY, *target, **ears) as relay:
+            assert relay.stdout is not None
+            port = int(relay.stdout.readline())
+            with sweep.worker(1, "localhost", port) as worker:
+                sweep.await_began(1)
+                tell(relay, "stall")
+                sweep.open_gate(1)
+                poll(lambda: spooled(sweep.root(1)), "the result in the spool", 90)
+                tell(relay, "cut")
+                tell(relay, "heal")
+                assert worker.wait(100) == 0
+    assert [(row["score"], row["attempt"]) for row in sweep.folder.rows()] == [("10", "1"), ("20", "1")]
+
+
+def test_a_clock_an_hour_off_dates_rows_and_changes_nothing_else(sweep: Sweep, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SHIFTED.format(shift_s=3600))
+    sweep.folder.configure([1, 2, 3], CONFIG)
+    sweep.open_gate(0, 2)
+    with sweep.manager(), sweep.worker(2, PYTHONPATH=str(tmp_path)) as far:
+        said, _ = far.communicate(timeout=100)
+        assert far.returncode == 0, said
+        code, view = sweep.machines[0].run(
+            HOUSE / "experiment_manager.py", "status", "--workdir", sweep.root(0)
+        )
+        assert (code, json.loads(view)["progress"]) == (0, "3/3 (100.0%)")
+    rows = sweep.folder.rows()
+    assert [(row["width"], row["attempt"]) for row in rows] == [("1", "1"), ("2", "1"), ("3", "1")]
+    ahead = [datetime.fromisoformat(row["started_utc"]) - datetime.now(UTC) for row in rows]
+    assert all(timedelta(minutes=50) < each <= timedelta(hours=1) for each in ahead), ahead
+    assert all(0 <= float(row["duration_s"]) < 600 for row in rows)
+    assert not [line for line in sweep.folder.log() if "lost by" in line or "failed on" in line]
+    code, said = sweep.machines[0].run(HOUSE / "experiment_manager.py", "report", "--workdir", sweep.root(0))
+    assert code == 0, said

@@ -103,6 +103,22 @@ def test_a_worker_leaves_when_no_task_fits_into_its_time_and_asks_for_more_if_th
     assert "--requeue" not in second.output(), "the next turn would be as short"
 
 
+def test_the_checkpoint_to_resume_from_ends_with_the_rows_arrival_and_other_files_stay(
+    tmp_path: Path,
+) -> None:
+    source = GATED.replace(
+        "    Path(f",
+        "    for name in ('resume.pt', 'mine.pt'): (context.checkpoint_dir / name).touch()\n    Path(f",
+    )
+    folder = gated_folder(tmp_path, "[1]", source)
+    with at_work(folder) as (_, worker):
+        names = {path.name for path in tmp_path.glob("results_exp1/runs/*/checkpoint/*")}
+        open_gate(tmp_path)
+        assert worker.code() == 0
+    assert names == {"resume.pt", "mine.pt"}
+    assert [path.name for path in tmp_path.glob("results_exp1/runs/*/checkpoint/*")] == ["mine.pt"]
+
+
 def test_a_drained_worker_finishes_its_task_and_leaves(folder: Folder) -> None:
     with at_work(folder) as (manager, worker):
         say(manager, "drain", worker_id="cpu0")

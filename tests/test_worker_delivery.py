@@ -120,7 +120,7 @@ class Threaded:
 def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
     workdir, stop = Workdir(root), StopRequests()
     made = Worker(
-        facts={"git_commit": "c0ffee", "git_dirty": True},
+        facts=lambda is_imported: {"git_commit": "c0ffee", "git_dirty": is_imported},
         about={
             **{"worker_id": "cpu0", "instance": str(time.monotonic_ns()), "heartbeat_s": 15.0},
             **{"host": host_name(), "device": "cpu", "machine": machine_id()},

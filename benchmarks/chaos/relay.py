@@ -1,4 +1,4 @@
-"""A TCP relay between workers elsewhere and their manager: it cuts, stalls and heals.
+"""A TCP relay between workers elsewhere and their manager: it cuts, stalls, slows down and heals.
 
 It passes bytes on and looks at none, so TLS goes through it. Cut: every connection is broken and no new one
 is taken up. Stalled: connections stay open, new ones are taken up, and no byte arrives.
@@ -6,6 +6,7 @@ is taken up. Stalled: connections stay open, new ones are taken up, and no byte 
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -15,9 +16,10 @@ BLOCK_BYTES = 64 * 1024
 class Relay:
     """Listens on `port` of the loopback interface; passes on to the port that `target` names at that time."""
 
-    def __init__(self, target: Callable[[], int]) -> None:
-        """Listen, and pass on from threads."""
-        self._target = target
+    def __init__(self, target: Callable[[], int], host: str = "127.0.0.1") -> None:
+        """Listen, and pass on to `host` from threads."""
+        self.delay_s = 0.0  # that each block is late, in either direction
+        self._target, self._host = target, host
         self._flows = threading.Event()
         self._flows.set()
         self._is_cut = self._is_closed = False
@@ -68,7 +70,7 @@ class Relay:
         with near, suppress(OSError):
             if self._is_cut:
                 return
-            with socket.create_connection(("127.0.0.1", self._target())) as far:
+            with socket.create_connection((self._host, self._target())) as far:
                 with self._lock:
                     self._sockets |= {near, far}
                 back = threading.Thread(target=self._pump, args=(far, near), daemon=True, name="relay back")
@@ -85,6 +87,7 @@ class Relay:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(BLOCK_BYTES):
+                time.sleep(self.delay_s)
                 self._flows.wait()
                 sink.sendall(data)
         for each in (source, sink):

@@ -1,66 +1,96 @@
-"""The checkpoint of one training: written whole or not at all, read with suspicion."""
+"""The checkpoint of a task: written whole or not at all, read with suspicion. Opens `context`, `disk`.
+
+For experiments of your own too; docs/checkpoints.md has the whole contract. What is printed here stands in
+the task's log. Torch is imported by the first call.
+"""
 
 import io
 import os
 import pickle
-import tempfile
+import uuid
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
+from distexp.context import CHECKPOINT_FILE
+from distexp.disk import sync_folder
 
-NAME = "checkpoint.pt"
 _DAMAGED = (
-    OSError, RuntimeError, ValueError, LookupError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError,
+    OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile,
+    pickle.UnpicklingError,
 )  # fmt: skip
 
 
-def save(folder: Path, identity: str, state: dict[str, Any]) -> bool:
+def save_checkpoint(folder: Path, state: dict[str, Any], identity: str = "") -> bool:
     """Replace the checkpoint in `folder`, and return whether that was possible; a warning says why not.
 
+    A kill at any moment leaves the one before or this one.
+
     Args:
-        identity: What must be equal for the state to be of use to another process.
-        state: Tensors, and plain Python values that `torch.load(weights_only=True)` accepts.
+        folder: `context.checkpoint_dir`, or a folder in it; made where it is missing.
+        state: Tensors, numbers, texts, None, and lists, tuples and dicts of such.
+        identity: What must be equal for the state to be of use: parameters and versions, say.
+
+    Raises:
+        TypeError: The state holds something else, which could not be read again. One line names it.
     """
+    import torch
+
     buffer = io.BytesIO()
     torch.save({"identity": identity, "state": state}, buffer)
+    buffer.seek(0)
+    if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(buffer):
+        raise TypeError(
+            f"checkpoint: found {', '.join(sorted(unsafe))} in the state, expected tensors, numbers and texts"
+        )
+    path = folder / CHECKPOINT_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=NAME, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(buffer.getvalue())
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, folder / NAME)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        for left in folder.glob(f".{CHECKPOINT_FILE}.*.tmp"):  # of a save that was killed
+            left.unlink(missing_ok=True)
+        _replace(path, buffer.getbuffer())
     except OSError as cause:
-        print(
-            f"warning: {folder / NAME}: cannot write the checkpoint ({cause}); training goes on", flush=True
-        )
+        print(f"warning: {path}: cannot write the checkpoint ({cause}); the task goes on", flush=True)
         return False
     return True
 
 
-def load(folder: Path, identity: str) -> dict[str, Any] | None:
-    """Return the saved state, on the CPU, or None: there is none, or a warning says why it is ignored."""
-    path = folder / NAME
+def _replace(path: Path, data: memoryview) -> None:
+    """Put `data` in the place of a file; two writers, of which one has lost its lease, spoil no byte."""
+    half = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(half, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def load_checkpoint(folder: Path, identity: str = "") -> dict[str, Any] | None:
+    """Return the saved state, on the CPU, or None: there is none, or a warning says why it does not count."""
+    path = folder / CHECKPOINT_FILE
     if not path.exists():
         return None
+    import torch
+
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch does not compare checksums
         if damaged is not None:
             raise ValueError(f"wrong checksum of {damaged}")
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        found, state = saved["identity"], saved["state"]
+        found, state = saved["identity"], dict(saved["state"])
     except _DAMAGED as cause:
         reason = str(cause).partition("\n")[0]
-        print(f"warning: {path}: found a damaged checkpoint ({reason}); training starts again", flush=True)
+        print(f"warning: {path}: found a damaged or foreign checkpoint ({reason}), {_ANEW}", flush=True)
         return None
     if found != identity:
-        print(f"warning: {path}: found the checkpoint of another training; this one starts anew", flush=True)
+        print(f"warning: {path}: found the checkpoint of another training, {_ANEW}", flush=True)
         return None
-    return dict(state)
+    return state
+
+
+_ANEW = "expected one of this task; it starts anew"
