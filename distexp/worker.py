@@ -20,15 +20,7 @@ from distexp.courier import DISK_RETRY_S, Courier
 from distexp.entry import Cause
 from distexp.link import Link
 from distexp.logs import WorkerLog
-from distexp.protocol import (
-    GpuUse,
-    NoTask,
-    Progress,
-    RequestTask,
-    TaskFailed,
-    TaskReleased,
-    TaskReply,
-)
+from distexp.protocol import GpuUse, NoTask, Progress, RequestTask, TaskFailed, TaskReleased, TaskReply
 from distexp.recorder import Delivery, Recorder
 from distexp.run_log import LOG_FILE
 from distexp.stop import StopRequests
@@ -274,10 +266,8 @@ class Worker:
         is_news = True
         while (outcome := attempt.outcome()) is None:
             now_s = self._clock()
-            if (
-                attempt.progress and is_news
-            ):  # the first of this task: whoever watches learns how long it takes
-                self._link.hurry()
+            if attempt.progress and is_news:
+                self._link.hurry()  # whoever watches learns how long this task takes
                 is_news = False
             if attempt.has_begun and task.timeout_s and timeout_at_s is None:
                 timeout_at_s = now_s + task.timeout_s

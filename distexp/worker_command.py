@@ -54,9 +54,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "port", nargs="?", type=int, help="(default: that of this folder's manager, else 5000)"
     )
-    parser.add_argument(
-        "--device", choices=("auto", "gpu", "cpu"), default="auto", help="default: %(default)s"
-    )
+    parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto", help="(auto)")
     parser.add_argument(
         "--min-free-gb",
         type=float,
