@@ -206,11 +206,15 @@ def test_what_a_run_leaves_behind_is_found(tmp_path: Path, monkeypatch: pytest.M
     stage = Stage(tmp_path, speed=1.0, far_hosts=1, config=Shape().text())
     results = stage.workdir.results_folder("results_quick")
     results.mkdir()
-    (results / "final_results.csv").write_text("phase,task_id,kind,size,seed,score,duration_s\nquick,qui\n")
+    done, left_alone = [task for task in stage.wanted() if task.phase == "quick"][:2]
+    row = f"quick,{done.task_id},{done.config['kind']},{done.config['size']},{done.seed},1,1"
+    header = "phase,task_id,kind,size,seed,score,duration_s"
+    (results / "final_results.csv").write_text(f"{header}\n{row}\nquick,qui\n")
     (results / "final_results.csv.torn").write_text("quick,q\n")
     stage.workdir.state.mkdir()
     Journal(stage.workdir.journal).close()
-    Spool(tmp_path / "far1" / ".experiment_spool").put(f"{stage.wanted()[0].key}-lease", b"a result")
+    for task in (done, left_alone):
+        Spool(tmp_path / "far1" / ".experiment_spool").put(f"{task.key}-lease", b"a result")
     (results / "final_results.csv.tmp").touch()
     orphan = subprocess.Popen(
         [sys.executable, "-c", "import sys; print('here', flush=True); sys.stdin.read()"],
@@ -230,7 +234,8 @@ def test_what_a_run_leaves_behind_is_found(tmp_path: Path, monkeypatch: pytest.M
     assert f"process {orphan.pid} is left" in left
     assert "lock work/.experiment_manager/lock is held" in left
     assert "file work/results_quick/final_results.csv.tmp is left" in left
-    assert "file far1/.experiment_spool/" in left
+    assert f"file far1/.experiment_spool/{done.key}-lease.result is left" in left
+    assert left_alone.key not in left
     assert found.tables[0].bad == ("quick,qui\n",)
     assert found.torn_lines == 1
 
