@@ -1,14 +1,20 @@
 """What an experiment is given beside its parameters. Runs in the task's child; opens only `errors`."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distexp.errors import TaskStopped
 
-CHECKPOINT_FILE = (
-    "resume.pt"  # in `checkpoint_dir`: what `save_checkpoint` writes, and the row's arrival ends
-)
+CHECKPOINT_FILE = "resume.pt"  # below `checkpoint_dir`: what `save_checkpoint` writes
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove what `save_checkpoint` wrote below `folder`: the row is there, a task run anew begins anew."""
+    with suppress(OSError):
+        for path in folder.rglob(CHECKPOINT_FILE):
+            path.unlink()
 
 
 def _ignore_report(step: int, total: int, metrics: Mapping[str, float]) -> None:

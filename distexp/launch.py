@@ -195,7 +195,9 @@ def slurm(words: Sequence[str]) -> int:
     arguments.add_argument("--workdir", default=".")
     options, worker_words = arguments.parse_known_args(words[1:cut])
     folder = Workdir(Path(options.workdir).resolve())
-    folder.state.mkdir(parents=True, exist_ok=True)
+    if not folder.root.is_dir():
+        raise UserError(f"launch_distributed slurm: --workdir: found no folder {folder.root}, expected one")
+    folder.state.mkdir(exist_ok=True)
     if not has_manager(folder.root):
         say(f"No manager runs in {folder.root} yet; pilots wait for one for 300 s (--manager-wait-s)")
     worker = python(RUNNER, *worker_words, "--workdir", str(folder.root), "--requeue")

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from distexp.entry import Entry, Lease, State
+from distexp.entry import Borrower, Entry, Lease, State
 from distexp.errors import UnknownTask
 from distexp.lookup import Labels
 from distexp.task import Task
@@ -99,6 +99,11 @@ class Register:
             entry = self._entry(key)
             twin = self._waiting.twin_ahead(entry)
             return twin and twin.copy(), self._waiting.before(entry)
+
+    def is_short_of_time(self, borrower: Borrower) -> bool:
+        """Return whether a task waits that this borrower would be lent if it had the time."""
+        with self._lock:
+            return self._waiting.is_short_of_time(borrower)
 
     def sample(self, limit: int) -> list[Task]:
         """Return at most `limit` tasks, picked at random among the pending ones.

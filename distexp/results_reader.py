@@ -88,8 +88,8 @@ class Reader:
         """
         if self.header is None or self.bookmark is None:
             return None
-        offset = self.bookmark.offset + len(lines)
-        if offset != status.st_size:
+        offset, known = self.bookmark.offset + len(lines), self._identity
+        if known is None or _identity(status)[:3] != (*known[:2], offset):  # another file, or of another size
             return None
         columns = self.header.columns
         complete = self._index.matcher(columns).all(parse(lines, len(columns)).rows)

@@ -103,7 +103,8 @@ class Roster:
 
     def has_other_commit(self, worker: Worker) -> bool:
         """Return whether the worker's code is of another commit than the manager's folder, as far as told."""
-        return bool(worker.git_commit and self.commit) and worker.git_commit != self.commit
+        is_told = bool(worker.git_commit and self.commit) and not worker.shares_folder
+        return is_told and worker.git_commit != self.commit
 
     def _compare_commits(self, worker: Worker) -> None:
         """Say once that a worker's code is another. Caller holds the lock."""

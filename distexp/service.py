@@ -154,9 +154,9 @@ class Service:
         if self._queue.is_over():
             return wire.NoTask(reason="done", message="every task of the sweep has ended")
         refusal = "paused" if self._control.is_paused else self._roster.refusal(worker)
-        too_long = self._pace.too_long(worker.left_s)
-        lease = None if refusal else self._lend(replace(worker.borrower, too_long=too_long))
-        if lease is None and too_long and not refusal and self._queue.counts()[State.PENDING]:
+        borrower = replace(worker.borrower, too_long=self._pace.too_long(worker.left_s))
+        lease = None if refusal else self._lend(borrower)
+        if lease is None and not refusal and self._queue.is_short_of_time(borrower):
             return wire.NoTask(
                 reason="no_time", message=f"no task that is left takes less than {worker.left_s or 0:.0f} s"
             )

@@ -13,11 +13,12 @@ log = logging.getLogger("distexp.manager")
 def copy_twin_rows(queue: TaskQueue, ledger: Ledger) -> None:
     """Give every pending twin of a complete task its copy of the row. Doing it twice adds no second row."""
     pairs = queue.twin_copies()
-    try:
-        rows = ledger.find([done for done, _ in pairs])
-    except ResultsUnwritable as error:
-        log.warning("%s", error)
-        return  # the next scan tries again
+    rows: dict[str, dict[str, str]] = {}
+    for folder in {done.output_dir for done, _ in pairs}:
+        try:
+            rows |= ledger.find([done for done, _ in pairs if done.output_dir == folder])
+        except ResultsUnwritable as error:
+            log.warning("%s", error)  # the next scan tries again
     unwritable: set[str] = set()
     for done, twin in pairs:
         row = rows.get(done.key)

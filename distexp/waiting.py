@@ -2,7 +2,8 @@
 
 Opens `entry`, `grid`, `task`. It looks at states and changes none; that is for `task_queue`, which calls it
 under its lock. Two tasks are twins when they ask for the same work: while one runs or is complete, the other
-waits. Tasks wait by what they need of a device, so that those that fit no worker stand in nobody's way.
+waits. Tasks wait by what they need of a device and by
+phase, so that those that do not fit a worker, or its time, stand in nobody's way.
 """
 
 import itertools
@@ -13,12 +14,11 @@ from distexp.entry import Borrower, Entry, State
 from distexp.grid import GridPoint, Planned, twins_among
 from distexp.task import Need, Task
 
-TIME_LOOK = 1000  # tasks passed over, for one request, that take longer than a worker has: some 10 ms
-RETRY_LOOK = 16  # retries looked at per request and need: keeps lending at a constant cost
+RETRY_LOOK = 16  # retries looked at per request and line: keeps lending at a constant cost
 
 
 class Lines:
-    """Keys of tasks that have one need; stale ones are dropped when met."""
+    """Keys of tasks of one need and phase; stale ones are dropped when met."""
 
     def __init__(self) -> None:
         self.fresh: deque[str] = deque()  # in the order of the sweep
@@ -26,28 +26,30 @@ class Lines:
 
 
 class Waiting:
-    """The pending tasks, in two lines for each need.  Caller holds the lock."""
+    """The pending tasks, in two lines for each need and phase.  Caller holds the lock."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         """Look into `entries`, by key, which grow and change meanwhile."""
         self._entries = entries
-        self._lines: dict[Need, Lines] = {}  # the greatest need first
+        self._lines: dict[tuple[Need, str], Lines] = {}  # the greatest need first, then phases as they joined
         self._twins: dict[str, list[str]] = {}  # key -> keys that ask for the same work, if there are several
 
     def join(self, tasks: Sequence[Planned]) -> None:
         """Put new tasks at the end of the sweep."""
         for kind, group in itertools.groupby(tasks, lambda t: t.grid if isinstance(t, GridPoint) else t):
-            self._of(kind.need).fresh.extend([task.key for task in group])
+            self._of(kind.need, kind.phase).fresh.extend([task.key for task in group])
 
     def come_back(self, key: str) -> None:
         """Put a task that is pending again, has been lent before or has another need, among the retries."""
-        self._of(self._entries[key].need).retry.append(key)
+        entry = self._entries[key]
+        self._of(entry.need, entry.planned.phase).retry.append(key)
 
-    def _of(self, need: Need) -> Lines:
-        if need not in self._lines:
-            self._lines[need] = Lines()
-            self._lines = {each: self._lines[each] for each in sorted(self._lines, reverse=True)}
-        return self._lines[need]
+    def _of(self, need: Need, phase: str) -> Lines:
+        if (need, phase) not in self._lines:
+            self._lines[need, phase] = Lines()
+            in_order = sorted(self._lines, key=lambda each: each[0], reverse=True)
+            self._lines = {each: self._lines[each] for each in in_order}
+        return self._lines[need, phase]
 
     def sync(self, tasks: Sequence[Planned]) -> None:
         """Find the twins among the tasks of the sweep; those whose twin has left wait for nobody now."""
@@ -56,34 +58,41 @@ class Waiting:
         self._twins = twins_among(tasks)
 
     def take(self, borrower: Borrower) -> Entry | None:
-        """Take the next task for this borrower out of its line; None when none is free for it."""
-        passed: list[Entry] = []
-        found = self._take(borrower)
-        while found is not None and found.planned.phase in borrower.too_long:
-            passed.append(found)
-            found = self._take(borrower) if len(passed) < TIME_LOOK else None
-        for entry in reversed(passed):
-            lines = self._of(entry.need)
-            (lines.retry if entry.attempts else lines.fresh).appendleft(entry.key)
-        return found
-
-    def _take(self, borrower: Borrower) -> Entry | None:
-        """Take the next task whose device this borrower has.
+        """Take the next task for this borrower out of its line; None when none is free for it.
 
         The greatest need that it meets comes first: others can do the rest. Retries go first to workers
         other than the one that had them; when nothing else is left, to anyone.
         """
-        met = [(need, lines) for need, lines in self._lines.items() if borrower.meets(need)]
+        met = [
+            (need, lines)
+            for (need, phase), lines in self._lines.items()
+            if borrower.meets(need) and phase not in borrower.too_long
+        ]
 
         def is_for_me(entry: Entry) -> bool:
             return entry.last_worker != borrower.worker and entry.fits(borrower)
 
-        for need, lines in met:
-            entry = self._first(lines.retry, need, is_for_me) or self._first(lines.fresh, need)
+        for need, group in itertools.groupby(met, lambda pair: pair[0]):
+            some = [lines for _, lines in group]
+            retries = (self._first(lines.retry, need, is_for_me) for lines in some)
+            fresh = (self._first(lines.fresh, need) for lines in some)
+            entry = next((entry for entry in itertools.chain(retries, fresh) if entry is not None), None)
             if entry is not None:
                 return entry
         left = (self._first(lines.retry, need, lambda e: e.fits(borrower)) for need, lines in met)
         return next((entry for entry in left if entry is not None), None)
+
+    def is_short_of_time(self, borrower: Borrower) -> bool:
+        """Return whether a task waits that this borrower would be lent if it had the time."""
+        for (need, phase), lines in self._lines.items():
+            if phase in borrower.too_long and borrower.meets(need):
+                if (entry := self._first(lines.fresh, need)) is not None:
+                    lines.fresh.appendleft(entry.key)
+                    return True
+                if (entry := self._first(lines.retry, need, lambda e: e.fits(borrower))) is not None:
+                    lines.retry.appendleft(entry.key)
+                    return True
+        return False
 
     def _first(
         self, line: deque[str], need: Need, accept: Callable[[Entry], bool] | None = None
@@ -114,8 +123,9 @@ class Waiting:
 
     def before(self, entry: Entry) -> int:
         """Return how many pending tasks of its need are looked at first, by a walk; for people."""
-        lines = self._of(entry.need)
-        keys = dict.fromkeys([*lines.retry, *lines.fresh])  # a key may stand in both, or twice
+        some = [lines for (need, _), lines in self._lines.items() if need == entry.need]
+        lines = [*(each.retry for each in some), *(each.fresh for each in some)]
+        keys = dict.fromkeys(itertools.chain(*lines))  # a key may stand in two, or twice
         ahead = itertools.takewhile(entry.key.__ne__, keys)
         return sum(self._entries[key].state is State.PENDING for key in ahead)
 

@@ -7,7 +7,6 @@ for everything at once (the child, the manager's connection, signals, the next b
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from distexp.child import Attempt, Children
 from distexp.child_main import CHECKPOINT_FOLDER, Broke, Finished, Outcome, Run, Stopped
-from distexp.context import CHECKPOINT_FILE
+from distexp.context import forget_checkpoints
 from distexp.courier import DISK_RETRY_S, Courier
 from distexp.entry import Cause
 from distexp.link import Link
@@ -74,8 +73,9 @@ class Worker:
             link=link, recorder=recorder, stop=stop, about=self._about, look=look, free_mib=free_mib
         )
         self._stop, self._clock, self._left_s = stop, clock, left_s
-        self._tasks = 0
+        self._completed = 0
         self._is_short = False  # of time, for any task that is left
+        self._is_hopeless = False  # it has completed nothing, and its task has saved nothing
         self._log_file = WorkerLog(str(about["worker_id"]))
         self._next: TaskReply | NoTask | None = None
         self._is_stuck = False  # a child did not start and holds the way to all others
@@ -95,7 +95,7 @@ class Worker:
 
         Not so where a whole turn was too short for a single task: the next would be, too.
         """
-        return self._stop.is_warned or (self._is_short and self._tasks > 0)
+        return (self._stop.is_warned and not self._is_hopeless) or (self._is_short and self._completed > 0)
 
     def run(self) -> int:
         """Work until there is nothing left to do; return 0, or 1 when the manager stayed away."""
@@ -146,7 +146,6 @@ class Worker:
         if not self._open_folders(task, output_dir, run_folder):
             return
         log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
-        self._tasks += 1
         run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
         attempt = self._start_child(task, run)
         if attempt is None:
@@ -240,7 +239,8 @@ class Worker:
                 ack = self._courier.deliver(Delivery(task=task, result=outcome.result, run=run_facts))
                 if ack is not None:
                     log.info("Task %s completed", task.task_id)
-                    self._end_checkpoint(task)
+                    self._completed += 1
+                    forget_checkpoints(self._checkpoints(task))
                     self._next = ack.next
             case Broke(cause=cause, error=error):
                 log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
@@ -248,17 +248,16 @@ class Worker:
             case Stopped():
                 reason = "preempted" if self._stop.is_preempted else "interrupted"
                 log.info("Giving task %s back: %s", task.task_id, reason)
+                self._is_hopeless = not self._completed and not any(self._checkpoints(task).rglob("*"))
                 self._link.report(TaskReleased(**self._courier.naming(task), reason=reason))
             case Fenced():
                 log.warning(
                     "Task %s ended elsewhere or was cancelled; its result is not wanted", task.task_id
                 )
 
-    def _end_checkpoint(self, task: TaskReply) -> None:
-        """Remove what `save_checkpoint` wrote, now that the row is there: a task run anew begins anew."""
-        run_folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
-        with suppress(OSError):
-            (run_folder / CHECKPOINT_FOLDER / CHECKPOINT_FILE).unlink()
+    def _checkpoints(self, task: TaskReply) -> Path:
+        folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
+        return folder / CHECKPOINT_FOLDER
 
     def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced:
         """Return how the attempt ends, or is ended."""

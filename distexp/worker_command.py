@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -29,6 +30,8 @@ from distexp.workdir import Workdir
 from distexp.worker import Worker
 
 MANAGER_WAIT_S = 300.0
+
+log = logging.getLogger("distexp.worker")
 
 
 def main(words: Sequence[str]) -> int:
@@ -157,6 +160,7 @@ def work(settings: argparse.Namespace) -> int:
     sys.path.insert(0, str(workdir.root))
     with contextlib.closing(StopRequests()) as stop:
         stop.install()
+        left_s = clock_of(slurm.seconds_left() if settings.time_limit is None else settings.time_limit)
         client = Client(workdir, settings.host, settings.port, token=take_token())
         link = Link(client, stop, time.monotonic, settings.manager_wait_s)
         claim = find_seat(
@@ -172,9 +176,13 @@ def work(settings: argparse.Namespace) -> int:
             code, is_cut_short = int(link.has_given_up), stop.is_warned
         else:
             with claim:
-                code, is_cut_short = work_on(claim, settings, workdir, link, stop)
-        if is_cut_short and settings.requeue:
+                code, is_cut_short = work_on(
+                    claim=claim, settings=settings, workdir=workdir, link=link, stop=stop, left_s=left_s
+                )
+        if settings.requeue and is_cut_short:
             slurm.requeue()
+        elif settings.requeue and stop.is_warned:
+            log.warning("--requeue: found no task completed and no checkpoint; give the job more --time")
         return code
 
 
@@ -194,11 +202,16 @@ def take_token() -> Token | None:
 
 
 def work_on(
-    claim: Claim, settings: argparse.Namespace, workdir: Workdir, link: Link, stop: StopRequests
+    *,
+    claim: Claim,
+    settings: argparse.Namespace,
+    workdir: Workdir,
+    link: Link,
+    stop: StopRequests,
+    left_s: Callable[[], float | None],
 ) -> tuple[int, bool]:
     """Work on a claimed device; return the exit code and whether time ended before work did."""
     pin(claim, settings.threads)
-    left_s = slurm.seconds_left() if settings.time_limit is None else settings.time_limit
     uuids = [gpu.uuid for gpu in claim.gpus]
     watch = CardsWatch(uuids) if uuids else None
     code = capture.Code(workdir.root)
@@ -215,7 +228,7 @@ def work_on(
         look=watch.look if watch else lambda: None,
         free_mib=watch.free_mib if watch else None,
         facts=lambda is_imported: code.facts(is_imported=is_imported),
-        left_s=clock_of(left_s),
+        left_s=left_s,
     )
     try:
         return worker.run(), worker.wants_another_turn

@@ -15,7 +15,7 @@ from support import ENVIRONMENT, TESTS, poll
 
 from distexp.child import Children
 from distexp.child_main import Finished, Run, Stopped
-from distexp.context import Context
+from distexp.context import Context, forget_checkpoints
 from distexp.experiments.checkpoint import load_checkpoint, save_checkpoint
 from distexp.task import make_task
 
@@ -34,6 +34,17 @@ def test_what_is_saved_is_loaded_and_there_is_one_file(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == [FILE]
 
 
+def test_what_was_saved_below_a_folder_is_forgotten_and_other_files_stay(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "fold1"):
+        assert save_checkpoint(folder, {"epoch": 1})
+        (folder / "mine.pt").touch()
+    forget_checkpoints(tmp_path)
+    forget_checkpoints(tmp_path / "absent")
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.pt"))
+    assert left == ["fold1/mine.pt", "mine.pt"]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
 @pytest.mark.parametrize("call", ["os:fsync", "os:replace"])
 def test_a_kill_in_the_middle_of_a_save_leaves_the_older_checkpoint(call: str, tmp_path: Path) -> None:
@@ -104,6 +115,7 @@ def run(params, context):
 """
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_and_resumed_gives_the_row_of_an_undisturbed_one(
     children: Children, write: Write, tmp_path: Path
 ) -> None:

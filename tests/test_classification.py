@@ -82,6 +82,7 @@ def test_the_same_seed_gives_the_same_row_bit_for_bit(others: dict[str, Any], tm
     assert run(params, context(tmp_path / "c", seed=43)) != first
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_row_as_a_warm_one(tmp_path: Path) -> None:
     from distexp.experiments.classification import warm_up
 

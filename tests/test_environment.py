@@ -50,6 +50,7 @@ def test_two_starts_at_once_make_a_broken_environment_again_and_install_once(
     )
 
 
+@pytest.mark.slow
 def test_a_changed_requirements_file_is_installed_again_and_an_unchanged_one_is_not(
     starts: tuple[Path, list[str]], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,9 +64,12 @@ def test_slurm_needs_a_number_and_slurm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert [main(["slurm"]), main(["slurm", "4", "--workdir", str(tmp_path), "--", "--time=60"])] == [2, 2]
+    assert main(["slurm"]) == 2
+    assert main(["slurm", "4", "--workdir", str(tmp_path / "typo")]) == 2
+    assert main(["slurm", "4", "--workdir", str(tmp_path), "--", "--time=60"]) == 2
     assert capsys.readouterr().err.splitlines() == [
         "launch_distributed slurm: found no number, expected how many, such as: slurm 3",
+        f"launch_distributed slurm: --workdir: found no folder {tmp_path / 'typo'}, expected one",
         f"No manager runs in {tmp_path} yet; pilots wait for one for 300 s (--manager-wait-s)",
         "sbatch: found no such program, expected that of Slurm; run this where you submit your jobs",
     ]

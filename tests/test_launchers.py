@@ -170,6 +170,7 @@ def test_a_manager_that_refuses_to_start_starts_no_worker(copy: Copy) -> None:
     assert copy.left_behind() == []
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_workers_all_die_is_ended_with_their_last_words(copy: Copy) -> None:
     (copy.root / RUNNER).write_text("import sys\nsys.exit('broken here')\n", encoding="utf-8")
     code, output = copy.call("run", "--port", "0", "--device", "cpu")

@@ -10,6 +10,7 @@ import pytest
 from filelock import FileLock
 from row_cases import a_row, a_task, tasks_of
 
+from distexp import csv_disk
 from distexp.errors import ResultsUnwritable
 from distexp.results import RESULTS_FILE, ResultsFile, Scan
 from distexp.results_reader import MAX_WARNINGS
@@ -353,6 +354,25 @@ def test_newlines_and_quotes_within_cells_are_read_across_scans(path: Path) -> N
     with path.open("ab") as more:
         more.write(b'c",42\n')
     assert file.scan().complete == keys(task)
+
+
+def test_a_file_that_was_replaced_just_before_an_append_is_read_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = a_task(), a_task(width=2)
+    file = ResultsFile(path, TaskIndex([first, second]))
+    file.append([a_row(first)])
+    append = csv_disk.append_durably
+
+    def replace_and_append(target: Path, data: bytes) -> os.stat_result:
+        copy = target.with_name("edited.csv")
+        copy.write_bytes(target.read_bytes().replace(b"\nexp1,", b"\nexp9,"))
+        os.replace(copy, target)
+        return append(target, data)
+
+    monkeypatch.setattr("distexp.results.append_durably", replace_and_append)
+    appended = file.append([a_row(second)])
+    assert (appended.written, appended.scan.vanished) == (keys(second), keys(first))
 
 
 # -- finding -------------------------------------------------------------------------------------------------

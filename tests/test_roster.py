@@ -64,6 +64,8 @@ def test_a_worker_with_other_code_is_told_once_per_commit(caplog: pytest.LogCapt
     ]
     office.greet("gpu2", 3, host="box7", git_commit="c" * 40)
     assert len(caplog.records) == 2
+    here = office.greet("gpu3", 4, machine="boot/pid", nonce="n0nce", git_commit=theirs)
+    assert not office.roster.has_other_commit(here), "it reads the manager's own folder, a moment earlier"
 
 
 def test_a_worker_that_only_fails_where_others_succeed_gets_no_more() -> None:

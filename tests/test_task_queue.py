@@ -180,6 +180,17 @@ def test_tasks_of_a_phase_that_takes_too_long_are_passed_over_and_keep_their_pla
     assert [desk.lend(CPU1).task, desk.lend(CPU1).task] == desk.tasks[:2]
 
 
+def test_those_that_fit_are_lent_however_many_take_too_long_and_only_these_lack_time() -> None:
+    desk = Desk([*(a_task(seed, phase="long") for seed in range(1500)), a_task(phase="short")])
+    hurried = Borrower("cpu1", 15.0, too_long=frozenset({"long"}))
+    assert desk.lend(hurried).task == desk.tasks[-1]
+    assert desk.queue.is_short_of_time(hurried)
+    assert not desk.queue.is_short_of_time(Borrower("cpu1", 15.0, too_long=frozenset({"short"})))
+    for task in desk.tasks[:-1]:
+        desk.queue.cancel(task.key)
+    assert not desk.queue.is_short_of_time(hurried)
+
+
 def test_retries_never_starve_behind_others_that_a_worker_may_not_have() -> None:
     desk = Desk(3 * RETRY_LOOK + 1)
     small = Borrower("gpu0", 15.0, memory_mib=8000)
