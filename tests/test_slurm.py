@@ -201,7 +201,7 @@ def test_a_task_that_slurm_stops_resumes_from_its_checkpoint_and_ends_with_the_s
 def test_of_several_pilots_the_one_that_was_warned_goes_back_in_line(
     cluster: Cluster, tmp_path: Path, index: int
 ) -> None:
-    folder = gated_folder(tmp_path, "[1, 2]")
+    folder = gated_folder(tmp_path, "[1, 2]", RESUMING)
     with folder.serving(rescan_s=0.5):
         array = cluster.submit(tmp_path, 2, "--time=30")
         for width in (1, 2):

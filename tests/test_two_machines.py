@@ -360,7 +360,7 @@ def test_a_clock_an_hour_off_dates_rows_and_changes_nothing_else(sweep: Sweep, t
         said, _ = far.communicate(timeout=100)
         assert far.returncode == 0, said
         code, view = sweep.machines[0].run(
-            HOUSE / "experiment_manager.py", "status", "--workdir", sweep.root(0)
+            HOUSE / "experiment_manager.py", "status", "localhost", "--workdir", sweep.root(0)
         )
         assert (code, json.loads(view)["progress"]) == (0, "3/3 (100.0%)")
     rows = sweep.folder.rows()
