@@ -27,11 +27,16 @@ def of_folder(folder: Path) -> dict[str, Any]:
     such.
     """
     facts: dict[str, Any] = {"python_version": platform.python_version()}
-    commit = _git(folder, "rev-parse", "HEAD")
+    commit = commit_of(folder)
     changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
     if commit:
         facts |= {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
     return facts
+
+
+def commit_of(folder: Path) -> str:
+    """Return git's commit of the folder; empty where there is none."""
+    return _git(folder, "rev-parse", "HEAD") or ""
 
 
 class Code:
@@ -58,11 +63,6 @@ class Code:
             self._due_s = ended_s + max(ASK_EVERY_S, (ended_s - began_s) / ASKING_SHARE)
         is_stale = is_imported and self._facts.get("git_commit") != self._first
         return self._facts | ({"git_dirty": True} if is_stale else {})
-
-    @property
-    def commit(self) -> str:
-        """The commit, as `facts` tells it; empty where there is none."""
-        return str(self.facts().get("git_commit", ""))
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -16,14 +16,8 @@ from distexp.template import placeholders
 from distexp.yaml12 import Node, Problems, plain
 
 DEFAULT_OUTPUT_DIR = "./results_{phase}"
-COMMAND_NAMES = (
-    "seed",
-    "output_dir",
-    "checkpoint_dir",
-    "device",
-    "gpus",
-    "attempt",
-)  # no parameters: the run's own
+# What a command may name beside parameters: the run's own.
+COMMAND_NAMES = ("seed", "output_dir", "checkpoint_dir", "device", "gpus", "attempt")
 RESERVED_LATER = ("zip", "exclude")
 MAX_NAME_BYTES = 200  # of a phase or parameter: with seed and key, a folder's name stays below 255
 COLUMNS = ("phase", "task_id")  # every row holds them, so no parameter may

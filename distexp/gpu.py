@@ -1,6 +1,6 @@
 """The one door to NVML: list the GPUs of this host, and choose among them.
 
-Opens only `errors`. `pynvml` is imported when a list is asked for; CPU workers need neither it nor a driver.
+Opens `errors`, `task`. `pynvml` is imported when a list is asked for; the CPU needs neither it nor a driver.
 A GB is 1024 MiB here, as in `nvidia-smi`.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 
 from distexp.errors import NoGpuError
+from distexp.task import MIB_PER_GB
 
 MIN_FREE_GB = 4.0  # a card needs more free memory than this, unless the caller says otherwise
 MIB = 1024 * 1024
-MIB_PER_GB = 1024
 
 _NO_DRIVER = "install the driver (`nvidia-smi` shows whether it works), or run with --device cpu"
 _INIT_FAILURES = {  # what nvmlInit raises -> (cause, cure)

@@ -28,12 +28,12 @@ class Inspection:
         """
         entry = self._queue.entry(self._queue.key_of(request.task))
         since_s = entry.lease.since_s if entry.lease else None
-        is_complete = entry.state is State.COMPLETE
+        folder, is_complete = entry.planned.output_dir, entry.state is State.COMPLETE
         return wire.ShowReply(
             task=describe(entry),
             why=why_not_running(entry, self._surroundings(entry, is_paused)),
             running_s=None if since_s is None else round(self._queue.now_s() - since_s, 1),
-            row=self._ledger.find([entry.task]).get(entry.key) if is_complete else None,
+            row=self._ledger.find(folder, [entry.task]).get(entry.key) if is_complete else None,
             log_path=f"{self._run_folder(entry)}/{LOG_FILE}",
             log=last_lines(self._workdir.root / self._run_folder(entry) / LOG_FILE, SHOWN_LINES),
         )

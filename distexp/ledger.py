@@ -85,20 +85,15 @@ class Ledger:
         with book.lock:
             return book.file.bookmark if task.key in book.index else None
 
-    def find(self, tasks: Iterable[Task]) -> dict[str, dict[str, str]]:
-        """Return by key the rows of those tasks that have one, from a full read of each file, which nobody
-        waits for. A row is cells by column.
+    def find(self, output_dir: str, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
+        """Return by key the rows of those tasks of one file that have one, cells by column.
+
+        It reads the whole file, and nobody waits for that.
 
         Raises:
-            ResultsUnwritable: A file is there and cannot be read now.
+            ResultsUnwritable: The file is there and cannot be read now.
         """
-        by_folder: dict[str, dict[str, Task]] = {}
-        for task in tasks:
-            by_folder.setdefault(task.output_dir, {})[task.key] = task
-        found: dict[str, dict[str, str]] = {}
-        for folder, wanted in by_folder.items():
-            found |= self._book(folder).file.find([*wanted.values()])
-        return found
+        return self._book(output_dir).file.find(tasks)
 
     def without_row(self, tasks: Iterable[Planned]) -> list[str]:
         """Return the keys of those tasks that have no row in what their files hold now.

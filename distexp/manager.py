@@ -15,7 +15,7 @@ from types import FrameType
 
 from distexp import collector
 from distexp.alerts import Alerts, Commands
-from distexp.capture import Code
+from distexp.capture import commit_of
 from distexp.entry import State
 from distexp.errors import ConfigError, DistexpError, UserError
 from distexp.grid import Planned
@@ -146,8 +146,6 @@ class ExperimentManager:
         self._roster = Roster(
             host=host_name(), machine=machine_id(), nonce=self.workdir.read_nonce(), clock=time.monotonic
         )
-        self._code = Code(self.workdir.root)
-        self._roster.commit = self._code.commit
         self.service = Service(
             queue=self.queue,
             journal=self.journal,
@@ -210,7 +208,7 @@ class ExperimentManager:
     def rescan(self) -> None:
         """Take up what changed on disk: rows first, then configs; whatever is unreadable changes nothing."""
         self.ledger.scan_all()
-        self._roster.commit = self._code.commit
+        self._roster.compare_commits(lambda: commit_of(self.workdir.root))
         if self._sweep.has_changed():
             self._reload()
         copy_twin_rows(self.queue, self.ledger)

@@ -5,12 +5,12 @@ measured and of the pending tasks a sample is kept.
 """
 
 import random
-import statistics
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import median
 
 from distexp.entry import Lease, State
 from distexp.eta import Facts, Model, facts_of, fit, remaining_s
@@ -60,7 +60,6 @@ class Pace:
         self._random = random.Random(0)
         self._done_s: deque[float] = deque(maxlen=RATE_TASKS)  # when each was completed, on its clock
         self._took_s: dict[str, deque[float]] = {}  # phase -> seconds, of those completed last
-        self._median_s: dict[str, float] = {}  # phase -> of these
         self._failures: deque[Failure] = deque(maxlen=FAILURES)
         self._sample: dict[str, tuple[Task, Facts]] = {}
         self._told, self._stale_at_s = Forecast(None, None), 0.0
@@ -76,7 +75,6 @@ class Pace:
                 self._keep(lease.task, now_s - lease.since_s)
                 took_s = self._took_s.setdefault(lease.task.phase, deque(maxlen=MEDIAN_OF))
                 took_s.append(now_s - lease.since_s)
-                self._median_s[lease.task.phase] = statistics.median(took_s)
 
     def _keep(self, task: Task, seconds: float) -> None:
         """Keep a fair sample of all that was measured (algorithm R, Vitter 1985)."""
@@ -164,7 +162,7 @@ class Pace:
         if left_s is None:
             return frozenset()
         with self._lock:
-            return frozenset(phase for phase, median_s in self._median_s.items() if median_s > left_s)
+            return frozenset(phase for phase, took_s in self._took_s.items() if median(took_s) > left_s)
 
     def forget_sample(self) -> None:
         """Draw another sample: the sweep has changed."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distexp.entry import Cause, Entry, State
-from distexp.task import Need
-from distexp.wording import MIB_PER_GB, duration_text
+from distexp.task import MIB_PER_GB, Need
+from distexp.wording import duration_text
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Roster:
         """Know the manager's own host name, machine id and folder nonce, to tell who shares them."""
         self._host, self._machine, self._nonce = host, machine, nonce
         self._clock = clock
-        self.commit = ""  # of the manager's folder; set by its owner
+        self._commit = ""  # of the manager's folder, when it was last asked for
         self._told: set[tuple[str, str, str]] = set()  # worker and both commits: a warning each
         self._lock = threading.RLock()
         self._workers: dict[tuple[str, str], Worker] = {}  # by name and instance
@@ -98,24 +98,28 @@ class Roster:
             if isinstance(request, RequestTask | TaskComplete) and request.free_mib is not None:
                 worker.free_mib = request.free_mib
             worker.git_commit = request.git_commit or worker.git_commit
-            self._compare_commits(worker)
             return replace(worker)
 
     def has_other_commit(self, worker: Worker) -> bool:
         """Return whether the worker's code is of another commit than the manager's folder, as far as told."""
-        is_told = bool(worker.git_commit and self.commit) and not worker.shares_folder
-        return is_told and worker.git_commit != self.commit
+        is_told = bool(worker.git_commit and self._commit) and not worker.shares_folder
+        return is_told and worker.git_commit != self._commit
 
-    def _compare_commits(self, worker: Worker) -> None:
-        """Say once that a worker's code is another. Caller holds the lock."""
-        found = (worker.name, worker.git_commit, self.commit)
-        if self.has_other_commit(worker) and found not in self._told:
-            self._told.add(found)
-            log.warning(
-                "Worker %s: found git commit %s in its folder, expected %s as in the manager's; "
-                "its rows hold the worker's (git_commit)",
-                *(worker.name, worker.git_commit[:COMMIT_DIGITS], self.commit[:COMMIT_DIGITS]),
-            )
+    def compare_commits(self, ours: Callable[[], str]) -> None:
+        """Say once of each worker elsewhere that its code is another; `ours` is asked for only then."""
+        far = [worker for worker, _ in self.all() if worker.git_commit and not worker.shares_folder]
+        if not far:
+            return
+        self._commit = ours()
+        for worker in far:
+            found = (worker.name, worker.git_commit, self._commit)
+            if self.has_other_commit(worker) and found not in self._told:
+                self._told.add(found)
+                log.warning(
+                    "Worker %s: found git commit %s in its folder, expected %s as in the manager's; "
+                    "its rows hold the worker's (git_commit)",
+                    *(worker.name, worker.git_commit[:COMMIT_DIGITS], self._commit[:COMMIT_DIGITS]),
+                )
 
     def _welcome(self, name: str, request: WorkerRequest) -> Worker:
         same_machine = bool(request.machine) and request.machine == self._machine

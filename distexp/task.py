@@ -19,7 +19,7 @@ Process = Literal["forked", "fresh"]
 DEFAULT_EXPERIMENT = "distexp.experiments.classification:run"
 COMMAND_EXPERIMENT = "distexp.experiments.command:run"  # what runs a `command:` task
 DEFAULT_SEED = 42
-_MIB_PER_GB = 1024
+MIB_PER_GB = 1024
 KEY_DIGITS = 20  # 80 bits: a collision among a million tasks has a chance of 4e-13
 
 
@@ -31,7 +31,7 @@ class Need(NamedTuple):
 
     def is_met_by(self, gpus: int, free_mib: int) -> bool:
         """Return whether so many cards meet it, the fullest of which has so much memory free."""
-        return gpus >= self.gpus and free_mib >= self.min_free_gb * _MIB_PER_GB
+        return gpus >= self.gpus and free_mib >= self.min_free_gb * MIB_PER_GB
 
 
 @functools.lru_cache(maxsize=256)  # one a phase, and asked for once a task

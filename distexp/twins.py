@@ -5,6 +5,7 @@ import logging
 from distexp.errors import ResultsUnwritable
 from distexp.ledger import Ledger
 from distexp.rows import copied_row
+from distexp.task import Task
 from distexp.task_queue import TaskQueue
 
 log = logging.getLogger("distexp.manager")
@@ -13,10 +14,13 @@ log = logging.getLogger("distexp.manager")
 def copy_twin_rows(queue: TaskQueue, ledger: Ledger) -> None:
     """Give every pending twin of a complete task its copy of the row. Doing it twice adds no second row."""
     pairs = queue.twin_copies()
+    by_folder: dict[str, dict[str, Task]] = {}
+    for done, _ in pairs:
+        by_folder.setdefault(done.output_dir, {})[done.key] = done
     rows: dict[str, dict[str, str]] = {}
-    for folder in {done.output_dir for done, _ in pairs}:
+    for folder, wanted in by_folder.items():
         try:
-            rows |= ledger.find([done for done, _ in pairs if done.output_dir == folder])
+            rows |= ledger.find(folder, [*wanted.values()])
         except ResultsUnwritable as error:
             log.warning("%s", error)  # the next scan tries again
     unwritable: set[str] = set()

@@ -1,7 +1,7 @@
 """A sweep at a glance, as lines on a terminal: bar, figures, a row per worker, last failures. Pure.
 
-Opens `errors`, `protocol`, `wording`. It lays out text itself: rich's own tables take several times as long,
-and a view is drawn every second, beside a manager that has other things to do.
+Opens `errors`, `protocol`, `task`, `wording`. It lays out text itself: rich's own tables take several times
+as long, and a view is drawn every second, beside a manager that has other things to do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,8 @@ from rich.text import Text
 
 from distexp.errors import one_line
 from distexp.protocol import ViewReply
-from distexp.wording import MIB_PER_GB, duration_text, number_text, short_duration
+from distexp.task import MIB_PER_GB
+from distexp.wording import duration_text, number_text, short_duration
 
 WIDE = 110  # columns from which each figure has a column of its own
 BAR_MIN = 10

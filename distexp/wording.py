@@ -1,6 +1,6 @@
-"""Figures as people read them: how long, how much. Pure; opens nothing."""
+"""Figures as people read them: how long, how much. Pure; opens `task`."""
 
-MIB_PER_GB = 1024
+from distexp.task import MIB_PER_GB
 
 
 def duration_text(seconds: float) -> str:
@@ -41,9 +41,5 @@ def need_text(gpus: int | None, min_free_gb: float | None) -> str:
     """Return what a task needs, such as `2 GPUs, 12 GB free on each`; empty when that is nothing."""
     if gpus is None and min_free_gb is None:
         return ""
-    cards = "1 GPU" if gpus in (None, 1) else f"{gpus} GPUs"
-    return (
-        cards
-        if min_free_gb is None
-        else f"{cards}, {min_free_gb:g} GB free on {'it' if cards == '1 GPU' else 'each'}"
-    )
+    cards, where = ("1 GPU", "it") if gpus in (None, 1) else (f"{gpus} GPUs", "each")
+    return cards if min_free_gb is None else f"{cards}, {min_free_gb:g} GB free on {where}"

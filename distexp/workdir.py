@@ -141,9 +141,7 @@ class Workdir:
     def announce(self, host: str, port: int) -> None:
         """Write down who the manager of this folder is, and where to reach it. Caller holds the folder."""
         told: dict[str, object] = {"pid": os.getpid(), "host": host, "port": port}
-        if (
-            host in EVERYWHERE
-        ):  # on another machine the folder may be shared, and a loopback address another's
+        if host in EVERYWHERE:  # where another machine shares the folder, a loopback address is its own
             told |= {"host": "127.0.0.1", "name": host_name()}
         write_private(self.info, json.dumps(told))
 

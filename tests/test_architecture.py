@@ -60,14 +60,14 @@ DOORS = {
     "statistics": "",
     "report": "config errors grid plan rows statistics survey task",
     "report_page": "",
-    "twins": "errors ledger rows task_queue",
+    "twins": "errors ledger rows task task_queue",
     # the manager
     "host": "",
     "logs": "errors",
     "collector": "",
     "workdir": "disk errors host",
     "roster": "entry host protocol task",
-    "wording": "",
+    "wording": "task",
     "run_log": "errors",
     "reasons": "entry task wording",
     "eta": "task",
@@ -98,14 +98,14 @@ DOORS = {
     "commands.status": "commands.asking protocol",
     "commands.tasks": "commands.asking entry protocol task",
     "commands.watch": "client commands.asking errors logs protocol screen wording",
-    "view": "errors protocol wording",
+    "view": "errors protocol task wording",
     "screen": "logs protocol view",
     "experiment_manager": "commands.cancel commands.drain commands.init commands.logs commands.pause "
     "commands.plan commands.report commands.requeue commands.resume commands.show commands.status "
     "commands.tasks commands.watch errors logs manager protocol screen sweep",
     # the worker
     "slurm": "errors",
-    "gpu": "errors",
+    "gpu": "errors task",
     "gpu_use": "errors gpu protocol",
     "claim_lock": "errors",
     "claim": "claim_lock errors gpu",

@@ -48,7 +48,7 @@ def test_a_driver_that_hangs_holds_up_no_beat_and_is_met_again(monkeypatch: pyte
         return use
 
     monkeypatch.setattr(distexp.gpu_use, "read_use", hang)
-    watch = distexp.gpu_use.CardWatch("GPU-1")
+    watch = distexp.gpu_use.CardsWatch(["GPU-1"])
     assert watch.look() is None
     driver.set()
     poll(lambda: watch.look() == use, "a driver that answers", 60)

@@ -101,9 +101,9 @@ def test_the_bookmark_spares_a_writer_what_was_read(tmp_path: Path) -> None:
     bookmark = ledger.bookmark(task)
     assert bookmark is not None
     assert bookmark.offset == os.path.getsize(ledger.path(task))
-    assert ledger.find([task]) == {}
+    assert ledger.find(task.output_dir, [task]) == {}
     ledger.append(*a_row(task, score=1))
-    found = ledger.find([task])[task.key]
+    found = ledger.find(task.output_dir, [task])[task.key]
     assert (found["width"], found["score"]) == ("1", "1")
 
 

@@ -52,19 +52,22 @@ def test_a_worker_of_another_host_is_named_after_it() -> None:
 def test_a_worker_with_other_code_is_told_once_per_commit(caplog: pytest.LogCaptureFixture) -> None:
     office = Office()
     ours, theirs = "a" * 40, "b" * 40
-    office.roster.commit = ours
+    asked = []
+    here = office.greet("gpu3", 4, machine="boot/pid", nonce="n0nce", git_commit=theirs)
+    office.roster.compare_commits(lambda: asked.append("git") or ours)
+    assert asked == [], "nobody is elsewhere"
     same, old = office.greet("gpu0", git_commit=ours), office.greet("gpu1", 2)
-    assert not office.roster.has_other_commit(same) and not office.roster.has_other_commit(old)
     for _ in range(2):
         other = office.greet("gpu2", 3, host="box7", git_commit=theirs)
-    assert office.roster.has_other_commit(other)
+        office.roster.compare_commits(lambda: ours)
+    assert [office.roster.has_other_commit(each) for each in (same, old, other)] == [False, False, True]
     assert [record.message for record in caplog.records] == [
         "Worker box7/gpu2: found git commit bbbbbbbbbb in its folder, expected aaaaaaaaaa as in the "
         "manager's; its rows hold the worker's (git_commit)"
     ]
     office.greet("gpu2", 3, host="box7", git_commit="c" * 40)
+    office.roster.compare_commits(lambda: ours)
     assert len(caplog.records) == 2
-    here = office.greet("gpu3", 4, machine="boot/pid", nonce="n0nce", git_commit=theirs)
     assert not office.roster.has_other_commit(here), "it reads the manager's own folder, a moment earlier"
 
 

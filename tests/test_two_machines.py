@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from live_manager import Folder
-from live_worker import CONFIG
+from live_worker import CONFIG, GATED
 from support import poll
 
 HOUSE = Path(__file__).parent.parent
@@ -209,18 +209,6 @@ def test_a_worker_on_another_machine_outlives_a_cable_that_is_pulled(
 # -- three machines
 
 
-GATED = """
-import time
-from pathlib import Path
-def run(params, context):
-    Path(f"began-{context.attempt}").touch()
-    while not Path("gate").exists():
-        if context.should_stop(): raise context.Stopped
-        time.sleep(0.01)
-    return {"score": 10 * params["width"]}
-"""
-
-
 def commit(folder: Path, message: str) -> str:
     """Make a commit of the folder's experiment and return it."""
     git = ["git", "-C", str(folder), "-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
@@ -263,7 +251,7 @@ class Sweep:
         return self.running(at, "experiment_runner_gpu.py", "--device", "cpu", *where, **variables)
 
     def await_began(self, at: int, attempt: int = 1) -> None:
-        poll((self.root(at) / f"began-{attempt}").exists, f"attempt {attempt} at {NAMES[at]}", 90)
+        poll(lambda: any(self.root(at).glob(f"began-*-{attempt}")), f"attempt {attempt} at {NAMES[at]}", 90)
 
     def open_gate(self, *places: int) -> None:
         for at in places:
@@ -287,6 +275,7 @@ def test_three_machines_share_a_sweep_and_the_one_with_other_code_is_told(sweep:
     with sweep.manager(), sweep.worker(0) as near, sweep.worker(1) as there, sweep.worker(2) as far:
         for at in range(3):
             sweep.await_began(at)
+        poll(lambda: any("git commit" in line for line in sweep.folder.log()), "the warning", 90)
         sweep.open_gate(0, 1, 2)
         assert [worker.wait(100) for worker in (near, there, far)] == [0, 0, 0]
     rows = sorted(sweep.folder.rows(), key=lambda row: row["host"])
