@@ -119,10 +119,10 @@ class ExperimentManager:
                 "loopback one such as 127.0.0.1: anybody there could take tasks and write results"
             )
         tasks = self._sweep.load()
-        with ExitStack() as undo:  # what is held when a later step fails
+        with ExitStack() as log_open, ExitStack() as undo:  # what is held when a later step fails
             folder = self.workdir.hold()
             undo.callback(folder.release)
-            undo.callback(stop_logging_to, log_to_file(self.workdir.log))
+            log_open.callback(stop_logging_to, log_to_file(self.workdir.log))
             self.journal = Journal(self.workdir.journal)
             undo.callback(self.journal.close)
             self.journal.sweep_id = self.workdir.keep_sweep_id(self.journal.sweep_id)
@@ -131,7 +131,7 @@ class ExperimentManager:
             self._server = Server(self.host, self._wanted_port, self.service, tls)
             undo.callback(self._server.server_close)
             self.workdir.announce(self.host, self.port)
-            self._held = undo.pop_all()
+            self._held, self._log_open = undo.pop_all(), log_open.pop_all()
         self._server.start()
         self._is_serving = True
         self._next_rescan_s = time.monotonic() + self._rescan_s
@@ -173,6 +173,7 @@ class ExperimentManager:
         self._held.close()
         self._alerts.look(has_ended=self._is_done)  # the last report may have come after the last turn
         self._alerts.close()
+        self._log_open.close()  # only now: the last command may have failed
         collector.take_back()
 
     def view(self) -> ViewReply | None:
