@@ -81,6 +81,7 @@ class ExperimentManager:
         self._is_serving = self._is_stopping = self._is_done = False
         self._next_rescan_s = 0.0
         self._farewell_s: float | None = None
+        self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
         self._last_counts: dict[State, int] = {}
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -160,7 +161,10 @@ class ExperimentManager:
         self.ledger.scan_all()
         copy_twin_rows(self.queue, self.ledger)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
-        self.queue.restore(self.journal.load(), retry_failed=self._retry_failed)
+        known = self.journal.load()
+        self.queue.restore(known, retry_failed=self._retry_failed)
+        if any(record.lease is not None for record in known):
+            self._stays_until_s = time.monotonic() + FAREWELL_S
         self.service.take_over()
         self._alerts = Alerts(self.queue, self._commands, self.service.status, self.workdir.root)
         self.service.endings.say_what_failed_before()
@@ -250,7 +254,7 @@ class ExperimentManager:
                 self.service.endings.lose(lease, "its process is gone")
 
     def _farewell(self) -> None:
-        """Once nothing more can be done, go, after idle workers have heard it."""
+        """Once nothing more can be done, go, after idle workers and those of an earlier manager heard it."""
         counts = self.queue.counts()
         is_stranded = not counts[State.ASSIGNED] and self._roster.are_all_unfit()
         if not self.queue.is_over() and not is_stranded:
@@ -259,7 +263,8 @@ class ExperimentManager:
         now_s = time.monotonic()
         if self._farewell_s is None:
             self._farewell_s = now_s + FAREWELL_S
-        if now_s >= self._farewell_s or not self._roster.connected():
+        is_alone = not self._roster.connected() and now_s >= self._stays_until_s
+        if now_s >= self._farewell_s or is_alone:
             if counts[State.PENDING]:
                 why = "no worker that is left can import their experiment"
                 log.error("Stopping with %d tasks pending: %s", counts[State.PENDING], why)

@@ -1,8 +1,8 @@
 """Every task of the sweep: one table of states, an injected clock, no I/O. Opens `entry`, `grid`, `register`.
 
-Every state change goes through `_move`, which refuses what the table `MOVES` does not hold; only `readmit`,
-which a user asks for when a row has vanished, starts a complete task all over again. What must outlive the
-manager leaves through `on_change`, called under the lock, so records arrive in the order of the changes.
+Every state change goes through `_move`, which refuses what the table `MOVES` does not hold; only `readmit`
+starts a complete task all over again. What must outlive the manager leaves through `on_change`, called under
+the lock, so records arrive in the order of the changes.
 """
 
 import secrets
@@ -79,14 +79,16 @@ class TaskQueue(Register):
     def restore(self, records: Iterable[TaskRecord], *, retry_failed: bool = False) -> None:
         """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
 
-        Each lease that was live gets `REATTACH_S` to show up; one without beats, which shows up only when it
-        is done, its full time. Failures by import are forgotten: the user has had the chance to mend the
-        module. With `retry_failed`, so is every other failure.
+        Each live lease gets `REATTACH_S` to show up; one without beats, which shows up only when it is done,
+        its full time. Failures by import are forgotten (the module may be mended), with `retry_failed` all.
         """
         with self._lock:
             for record in records:
                 entry = self._entries.get(record.key)
                 if entry is None or entry.state is not State.PENDING:
+                    if entry is not None and record.lease is not None:  # its row came meanwhile
+                        entry.attempts = record.attempts
+                        self._on_change(entry.record())
                     continue
                 if record.attempts:
                     self._waiting.come_back(record.key)
@@ -137,8 +139,7 @@ class TaskQueue(Register):
         """
         with self._lock:
             entry = self._entry(key)
-            was_lost = bool(lease_id) and entry.lost_lease_id == lease_id
-            is_back = was_lost and not self._waiting.waits_for_twin(entry)
+            is_back = entry.lost_lease_id == lease_id != "" and not self._waiting.waits_for_twin(entry)
             if is_back and entry.state is State.WITHDRAWN:
                 self._move(entry, State.PENDING)
             if is_back and entry.state is State.PENDING:
@@ -169,8 +170,7 @@ class TaskQueue(Register):
     def complete(self, key: str) -> Entry | None:
         """Mark a task whose row is on disk as complete; None when it is no news.
 
-        Legal from any other state: the first valid row wins, whoever wrote it. Returns the entry as it was
-        before, with the lease it had.
+        Legal from any other state: the first valid row wins, whoever wrote it. Returns the entry before that.
         """
         with self._lock:
             entry = self._entries.get(key)
@@ -221,11 +221,11 @@ class TaskQueue(Register):
             if self._counts[State.ASSIGNED] or not self._counts[State.PENDING]:
                 return []
             pending = [entry for entry in self._entries.values() if entry.state is State.PENDING]
-            if all(entry.is_beyond(largest_mib(entry.need.gpus)) for entry in pending):
-                for entry in pending:
-                    self._settle(entry, State.FAILED)
-                return [entry.copy() for entry in pending]
-            return []
+            if not all(entry.is_beyond(largest_mib(entry.need.gpus)) for entry in pending):
+                return []
+            for entry in pending:
+                self._settle(entry, State.FAILED)
+            return [entry.copy() for entry in pending]
 
     def release(self, lease_id: str, key: str) -> State | None:
         """Take a task back that was returned on purpose, without cost; None when that lease has ended."""

@@ -262,3 +262,13 @@ def test_rows_win_over_the_journal_and_foreign_records_are_left_alone() -> None:
     later.queue.complete(later.key)
     later.queue.restore([*desk.records, TaskRecord(key="of another sweep", state="failed")])
     assert [later.state(task) for task in later.tasks] == [State.COMPLETE, State.PENDING]
+
+
+def test_a_lease_whose_row_came_while_no_manager_was_there_is_remembered_no_longer() -> None:
+    desk = Desk()
+    desk.lend()
+    later = Desk()
+    later.queue.complete(later.key)
+    later.queue.restore(desk.records[-1:])
+    [record] = later.records
+    assert (record.state, record.lease, record.attempts) == ("complete", None, 1)
