@@ -87,7 +87,6 @@ class TaskQueue(Register):
                 entry = self._entries.get(record.key)
                 if entry is None or entry.state is not State.PENDING:
                     if entry is not None and record.lease is not None:  # its row came meanwhile
-                        entry.attempts = record.attempts
                         self._on_change(entry.record())
                     continue
                 if record.attempts:
