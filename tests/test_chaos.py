@@ -1,9 +1,11 @@
 """The chaos runs judge rightly: a plan is its seed's alone, and every check can fail."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from filelock import FileLock
 from benchmarks.chaos import findings
 from benchmarks.chaos.checks import Evidence, Line, Mark, Table, violations
 from benchmarks.chaos.experiments import score
-from benchmarks.chaos.plan import WEIGHTS, Kind, Shape, make_plan
+from benchmarks.chaos.plan import WEIGHTS, Kind, Seat, Shape, make_plan
 from benchmarks.chaos.relay import Relay
-from benchmarks.chaos.stage import MARK_VARIABLE, Stage
+from benchmarks.chaos.stage import MARK_VARIABLE, Actor, Stage
 from distexp.config import load_configs
 from distexp.errors import ConfigError
 from distexp.journal import Journal
@@ -251,3 +253,21 @@ def test_only_a_child_that_is_born_as_its_worker_leaves_may_print_pythons_own_tr
     assert problems(lines=lines, ends=(("worker1@work", -9, True),)) == ""
     ours = said(birth[0], '  File "worker.py"', who="worker1@work")
     assert "no_bug_shown: worker1@work" in problems(lines=ours, ends=(("worker1@work", -9, True),))
+
+
+@pytest.mark.parametrize(
+    ("said", "number", "is_excused"),
+    [
+        ("No task is left: every task of the sweep has ended", signal.SIGTERM, True),
+        ("No task is left: every task of the sweep has ended", signal.SIGSEGV, False),
+        ("Running task slow_0_1 (attempt 1)", signal.SIGTERM, False),
+    ],
+)
+def test_a_worker_may_end_by_a_signal_to_stop_once_it_was_done(
+    said: str, number: signal.Signals, is_excused: bool
+) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
+    actor = Actor("worker1", process, Seat(0, "forkserver"), threading.Thread(), [said])
+    actor.signal(number)
+    process.communicate()
+    assert actor.is_excused is is_excused

@@ -31,6 +31,7 @@ from distexp.trust import TOKEN_VARIABLE
 from distexp.workdir import Workdir
 
 MARK_VARIABLE = "CHAOS_RUN"
+DONE = "No task is left"  # a worker, when it leaves
 MANAGER_WAIT_S = 240  # of the worker's time: longer than any absence of the manager
 PORTS = range(
     20_000, 30_000
@@ -56,13 +57,22 @@ class Actor:
     @property
     def serves(self) -> bool:
         """Whether this manager has said that it serves."""
-        return any("Manager serves" in text for text in self.said)
+        return self._has_said("Manager serves")
 
     @property
     def is_excused(self) -> bool:
-        """Whether its exit code says nothing: it was killed, met a broken config, or missed the farewell."""
-        excuse = "error: configs/" if self.seat is None else "Giving up after"
-        return self.is_killed or any(excuse in text for text in self.said)
+        """Whether its exit code says nothing.
+
+        It was killed, met a broken config, missed the farewell, or was done: an interpreter that unwinds
+        takes signals as if nobody had asked for them.
+        """
+        if self.seat is None:
+            return self.is_killed or self._has_said("error: configs/")
+        was_done = self.process.returncode in (-signal.SIGTERM, -signal.SIGINT) and self._has_said(DONE)
+        return self.is_killed or self._has_said("Giving up after") or was_done
+
+    def _has_said(self, words: str) -> bool:
+        return any(words in text for text in self.said)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; none to a process that has ended."""
