@@ -6,6 +6,7 @@ looked for in its file before it is lent again.
 
 import logging
 from collections import Counter
+from collections.abc import Collection
 
 from msgspec import structs
 
@@ -169,15 +170,21 @@ class Endings:
         except JournalUnwritable as error:  # nobody waits for an answer, and the next flush tries again
             log.warning("%s", error)
 
-    def finished(self, key: str) -> None:
-        """Mark a task whose row was seen as complete, and say whose work it is, if it is new and was lent.
+    def finished(self, keys: Collection[str]) -> None:
+        """Mark tasks whose rows were seen as complete, and say whose work it is, if it is new and was lent.
 
-        Caller holds the lock of the task's results file.
+        Caller holds the lock of the tasks' results file.
         """
+        for key in [key for key in list(self._reporters) if key in keys]:  # of another manager's lease, too
+            self._finish(key)
+        for key in self._queue.complete_unlent(keys):
+            self._finish(key)
+
+    def _finish(self, key: str) -> None:
         before = self._queue.complete(key)
         if before is None:
             return
-        if before.lease is not None:  # at a start, a million tasks need not be spelled out
+        if before.lease is not None:
             self._pace.completed(before.lease)
         worker = self._reporters.get(key) or (before.lease.borrower if before.lease else None)
         if worker is not None:

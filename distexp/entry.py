@@ -1,6 +1,6 @@
 """One task as the queue sees it: where it stands, who holds it, what it has cost. Opens `grid`, `task`.
 
-The moves between states are the table in `task_queue`.
+`MOVES` is the table of states; `task_queue` keeps it.
 """
 
 import copy
@@ -27,6 +27,16 @@ class State(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     WITHDRAWN = "withdrawn"
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.ASSIGNED, State.COMPLETE, State.CANCELLED, State.WITHDRAWN}),
+    State.ASSIGNED: frozenset({State.PENDING, State.COMPLETE, State.FAILED, State.CANCELLED}),
+    State.FAILED: frozenset({State.PENDING, State.COMPLETE}),
+    State.CANCELLED: frozenset({State.PENDING, State.COMPLETE}),
+    State.WITHDRAWN: frozenset({State.PENDING, State.COMPLETE}),
+    State.COMPLETE: frozenset(),
+}
 
 
 class Cause(StrEnum):

@@ -89,4 +89,4 @@ class UnknownTask(DistexpError):
 
 
 class IllegalMove(DistexpError):
-    """A state change that is not in the table of `task_queue`; nothing was changed."""
+    """A state change that is not in the table of `entry`; nothing was changed."""

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from distexp.errors import one_line
@@ -42,9 +43,10 @@ def log_to(handler: logging.Handler) -> logging.Handler:
 
 
 def stop_logging_to(handler: logging.Handler) -> None:
-    """End what `log_to_file` or `log_to` began."""
+    """End what `log_to_file` or `log_to` began; lines that a full disk has not taken are lost."""
     logging.getLogger().removeHandler(handler)
-    handler.close()
+    with suppress(OSError):
+        handler.close()
 
 
 class WorkerLog:

@@ -276,8 +276,7 @@ class ExperimentManager:
     def _on_scan(self, scan: Scan) -> None:
         for warning in scan.warnings:
             log.warning("%s", warning)
-        for key in scan.complete:
-            self.service.endings.finished(key)
+        self.service.endings.finished(scan.complete)
         if scan.vanished:
             names = sorted(self.queue.entry(key).task.task_id for key in scan.vanished)
             log.warning(

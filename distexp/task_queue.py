@@ -1,15 +1,15 @@
 """Every task of the sweep: one table of states, an injected clock, no I/O. Opens `entry`, `grid`, `register`.
 
-Every state change goes through `_move`, which refuses what the table `MOVES` does not hold; only `readmit`
-starts a complete task all over again. What must outlive the manager leaves through `on_change`, called under
-the lock, so records arrive in the order of the changes.
+Every state change goes through `_move`, which refuses what the table `MOVES` does not hold; beside it stand
+`complete_unlent`, for a million tasks at once, and `readmit`, which starts a complete task all over again.
+What must outlive the manager leaves through `on_change`, called under the lock, in the order of the changes.
 """
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from distexp.entry import Borrower, Cause, Entry, Lease, State
+from distexp.entry import MOVES, Borrower, Cause, Entry, Lease, State
 from distexp.errors import IllegalMove
 from distexp.grid import Planned
 from distexp.register import Register
@@ -20,15 +20,6 @@ LOSS_BUDGET = 5  # losses of the worker: not the task's fault, so more patience,
 RECONNECT_S = 10.0  # a broken connection may be a hiccup of the network
 REATTACH_S = 60.0  # after a restart of the manager, each known lease gets this long to show up
 
-MOVES: dict[State, frozenset[State]] = {
-    State.PENDING: frozenset({State.ASSIGNED, State.COMPLETE, State.CANCELLED, State.WITHDRAWN}),
-    State.ASSIGNED: frozenset({State.PENDING, State.COMPLETE, State.FAILED, State.CANCELLED}),
-    State.FAILED: frozenset({State.PENDING, State.COMPLETE}),
-    State.CANCELLED: frozenset({State.PENDING, State.COMPLETE}),
-    State.WITHDRAWN: frozenset({State.PENDING, State.COMPLETE}),
-    State.COMPLETE: frozenset(),
-}
-
 
 class TaskQueue(Register):
     """Every task of the sweep and who runs it.  Safe from any thread."""
@@ -37,8 +28,6 @@ class TaskQueue(Register):
         """Read time (seconds, monotonic) from `clock`; hand every change to `on_change` under the lock."""
         super().__init__(clock)
         self._on_change = on_change
-
-    # -- the sweep ---------------------------------------------------------------------------------------
 
     def sync(self, tasks: Sequence[Planned]) -> tuple[int, int]:
         """Make `tasks` the sweep and return how many joined it and how many pending ones left it.
@@ -113,8 +102,7 @@ class TaskQueue(Register):
     def lend(self, borrower: Borrower) -> Lease | None:
         """Lend a pending task, or return None when none is free for this borrower."""
         with self._lock:
-            entry = self._waiting.take(borrower)
-            if entry is None:
+            if (entry := self._waiting.take(borrower)) is None:
                 return None
             entry.attempts += 1
             return self._lend(entry, secrets.token_hex(8), borrower, borrower.term_s, self._clock())
@@ -165,6 +153,20 @@ class TaskQueue(Register):
             return shortened
 
     # -- endings -----------------------------------------------------------------------------------------
+
+    def complete_unlent(self, keys: Iterable[str]) -> list[str]:
+        """Mark pending tasks that were never lent as complete, in few steps; return the other keys."""
+        others, done = list[str](), 0
+        with self._lock:
+            for key in keys:
+                entry = self._entries.get(key)
+                if entry is not None and entry.state is State.PENDING and not entry.attempts:
+                    entry.state = State.COMPLETE
+                    done += 1
+                else:
+                    others.append(key)
+            self._counts.update({State.PENDING: -done, State.COMPLETE: done})
+        return others
 
     def complete(self, key: str) -> Entry | None:
         """Mark a task whose row is on disk as complete; None when it is no news.
@@ -217,10 +219,9 @@ class TaskQueue(Register):
         `largest_mib`: of the largest device of so many cards; None: such a task waits for one.
         """
         with self._lock:
-            if self._counts[State.ASSIGNED] or not self._counts[State.PENDING]:
-                return []
-            pending = [entry for entry in self._entries.values() if entry.state is State.PENDING]
-            if not all(entry.is_beyond(largest_mib(entry.need.gpus)) for entry in pending):
+            pending = self._waiting.came_back()
+            is_rest = len(pending) == self._counts[State.PENDING] + self._counts[State.ASSIGNED]
+            if not is_rest or not all(e.is_beyond(largest_mib(e.need.gpus)) for e in pending):
                 return []
             for entry in pending:
                 self._settle(entry, State.FAILED)

@@ -44,6 +44,11 @@ class Waiting:
         entry = self._entries[key]
         self._of(entry.need, entry.planned.phase).retry.append(key)
 
+    def came_back(self) -> list[Entry]:
+        """Return the pending tasks that stand among the retries, by a walk; no other has been lent."""
+        keys = dict.fromkeys(itertools.chain.from_iterable(lines.retry for lines in self._lines.values()))
+        return [entry for key in keys if (entry := self._entries[key]).state is State.PENDING]
+
     def _of(self, need: Need, phase: str) -> Lines:
         if (need, phase) not in self._lines:
             self._lines[need, phase] = Lines()

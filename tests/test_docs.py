@@ -31,11 +31,11 @@ from distexp.commands import (
 )
 from distexp.config import parse_config
 from distexp.context import CHECKPOINT_FILE, Context
+from distexp.entry import MOVES
 from distexp.errors import ConfigError
 from distexp.expand import expand
 from distexp.experiments import command
 from distexp.launch import VERBS
-from distexp.task_queue import MOVES
 
 README, JOURNEY = page("README.md"), page("docs/journey.md")
 RUN_FLAGS = {

@@ -11,10 +11,10 @@ from desk import CPU1, Desk
 from msgspec import structs
 from row_cases import a_task
 
-from distexp.entry import Borrower, Cause, State
+from distexp.entry import MOVES, Borrower, Cause, State
 from distexp.errors import IllegalMove, UnknownTask
 from distexp.task import Task
-from distexp.task_queue import FAILURE_BUDGET, LOSS_BUDGET, MOVES
+from distexp.task_queue import FAILURE_BUDGET, LOSS_BUDGET
 from distexp.waiting import RETRY_LOOK
 
 DESIGN_TABLE = """
@@ -67,6 +67,22 @@ def test_a_row_completes_a_task_from_every_state(source: State) -> None:
     assert desk.state() is State.COMPLETE
     assert desk.queue.complete(desk.key) is None
     assert desk.queue.leases() == []
+
+
+def test_rows_complete_tasks_that_were_never_lent_at_once_and_the_others_are_told() -> None:
+    desk = Desk(4)
+    lent, cancelled, *unlent = [task.key for task in desk.tasks]
+    desk.lend()
+    desk.queue.cancel(cancelled)
+    recorded = len(desk.records)
+    assert desk.queue.complete_unlent([lent, *unlent, cancelled, "nope"]) == [lent, cancelled, "nope"]
+    assert [desk.state(task) for task in desk.tasks] == [
+        *(State.ASSIGNED, State.CANCELLED, State.COMPLETE, State.COMPLETE)
+    ]
+    assert desk.queue.counts()[State.COMPLETE] == 2
+    assert desk.queue.counts()[State.PENDING] == 0
+    assert len(desk.records) == recorded
+    assert desk.queue.complete_unlent(unlent) == unlent
 
 
 def test_unknown_keys_and_labels_are_refused_by_name() -> None:

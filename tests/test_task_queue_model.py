@@ -63,8 +63,7 @@ class QueueAndJournal(RuleBasedStateMachine):
         self.journal = Journal(Path(self.folder.name, "journal"))
         self.queue = TaskQueue(self.clock, self.journal.record)
         self.queue.sync(TASKS)
-        for each in self.rows:
-            self.queue.complete(each)
+        assert self.queue.complete_unlent(self.rows) == []
         self.queue.restore(self.journal.load())
 
     @property
@@ -166,7 +165,10 @@ class QueueAndJournal(RuleBasedStateMachine):
     @rule(key=key)
     def a_row_appears(self, key: str) -> None:
         self.rows.add(key)
-        assert (self.queue.complete(key) is not None) is (self.state[key] is not State.COMPLETE)
+        is_unlent = self.state[key] is State.PENDING and not self.known.attempts[key]
+        assert self.queue.complete_unlent([key]) == ([] if is_unlent else [key])
+        is_news = self.queue.complete(key) is not None
+        assert is_news is (self.state[key] is not State.COMPLETE and not is_unlent)
         self.drop(key, State.COMPLETE)
 
     @rule(key=key)
