@@ -45,7 +45,7 @@ class Record(msgspec.Struct, frozen=True):
 class Block(msgspec.Struct):
     """What a run of whole lines holds."""
 
-    rows: list[list[str]]
+    columns: list[Sequence[str]]  # of the good records; empty: there is none
     bad: list[tuple[int, str]]  # line within the block, counted from 0; what was found there
     used: int  # bytes read; what follows is no whole record yet
     offset: int = 0  # where the block stands in the file
@@ -123,7 +123,7 @@ def _next_line(file: BinaryIO, offset: int) -> int | None:
 
 
 def parse(block: bytes, width: int) -> Block:
-    """Return the rows of `width` fields, and the bad lines, of all whole records in `block`."""
+    """Return the columns of all whole records with `width` fields in `block`, and the bad lines."""
     used = block.rfind(b"\n") + 1
     if b'"' not in block and b"\0" not in block:
         try:
@@ -132,27 +132,32 @@ def parse(block: bytes, width: int) -> Block:
             pass  # line by line, then
         else:
             return _plain(text, width, used)
-    found = Block(rows=[], bad=[], used=0)
+    rows, bad, used = list[list[str]](), list[tuple[int, str]](), 0
     for record in records(block, width):
-        found.used = record.stop
+        used = record.stop
         if record.fields is not None:
-            found.rows.append(record.fields)
+            rows.append(record.fields)
         elif record.found:
-            found.bad.append((record.line, record.found))
-    return found
+            bad.append((record.line, record.found))
+    return Block(columns=list(zip(*rows, strict=True)), bad=bad, used=used)
 
 
 def _plain(text: str, width: int, used: int) -> Block:
-    """Read lines without quotes: the common case, and five times as fast."""
-    rows: list[list[str]] = []
-    bad: list[tuple[int, str]] = []
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n")):
+    """Read lines without quotes: the common case, and ten times as fast, most of all if all are good."""
+    text = text.replace("\r\n", "\n")
+    lines, step = text.count("\n"), width + 1
+    if width > 1:  # else a blank line looks like a record
+        cells = text.replace("\n", ",\n,").split(",")  # of each line, then a newline
+        if len(cells) == lines * step + 1 and cells[width::step].count("\n") == lines:
+            return Block(columns=[cells[at:-1:step] for at in range(width)], bad=[], used=used)
+    rows, bad = list[list[str]](), list[tuple[int, str]]()
+    for number, line in enumerate(text.split("\n")):
         fields = line.split(",")
         if len(fields) == width and line:
             rows.append(fields)
         elif line.strip():
             bad.append((number, _fields(fields)))
-    return Block(rows=rows, bad=bad, used=used)
+    return Block(columns=list(zip(*rows, strict=True)), bad=bad, used=used)
 
 
 def records(block: bytes, width: int) -> Iterator[Record]:
@@ -211,8 +216,8 @@ def judge_tail(tail: bytes, width: int) -> tuple[Tail, list[str]]:
     if not tail.strip():
         return "blank", []
     block = parse(tail + b"\n", width)
-    if block.rows and not block.bad and block.used > len(tail):
-        return "whole", block.rows[0]
+    if block.columns and not block.bad and block.used > len(tail):
+        return "whole", [column[0] for column in block.columns]
     if b"\n" in tail:
         return "open", []
     return ("torn" if tail.count(b",") < width else "wide"), []

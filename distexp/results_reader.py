@@ -92,7 +92,7 @@ class Reader:
         if known is None or _identity(status)[:3] != (*known[:2], offset):  # another file, or of another size
             return None
         columns = self.header.columns
-        complete = self._index.matcher(columns).all(parse(lines, len(columns)).rows)
+        complete = self._index.matcher(columns).all(parse(lines, len(columns)).columns)
         self.bookmark = Bookmark(offset=offset, header=self.header.digest)
         self._before = (self._before + lines)[-BEFORE_BYTES:]
         self._identity = _identity(status)
@@ -159,7 +159,7 @@ class Reader:
         skipped = -1
         while offset != skipped:
             for block in blocks(file, offset, width):
-                complete |= match.all(block.rows)
+                complete |= match.all(block.columns)
                 for line, found in block.bad:
                     self._add_bad(block.offset, line, found)
                 offset = block.offset + block.used

@@ -8,7 +8,7 @@ empty cell matches any value of a parameter that is not an axis. Caller holds a 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
-from itertools import product
+from itertools import compress, product
 from operator import add
 
 from distexp.grid import Grid, GridPoint, Planned
@@ -193,6 +193,11 @@ class _Group:
         return [numbers[form] for form in cell_forms(cell) if form in numbers] or [self._nowhere]
 
 
+def _among(columns: Sequence[Row], chosen: Sequence[bool]) -> list[Row]:
+    """Return the columns of the chosen rows."""
+    return [list(compress(column, chosen)) for column in columns]
+
+
 class Matcher:
     """Compares the rows of one file with tasks."""
 
@@ -205,17 +210,19 @@ class Matcher:
         """Return the keys of the tasks that this row completes."""
         return [key for plan in self._plans_for(self._phase(fields)) for key in plan.match(fields)]
 
-    def all(self, rows: Sequence[Row]) -> set[str]:
-        """Return the keys of the tasks that these rows complete."""
-        by_phase: dict[str, list[Row]] = {}
-        for fields in rows:
-            by_phase.setdefault(self._phase(fields), []).append(fields)
-        return {
-            key
-            for phase, some in by_phase.items()
-            for plan in self._plans_for(phase)
-            for key in plan.match_all(some)
-        }
+    def all(self, columns: Sequence[Row]) -> set[str]:
+        """Return the keys of the tasks that rows complete, given all their columns."""
+        if not columns or self._phase_at is None:
+            return self._all("", columns) if columns else set()
+        cells = columns[self._phase_at]
+        phases = set(cells)
+        if len(phases) == 1:
+            return self._all(cells[0], columns)
+        some = {phase: _among(columns, [cell == phase for cell in cells]) for phase in phases}
+        return {key for phase, these in some.items() for key in self._all(phase, these)}
+
+    def _all(self, phase: str, columns: Sequence[Row]) -> set[str]:
+        return {key for plan in self._plans_for(phase) for key in plan.match_all(columns)}
 
     def _phase(self, fields: Row) -> str:
         return "" if self._phase_at is None else fields[self._phase_at]
@@ -238,16 +245,15 @@ class _Plan:
         rest = tuple([fields[place] for place, _ in self._rest])
         return self.group.find([fields[place] for place in self._axes]) if self._accepts(rest) else []
 
-    def match_all(self, rows: Sequence[Row]) -> set[str]:
-        columns = list(zip(*rows, strict=True))
+    def match_all(self, columns: Sequence[Row]) -> set[str]:
         if self._rest:
             rests = list(zip(*[columns[place] for place, _ in self._rest], strict=True))
-            if not all(map(self._accepts, set(rests))):
-                rows = [row for row, rest in zip(rows, rests, strict=True) if self._accepts(rest)]
-                return self.match_all(rows) if rows else set()
+            accepted = set(filter(self._accepts, set(rests)))
+            if not accepted.issuperset(rests):
+                columns = _among(columns, [rest in accepted for rest in rests])
         found = self.group.find_all([columns[place] for place in self._axes])
         if found is None:
-            return {key for row in rows for key in self.match(row)}
+            return {key for row in zip(*columns, strict=True) for key in self.match(row)}
         return {key for key in found if key is not None}
 
     def _accepts(self, rest: tuple[str, ...]) -> bool:

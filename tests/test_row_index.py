@@ -167,8 +167,9 @@ def test_tasks_of_a_grid_are_found_as_if_each_were_alone(chosen: set[int], data:
     cell = [st.sampled_from(cells.get(column, CELLS)) for column in columns]
     rows = data.draw(st.lists(st.tuples(*cell), min_size=1, max_size=5))
     expected = {point.key for point in points for row in rows if completes(point.task, columns, list(row))}
-    assert TaskIndex(points).matcher(columns).all(rows) == expected
-    assert TaskIndex([point.task for point in points]).matcher(columns).all(rows) == expected
+    by_column = list(zip(*rows, strict=True))
+    assert TaskIndex(points).matcher(columns).all(by_column) == expected
+    assert TaskIndex([point.task for point in points]).matcher(columns).all(by_column) == expected
 
 
 @examples(20)
