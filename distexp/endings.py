@@ -6,7 +6,7 @@ looked for in its file before it is lent again.
 
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Set
 
 from msgspec import structs
 
@@ -170,12 +170,12 @@ class Endings:
         except JournalUnwritable as error:  # nobody waits for an answer, and the next flush tries again
             log.warning("%s", error)
 
-    def finished(self, keys: Collection[str]) -> None:
+    def finished(self, keys: Set[str]) -> None:
         """Mark tasks whose rows were seen as complete, and say whose work it is, if it is new and was lent.
 
         Caller holds the lock of the tasks' results file.
         """
-        for key in [key for key in list(self._reporters) if key in keys]:  # of another manager's lease, too
+        for key in keys & set(self._reporters):  # of another manager's lease, too
             self._finish(key)
         for key in self._queue.complete_unlent(keys):
             self._finish(key)

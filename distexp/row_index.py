@@ -219,10 +219,10 @@ class Matcher:
         if len(phases) == 1:
             return self._all(cells[0], columns)
         some = {phase: _among(columns, [cell == phase for cell in cells]) for phase in phases}
-        return {key for phase, these in some.items() for key in self._all(phase, these)}
+        return set[str]().union(*[self._all(phase, these) for phase, these in some.items()])
 
     def _all(self, phase: str, columns: Sequence[Row]) -> set[str]:
-        return {key for plan in self._plans_for(phase) for key in plan.match_all(columns)}
+        return set[str]().union(*[plan.match_all(columns) for plan in self._plans_for(phase)])
 
     def _phase(self, fields: Row) -> str:
         return "" if self._phase_at is None else fields[self._phase_at]
@@ -254,7 +254,7 @@ class _Plan:
         found = self.group.find_all([columns[place] for place in self._axes])
         if found is None:
             return {key for row in zip(*columns, strict=True) for key in self.match(row)}
-        return {key for key in found if key is not None}
+        return set(filter(None, found))
 
     def _accepts(self, rest: tuple[str, ...]) -> bool:
         accepted = self._accepted.get(rest)

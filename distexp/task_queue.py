@@ -6,7 +6,7 @@ What must outlive the manager leaves through `on_change`, called under the lock,
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 
 from distexp.entry import MOVES, Borrower, Cause, Entry, Lease, State
@@ -154,18 +154,17 @@ class TaskQueue(Register):
 
     # -- endings -----------------------------------------------------------------------------------------
 
-    def complete_unlent(self, keys: Iterable[str]) -> list[str]:
-        """Mark pending tasks that were never lent as complete, in few steps; return the other keys."""
-        others, done = list[str](), 0
+    def complete_unlent(self, keys: Set[str]) -> set[str]:
+        """Mark pending tasks that were never lent as complete, in few steps; return the keys of others."""
+        others, done, pending, complete = set[str](), 0, State.PENDING, State.COMPLETE
         with self._lock:
-            for key in keys:
-                entry = self._entries.get(key)
-                if entry is not None and entry.state is State.PENDING and not entry.attempts:
-                    entry.state = State.COMPLETE
+            for entry in self._known(keys):
+                if entry.state is pending and not entry.attempts:
+                    entry.state = complete
                     done += 1
                 else:
-                    others.append(key)
-            self._counts.update({State.PENDING: -done, State.COMPLETE: done})
+                    others.add(entry.key)
+            self._counts.update({pending: -done, complete: done})
         return others
 
     def complete(self, key: str) -> Entry | None:

@@ -75,13 +75,13 @@ def test_rows_complete_tasks_that_were_never_lent_at_once_and_the_others_are_tol
     desk.lend()
     desk.queue.cancel(cancelled)
     recorded = len(desk.records)
-    assert desk.queue.complete_unlent([lent, *unlent, cancelled, "nope"]) == [lent, cancelled, "nope"]
+    assert desk.queue.complete_unlent({lent, *unlent, cancelled, "nope"}) == {lent, cancelled}
     states = [State.ASSIGNED, State.CANCELLED, State.COMPLETE, State.COMPLETE]
     assert [desk.state(task) for task in desk.tasks] == states
     assert desk.queue.counts()[State.COMPLETE] == 2
     assert desk.queue.counts()[State.PENDING] == 0
     assert len(desk.records) == recorded
-    assert desk.queue.complete_unlent(unlent) == unlent
+    assert desk.queue.complete_unlent({*unlent}) == {*unlent}
 
 
 def test_unknown_keys_and_labels_are_refused_by_name() -> None:

@@ -63,7 +63,7 @@ class QueueAndJournal(RuleBasedStateMachine):
         self.journal = Journal(Path(self.folder.name, "journal"))
         self.queue = TaskQueue(self.clock, self.journal.record)
         self.queue.sync(TASKS)
-        assert self.queue.complete_unlent(self.rows) == []
+        assert self.queue.complete_unlent(self.rows) == set()
         self.queue.restore(self.journal.load())
 
     @property
@@ -166,7 +166,7 @@ class QueueAndJournal(RuleBasedStateMachine):
     def a_row_appears(self, key: str) -> None:
         self.rows.add(key)
         is_unlent = self.state[key] is State.PENDING and not self.known.attempts[key]
-        assert self.queue.complete_unlent([key]) == ([] if is_unlent else [key])
+        assert self.queue.complete_unlent({key}) == (set() if is_unlent else {key})
         is_news = self.queue.complete(key) is not None
         assert is_news is (self.state[key] is not State.COMPLETE and not is_unlent)
         self.drop(key, State.COMPLETE)
