@@ -16,7 +16,7 @@ from benchmarks.chaos.checks import Evidence
 from benchmarks.chaos.faults import Faults
 from benchmarks.chaos.findings import gather
 from benchmarks.chaos.plan import Event, Kind, Plan, Seat
-from benchmarks.chaos.stage import MANAGER_WAIT_S, Actor, Stage
+from benchmarks.chaos.stage import Actor, Stage
 
 LOOK_S = 0.05  # between two looks at the processes
 START_S = 60.0  # for a manager to serve, on a busy machine
@@ -132,16 +132,16 @@ class Trial:
         manager.signal(signal.SIGINT)
         if not _wait([manager], GONE_S):
             return f"{manager.name} did not stop within {GONE_S:g} s"
-        last = self.stage.start_manager("--exit-when-done")
+        last = self.stage.start_manager()
         for far in range(len(self.stage.folders)):
             self.stage.start_worker(Seat(far, "forkserver"))
         patience_s = END_S + LEASES_S / self.stage.speed
-        if not _wait([last], patience_s):
-            return f"the sweep did not end within {patience_s:g} s"
-        patience_s = GONE_S + MANAGER_WAIT_S / self.stage.speed  # for one that did not hear the farewell
         if not _wait(self.stage.workers, patience_s):
             late = [worker.name for worker in self.stage.workers if worker.is_alive]
             return f"{', '.join(late)} did not leave within {patience_s:g} s"
+        last.signal(signal.SIGINT)
+        if not _wait([last], GONE_S):
+            return f"{last.name} did not stop within {GONE_S:g} s"
         return ""
 
 
