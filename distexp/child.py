@@ -9,6 +9,7 @@ it up); elsewhere, and for `process: fresh`, each is a new interpreter.
 import contextlib
 import logging
 import multiprocessing
+import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ import msgspec
 from distexp.child_main import Began, Broke, FromChild, Outcome, Reported, Run, Setup, Stop, main
 from distexp.entry import Cause
 from distexp.host import ProcessMark
-from distexp.process_tree import kill_tree
+from distexp.process_tree import end_marked, kill_tree
 from distexp.run_log import LOG_FILE, last_lines
 from distexp.task import Task
 from distexp.template_process import template_order
@@ -83,6 +84,8 @@ class Attempt:
         if not self._said_its_last or not self._has_died():
             kill_tree(self._process.pid)
             self._process.join(REAP_S)
+        if not self._said_its_last:  # by a kill from outside what had detached itself lives on
+            end_marked(self.setup.mark)
         self._channel.close()
 
     def is_ready_for(self, experiment: str, gpus: tuple[str, ...]) -> bool:
@@ -166,7 +169,8 @@ class Children:
         return _start("spawn", self._setup(task, is_warm=False))
 
     def _setup(self, task: Task, *, is_warm: bool) -> Setup:
-        return Setup(task.experiment, self._device, self._threads, is_warm, self._shown_to(task))
+        mark = secrets.token_hex(8)
+        return Setup(task.experiment, self._device, self._threads, is_warm, self._shown_to(task), mark)
 
     def _fork(self, task: Task) -> Attempt:
         """Fork a child from the template, made for the first experiment; others are imported by their child.

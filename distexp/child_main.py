@@ -30,7 +30,7 @@ from distexp.context import Context
 from distexp.curves import Curves, block_board, import_board
 from distexp.entry import Cause
 from distexp.errors import TaskStopped, one_line
-from distexp.process_tree import detach, end_descendants, end_own_tree
+from distexp.process_tree import MARK_VARIABLE, detach, end_descendants, end_own_tree
 from distexp.rows import check_result
 from distexp.run_log import LOG_FILE
 from distexp.task import Scalar, Task
@@ -54,6 +54,7 @@ class Setup:
     threads: int
     is_warm: bool  # the template has warmed it up
     gpus: tuple[str, ...] = ()  # UUIDs of the cards that its task sees, of those of the worker
+    mark: str = ""  # of all that it starts
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
@@ -133,6 +134,7 @@ class Inbox:
 def main(channel: Connection, setup: Setup) -> None:
     """Run one task, the whole life of a child."""
     detach()
+    os.environ[MARK_VARIABLE] = setup.mark
     inbox = Inbox(channel)
     if setup.gpus:  # before anything here starts CUDA
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup.gpus)

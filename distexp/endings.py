@@ -140,13 +140,11 @@ class Endings:
         """Take a task back without cost."""
         entry = self._reported(request)
         state = self._queue.release(_lease_id(request, entry, worker), entry.task.key)
+        if state is not None:
+            reason = request.reason or "no reason"
+            log.info("Task %s given back by %s: %s", entry.task.task_id, worker.name, reason)
         self._journal.flush()
-        if state is None:
-            return _LATE
-        log.info(
-            "Task %s given back by %s: %s", entry.task.task_id, worker.name, request.reason or "no reason"
-        )
-        return wire.Ack()
+        return _LATE if state is None else wire.Ack()
 
     def _reported(self, request: wire.Report) -> Entry:
         return self._queue.entry(request.key or self._queue.key_of(request.task_id))

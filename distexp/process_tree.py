@@ -10,6 +10,7 @@ from types import FrameType
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36  # of <linux/prctl.h>
+MARK_VARIABLE = "DISTEXP_TASK_PROCESS"  # in the environment of all that a child starts
 CLUSTER_SIGNALS = ("SIGTERM", "SIGUSR2")  # Slurm sends them to every process of a job
 
 
@@ -64,6 +65,14 @@ def kill_tree(pid: int | None) -> None:
     if sys.platform != "win32":
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)  # those whose parent has ended before them
+
+
+def end_marked(mark: str) -> None:
+    """End the programs that a process with this mark has started, detached ones too."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK_VARIABLE) == mark:
+                process.kill()
 
 
 def end_own_tree() -> None:

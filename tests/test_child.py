@@ -124,6 +124,28 @@ def test_whatever_the_task_started_ends_with_it(
     await_gone(double)
 
 
+@linux_only
+@pytest.mark.parametrize("children", METHODS, indirect=True)
+def test_a_program_that_the_task_detached_ends_with_a_task_that_somebody_kills(
+    children: Children, write: Write, tmp_path: Path
+) -> None:
+    source = """
+import os, signal, subprocess, sys
+def run(params, context):
+    nap = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
+    (context.output_dir / "nap").write_text(f"{nap.pid}\\n")
+    signal.pause()
+"""
+    attempt = children.start(a_run(tmp_path, write(source)))
+    try:
+        nap = psutil.Process(await_pid(tmp_path / "nap"))
+        nap.parent().kill()
+        assert isinstance(await_end(attempt), Broke)
+    finally:
+        attempt.kill()
+    await_gone(nap.pid)
+
+
 def test_stdin_is_empty_and_all_output_at_any_level_is_in_the_tasks_log(
     children: Children, write: Write, tmp_path: Path
 ) -> None:
