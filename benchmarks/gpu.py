@@ -4,7 +4,7 @@ import os
 
 from benchmarks.figures import Figure
 from benchmarks.harness import ROUNDS
-from benchmarks.trainings import bare_ends, our_ends, span_s
+from benchmarks.trainings import EPOCHS, bare_ends, our_ends, span_s
 from distexp.errors import NoGpuError
 from distexp.gpu import list_gpus
 
@@ -21,7 +21,7 @@ def measure() -> list[Figure]:
         print(f"skipped ({error});", end=" ")
         return []
     os.environ["CUDA_VISIBLE_DEVICES"] = card.uuid
-    bare = [_per_minute(bare_ends(TRAININGS, 1, "cuda"), 1) for _ in range(ROUNDS)]
+    bare = [_per_minute(bare_ends(TRAININGS, 1, "cuda", EPOCHS), 1) for _ in range(ROUNDS)]
     return [
         Figure(
             f"small trainings per minute on one {card.name}, {slots} slots",
@@ -33,7 +33,7 @@ def measure() -> list[Figure]:
 
 def _ours(slots: int) -> float:
     words = ("--device", "gpu", "--slots-per-gpu", str(slots), "--min-free-gb", MIN_FREE_GB)
-    return _per_minute(our_ends(TRAININGS, slots, *words), slots)
+    return _per_minute(our_ends(TRAININGS, slots, EPOCHS, *words), slots)
 
 
 def _per_minute(ends: list[float], workers: int) -> float:

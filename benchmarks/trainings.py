@@ -1,6 +1,7 @@
 """24 trainings of about a second, two at a time: two workers beside two bare processes, and beside Ray.
 
-All are measured from the end of each process's first training, so that imports count for none.
+All are measured from the end of each process's first training, so that imports count for none. How many
+epochs a second has on this machine is tried first.
 """
 
 import multiprocessing
@@ -19,7 +20,9 @@ from benchmarks.rivals import Rival
 RAY = Rival("Ray, two actors", "on_ray.py", package="ray")
 WORKERS = 2
 TRAININGS = 24
-PARAMETERS = {"dataset": "digits", "model": "mlp", "width_factor": 4, "epochs": 25}
+TRIED = 4  # before: how long does one take?
+PARAMETERS = {"dataset": "digits", "model": "mlp", "width_factor": 4}
+EPOCHS = 25  # of a small training
 BAR = 1.05
 TIMED = """
 import time
@@ -35,15 +38,21 @@ def run(params, context):
 def measure() -> list[Figure]:
     """Return the time of ours beside that of the bare processes and of Ray, in alternating rounds."""
     ours, bare, ray = [], [], list[float]()
+    epochs = _epochs_of_a_second()
     for _ in range(ROUNDS):
-        bare.append(span_s(bare_ends(TRAININGS, WORKERS, "cpu"), WORKERS))
-        ours.append(span_s(our_ends(TRAININGS, WORKERS, "--device", "cpu"), WORKERS))
-        ray += RAY.run(str(TRAININGS), str(WORKERS), with_ours=True)
+        bare.append(span_s(bare_ends(TRAININGS, WORKERS, "cpu", epochs), WORKERS))
+        ours.append(span_s(our_ends(TRAININGS, WORKERS, epochs, "--device", "cpu"), WORKERS))
+        ray += RAY.run(str(TRAININGS), str(WORKERS), str(epochs), with_ours=True)
     name = f"{TRAININGS} trainings, {WORKERS} workers, a fresh child each"
     return [
         Figure(name, "s", ours, times_at_most(BAR), f"{WORKERS} bare persistent processes", bare),
         Figure(name, "s", ours, times_at_most(1), RAY.name(), ray),
     ]
+
+
+def _epochs_of_a_second() -> int:
+    first, *_, last = ends = bare_ends(TRIED, 1, "cpu", EPOCHS)
+    return max(1, round(EPOCHS * (len(ends) - 1) / (last - first)))
 
 
 def span_s(ends: Sequence[float], workers: int) -> float:
@@ -52,9 +61,9 @@ def span_s(ends: Sequence[float], workers: int) -> float:
     return in_order[-1] - in_order[workers - 1]
 
 
-def our_ends(trainings: int, workers: int, *words: str) -> list[float]:
+def our_ends(trainings: int, workers: int, epochs: int, *words: str) -> list[float]:
     """Return when each training of a sweep ended; each worker is started with these words."""
-    settings = ", ".join(f"{name}: {value}" for name, value in PARAMETERS.items())
+    settings = ", ".join(f"{name}: {value}" for name, value in (PARAMETERS | {"epochs": epochs}).items())
     config = (
         f"defaults: {{experiment: 'timed:run', output_dir: results, {settings}}}\n"
         f"train: {{combinations: [{{seed: {list(range(workers + trainings))}}}]}}\n"
@@ -67,32 +76,33 @@ def our_ends(trainings: int, workers: int, *words: str) -> list[float]:
         return [float(end) for end in (workdir.root / "ends").read_text(encoding="utf-8").split()]
 
 
-def bare_ends(trainings: int, workers: int, device: str) -> list[float]:
+def bare_ends(trainings: int, workers: int, device: str, epochs: int) -> list[float]:
     """Return when each training of so many persistent processes ended."""
     context = multiprocessing.get_context("spawn")
     pipes, ends = [], list[float]()
     for index in range(workers):
         ours, theirs = context.Pipe(duplex=False)
         seeds = range(index, workers + trainings, workers)
-        context.Process(target=train_all, args=(list(seeds), theirs, device)).start()
+        context.Process(target=train_all, args=(list(seeds), theirs, device, epochs)).start()
         pipes.append((ours, len(seeds)))
     for pipe, number in pipes:
         ends += [pipe.recv() for _ in range(number)]
     return ends
 
 
-def train_all(seeds: Sequence[int], ends: Connection, device: str) -> None:
+def train_all(seeds: Sequence[int], ends: Connection, device: str, epochs: int) -> None:
     """Train once for each seed, in this process."""
     for seed in seeds:
-        train(seed, device)
+        train(seed, device, epochs)
         ends.send(time.monotonic())
 
 
-def train(seed: int, device: str) -> None:
+def train(seed: int, device: str, epochs: int) -> None:
     """Train once."""
     os.environ["OMP_NUM_THREADS"] = "1"
     from distexp.context import Context
     from distexp.experiments.classification import run
 
     with TemporaryDirectory() as checkpoint_dir:
-        run(dict(PARAMETERS), Context(seed=seed, checkpoint_dir=Path(checkpoint_dir), device=device))
+        context = Context(seed=seed, checkpoint_dir=Path(checkpoint_dir), device=device)
+        run(PARAMETERS | {"epochs": epochs}, context)

@@ -88,6 +88,11 @@ class Attempt:
             end_marked(self.setup.mark)
         self._channel.close()
 
+    @property
+    def has_said_its_last(self) -> bool:
+        """Whether it has told how it ended: all that it had started has ended, and it is about to exit."""
+        return self._said_its_last
+
     def is_ready_for(self, experiment: str, gpus: tuple[str, ...]) -> bool:
         """Return whether a task of this experiment that sees these cards can be handed over."""
         return (self.setup.experiment, self.setup.gpus) == (experiment, gpus) and not self._has_died()
@@ -128,6 +133,7 @@ class Children:
         self._method: StartMethod = method
         self._device, self._threads, self._gpus = device, threads, tuple(gpus)
         self._standby: Attempt | None = None
+        self._retired: Attempt | None = None
         self._template: str | None = None  # the experiment the template is made for
 
     def start(self, run: Run) -> Attempt:
@@ -137,7 +143,21 @@ class Children:
         else:
             attempt = self._take_standby(run.task) or self._launch(run.task, self._method)
         attempt.run(run)
+        self._end_retired()
         return attempt
+
+    def retire(self, attempt: Attempt) -> None:
+        """End a child; one that has told its result leaves its memory (milliseconds) while the next works."""
+        self._end_retired()
+        if attempt.has_said_its_last:
+            self._retired = attempt
+        else:
+            attempt.kill()
+
+    def _end_retired(self) -> None:
+        if self._retired is not None:
+            self._retired.kill()
+        self._retired = None
 
     def prepare(self, task: Task) -> None:
         """Start the child for one more such task now, while the current one works."""
@@ -145,8 +165,9 @@ class Children:
             self._standby = self._launch(task, self._method)
 
     def close(self) -> None:
-        """End the standby."""
+        """End the standby and the retired one."""
         self._take_standby(None)
+        self._end_retired()
 
     def _take_standby(self, task: Task | None) -> Attempt | None:
         """Return the standby if it can run this task; end it if not."""

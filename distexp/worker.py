@@ -158,7 +158,7 @@ class Worker:
                 attempt.kill()  # before anybody else may run this task, and before its card is looked at
             self._settle(task, outcome)
         finally:
-            attempt.kill()
+            self._children.retire(attempt)
 
     def _start_child(self, task: TaskReply, run: Run) -> Attempt | None:
         """Return the child, or None when the task is settled without one.

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from live_child import DEADLINE_S, METHODS, Write, a_run, await_end, await_gone, outcome_of
+from msgspec.structs import replace
 from support import poll
 
 from distexp.child import Children
@@ -122,6 +123,21 @@ def test_whatever_the_task_started_ends_with_it(
         attempt.kill()
     await_gone(single)
     await_gone(double)
+
+
+@pytest.mark.parametrize("children", METHODS, indirect=True)
+def test_a_retired_child_may_leave_while_others_work_and_is_gone_once_all_are_closed(
+    children: Children, write: Write, tmp_path: Path
+) -> None:
+    run = a_run(tmp_path, write("import time\ndef run(p, c): return time.sleep(600 * (c.attempt - 1)) or {}"))
+    attempt = children.start(run)
+    assert isinstance(await_end(attempt), Finished)
+    children.retire(attempt)
+    still_runs = children.start(replace(run, attempt=2))
+    assert not attempt._process.is_alive(), "the next child is at work, so the one before has had its time"
+    children.retire(still_runs)
+    assert not still_runs._process.is_alive()
+    children.close()
 
 
 @linux_only
