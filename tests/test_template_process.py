@@ -47,7 +47,7 @@ def warm_up(device): warmed_in.append((os.getpid(), device))
 def run(params, context):
     return {"imported_here": imported_in == os.getpid(), "warmed": len(warmed_in),
             "warmed_here": warmed_in[0][0] == os.getpid(), "for": warmed_in[0][1],
-            "pid": os.getpid(), "traces": sum(n.startswith("DISTEXP") for n in os.environ),
+            "pid": os.getpid(), "traces": sum(n.startswith("DISTEXP_TEMPLATE") for n in os.environ),
             "path": os.environ.get("PYTHONPATH", "none"),
             "script": getattr(sys.modules["__main__"], "__file__", None) or "none"}
 """
