@@ -135,6 +135,8 @@ class Worker:
             log.info("No time is left: %s", reply.message)
             self._is_short = True
             return False
+        if self._free_mib:
+            self._children.close()  # a standby holds memory of the card that a task may wait for
         self._link.wait(reply.retry_after_s)
         return True
 

@@ -1,15 +1,19 @@
 """GPU workers as processes, on the cards of a stand-in machine."""
 
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from live_manager import Folder, Talk
-from live_worker import CONFIG, await_began, gated_folder, open_gate, worker_process
+from live_worker import CONFIG, await_began, await_rows, gated_folder, open_gate, worker_process
 from stand_in.machine import card, environment, write_scenario
 from support import poll
 
 from distexp.manager import ExperimentManager
 from distexp.worker_command import main
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forkserver is the default on Linux alone")
 
 # Two workers meet: neither task ends before both have begun.
 SHOW = """
@@ -158,6 +162,25 @@ def test_a_task_waits_until_the_memory_that_it_needs_is_free_and_show_says_so(tm
         sees_of(folder, card(0, 12 * 1024))
         assert worker.code() == 0
     assert [row["worker"] for row in folder.rows()] == ["gpu0"]
+
+
+@linux_only
+def test_a_worker_that_waits_for_memory_keeps_no_process_ready_that_holds_some(tmp_path: Path) -> None:
+    config = CONFIG + "exp2: {{defaults: {{min_free_gb: 12}}, combinations: [width: [2]]}}\n"
+    folder = gated_folder(tmp_path, "[1]", SHOW, config)
+    open_gate(folder.root)
+    sees = sees_of(folder, card(0, 8 * 1024))
+    with folder.serving(), worker_process(folder.root, device="gpu", environment=sees) as worker:
+        await_rows(folder, 1)
+        mine = psutil.Process(worker.process.pid)
+
+        def forked() -> list[psutil.Process]:
+            return [each for each in mine.children(recursive=True) if each.ppid() != mine.pid]
+
+        poll(lambda: not forked(), "the standby has ended")
+        sees_of(folder, card(0, 12 * 1024))
+        assert worker.code() == 0
+    assert [row["phase"] for row in folder.rows()] == ["exp1_vary_width", "exp2"]
 
 
 @pytest.mark.parametrize(
