@@ -242,10 +242,11 @@ def test_what_a_run_leaves_behind_is_found(tmp_path: Path, monkeypatch: pytest.M
     assert found.torn_lines == 1
 
 
-def test_only_a_child_that_is_born_as_its_worker_leaves_may_print_pythons_own_traceback() -> None:
+@pytest.mark.parametrize("module", ["spawn", "forkserver"])
+def test_only_where_a_child_is_born_as_its_worker_leaves_pythons_own_traceback_may_stand(module: str) -> None:
     birth = (
         "Traceback (most recent call last):",
-        '  File "multiprocessing/spawn.py"',
+        f'  File "multiprocessing/{module}.py"',
         "EOFError: Ran out of input",
     )
     lines = said(*birth, who="worker1@work")

@@ -232,18 +232,19 @@ def check_nothing_left(evidence: Evidence) -> Iterator[str]:
         yield f"{evidence.torn_lines} torn lines were set aside, the plan tore {evidence.tears}"
 
 
+_BIRTH = ("multiprocessing/spawn.py", "multiprocessing/forkserver.py")  # of a child, or of its template
 _BUGS = ("Traceback (most recent call last)", "is not in the table", "internal error", "request failed")
 
 
 def check_no_bug_shown(evidence: Evidence) -> Iterator[str]:
-    """No process printed a traceback, but for Python's own in a child whose worker left at its birth."""
+    """No process printed a traceback, but for Python's own where a worker left at the birth of a child."""
     excused = {who for who, _, is_excused in evidence.ends if is_excused}
     excused |= {line.who for line in evidence.lines if re.search(r"Giving task \S+ back", line.text)}
     shown: Counter[str] = Counter()
     for number, line in enumerate(evidence.lines):
         if any(word in line.text for word in _BUGS):
             after = [each.text for each in evidence.lines[number : number + 20] if each.who == line.who]
-            is_birth = any("multiprocessing/spawn.py" in text for text in after[:8])
+            is_birth = any(module in text for module in _BIRTH for text in after[:8])
             shown[line.who] += not (is_birth and line.who in excused)
     for who, number in shown.items():
         if number:
