@@ -50,7 +50,7 @@ class Attempt:
         self._mark = ProcessMark.of(process.pid) if process.pid else None
         self._log = Path()
         self._outcome: Outcome | None = None
-        self._said_its_last = False
+        self._said_its_last = self._is_over = False
 
     @property
     def waitables(self) -> Sequence[Connection | int]:
@@ -78,13 +78,16 @@ class Attempt:
         return self._outcome
 
     def kill(self) -> None:
-        """End the child and everything it has started; return when it is gone."""
+        """End the child and everything it has started; return when it is gone. Once: its pid gets free."""
+        if self._is_over:
+            return
+        self._is_over, was_dead = True, self._has_died()
         if self._said_its_last:  # it has ended what it started, and is about to exit
             self._process.join(EXIT_S)
         if not self._said_its_last or not self._has_died():
             kill_tree(self._process.pid)
             self._process.join(REAP_S)
-        if not self._said_its_last:  # by a kill from outside what had detached itself lives on
+        if was_dead and not self._said_its_last:  # by a kill from outside: what had detached itself lives on
             end_marked(self.setup.mark)
         self._channel.close()
 
@@ -155,9 +158,9 @@ class Children:
             attempt.kill()
 
     def _end_retired(self) -> None:
-        if self._retired is not None:
-            self._retired.kill()
-        self._retired = None
+        retired, self._retired = self._retired, None
+        if retired is not None:
+            retired.kill()
 
     def prepare(self, task: Task) -> None:
         """Start the child for one more such task now, while the current one works."""

@@ -54,7 +54,7 @@ class Setup:
     threads: int
     is_warm: bool  # the template has warmed it up
     gpus: tuple[str, ...] = ()  # UUIDs of the cards that its task sees, of those of the worker
-    mark: str = ""  # of all that it starts
+    mark: str = "unmarked"  # of all that it starts
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):

@@ -146,7 +146,7 @@ def _plain(text: str, width: int, used: int) -> Block:
     """Read lines without quotes: the common case, and ten times as fast, most of all if all are good."""
     text = text.replace("\r\n", "\n")
     lines, step = text.count("\n"), width + 1
-    if width > 1:  # else a blank line looks like a record
+    if lines and width > 1:  # else a blank line looks like a record
         cells = text.replace("\n", ",\n,").split(",")  # of each line, then a newline
         if len(cells) == lines * step + 1 and cells[width::step].count("\n") == lines:
             return Block(columns=[cells[at:-1:step] for at in range(width)], bad=[], used=used)

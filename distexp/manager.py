@@ -163,7 +163,7 @@ class ExperimentManager:
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
         known = self.journal.load()
         self.queue.restore(known, retry_failed=self._retry_failed)
-        if any(record.lease is not None for record in known):
+        if any(record.lease is not None and self.queue.knows(record.key) for record in known):
             self._stays_until_s = time.monotonic() + FAREWELL_S
         self.service.take_over()
         self._alerts = Alerts(self.queue, self._commands, self.service.status, self.workdir.root)

@@ -68,11 +68,12 @@ def kill_tree(pid: int | None) -> None:
 
 
 def end_marked(mark: str) -> None:
-    """End the programs that a process with this mark has started, detached ones too."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.environ().get(MARK_VARIABLE) == mark:
-                process.kill()
+    """End the programs that a process with this mark has started with its environment, detached ones too."""
+    for _ in range(2):  # again for what was started while the first list was made
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK_VARIABLE) == mark:
+                    process.kill()
 
 
 def end_own_tree() -> None:

@@ -57,6 +57,11 @@ class Register:
         with self._lock:
             return self._entry(key).copy()
 
+    def knows(self, key: str) -> bool:
+        """Return whether a task has this key."""
+        with self._lock:
+            return key in self._entries
+
     def key_of(self, task_id: str) -> str:
         """Return the key of the task that has this label now.
 
@@ -137,7 +142,7 @@ class Register:
             return [lease for lease in found if lease is not None]
 
     def _known(self, keys: Set[str]) -> list[Entry]:
-        """Return the entries of those keys that there are."""
+        """Return the entries of those keys that there are.  Caller holds the lock."""
         if len(keys) > len(self._entries) / 8:  # memory is read much faster in its order
             return [entry for key, entry in self._entries.items() if key in keys]
         return [self._entries[key] for key in keys if key in self._entries]

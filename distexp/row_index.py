@@ -8,7 +8,7 @@ empty cell matches any value of a parameter that is not an axis. Caller holds a 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
-from itertools import compress, product
+from itertools import product
 from operator import add
 
 from distexp.grid import Grid, GridPoint, Planned
@@ -193,9 +193,9 @@ class _Group:
         return [numbers[form] for form in cell_forms(cell) if form in numbers] or [self._nowhere]
 
 
-def _among(columns: Sequence[Row], chosen: Sequence[bool]) -> list[Row]:
-    """Return the columns of the chosen rows."""
-    return [list(compress(column, chosen)) for column in columns]
+def _among(columns: Sequence[Row], places: Sequence[int]) -> list[Row]:
+    """Return the columns of the rows in these places."""
+    return [[column[place] for place in places] for column in columns]
 
 
 class Matcher:
@@ -214,15 +214,18 @@ class Matcher:
         """Return the keys of the tasks that rows complete, given all their columns."""
         if not columns or self._phase_at is None:
             return self._all("", columns) if columns else set()
-        cells = columns[self._phase_at]
-        phases = set(cells)
-        if len(phases) == 1:
-            return self._all(cells[0], columns)
-        some = {phase: _among(columns, [cell == phase for cell in cells]) for phase in phases}
-        return set[str]().union(*[self._all(phase, these) for phase, these in some.items()])
+        places: dict[str, list[int]] = {}
+        for place, phase in enumerate(columns[self._phase_at]):
+            places.setdefault(phase, []).append(place)
+        if len(places) == 1:
+            return self._all(next(iter(places)), columns)
+        return set[str]().union(*[self._all(phase, columns, at) for phase, at in places.items()])
 
-    def _all(self, phase: str, columns: Sequence[Row]) -> set[str]:
-        return set[str]().union(*[plan.match_all(columns) for plan in self._plans_for(phase)])
+    def _all(self, phase: str, columns: Sequence[Row], at: Sequence[int] | None = None) -> set[str]:
+        plans = self._plans_for(phase)
+        if plans and at is not None:
+            columns = _among(columns, at)
+        return set[str]().union(*[plan.match_all(columns) for plan in plans])
 
     def _phase(self, fields: Row) -> str:
         return "" if self._phase_at is None else fields[self._phase_at]
@@ -250,7 +253,7 @@ class _Plan:
             rests = list(zip(*[columns[place] for place, _ in self._rest], strict=True))
             accepted = set(filter(self._accepts, set(rests)))
             if not accepted.issuperset(rests):
-                columns = _among(columns, [rest in accepted for rest in rests])
+                columns = _among(columns, [place for place, rest in enumerate(rests) if rest in accepted])
         found = self.group.find_all([columns[place] for place in self._axes])
         if found is None:
             return {key for row in zip(*columns, strict=True) for key in self.match(row)}

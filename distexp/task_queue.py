@@ -162,7 +162,7 @@ class TaskQueue(Register):
                 if entry.state is pending and not entry.attempts:
                     entry.state = complete
                     done += 1
-                else:
+                elif entry.state is not complete:
                     others.add(entry.key)
             self._counts.update({pending: -done, complete: done})
         return others
@@ -218,9 +218,10 @@ class TaskQueue(Register):
         `largest_mib`: of the largest device of so many cards; None: such a task waits for one.
         """
         with self._lock:
-            pending = self._waiting.came_back()
-            is_rest = len(pending) == self._counts[State.PENDING] + self._counts[State.ASSIGNED]
-            if not is_rest or not all(e.is_beyond(largest_mib(e.need.gpus)) for e in pending):
+            if self._counts[State.ASSIGNED]:
+                return []
+            pending, number = self._waiting.came_back(), self._counts[State.PENDING]
+            if len(pending) < number or not all(e.is_beyond(largest_mib(e.need.gpus)) for e in pending):
                 return []
             for entry in pending:
                 self._settle(entry, State.FAILED)
@@ -282,7 +283,7 @@ class TaskQueue(Register):
             del self._leases[entry.lease.lease_id]
             entry.lease = None
 
-    # -- the one place where a state changes -------------------------------------------------------------
+    # -- the table ---------------------------------------------------------------------------------------
 
     def _move(self, entry: Entry, state: State) -> None:
         if state not in MOVES[entry.state]:

@@ -45,7 +45,7 @@ class Waiting:
         self._of(entry.need, entry.planned.phase).retry.append(key)
 
     def came_back(self) -> list[Entry]:
-        """Return the pending tasks that stand among the retries, by a walk; no other has been lent."""
+        """Return the pending tasks among the retries, by a walk: those lent before that wait for no twin."""
         keys = dict.fromkeys(itertools.chain.from_iterable(lines.retry for lines in self._lines.values()))
         return [entry for key in keys if (entry := self._entries[key]).state is State.PENDING]
 

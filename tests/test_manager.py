@@ -278,6 +278,18 @@ def test_a_kept_result_is_welcome_after_the_journal_was_moved_away(folder: Folde
 # -- when nothing more can be done ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("widths", "waits"), [([1], True), ([2], False)])
+def test_only_workers_of_an_earlier_manager_with_a_task_of_this_sweep_are_waited_for(
+    folder: Folder, widths: list[int], waits: bool
+) -> None:
+    folder.configure([1])
+    with folder.serving() as manager, worker(manager) as talk:
+        talk.say("request_task")
+    folder.configure(widths)
+    with folder.serving() as manager:
+        assert (manager._stays_until_s > 0) is waits
+
+
 def test_what_no_worker_that_is_left_has_the_memory_for_fails(folder: Folder) -> None:
     folder.configure([1])
     with folder.serving() as manager, worker(manager, memory_mib=8000) as small:

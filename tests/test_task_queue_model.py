@@ -165,10 +165,11 @@ class QueueAndJournal(RuleBasedStateMachine):
     @rule(key=key)
     def a_row_appears(self, key: str) -> None:
         self.rows.add(key)
+        is_over = self.state[key] is State.COMPLETE
         is_unlent = self.state[key] is State.PENDING and not self.known.attempts[key]
-        assert self.queue.complete_unlent({key}) == (set() if is_unlent else {key})
+        assert self.queue.complete_unlent({key}) == (set() if is_unlent or is_over else {key})
         is_news = self.queue.complete(key) is not None
-        assert is_news is (self.state[key] is not State.COMPLETE and not is_unlent)
+        assert is_news is not (is_over or is_unlent)
         self.drop(key, State.COMPLETE)
 
     @rule(key=key)

@@ -63,13 +63,13 @@ class Actor:
     def is_excused(self) -> bool:
         """Whether its exit code says nothing.
 
-        It was killed, met a broken config, missed the farewell, or was done: an interpreter that unwinds
-        takes signals as if nobody had asked for them.
+        It was killed, met a broken config, or was done: an interpreter that unwinds takes signals as if
+        nobody had asked for them.
         """
         if self.seat is None:
             return self.is_killed or self._has_said("error: configs/")
         was_done = self.process.returncode in (-signal.SIGTERM, -signal.SIGINT) and self._has_said(DONE)
-        return self.is_killed or self._has_said("Giving up after") or was_done
+        return self.is_killed or was_done
 
     def _has_said(self, words: str) -> bool:
         return any(words in text for text in self.said)
@@ -136,10 +136,10 @@ class Stage:
 
     # -- processes -----------------------------------------------------------------------------------------
 
-    def start_manager(self, *words: str) -> Actor:
+    def start_manager(self) -> Actor:
         """Start the folder's manager."""
         name = f"manager{sum(actor.seat is None for actor in self.actors)}"
-        words = ("--port", str(self.port), "--workdir", str(self.workdir.root), *words)
+        words = ("--port", str(self.port), "--workdir", str(self.workdir.root))
         self.manager = self._start(name, None, "experiment_manager.py", words, {})
         return self.manager
 
