@@ -1,6 +1,7 @@
 """When the user's commands run: once per failed task, once per end of the sweep."""
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ with open("told.jsonl", "a") as file:
 def serve(folder: Folder, turns: str) -> list[list[object]]:
     """Run a manager whose commands tell what they were told; `turns` is what its worker says of each task."""
     (folder.root / "tell.py").write_text(TELL.replace("told.jsonl", str(folder.root / "told.jsonl")))
-    command = f"{sys.executable} {folder.root / 'tell.py'}"
+    command = shlex.join([sys.executable, str(folder.root / "tell.py")])
     with folder.serving(on_finish=f"{command} finish", on_failure=f"{command} failure") as manager:
         with worker(manager) as talk:
             for turn in turns:
@@ -64,7 +65,8 @@ def test_a_failure_is_told_with_task_cause_and_error_before_the_end(folder: Fold
 
 def test_a_task_that_fails_as_another_is_requeued_is_told(folder: Folder) -> None:
     (folder.root / "tell.py").write_text(TELL.replace("told.jsonl", str(folder.root / "told.jsonl")))
-    with folder.serving(on_failure=f"{sys.executable} {folder.root / 'tell.py'} failure") as manager:
+    command = shlex.join([sys.executable, str(folder.root / "tell.py"), "failure"])
+    with folder.serving(on_failure=command) as manager:
         (entry, *_) = manager.queue.entries()
         for _ in range(2):  # within one turn: the number of failed tasks is what it was
             manager.queue.requeue(entry.key)
@@ -78,7 +80,7 @@ def test_a_task_that_fails_as_another_is_requeued_is_told(folder: Folder) -> Non
 def test_the_end_of_a_manager_that_leaves_tasks_behind_is_told(folder: Folder) -> None:
     queue = TaskQueue(time.monotonic, lambda record: None)
     queue.sync(tasks_of(1))
-    command = f"{sys.executable} -c \"open({str(folder.root / 'told')!r}, 'w')\""
+    command = shlex.join([sys.executable, "-c", f"open({str(folder.root / 'told')!r}, 'w')"])
     alerts = Alerts(queue, Commands.parse(command, None), dict, folder.root)
     alerts.look(has_ended=True)
     alerts.close()

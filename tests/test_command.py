@@ -129,7 +129,9 @@ def test_a_request_to_stop_lets_the_program_save_and_end(folder: Path) -> None:
 
 def test_a_request_to_stop_ends_what_a_shell_script_waits_for(folder: Path) -> None:
     sleeper = script(folder, f"open(r'{folder}/pid', 'w').write(str(os.getpid()) + '.')\ntime.sleep(600)")
-    (folder / "run.sh").write_text(f"{sleeper.replace('python', sys.executable, 1)}\necho done\n")
+    (folder / "run.sh").write_text(
+        f"{sleeper.replace('python', shlex.quote(sys.executable), 1)}\necho done\n"
+    )
     pid = folder / "pid"
     stopping = context(
         f"sh {shlex.quote(str(folder / 'run.sh'))}",
