@@ -50,7 +50,8 @@ class Attempt:
         self._mark = ProcessMark.of(process.pid) if process.pid else None
         self._log = Path()
         self._outcome: Outcome | None = None
-        self._said_its_last = self._is_over = False
+        self.has_said_its_last = False  # then all that it had started has ended, and it is about to exit
+        self._is_over = False
 
     @property
     def waitables(self) -> Sequence[Connection | int]:
@@ -82,19 +83,14 @@ class Attempt:
         if self._is_over:
             return
         self._is_over, was_dead = True, self._has_died()
-        if self._said_its_last:  # it has ended what it started, and is about to exit
+        if self.has_said_its_last:  # it has ended what it started, and is about to exit
             self._process.join(EXIT_S)
-        if not self._said_its_last or not self._has_died():
+        if not self.has_said_its_last or not self._has_died():
             kill_tree(self._process.pid)
             self._process.join(REAP_S)
-        if was_dead and not self._said_its_last:  # by a kill from outside: what had detached itself lives on
+        if was_dead and not self.has_said_its_last:  # killed from outside: what it had detached lives on
             end_marked(self.setup.mark)
         self._channel.close()
-
-    @property
-    def has_said_its_last(self) -> bool:
-        """Whether it has told how it ended: all that it had started has ended, and it is about to exit."""
-        return self._said_its_last
 
     def is_ready_for(self, experiment: str, gpus: tuple[str, ...]) -> bool:
         """Return whether a task of this experiment that sees these cards can be handed over."""
@@ -110,7 +106,7 @@ class Attempt:
             self.progress = message
         else:
             self._outcome = message
-            self._said_its_last = True
+            self.has_said_its_last = True
 
     def _send(self, message: Run | Stop) -> None:
         with contextlib.suppress(OSError):  # it died; `outcome` tells how

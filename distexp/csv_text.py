@@ -143,7 +143,7 @@ def parse(block: bytes, width: int) -> Block:
 
 
 def _plain(text: str, width: int, used: int) -> Block:
-    """Read lines without quotes: the common case, and ten times as fast, most of all if all are good."""
+    """Read lines without quotes: the common case, and five times as fast, more so if all are good."""
     text = text.replace("\r\n", "\n")
     lines, step = text.count("\n"), width + 1
     if lines and width > 1:  # else a blank line looks like a record

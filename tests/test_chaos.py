@@ -129,6 +129,13 @@ def test_the_line_of_a_leases_end_may_follow_that_of_the_next_lease_at_once_but_
     assert "assigned while assigned" in problems(lines=(*first, at_once[0], replace(at_once[1], at_s=8.0)))
 
 
+def test_a_manager_may_end_with_1_only_if_a_task_failed() -> None:
+    ends = (("manager1", 1, False),)
+    assert "manager1 ended with exit code 1" in problems(ends=ends)
+    end = said("Task quick_1_1 lost by cpu0: no sign of life (loss 5 of 5, now failed)")
+    assert problems(tables=(Table("results", ROWS[:1]),), lines=end, ends=ends) == ""
+
+
 def test_overlapping_attempts_need_a_lease_that_was_lost_before() -> None:
     marks = (*lived(1, 100, 1.0, 9.0), *lived(2, 200, 5.0, 9.0))
     assert "whose lease had not been lost" in problems(marks=marks, lines=said(LENT))

@@ -252,9 +252,13 @@ def check_no_bug_shown(evidence: Evidence) -> Iterator[str]:
 
 
 def check_exits(evidence: Evidence) -> Iterator[str]:
-    """Every process that the plan did not kill ended in good order."""
+    """Every process that the plan did not kill ended in good order; a manager's 1 says that a task failed."""
+    has_failed = any(
+        not evidence.found_rows(task) and _stands_as_failed(evidence, task) for task in evidence.wanted
+    )
     for who, code, is_excused in evidence.ends:
-        if code != 0 and not is_excused:
+        says_so = who.startswith("manager") and code == 1 and has_failed
+        if code != 0 and not is_excused and not says_so:
             yield f"{who} ended with exit code {code}"
 
 

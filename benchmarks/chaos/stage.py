@@ -136,10 +136,10 @@ class Stage:
 
     # -- processes -----------------------------------------------------------------------------------------
 
-    def start_manager(self) -> Actor:
+    def start_manager(self, *words: str) -> Actor:
         """Start the folder's manager."""
         name = f"manager{sum(actor.seat is None for actor in self.actors)}"
-        words = ("--port", str(self.port), "--workdir", str(self.workdir.root))
+        words = ("--port", str(self.port), "--workdir", str(self.workdir.root), *words)
         self.manager = self._start(name, None, "experiment_manager.py", words, {})
         return self.manager
 

@@ -142,6 +142,8 @@ class Trial:
         last.signal(signal.SIGINT)
         if not _wait([last], GONE_S):
             return f"{last.name} did not stop within {GONE_S:g} s"
+        if not _wait([self.stage.start_manager("--exit-when-done")], START_S):
+            return f"the sweep has not ended for a manager that leaves with it, within {START_S:g} s"
         return ""
 
 
