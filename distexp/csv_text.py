@@ -253,6 +253,6 @@ def line_of(cells: Iterable[str], newline: bytes) -> bytes:
 
 
 def _quoted(cell: str) -> str:
-    if any(character in cell for character in ',"\r\n'):
+    if "," in cell or '"' in cell or "\n" in cell or "\r" in cell:
         return '"' + cell.replace('"', '""') + '"'
     return cell

@@ -1,8 +1,9 @@
 """Rows <-> `final_results.csv`: what it holds, and rows more.
 
-Opens `results_reader`, `row_index`, `csv_text`, `csv_disk`. The file belongs to its user: other programs
-write it too, with other columns; editors rewrite it; kills and full disks tear it. So whatever stands in it
-is read or named in a warning, and nothing is thrown away. Writers agree by a kernel lock on a file beside it.
+Opens `results_reader`, `row_index`, `csv_text`, `csv_disk`, `kernel_lock`. The file belongs to its user:
+other programs write it too, with other columns; editors rewrite it; kills and full disks tear it. So whatever
+stands in it is read or named in a warning, and nothing is thrown away. Writers agree by a lock on a file
+beside it, of the kernel.
 """
 
 import time
@@ -11,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
 
+from distexp import kernel_lock
 from distexp.csv_disk import append_durably, lacks_newline, set_aside, widen
 from distexp.csv_text import line_of, read_header, whole_file
 from distexp.errors import ResultsUnwritable
@@ -24,7 +25,6 @@ __all__ = ["RESULTS_FILE", "Appended", "ResultsFile", "Scan"]
 
 RESULTS_FILE = "final_results.csv"
 LOCK_TIMEOUT_S = 10.0  # a holder writes some rows, or copies the file once: longer means that it hangs
-LOCK_POLL_S = 0.01
 UNFINISHED_S = 0.2  # for a program without our lock to end the line it is at: a buffer is flushed in one go
 
 Row = Mapping[str, str]  # cell by column
@@ -53,13 +53,8 @@ class ResultsFile:
         self.path = path
         self._index = index
         self._reader = Reader(path, index, bookmark)
-        self._lock = FileLock(  # of the kernel, so that it ends with its holder; never a mere file
-            f"{path}.lock",
-            timeout=lock_timeout_s,
-            poll_interval=LOCK_POLL_S,
-            fallback_to_soft=False,
-            preserve_lock_file=True,
-        )
+        self._lock = f"{path}.lock"
+        self._lock_timeout_s = lock_timeout_s
 
     @property
     def bookmark(self) -> Bookmark | None:
@@ -155,18 +150,16 @@ class ResultsFile:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire()
-        except Timeout:
+            descriptor = kernel_lock.acquire(self._lock, self._lock_timeout_s)
+        except TimeoutError as error:
             raise ResultsUnwritable(
-                f"{self.path}.lock: found it held for {self._lock.timeout:g} s, expected it free in a "
-                "moment; the row is kept and tried again"
+                f"{error}, expected it free in a moment; the row is kept and tried again"
             ) from None
         try:
             yield
         finally:
-            self._lock.release()
+            kernel_lock.release(descriptor)
 
     def _append(self, rows: Sequence[tuple[Task, Row]]) -> Appended:
         for task, _ in rows:
@@ -180,7 +173,7 @@ class ResultsFile:
                 new.setdefault(task.key, row)
         if new:
             scans += self._write(list(new.values()))
-            self._reader.seen |= new.keys()
+            self._reader.seen.update(new)  # not `|=`, which with keys copies all that was seen
         scan = Scan(
             complete=frozenset(task.key for task, _ in rows).union(*(scan.complete for scan in scans)),
             vanished=frozenset().union(*(scan.vanished for scan in scans)) - self._reader.seen,
@@ -216,21 +209,22 @@ class ResultsFile:
         wanted = tuple(dict.fromkeys(column for row in rows for column in row))
         header, goes_on = self._reader.header, self._reader.is_at_end
         if header is None:
-            columns, newline, lines = wanted, b"\n", [line_of(wanted, b"\n")]
+            columns, newline, above = wanted, b"\n", line_of(wanted, b"\n")
         elif header.problem:
             raise ResultsUnwritable(f"{self.path}:1: {header.problem}; move the file away: the row is kept")
         else:
             added = tuple(column for column in wanted if column not in header.columns)
             columns = widen(self.path, header, added) if added else header.columns
-            newline, lines = header.newline, []
+            newline, above = header.newline, b""
             goes_on = goes_on and not added
         places = first_places(columns)
-        for row in rows:
-            cells = [row.get(column, "") if places[column] == at else "" for at, column in enumerate(columns)]
-            lines.append(line_of(cells, newline))
-        text = b"".join(lines)
+        cells = [
+            [row.get(column, "") if places[column] == at else "" for at, column in enumerate(columns)]
+            for row in rows
+        ]
+        text = above + b"".join([line_of(each, newline) for each in cells])
         if not goes_on and lacks_newline(self.path):
             text = newline + text
         status = append_durably(self.path, text)
-        scan = self._reader.follow(text, status) if goes_on else None
+        scan = self._reader.follow(cells, text, status) if goes_on else None
         return self._look_locked() if scan is None else [scan]

@@ -5,14 +5,14 @@ file, a shorter one, other text before the bookmark), it reads everything again 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from distexp.csv_text import MAX_RECORD_BYTES, Header, blocks, judge_tail, parse, read_header
-from distexp.row_index import TaskIndex
+from distexp.csv_text import MAX_RECORD_BYTES, Header, blocks, judge_tail, read_header
+from distexp.row_index import Row, TaskIndex
 from distexp.task import Bookmark
 
 MAX_WARNINGS = 10  # of bad lines, per look: a binary file has thousands
@@ -81,23 +81,23 @@ class Reader:
         bookmark, identity = self.bookmark, self._identity
         return bookmark is not None and identity is not None and bookmark.offset == identity[2]
 
-    def follow(self, lines: bytes, status: os.stat_result) -> Scan | None:
-        """Take over lines that were appended, under the lock, where the last look was at the end.
+    def follow(self, rows: Sequence[Row], text: bytes, status: os.stat_result) -> Scan | None:
+        """Take over rows that were appended as `text`, under the lock, where the last look was at the end.
 
         None when something stands between, so that the file has to be looked at.
         """
         if self.header is None or self.bookmark is None:
             return None
-        offset, known = self.bookmark.offset + len(lines), self._identity
-        if known is None or _identity(status)[:3] != (*known[:2], offset):  # another file, or of another size
+        offset, known, now = self.bookmark.offset + len(text), self._identity, _identity(status)
+        if known is None or now[:3] != (*known[:2], offset):  # another file, or of another size
             return None
-        columns = self.header.columns
-        complete = self._index.matcher(columns).all(parse(lines, len(columns)).columns)
+        match = self._index.matcher(self.header.columns)
+        complete = frozenset([key for row in rows for key in match.one(row)])
         self.bookmark = Bookmark(offset=offset, header=self.header.digest)
-        self._before = (self._before + lines)[-BEFORE_BYTES:]
-        self._identity = _identity(status)
+        self._before = (self._before + text)[-BEFORE_BYTES:]
+        self._identity = now
         self.seen |= complete
-        return Scan(complete=frozenset(complete))
+        return Scan(complete=complete)
 
     def accept(self) -> None:
         """Take the file as it is for what was read: its torn last line was cut off, under the lock."""

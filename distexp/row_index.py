@@ -29,6 +29,7 @@ class TaskIndex:
     def __init__(self, tasks: Iterable[Planned] = ()) -> None:
         self._groups: dict[object, _Group] = {}  # by grid, or by what flat tasks have in common
         self._keys: set[str] = set()
+        self._matcher: tuple[Sequence[str], Matcher] | None = None  # the last one, and its columns
         self.sync(tasks)
 
     def __contains__(self, key: object) -> bool:
@@ -36,7 +37,7 @@ class TaskIndex:
 
     def sync(self, tasks: Iterable[Planned]) -> bool:
         """Make these the tasks; return whether one is new: rows read before are not looked at again."""
-        known, self._keys, self._groups = self._keys, set(), {}
+        known, self._keys, self._groups, self._matcher = self._keys, set(), {}, None
         by_grid: dict[Grid, list[GridPoint]] = {}
         for task in tasks:
             if isinstance(task, GridPoint):
@@ -51,6 +52,7 @@ class TaskIndex:
     def add(self, task: Planned) -> None:
         """Take one more task up; rows read before are not looked at again."""
         self._keys.add(task.key)
+        self._matcher = None
         if isinstance(task, GridPoint):
             self._group_of(task.grid).fill([task])
             return
@@ -98,7 +100,9 @@ class TaskIndex:
 
         Of columns with one name the first counts.
         """
-        return Matcher(self._groups.values(), first_places(columns))
+        if self._matcher is None or self._matcher[0] != columns:
+            self._matcher = (columns, Matcher(self._groups.values(), first_places(columns)))
+        return self._matcher[1]
 
 
 def _forms(values: Mapping[str, object]) -> dict[str, Form]:

@@ -191,7 +191,8 @@ def test_a_folder_that_cannot_be_made_means_try_again(tmp_path: Path) -> None:
     with pytest.raises(ResultsUnwritable) as refused:
         ResultsFile(path, TaskIndex([task])).append([a_row(task)])
     assert (
-        str(refused.value) == f"{path}: cannot be written now (File exists); the row is kept and tried again"
+        str(refused.value)
+        == f"{path}: cannot be written now (Not a directory); the row is kept and tried again"
     )
 
 

@@ -1,0 +1,73 @@
+"""A lock of the kernel on a file: who it excludes, and when it ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock, Timeout
+
+from distexp import kernel_lock
+
+
+def test_it_excludes_filelock_and_filelock_excludes_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "rows.lock")
+    other = FileLock(path, timeout=0)
+    held = kernel_lock.acquire(path, 0)
+    with pytest.raises(Timeout):
+        other.acquire()
+    kernel_lock.release(held)
+    with other, pytest.raises(TimeoutError, match=r"rows\.lock: found it held for 0 s"):
+        kernel_lock.acquire(path, 0)
+    kernel_lock.release(kernel_lock.acquire(path, 0))
+
+
+def test_it_makes_the_folder_of_its_file_and_says_what_cannot_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "results of exp1" / "deep" / "rows.lock"
+    kernel_lock.release(kernel_lock.acquire(str(path), 0))
+    assert path.exists()
+    with pytest.raises(IsADirectoryError):
+        kernel_lock.acquire(str(path.parent), 0)
+
+
+def test_it_ends_with_a_holder_that_is_killed(tmp_path: Path) -> None:
+    path = str(tmp_path / "rows.lock")
+    imports, holds = "import sys; from distexp import kernel_lock", "kernel_lock.acquire(sys.argv[1], 0)"
+    command = [sys.executable, "-c", f"{imports}; {holds}; print(flush=True); sys.stdin.read()", path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        with pytest.raises(TimeoutError):
+            kernel_lock.acquire(path, 0)
+        holder.kill()
+        holder.wait()
+        kernel_lock.release(kernel_lock.acquire(path, 0))
+
+
+def test_releasing_frees_it_though_a_child_has_inherited_the_descriptor(tmp_path: Path) -> None:
+    path = str(tmp_path / "rows.lock")
+    held = kernel_lock.acquire(path, 0)
+    os.set_inheritable(held, True)
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, close_fds=False) as child:
+        kernel_lock.release(held)
+        kernel_lock.release(kernel_lock.acquire(path, 0))
+        child.kill()
+
+
+def test_a_file_that_was_deleted_between_open_and_lock_is_not_the_one_that_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lock = tmp_path / "rows.lock", kernel_lock._try
+
+    def lock_what_has_gone(descriptor: int) -> None:
+        monkeypatch.setattr(kernel_lock, "_try", lock)
+        path.unlink()
+        lock(descriptor)
+
+    monkeypatch.setattr(kernel_lock, "_try", lock_what_has_gone)
+    held = kernel_lock.acquire(str(path), 0)
+    with pytest.raises(TimeoutError):
+        kernel_lock.acquire(str(path), 0)
+    kernel_lock.release(held)
