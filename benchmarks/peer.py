@@ -13,6 +13,7 @@ from distexp.protocol import (
     Ack,
     AnyReply,
     AnyRequest,
+    ErrorReply,
     Heartbeat,
     RequestTask,
     TaskComplete,
@@ -79,7 +80,11 @@ class Peer:
         self._send(Heartbeat(**self._about, lease_id=self.task.lease_id, key=self.task.key))
 
     def take_reply(self) -> AnyReply:
-        """Wait for the reply, and keep the task in it."""
+        """Wait for the reply, and keep the task in it.
+
+        Raises:
+            AssertionError: It is a refusal, which must not pass for work done.
+        """
         line = b""
         while not line.endswith(b"\n"):
             data = self.socket.recv(RECEIVE_BYTES)
@@ -87,6 +92,7 @@ class Peer:
                 raise ConnectionResetError("found a closed connection, expected a reply")
             line += data
         reply = decode_reply(line)
+        assert not isinstance(reply, ErrorReply), reply.error
         task = reply.next if isinstance(reply, Ack) else reply
         if isinstance(task, TaskReply):
             self.task = task

@@ -6,13 +6,14 @@ looked for in its file before it is lent again.
 
 import logging
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
 
 from msgspec import structs
 
 from distexp import protocol as wire
 from distexp.entry import Borrower, Cause, Entry, Lease, State
-from distexp.errors import JournalUnwritable, ProtocolError
+from distexp.errors import DistexpError, JournalUnwritable, ProtocolError
 from distexp.journal import Journal
 from distexp.ledger import Ledger
 from distexp.pace import Pace
@@ -22,6 +23,19 @@ from distexp.task import Provenance, Task
 from distexp.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
 
 log = logging.getLogger("distexp.manager")
+
+
+@dataclass
+class Handover:
+    """A task that a worker reports as complete."""
+
+    task: Task  # as lent
+    lease_id: str
+    worker: Worker
+    row: dict[str, str] | None  # None: the worker has written it
+    wants_next: bool
+    next: wire.TaskReply | wire.NoTask | None = None  # what it got
+    error: DistexpError | None = None  # why it is refused
 
 
 class Endings:
@@ -36,12 +50,11 @@ class Endings:
 
     # -- what workers report -------------------------------------------------------------------------------
 
-    def complete(self, request: wire.TaskComplete, worker: Worker) -> None:
-        """Return once the task has its row on disk: it stood there, or is written from the `result`.
+    def examine(self, request: wire.TaskComplete, worker: Worker) -> Handover:
+        """Return what the worker hands over, ready for `complete`. It is a sign of life.
 
         Raises:
-            ProtocolError: There is no row and no result that could become one.
-            ResultsUnwritable: The row cannot be written now.
+            ProtocolError: The result is of another sweep, or none that could become a row.
         """
         if request.sweep_id not in ("", self._journal.sweep_id):
             raise ProtocolError(
@@ -54,31 +67,50 @@ class Endings:
         self._queue.beat(
             lease_id, task.key, worker.borrower
         )  # it lives, also where no row can be written now
-        self._reporters[task.key] = worker.borrower
-        try:
-            if request.result is None:
-                self._ledger.scan(task)
-            else:
-                self._write(task, request, worker, entry.attempts)
-        finally:
-            self._reporters.pop(task.key, None)
-        entry = self._queue.entry(task.key)
-        if entry.state is not State.COMPLETE:
-            if worker.shares_folder and entry.lease is not None and entry.lease.lease_id == lease_id:
-                self.lose(entry.lease, "the row that it has reported is not there")  # or it gets it for ever
-            raise ProtocolError(
-                f"task_complete {task.task_id}: found no row of it in {self._ledger.path(task)}, "
-                "expected the row before the report, or a `result` to write it from"
-            )
+        row = None if request.result is None else self._row(task, request, worker, entry.attempts)
+        return Handover(task, lease_id, worker, row, request.next)
 
-    def _write(self, task: Task, request: wire.TaskComplete, worker: Worker, attempts: int) -> None:
+    def _row(self, task: Task, request: wire.TaskComplete, worker: Worker, attempts: int) -> dict[str, str]:
         run = request.run or Provenance(attempt=max(1, attempts))
         try:
             result = check_result(task, request.result or {})
         except ValueError as error:
             raise ProtocolError(str(error)) from None
         name = self._roster.name_of(run.worker, run.host) if run.worker else worker.name
-        self._ledger.append(task, row_for(task, result, structs.replace(run, worker=name)))
+        return row_for(task, result, structs.replace(run, worker=name))
+
+    def complete(self, handovers: Sequence[Handover]) -> None:
+        """Return once each task has its row on disk, or its `error`. All belong into one results file.
+
+        Raises:
+            ResultsUnwritable: The rows cannot be written now.
+        """
+        for each in handovers:
+            self._reporters.setdefault(
+                each.task.key, each.worker.borrower
+            )  # as its row, the first one counts
+        try:
+            if rows := [(each.task, each.row) for each in handovers if each.row is not None]:
+                self._ledger.append(rows)
+            for each in handovers:
+                if each.row is None:
+                    self._ledger.scan(each.task)
+        finally:
+            for each in handovers:
+                self._reporters.pop(each.task.key, None)
+        for each in handovers:
+            entry = self._queue.entry(each.task.key)
+            if entry.state is not State.COMPLETE:
+                self._refuse(each, entry)
+
+    def _refuse(self, handover: Handover, entry: Entry) -> None:
+        task, lease = handover.task, entry.lease
+        if handover.worker.shares_folder and lease is not None and lease.lease_id == handover.lease_id:
+            self.lose(lease, "the row that it has reported is not there")  # or it gets it for ever
+        handover.error = ProtocolError(
+            f"task_complete {task.task_id}: found no row of it in {self._ledger.path(task)}, "
+            "expected the row before the report, or a `result` to write it from"
+        )
 
     def failed(self, request: wire.TaskFailed, worker: Worker) -> wire.Ack:
         """Charge the failure to the task; one by import ends its phase, or shows the worker to be unfit."""
@@ -186,8 +218,9 @@ class Endings:
             self._pace.completed(before.lease)
         worker = self._reporters.get(key) or (before.lease.borrower if before.lease else None)
         if worker is not None:
-            self._roster.completed(worker, before.task)
-            log.info("Task %s completed by %s", before.task.task_id, worker.worker)
+            task = before.lease.task if before.lease else before.task
+            self._roster.completed(worker, task)
+            log.info("Task %s completed by %s", task.task_id, worker.worker)
 
     def give_up(self) -> None:
         """Fail what ran out of memory on every device that is there, once nothing else is left to do."""

@@ -1,6 +1,6 @@
 """All results files of the sweep: scan them, append to them.
 
-Opens `grid`, `group_commit`, `results`, `row_index`.
+Opens `grid`, `results`, `row_index`.
 
 Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); never the other way round.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distexp.grid import Planned
-from distexp.group_commit import GroupCommit
 from distexp.results import RESULTS_FILE, ResultsFile, Scan
 from distexp.row_index import TaskIndex
 from distexp.task import Bookmark, Task
@@ -23,7 +22,6 @@ class _Book:
 
     file: ResultsFile
     index: TaskIndex
-    commits: GroupCommit[tuple[Task, Mapping[str, str]]]
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -65,16 +63,17 @@ class Ledger:
                 book.file.reset()
             self._on_scan(book.file.scan())
 
-    def append(self, task: Task, row: Mapping[str, str]) -> None:
-        """Return once the task has a row on disk: this one, or the one that it had already.
+    def append(self, rows: Sequence[tuple[Task, Mapping[str, str]]]) -> None:
+        """Return once each task has a row on disk: this one, or the one that it had already.
 
-        Rows that arrive together are written together: one lock, one write, one fsync.
+        The rows belong into one file; they cost one lock, one write and one fsync.
 
         Raises:
-            ResultsUnwritable: It has none; try again later.
+            ResultsUnwritable: None was written; try again later.
         """
-        book = self._book(task.output_dir)
-        book.commits.wait(book.commits.add((task, row)))
+        book = self._book(rows[0][0].output_dir)
+        with book.lock:
+            self._on_scan(book.file.append(rows).scan)
 
     def bookmark(self, task: Task) -> Bookmark | None:
         """Return how far this task's file has been read; None where this task's row was not looked for.
@@ -121,11 +120,5 @@ class Ledger:
             if folder not in self._books:
                 index = TaskIndex()
                 file = ResultsFile(self._root / folder / RESULTS_FILE, index)
-
-                def commit(rows: list[tuple[Task, Mapping[str, str]]]) -> None:
-                    with book.lock:
-                        self._on_scan(book.file.append(rows).scan)
-
-                book = _Book(file, index, GroupCommit(commit))
-                self._books[folder] = book
+                self._books[folder] = _Book(file, index)
             return self._books[folder]

@@ -141,6 +141,11 @@ class Register:
             found = (self._entries[key].lease for key in self._leases.values())
             return [lease for lease in found if lease is not None]
 
+    def is_live(self, lease: Lease) -> bool:
+        """Return whether the lease has not ended."""
+        with self._lock:
+            return lease.lease_id in self._leases
+
     def _known(self, keys: Set[str]) -> list[Entry]:
         """Return the entries of those keys that there are.  Caller holds the lock."""
         if len(keys) > len(self._entries) / 8:  # memory is read much faster in its order

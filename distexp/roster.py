@@ -158,7 +158,8 @@ class Roster:
     def refusal(self, worker: Worker) -> str:
         """Return why this worker gets no task although tasks are pending; empty when it may have one."""
         with self._lock:
-            return worker.benched if worker.is_unfit or self.has_substitute(worker) else ""
+            is_refused = worker.benched and (worker.is_unfit or self.has_substitute(worker))
+            return worker.benched if is_refused else ""
 
     def has_substitute(self, worker: Worker) -> bool:
         """Return whether another live worker may have tasks."""

@@ -7,16 +7,17 @@ is looked for in its file before it is lent again. How attempts end is told in `
 import hmac
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from distexp import protocol as wire
 from distexp.control import Control
-from distexp.endings import Endings
-from distexp.entry import Borrower, Lease, State
-from distexp.errors import JournalUnwritable, Unauthorized
+from distexp.endings import Endings, Handover
+from distexp.entry import Borrower, Lease
+from distexp.errors import DistexpError, JournalUnwritable, Unauthorized
+from distexp.group_commit import GroupCommit
 from distexp.journal import Journal
 from distexp.ledger import Ledger
 from distexp.pace import Pace
@@ -54,8 +55,9 @@ class Service:
         self.is_stopping = False
         self.lending = threading.Lock()  # held while tasks join whose rows have not been looked for yet
         self._lent: dict[str, Lease] = {}  # instance of a worker -> the last lease it was given
+        self._desks: dict[str, GroupCommit[Handover]] = {}  # by results folder
         self._answers: Mapping[type, Callable[[Any, Worker], wire.AnyReply]] = {
-            wire.RequestTask: lambda request, worker: self._serve(worker),
+            wire.RequestTask: lambda request, worker: self._serve([worker])[0],
             wire.Heartbeat: self._heartbeat,
             wire.TaskComplete: self._task_complete,
             wire.TaskFailed: self.endings.failed,
@@ -122,15 +124,39 @@ class Service:
 
     # -- lending -------------------------------------------------------------------------------------------
 
-    def _serve(self, worker: Worker) -> wire.TaskReply | wire.NoTask:
+    def _serve(self, workers: Sequence[Worker]) -> list[wire.TaskReply | wire.NoTask]:
+        """Return a reply for each, all leases in the journal."""
+        offers = [self._offer(worker) for worker in workers]
+        try:
+            self._journal.flush()
+        except JournalUnwritable:
+            for offer, is_new in offers:
+                if isinstance(offer, Lease) and is_new:
+                    self._queue.release(offer.lease_id, offer.task.key)
+            raise
+        return [self._hand_out(*offer, worker) for offer, worker in zip(offers, workers, strict=True)]
+
+    def _offer(self, worker: Worker) -> tuple[Lease | wire.NoTask, bool]:
+        """Return a lease, which is not in the journal yet, and whether it is a new one."""
         with worker.turn if worker.instance else nullcontext():  # a repeated request may overtake the first
-            while True:
-                lease = self._held_already(worker) or self._next(worker)
-                if isinstance(lease, wire.NoTask):
-                    return lease
-                seen = self._ledger.bookmark(lease.task)
-                if self._is_live(lease):  # so no row of the task came to light up to `seen`
-                    return self._reply(lease, worker, seen)
+            if (held := self._held_already(worker)) is not None:
+                return held, False
+            offer = self._next(worker)
+            if isinstance(offer, Lease) and worker.instance:
+                self._lent[worker.instance] = offer
+            return offer, True
+
+    def _hand_out(
+        self, offer: Lease | wire.NoTask, is_new: bool, worker: Worker
+    ) -> wire.TaskReply | wire.NoTask:
+        if isinstance(offer, wire.NoTask):
+            return offer
+        seen = self._ledger.bookmark(offer.task)
+        if not self._queue.is_live(offer):  # an earlier worker's result came while the lease was written down
+            return self._serve([worker])[0]
+        if is_new:  # and no row of the task has come to light up to `seen`
+            log.info("Assigned task %s to %s", offer.task.task_id, offer.borrower.worker)
+        return self._reply(offer, worker, seen)
 
     def _held_already(self, worker: Worker) -> Lease | None:
         """Return the lease whose reply this worker did not get: a worker runs one task at a time.
@@ -138,13 +164,9 @@ class Service:
         A hand-written client has no `instance`, and may hold several.
         """
         lent = self._lent.get(worker.instance)
-        if lent is None or not self._is_live(lent):
+        if lent is None or not self._queue.is_live(lent):
             return None
         return lent if self._queue.beat(lent.lease_id, lent.task.key, worker.borrower) else None
-
-    def _is_live(self, lease: Lease) -> bool:
-        live = self._queue.entry(lease.task.key).lease
-        return live is not None and live.lease_id == lease.lease_id
 
     def _next(self, worker: Worker) -> Lease | wire.NoTask:
         if self.is_stopping:
@@ -154,7 +176,9 @@ class Service:
         if self._queue.is_over():
             return wire.NoTask(reason="done", message="every task of the sweep has ended")
         refusal = "paused" if self._control.is_paused else self._roster.refusal(worker)
-        borrower = replace(worker.borrower, too_long=self._pace.too_long(worker.left_s))
+        borrower = worker.borrower
+        if too_long := self._pace.too_long(worker.left_s):
+            borrower = replace(borrower, too_long=too_long)
         lease = None if refusal else self._lend(borrower)
         if lease is None and not refusal and self._queue.is_short_of_time(borrower):
             return wire.NoTask(
@@ -167,30 +191,18 @@ class Service:
                 retry_after_s=wait_s,
                 message=refusal or "the tasks that are left run elsewhere",
             )
-        if worker.instance:
-            self._lent[worker.instance] = lease
         return lease
 
     def _lend(self, borrower: Borrower) -> Lease | None:
-        """Return a lease that is in the journal, of a task whose row has been looked for."""
+        """Return a lease of a task whose row has been looked for."""
         while True:
             with self.lending:
                 lease = self._queue.lend(borrower)
-            if lease is None:
-                return None
-            if lease.attempt > 1:  # its last worker may have written the row and died
-                self._ledger.scan(lease.task)
-                if self._queue.entry(lease.task.key).state is State.COMPLETE:
-                    continue
-            try:
-                self._journal.flush()
-            except JournalUnwritable:
-                self._queue.release(lease.lease_id, lease.task.key)
-                raise
-            if not self._is_live(lease):
-                continue  # an earlier worker's result came while the lease was written down
-            log.info("Assigned task %s to %s", lease.task.task_id, borrower.worker)
-            return lease
+            if lease is None or lease.attempt == 1:
+                return lease
+            self._ledger.scan(lease.task)  # its last worker may have written the row and died
+            if self._queue.is_live(lease):
+                return lease
 
     def _reply(self, lease: Lease, worker: Worker, seen: Bookmark | None) -> wire.TaskReply:
         task = lease.task
@@ -215,5 +227,25 @@ class Service:
         return wire.BeatReply(stop=not goes_on)
 
     def _task_complete(self, request: wire.TaskComplete, worker: Worker) -> wire.Ack:
-        self.endings.complete(request, worker)
-        return wire.Ack(next=self._serve(worker) if request.next else None)
+        handover = self.endings.examine(request, worker)
+        folder = handover.task.output_dir
+        if folder not in self._desks:
+            self._desks.setdefault(folder, GroupCommit(self._settle))
+        desk = self._desks[folder]
+        desk.wait(desk.add(handover))
+        if handover.error is not None:
+            raise handover.error
+        return wire.Ack(next=handover.next)
+
+    def _settle(self, handovers: Sequence[Handover]) -> None:
+        """Put the rows of one results file on disk, and lend those workers their next tasks."""
+        self.endings.complete(handovers)
+        waiting = [each for each in handovers if each.wants_next and each.error is None]
+        try:
+            replies = self._serve([each.worker for each in waiting])
+        except DistexpError as error:
+            for each in waiting:
+                each.error = error
+            return
+        for each, reply in zip(waiting, replies, strict=True):
+            each.next = reply

@@ -29,7 +29,7 @@ def copy_twin_rows(queue: TaskQueue, ledger: Ledger) -> None:
         if row is None or twin.output_dir in unwritable:
             continue  # it has vanished, and the scan has said so; or the next scan tries again
         try:
-            ledger.append(twin, copied_row(done, twin, row))
+            ledger.append([(twin, copied_row(done, twin, row))])
         except ResultsUnwritable as error:
             log.warning("%s", error)
             unwritable.add(twin.output_dir)

@@ -55,7 +55,7 @@ DOORS = {
     "results": "csv_disk csv_text errors kernel_lock results_reader row_index task",
     "disk": "",
     "spool": "disk errors",
-    "ledger": "grid group_commit results row_index task",
+    "ledger": "grid results row_index task",
     "survey": "csv_text grid results row_index rows",
     "plan": "config grid survey",
     "statistics": "",
@@ -76,8 +76,8 @@ DOORS = {
     "inspection": "entry ledger protocol reasons roster run_log task task_queue workdir",
     "control": "entry errors inspection ledger lookup pace protocol roster task task_queue workdir",
     "endings": "entry errors journal ledger pace protocol roster rows task task_queue",
-    "service": "control endings entry errors journal ledger pace protocol roster server task task_queue "
-    "workdir",
+    "service": "control endings entry errors group_commit journal ledger pace protocol roster server task "
+    "task_queue workdir",
     "identity": "errors trust workdir",
     "manager": "alerts capture collector entry errors grid host identity journal ledger logs protocol "
     "results roster server service sweep task_queue twins workdir",

@@ -1,15 +1,11 @@
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
-from filelock import FileLock
 from live_manager import Folder
 from row_cases import a_row, a_task, tasks_of
-from support import poll
 
-from distexp import csv_disk
 from distexp.errors import ResultsUnwritable
 from distexp.ledger import Ledger
 from distexp.results import Scan
@@ -25,45 +21,19 @@ class Seen:
         self.complete += scan.complete
 
 
-def test_rows_that_arrive_together_cost_one_write_and_one_sync(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tasks, writes = tasks_of(20), list[bytes]()
-    append = csv_disk.append_durably
-    ledger = Ledger(tmp_path, Seen())
-    ledger.sync(tasks)
-    book = ledger._book("results_exp1")
-    monkeypatch.setattr(
-        "distexp.results.append_durably", lambda path, data: writes.append(data) or append(path, data)
-    )
-    ledger.path(tasks[0]).parent.mkdir()
-    others_write = FileLock(f"{ledger.path(tasks[0])}.lock")
-    with (
-        ThreadPoolExecutor(20) as pool,
-        others_write,
-    ):  # left in this order: unlocked, then all are waited for
-        pool.submit(ledger.append, *a_row(tasks[0]))
-        poll(book.lock.locked, "the first row is on its way")
-        for task in tasks[1:]:
-            pool.submit(ledger.append, *a_row(task))
-        poll(lambda: len(book.commits._open.items) == 19, "the others wait for it")
-    assert [data.count(b"\n") for data in writes] == [2, 19]
-    assert len(Folder(tmp_path).rows()) == 20
-
-
-def test_an_append_that_fails_is_told_to_all_who_wait_and_works_later(tmp_path: Path) -> None:
+def test_an_append_that_fails_writes_nothing_and_works_later(tmp_path: Path) -> None:
     tasks, seen = tasks_of(5), Seen()
+    rows = [a_row(task) for task in tasks]
     ledger = Ledger(tmp_path, seen)
     ledger.sync(tasks)
     ledger.path(tasks[0]).mkdir(parents=True)
-    with ThreadPoolExecutor(5) as pool:
-        failures = [pool.submit(ledger.append, *a_row(task)).exception for task in tasks]
-    assert {type(failure()) for failure in failures} == {ResultsUnwritable}
+    with pytest.raises(ResultsUnwritable):
+        ledger.append(rows)
     assert seen.complete == []
     ledger.path(tasks[0]).rmdir()
-    for task in tasks:
-        ledger.append(*a_row(task))
+    ledger.append(rows)
     assert sorted(seen.complete) == sorted(task.key for task in tasks)
+    assert len(Folder(tmp_path).rows()) == 5
 
 
 def test_a_row_of_a_task_that_left_the_sweep_is_found_when_asked_for(tmp_path: Path) -> None:
@@ -102,7 +72,7 @@ def test_the_bookmark_spares_a_writer_what_was_read(tmp_path: Path) -> None:
     assert bookmark is not None
     assert bookmark.offset == os.path.getsize(ledger.path(task))
     assert ledger.find(task.output_dir, [task]) == {}
-    ledger.append(*a_row(task, score=1))
+    ledger.append([a_row(task, score=1)])
     found = ledger.find(task.output_dir, [task])[task.key]
     assert (found["width"], found["score"]) == ("1", "1")
 
@@ -111,8 +81,8 @@ def test_tasks_without_a_row_are_those_whose_files_hold_none_now(tmp_path: Path)
     here, there = a_task(), msgspec.structs.replace(a_task(43), output_dir="elsewhere")
     ledger = Ledger(tmp_path, Seen())
     ledger.sync([here, there])
-    ledger.append(*a_row(here))
-    ledger.append(*a_row(there))
+    ledger.append([a_row(here)])
+    ledger.append([a_row(there)])
     assert ledger.without_row([here, there]) == []
     ledger.path(there).unlink()
     assert ledger.without_row([here, there]) == [there.key]
