@@ -132,7 +132,10 @@ class Reader:
         except FileNotFoundError:
             self.header = self.bookmark = self._identity = self._pending = None
             self.seen, seen_before = set(), self.seen
-        self.seen |= complete  # in place: a look costs what is new, not what has been seen
+        if self.seen:
+            self.seen |= complete  # in place: a look costs what is new, not what has been seen
+        else:
+            self.seen = complete
         return Scan(
             complete=frozenset(complete),
             vanished=frozenset(key for key in seen_before - self.seen if key in self._index),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from itertools import product
 from operator import add
+from typing import Any
 
 from distexp.grid import Grid, GridPoint, Planned
 from distexp.rows import Form, cell_forms, value_form
@@ -164,19 +165,28 @@ class _Group:
         """Return what `find` finds for each row, given the cells by axis; None where that is not one key."""
         if self._more:
             return None
+        numbers: list[Iterable[Any]] = []
         for place, column in enumerate(columns):
             known = self._remembered[place]
-            if len(known) >= MAX_REMEMBERED_CELLS:
-                known.clear()
-            for cell in set(column) - known.keys():
-                found = self._read(place, cell)
-                if len(found) > 1:
+            found = list(map(known.get, column))
+            if None in found:
+                if not self._remember(place, column):
                     return None
-                known[cell] = found[0]
-        numbers = [
-            map(known.__getitem__, column) for known, column in zip(self._remembered, columns, strict=True)
-        ]
+                found = list(map(known.get, column))
+            numbers.append(found)
         return map(self._tasks.get, reduce(partial(map, add), numbers))
+
+    def _remember(self, place: int, column: Row) -> bool:
+        """Read all cells of a column once; return whether each has one number."""
+        known = self._remembered[place]
+        if len(known) >= MAX_REMEMBERED_CELLS:
+            known.clear()
+        for cell in set(column) - known.keys():
+            found = self._read(place, cell)
+            if len(found) > 1:
+                return False
+            known[cell] = found[0]
+        return True
 
     def _recall(self, place: int, cell: str) -> Sequence[int]:
         """Return what `_read` does, without reading a cell again that has one number."""
@@ -218,11 +228,12 @@ class Matcher:
         """Return the keys of the tasks that rows complete, given all their columns."""
         if not columns or self._phase_at is None:
             return self._all("", columns) if columns else set()
+        phases = columns[self._phase_at]
+        if len(set(phases)) == 1:
+            return self._all(phases[0], columns)
         places: dict[str, list[int]] = {}
-        for place, phase in enumerate(columns[self._phase_at]):
+        for place, phase in enumerate(phases):
             places.setdefault(phase, []).append(place)
-        if len(places) == 1:
-            return self._all(next(iter(places)), columns)
         return set[str]().union(*[self._all(phase, columns, at) for phase, at in places.items()])
 
     def _all(self, phase: str, columns: Sequence[Row], at: Sequence[int] | None = None) -> set[str]:
