@@ -159,10 +159,26 @@ def _assembled(fields: Mapping[str, bytes]) -> bytes:
     return b"{" + b",".join(b'"%s":%s' % (name.encode(), text) for name, text in fields.items()) + b"}"
 
 
-_OPTIONAL = ("heartbeat_s", "host", "device", "memory_mib", "pid", "instance", "progress", "run", "result")
+_OPTIONAL = (
+    *("heartbeat_s", "host", "device", "memory_mib", "pid", "instance", "progress", "run", "result"),
+    *("left_s", "gpus", "free_mib", "git_commit", "gpu"),
+)
 _TYPES = (
     *("status", "request_task", "request_task", "heartbeat", "task_complete", "task_failed", "task_released"),
-    *("workers", "tasks", "cancel", "requeue", "requeue", "pause", "resume", "resume", "drain"),
+    *(
+        "workers",
+        "tasks",
+        "show",
+        "logs",
+        "view",
+        "cancel",
+        "requeue",
+        "requeue",
+        "pause",
+        "resume",
+        "resume",
+        "drain",
+    ),
 )
 
 
@@ -191,6 +207,8 @@ def _sound(random: Random, target: Target, token: str | None) -> dict[str, bytes
             fields |= task | {"reason": "stopped"}
         case "tasks":
             fields |= {"state": random.choice((None, "failed")), "where": {"a": place}, "offset": 1}
+        case "show" | "logs":
+            fields["task"] = random.choice((target.task_ids[place], "nobody"))
         case "cancel":
             fields["tasks"] = [target.task_ids[place]]
         case "requeue":
@@ -206,6 +224,12 @@ def _introduction(random: Random, target: Target) -> dict[str, object]:
     if random.random() < 0.5:
         about |= {"heartbeat_s": random.choice((0.001, 15)), "instance": f"i{random.randrange(8)}"}
         about |= {"memory_mib": random.choice((0, 4000)), "device": "cpu"}
+    if random.random() < 0.2:
+        about |= {
+            "left_s": random.choice((0, 5, 1e9)),
+            "gpus": random.randrange(3),
+            "git_commit": "0ab1" * 10,
+        }
     if random.random() < 0.3:
         about |= {
             "machine": target.machine,
