@@ -6,6 +6,7 @@ One table, one JSON record a task, the last record wins. The file belongs to one
 
 import sqlite3
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -97,8 +98,9 @@ class Journal:
             self._database.executemany(_UPSERT, rows)
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
+            with suppress(sqlite3.ProgrammingError):  # it is closed: the manager stops while it answers
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
             raise JournalUnwritable(f"{self._path}: {error}; the records are kept and tried again") from None
         self._unwritten.clear()
 

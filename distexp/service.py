@@ -128,7 +128,8 @@ class Service:
         """Return a reply for each, all leases in the journal."""
         offers = [self._offer(worker) for worker in workers]
         try:
-            self._journal.flush()
+            if any(isinstance(offer, Lease) for offer, _ in offers):
+                self._journal.flush()
         except JournalUnwritable:
             for offer, is_new in offers:
                 if isinstance(offer, Lease) and is_new:

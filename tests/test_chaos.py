@@ -261,6 +261,7 @@ def test_only_where_a_child_is_born_as_its_worker_leaves_pythons_own_traceback_m
     ("said", "number", "is_excused"),
     [
         ("No task is left: every task of the sweep has ended", signal.SIGTERM, True),
+        ("Giving task slow_0_2 back: preempted", signal.SIGTERM, True),
         ("No task is left: every task of the sweep has ended", signal.SIGSEGV, False),
         ("Running task slow_0_1 (attempt 1)", signal.SIGTERM, False),
     ],

@@ -204,3 +204,11 @@ def test_unreadable_records_are_left_out(tmp_path: Path) -> None:
     database.commit()
     database.close()
     assert set(reloaded(tmp_path / "j")) == {"good"}
+
+
+def test_what_is_recorded_after_the_end_is_refused_in_one_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.close()
+    journal.record(record("late"))  # an answer was under way when the manager stopped
+    with pytest.raises(JournalUnwritable, match="closed database"):
+        journal.flush()

@@ -31,7 +31,7 @@ from distexp.trust import TOKEN_VARIABLE
 from distexp.workdir import Workdir
 
 MARK_VARIABLE = "CHAOS_RUN"
-DONE = "No task is left"  # a worker, when it leaves
+LEAVES = ("No task is left", "Giving task")  # what a worker says when it leaves by itself, or was told to
 MANAGER_WAIT_S = 240  # of the worker's time: longer than any absence of the manager
 PORTS = range(
     20_000, 30_000
@@ -63,13 +63,13 @@ class Actor:
     def is_excused(self) -> bool:
         """Whether its exit code says nothing.
 
-        It was killed, met a broken config, or was done: an interpreter that unwinds takes signals as if
+        It was killed, met a broken config, or was leaving: an interpreter that unwinds takes signals as if
         nobody had asked for them.
         """
         if self.seat is None:
             return self.is_killed or self._has_said("error: configs/")
-        was_done = self.process.returncode in (-signal.SIGTERM, -signal.SIGINT) and self._has_said(DONE)
-        return self.is_killed or was_done
+        is_late = self.process.returncode in (-signal.SIGTERM, -signal.SIGINT)
+        return self.is_killed or (is_late and any(self._has_said(words) for words in LEAVES))
 
     def _has_said(self, words: str) -> bool:
         return any(words in text for text in self.said)
