@@ -13,7 +13,7 @@ from msgspec import structs
 
 from distexp import protocol as wire
 from distexp.entry import Borrower, Cause, Entry, Lease, State
-from distexp.errors import DistexpError, JournalUnwritable, ProtocolError
+from distexp.errors import DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
 from distexp.journal import Journal
 from distexp.ledger import Ledger
 from distexp.pace import Pace
@@ -34,7 +34,7 @@ class Handover:
     worker: Worker
     row: dict[str, str] | None  # None: the worker has written it
     wants_next: bool
-    next: wire.TaskReply | wire.NoTask | None = None  # what it got
+    offer: Lease | wire.NoTask | None = None  # what the worker gets next
     error: DistexpError | None = None  # why it is refused
 
 
@@ -68,6 +68,7 @@ class Endings:
             lease_id, task.key, worker.borrower
         )  # it lives, also where no row can be written now
         row = None if request.result is None else self._row(task, request, worker, entry.attempts)
+        self._reporters.setdefault(task.key, worker.borrower)  # whatever sees the row: it is its work
         return Handover(task, lease_id, worker, row, request.next)
 
     def _row(self, task: Task, request: wire.TaskComplete, worker: Worker, attempts: int) -> dict[str, str]:
@@ -80,28 +81,22 @@ class Endings:
         return row_for(task, result, structs.replace(run, worker=name))
 
     def complete(self, handovers: Sequence[Handover]) -> None:
-        """Return once each task has its row on disk, or its `error`. All belong into one results file.
-
-        Raises:
-            ResultsUnwritable: The rows cannot be written now.
-        """
-        for each in handovers:
-            self._reporters.setdefault(
-                each.task.key, each.worker.borrower
-            )  # as its row, the first one counts
+        """Return once each task has its row on disk, or its `error`. All belong into one results file."""
         try:
-            if rows := [(each.task, each.row) for each in handovers if each.row is not None]:
-                self._ledger.append(rows)
+            self._ledger.append([(each.task, each.row) for each in handovers if each.row is not None])
+        except ResultsUnwritable as error:
             for each in handovers:
-                if each.row is None:
-                    self._ledger.scan(each.task)
-        finally:
-            for each in handovers:
-                self._reporters.pop(each.task.key, None)
+                each.error = None if each.row is None else error
         for each in handovers:
+            if each.row is None:
+                self._ledger.scan(each.task)
             entry = self._queue.entry(each.task.key)
-            if entry.state is not State.COMPLETE:
+            if each.error is None and entry.state is not State.COMPLETE:
                 self._refuse(each, entry)
+
+    def forget(self, handover: Handover) -> None:
+        """Take no notice any more of who has reported that task."""
+        self._reporters.pop(handover.task.key, None)
 
     def _refuse(self, handover: Handover, entry: Entry) -> None:
         task, lease = handover.task, entry.lease

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from distexp.errors import DistexpError
+from distexp.errors import DistexpError, JournalUnwritable
 
 Item = TypeVar("Item")
 
@@ -58,7 +58,7 @@ class GroupCommit(Generic[Item]):
             raise batch.error
 
     def _run(self, batch: Batch[Item]) -> None:
-        batch.error = DistexpError("the commit was broken off; nothing is acknowledged")  # a bug's traceback
+        batch.error = JournalUnwritable("the commit was broken off; nothing is acknowledged")  # by a bug
         try:
             self._commit(batch.items)
             batch.error = None

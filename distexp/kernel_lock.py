@@ -14,9 +14,7 @@ POLL_S = 0.01  # between two tries
 if sys.platform == "win32":
     import msvcrt
 
-    _IS_HELD: type[OSError] = PermissionError
-
-    def _try(descriptor: int) -> None:
+    def _lock(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
     def _unlock(descriptor: int) -> None:
@@ -25,9 +23,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    _IS_HELD: type[OSError] = BlockingIOError
-
-    def _try(descriptor: int) -> None:
+    def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _unlock(descriptor: int) -> None:
@@ -44,18 +40,16 @@ def acquire(path: str, timeout_s: float) -> int:
     until_s = time.monotonic() + timeout_s
     while True:
         descriptor = _open(path)
+        is_ours = False
         try:
-            _try(descriptor)
-            if _is_at(path, descriptor):
-                return descriptor
-        except _IS_HELD:
-            if time.monotonic() >= until_s:
+            is_ours = _try(descriptor)
+        finally:
+            if not is_ours:
                 os.close(descriptor)
-                raise TimeoutError(f"{path}: found it held for {timeout_s:g} s") from None
-        except OSError:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+        if is_ours:
+            return descriptor
+        if time.monotonic() >= until_s:
+            raise TimeoutError(f"{path}: found it held for {timeout_s:g} s")
         time.sleep(POLL_S)
 
 
@@ -75,9 +69,10 @@ def _open(path: str) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
 
-def _is_at(path: str, descriptor: int) -> bool:
-    """Return whether this file still has its name: somebody may have deleted it before it was locked."""
+def _try(descriptor: int) -> bool:
+    """Return whether the lock is ours, of a file that nobody has deleted since it was opened."""
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
+        _lock(descriptor)
+    except (BlockingIOError, PermissionError):  # the latter on Windows, and on some file systems
         return False
+    return os.fstat(descriptor).st_nlink > 0

@@ -18,7 +18,7 @@ from distexp.task import Bookmark, Task
 
 @dataclass
 class _Book:
-    """One results file.  `file` and `tasks` are used under `lock` alone."""
+    """One results file.  `file` and `index` are used under `lock` alone."""
 
     file: ResultsFile
     index: TaskIndex
@@ -66,11 +66,13 @@ class Ledger:
     def append(self, rows: Sequence[tuple[Task, Mapping[str, str]]]) -> None:
         """Return once each task has a row on disk: this one, or the one that it had already.
 
-        The rows belong into one file; they cost one lock, one write and one fsync.
+        The rows, if there are any, belong into one file; they cost one lock, one write and one fsync.
 
         Raises:
             ResultsUnwritable: None was written; try again later.
         """
+        if not rows:
+            return
         book = self._book(rows[0][0].output_dir)
         with book.lock:
             self._on_scan(book.file.append(rows).scan)

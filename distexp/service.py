@@ -2,13 +2,16 @@
 
 The order is the promise: a lease is in the journal before its reply leaves, and a task that may have finished
 is looked for in its file before it is lent again. How attempts end is told in `endings`.
+
+Order of locks: a results folder's desk, a worker's turn, `lending`, a results file's, the queue's, the
+journal's.
 """
 
 import hmac
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +19,7 @@ from distexp import protocol as wire
 from distexp.control import Control
 from distexp.endings import Endings, Handover
 from distexp.entry import Borrower, Lease
-from distexp.errors import DistexpError, JournalUnwritable, Unauthorized
+from distexp.errors import DistexpError, Unauthorized
 from distexp.group_commit import GroupCommit
 from distexp.journal import Journal
 from distexp.ledger import Ledger
@@ -57,7 +60,7 @@ class Service:
         self._lent: dict[str, Lease] = {}  # instance of a worker -> the last lease it was given
         self._desks: dict[str, GroupCommit[Handover]] = {}  # by results folder
         self._answers: Mapping[type, Callable[[Any, Worker], wire.AnyReply]] = {
-            wire.RequestTask: lambda request, worker: self._serve([worker])[0],
+            wire.RequestTask: lambda request, worker: self._serve(worker),
             wire.Heartbeat: self._heartbeat,
             wire.TaskComplete: self._task_complete,
             wire.TaskFailed: self.endings.failed,
@@ -124,21 +127,29 @@ class Service:
 
     # -- lending -------------------------------------------------------------------------------------------
 
-    def _serve(self, workers: Sequence[Worker]) -> list[wire.TaskReply | wire.NoTask]:
-        """Return a reply for each, all leases in the journal."""
-        offers = [self._offer(worker) for worker in workers]
-        try:
-            if any(isinstance(offer, Lease) for offer, _ in offers):
+    def _serve(self, worker: Worker) -> wire.TaskReply | wire.NoTask:
+        (offer,) = self._offers([worker])
+        return self._hand_out(offer, worker)
+
+    def _offers(self, workers: Sequence[Worker]) -> list[Lease | wire.NoTask]:
+        """Return what each gets; all leases are in the journal."""
+        offers, new = list[Lease | wire.NoTask](), list[Lease]()
+        with ExitStack() as undo:  # what was lent when a later step fails
+            for worker in workers:
+                offer, is_new = self._offer(worker)
+                offers.append(offer)
+                if is_new and isinstance(offer, Lease):
+                    new.append(offer)
+                    undo.callback(self._queue.release, offer.lease_id, offer.task.key)
+            if any(isinstance(offer, Lease) for offer in offers):
                 self._journal.flush()
-        except JournalUnwritable:
-            for offer, is_new in offers:
-                if isinstance(offer, Lease) and is_new:
-                    self._queue.release(offer.lease_id, offer.task.key)
-            raise
-        return [self._hand_out(*offer, worker) for offer, worker in zip(offers, workers, strict=True)]
+            undo.pop_all()
+        for lease in filter(self._queue.is_live, new):
+            log.info("Assigned task %s to %s", lease.task.task_id, lease.borrower.worker)
+        return offers
 
     def _offer(self, worker: Worker) -> tuple[Lease | wire.NoTask, bool]:
-        """Return a lease, which is not in the journal yet, and whether it is a new one."""
+        """Return what the worker gets, and whether it is new: a new lease is not in the journal yet."""
         with worker.turn if worker.instance else nullcontext():  # a repeated request may overtake the first
             if (held := self._held_already(worker)) is not None:
                 return held, False
@@ -147,17 +158,13 @@ class Service:
                 self._lent[worker.instance] = offer
             return offer, True
 
-    def _hand_out(
-        self, offer: Lease | wire.NoTask, is_new: bool, worker: Worker
-    ) -> wire.TaskReply | wire.NoTask:
+    def _hand_out(self, offer: Lease | wire.NoTask, worker: Worker) -> wire.TaskReply | wire.NoTask:
         if isinstance(offer, wire.NoTask):
             return offer
         seen = self._ledger.bookmark(offer.task)
-        if not self._queue.is_live(offer):  # an earlier worker's result came while the lease was written down
-            return self._serve([worker])[0]
-        if is_new:  # and no row of the task has come to light up to `seen`
-            log.info("Assigned task %s to %s", offer.task.task_id, offer.borrower.worker)
-        return self._reply(offer, worker, seen)
+        if self._queue.is_live(offer):  # so no row of the task came to light up to `seen`
+            return self._reply(offer, worker, seen)
+        return self._serve(worker)
 
     def _held_already(self, worker: Worker) -> Lease | None:
         """Return the lease whose reply this worker did not get: a worker runs one task at a time.
@@ -233,20 +240,24 @@ class Service:
         if folder not in self._desks:
             self._desks.setdefault(folder, GroupCommit(self._settle))
         desk = self._desks[folder]
-        desk.wait(desk.add(handover))
+        try:
+            desk.wait(desk.add(handover))
+        finally:
+            self.endings.forget(handover)
         if handover.error is not None:
             raise handover.error
-        return wire.Ack(next=handover.next)
+        offer = handover.offer
+        return wire.Ack(next=None if offer is None else self._hand_out(offer, worker))
 
     def _settle(self, handovers: Sequence[Handover]) -> None:
-        """Put the rows of one results file on disk, and lend those workers their next tasks."""
+        """Put the rows of one results file on disk, and find those workers their next tasks."""
         self.endings.complete(handovers)
         waiting = [each for each in handovers if each.wants_next and each.error is None]
         try:
-            replies = self._serve([each.worker for each in waiting])
+            offers = self._offers([each.worker for each in waiting])
         except DistexpError as error:
             for each in waiting:
                 each.error = error
             return
-        for each, reply in zip(waiting, replies, strict=True):
-            each.next = reply
+        for each, offer in zip(waiting, offers, strict=True):
+            each.offer = offer

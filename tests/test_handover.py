@@ -1,5 +1,7 @@
 """Results that reach the manager together: one write of rows, one commit of leases, each judged by itself."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,6 +15,7 @@ from support import poll
 from distexp import csv_disk
 from distexp.entry import State
 from distexp.manager import ExperimentManager
+from distexp.task import TaskRecord
 
 WORKERS = 12
 
@@ -113,6 +116,48 @@ def test_rows_that_cannot_be_written_are_kept_by_all_who_brought_them(
     folder.csv.rmdir()
     assert [say()["type"] for say in says] == ["ack"] * 4
     assert len(folder.rows()) == 4
+
+
+def test_a_row_that_its_worker_has_written_counts_though_those_beside_it_cannot_be_written(
+    folder: Folder, manager: ExperimentManager, talks: list[Talk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with worker(manager, "local") as local:
+        task = local.say("request_task")
+        named = {"lease_id": task["lease_id"], "key": task["key"]}
+
+        def report() -> Reply:
+            return local.say("task_complete", **named, next=True)
+
+        says = [*map(result_of, talks[:3]), report]
+        folder.add_rows(f"{task['config']['width']},42,1")
+
+        def full(path: object, data: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr("distexp.results.append_durably", full)
+        replies = together(folder, manager, says)
+    assert [reply["type"] for reply in replies] == ["error", "error", "error", "ack"]
+    assert replies[3]["next"]["type"] == "task"
+    assert [row["score"] for row in folder.rows()] == ["1"]
+
+
+def test_a_lease_that_ends_while_it_is_written_down_is_not_handed_out(
+    folder: Folder, manager: ExperimentManager, talks: list[Talk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says, commit = [result_of(talk) for talk in talks[:4]], manager.journal._commits._commit
+
+    def meet_a_late_row(records: list[TaskRecord]) -> None:
+        lent = [record.key for record in records if record.state == State.ASSIGNED]
+        if len(lent) == 3:  # of those who came together
+            manager.queue.complete(lent[1])
+        commit(records)
+
+    monkeypatch.setattr(manager.journal._commits, "_commit", meet_a_late_row)
+    replies = together(folder, manager, says)
+    given = [reply["next"]["key"] for reply in replies]
+    assert len(set(given)) == 4
+    assert {lease.task.key for lease in manager.queue.leases()} == set(given)
+    assert manager.queue.counts()[State.COMPLETE] == 5
 
 
 def test_without_journal_the_rows_count_and_no_lease_is_left_behind(
