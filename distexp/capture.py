@@ -27,9 +27,8 @@ def of_folder(folder: Path) -> dict[str, Any]:
     such.
     """
     facts: dict[str, Any] = {"python_version": platform.python_version()}
-    commit = commit_of(folder)
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    if commit:
+    if commit := commit_of(folder):
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
         facts |= {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
     return facts
 
