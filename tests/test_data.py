@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn import datasets
 
 from distexp.experiments.data import Dataset, load, load_embedded, replace_labels, split
 
@@ -56,6 +57,15 @@ def test_an_embedded_set_is_whole(name: str) -> None:
     assert dataset.labels.dtype == np.int64
     assert set(dataset.labels) == set(range(dataset.classes))
     assert dataset.is_images == (name == "digits")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_an_embedded_set_is_what_scikit_learn_loads(name: str) -> None:
+    loaded = getattr(datasets, f"load_{name}")()
+    dataset = load(name)
+    assert np.array_equal(dataset.inputs.reshape(loaded.data.shape), loaded.data.astype(np.float32))
+    assert np.array_equal(dataset.labels, loaded.target)
+    assert dataset.classes == len(loaded.target_names)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -3,6 +3,7 @@
 Data sets of openml.org are fetched once and kept under `data/` as one file each.
 """
 
+import importlib.util
 import math
 import os
 import tempfile
@@ -14,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from sklearn.datasets import fetch_openml, load_breast_cancer, load_digits, load_wine
 
 from distexp.experiments.settings import IMAGE_SETS, OPENML, TABLES
 
@@ -22,7 +22,7 @@ DATA_DIR = Path("data")
 MIN_PER_CLASS = 5  # fewer, and the split below leaves a part without the class
 MIN_IMAGE_SIDE = 8  # smaller squares are tables by chance
 PIXEL_MAX = 255
-_LOADERS = {"breast_cancer": load_breast_cancer, "digits": load_digits, "wine": load_wine}
+_EMBEDDED = {"breast_cancer": "breast_cancer.csv", "digits": "digits.csv.gz", "wine": "wine_data.csv"}
 
 Inputs = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -82,13 +82,19 @@ def load(name: str, data_dir: Path = DATA_DIR) -> Dataset:
 
 @lru_cache
 def load_embedded(name: str) -> Dataset:
-    """Return a data set that scikit-learn brings along; the arrays are shared and read-only."""
-    bunch = _LOADERS[name]()
-    inputs = np.asarray(bunch.images[:, None] if name in IMAGE_SETS else bunch.data, dtype=np.float32)
-    labels = np.asarray(bunch.target, dtype=np.int64)
+    """Return a data set that scikit-learn brings along; the arrays are shared and read-only.
+
+    From its files: to import its loaders takes as long as to import torch.
+    """
+    library = importlib.util.find_spec("sklearn")
+    assert library is not None and library.origin is not None, "requirements.txt names it"
+    file = Path(library.origin).parent / "datasets" / "data" / _EMBEDDED[name]
+    table = np.loadtxt(file, delimiter=",", skiprows=int(name in TABLES))  # label last; a table has a header
+    shape = (-1, 1, 8, 8) if name in IMAGE_SETS else (len(table), -1)
+    inputs, labels = table[:, :-1].astype(np.float32).reshape(shape), table[:, -1].astype(np.int64)
     inputs.setflags(write=False)
     labels.setflags(write=False)
-    return Dataset(inputs, labels, len(bunch.target_names))
+    return Dataset(inputs, labels, len(np.unique(labels)))
 
 
 def split(dataset: Dataset, rng: np.random.Generator) -> Split:
@@ -131,6 +137,8 @@ def _fetch(name: str, data_dir: Path) -> Dataset:
 
     By scikit-learn's own parser, slow but once a set: that of pandas 3 fails on classes that are numbers.
     """
+    from sklearn.datasets import fetch_openml  # slow to import, and seldom needed
+
     bunch = fetch_openml(
         name=name.removeprefix(OPENML), data_home=str(data_dir), as_frame=False, parser="liac-arff"
     )
