@@ -3,13 +3,13 @@
 Data sets of openml.org are fetched once and kept under `data/` as one file each.
 """
 
-import importlib.util
 import math
 import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +84,13 @@ def load(name: str, data_dir: Path = DATA_DIR) -> Dataset:
 def load_embedded(name: str) -> Dataset:
     """Return a data set that scikit-learn brings along; the arrays are shared and read-only.
 
-    From its files: to import its loaders takes as long as to import torch.
+    From its files, the label in the last column: to import its loaders takes as long as to import torch.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
     """
-    library = importlib.util.find_spec("sklearn")
-    assert library is not None and library.origin is not None, "requirements.txt names it"
-    file = Path(library.origin).parent / "datasets" / "data" / _EMBEDDED[name]
-    table = np.loadtxt(file, delimiter=",", skiprows=int(name in TABLES))  # label last; a table has a header
+    file = distribution("scikit-learn").locate_file(f"sklearn/datasets/data/{_EMBEDDED[name]}")
+    table = np.loadtxt(str(file), delimiter=",", skiprows=int(name in TABLES))  # tables have headers
     shape = (-1, 1, 8, 8) if name in IMAGE_SETS else (len(table), -1)
     inputs, labels = table[:, :-1].astype(np.float32).reshape(shape), table[:, -1].astype(np.int64)
     inputs.setflags(write=False)
