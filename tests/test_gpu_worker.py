@@ -174,8 +174,8 @@ def test_a_worker_that_waits_for_memory_keeps_no_process_ready_that_holds_some(t
         await_rows(folder, 1)
         mine = psutil.Process(worker.process.pid)
 
-        def forked() -> list[psutil.Process]:
-            return [each for each in mine.children(recursive=True) if each.ppid() != mine.pid]
+        def forked() -> set[psutil.Process]:
+            return {*mine.children(recursive=True)} - {*mine.children()}
 
         poll(lambda: not forked(), "the standby has ended")
         sees_of(folder, card(0, 12 * 1024))
