@@ -7,7 +7,7 @@ epochs a second has on this machine is tried first.
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,13 +36,20 @@ def run(params, context):
 
 
 def measure() -> list[Figure]:
-    """Return the time of ours beside that of the bare processes and of Ray, in alternating rounds."""
-    ours, bare, ray = [], [], list[float]()
+    """Return the time of ours beside that of the bare processes and of Ray.
+
+    Every other round goes backwards: a machine that gets warm slows down whoever comes last.
+    """
+    ours, bare, ray = list[float](), list[float](), list[float]()
     epochs = _epochs_of_a_second()
-    for _ in range(ROUNDS):
-        bare.append(span_s(bare_ends(TRAININGS, WORKERS, "cpu", epochs), WORKERS))
-        ours.append(span_s(our_ends(TRAININGS, WORKERS, epochs, "--device", "cpu"), WORKERS))
-        ray += RAY.run(str(TRAININGS), str(WORKERS), str(epochs), with_ours=True)
+    steps: list[Callable[[], None]] = [
+        lambda: bare.append(span_s(bare_ends(TRAININGS, WORKERS, "cpu", epochs), WORKERS)),
+        lambda: ours.append(span_s(our_ends(TRAININGS, WORKERS, epochs, "--device", "cpu"), WORKERS)),
+        lambda: ray.extend(RAY.run(str(TRAININGS), str(WORKERS), str(epochs), with_ours=True)),
+    ]
+    for index in range(ROUNDS):
+        for step in steps if index % 2 == 0 else steps[::-1]:
+            step()
     name = f"{TRAININGS} trainings, {WORKERS} workers, a fresh child each"
     return [
         Figure(name, "s", ours, times_at_most(BAR), f"{WORKERS} bare persistent processes", bare),
