@@ -165,20 +165,8 @@ _OPTIONAL = (
 )
 _TYPES = (
     *("status", "request_task", "request_task", "heartbeat", "task_complete", "task_failed", "task_released"),
-    *(
-        "workers",
-        "tasks",
-        "show",
-        "logs",
-        "view",
-        "cancel",
-        "requeue",
-        "requeue",
-        "pause",
-        "resume",
-        "resume",
-        "drain",
-    ),
+    *("workers", "tasks", "show", "logs", "view", "cancel", "requeue", "requeue"),
+    *("pause", "resume", "resume", "drain"),
 )
 
 

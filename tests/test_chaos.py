@@ -260,17 +260,18 @@ def test_only_where_a_child_is_born_as_its_worker_leaves_pythons_own_traceback_m
 @pytest.mark.parametrize(
     ("said", "number", "is_excused"),
     [
-        ("No task is left: every task of the sweep has ended", signal.SIGTERM, True),
-        ("Giving task slow_0_2 back: preempted", signal.SIGTERM, True),
-        ("No task is left: every task of the sweep has ended", signal.SIGSEGV, False),
-        ("Running task slow_0_1 (attempt 1)", signal.SIGTERM, False),
+        (["No task is left: every task of the sweep has ended"], signal.SIGTERM, True),
+        (["Giving task slow_0_2 back: preempted"], signal.SIGTERM, True),
+        (["Giving task slow_0_2 back: interrupted", "Running task slow_0_2"], signal.SIGTERM, False),
+        (["No task is left: every task of the sweep has ended"], signal.SIGSEGV, False),
+        (["Running task slow_0_1 (attempt 1)"], signal.SIGTERM, False),
     ],
 )
 def test_a_worker_may_end_by_a_signal_to_stop_once_it_was_done(
-    said: str, number: signal.Signals, is_excused: bool
+    said: list[str], number: signal.Signals, is_excused: bool
 ) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
-    actor = Actor("worker1", process, Seat(0, "forkserver"), threading.Thread(), [said])
+    actor = Actor("worker1", process, Seat(0, "forkserver"), threading.Thread(), said)
     actor.signal(number)
     process.communicate()
     assert actor.is_excused is is_excused

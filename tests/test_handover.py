@@ -38,9 +38,13 @@ def talks(manager: ExperimentManager) -> Iterator[list[Talk]]:
 
 def result_of(talk: Talk) -> Callable[[], Reply]:
     """Take a task, and return what hands its result over and asks for the next one."""
-    task = talk.say("request_task")
+    return report_of(talk, talk.say("request_task"), result={"score": 1})
+
+
+def report_of(talk: Talk, task: Reply, **result: object) -> Callable[[], Reply]:
+    """Return what reports the task as complete and asks for the next one."""
     named = {"lease_id": task["lease_id"], "key": task["key"]}
-    return lambda: talk.say("task_complete", **named, result={"score": 1}, next=True)
+    return lambda: talk.say("task_complete", **named, **result, next=True)
 
 
 def together(
@@ -92,13 +96,8 @@ def test_one_that_is_refused_takes_nothing_from_those_beside_it(
     folder: Folder, manager: ExperimentManager, talks: list[Talk]
 ) -> None:
     with worker(manager, "local") as local:
-        task = local.say("request_task")
-        named = {"lease_id": task["lease_id"], "key": task["key"]}
-
-        def lie() -> Reply:
-            return local.say("task_complete", **named, next=True)
-
-        replies = together(folder, manager, [*map(result_of, talks[:3]), lie])
+        task = local.say("request_task")  # of which it has written no row
+        replies = together(folder, manager, [*map(result_of, talks[:3]), report_of(local, task)])
     assert [reply["type"] for reply in replies] == ["ack", "ack", "ack", "error"]
     assert f"found no row of it in {folder.csv}" in replies[3]["error"]
     assert len(folder.rows()) == 3
@@ -123,12 +122,7 @@ def test_a_row_that_its_worker_has_written_counts_though_those_beside_it_cannot_
 ) -> None:
     with worker(manager, "local") as local:
         task = local.say("request_task")
-        named = {"lease_id": task["lease_id"], "key": task["key"]}
-
-        def report() -> Reply:
-            return local.say("task_complete", **named, next=True)
-
-        says = [*map(result_of, talks[:3]), report]
+        says = [*map(result_of, talks[:3]), report_of(local, task)]
         folder.add_rows(f"{task['config']['width']},42,1")
 
         def full(path: object, data: object) -> None:

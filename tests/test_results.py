@@ -190,8 +190,10 @@ def test_a_folder_that_cannot_be_made_means_try_again(tmp_path: Path) -> None:
     path, task = tmp_path / "results" / RESULTS_FILE, a_task()
     with pytest.raises(ResultsUnwritable) as refused:
         ResultsFile(path, TaskIndex([task])).append([a_row(task)])
-    assert str(refused.value).startswith(f"{path}: cannot be written now (")
-    assert str(refused.value).endswith("; the row is kept and tried again")
+    assert (
+        str(refused.value)
+        == f"{path}: cannot be written now (Not a directory); the row is kept and tried again"
+    )
 
 
 # -- scanning ------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from distexp.workdir import Workdir
 
 MARK_VARIABLE = "CHAOS_RUN"
 LEAVES = ("No task is left", "Giving task")  # what a worker says when it leaves by itself, or was told to
+GOES_ON = "Running task"  # it gives a task back, too, when it could start no process, and then goes on
 MANAGER_WAIT_S = 240  # of the worker's time: longer than any absence of the manager
 PORTS = range(
     20_000, 30_000
@@ -69,7 +70,11 @@ class Actor:
         if self.seat is None:
             return self.is_killed or self._has_said("error: configs/")
         is_late = self.process.returncode in (-signal.SIGTERM, -signal.SIGINT)
-        return self.is_killed or (is_late and any(self._has_said(words) for words in LEAVES))
+        return self.is_killed or (is_late and self._is_leaving())
+
+    def _is_leaving(self) -> bool:
+        told = [text for text in self.said if any(words in text for words in (*LEAVES, GOES_ON))]
+        return bool(told) and GOES_ON not in told[-1]
 
     def _has_said(self, words: str) -> bool:
         return any(words in text for text in self.said)
