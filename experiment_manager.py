@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distexp.commands import (
+from distexp.cli import (
     cancel,
     drain,
     init,
@@ -31,10 +31,10 @@ from distexp.commands import (
     watch,
 )
 from distexp.errors import DistexpError, Refused
-from distexp.logs import is_terminal, log_to_console
-from distexp.manager import RESCAN_S, ExperimentManager
-from distexp.protocol import DEFAULT_PORT
-from distexp.sweep import DEFAULT_CONFIGS
+from distexp.manager.manager import RESCAN_S, ExperimentManager
+from distexp.sweep.source import DEFAULT_CONFIGS
+from distexp.system.logs import is_terminal, log_to_console
+from distexp.wire.messages import DEFAULT_PORT
 
 __all__ = ["ExperimentManager"]
 
@@ -123,7 +123,9 @@ def serve(settings: argparse.Namespace) -> int:
     if settings.plain or not is_terminal():
         log_to_console()
         return manager.serve()
-    from distexp.screen import Screen  # rich takes a tenth of a second, which no other start has to wait for
+    from distexp.cli.screen import (
+        Screen,  # rich takes a tenth of a second, which no other start has to wait for
+    )
 
     with Screen() as screen, screen.following(manager.view):
         return manager.serve()

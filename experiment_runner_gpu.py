@@ -5,8 +5,8 @@ python experiment_runner_gpu.py [host] [port]
 
 import sys
 
-from distexp.gpu import MIN_FREE_GB, get_available_gpu
-from distexp.worker_command import main
+from distexp.cli.worker import main
+from distexp.gpu.devices import MIN_FREE_GB, get_available_gpu
 
 __all__ = ["MIN_FREE_GB", "get_available_gpu"]
 

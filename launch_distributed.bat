@@ -43,12 +43,12 @@ set "CODE=2"
 goto end
 
 :install
-call %STARTER% -m distexp.environment %NEEDS%
+call %STARTER% -m distexp.launcher.bootstrap %NEEDS%
 set "CODE=%ERRORLEVEL%"
 if not "%CODE%"=="0" goto end
 
 :launch
-"%PYTHON%" -m distexp.launch %WORDS%
+"%PYTHON%" -m distexp.launcher.main %WORDS%
 set "CODE=%ERRORLEVEL%"
 goto end
 

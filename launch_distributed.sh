@@ -49,7 +49,7 @@ if [[ -z $python ]]; then
     starter=$(find_python)
     needs=()
     [[ $verb == test ]] && needs=(--dev)
-    "$starter" -m distexp.environment ${needs[@]+"${needs[@]}"}
+    "$starter" -m distexp.launcher.bootstrap ${needs[@]+"${needs[@]}"}
     python=.venv/bin/python
 fi
-exec "$python" -m distexp.launch "$@"
+exec "$python" -m distexp.launcher.main "$@"

@@ -12,8 +12,8 @@ from benchmarks.figures import Figure, times_at_most
 from benchmarks.harness import ROUNDS, folder, manager
 from benchmarks.million import config
 from benchmarks.peer import Peer
-from distexp.client import Client
-from distexp.protocol import Status, StatusReply
+from distexp.wire.client import Client
+from distexp.wire.messages import Status, StatusReply
 from distexp.workdir import Workdir
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.figures import Figure, at_least, times_at_least
 from benchmarks.harness import ROUNDS, folder, manager, worker
 from benchmarks.rivals import Rival
-from distexp.results import RESULTS_FILE
+from distexp.results.results_file import RESULTS_FILE
 
 TASKS, SKIPPED = 400, 40  # the first ones run while workers start
 NOOP = """

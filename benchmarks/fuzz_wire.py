@@ -28,10 +28,20 @@ from benchmarks.figures import Figure, at_most
 from benchmarks.harness import folder, manager, pool, status, worker
 from benchmarks.wire_cases import MEAN_MESSAGES, Target, conversation
 from benchmarks.wire_peer import hold
-from distexp.client import Client
 from distexp.errors import DistexpError
-from distexp.host import machine_id
-from distexp.protocol import PAGE, Ack, Cancel, RequestTask, Requeue, Resume, TaskReply, Tasks, TasksReply
+from distexp.system.process import machine_id
+from distexp.wire.client import Client
+from distexp.wire.messages import (
+    PAGE,
+    Ack,
+    Cancel,
+    RequestTask,
+    Requeue,
+    Resume,
+    TaskReply,
+    Tasks,
+    TasksReply,
+)
 from distexp.workdir import Workdir
 
 TASKS = 200

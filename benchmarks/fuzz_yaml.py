@@ -23,7 +23,7 @@ from benchmarks.figures import Figure, at_most
 from benchmarks.harness import pool
 from benchmarks.yaml_cases import config
 from distexp.errors import ConfigError
-from distexp.sweep import Sweep
+from distexp.sweep.source import Sweep
 from distexp.task import Task
 
 NAME = "configs/config_exp1.yaml"

@@ -6,7 +6,7 @@ from benchmarks.figures import Figure
 from benchmarks.harness import ROUNDS
 from benchmarks.trainings import EPOCHS, bare_ends, our_ends, span_s
 from distexp.errors import NoGpuError
-from distexp.gpu import list_gpus
+from distexp.gpu.devices import list_gpus
 
 SLOTS = (1, 4, 16)
 TRAININGS = 32  # after the first one of each process

@@ -11,9 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from distexp.client import Client
 from distexp.errors import DistexpError
-from distexp.protocol import Status, StatusReply
+from distexp.wire.client import Client
+from distexp.wire.messages import Status, StatusReply
 from distexp.workdir import Workdir
 
 PROJECT = Path(__file__).resolve().parent.parent

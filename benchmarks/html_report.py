@@ -15,11 +15,11 @@ from pathlib import Path
 from benchmarks.browser import CHROMIUM, browser
 from benchmarks.figures import Figure, at_most
 from benchmarks.harness import PROJECT, ROUNDS, folder
-from distexp.collector import set_aside
-from distexp.csv_text import line_of
-from distexp.results import RESULTS_FILE
-from distexp.rows import row_for
-from distexp.sweep import DEFAULT_CONFIGS, Sweep
+from distexp.results.csv_format import line_of
+from distexp.results.results_file import RESULTS_FILE
+from distexp.results.row import row_for
+from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
+from distexp.system.gc import set_aside
 from distexp.task import Provenance
 from distexp.workdir import Workdir
 

@@ -11,7 +11,7 @@ import psutil
 
 from benchmarks.figures import Figure, at_most, times_at_most
 from benchmarks.harness import ROUNDS, folder, manager
-from distexp.manager import RESCAN_S, TURN_S, ExperimentManager
+from distexp.manager.manager import RESCAN_S, TURN_S, ExperimentManager
 
 SECONDS = 10.0  # of each round
 ROWS = 50_000

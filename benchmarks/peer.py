@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import pool
-from distexp.client import RECEIVE_BYTES
-from distexp.protocol import (
+from distexp.task import Provenance, Scalar
+from distexp.wire.auth import client_context, read_token, secure
+from distexp.wire.client import RECEIVE_BYTES
+from distexp.wire.messages import (
     Ack,
     AnyReply,
     AnyRequest,
@@ -21,8 +23,6 @@ from distexp.protocol import (
     decode_reply,
     encode,
 )
-from distexp.task import Provenance, Scalar
-from distexp.trust import client_context, read_token, secure
 from distexp.workdir import Workdir
 
 HEARTBEAT_S = 15.0

@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks.figures import Figure, at_most, times_at_most
 from benchmarks.harness import ROUNDS, folder, pool
 from benchmarks.million import config
-from distexp.manager import ExperimentManager
-from distexp.results import RESULTS_FILE
+from distexp.manager.manager import ExperimentManager
+from distexp.results.results_file import RESULTS_FILE
 
 A, B = 1000, 1010
 ROWS, NEW = 1_000_000, 100  # the other tasks get theirs while the manager runs

@@ -4,7 +4,7 @@ import time
 
 from benchmarks.figures import Figure, at_most
 from benchmarks.harness import ROUNDS, folder, manager_at_once, worker
-from distexp.results import RESULTS_FILE
+from distexp.results.results_file import RESULTS_FILE
 
 LOOK_S = 0.005
 PATIENCE_S = 120.0

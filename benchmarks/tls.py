@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.figures import Figure, times_at_least
 from benchmarks.harness import ROUNDS, folder, manager
-from distexp.trust import Token, client_context, read_token
+from distexp.wire.auth import Token, client_context, read_token
 from distexp.workdir import Workdir
 
 CONNECTIONS = 16

@@ -13,15 +13,15 @@ from rich.live import Live
 
 from benchmarks.figures import Figure, at_most
 from benchmarks.harness import ROUNDS
-from distexp import protocol as wire
-from distexp.control import Control
-from distexp.ledger import Ledger
-from distexp.pace import FORECAST_S, Pace
-from distexp.roster import Roster
-from distexp.screen import REFRESH_S
+from distexp.cli.render import render
+from distexp.cli.screen import REFRESH_S
+from distexp.manager.admin import Control
+from distexp.manager.forecast import FORECAST_S, Pace
+from distexp.manager.workers import Roster
+from distexp.queue.task_queue import TaskQueue
+from distexp.results.store import Ledger
 from distexp.task import make_task
-from distexp.task_queue import TaskQueue
-from distexp.view import render
+from distexp.wire import messages as wire
 from distexp.workdir import Workdir
 
 TASKS, WORKERS, DONE_EACH = 100_000, 100, 10

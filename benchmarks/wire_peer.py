@@ -7,9 +7,9 @@ import struct
 import time
 
 from benchmarks.wire_cases import Conversation
-from distexp.doorman import MAX_REFUSALS
 from distexp.errors import ProtocolError
-from distexp.protocol import ErrorReply, StatusReply, decode_reply
+from distexp.wire.doorman import MAX_REFUSALS
+from distexp.wire.messages import ErrorReply, StatusReply, decode_reply
 
 PATIENCE_S = 60.0  # for a connection to be answered and closed: twice its longest limit, on a busy machine
 RECEIVE_BYTES = 64 * 1024

@@ -13,9 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from distexp.disk import replace_durably
 from distexp.errors import AlreadyRunning, UserError
-from distexp.host import host_name
+from distexp.system.files import replace_durably
+from distexp.system.process import host_name
 
 LOG_FILE = "experiment_manager.log"
 EVERYWHERE = ("", "0.0.0.0", "::")  # addresses to bind, not to connect to

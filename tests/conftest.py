@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_child import METHODS, Write
-from live_manager import Folder
 
-from distexp.child import Children
+from distexp.worker.task_process import Children
+from tests.live_child import METHODS, Write
+from tests.live_manager import Folder
 
 _numbers = itertools.count()
 

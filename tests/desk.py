@@ -1,11 +1,10 @@
 """A task queue with its clock and its records, to test lending with."""
 
-from row_cases import tasks_of
-from support import Clock
-
-from distexp.entry import Borrower, Cause, Lease, State
+from distexp.queue.entry import Borrower, Cause, Lease, State
+from distexp.queue.task_queue import TaskQueue
 from distexp.task import Task, TaskRecord
-from distexp.task_queue import TaskQueue
+from tests.row_cases import tasks_of
+from tests.support import Clock
 
 CPU0, CPU1 = Borrower("cpu0", 15.0), Borrower("cpu1", 15.0)
 

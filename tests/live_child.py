@@ -5,12 +5,11 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from support import poll
-
-from distexp.child import Attempt, Children, StartMethod
-from distexp.child_main import Outcome, Run
-from distexp.host import ProcessMark
+from distexp.system.process import ProcessMark
 from distexp.task import Process, make_task
+from distexp.worker.task_main import Outcome, Run
+from distexp.worker.task_process import Attempt, Children, StartMethod
+from tests.support import poll
 
 Write = Callable[[str], str]  # source of an experiment -> "module:function"
 METHODS: list[StartMethod] = ["spawn"] if sys.platform == "win32" else ["forkserver", "spawn"]

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from distexp.host import machine_id
-from distexp.manager import ExperimentManager
+from distexp.manager.manager import ExperimentManager
+from distexp.system.process import machine_id
 
 CONFIG = """
 defaults: {{output_dir: "./results_exp1", experiment: "absent_module:run"}}

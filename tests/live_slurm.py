@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from live_worker import marked_processes
-from support import poll
+from tests.live_worker import marked_processes
+from tests.support import poll
 
 LAUNCHER = Path(__file__).parent.parent / "launch_distributed.sh"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")

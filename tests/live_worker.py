@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from live_manager import Folder
-from support import poll
+
+from tests.live_manager import Folder
+from tests.support import poll
 
 RUNNER = Path(__file__).parent.parent / "experiment_runner_gpu.py"
 DEADLINE_S = 60.0

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from distexp.rows import cell_forms, row_for, value_form
+from distexp.results.row import cell_forms, row_for, value_form
 from distexp.task import Provenance, Task, Value, make_task
 
 RUN = Provenance(

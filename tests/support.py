@@ -9,9 +9,8 @@ from typing import Any
 from hypothesis import settings
 
 TESTS = Path(__file__).parent
-PATHS = os.pathsep.join([str(TESTS), str(TESTS.parent)])
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": PATHS
+    "PYTHONPATH": str(TESTS.parent)
 }  # of a child process that imports the product, or a test file
 
 MORE = int(os.environ.get("DISTEXP_EXAMPLES", "1"))  # times as many random examples as usual

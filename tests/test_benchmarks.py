@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import page, rows, section
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import report
@@ -14,6 +13,7 @@ from benchmarks.harness import folder, manager
 from benchmarks.million import config
 from benchmarks.peer import drive
 from benchmarks.rivals import Rival
+from tests.pages import page, rows, section
 
 ABSENT = Rival("Nowhere", "on_nowhere.py", package="there-is-no-such-package")
 

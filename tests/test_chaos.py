@@ -18,10 +18,10 @@ from benchmarks.chaos.experiments import score
 from benchmarks.chaos.plan import WEIGHTS, Kind, Seat, Shape, make_plan
 from benchmarks.chaos.relay import Relay
 from benchmarks.chaos.stage import MARK_VARIABLE, Actor, Stage
-from distexp.config import load_configs
 from distexp.errors import ConfigError
-from distexp.journal import Journal
-from distexp.spool import Spool
+from distexp.queue.journal import Journal
+from distexp.results.spool import Spool
+from distexp.sweep.config import load_configs
 from distexp.task import Task, make_task
 
 PATIENCE_S = 30.0

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_manager import Folder, Talk
-from pages import PROJECT, blocks, page, rows, section, spans
 
-from distexp import server
-from distexp.manager import ExperimentManager
-from distexp.protocol import AnyReply, AnyRequest, decode_request, encode
+from distexp.manager.manager import ExperimentManager
+from distexp.wire import server
+from distexp.wire.messages import AnyReply, AnyRequest, decode_request, encode
+from tests.live_manager import Folder, Talk
+from tests.pages import PROJECT, blocks, page, rows, section, spans
 
 README, PROTOCOL, JOURNEY = page("README.md"), page("docs/protocol.md"), page("docs/journey.md")
 PHASE = "exp6_learning_rate"

@@ -6,20 +6,21 @@ import re
 import msgspec
 import pytest
 from msgspec.structs import FieldInfo, fields
-from pages import blocks, page, rows, section, spans
 
-from distexp import protocol, task
-from distexp.doorman import MAX_REFUSALS, MAX_STRANGERS
+from distexp import task
 from distexp.errors import ProtocolError
-from distexp.server import BACKLOG
+from distexp.wire import messages
+from distexp.wire.doorman import MAX_REFUSALS, MAX_STRANGERS
+from distexp.wire.server import BACKLOG
+from tests.pages import blocks, page, rows, section, spans
 
 PROTOCOL = page("docs/protocol.md")
 PARTS = {
-    protocol.Request: "Every request",
-    protocol.WorkerRequest: "Every request of a worker",
-    protocol.Report: "Every report",
-    protocol.Progress: "Object `progress`",
-    protocol.GpuUse: "Object `gpu`",
+    messages.Request: "Every request",
+    messages.WorkerRequest: "Every request of a worker",
+    messages.Report: "Every report",
+    messages.Progress: "Object `progress`",
+    messages.GpuUse: "Object `gpu`",
     task.Provenance: "Object `run`",
     task.Bookmark: "Object `seen`",
 }
@@ -27,7 +28,7 @@ REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "status", "workers", "tasks", "show"
 
 
 def structs() -> list[type[msgspec.Struct]]:
-    found = [each for each in vars(protocol).values() if isinstance(each, type)]
+    found = [each for each in vars(messages).values() if isinstance(each, type)]
     kept = [each for each in found if issubclass(each, msgspec.Struct) and each is not task.Task]
     return sorted(set(kept), key=lambda each: each.__name__)
 
@@ -36,13 +37,13 @@ def heading_of(struct: type[msgspec.Struct]) -> str:
     if struct in PARTS:
         return PARTS[struct]
     tag = str(struct.__struct_config__.tag)
-    is_reply = not issubclass(struct, protocol.Request)
+    is_reply = not issubclass(struct, messages.Request)
     return f"`{tag}` (reply)" if is_reply and tag in REPLIES_NAMED_LIKE_REQUESTS else f"`{tag}`"
 
 
 def own_fields(struct: type[msgspec.Struct]) -> list[FieldInfo]:
     base = struct.__mro__[1]
-    inherits = issubclass(struct, protocol.Request) and base is not msgspec.Struct
+    inherits = issubclass(struct, messages.Request) and base is not msgspec.Struct
     inherited = {each.name for each in fields(base)} if inherits else set()
     return [each for each in fields(struct) if each.name not in inherited]
 
@@ -64,13 +65,13 @@ def test_protocol_lists_each_field_of_each_message_with_its_default(struct: type
 @pytest.mark.parametrize("name", ["docs/protocol.md", "docs/journey.md"])
 def test_each_message_that_is_shown_can_be_read(name: str) -> None:
     lines = [line for block in blocks(page(name), "json") for line in block.splitlines()]
-    messages = [line.encode() for line in lines if '"type":' in line]
-    assert messages
-    for line in messages:
+    shown = [line.encode() for line in lines if '"type":' in line]
+    assert shown
+    for line in shown:
         try:
-            protocol.decode_request(line)
+            messages.decode_request(line)
         except ProtocolError:
-            protocol.decode_reply(line)
+            messages.decode_reply(line)
 
 
 def test_protocol_shows_an_example_of_each_message() -> None:
@@ -82,7 +83,7 @@ def test_protocol_shows_an_example_of_each_message() -> None:
 def test_the_limits_in_protocol_are_those_of_the_code() -> None:
     shown = [re.findall(r"\d+", cells[1])[0] for cells in rows(section(PROTOCOL, "Framing and limits"))]
     limits = (
-        *(protocol.MAX_MESSAGE_BYTES, protocol.MAX_STATUS_BYTES, protocol.MESSAGE_S),
-        *(protocol.IDLE_S, protocol.PAGE, protocol.MESSAGE_S, MAX_REFUSALS, MAX_STRANGERS, BACKLOG),
+        *(messages.MAX_MESSAGE_BYTES, messages.MAX_STATUS_BYTES, messages.MESSAGE_S),
+        *(messages.IDLE_S, messages.PAGE, messages.MESSAGE_S, MAX_REFUSALS, MAX_STRANGERS, BACKLOG),
     )
     assert shown == [f"{limit:.0f}" for limit in limits]

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from live_manager import Folder
-from live_worker import (
+
+from tests.live_manager import Folder
+from tests.live_worker import (
     CONFIG,
     DEADLINE_S,
     RUNNER,
@@ -21,7 +22,7 @@ from live_worker import (
     open_gate,
     worker_process,
 )
-from support import poll
+from tests.support import poll
 
 MANAGER = RUNNER.with_name("experiment_manager.py")
 WIDTHS = list(range(1, 9))

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from live_manager import Folder, Talk
-from live_worker import CONFIG, RUNNER, worker_process
-from support import ENVIRONMENT, TESTS, poll
 
-from distexp.host import machine_id
+from distexp.system.process import machine_id
 from distexp.workdir import Workdir
+from tests.live_manager import Folder, Talk
+from tests.live_worker import CONFIG, RUNNER, worker_process
+from tests.support import ENVIRONMENT, TESTS, poll
 
 pytestmark = pytest.mark.slow
 MANAGER = RUNNER.with_name("experiment_manager.py")
@@ -78,10 +78,10 @@ def is_broken(say: Talk, type_: str, **fields: object) -> bool:
 
 
 LENDING = [
-    ("distexp.journal:Journal._commit", "before"),
-    ("distexp.journal:Journal._commit", "after"),
-    ("distexp.service:Service._reply", "before"),
-    ("distexp.service:Service._reply", "after"),
+    ("distexp.queue.journal:Journal._commit", "before"),
+    ("distexp.queue.journal:Journal._commit", "after"),
+    ("distexp.manager.dispatch:Service._reply", "before"),
+    ("distexp.manager.dispatch:Service._reply", "after"),
 ]
 
 
@@ -100,13 +100,13 @@ def test_a_manager_killed_while_it_lends_gives_the_same_worker_the_task_after_it
 
 
 RECORDING = [
-    ("distexp.endings:Endings.complete", "before"),
-    ("distexp.results:append_durably", "before"),
-    ("distexp.results:append_durably", "half"),
-    ("distexp.results:append_durably", "after"),
-    ("distexp.task_queue:TaskQueue.complete", "before"),
-    ("distexp.task_queue:TaskQueue.complete", "after"),
-    ("distexp.endings:Endings.complete", "after"),
+    ("distexp.manager.completion:Endings.complete", "before"),
+    ("distexp.results.results_file:append_durably", "before"),
+    ("distexp.results.results_file:append_durably", "half"),
+    ("distexp.results.results_file:append_durably", "after"),
+    ("distexp.queue.task_queue:TaskQueue.complete", "before"),
+    ("distexp.queue.task_queue:TaskQueue.complete", "after"),
+    ("distexp.manager.completion:Endings.complete", "after"),
 ]
 
 
@@ -126,9 +126,9 @@ def test_a_manager_killed_while_it_takes_a_result_has_one_row_once_the_report_is
 
 
 WIDENING = [
-    ("distexp.results:widen", "before"),
-    ("distexp.csv_disk:shutil.copymode", "before"),
-    ("distexp.results:widen", "after"),
+    ("distexp.results.results_file:widen", "before"),
+    ("distexp.results.csv_disk:shutil.copymode", "before"),
+    ("distexp.results.results_file:widen", "after"),
 ]
 
 
@@ -149,7 +149,7 @@ def test_a_manager_killed_while_it_adds_a_column_leaves_the_old_file_or_the_new_
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_manager_killed_while_it_takes_a_failure_charges_it_once(folder: Folder, moment: str) -> None:
-    where = "distexp.endings:Endings.failed"
+    where = "distexp.manager.completion:Endings.failed"
     with dying_manager(folder, where, moment) as process, talk(folder, process) as say:
         task = say.say("request_task")
         named = {"lease_id": task["lease_id"], "key": task["key"]}
@@ -160,11 +160,11 @@ def test_a_manager_killed_while_it_takes_a_failure_charges_it_once(folder: Folde
 
 
 STARTING = [
-    ("distexp.disk:os.replace", "before"),
-    ("distexp.disk:os.replace", "after"),
-    ("distexp.identity:make_certificate", "after"),
-    ("distexp.manager:keep_identity", "after"),
-    ("distexp.manager:Server", "before"),
+    ("distexp.system.files:os.replace", "before"),
+    ("distexp.system.files:os.replace", "after"),
+    ("distexp.wire.identity:make_certificate", "after"),
+    ("distexp.manager.manager:keep_identity", "after"),
+    ("distexp.manager.manager:Server", "before"),
 ]
 
 
@@ -182,10 +182,10 @@ def test_a_manager_killed_at_its_start_is_started_again_as_if_nothing_had_been(
 # -- workers -------------------------------------------------------------------------------------------------
 
 AT_HOME = [
-    ("distexp.worker:Worker._start_child", "before", 0),
-    ("distexp.recorder:Recorder.write_row", "before", 1),
-    ("distexp.results:append_durably", "half", 1),
-    ("distexp.recorder:Recorder.write_row", "after", 0),
+    ("distexp.worker.worker:Worker._start_child", "before", 0),
+    ("distexp.worker.recorder:Recorder.write_row", "before", 1),
+    ("distexp.results.results_file:append_durably", "half", 1),
+    ("distexp.worker.recorder:Recorder.write_row", "after", 0),
 ]
 
 
@@ -214,11 +214,11 @@ def test_a_worker_of_the_folder_killed_at_its_row_leaves_one_whole_row_in_the_en
 
 
 ELSEWHERE = [
-    ("distexp.recorder:Recorder.keep", "before", 2),
-    ("distexp.disk:os.replace", "before", 2),
-    ("distexp.recorder:Recorder.keep", "after", 1),
-    ("distexp.link:Link.report", "after", 1),
-    ("distexp.recorder:Recorder.forget", "after", 1),
+    ("distexp.worker.recorder:Recorder.keep", "before", 2),
+    ("distexp.system.files:os.replace", "before", 2),
+    ("distexp.worker.recorder:Recorder.keep", "after", 1),
+    ("distexp.worker.connection:Link.report", "after", 1),
+    ("distexp.worker.recorder:Recorder.forget", "after", 1),
 ]
 
 

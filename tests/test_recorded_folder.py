@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_manager import Folder
-from live_worker import worker_process
-from support import poll
 
-from distexp.sweep import Sweep
-from distexp.task_queue import TaskQueue
+from distexp.queue.task_queue import TaskQueue
+from distexp.sweep.source import Sweep
+from tests.live_manager import Folder
+from tests.live_worker import worker_process
+from tests.support import poll
 
 RECORDED = Path(__file__).parent / "recorded"
 PROJECT = Path(__file__).parent.parent

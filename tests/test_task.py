@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from row_cases import a_task
-from support import examples
 
-from distexp.entry import Borrower
+from distexp.queue.entry import Borrower
 from distexp.task import KEY_DIGITS, Task, canonical, digest, make_task
+from tests.row_cases import a_task
+from tests.support import examples
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 VALUES = st.recursive(

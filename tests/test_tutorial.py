@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import PROJECT, blocks, page, section
+
+from tests.pages import PROJECT, blocks, page, section
 
 TUTORIAL = page("docs/tutorial.md")
 STEPS = re.findall(r"^## (\d\. .*)$", TUTORIAL, re.M)

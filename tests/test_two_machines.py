@@ -12,9 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from live_manager import Folder
-from live_worker import CONFIG, GATED
-from support import poll
+
+from tests.live_manager import Folder
+from tests.live_worker import CONFIG, GATED
+from tests.support import poll
 
 HOUSE = Path(__file__).parent.parent
 LISTEN = """

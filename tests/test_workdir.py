@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import ENVIRONMENT
 
 from distexp.errors import AlreadyRunning, UserError
 from distexp.workdir import Workdir, write_private
+from tests.support import ENVIRONMENT
 
 HOLDER = """
 import sys

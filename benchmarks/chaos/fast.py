@@ -55,14 +55,17 @@ def run_manager_faster(speed: float) -> None:
     fast_time = SimpleNamespace(
         monotonic=lambda: time.monotonic() * speed, sleep=lambda span_s: sleep(span_s / speed)
     )
-    _replace(importlib.import_module("distexp.manager"), "time", fast_time)
+    _replace(importlib.import_module("distexp.manager.manager"), "time", fast_time)
 
 
 def run_worker_faster(speed: float) -> None:
     """Let a worker's time run `speed` times as fast."""
     fast_time = SimpleNamespace(monotonic=lambda: time.monotonic() * speed)
-    _replace(importlib.import_module("distexp.worker_command"), "time", fast_time)
-    link, client = importlib.import_module("distexp.link"), importlib.import_module("distexp.client")
+    _replace(importlib.import_module("distexp.cli.worker"), "time", fast_time)
+    link, client = (
+        importlib.import_module("distexp.worker.connection"),
+        importlib.import_module("distexp.wire.client"),
+    )
     wait = vars(link)["wait"]
     _replace(link, "wait", lambda things, timeout_s: wait(things, timeout_s / speed))
     for name in ("CONNECT_S", "REPLY_S"):

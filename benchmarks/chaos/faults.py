@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 from benchmarks.chaos.experiments import score
 from benchmarks.chaos.plan import Event, Kind, Seat
 from benchmarks.chaos.stage import Actor, Stage
-from distexp.csv_text import line_of, read_header
-from distexp.results import RESULTS_FILE, ResultsFile
-from distexp.row_index import TaskIndex
-from distexp.rows import row_for
+from distexp.results.csv_format import line_of, read_header
+from distexp.results.matching import TaskIndex
+from distexp.results.results_file import RESULTS_FILE, ResultsFile
+from distexp.results.row import row_for
 from distexp.task import Provenance, Task
 
 Undo = Callable[[], object]

@@ -9,10 +9,10 @@ from filelock import FileLock, Timeout
 
 from benchmarks.chaos.checks import Evidence, Mark, Table, is_row_of, mark_of
 from benchmarks.chaos.stage import Stage
-from distexp.csv_text import read_header, whole_file
 from distexp.errors import JournalUnwritable
-from distexp.journal import Journal
-from distexp.results import RESULTS_FILE
+from distexp.queue.journal import Journal
+from distexp.results.csv_format import read_header, whole_file
+from distexp.results.results_file import RESULTS_FILE
 
 GONE_S = 10.0  # for children to notice that their worker has gone
 LOOK_S = 0.05

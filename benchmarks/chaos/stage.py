@@ -25,9 +25,9 @@ from benchmarks.chaos.fast import HOST_VARIABLE, WALL_VARIABLE
 from benchmarks.chaos.plan import Seat
 from benchmarks.chaos.relay import Relay
 from benchmarks.harness import PROJECT
-from distexp.sweep import DEFAULT_CONFIGS, Sweep
+from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
 from distexp.task import Task
-from distexp.trust import TOKEN_VARIABLE
+from distexp.wire.auth import TOKEN_VARIABLE
 from distexp.workdir import Workdir
 
 MARK_VARIABLE = "CHAOS_RUN"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import PROJECT, environment
-from distexp.process_tree import kill_tree
+from distexp.system.process_tree import kill_tree
 
 FOLDER = PROJECT / ".venv-rivals"
 PYTHON = FOLDER / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distexp.context import CHECKPOINT_FILE
-from distexp.disk import sync_folder
+from distexp.system.files import sync_folder
 
 _DAMAGED = (
     OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile,

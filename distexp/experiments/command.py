@@ -21,8 +21,8 @@ from typing import IO, Any, TextIO
 import psutil
 
 from distexp.context import Context
+from distexp.sweep.templates import fill
 from distexp.task import Scalar
-from distexp.template import fill
 
 POLL_S = 0.2  # how soon a request to stop is seen
 STOP_GRACE_S = 20.0  # for the program to save its checkpoint after SIGTERM

@@ -1,4 +1,4 @@
-"""A stand-in for NVML's Python module: the part that `distexp.gpu` uses, on a machine that a test makes up.
+"""A stand-in for NVML's Python module: what `distexp.gpu.devices` uses, on a made-up machine.
 
 Put this folder on the PYTHONPATH of a worker, and the path of a scenario file into FAKE_NVML_SCENARIO.
 The file is read again at every call, so a test can change the machine under a running worker. `machine.py`

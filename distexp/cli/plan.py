@@ -1,0 +1,106 @@
+"""`plan`: what would a manager do? Starts nothing, writes nothing. Opens `collector`, `config`,
+`expand`, `plan`, `survey`, `sweep`, `wording`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from distexp.reporting.plan import FilePlan, Plan, make_plan
+from distexp.results.audit import survey
+from distexp.sweep.config import load_configs
+from distexp.sweep.expand import expand
+from distexp.sweep.source import DEFAULT_CONFIGS
+from distexp.system.gc import set_aside
+from distexp.text import duration_text, need_text
+
+
+@set_aside()
+def main(words: Sequence[str]) -> int:
+    """Print the plan; 0 unless a config is wrong."""
+    settings = parse(words)
+    phases = load_configs([Path(settings.configs)], settings.workdir)
+    tasks = expand(phases)
+    plan = make_plan(phases, tasks, survey(settings.workdir, tasks), settings.workers)
+    print(msgspec.json.format(msgspec.json.encode(plan)).decode() if settings.json else "\n".join(told(plan)))
+    return 0
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return what to plan."""
+    parser = argparse.ArgumentParser(
+        prog="experiment_manager.py plan",
+        description="Show what a manager would do: tasks per phase and file, what is complete, rows that do "
+        "not count and why, and the hours that the rest takes. Starts nothing and writes nothing.",
+        epilog="exit code: 0 done, 2 wrong words or files",
+    )
+    parser.add_argument(
+        "--workers", type=_at_least_one, default=1, metavar="N", help="how many share the work (%(default)s)"
+    )
+    parser.add_argument(
+        "--configs", default=DEFAULT_CONFIGS, metavar="GLOB", help="config files (%(default)s)"
+    )
+    parser.add_argument(
+        "--workdir", type=Path, default=Path(), help="folder of configs and results (default: .)"
+    )
+    parser.add_argument("--json", action="store_true", help="the same as one JSON object")
+    return parser.parse_args(words)
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
+    return int(text)
+
+
+def told(plan: Plan) -> list[str]:
+    """Return the plan as lines for a person."""
+    width = max(len(line.phase) for line in plan.phases)
+    lines = []
+    config = ""
+    for phase in plan.phases:
+        name, _, _ = phase.where.rpartition(":")
+        if name != config:
+            lines.append(name)
+            config = name
+        numbers = _numbers(phase.tasks, phase.complete, phase.copies, phase.left)
+        time = _time(phase.seconds) if phase.left else ""
+        need = need_text(phase.gpus, phase.min_free_gb)
+        lines.append(f"  {phase.phase:<{width}}  {numbers}{time}{f', each on {need}' if need else ''}")
+    lines.append(f"{'Sum':<{width + 2}}  {_numbers(plan.tasks, plan.complete, plan.copies, plan.left)}")
+    for file in plan.files:
+        lines += _file(file)
+    if not plan.files:
+        lines.append("No results file is there yet")
+    return [*lines, _estimate(plan)]
+
+
+def _numbers(tasks: int, complete: int, copies: int, left: int) -> str:
+    shown = f"{tasks:>7} tasks {complete:>7} complete {left:>7} to run"
+    return f"{shown} {copies:>7} copied from the same work" if copies else shown
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else f", {duration_text(seconds)} of one worker"
+
+
+def _file(file: FilePlan) -> list[str]:
+    lines = [f"{file.path}: completes {file.complete} task{'s' * (file.complete != 1)}"]
+    for problem in file.problems:
+        lines.append(f"  line {problem.line}: {problem.reason}")
+        if problem.rows > 1:
+            lines[-1] += f" (and {problem.rows - 1} more like it)"
+    return lines
+
+
+def _estimate(plan: Plan) -> str:
+    if not plan.left:
+        return "Nothing is left to run"
+    workers = f"{plan.workers} worker{'s' * (plan.workers > 1)}"
+    if plan.hours is None:
+        return f"Time for {workers}: unknown, no finished row has a duration_s"
+    return (
+        f"Time for {workers}: about {duration_text(plan.hours * 3600)} ({plan.hours:.2f} hours), "
+        f"from the duration_s of {plan.timed_rows} tasks"
+    )

@@ -1,0 +1,87 @@
+"""A terminal that shows a view at its foot, and lines that scroll above it. Opens `logs`, `protocol`, `view`.
+
+The view is asked for outside of any lock of the terminal's: whoever holds the queue may write a line.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from distexp.cli.render import render
+from distexp.system.logs import log_to, stop_logging_to
+from distexp.wire.messages import ViewReply
+
+REFRESH_S = 1.0  # a view takes some ms to draw
+MIN_LINES = 6  # of a view, however small the terminal
+BESIDE_LINES = 0.6  # share of a terminal that a view takes below log lines
+
+
+class Screen:
+    """The terminal, while its `with` lasts. The last view stays on it."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError, ValueError):
+            self._live.stop()
+
+    def show(self, view: ViewReply, note: str = "", share: float = 1.0) -> None:
+        """Draw a view in place of the last one, on at most this share of the terminal's lines."""
+        width, height = self._console.size
+        lines = max(MIN_LINES, int(share * (height - 1)))
+        with suppress(OSError, ValueError):  # the terminal is gone, or cannot show these characters
+            self._live.update(render(view, width, lines, note), refresh=True)
+
+    @contextmanager
+    def following(self, view: Callable[[], ViewReply | None]) -> Iterator[None]:
+        """Show what `view` returns (None: nothing yet), asked for in a thread, and log lines above it."""
+        is_over = threading.Event()
+
+        def draw() -> None:
+            if (now := view()) is not None:
+                self.show(now, share=BESIDE_LINES)
+
+        def follow() -> None:
+            while not is_over.wait(REFRESH_S):
+                draw()
+
+        handler = log_to(_Above(self._console))
+        thread = threading.Thread(target=follow, name="view", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+            draw()
+            stop_logging_to(handler)
+
+
+class _Above(logging.Handler):
+    """Writes lines above the view."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line of a record as it is."""
+        try:
+            self._console.print(Text(self.format(record)), soft_wrap=True)
+        except (OSError, ValueError):  # the terminal is gone
+            self.handleError(record)

@@ -1,0 +1,1 @@
+"""Slurm: workers as jobs."""

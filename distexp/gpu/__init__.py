@@ -1,0 +1,1 @@
+"""NVIDIA GPUs through NVML: which are there, and exclusive claims on them."""

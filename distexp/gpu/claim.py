@@ -1,0 +1,254 @@
+"""Claim GPUs, or a CPU seat, for one worker; pin its children to it. Opens `claim_lock`, `gpu`.
+
+A claim is a kernel lock on a file: the kernel ends it with the process, however that dies; a child, forked
+or started, does not inherit it. Only a held lock means anything; a file, its age and its content do not.
+Containers exclude each other only where they share the claim folder.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+from filelock import BaseFileLock
+
+from distexp.errors import NoGpuError, UserError
+from distexp.gpu.claim_lock import default_claim_folder, make_shared, read_note, try_lock
+from distexp.gpu.devices import MIB, MIN_FREE_GB, GpuStatus, by_most_free, list_gpus, no_gpu_error, to_mib
+
+MAX_CPU_WORKERS = 1024  # per working folder; far above any host's cores, so a search always ends
+TURN_S = 10.0  # for the worker that is choosing several cards now: it takes a read of NVML for each
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The cards (none: the CPU) that this process alone may use until `release` or its end.
+
+    As a context manager it releases itself. `release` may be called from any thread, and twice.
+    Keep a reference: a claim that is garbage-collected is released.
+    """
+
+    worker_id: str  # "gpu0", "gpu0.1" for slot 1, "gpu0-mig1" for a MIG instance, "gpu0+3" for two, "cpu0"
+    gpus: tuple[GpuStatus, ...]  # as CUDA counts them in a child
+    _locks: tuple[BaseFileLock, ...] = field(repr=False, compare=False)
+
+    @property
+    def device(self) -> str:
+        """The first device as torch spells it in a child that got `environment()`."""
+        return "cuda:0" if self.gpus else "cpu"
+
+    @property
+    def device_name(self) -> str:
+        """The product names of the cards, or "cpu": `NVIDIA H100`, `2 x NVIDIA H100`."""
+        counts = Counter(gpu.name for gpu in self.gpus)
+        names = [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
+        return ", ".join(names) or "cpu"
+
+    @property
+    def total_mib(self) -> int:
+        """The memory of the smallest card, or the host's, in MiB."""
+        host_mib = psutil.virtual_memory().total // MIB
+        return min((gpu.total_mib for gpu in self.gpus), default=host_mib)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that show a child these cards alone; set them before it starts CUDA."""
+        if not self.gpus:
+            return {"CUDA_VISIBLE_DEVICES": "-1"}  # "" would unset it on Windows, and so show every card
+        uuids = ",".join(gpu.uuid for gpu in self.gpus)
+        return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": uuids}
+
+    def release(self) -> None:
+        """Let others have the device."""
+        for lock in self._locks:
+            lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def claim_gpu(
+    min_free_mib: int = to_mib(MIN_FREE_GB),
+    *,
+    slots: int = 1,
+    visible: str | None = None,
+    lock_folder: Path | None = None,
+) -> Claim:
+    """Claim the card with the most free memory that no other worker has. Never waits.
+
+    With several slots a card that no worker has comes first; sharing begins when none is left.
+
+    Args:
+        min_free_mib: Pass over cards without more free memory than this, in MiB.
+        slots: How many workers may share a card.
+        visible: The inherited CUDA_VISIBLE_DEVICES, None when it is not set.
+        lock_folder: Of the lock files, None for the one that all users of this host share.
+
+    Raises:
+        NoGpuError: No card now; trying again later may help if `list_gpus` lists any. Lists every card.
+        UserError: Locks cannot be had in `lock_folder`. The message holds path and cure.
+    """
+    gpus = list_gpus(visible)
+    folder = lock_folder or default_claim_folder()
+    make_shared(folder)
+    refused: dict[str, str] = {}
+    for slot in range(slots):
+        for gpu in by_most_free(gpus, min_free_mib):
+            claim = _try_claim(gpu, slot, folder, min_free_mib, visible)
+            if isinstance(claim, Claim):
+                return claim
+            refused[gpu.uuid] = claim
+    raise no_gpu_error(gpus, min_free_mib, refused)
+
+
+def claim_gpus(
+    count: int,
+    min_free_mib: int = to_mib(MIN_FREE_GB),
+    *,
+    visible: str | None = None,
+    lock_folder: Path | None = None,
+) -> Claim:
+    """Claim `count` cards at once, those with the most free memory, or none.
+
+    Workers choose one after the other, so that no two of them each hold what the other lacks; and nobody
+    waits for a card while it holds one.
+
+    Raises:
+        NoGpuError: Too few are free now; trying again later may help. Lists every card.
+        UserError: This host has too few whole cards; or as for `claim_gpu`.
+    """
+    gpus = list_gpus(visible)
+    whole = [gpu for gpu in gpus if gpu.mig is None]
+    if len(whole) < count:
+        raise _too_few(gpus, count)
+    folder = lock_folder or default_claim_folder()
+    make_shared(folder)
+    refused: dict[str, str] = {}
+    with ExitStack() as undo, _turn_to_choose(folder):
+        claims: list[Claim] = []
+        for gpu in by_most_free(whole, min_free_mib):
+            claim = _try_claim(gpu, 0, folder, min_free_mib, visible)
+            if not isinstance(claim, Claim):
+                refused[gpu.uuid] = claim
+                continue
+            claims.append(undo.enter_context(claim))
+            if len(claims) == count:
+                undo.pop_all()
+                return _joined(claims)
+    raise no_gpu_error(whole, min_free_mib, refused, count)
+
+
+def _joined(claims: Sequence[Claim]) -> Claim:
+    """Return one claim on all the cards, in the order of their slots in the host."""
+    ordered = sorted(claims, key=lambda claim: claim.gpus[0].index)
+    gpus = tuple(claim.gpus[0] for claim in ordered)
+    worker_id = "gpu" + "+".join(str(gpu.index) for gpu in gpus)
+    return Claim(worker_id, gpus, tuple(lock for claim in ordered for lock in claim._locks))
+
+
+def _too_few(gpus: Sequence[GpuStatus], count: int) -> UserError:
+    whole = [gpu.label for gpu in gpus if gpu.mig is None]
+    parts = [gpu.label for gpu in gpus if gpu.mig is not None]
+    found = f"{len(whole)} whole GPU{'s' * (len(whole) != 1)} ({', '.join(whole) or 'none'})"
+    hint = f"; a MIG instance cannot be joined with another ({', '.join(parts)})" if parts else ""
+    return UserError(f"--gpus {count}: found {found} on this host, expected at least {count}{hint}")
+
+
+@contextmanager
+def _turn_to_choose(folder: Path) -> Iterator[None]:
+    """Hold the host's turn to choose several cards; wait for it, holding nothing.
+
+    Raises:
+        NoGpuError: Another worker has it for too long, or this user may not take it.
+    """
+    path = folder / "several.lock"
+    try:
+        lock = try_lock(path, TURN_S)
+    except PermissionError as error:
+        cure = "expected a folder of mode 0777 and files of mode 0666"
+        raise NoGpuError(f"No available GPU found: {error}, {cure}") from error
+    if lock is None:
+        found = f"{path}: found it held for {TURN_S:g} s{read_note(path)}"
+        raise NoGpuError(f"No available GPU found: {found}, expected another worker to choose in a moment")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def unclaimable(
+    gpus: Sequence[GpuStatus], *, slots: int = 1, lock_folder: Path | None = None
+) -> dict[str, str]:
+    """Return UUID -> why it cannot be claimed, of the cards whose every slot is taken.
+
+    A look: each lock is tried and released at once. A worker that asks in that instant asks again.
+    """
+    folder = lock_folder or default_claim_folder()
+    reasons: dict[str, str] = {}
+    for gpu in gpus:
+        for slot in range(slots):
+            lock = _lock_slot(gpu, slot, folder) if _slot_path(gpu, slot, folder).exists() else None
+            if not isinstance(lock, str):  # free
+                if lock:
+                    lock.release()
+                reasons.pop(gpu.uuid, None)
+                break
+            reasons[gpu.uuid] = lock
+    return reasons
+
+
+def claim_cpu(folder: Path) -> Claim:
+    """Claim the lowest free CPU seat of this folder: `cpu0`, `cpu1`, ... Never waits.
+
+    Raises:
+        UserError: Locks cannot be had in `folder`, or all seats are taken. The message holds the path.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(MAX_CPU_WORKERS):
+            lock = try_lock(folder / f"cpu{index}.lock")
+            if lock:
+                return Claim(f"cpu{index}", (), (lock,))
+    except PermissionError as error:
+        raise UserError(f"{folder}: found no permission to lock a file ({error}), expected it") from error
+    raise UserError(f"{folder}: found {MAX_CPU_WORKERS} CPU workers, expected fewer")
+
+
+def _try_claim(
+    gpu: GpuStatus, slot: int, folder: Path, min_free_mib: int, visible: str | None
+) -> Claim | str:
+    """Return the claim, or why there is none, in words for people."""
+    lock = _lock_slot(gpu, slot, folder)
+    if isinstance(lock, str):
+        return lock
+    with ExitStack() as undo:
+        undo.callback(lock.release)
+        now = {gpu.uuid: gpu for gpu in list_gpus(visible)}.get(
+            gpu.uuid
+        )  # others may have come before the lock
+        if now and now.has_more_than(min_free_mib):
+            undo.pop_all()
+            return Claim(gpu.label if slot == 0 else f"{gpu.label}.{slot}", (now,), (lock,))
+    return "its memory was taken in this moment"
+
+
+def _slot_path(gpu: GpuStatus, slot: int, folder: Path) -> Path:
+    return folder / f"{gpu.uuid.replace('/', '_')}.slot{slot}.lock"  # old MIG UUIDs hold slashes
+
+
+def _lock_slot(gpu: GpuStatus, slot: int, folder: Path) -> BaseFileLock | str:
+    """Return the held lock, or why there is none, in words for people."""
+    path = _slot_path(gpu, slot, folder)
+    try:
+        lock = try_lock(path)
+    except PermissionError as error:  # another user's file: for this instant, or for good
+        return f"cannot be claimed: {error}, expected a folder of mode 0777 and files of mode 0666"
+    return lock or f"claimed by another worker{read_note(path)}"

@@ -1,0 +1,1 @@
+"""The launch scripts: `.venv`, and a manager with workers on this machine."""

@@ -1,0 +1,149 @@
+"""The folder `.venv`: made once, complete or made again. `python -m distexp.launcher.bootstrap [--dev]`.
+
+Runs before anything is installed, so standard library only; opens only `errors`. Both launchers start it with
+`.venv`'s own Python, or with the first Python >= 3.11 they find while there is none.
+"""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from distexp.errors import UserError
+
+PROJECT = Path(__file__).resolve().parents[2]
+RUN_REQUIREMENTS = "requirements.txt"
+DEV_REQUIREMENTS = "requirements-dev.txt"
+LOG_TAIL_LINES = 20  # of pip's log, shown when it fails: the cause is in its last lines
+
+
+def main(words: Sequence[str]) -> int:
+    """Make `.venv` complete and return the exit code; with `--dev`, also for the checks."""
+    wanted = [RUN_REQUIREMENTS, DEV_REQUIREMENTS] if "--dev" in words else [RUN_REQUIREMENTS]
+    try:
+        make_environment(PROJECT, wanted)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def make_environment(project: Path, wanted: Sequence[str]) -> None:
+    """Return when `.venv` holds what the files named in `wanted` ask for; in no time when it already does.
+
+    Safe to call from two processes at once: one installs, the other waits for it.
+
+    Raises:
+        UserError: Python's `venv` or pip failed; the message names the log and holds its end.
+    """
+    venv = project / ".venv"
+    if not missing(venv, project, wanted):
+        return
+    with _locked(project / ".experiment_manager" / "environment.lock"):
+        if not _answers(venv_python(venv)):
+            _create(venv)
+        for name in missing(venv, project, wanted):
+            _install(venv, project / name)
+
+
+def missing(venv: Path, project: Path, wanted: Sequence[str]) -> list[str]:
+    """Return the files of `wanted` that are not installed as they now read; all of them without a venv."""
+    running_there = Path(sys.prefix).resolve() == venv
+    if not running_there and not _answers(venv_python(venv)):
+        return list(wanted)
+    return [name for name in wanted if _stamp(venv, name) != checksum(project / name)]
+
+
+def venv_python(venv: Path) -> Path:
+    """Return where a virtual environment keeps its Python on this system."""
+    return venv / "Scripts" / "python.exe" if sys.platform == "win32" else venv / "bin" / "python"
+
+
+def checksum(requirements: Path) -> str:
+    """Return what the stamp of an installed requirements file holds."""
+    return hashlib.sha256(requirements.read_bytes()).hexdigest()
+
+
+def _stamp_path(venv: Path, name: str) -> Path:
+    return venv / f"installed-{name}"
+
+
+def _stamp(venv: Path, name: str) -> str:
+    try:
+        return _stamp_path(venv, name).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return ""
+
+
+def _answers(python: Path) -> bool:
+    """Return whether this Python starts: a venv outlives the Python that made it."""
+    try:
+        return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def _create(venv: Path) -> None:
+    version = ".".join(map(str, sys.version_info[:3]))
+    print(f"Making .venv with Python {version} ({sys.executable})", flush=True)
+    command = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(venv)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode != 0:
+        raise UserError(f"{venv}: found {_last_line(made.stdout + made.stderr)}, expected a new environment")
+
+
+def _install(venv: Path, requirements: Path) -> None:
+    """Install one file; pip itself is put in first, since an interrupted start may have left none."""
+    log = venv / f"install-{requirements.stem}.log"
+    print(f"Installing {requirements.name} into .venv: once, some minutes (progress: {log})", flush=True)
+    python = str(venv_python(venv))
+    with log.open("w", encoding="utf-8") as output:
+        has_pip = _logged([python, "-m", "pip", "--version"], output) == 0
+        if not has_pip and _logged([python, "-m", "ensurepip"], output) != 0:
+            raise UserError(
+                f"{venv}: found a Python without pip ({sys.executable}), expected its module ensurepip "
+                "(on Debian and Ubuntu: apt-get install python3-venv)"
+            )
+        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-r", str(requirements)]
+        code = _logged(pip, output)
+    if code != 0:
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        print("\n".join(tail), file=sys.stderr)
+        raise UserError(f"{requirements}: found pip's exit code {code}, expected 0 (whole output: {log})")
+    _stamp_path(venv, requirements.name).write_text(checksum(requirements), encoding="ascii")
+
+
+def _logged(command: Sequence[str], output: IO[str]) -> int:
+    return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no message"])[-1]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a kernel lock on `path`: it ends with the process, however that ends."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        if sys.platform == "win32":
+            import msvcrt  # only there on Windows
+
+            while True:
+                try:
+                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # gives up after ten tries of a second
+                    break
+                except OSError:
+                    continue
+        else:
+            import fcntl  # only there elsewhere
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

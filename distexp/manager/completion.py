@@ -1,0 +1,249 @@
+"""How attempts end: complete, failed, given back, lost. Opens the rooms it joins.
+
+The order is the promise: a row is on disk before it is acknowledged, and a task that may have finished is
+looked for in its file before it is lent again.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+from msgspec import structs
+
+from distexp.errors import DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
+from distexp.manager.forecast import Pace
+from distexp.manager.workers import Roster, Worker
+from distexp.queue.entry import Borrower, Cause, Entry, Lease, State
+from distexp.queue.journal import Journal
+from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
+from distexp.results.row import check_result, row_for
+from distexp.results.store import Ledger
+from distexp.task import Provenance, Task
+from distexp.wire import messages as wire
+
+log = logging.getLogger("distexp.manager")
+
+
+@dataclass
+class Handover:
+    """A task that a worker reports as complete."""
+
+    task: Task  # as lent
+    lease_id: str
+    worker: Worker
+    row: dict[str, str] | None  # None: the worker has written it
+    wants_next: bool
+    offer: Lease | wire.NoTask | None = None  # what the worker gets next
+    error: DistexpError | None = None  # why it is refused
+
+
+class Endings:
+    """What is done when an attempt ends, or a row is seen.  Safe from any thread."""
+
+    def __init__(
+        self, *, queue: TaskQueue, journal: Journal, ledger: Ledger, roster: Roster, pace: Pace
+    ) -> None:
+        self._queue, self._journal, self._ledger, self._roster = queue, journal, ledger, roster
+        self._pace = pace
+        self._reporters: dict[str, Borrower] = {}  # key -> who is reporting it as complete just now
+
+    # -- what workers report -------------------------------------------------------------------------------
+
+    def examine(self, request: wire.TaskComplete, worker: Worker) -> Handover:
+        """Return what the worker hands over, ready for `complete`. It is a sign of life.
+
+        Raises:
+            ProtocolError: The result is of another sweep, or none that could become a row.
+        """
+        if request.sweep_id not in ("", self._journal.sweep_id):
+            raise ProtocolError(
+                f"task_complete {request.task_id}: found a result of another sweep ({request.sweep_id}), "
+                f"expected one of this sweep ({self._journal.sweep_id})"
+            )
+        entry = self._reported(request)
+        task = entry.lease.task if entry.lease else entry.task  # as lent: an edit may have moved its folder
+        lease_id = _lease_id(request, entry, worker)
+        self._queue.beat(
+            lease_id, task.key, worker.borrower
+        )  # it lives, also where no row can be written now
+        row = None if request.result is None else self._row(task, request, worker, entry.attempts)
+        self._reporters.setdefault(task.key, worker.borrower)  # whatever sees the row: it is its work
+        return Handover(task, lease_id, worker, row, request.next)
+
+    def _row(self, task: Task, request: wire.TaskComplete, worker: Worker, attempts: int) -> dict[str, str]:
+        run = request.run or Provenance(attempt=max(1, attempts))
+        try:
+            result = check_result(task, request.result or {})
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
+        name = self._roster.name_of(run.worker, run.host) if run.worker else worker.name
+        return row_for(task, result, structs.replace(run, worker=name))
+
+    def complete(self, handovers: Sequence[Handover]) -> None:
+        """Return once each task has its row on disk, or its `error`. All belong into one results file."""
+        try:
+            self._ledger.append([(each.task, each.row) for each in handovers if each.row is not None])
+        except ResultsUnwritable as error:
+            for each in handovers:
+                each.error = None if each.row is None else error
+        for each in handovers:
+            if each.row is None:
+                self._ledger.scan(each.task)
+            entry = self._queue.entry(each.task.key)
+            if each.error is None and entry.state is not State.COMPLETE:
+                self._refuse(each, entry)
+
+    def forget(self, handover: Handover) -> None:
+        """Take no notice any more of who has reported that task."""
+        self._reporters.pop(handover.task.key, None)
+
+    def _refuse(self, handover: Handover, entry: Entry) -> None:
+        task, lease = handover.task, entry.lease
+        if handover.worker.shares_folder and lease is not None and lease.lease_id == handover.lease_id:
+            self.lose(lease, "the row that it has reported is not there")  # or it gets it for ever
+        handover.error = ProtocolError(
+            f"task_complete {task.task_id}: found no row of it in {self._ledger.path(task)}, "
+            "expected the row before the report, or a `result` to write it from"
+        )
+
+    def failed(self, request: wire.TaskFailed, worker: Worker) -> wire.Ack:
+        """Charge the failure to the task; one by import ends its phase, or shows the worker to be unfit."""
+        entry = self._reported(request)
+        cause = Cause(request.cause)
+        why = (request.error.strip().splitlines() or ["no message"])[-1]
+        if cause is Cause.IMPORT:
+            is_news = self._not_imported(request, entry, worker, why)
+        else:
+            has_larger = (self._roster.largest_mib(entry.need.gpus) or 0) > worker.memory_mib
+            retry = cause is not Cause.OUT_OF_MEMORY or has_larger
+            is_news = self._charge(request, entry, worker, why, retry=retry)
+        self._journal.flush()
+        return wire.Ack() if is_news else _LATE
+
+    def _charge(
+        self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str, *, retry: bool
+    ) -> bool:
+        """Return whether the lease was live."""
+        task, cause = entry.task, Cause(request.cause)
+        lease_id = _lease_id(request, entry, worker)
+        state = self._queue.fail(lease_id, task.key, cause, request.error, retry=retry)
+        if state is None:
+            return False
+        self._roster.failed(worker.borrower, task)
+        self._pace.failed(task, worker.name, f"{cause}: {why}", state)
+        log.warning(
+            "Task %s failed on %s (%s, failure %d of %d, now %s): %s",
+            *(task.task_id, worker.name, cause, entry.failures + 1, FAILURE_BUDGET, state, why),
+        )
+        return True
+
+    def _not_imported(self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str) -> bool:
+        """Return whether that is news: the worker is unfit where others can import, else the phase ends."""
+        task, lease_id = entry.task, _lease_id(request, entry, worker)
+        is_live = entry.lease is not None and entry.lease.lease_id == lease_id
+        unfit = f"cannot import {task.experiment}, which others can: {why}"
+        is_proven = is_live and self._roster.is_proven(task.experiment)
+        if is_proven and self._roster.bench_unfit(worker.borrower, unfit):
+            log.warning("%s gets no more tasks: it %s", worker.name, unfit)
+            return self._queue.release(lease_id, task.key) is not None
+        error = f"{task.experiment} cannot be imported: {why}"
+        same = [
+            each
+            for each in self._queue.entries()
+            if each.planned.phase == task.phase and each.task.experiment == task.experiment
+        ]
+        if any(each.state is State.FAILED and each.cause == Cause.IMPORT for each in same):
+            self._queue.cancel(task.key, cause=Cause.IMPORT, error=error)  # the phase has ended, all know why
+            return True
+        if not self._charge(request, entry, worker, why, retry=False):
+            return False
+        left = [each.key for each in same if each.state is State.PENDING]
+        ended = sum(self._queue.cancel(key, cause=Cause.IMPORT, error=error) for key in left)
+        log.error("Phase %s ended: %s (%d more tasks cancelled)", task.phase, error, ended)
+        return True
+
+    def released(self, request: wire.TaskReleased, worker: Worker) -> wire.Ack:
+        """Take a task back without cost."""
+        entry = self._reported(request)
+        state = self._queue.release(_lease_id(request, entry, worker), entry.task.key)
+        if state is not None:
+            reason = request.reason or "no reason"
+            log.info("Task %s given back by %s: %s", entry.task.task_id, worker.name, reason)
+        self._journal.flush()
+        return _LATE if state is None else wire.Ack()
+
+    def _reported(self, request: wire.Report) -> Entry:
+        return self._queue.entry(request.key or self._queue.key_of(request.task_id))
+
+    # -- what the manager sees -----------------------------------------------------------------------------
+
+    def lose(self, lease: Lease, why: str) -> None:
+        """End the lease of a worker that is gone, unless the task's row turns out to be there."""
+        self._ledger.scan(lease.task)
+        state = self._queue.lose(lease.lease_id, lease.task.key)
+        if state is None:
+            return
+        losses = self._queue.entry(lease.task.key).losses
+        self._pace.failed(lease.task, lease.borrower.worker, f"lost: {why}", state)
+        log.warning(
+            "Task %s lost by %s: %s (loss %d of %d, now %s)",
+            *(lease.task.task_id, lease.borrower.worker, why, losses, LOSS_BUDGET, state),
+        )
+        try:
+            self._journal.flush()
+        except JournalUnwritable as error:  # nobody waits for an answer, and the next flush tries again
+            log.warning("%s", error)
+
+    def finished(self, keys: Set[str]) -> None:
+        """Mark tasks whose rows were seen as complete, and say whose work it is, if it is new and was lent.
+
+        Caller holds the lock of the tasks' results file.
+        """
+        for key in keys & set(self._reporters):  # of another manager's lease, too
+            self._finish(key)
+        for key in self._queue.complete_unlent(keys):
+            self._finish(key)
+
+    def _finish(self, key: str) -> None:
+        before = self._queue.complete(key)
+        if before is None:
+            return
+        if before.lease is not None:
+            self._pace.completed(before.lease)
+        worker = self._reporters.get(key) or (before.lease.borrower if before.lease else None)
+        if worker is not None:
+            task = before.lease.task if before.lease else before.task
+            self._roster.completed(worker, task)
+            log.info("Task %s completed by %s", task.task_id, worker.worker)
+
+    def give_up(self) -> None:
+        """Fail what ran out of memory on every device that is there, once nothing else is left to do."""
+        for entry in self._queue.give_up(self._roster.largest_mib):
+            log.error(
+                "Task %s failed: it ran out of memory with %d MiB, and no worker that is left has more",
+                *(entry.task.task_id, entry.floor_mib),
+            )
+
+    def say_what_failed_before(self) -> None:
+        """Tell the user of tasks that failed under an earlier manager, by their cause."""
+        if not self._queue.counts()[State.FAILED]:
+            return
+        counts: Counter[str] = Counter(
+            entry.error.strip().splitlines()[-1] if entry.error.strip() else "unknown cause"
+            for entry in self._queue.entries(State.FAILED)
+        )
+        for cause, number in counts.most_common(3):
+            log.warning(
+                "%d tasks failed earlier and stay failed (--retry-failed runs them again): %s", number, cause
+            )
+
+
+_LATE = wire.Ack(message="that lease has ended; nothing changed")
+
+
+def _lease_id(request: wire.Report, entry: Entry, worker: Worker) -> str:
+    """Return the lease a report is about; a hand-written client may name the task alone, if it holds it."""
+    if request.lease_id or entry.lease is None or entry.lease.borrower.worker != worker.name:
+        return request.lease_id
+    return entry.lease.lease_id

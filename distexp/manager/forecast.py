@@ -1,0 +1,175 @@
+"""How fast the sweep goes, when it will be done, what failed last: kept as it happens.
+
+Opens `entry`, `eta`, `roster`, `task_queue`. Looking costs the same whatever the size of the sweep: of the
+measured and of the pending tasks a sample is kept.
+"""
+
+import random
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import median
+
+from distexp.manager.eta import Facts, Model, facts_of, fit, remaining_s
+from distexp.manager.workers import Roster
+from distexp.queue.entry import Lease, State
+from distexp.queue.task_queue import TaskQueue
+from distexp.task import Task
+
+KEPT = 400  # measured tasks that the model is made of
+SAMPLE = 400  # pending tasks that stand for all
+RESAMPLE_BELOW = 100  # of the sample still pending: then another is drawn, if more are pending in all
+OVERRUN = 1.25  # what runs for longer than expected will take so many times what it has taken
+FORECAST_S = 5.0  # between two forecasts: one takes some 10 ms
+MIN_SHARE, MIN_TOLD_S = 0.02, 10.0  # of a running task, before its progress outweighs what its start took
+MEDIAN_OF = 25  # tasks of a phase that were completed last
+RATE_TASKS = 100  # completed last, whose rate is told
+FAILURES = 8  # told of
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An attempt that failed, or whose worker was lost."""
+
+    at_utc: str  # ISO 8601, seconds, ending in Z
+    task_id: str
+    worker: str
+    why: str  # cause and last line
+    state: str  # of the task since
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How fast, and how long still."""
+
+    per_hour: float | None  # completed tasks; None: too few to tell
+    eta_s: float | None
+    why_no_eta: str = ""
+
+
+class Pace:
+    """What has happened, as far as it tells of what is to come.  Safe from any thread."""
+
+    def __init__(self, queue: TaskQueue, roster: Roster) -> None:
+        self._queue, self._roster = queue, roster
+        self._lock = threading.Lock()
+        self._measured: list[tuple[Facts, float]] = []
+        self._met = 0  # measured tasks, kept or not
+        self._random = random.Random(0)
+        self._done_s: deque[float] = deque(maxlen=RATE_TASKS)  # when each was completed, on its clock
+        self._took_s: dict[str, deque[float]] = {}  # phase -> seconds, of those completed last
+        self._failures: deque[Failure] = deque(maxlen=FAILURES)
+        self._sample: dict[str, tuple[Task, Facts]] = {}
+        self._told, self._stale_at_s = Forecast(None, None), 0.0
+
+    # -- what happens --------------------------------------------------------------------------------------
+
+    def completed(self, lease: Lease) -> None:
+        """Note that the task of this lease is complete."""
+        now_s = self._queue.now_s()
+        with self._lock:
+            self._done_s.append(now_s)
+            if lease.since_s is not None:
+                self._keep(lease.task, now_s - lease.since_s)
+                took_s = self._took_s.setdefault(lease.task.phase, deque(maxlen=MEDIAN_OF))
+                took_s.append(now_s - lease.since_s)
+
+    def _keep(self, task: Task, seconds: float) -> None:
+        """Keep a fair sample of all that was measured (algorithm R, Vitter 1985)."""
+        self._met += 1
+        if len(self._measured) < KEPT:
+            self._measured.append((facts_of(task), seconds))
+        elif (place := self._random.randrange(self._met)) < KEPT:
+            self._measured[place] = (facts_of(task), seconds)
+
+    def failed(self, task: Task, worker: str, why: str, state: State) -> None:
+        """Note a failure, or the loss of a worker."""
+        at_utc = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with self._lock:
+            self._failures.append(Failure(at_utc, task.task_id, worker, why, state.value))
+
+    def failures(self) -> list[Failure]:
+        """Return the last failures, the latest first."""
+        with self._lock:
+            return list(reversed(self._failures))
+
+    # -- what is to come -----------------------------------------------------------------------------------
+
+    def forecast(self, counts: Mapping[State, int]) -> Forecast:
+        """Return how fast a sweep of so many tasks in each state goes, and when it will be done."""
+        with self._lock:
+            now_s = self._queue.now_s()
+            if now_s >= self._stale_at_s:
+                self._told, self._stale_at_s = self._forecast(counts, now_s), now_s + FORECAST_S
+            return self._told
+
+    def _forecast(self, counts: Mapping[State, int], now_s: float) -> Forecast:
+        per_hour = None
+        if len(self._done_s) > 1:
+            per_hour = 3600 * (len(self._done_s) - 1) / max(now_s - self._done_s[0], 1e-3)
+        pending, leases = counts[State.PENDING], self._queue.leases()
+        if not pending and not leases:
+            return Forecast(per_hour, 0.0)
+        whole_s = {lease.lease_id: self._whole_s(lease) for lease in leases}
+        model = self._fit(leases, whole_s, now_s)
+        if model is None:
+            return Forecast(per_hour, None, "after the first task")
+        workers = max(len(leases), self._roster.able())
+        if not workers:
+            return Forecast(per_hour, None, "no worker may have tasks")
+        running_s = [_left_s(model, lease, whole_s[lease.lease_id], now_s) for lease in leases]
+        pending_s = self._pending_s(model, pending)
+        return Forecast(per_hour, remaining_s(pending_s, pending, running_s, workers))
+
+    def _whole_s(self, lease: Lease) -> float | None:
+        """Return how long a running task will take, by what it has told of its progress; None: not enough."""
+        told = self._roster.share_done(lease.borrower)
+        if told is None or lease.since_s is None:
+            return None
+        share, at_s = told
+        gone_s = at_s - lease.since_s
+        return gone_s / share if share >= MIN_SHARE and gone_s >= MIN_TOLD_S else None
+
+    def _fit(
+        self, leases: Sequence[Lease], whole_s: Mapping[str, float | None], now_s: float
+    ) -> Model | None:
+        """Return a model of what was measured, and of what runs, which may be the first of its kind.
+
+        The short tasks of a kind are measured first. So what runs for longer than expected counts as well.
+        """
+        known, late = list(self._measured), list[tuple[Facts, float]]()
+        for lease in leases[:KEPT]:
+            if (told_s := whole_s[lease.lease_id]) is not None:
+                known.append((facts_of(lease.task), told_s))
+            elif lease.since_s is not None:
+                late.append((facts_of(lease.task), OVERRUN * (now_s - lease.since_s)))
+        model = fit(known)
+        if model is None:
+            return None
+        return fit([*known, *((facts, s) for facts, s in late if s > OVERRUN * model.predict_s(facts))])
+
+    def _pending_s(self, model: Model, pending: int) -> list[float]:
+        left = self._queue.pending_among([task for task, _ in self._sample.values()])
+        if len(left) < min(RESAMPLE_BELOW, pending):
+            left = self._queue.pending_among(self._queue.sample(SAMPLE))
+            self._sample = {task.key: (task, facts_of(task)) for task in left}
+        return [model.predict_s(self._sample[task.key][1]) for task in left]
+
+    def too_long(self, left_s: float | None) -> frozenset[str]:
+        """Return the phases whose tasks will not fit into `left_s`, by the median of those completed."""
+        if left_s is None:
+            return frozenset()
+        with self._lock:
+            return frozenset(phase for phase, took_s in self._took_s.items() if median(took_s) > left_s)
+
+    def forget_sample(self) -> None:
+        """Draw another sample: the sweep has changed."""
+        with self._lock:
+            self._sample, self._stale_at_s = {}, 0.0
+
+
+def _left_s(model: Model, lease: Lease, whole_s: float | None, now_s: float) -> float:
+    expected_s = whole_s or model.predict_s(facts_of(lease.task))
+    return expected_s if lease.since_s is None else max(0.0, expected_s - (now_s - lease.since_s))

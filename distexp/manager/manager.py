@@ -1,0 +1,299 @@
+"""The manager's life: start in the order that keeps every promise, one turn after the other, stop.
+
+Joins the rooms: configs + results + journal -> queue; the server in front, the clock behind.
+"""
+
+import ipaddress
+import logging
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from distexp.errors import ConfigError, DistexpError, UserError
+from distexp.manager.alerts import Alerts, Commands
+from distexp.manager.dispatch import Service
+from distexp.manager.duplicates import copy_twin_rows
+from distexp.manager.workers import Roster
+from distexp.queue.entry import State
+from distexp.queue.journal import Journal
+from distexp.queue.task_queue import TaskQueue
+from distexp.results.results_file import Scan
+from distexp.results.store import Ledger
+from distexp.sweep.grid import Planned
+from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
+from distexp.system import gc
+from distexp.system.logs import log_to_file, stop_logging_to
+from distexp.system.process import host_name, machine_id
+from distexp.wire.identity import keep_identity
+from distexp.wire.messages import DEFAULT_PORT, ViewReply
+from distexp.wire.server import Server
+from distexp.workdir import Workdir
+from distexp.worker.provenance import commit_of
+
+RESCAN_S = 5.0
+TURN_S = 0.25  # a worker that died is noticed within a turn
+FAREWELL_S = 10.0  # how long a manager that is done waits for idle workers to hear it
+
+log = logging.getLogger("distexp.manager")
+
+
+class ExperimentManager:
+    """Expands the configs of a folder into tasks and lends them over TCP until they all have their row."""
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        *,
+        workdir: str | Path = ".",
+        configs: str = DEFAULT_CONFIGS,
+        rescan_s: float = RESCAN_S,
+        auth: bool = True,
+        exit_when_done: bool = False,
+        retry_failed: bool = False,
+        on_finish: str | None = None,
+        on_failure: str | None = None,
+    ) -> None:
+        """Touch nothing yet; `start` does.
+
+        Args:
+            host: Address to bind.
+            port: Port to bind; 0 takes a free one.
+            workdir: The folder that holds configs and results.
+            configs: Pattern of the config files, relative to `workdir`.
+            rescan_s: Seconds between two looks at configs and results.
+            auth: Whether requests other than `status` need the folder's secret.
+            exit_when_done: Return from `serve` once every task has ended.
+            retry_failed: Give tasks that failed under an earlier manager new budgets.
+            on_finish: A command to run when nothing is left to do, with the figures in its environment.
+            on_failure: The same, for each task that has failed for good.
+        """
+        self.host, self._wanted_port = host, port
+        self.workdir = Workdir(Path(workdir).absolute())
+        self._rescan_s = rescan_s
+        self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
+        self._sweep = Sweep(self.workdir.root, configs)
+        self._commands = Commands.parse(on_finish, on_failure)
+        self._is_serving = self._is_stopping = self._is_done = False
+        self._next_rescan_s = 0.0
+        self._farewell_s: float | None = None
+        self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
+        self._last_counts: dict[State, int] = {}
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    def serve(self) -> int:
+        """Start, work until a stop is asked for or all is done, stop; return the exit code.
+
+        It is 1 when nothing more can be done and a task has failed, or is left; else 0.
+
+        Raises:
+            UserError: It cannot start; the message says why.
+        """
+        self.start()
+        try:
+            while not self._is_stopping:
+                self.run_once()
+                time.sleep(TURN_S)
+        finally:
+            self.stop()
+        is_good = self.queue.is_over() and not self.queue.counts()[State.FAILED]
+        return int(self._is_done and not is_good)
+
+    @gc.set_aside()
+    def start(self) -> None:
+        """Read configs, results and journal, then serve.
+
+        Raises:
+            UserError: A config is wrong, the folder has a manager, its token cannot be used, the port is
+                taken, the address is none of this host, or not loopback though no secret is asked for.
+            JournalUnwritable: The journal cannot be opened.
+        """
+        is_reachable = _is_reachable(self.host)
+        if is_reachable and not self._auth:
+            raise UserError(
+                f"--no-auth with --host {self.host}: found an address that other machines reach, expected a "
+                "loopback one such as 127.0.0.1: anybody there could take tasks and write results"
+            )
+        tasks = self._sweep.load()
+        with ExitStack() as log_open, ExitStack() as undo:  # what is held when a later step fails
+            folder = self.workdir.hold()
+            undo.callback(folder.release)
+            log_open.callback(stop_logging_to, log_to_file(self.workdir.log))
+            self.journal = Journal(self.workdir.journal)
+            undo.callback(self.journal.close)
+            self.journal.sweep_id = self.workdir.keep_sweep_id(self.journal.sweep_id)
+            token, tls = keep_identity(self.workdir)
+            self._open_rooms(tasks, token.secret if self._auth else None)
+            self._server = Server(self.host, self._wanted_port, self.service, tls)
+            undo.callback(self._server.server_close)
+            self.workdir.announce(self.host, self.port)
+            self._held, self._log_open = undo.pop_all(), log_open.pop_all()
+        self._server.start()
+        self._is_serving = True
+        self._next_rescan_s = time.monotonic() + self._rescan_s
+        log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
+        if is_reachable:
+            log.info("Workers on other machines need a copy of %s", self.workdir.token)
+
+    def _open_rooms(self, tasks: Sequence[Planned], secret: str | None) -> None:
+        """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
+        self.queue = TaskQueue(time.monotonic, self.journal.record)
+        self.ledger = Ledger(self.workdir.root, self._on_scan)
+        self._roster = Roster(
+            host=host_name(), machine=machine_id(), nonce=self.workdir.read_nonce(), clock=time.monotonic
+        )
+        self.service = Service(
+            queue=self.queue,
+            journal=self.journal,
+            ledger=self.ledger,
+            roster=self._roster,
+            workdir=self.workdir,
+            secret=secret,
+        )
+        self.queue.sync(tasks)
+        self.ledger.sync(tasks)
+        log.info("Generated %d total tasks", len(tasks))
+        self.ledger.scan_all()
+        copy_twin_rows(self.queue, self.ledger)
+        log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
+        known = self.journal.load()
+        self.queue.restore(known, retry_failed=self._retry_failed)
+        if any(record.lease is not None and self.queue.knows(record.key) for record in known):
+            self._stays_until_s = time.monotonic() + FAREWELL_S
+        self.service.take_over()
+        self._alerts = Alerts(self.queue, self._commands, self.service.status, self.workdir.root)
+        self.service.endings.say_what_failed_before()
+
+    def stop(self) -> None:
+        """Answer `restarting` from now on, close connections and files. Workers outlive it."""
+        self.service.is_stopping = True
+        self._server.stop()
+        log.info("Manager stopped at %s", self.service.status()["progress"])
+        self._held.close()
+        self._alerts.look(has_ended=self._is_done)  # the last report may have come after the last turn
+        self._alerts.close()
+        self._log_open.close()  # only now: the last command may have failed
+        gc.take_back()
+
+    def view(self) -> ViewReply | None:
+        """Return the sweep at a glance; None before it is served.  Safe from any thread."""
+        return self.service.view() if self._is_serving else None
+
+    def request_stop(self, number: int = 0, frame: FrameType | None = None) -> None:
+        """End `serve` after its current turn. A signal handler: it only sets a flag."""
+        self._is_stopping = True
+
+    def stop_on_signals(self) -> None:
+        """Let Ctrl+C and SIGTERM stop the manager in good order. For the main thread."""
+        signal.signal(signal.SIGINT, self.request_stop)
+        signal.signal(getattr(signal, "SIGBREAK", signal.SIGTERM), self.request_stop)
+
+    @property
+    def port(self) -> int:
+        """The port that is served."""
+        return self._server.port
+
+    # -- one turn ------------------------------------------------------------------------------------------
+
+    def run_once(self) -> None:
+        """Look at the leases; every `rescan_s` also at results and configs; see whether all is done."""
+        self._end_leases()
+        if time.monotonic() >= self._next_rescan_s:
+            self.rescan()
+            self._next_rescan_s = time.monotonic() + self._rescan_s
+        self._alerts.look()
+        if self._exit_when_done:
+            self._farewell()
+
+    def rescan(self) -> None:
+        """Take up what changed on disk: rows first, then configs; whatever is unreadable changes nothing."""
+        self.ledger.scan_all()
+        self._roster.compare_commits(lambda: commit_of(self.workdir.root))
+        if self._sweep.has_changed():
+            self._reload()
+        copy_twin_rows(self.queue, self.ledger)
+        self.service.endings.give_up()
+        try:
+            self.journal.flush()
+        except DistexpError as error:
+            log.warning("%s", error)
+        counts = self.queue.counts()
+        if counts != self._last_counts:
+            status = self.service.status()
+            log.info(
+                "Progress %s: %d assigned, %d failed, %d workers",
+                *(status["progress"], status["assigned"], status["failed"], status["workers"]),
+            )
+        self._last_counts = counts
+
+    def _reload(self) -> None:
+        try:
+            tasks = self._sweep.load()
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("%s", problem)
+            log.error("The sweep goes on as it was until the config files are mended")
+            return
+        with self.service.lending:  # no task that has its row already is lent meanwhile
+            joined, left = self.queue.sync(tasks)
+            self.ledger.sync(tasks)
+            self.ledger.scan_all()
+        self.service.sweep_changed()
+        log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
+
+    def _end_leases(self) -> None:
+        for lease in self.queue.overdue():
+            self.service.endings.lose(lease, "no sign of life")
+        for lease in self.queue.leases():
+            if self._roster.has_died(lease.borrower):
+                self.service.endings.lose(lease, "its process is gone")
+
+    def _farewell(self) -> None:
+        """Once nothing more can be done, go, after idle workers and those of an earlier manager heard it."""
+        counts = self.queue.counts()
+        is_stranded = not counts[State.ASSIGNED] and self._roster.are_all_unfit()
+        if not self.queue.is_over() and not is_stranded:
+            self._farewell_s = None  # perhaps again: an edit of the configs brought more
+            return
+        now_s = time.monotonic()
+        if self._farewell_s is None:
+            self._farewell_s = now_s + FAREWELL_S
+        is_alone = not self._roster.connected() and now_s >= self._stays_until_s
+        if now_s >= self._farewell_s or is_alone:
+            if counts[State.PENDING]:
+                why = "no worker that is left can import their experiment"
+                log.error("Stopping with %d tasks pending: %s", counts[State.PENDING], why)
+            self._is_done = True
+            self.request_stop()
+
+    # -- what others report --------------------------------------------------------------------------------
+
+    def _on_scan(self, scan: Scan) -> None:
+        for warning in scan.warnings:
+            log.warning("%s", warning)
+        self.service.endings.finished(scan.complete)
+        if scan.vanished:
+            names = sorted(self.queue.entry(key).task.task_id for key in scan.vanished)
+            log.warning(
+                "Rows of %d complete tasks have vanished (%s%s); `requeue --missing` runs them again",
+                *(len(names), ", ".join(names[:3]), ", ..." if len(names) > 3 else ""),
+            )
+
+
+def _is_reachable(host: str) -> bool:
+    """Return whether other machines reach this address.
+
+    Raises:
+        UserError: It is no address.
+    """
+    try:
+        return not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+    except (OSError, UnicodeError) as error:
+        raise UserError(
+            f"--host {host}: {getattr(error, 'strerror', '') or error}, expected an address of this host"
+        ) from None

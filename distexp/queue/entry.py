@@ -1,0 +1,161 @@
+"""One task as the queue sees it: where it stands, who holds it, what it has cost. Opens `grid`, `task`.
+
+`MOVES` is the table of states; `task_queue` keeps it.
+"""
+
+import copy
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from distexp.sweep.grid import Planned
+from distexp.task import LeaseRecord, Need, Task, TaskRecord
+
+MISSED_BEATS = 4  # one lost beat is a hiccup, four are a death
+SILENT_LEASE_S = 7200.0  # without declared beats a task may stay out for two hours without a sign of life
+
+
+class State(StrEnum):
+    """Where a task stands."""
+
+    __hash__ = str.__hash__  # that of Enum is written in Python, and runs at every look into a dict
+
+    PENDING = "pending"
+    ASSIGNED = "assigned"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    WITHDRAWN = "withdrawn"
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.ASSIGNED, State.COMPLETE, State.CANCELLED, State.WITHDRAWN}),
+    State.ASSIGNED: frozenset({State.PENDING, State.COMPLETE, State.FAILED, State.CANCELLED}),
+    State.FAILED: frozenset({State.PENDING, State.COMPLETE}),
+    State.CANCELLED: frozenset({State.PENDING, State.COMPLETE}),
+    State.WITHDRAWN: frozenset({State.PENDING, State.COMPLETE}),
+    State.COMPLETE: frozenset(),
+}
+
+
+class Cause(StrEnum):
+    """Why an attempt failed."""
+
+    ERROR = "error"  # the experiment raised, or returned what no row can hold
+    CRASH = "crash"  # its process died: segfault, CUDA error, a kill from outside
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    IMPORT = "import"  # the experiment cannot be imported
+
+
+@dataclass(frozen=True, slots=True)
+class Borrower:
+    """Who asks for a task."""
+
+    worker: str
+    heartbeat_s: float | None = None  # None: never beats, may disconnect
+    memory_mib: int = 0  # of its device; 0 when unknown
+    connection: int | None = None
+    instance: str = ""  # of its process: two processes may have one name
+    too_long: frozenset[str] = frozenset()  # phases whose tasks take longer than it has time
+    gpus: int = 0  # cards that it holds
+    free_mib: int = 0  # on the fullest of them, when it asked; 0 when unknown
+
+    def meets(self, need: Need) -> bool:
+        """Return whether its device has what a task needs."""
+        return need.is_met_by(self.gpus, self.free_mib)
+
+    @property
+    def term_s(self) -> float:
+        """How long a lease lasts after a sign of life."""
+        return SILENT_LEASE_S if self.heartbeat_s is None else MISSED_BEATS * self.heartbeat_s
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A task lent to a worker until a time on the queue's clock."""
+
+    lease_id: str
+    task: Task
+    borrower: Borrower
+    attempt: int
+    until_s: float
+    since_s: float | None = None  # when it was lent, on the queue's clock; None: by an earlier manager
+
+
+class Entry(msgspec.Struct, gc=False):
+    """A task and its history.  Caller holds the lock.  Made for each of a million tasks."""
+
+    planned: Planned
+    state: State = State.PENDING
+    attempts: int = 0
+    failures: int = 0
+    losses: int = 0
+    floor_mib: int = 0  # after out-of-memory: only a device with more memory than this
+    last_worker: str = ""
+    cause: str = ""
+    error: str = ""
+    lease: Lease | None = None
+    lost_lease_id: str = ""  # of the lease that was lost last, so that its worker may come back
+    is_wanted: bool = True  # False once the configs no longer ask for it
+
+    @property
+    def key(self) -> str:
+        """The task's key."""
+        return self.planned.key
+
+    @property
+    def task(self) -> Task:
+        """The task, spelled out at each call."""
+        return self.planned.task
+
+    @property
+    def need(self) -> Need:
+        """What its device must have."""
+        return self.planned.need
+
+    def fits(self, borrower: Borrower) -> bool:
+        """Return whether the borrower's device has more memory than the one on which the task ran out.
+
+        What the task needs by its config is another matter: see `Borrower.meets`.
+        """
+        return self.floor_mib == 0 or borrower.memory_mib > self.floor_mib
+
+    def is_beyond(self, largest_mib: int | None) -> bool:
+        """Return whether it ran out of memory on a device as large as this; None: there is no device."""
+        return self.floor_mib > 0 and largest_mib is not None and self.floor_mib >= largest_mib
+
+    def recall(self, record: TaskRecord) -> None:
+        """Take over what an earlier manager knew, but for state and lease."""
+        for name in ("attempts", "failures", "losses", "floor_mib", "last_worker", "cause", "error"):
+            setattr(self, name, getattr(record, name))
+
+    def copy(self) -> "Entry":
+        """Return an equal one."""
+        return copy.copy(self)
+
+    def record(self) -> TaskRecord:
+        """Return what must survive the manager."""
+        lease = None
+        if self.lease is not None:
+            lease = LeaseRecord(
+                lease_id=self.lease.lease_id,
+                worker=self.lease.borrower.worker,
+                attempt=self.lease.attempt,
+                heartbeat_s=self.lease.borrower.heartbeat_s,
+                memory_mib=self.lease.borrower.memory_mib,
+                instance=self.lease.borrower.instance,
+            )
+        return TaskRecord(
+            key=self.key,
+            state=self.state.value,
+            attempts=self.attempts,
+            failures=self.failures,
+            losses=self.losses,
+            floor_mib=self.floor_mib,
+            last_worker=self.last_worker,
+            cause=self.cause,
+            error=self.error,
+            lease=lease,
+        )

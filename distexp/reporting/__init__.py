@@ -1,0 +1,1 @@
+"""What a sweep looks like: plan, aggregates, the HTML report."""

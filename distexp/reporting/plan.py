@@ -1,0 +1,150 @@
+"""What a manager would find to do, before one is started. Pure. Opens `config`, `grid`, `survey`."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from distexp.results.audit import FileSurvey, Problem
+from distexp.sweep.config import Phase
+from distexp.sweep.grid import GridPoint, twins_among
+
+
+class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One phase of the sweep."""
+
+    phase: str
+    where: str  # file and line
+    tasks: int
+    complete: int
+    copies: int  # the same work as another task: its row is copied, nothing runs
+    left: int
+    seconds: float | None  # of work left, on one worker; None: nothing is known
+    gpus: int | None = None  # that each task needs
+    min_free_gb: float | None = None
+
+
+class FilePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One results file that is there."""
+
+    path: str
+    complete: int  # tasks that its rows complete
+    problems: list[Problem]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole sweep."""
+
+    tasks: int
+    complete: int
+    copies: int
+    left: int
+    workers: int
+    hours: float | None  # for that many workers; None where no finished row says how long a task takes
+    timed_rows: int  # rows with a `duration_s`: what the hours are from
+    phases: list[PhasePlan]
+    files: list[FilePlan]
+
+
+def make_plan(
+    phases: Sequence[Phase], tasks: Sequence[GridPoint], files: Sequence[FileSurvey], workers: int
+) -> Plan:
+    """Return what is complete, what runs once for two phases, and how long the rest takes.
+
+    A task is expected to take the mean of its combination's other seeds, else of its phase, else of all.
+    """
+    durations = durations_of(files)
+    complete = {key for file in files for row in file.rows for key in row.keys}
+    times = _Times(tasks, durations)
+    twins = twins_among(tasks)
+    done_or_left = set(complete)
+    by_phase: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
+    copies = dict.fromkeys(by_phase, 0)
+    for task in tasks:
+        if task.key in complete:
+            continue
+        if any(key in done_or_left for key in twins.get(task.key, ())):
+            copies[task.grid.phase] += 1
+        else:
+            done_or_left.add(task.key)
+            by_phase[task.grid.phase].append(task)
+    counts = Counter(task.grid.phase for task in tasks)
+    done = Counter(task.grid.phase for task in tasks if task.key in complete)
+    lines = [
+        PhasePlan(
+            phase=phase.name,
+            where=phase.where,
+            tasks=counts[phase.name],
+            complete=done[phase.name],
+            copies=copies[phase.name],
+            left=len(by_phase[phase.name]),
+            seconds=times.of(by_phase[phase.name]),
+            gpus=phase.gpus,
+            min_free_gb=phase.min_free_gb,
+        )
+        for phase in phases
+    ]
+    seconds = sum(line.seconds or 0.0 for line in lines)
+    return Plan(
+        tasks=len(tasks),
+        complete=len(complete),
+        copies=sum(copies.values()),
+        left=sum(line.left for line in lines),
+        workers=workers,
+        hours=seconds / workers / 3600 if durations else None,
+        timed_rows=len({*durations}),
+        phases=lines,
+        files=[
+            FilePlan(path=file.path, complete=sum(len(row.keys) for row in file.rows), problems=file.problems)
+            for file in files
+        ],
+    )
+
+
+def durations_of(files: Sequence[FileSurvey]) -> dict[str, float]:
+    """Return the `duration_s` of each complete task whose row has one, by key."""
+    durations: dict[str, float] = {}
+    for file in files:
+        at = file.places().get("duration_s")
+        if at is None:
+            continue
+        for row in file.rows:
+            seconds = number_in(row.fields[at])
+            if seconds is not None and seconds >= 0:
+                durations |= dict.fromkeys(row.keys, seconds)
+    return durations
+
+
+def number_in(cell: str) -> float | None:
+    """Return the finite number that the cell holds, None when it holds none."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+class _Times:
+    """How long tasks take, in means of what is known."""
+
+    def __init__(self, tasks: Sequence[GridPoint], durations: Mapping[str, float]) -> None:
+        self._sums: dict[object, tuple[float, int]] = {}
+        for task in tasks:
+            if task.key in durations:
+                for name in _names(task):
+                    total, count = self._sums.get(name, (0.0, 0))
+                    self._sums[name] = (total + durations[task.key], count + 1)
+
+    def of(self, tasks: Sequence[GridPoint]) -> float | None:
+        """Return the seconds that one worker needs for all of them, None when nothing is known."""
+        if not self._sums:
+            return None if tasks else 0.0
+        found = (next(self._sums[name] for name in _names(task) if name in self._sums) for task in tasks)
+        return sum(total / count for total, count in found)
+
+
+def _names(task: GridPoint) -> tuple[object, ...]:
+    """Return under what a duration is remembered: combination, phase, everything."""
+    phase = task.grid.phase
+    return (phase, task.number // len(task.grid.seeds)), phase, None

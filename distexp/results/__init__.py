@@ -1,0 +1,1 @@
+"""Rows and `final_results.csv`: format, matching with tasks, appending, spool."""

@@ -1,0 +1,1 @@
+"""Messages between manager, workers and people: types, framing, server, client, authentication."""

@@ -1,0 +1,202 @@
+"""One manager, asked in TLS: connect, time out, ask again. Opens `host`, `protocol`, `trust`, `workdir`.
+
+Every request may be repeated: the manager gives the same lease again, acknowledges a report again.
+"""
+
+import socket
+import ssl
+from types import TracebackType
+from typing import Self, TypeVar
+
+from msgspec import structs
+
+from distexp.errors import ManagerUnreachable, ProtocolError, Refused, Unauthorized, UserError
+from distexp.system.process import host_name
+from distexp.wire.auth import TOKEN_VARIABLE, Token, client_context, read_token, secure
+from distexp.wire.messages import (
+    DEFAULT_PORT,
+    MAX_MESSAGE_BYTES,
+    AnyReply,
+    AnyRequest,
+    ErrorReply,
+    decode_reply,
+    encode,
+)
+from distexp.workdir import Workdir
+
+CONNECT_S = 5.0  # a host that does not answer by then is down or firewalled
+REPLY_S = 10.0  # a manager that does not answer by then is stuck; the request is repeated later
+RECEIVE_BYTES = 64 * 1024
+MAX_PORT = 65535
+
+Reply = TypeVar("Reply")
+
+
+class Client:
+    """A connection to a manager, made when needed. For one thread."""
+
+    def __init__(
+        self,
+        workdir: Workdir,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        token: Token | None = None,
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            workdir: Where the token is found, and the address of the folder's manager. Both are looked up at
+                each connection: the manager may start after its workers, or again on another port.
+            host: Of the manager; None for that of the folder's manager, else this one.
+            port: None for that of the folder's manager, else the default.
+            token: None for that of the folder.
+
+        Raises:
+            UserError: There is no such port.
+        """
+        if port is not None and not 0 < port <= MAX_PORT:
+            raise UserError(f"port: found {port}, expected 1 to {MAX_PORT}")
+        self._workdir = workdir
+        self._wanted = (host, port)
+        self._given = token
+        self._secret = ""  # of the open connection
+        self._context = client_context()
+        self._socket: socket.socket | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the manager is, for messages."""
+        host, port = self._place()
+        return f"{host}:{port}"
+
+    def _place(self) -> tuple[str, int]:
+        host, port = self._wanted
+        info = self._workdir.read_info() if host in (None, "localhost") else {}
+        if host is None:
+            known = str(info.get("host", ""))
+            host = "localhost" if known in ("", "127.0.0.1") else known
+            if "name" in info and info["name"] != host_name():  # a node of a cluster that shares the folder
+                host = str(info["name"])
+        return host, port or int(info.get("port") or DEFAULT_PORT)
+
+    def _is_placed(self) -> bool:
+        """Whether somebody said where the manager is: the user, or a manager of this folder."""
+        return self._wanted != (None, None) or bool(self._workdir.read_info())
+
+    @property
+    def socket(self) -> socket.socket | None:
+        """The open connection: readable between calls means that the manager has closed it."""
+        return self._socket
+
+    def call(self, request: AnyRequest, expected: type[Reply]) -> Reply:
+        """Send a request and return its reply.
+
+        Raises:
+            ManagerUnreachable: No manager answers, or another one or another program does, or it cannot do
+                this now. Holds the cause.
+            Refused: The manager does not grant the request.
+            ProtocolError: It answers with something else than `expected`.
+            Unauthorized: This folder has no token, or a damaged one; nothing was sent.
+            UserError: The host is no name.
+        """
+        line = self._exchange(request)
+        try:
+            reply = decode_reply(line)
+        except ProtocolError as error:
+            self.close()
+            raise ProtocolError(
+                f"{self.address}: found an answer of another program ({error}), expected one of a manager"
+            ) from None
+        if isinstance(reply, ErrorReply):
+            raise ManagerUnreachable(reply.error) if reply.again else Refused(reply.error)
+        if not isinstance(reply, expected):
+            raise ProtocolError(f"{self.address}: found a reply {_type(reply)}, expected another")
+        return reply
+
+    def _exchange(self, request: AnyRequest) -> bytes:
+        was_open = self._socket is not None
+        try:
+            return self._try(request)
+        except OSError as error:
+            self.close()
+            if not was_open or isinstance(error, TimeoutError):
+                raise self._unreachable(error) from None
+        try:
+            return self._try(request)  # the old connection had died while it was idle
+        except OSError as error:
+            self.close()
+            raise self._unreachable(error) from None
+
+    def _try(self, request: AnyRequest) -> bytes:
+        if self._socket is None:
+            self._socket = self._connect()
+        self._socket.sendall(encode(structs.replace(request, token=self._secret)))
+        reply = bytearray()
+        while not reply.endswith(b"\n"):
+            data = self._socket.recv(RECEIVE_BYTES)
+            if not data:
+                raise ConnectionResetError("the connection was closed before a whole reply came")
+            reply += data
+            if len(reply) > 2 * MAX_MESSAGE_BYTES:
+                self.close()
+                raise ProtocolError(f"{self.address}: found a reply of {len(reply)} bytes, expected a line")
+        return bytes(reply)
+
+    def _connect(self) -> ssl.SSLSocket:
+        host, port = self._place()
+        try:
+            plain = socket.create_connection((host, port), CONNECT_S)
+        except UnicodeError as error:  # a name with empty or overlong parts
+            raise UserError(f"host: found {host!r} ({error}), expected a name or address") from None
+        with plain:  # closed, unless TLS takes it over
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.settimeout(REPLY_S)
+            try:
+                token = self._token()
+                self._secret = token.secret
+                return secure(plain, self._context, token, self.address)
+            except Unauthorized as error:
+                if self._is_placed():
+                    raise
+                raise ManagerUnreachable(
+                    f"no manager has started in this folder yet, and that at {self.address} is another "
+                    f"folder's ({error}); start one with `python experiment_manager.py` here"
+                ) from None
+
+    def _token(self) -> Token:
+        try:
+            token = self._given or read_token(self._workdir)
+        except UserError as error:  # not the end of a worker that has a task in hand
+            raise Unauthorized(str(error)) from None
+        if token is None:
+            raise Unauthorized(
+                f"{self._workdir.token}: found no file, expected a copy of that in the manager's folder, or "
+                f"its text in {TOKEN_VARIABLE}"
+            )
+        return token
+
+    def _unreachable(self, error: OSError) -> ManagerUnreachable:
+        cause = error.strerror or str(error) or type(error).__name__
+        return ManagerUnreachable(
+            f"no manager answers at {self.address} ({cause}); start one with `python experiment_manager.py` "
+            "there, or name another host and port"
+        )
+
+    def close(self) -> None:
+        """Close the connection; the next call makes a new one."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _type(reply: AnyReply) -> str:
+    return str(type(reply).__struct_config__.tag)

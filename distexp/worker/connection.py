@@ -1,0 +1,120 @@
+"""The worker's tie to its manager: ask, ask again, wait. Opens `client`, `protocol`, `stop`."""
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from distexp.errors import ManagerUnreachable, ProtocolError
+from distexp.wire.client import Client
+from distexp.wire.messages import Ack, AnyRequest, RequestTask, TaskComplete, TaskFailed, TaskReleased
+from distexp.worker.signals import StopRequests
+
+HEARTBEAT_S = 15.0
+NEWS_S = 3.0  # between two calls, when the second has something new to tell
+RETRY_MIN_S, RETRY_MAX_S = 0.2, 5.0  # between two tries to reach the manager
+
+log = logging.getLogger("distexp.worker")
+
+
+class Link:
+    """Requests to one manager that may come and go.  For one thread."""
+
+    def __init__(
+        self, client: Client, stop: StopRequests, clock: Callable[[], float], manager_wait_s: float
+    ) -> None:
+        """Give up once the manager has stayed away for `manager_wait_s`."""
+        self._client, self._stop, self._clock = client, stop, clock
+        self._manager_wait_s = manager_wait_s
+        self._lost_s: float | None = None  # since when nobody answers
+        self._retry_s = RETRY_MIN_S
+        self._is_refused = False
+        self._called_s = 0.0
+        self.next_beat_s = 0.0  # when the manager has to hear from this worker again
+        self.has_given_up = False
+
+    def call(self, request: AnyRequest, expected: Any) -> Any:
+        """Return the reply to one request.
+
+        Raises:
+            ManagerUnreachable: No manager answers, or it cannot do this now.
+            ProtocolError: It refuses, or there is no token for it.
+            UserError: The host is no name.
+        """
+        self._called_s = self._clock()
+        self.next_beat_s = self._called_s + HEARTBEAT_S  # also when it is refused: asking faster helps nobody
+        reply = self._client.call(request, expected)
+        if self._lost_s is not None:
+            log.info("The manager at %s is back", self._client.address)
+        self._lost_s, self._retry_s = None, RETRY_MIN_S
+        return reply
+
+    def ask(self, request: AnyRequest, expected: Any, what: str) -> Any:
+        """Return the reply; None after a wait when nobody answers, or when the manager refuses."""
+        self._is_refused = False
+        try:
+            return self.call(request, expected)
+        except ProtocolError as error:
+            log.error("%s: %s", what, error)
+            self._is_refused = True
+            self.has_given_up = isinstance(request, RequestTask)
+            return None
+        except ManagerUnreachable as error:
+            self._note_absence(f"{what}: {error}")
+        if not self.has_given_up:
+            self.wait(self.back_off_s())
+        return None
+
+    def _note_absence(self, problem: str) -> None:
+        now_s = self._clock()
+        if self._lost_s is None:
+            self._lost_s = now_s
+            log.warning("%s. Trying again for %g s", problem, self._manager_wait_s)
+        elif now_s - self._lost_s > self._manager_wait_s:
+            log.error("%s. Giving up after %g s", problem, self._manager_wait_s)
+            self.has_given_up = True
+
+    def report(self, report: TaskComplete | TaskFailed | TaskReleased) -> Ack | None:
+        """Tell the manager, as often as it takes; None when it refuses or stays away too long."""
+        while not self.has_given_up:
+            ack: Ack | None = self.ask(report, Ack, "Error reporting task")
+            if ack is not None:
+                return ack
+            if self._is_refused or self._stop.wants_checkpoint:
+                break
+        return None
+
+    def hurry(self) -> None:
+        """Let the next beat be due earlier: there is news."""
+        self.next_beat_s = min(self.next_beat_s, self._called_s + NEWS_S)
+
+    def beat_soon(self) -> None:
+        """Let the next beat be due as soon as it makes sense to try again."""
+        self.next_beat_s = self._clock() + self.back_off_s()
+
+    def back_off_s(self) -> float:
+        """Return how long to wait before the next try: longer each time, never in step with other workers."""
+        wait_s = self._retry_s * random.uniform(0.5, 1.0)
+        self._retry_s = min(RETRY_MAX_S, 2 * self._retry_s)
+        return wait_s
+
+    def wait(self, timeout_s: float, more: Sequence[Connection | int] = ()) -> None:
+        """Return when manager, user or `more` have news; at the latest after `timeout_s`."""
+        connection = self._client.socket
+        waitables: list[Any] = [*more, self._stop.waitable, *([connection] if connection else [])]
+        try:
+            ready = wait(waitables, timeout_s)
+        except InterruptedError:  # Windows, by Ctrl+C
+            ready = []
+        if self._stop.waitable in ready:
+            self._stop.acknowledge()
+            if self._stop.interrupts == 1 and more:
+                log.info("Finishing the current task; Ctrl+C again to stop with a checkpoint")
+        if connection is not None and connection in ready:  # between two calls this only means: closed
+            self._client.close()
+            self.next_beat_s = self._clock()
+
+    def close(self) -> None:
+        """Leave the manager."""
+        self._client.close()

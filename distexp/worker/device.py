@@ -1,0 +1,64 @@
+"""Where a worker computes: on cards, or the CPU; waiting while cards are busy. Opens `claim`, `link`."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+from distexp.errors import NoGpuError
+from distexp.gpu.claim import Claim, claim_cpu, claim_gpu, claim_gpus
+from distexp.gpu.devices import list_gpus
+from distexp.wire.messages import Status, StatusReply
+from distexp.worker.connection import Link
+from distexp.worker.signals import StopRequests
+
+LOOK_S = 5.0  # between two looks for a card that has become free
+
+log = logging.getLogger("distexp.worker")
+
+
+def find_seat(
+    device: Literal["auto", "gpu", "cpu"],
+    *,
+    min_free_mib: int,
+    slots: int,
+    gpus: int = 1,
+    cpu_folder: Path,
+    link: Link,
+    stop: StopRequests,
+) -> Claim | None:
+    """Return a claim on a device; None when the sweep ended, the manager left or the user stopped it first.
+
+    `auto` takes the CPU where there is no NVIDIA driver or card, and waits where all cards are busy. It never
+    takes the CPU, or some cards, in place of several `gpus`.
+
+    Raises:
+        NoGpuError: There is no driver or card, and `gpu` or several were asked for.
+        UserError: This host does not have so many.
+    """
+    if device == "cpu":
+        return claim_cpu(cpu_folder)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        list_gpus(visible)
+    except NoGpuError as error:
+        if device == "gpu" or gpus > 1:
+            raise
+        log.info("Running on the CPU: %s", error)
+        return claim_cpu(cpu_folder)
+    said = ""
+    while not stop.wants_leave and not link.has_given_up:
+        try:
+            if gpus > 1:
+                return claim_gpus(gpus, min_free_mib, visible=visible)
+            return claim_gpu(min_free_mib, slots=slots, visible=visible)
+        except NoGpuError as error:
+            if str(error) != said:
+                said = str(error)
+                log.warning("%s. Waiting for %s", said, "a card" if gpus == 1 else f"{gpus} cards at once")
+        status = link.ask(Status(), StatusReply, "Error requesting task")
+        if status is not None and status.status["done"]:
+            log.info("No task is left")
+            return None
+        link.wait(LOOK_S)
+    return None

@@ -1,0 +1,63 @@
+"""The template of forked children: has imported the experiment, warmed up on the CPU. Opens `child_main`.
+
+Imported by the forkserver, once, before the first fork. On a GPU it only imports: a backward in a process
+that sees a card starts autograd's device threads, and every forked child's backward would raise.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from distexp.system.process_tree import CLUSTER_SIGNALS
+from distexp.worker import task_main
+
+VARIABLE = "DISTEXP_TEMPLATE"  # what to prepare (JSON); gone from the environment of experiments
+PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
+
+
+@contextlib.contextmanager
+def template_order(experiment: str, warm_up_device: str | None) -> Iterator[None]:
+    """Let a forkserver that is started meanwhile prepare this experiment.
+
+    It is a bare interpreter that knows neither this package nor the worker's `sys.path`, and has only the
+    environment to be told by.
+    """
+    before = os.environ.get("PYTHONPATH")
+    order = {"experiment": experiment, "warm_up": warm_up_device, "path": sys.path, "PYTHONPATH": before}
+    os.environ[VARIABLE] = json.dumps(order)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGE_FOLDER, before]))  # and sitecustomize
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        _restore(before)
+
+
+def prepare(text: str) -> None:
+    """Import and warm up; a failure is reported by the first child, which imports again."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl+C would leave torch half imported
+    order = json.loads(text)
+    del os.environ[VARIABLE]
+    _restore(order["PYTHONPATH"])
+    sys.path[:] = order["path"]
+    for name in CLUSTER_SIGNALS:  # sent to every process of a job; children have to outlive them
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    task_main.prepare(order["experiment"], order["warm_up"])
+    gc.collect()
+    gc.freeze()  # else each child's collector touches, and so copies, every object made here
+
+
+def _restore(python_path: str | None) -> None:
+    if python_path is None:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        os.environ["PYTHONPATH"] = python_path
+
+
+if VARIABLE in os.environ:
+    prepare(os.environ[VARIABLE])

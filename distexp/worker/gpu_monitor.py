@@ -1,0 +1,74 @@
+"""How busy cards are now, and how much memory they have free. Opens `gpu`, `errors`, `protocol`."""
+
+import threading
+from collections.abc import Sequence
+
+from distexp.errors import NoGpuError
+from distexp.gpu.devices import MIB, open_nvml, read_utilization
+from distexp.wire.messages import GpuUse
+
+PATIENCE_S = 0.5  # a beat waits for its cards no longer
+
+
+class CardsWatch:
+    """Looks at a worker's cards from a thread of its own: a driver that hangs holds up no beat.
+
+    For one thread.
+    """
+
+    def __init__(self, uuids: Sequence[str]) -> None:
+        self._uuids = uuids
+        self._asked, self._answered = threading.Event(), threading.Event()
+        self._uses: list[GpuUse | None] = []
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> GpuUse | None:
+        """Return the use of all cards now, in the mean how busy they are; None when one cannot be read.
+
+        That takes `PATIENCE_S` at most.
+        """
+        uses = [use for use in self._read() if use is not None]
+        if len(uses) < len(self._uuids):
+            return None
+        busy = [use.utilization_pct for use in uses if use.utilization_pct is not None]
+        return GpuUse(
+            used_mib=sum(use.used_mib for use in uses),
+            free_mib=sum(use.free_mib for use in uses),
+            utilization_pct=round(sum(busy) / len(busy)) if len(busy) == len(uses) else None,
+        )
+
+    def free_mib(self) -> int:
+        """Return the free memory of the fullest card now; 0 when one cannot be read within `PATIENCE_S`."""
+        return min((use.free_mib if use else 0 for use in self._read()), default=0)
+
+    def _read(self) -> list[GpuUse | None]:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="cards", daemon=True)
+            self._thread.start()
+        self._answered.clear()
+        self._asked.set()
+        return self._uses if self._answered.wait(PATIENCE_S) else []
+
+    def _watch(self) -> None:
+        while self._asked.wait():
+            self._asked.clear()
+            self._uses = [read_use(uuid) for uuid in self._uuids]
+            self._answered.set()
+
+
+def read_use(uuid: str) -> GpuUse | None:
+    """Return the use of the device with this UUID; None when it cannot be read: nothing depends on it.
+
+    It opens NVML anew, which takes some 10 ms: a driver or card that comes back is met again.
+    """
+    try:
+        with open_nvml() as nvml:
+            device = nvml.nvmlDeviceGetHandleByUUID(uuid)
+            memory = nvml.nvmlDeviceGetMemoryInfo(device)
+            return GpuUse(
+                used_mib=(memory.total - memory.free) // MIB,
+                free_mib=memory.free // MIB,
+                utilization_pct=read_utilization(nvml, device),
+            )
+    except NoGpuError:
+        return None

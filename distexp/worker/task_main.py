@@ -1,0 +1,301 @@
+"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `capture`, `context`,
+`curves`, `process_tree`, `rows`, `run_log`, `task`.
+
+Talks JSON over a pipe that is also the lifeline: when the worker dies, the pipe closes and the child ends
+with everything it has started. Torch comes in with the experiment's module, after the device is pinned.
+"""
+
+import contextlib
+import importlib
+import io
+import math
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+
+from distexp.context import Context
+from distexp.errors import TaskStopped, one_line
+from distexp.queue.entry import Cause
+from distexp.results.row import check_result
+from distexp.system.process_tree import MARK_VARIABLE, detach, end_descendants, end_own_tree
+from distexp.task import Scalar, Task
+from distexp.task_log import LOG_FILE
+from distexp.worker import provenance
+from distexp.worker.metrics import Curves, block_board, import_board
+
+CHECKPOINT_FOLDER = "checkpoint"  # in the same
+REPORT_EVERY_S = 1.0  # each report wakes the worker, which passes on the latest with its next beat
+ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
+OWN_FOLDER = Path(__file__).resolve().parents[1]  # what is in there is no code of the user
+OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
+
+Value = TypeVar("Value")
+Experiment = Callable[[dict[str, Any], Context], Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a child is prepared for. Sent by `multiprocessing`, from the worker to its own child."""
+
+    experiment: str
+    device: str
+    threads: int
+    is_warm: bool  # the template has warmed it up
+    gpus: tuple[str, ...] = ()  # UUIDs of the cards that its task sees, of those of the worker
+    mark: str = "unmarked"  # of all that it starts
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
+    """To the child: run this task."""
+
+    task: Task
+    attempt: int
+    output_dir: str
+    run_folder: str  # holds log.txt, metrics.csv and checkpoint/
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """To the child: save a checkpoint and stop."""
+
+
+class Began(msgspec.Struct, frozen=True, tag="began"):
+    """From the child: the experiment starts now."""
+
+
+class Reported(msgspec.Struct, frozen=True, tag="reported"):
+    """From the child: what the experiment passed to `context.report`."""
+
+    step: int
+    total: int
+    metrics: dict[str, Scalar]
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """From the child: the result."""
+
+    result: dict[str, Scalar]
+    started_utc: str
+    duration_s: float  # of the experiment alone
+    torch_version: str = ""
+    peak_gpu_mib: int | None = None
+
+
+class Broke(msgspec.Struct, frozen=True, tag="broke"):
+    """From the child, or about it: the attempt failed."""
+
+    cause: Cause
+    error: str
+
+
+class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
+    """From the child: stopped as asked; the task goes back."""
+
+
+Outcome = Finished | Broke | Stopped
+FromChild = Began | Reported | Outcome
+_from_worker: msgspec.json.Decoder[Run | Stop] = msgspec.json.Decoder(Run | Stop)
+_encode = msgspec.json.encode
+
+
+class Inbox:
+    """What the worker sends, read by a thread that ends the child when the worker is gone."""
+
+    def __init__(self, channel: Connection) -> None:
+        self.runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
+        self.stop = threading.Event()
+        threading.Thread(target=self._read, args=(channel,), name="lifeline", daemon=True).start()
+
+    def _read(self, channel: Connection) -> None:
+        try:
+            while True:
+                message = _from_worker.decode(channel.recv_bytes())
+                if isinstance(message, Run):
+                    self.runs.put(message)
+                else:
+                    self.stop.set()
+        except (EOFError, OSError):
+            pass  # the worker is gone, or has closed the pipe because it needs this child no more
+        finally:
+            end_own_tree()
+
+
+def main(channel: Connection, setup: Setup) -> None:
+    """Run one task, the whole life of a child."""
+    detach()
+    os.environ[MARK_VARIABLE] = setup.mark
+    inbox = Inbox(channel)
+    if setup.gpus:  # before anything here starts CUDA
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup.gpus)
+    loaded = prepare(setup.experiment, None if setup.is_warm else setup.device)
+    run = inbox.runs.get()
+    redirect_output(Path(run.run_folder))
+    outcome: bytes | Broke | Stopped
+    if isinstance(loaded, Broke | Stopped):
+        outcome = loaded
+    else:
+        channel.send_bytes(_encode(Began()))
+        curves = Curves(Path(run.run_folder), run.attempt)
+        context = make_context(run, setup, inbox.stop, channel, curves.add)
+        outcome = guarded(lambda: _encode(call(loaded, run.task, context)))
+        curves.close()
+    with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
+        if isinstance(outcome, Broke):
+            print(outcome.error, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    end_descendants()
+    channel.send_bytes(outcome if isinstance(outcome, bytes) else _encode(outcome))
+    os._exit(0)  # nothing is left to save; the interpreter's own teardown takes half a second with torch
+
+
+def redirect_output(run_folder: Path) -> None:
+    """Append everything the task prints, at any level, to its log."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(run_folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # the last line before a crash tells most
+
+
+def make_context(
+    run: Run,
+    setup: Setup,
+    stop: threading.Event,
+    channel: Connection,
+    keep: Callable[[int, int, Mapping[str, Scalar]], None],
+) -> Context:
+    """Return what the experiment is given; its folders exist. Every report goes to `keep`, a few travel."""
+
+    told_s = -math.inf
+
+    def report(step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        nonlocal told_s
+        told = {"step": _plain(step), "total": _plain(total), "metrics": plain(metrics)}
+        message = msgspec.convert(told, Reported)
+        keep(message.step, message.total, message.metrics)
+        if message.step >= message.total or time.monotonic() - told_s >= REPORT_EVERY_S:
+            told_s = time.monotonic()
+            channel.send_bytes(_encode(message))
+
+    checkpoint_dir = Path(run.run_folder, CHECKPOINT_FOLDER)
+    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    return Context(
+        seed=run.task.seed,
+        device=setup.device,
+        gpus=len(setup.gpus),
+        output_dir=Path(run.output_dir),
+        checkpoint_dir=checkpoint_dir,
+        attempt=run.attempt,
+        threads=setup.threads,
+        command=run.task.command,
+        on_report=report,
+        stop_requested=stop.is_set,
+    )
+
+
+def call(experiment: Experiment, task: Task, context: Context) -> Finished:
+    """Run the experiment and return its result as it travels.
+
+    Raises:
+        ValueError: No row can hold the result. One line: metric, found, expected.
+    """
+    started_utc, started_s = datetime.now(UTC), time.monotonic()
+    result = experiment(dict(task.config), context)
+    duration_s = round(time.monotonic() - started_s, 3)
+    checked = check_result(task, plain(result) if isinstance(result, Mapping) else result)
+    return Finished(
+        checked, started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"), duration_s, **provenance.of_process()
+    )
+
+
+def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return numbers of numpy and torch as Python's, and those JSON cannot hold (nan, inf) as text."""
+    return {name: _plain(value) for name, value in metrics.items()}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # of more than one number
+            value = value.item()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Broke | Stopped:
+    """Return the function that `module:function` names, its module imported and, on a device, warmed up.
+
+    An error of the warm-up is no error of the import: it is shown, and the task tells whether it matters.
+    """
+    module_name, _, function_name = experiment.partition(":")
+    loaded = guarded(lambda: _import(module_name, function_name), on_import=True)
+    warm_up = getattr(sys.modules.get(module_name), "warm_up", None)
+    if warm_up is not None and warm_up_device is not None and not isinstance(loaded, Broke | Stopped):
+        warmed = guarded(lambda: warm_up(warm_up_device))
+        if isinstance(warmed, Broke):
+            print(f"{module_name}.warm_up failed: {warmed.error}", file=sys.stderr, flush=True)
+    board = guarded(import_board)  # ahead of need
+    if isinstance(board, Broke):  # a TensorBoard that does not fit costs no task
+        print(f"no curves for TensorBoard: {board.error}", file=sys.stderr, flush=True)
+        block_board()
+    return loaded
+
+
+def _import(module_name: str, function_name: str) -> Experiment:
+    function: Experiment = getattr(importlib.import_module(module_name), function_name)
+    return function
+
+
+def guarded(step: Callable[[], Value], *, on_import: bool = False) -> Value | Broke | Stopped:
+    """Do what the user's code does, and turn whatever it raises into an outcome."""
+    try:
+        return step()
+    except TaskStopped:
+        return Stopped()
+    except BaseException as error:  # noqa: BLE001 - around the experiment: sys.exit() and all else it does is its failure
+        return Broke(_cause(error, on_import), _describe(error)[-ERROR_CHARS:])
+
+
+def _cause(error: BaseException, on_import: bool) -> Cause:
+    if type(error).__name__ in OUT_OF_MEMORY_NAMES:
+        return Cause.OUT_OF_MEMORY
+    return Cause.IMPORT if on_import else Cause.ERROR
+
+
+def _describe(error: BaseException) -> str:
+    """Return the traceback from the first frame that is not ours; the last line names the user's own."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    if place := _users_place(error, trace):
+        said = "".join(traceback.format_exception_only(error)[-1:]).splitlines()[0]
+        text += f"\n{place}: {one_line(said)}"
+    return text.encode(errors="replace").decode()  # a file name may hold what UTF-8 cannot
+
+
+def _users_place(error: BaseException, trace: TracebackType | None) -> str:
+    """Return file and line of the user's code at which the error came up; empty where it shows none."""
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(trace)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno or 0))
+    with contextlib.suppress(OSError):  # the experiment has left for a folder that is gone
+        folder = Path.cwd()
+        for name, line in reversed(places):
+            path = Path(name)
+            is_installed = "site-packages" in path.parts or OWN_FOLDER in path.parents
+            if path.is_relative_to(folder) and not is_installed:
+                return f"{path.relative_to(folder).as_posix()}:{line}"
+    return ""

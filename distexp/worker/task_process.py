@@ -1,0 +1,222 @@
+"""One task in one child process: start, watch, kill, collect.
+
+Opens `child_main`, `template_process`, `process_tree`, `run_log`, `task`, `host`.
+The next child is started one ahead of need, so that what it costs to prepare is spent while another task
+runs. On Linux children are forked from a template that has imported the experiment (and, on the CPU, warmed
+it up); elsewhere, and for `process: fresh`, each is a new interpreter.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import secrets
+import signal
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+import msgspec
+
+from distexp.queue.entry import Cause
+from distexp.system.process import ProcessMark
+from distexp.system.process_tree import end_marked, kill_tree
+from distexp.task import Task
+from distexp.task_log import LOG_FILE, last_lines
+from distexp.worker.fork_template import template_order
+from distexp.worker.task_main import Began, Broke, FromChild, Outcome, Reported, Run, Setup, Stop, main
+
+StartMethod = Literal["forkserver", "spawn"]
+DEFAULT_START_METHOD: StartMethod = "forkserver" if sys.platform == "linux" else "spawn"
+LOG_LINES = 50  # of a crashed task's log that travel with the failure
+EXIT_S = 1.0  # for a child that has told its result: it has only to leave its memory
+REAP_S = 10.0  # a killed process is gone by then, unless the kernel holds it in a device call
+
+log = logging.getLogger("distexp.worker")
+_from_child: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
+
+
+class Attempt:
+    """A child, from its start to its end.  For one thread."""
+
+    def __init__(self, process: BaseProcess, channel: Connection, setup: Setup) -> None:
+        self.setup = setup
+        self.has_begun = False
+        self.progress: Reported | None = None
+        self._process, self._channel = process, channel
+        self._mark = ProcessMark.of(process.pid) if process.pid else None
+        self._log = Path()
+        self._outcome: Outcome | None = None
+        self.has_said_its_last = False  # then all that it had started has ended, and it is about to exit
+        self._is_over = False
+
+    @property
+    def waitables(self) -> Sequence[Connection | int]:
+        """What becomes ready when there may be news, for `multiprocessing.connection.wait`."""
+        has_sentinel = self._process.is_alive()  # else its template has died, and tells of no child any more
+        return (self._channel, self._process.sentinel) if has_sentinel else (self._channel,)
+
+    def run(self, run: Run) -> None:
+        """Hand the task over. A child that has died meanwhile shows it in `outcome`."""
+        self._log = Path(run.run_folder, LOG_FILE)
+        self._send(run)
+
+    def ask_stop(self) -> None:
+        """Ask the experiment to save a checkpoint and stop."""
+        self._send(Stop())
+
+    def outcome(self) -> Outcome | None:
+        """Take in what the child has said and return how the attempt ended, None while it runs."""
+        has_died = self._has_died()
+        with contextlib.suppress(EOFError, OSError):
+            while self._outcome is None and self._channel.poll():
+                self._take(_from_child.decode(self._channel.recv_bytes()))
+        if self._outcome is None and has_died:
+            self._outcome = Broke(Cause.CRASH, self._how_it_died())
+        return self._outcome
+
+    def kill(self) -> None:
+        """End the child and everything it has started; return when it is gone. Once: its pid gets free."""
+        if self._is_over:
+            return
+        self._is_over, was_dead = True, self._has_died()
+        if self.has_said_its_last:  # it has ended what it started, and is about to exit
+            self._process.join(EXIT_S)
+        if not self.has_said_its_last or not self._has_died():
+            kill_tree(self._process.pid)
+            self._process.join(REAP_S)
+        if was_dead and not self.has_said_its_last:  # killed from outside: what it had detached lives on
+            end_marked(self.setup.mark)
+        self._channel.close()
+
+    def is_ready_for(self, experiment: str, gpus: tuple[str, ...]) -> bool:
+        """Return whether a task of this experiment that sees these cards can be handed over."""
+        return (self.setup.experiment, self.setup.gpus) == (experiment, gpus) and not self._has_died()
+
+    def _has_died(self) -> bool:
+        return not self._process.is_alive() and (self._mark is None or self._mark.is_gone())
+
+    def _take(self, message: FromChild) -> None:
+        if isinstance(message, Began):
+            self.has_begun = True
+        elif isinstance(message, Reported):
+            self.progress = message
+        else:
+            self._outcome = message
+            self.has_said_its_last = True
+
+    def _send(self, message: Run | Stop) -> None:
+        with contextlib.suppress(OSError):  # it died; `outcome` tells how
+            self._channel.send_bytes(msgspec.json.encode(message))
+
+    def _how_it_died(self) -> str:
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            cause = f"its process was ended by {name}"
+            if name == "SIGKILL":
+                cause += " (by the kernel when memory ran out, or by somebody)"
+        else:
+            cause = f"its process ended with exit code {code} without a result"
+        return "\n".join([*last_lines(self._log, LOG_LINES), cause])
+
+
+class Children:
+    """Starts children, one ahead of need.  For one thread."""
+
+    def __init__(self, *, method: StartMethod, device: str, threads: int, gpus: Sequence[str] = ()) -> None:
+        """Pin nothing: children inherit the worker's environment, which shows its `gpus` (UUIDs)."""
+        self._method: StartMethod = method
+        self._device, self._threads, self._gpus = device, threads, tuple(gpus)
+        self._standby: Attempt | None = None
+        self._retired: Attempt | None = None
+        self._template: str | None = None  # the experiment the template is made for
+
+    def start(self, run: Run) -> Attempt:
+        """Return a child that runs the task, the standby if it fits."""
+        if run.task.process == "fresh":
+            attempt = self._launch(run.task, "spawn")
+        else:
+            attempt = self._take_standby(run.task) or self._launch(run.task, self._method)
+        attempt.run(run)
+        self._end_retired()
+        return attempt
+
+    def retire(self, attempt: Attempt) -> None:
+        """End a child; one that has told its result leaves its memory (milliseconds) while the next works."""
+        self._end_retired()
+        if attempt.has_said_its_last:
+            self._retired = attempt
+        else:
+            attempt.kill()
+
+    def _end_retired(self) -> None:
+        retired, self._retired = self._retired, None
+        if retired is not None:
+            retired.kill()
+
+    def prepare(self, task: Task) -> None:
+        """Start the child for one more such task now, while the current one works."""
+        if self._standby is None and task.process == "forked":
+            self._standby = self._launch(task, self._method)
+
+    def close(self) -> None:
+        """End the standby and the retired one."""
+        self._take_standby(None)
+        self._end_retired()
+
+    def _take_standby(self, task: Task | None) -> Attempt | None:
+        """Return the standby if it can run this task; end it if not."""
+        standby, self._standby = self._standby, None
+        if standby is None or (task and standby.is_ready_for(task.experiment, self._shown_to(task))):
+            return standby
+        standby.kill()
+        return None
+
+    def _shown_to(self, task: Task) -> tuple[str, ...]:
+        """Return the cards that the task sees: as many as it asks for, whoever runs it."""
+        return self._gpus[: task.gpus or 1]
+
+    def _launch(self, task: Task, method: StartMethod) -> Attempt:
+        if method == "forkserver":
+            try:
+                return self._fork(task)
+            except (OSError, EOFError):  # the template died, perhaps of this import: let a child show it
+                log.warning("The template of forked children has ended; starting a new interpreter instead")
+        return _start("spawn", self._setup(task, is_warm=False))
+
+    def _setup(self, task: Task, *, is_warm: bool) -> Setup:
+        mark = secrets.token_hex(8)
+        return Setup(task.experiment, self._device, self._threads, is_warm, self._shown_to(task), mark)
+
+    def _fork(self, task: Task) -> Attempt:
+        """Fork a child from the template, made for the first experiment; others are imported by their child.
+
+        Raises:
+            OSError, EOFError: The template has died.
+        """
+        self._template = self._template or task.experiment
+        warm_up_device = "cpu" if self._device == "cpu" else None
+        is_warm = self._template == task.experiment and warm_up_device is not None
+        multiprocessing.set_forkserver_preload(["distexp.worker.fork_template"])
+        with template_order(self._template, warm_up_device):
+            return _start("forkserver", self._setup(task, is_warm=is_warm))
+
+
+def _start(method: StartMethod, setup: Setup) -> Attempt:
+    ours, theirs = multiprocessing.Pipe()
+    if method == "spawn":
+        process: BaseProcess = multiprocessing.get_context("spawn").Process(target=main, args=(theirs, setup))
+    else:  # a class that Windows does not know
+        process = multiprocessing.get_context("forkserver").Process(target=main, args=(theirs, setup))
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")  # else each child runs the user's script again (10 ms)
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = script
+        theirs.close()
+    return Attempt(process, ours, setup)

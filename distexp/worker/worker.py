@@ -1,0 +1,300 @@
+"""A worker's turn: ask, run, record, report; beat meanwhile, stop when asked.
+
+Link, recorder, children, clock and stop flags are arguments. One thread: whatever it waits for, it waits
+for everything at once (the child, the manager's connection, signals, the next beat).
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+from distexp.context import forget_checkpoints
+from distexp.queue.entry import Cause
+from distexp.system.logs import WorkerLog
+from distexp.task import Provenance
+from distexp.task_log import LOG_FILE
+from distexp.wire.messages import GpuUse, NoTask, Progress, RequestTask, TaskFailed, TaskReleased, TaskReply
+from distexp.workdir import Workdir
+from distexp.worker.connection import Link
+from distexp.worker.delivery import DISK_RETRY_S, Courier
+from distexp.worker.recorder import Delivery, Recorder
+from distexp.worker.signals import StopRequests
+from distexp.worker.task_main import CHECKPOINT_FOLDER, Broke, Finished, Outcome, Run, Stopped
+from distexp.worker.task_process import Attempt, Children
+
+INTERRUPT_GRACE_S = 30.0  # second Ctrl+C: to save a checkpoint
+PREEMPTION_GRACE_S = 20.0  # SIGTERM, Slurm: before the cluster kills
+START_S = 600.0  # for a child to import its experiment, from a slow network drive, too
+
+log = logging.getLogger("distexp.worker")
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """The manager wants no result of this attempt any more."""
+
+
+class Worker:
+    """Requests, runs, records and reports tasks until none is left."""
+
+    def __init__(
+        self,
+        *,
+        about: Mapping[str, Any],
+        workdir: Workdir,
+        link: Link,
+        recorder: Recorder,
+        children: Children,
+        stop: StopRequests,
+        clock: Callable[[], float],
+        facts: Callable[[bool], Mapping[str, Any]],
+        look: Callable[[], GpuUse | None] = lambda: None,
+        free_mib: Callable[[], int] | None = None,
+        left_s: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        """Introduce itself to the manager with `about`, fields of `WorkerRequest`; `look` at its card.
+
+        Args:
+            facts: Fields of `Provenance`, as they are now; called with whether the task runs what was
+                imported since this worker began.
+            free_mib: Reads the memory that is free on its cards; None: it has none.
+            left_s: Says how many seconds it has; None: no end is known.
+        """
+        self._free_mib = free_mib
+        self._facts, self._run_facts = facts, facts(False)
+        self._introduction = dict(about)
+        self._workdir = workdir
+        self._link, self._children = link, children
+        self._courier = Courier(
+            link=link, recorder=recorder, stop=stop, about=self._about, look=look, free_mib=free_mib
+        )
+        self._stop, self._clock, self._left_s = stop, clock, left_s
+        self._completed = 0
+        self._is_short = False  # of time, for any task that is left
+        self._is_hopeless = False  # it has completed nothing, and its task has saved nothing
+        self._log_file = WorkerLog(str(about["worker_id"]))
+        self._next: TaskReply | NoTask | None = None
+        self._is_stuck = False  # a child did not start and holds the way to all others
+
+    def _about(self) -> dict[str, Any]:
+        """Who asks. The nonce is read each time: the folder's first manager may start after its workers."""
+        return {
+            **self._introduction,
+            "nonce": self._workdir.read_nonce(),
+            "left_s": self._left_s(),
+            "git_commit": self._run_facts.get("git_commit", ""),
+        }
+
+    @property
+    def wants_another_turn(self) -> bool:
+        """Whether time ended before work did, and more time of the same length would help.
+
+        Not so where a whole turn was too short for a single task: the next would be, too.
+        """
+        return (self._stop.is_warned and not self._is_hopeless) or (self._is_short and self._completed > 0)
+
+    def run(self) -> int:
+        """Work until there is nothing left to do; return 0, or 1 when the manager stayed away."""
+        try:
+            self._courier.hand_over_kept()
+            while self.run_one():
+                pass
+            if isinstance(self._next, TaskReply):  # lent while the user was about to stop this worker
+                self._settle(self._next, Stopped())
+        finally:
+            self._children.close()
+            self._link.close()
+            self._log_file.close()
+        return int(self._link.has_given_up or self._is_stuck)
+
+    def run_one(self) -> bool:
+        """Take one turn: at most one task. Return whether there is a next turn."""
+        if self._stop.wants_leave or self._link.has_given_up or self._is_stuck:
+            return False
+        reply, self._next = self._next, None
+        if reply is None:
+            request = RequestTask(**self._about(), free_mib=self._free_mib and self._free_mib())
+            reply = self._link.ask(request, TaskReply | NoTask, "Error requesting task")
+        if isinstance(reply, TaskReply) and self._stop.wants_leave:
+            self._next = reply
+        elif isinstance(reply, TaskReply):
+            self._work_on(reply)
+        elif isinstance(reply, NoTask):
+            return self._idle(reply)
+        return True
+
+    def _idle(self, reply: NoTask) -> bool:
+        if reply.reason == "done":
+            log.info("No task is left: %s", reply.message or "done")
+            return False
+        if reply.reason == "no_time":
+            log.info("No time is left: %s", reply.message)
+            self._is_short = True
+            return False
+        if self._free_mib:
+            self._children.close()  # a standby holds memory of the card that a task may wait for
+        self._link.wait(reply.retry_after_s)
+        return True
+
+    # -- one task ------------------------------------------------------------------------------------------
+
+    def _work_on(self, task: TaskReply) -> None:
+        output_dir = self._workdir.results_folder(task.output_dir)
+        run_folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
+        if not self._open_folders(task, output_dir, run_folder):
+            return
+        log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
+        run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
+        attempt = self._start_child(task, run)
+        if attempt is None:
+            return
+        try:
+            self._children.prepare(task)
+            self._run_facts = self._facts(task.process == "forked" and task.command is None)
+            outcome = self._watch(task, attempt)
+            if self._free_mib or not isinstance(outcome, Finished):
+                attempt.kill()  # before anybody else may run this task, and before its card is looked at
+            self._settle(task, outcome)
+        finally:
+            self._children.retire(attempt)
+
+    def _start_child(self, task: TaskReply, run: Run) -> Attempt | None:
+        """Return the child, or None when the task is settled without one.
+
+        The first import of torch may take minutes: it runs in a thread, and this one beats and listens.
+        """
+        over, theirs = Pipe(duplex=False)
+        started: list[Attempt] = []
+
+        def start() -> None:
+            try:
+                started.append(self._children.start(run))
+            except OSError as error:
+                log.warning("No process could be started (%s); trying again in %g s", error, DISK_RETRY_S)
+            finally:
+                theirs.close()
+
+        threading.Thread(target=start, daemon=True, name="start").start()
+        give_up_at_s = self._clock() + START_S
+        with over:
+            while not over.poll():  # readable once the thread has closed its end
+                if self._stop.wants_checkpoint:
+                    self._settle(task, Stopped())
+                    return None
+                if self._clock() >= give_up_at_s:
+                    self._is_stuck = True  # the thread cannot be ended, but the worker can
+                    self._settle(
+                        task, Broke(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
+                    )
+                    return None
+                if self._clock() >= self._link.next_beat_s:
+                    self._courier.beat(task)
+                until_s = min(self._link.next_beat_s, give_up_at_s)
+                self._link.wait(max(0.0, until_s - self._clock()), [over])
+        if started:
+            return started[0]
+        self._settle(task, Stopped())
+        self._link.wait(DISK_RETRY_S)
+        return None
+
+    def _open_folders(self, task: TaskReply, output_dir: Path, run_folder: Path) -> bool:
+        """Make the task's folders and logs, whatever it takes; False when the task is not to run any more."""
+        while True:
+            try:
+                self._log_file.follow(output_dir)
+                run_folder.mkdir(parents=True, exist_ok=True)
+                (run_folder / LOG_FILE).touch()
+                (run_folder / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
+                return True
+            except OSError as error:
+                log.warning(
+                    "%s: cannot be written now (%s); trying again every %g s",
+                    *(error.filename or run_folder, error.strerror, DISK_RETRY_S),
+                )
+            self._link.wait(DISK_RETRY_S)
+            if self._stop.wants_leave:
+                self._settle(task, Stopped())
+                return False
+            if not self._courier.beat(task):
+                self._settle(task, Fenced())
+                return False
+
+    def _settle(self, task: TaskReply, outcome: Outcome | Fenced) -> None:
+        """Bring the result home, or tell the manager what happened instead."""
+        match outcome:
+            case Finished():
+                run_facts = Provenance(
+                    **self._run_facts,
+                    peak_gpu_mib=outcome.peak_gpu_mib,
+                    torch_version=outcome.torch_version,
+                    attempt=task.attempt,
+                    worker=str(self._introduction["worker_id"]),
+                    host=str(self._introduction["host"]),
+                    device=str(self._introduction["device"]),
+                    started_utc=outcome.started_utc,
+                    duration_s=outcome.duration_s,
+                )
+                ack = self._courier.deliver(Delivery(task=task, result=outcome.result, run=run_facts))
+                if ack is not None:
+                    log.info("Task %s completed", task.task_id)
+                    self._completed += 1
+                    forget_checkpoints(self._checkpoints(task))
+                    self._next = ack.next
+            case Broke(cause=cause, error=error):
+                log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
+                self._link.report(TaskFailed(**self._courier.naming(task), cause=cause.value, error=error))
+            case Stopped():
+                reason = "preempted" if self._stop.is_preempted else "interrupted"
+                log.info("Giving task %s back: %s", task.task_id, reason)
+                self._is_hopeless = not self._completed and not any(self._checkpoints(task).rglob("*"))
+                self._link.report(TaskReleased(**self._courier.naming(task), reason=reason))
+            case Fenced():
+                log.warning(
+                    "Task %s ended elsewhere or was cancelled; its result is not wanted", task.task_id
+                )
+
+    def _checkpoints(self, task: TaskReply) -> Path:
+        folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
+        return folder / CHECKPOINT_FOLDER
+
+    def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced:
+        """Return how the attempt ends, or is ended."""
+        timeout_at_s = kill_at_s = None
+        is_news = True
+        while (outcome := attempt.outcome()) is None:
+            now_s = self._clock()
+            if attempt.progress and is_news:
+                self._link.hurry()  # whoever watches learns how long this task takes
+                is_news = False
+            if attempt.has_begun and task.timeout_s and timeout_at_s is None:
+                timeout_at_s = now_s + task.timeout_s
+            if timeout_at_s is not None and now_s >= timeout_at_s:
+                return Broke(Cause.TIMEOUT, f"found no result after timeout_s = {task.timeout_s:g} s")
+            if self._stop.wants_checkpoint and kill_at_s is None:
+                attempt.ask_stop()
+                grace_s = PREEMPTION_GRACE_S if self._stop.is_preempted else INTERRUPT_GRACE_S
+                kill_at_s = now_s + grace_s
+                log.info("Asked task %s to stop; it has %g s to save a checkpoint", task.task_id, grace_s)
+            if self._stop.wants_kill or (kill_at_s is not None and now_s >= kill_at_s):
+                return Stopped()
+            if now_s >= self._link.next_beat_s and not self._courier.beat(task, told(attempt)):
+                return Fenced()
+            ends = [at_s for at_s in (timeout_at_s, kill_at_s, self._link.next_beat_s) if at_s is not None]
+            self._link.wait(max(0.0, min(ends) - self._clock()), attempt.waitables)
+        if isinstance(outcome, Broke) and self._stop.wants_checkpoint:
+            return Stopped()  # whatever it did when asked to stop is not held against the task
+        if isinstance(outcome, Stopped) and not self._stop.wants_checkpoint:
+            return Broke(
+                Cause.ERROR, "found context.Stopped raised, expected it only when should_stop() is true"
+            )
+        return outcome
+
+
+def told(attempt: Attempt) -> Progress | None:
+    """Return what the experiment last reported, as it travels."""
+    last = attempt.progress
+    return Progress(step=last.step, total=last.total, metrics=last.metrics) if last else None

@@ -1,0 +1,51 @@
+"""The first sweep: it is written once, and runs at once."""
+
+from pathlib import Path
+
+import pytest
+
+from distexp.cli import init
+from distexp.context import Context
+from distexp.errors import UserError
+from distexp.sweep.config import load_configs
+from distexp.sweep.expand import expand
+
+
+def test_the_first_sweep_can_be_expanded_and_its_experiment_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    assert init.main(["--workdir", str(folder)]) == 0
+    tasks = [point.task for point in expand(load_configs([Path("configs/config_exp*.yaml")], folder))]
+    assert len(tasks) == 18
+    assert {task.experiment for task in tasks} == {"my_experiment:run"}
+    source = (folder / "my_experiment.py").read_text(encoding="utf-8")
+    assert len(source.strip().splitlines()) == 10
+    names: dict[str, object] = {}
+    exec(compile(source, "my_experiment.py", "exec"), names)
+    run = names["run"]
+    assert callable(run)
+    result = run(tasks[0].config, Context(seed=tasks[0].seed))
+    assert set(result) == {"slope", "error"}
+
+
+@pytest.mark.parametrize("name", list(init.FILES))
+def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, name: str) -> None:
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(UserError) as caught:
+        init.main(["--workdir", str(tmp_path)])
+    expected = "expected neither; choose another folder with --workdir"
+    assert str(caught.value) == f"{tmp_path}: found {name} there already, {expected}"
+    assert mine.read_text() == "mine"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"config_exp1.yaml: Not a directory, expected a folder to write in"):
+        init.main(["--workdir", str(tmp_path / "file")])
+
+
+def test_what_comes_next_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    init.main(["--workdir", str(tmp_path / "my sweep")])
+    assert f"plan --workdir '{tmp_path / 'my sweep'}'" in capsys.readouterr().out

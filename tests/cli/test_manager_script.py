@@ -1,0 +1,190 @@
+"""experiment_manager.py, as a user starts it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import experiment_manager
+from distexp.system.process import machine_id
+from distexp.workdir import Workdir
+from tests.live_manager import CONFIG, Folder, Talk
+
+SCRIPT = Path(experiment_manager.__file__)
+PATIENCE_S = 60
+
+
+class Manager:
+    """A manager process of a folder and the port it serves."""
+
+    def __init__(self, folder: Folder, *words: str) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, SCRIPT, "--port", "0", "--workdir", folder.root, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if found := re.search(r"Manager serves 127\.0\.0\.1:(\d+) for ", line):
+                self.port = int(found[1])
+                return
+        raise AssertionError("".join(self.lines))
+
+    def talk(self, name: str, **more: Any) -> Talk:
+        about = {"worker_id": name, "heartbeat_s": 15, "instance": name, "token": self.folder.token}
+        return Talk(self.port, **about | more)
+
+    def end(self) -> tuple[int, str]:
+        """Return exit code and the rest of the output once the process has ended."""
+        output = self.process.communicate(timeout=PATIENCE_S)[0]
+        return self.process.returncode, output
+
+
+@contextmanager
+def started(folder: Folder, *words: str) -> Iterator[Manager]:
+    manager = Manager(folder, *words)
+    try:
+        yield manager
+    finally:
+        manager.process.kill()
+        manager.process.communicate()
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Return exit code, output and error output of the script, run in this process."""
+    code = experiment_manager.main([str(word) for word in words])
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+def test_a_running_manager_answers_status_and_keeps_folder_and_port(
+    folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with started(folder) as manager:
+        code, out, _ = call(capsys, "status", "--workdir", folder.root)
+        assert (code, json.loads(out)["progress"]) == (0, "0/3 (0.0%)")
+        assert call(capsys, "status", "localhost", manager.port, "--workdir", folder.root)[0] == 0
+        second = ["--workdir", folder.root, "--port", 0]
+        assert call(capsys, *second)[::2] == (
+            2,
+            f"error: {folder.root}: found a manager (pid {manager.process.pid}, port {manager.port}), "
+            "expected none: one manager a folder; stop it, or use another --workdir\n",
+        )
+        other = Folder(tmp_path / "other")
+        other.configure([1])
+        code, _, err = call(capsys, "--workdir", other.root, "--port", manager.port)
+        assert (code, err) == (
+            2,
+            f"error: 127.0.0.1:{manager.port}: Address already in use, expected a free port: "
+            "stop the program that holds it, or choose another one with --port\n",
+        )
+    code, _, err = call(capsys, "status", "--workdir", folder.root)
+    assert (code, err) == (
+        2,
+        f"error: no manager answers at localhost:{manager.port} (Connection refused); start one with "
+        "`python experiment_manager.py` there, or name another host and port\n",
+    )
+
+
+def test_broken_configs_end_it_with_every_problem(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    folder.configure(7)
+    folder.configure([1, 1], CONFIG.replace("exp1", "exp2"), "config_exp2.yaml")
+    code, out, err = call(capsys, "--workdir", folder.root, "--port", 0)
+    assert (code, out) == (2, "")
+    assert [line.split(":")[:2] for line in err.removeprefix("error: ").splitlines()] == [
+        ["configs/config_exp1.yaml", "5"],
+        ["configs/config_exp2.yaml", "5"],
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl+C", "SIGTERM"])
+def test_a_signal_stops_it_cleanly_whatever_has_failed(folder: Folder, number: signal.Signals) -> None:
+    with started(folder) as manager, manager.talk("gpu0") as talk:
+        task = talk.say("request_task")
+        named = {"lease_id": task["lease_id"], "key": task["key"]}
+        talk.say("task_failed", **named, cause="out_of_memory", error="no memory")
+        manager.process.send_signal(number)
+        code, output = manager.end()
+        assert talk.is_ended()
+    assert code == 0
+    assert output.splitlines()[-1].endswith("Manager stopped at 0/3 (0.0%)")
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_exit_when_done_tells_whether_a_task_failed(folder: Folder, fails: bool) -> None:
+    folder.configure([1, 2])
+    with started(folder, "--exit-when-done") as manager, manager.talk("gpu0") as talk:
+        task = talk.say("request_task")
+        named = {"lease_id": task["lease_id"], "key": task["key"]}
+        if fails:
+            talk.say("task_failed", **named, cause="out_of_memory", error="no memory")
+        else:
+            talk.say("task_complete", **named, result={"score": 1})
+        task = talk.say("request_task")
+        done = talk.say("task_complete", key=task["key"], result={"score": 1}, next=True)
+        assert done["next"]["reason"] == "done"
+        talk.socket.close()
+        code, output = manager.end()
+    assert code == int(fails)
+    lines = [line[20:].rstrip() for line in [*manager.lines, *output.splitlines()]]
+    assert "Task exp1_vary_width_1_42 completed by gpu0" in lines
+    assert sorted(lines) == sorted(folder.log())
+
+
+def test_a_killed_manager_knows_after_its_restart_what_had_happened(folder: Folder) -> None:
+    with started(folder) as manager, manager.talk("gpu0") as one, manager.talk("gpu1") as two:
+        failed = one.say("request_task")
+        running = two.say("request_task")
+        one.say("task_failed", lease_id=failed["lease_id"], key=failed["key"], error="boom")
+        done = one.say("request_task")
+        one.say("task_complete", key=done["key"], result={"score": 1})
+        manager.process.kill()
+        manager.end()
+    with (
+        started(folder) as manager,
+        manager.talk("gpu1") as two,
+        Talk(manager.port, token=folder.token) as user,
+    ):
+        assert "Marked 1 tasks as already completed" in folder.log()
+        known = {task["key"]: task for task in user.say("tasks")["tasks"]}
+        wanted = {
+            done["key"]: ["complete", 0],
+            failed["key"]: ["pending", 1],
+            running["key"]: ["assigned", 0],
+        }
+        assert {key: [task["state"], task["failures"]] for key, task in known.items()} == wanted
+        assert known[failed["key"]]["attempts"] == known[running["key"]]["attempts"] == 1
+        named = {"lease_id": running["lease_id"], "key": running["key"]}
+        assert two.say("heartbeat", **named)["stop"] is False
+        assert two.say("task_complete", **named, result={"score": 1}) == {"type": "ack"}
+    assert sorted(row["task_id"] for row in folder.rows()) == sorted([done["task_id"], running["task_id"]])
+
+
+def test_a_task_of_a_process_that_was_killed_is_lent_again_at_once(folder: Folder) -> None:
+    folder.configure([1])
+    with started(folder) as manager:
+        holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        nonce = Workdir(folder.root).read_nonce()
+        here = {"machine": machine_id(), "nonce": nonce, "pid": holder.pid}
+        with manager.talk("gpu0", **here) as one:
+            task = one.say("request_task")
+            holder.kill()
+            holder.communicate()
+        assert manager.process.stdout is not None
+        lost = next(line for line in manager.process.stdout if "lost by gpu0" in line)
+        assert "its process is gone (loss 1 of 5, now pending)" in lost
+        with manager.talk("gpu1") as two:
+            again = two.say("request_task")
+    assert (again["key"], again["attempt"]) == (task["key"], 2)

@@ -1,0 +1,86 @@
+"""What the verbs of the launchers decide by themselves: which manager, which cards, which rows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distexp.errors import UserError
+from distexp.gpu.claim import claim_gpu
+from distexp.launcher.main import MANAGER, count_free_gpus, find_manager, main, run, say_rows
+from distexp.workdir import Workdir
+from tests.stand_in import pynvml as stand_in
+from tests.stand_in.machine import card, environment, write_scenario
+
+
+def test_a_process_that_got_the_pid_of_an_ended_manager_is_no_manager(tmp_path: Path) -> None:
+    folder = Workdir(tmp_path)
+    assert find_manager(tmp_path) is None
+    with subprocess.Popen([sys.executable, "-c", "input()", MANAGER], stdin=subprocess.PIPE) as another:
+        try:
+            with folder.hold():
+                told = {"pid": another.pid, "host": "127.0.0.1", "port": 5000}
+                folder.info.write_text(json.dumps(told), encoding="utf-8")
+                assert find_manager(tmp_path) == psutil.Process(another.pid)
+            assert find_manager(tmp_path) is None
+        finally:
+            another.kill()
+
+
+def test_the_rows_of_every_output_folder_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (
+        "results_a",
+        "out/wine/a/b",
+        "out/wine/a/b/too_deep",
+        ".venv/results_b",
+        "out/runs/c",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "final_results.csv").write_text("width,seed\n1,42\n", encoding="utf-8")
+    say_rows(tmp_path)
+    assert capsys.readouterr().err == (
+        "out/wine/a/b/final_results.csv: 1 rows\nresults_a/final_results.csv: 1 rows\n"
+    )
+
+
+def test_a_free_card_is_one_that_a_worker_could_claim_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_scenario(tmp_path / "machine.json", card(0), card(1), card(2, 900))
+    for name, value in environment(tmp_path / "machine.json", tmp_path / "claims").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
+    assert count_free_gpus() == 2
+    with claim_gpu(), claim_gpu():
+        assert count_free_gpus() == 0
+    shown = capsys.readouterr().err.splitlines()
+    assert [line.split()[:2] for line in shown] == [[f"gpu{index}", "busy"] for index in range(3)]
+
+
+def test_slurm_needs_a_number_and_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["slurm"]) == 2
+    assert main(["slurm", "4", "--workdir", str(tmp_path / "typo")]) == 2
+    assert main(["slurm", "4", "--workdir", str(tmp_path), "--", "--time=60"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "launch_distributed slurm: found no number, expected how many, such as: slurm 3",
+        f"launch_distributed slurm: --workdir: found no folder {tmp_path / 'typo'}, expected one",
+        f"No manager runs in {tmp_path} yet; pilots wait for one for 300 s (--manager-wait-s)",
+        "sbatch: found no such program, expected that of Slurm; run this where you submit your jobs",
+    ]
+
+
+def test_a_run_with_more_cards_a_worker_than_are_free_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scenario(tmp_path / "machine.json", card(0), card(1, 900))
+    for name, value in environment(tmp_path / "machine.json", tmp_path / "claims").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as caught:
+        run(["--gpus", "2", "--workdir", str(tmp_path)])
+    assert str(caught.value) == "launch_distributed run: --gpus 2: found 1 free GPU, expected at least 2"

@@ -1,0 +1,155 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distexp.manager.manager import ExperimentManager
+from distexp.queue.entry import Borrower
+from distexp.wire.messages import MAX_STATUS_BYTES, PAGE, StatusReply, encode
+from tests.live_manager import CONFIG, Folder, Talk, worker
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path)
+    folder.configure([1, 2, 3, 4], CONFIG + "    - model: [mlp, cnn]\n")
+    return folder
+
+
+@pytest.fixture
+def manager(folder: Folder) -> Iterator[ExperimentManager]:
+    with folder.serving() as manager:
+        yield manager
+
+
+@pytest.fixture
+def user(folder: Folder, manager: ExperimentManager) -> Iterator[Talk]:
+    with Talk(manager.port, token=folder.token) as talk:
+        yield talk
+
+
+def test_status_counts_tasks_by_state(folder: Folder, manager: ExperimentManager, user: Talk) -> None:
+    folder.add_rows("1,mlp,42,0.5", header="width,model,seed,score")
+    manager.rescan()
+    with worker(manager) as talk:
+        talk.say("request_task")
+        user.say("cancel", tasks=["exp1_vary_width_7_42"])
+        assert user.say("status")["status"] == {
+            **{"total": 8, "pending": 5, "assigned": 1, "complete": 1, "failed": 0, "cancelled": 1},
+            **{"progress": "1/8 (12.5%)", "done": False, "paused": False, "workers": 1, "benched": ""},
+        }
+
+
+def test_a_status_stays_below_its_limit_whatever_workers_are_called(manager: ExperimentManager) -> None:
+    for number in range(30):
+        name = f"{number}\U0001f600" * 20
+        with worker(manager, name) as talk, worker(manager, "substitute") as other:
+            other.say("heartbeat"), talk.say("heartbeat")
+        assert manager._roster.bench_unfit(Borrower(name, instance=f"{name}-1"), "it fails")
+    status = manager.service.status()
+    assert status["benched"].startswith("0\U0001f600")
+    assert len(encode(StatusReply(status=status))) <= MAX_STATUS_BYTES
+
+
+def test_workers_are_listed_with_task_and_progress(manager: ExperimentManager, user: Talk) -> None:
+    with worker(manager, device="H100", memory_mib=80_000) as talk:
+        task = talk.say("request_task")
+        progress = {"step": 3, "total": 10, "metrics": {"loss": 0.5}}
+        talk.say("heartbeat", lease_id=task["lease_id"], key=task["key"], progress=progress)
+        (listed,) = user.say("workers")["workers"]
+    del listed["age_s"], listed["task_s"]
+    assert listed == {
+        **{"worker": "gpu0", "host": "", "device": "H100", "memory_mib": 80_000, "connected": True},
+        **{
+            "task": task["task_id"],
+            "progress": [3, 10],
+            "metrics": {"loss": 0.5},
+            "gpu": None,
+            "completed": 0,
+            "failed": 0,
+        },
+        **{"drained": False, "benched": "", "git_commit": "", "other_commit": False},
+    }
+
+
+def test_tasks_are_filtered_by_state_phase_and_values(user: Talk) -> None:
+    def ids(**filters: object) -> list[str]:
+        return [task["task_id"] for task in user.say("tasks", **filters)["tasks"]]
+
+    assert ids(where={"model": "cnn", "width": 2.0}) == ["exp1_vary_width_3_42"]
+    assert ids(where={"model": "cnn"}, offset=3) == ["exp1_vary_width_7_42"]
+    assert ids(where={"colour": "red"}) == ids(state="failed") == ids(phase="exp2") == []
+    assert len(ids(state="pending", phase="exp1_vary_width", where={"seed": 42})) == 8
+
+
+def test_tasks_come_in_pages(folder: Folder) -> None:
+    folder.configure(list(range(PAGE + 20)))
+    with folder.serving() as manager, Talk(manager.port, token=folder.token) as user:
+        pages = [user.say("tasks", offset=offset) for offset in (0, PAGE, 2 * PAGE)]
+    assert [len(page["tasks"]) for page in pages] == [PAGE, 20, 0]
+    assert {page["total"] for page in pages} == {PAGE + 20}
+
+
+def test_a_cancelled_task_that_runs_is_told_to_stop_and_a_requeued_one_runs_again(
+    manager: ExperimentManager, user: Talk
+) -> None:
+    with worker(manager) as talk:
+        task = talk.say("request_task")
+        assert user.say("cancel", tasks=[task["task_id"]])["count"] == 1
+        assert talk.say("heartbeat", lease_id=task["lease_id"], key=task["key"])["stop"] is True
+        assert user.say("cancel", tasks=[task["task_id"]])["count"] == 0
+        assert user.say("requeue", tasks=[task["task_id"]])["count"] == 1
+        assert manager.queue.entry(task["key"]).state == "pending"
+
+
+@pytest.mark.parametrize("verb", ["cancel", "requeue"])
+def test_a_list_with_one_unknown_task_touches_none(user: Talk, verb: str) -> None:
+    user.say("cancel", tasks=["exp1_vary_width_1_42"])
+    tasks = ["exp1_vary_width_0_42", "exp1_vary_width_1_42", "exp9_0_42"]
+    before = user.say("status")
+    reply = user.say(verb, tasks=tasks)
+    assert reply["error"].startswith("task 'exp9_0_42': not in this sweep")
+    assert user.say("status") == before
+
+
+def test_failed_and_missing_tasks_are_requeued_together(
+    folder: Folder, manager: ExperimentManager, user: Talk
+) -> None:
+    folder.add_rows("1,cnn,42,0.5", header="width,model,seed,score")
+    manager.rescan()
+    folder.csv.unlink()
+    with worker(manager) as talk:
+        for _ in range(3):  # there is no larger device: no second try
+            task = talk.say("request_task", instance="")
+            named = {"lease_id": task["lease_id"], "key": task["key"]}
+            talk.say("task_failed", **named, error="no memory", cause="out_of_memory")
+    assert user.say("status")["status"]["failed"] == 3
+    assert user.say("requeue", failed=True)["count"] == 3
+    assert user.say("requeue", missing=True)["count"] == 1
+    assert user.say("status")["status"]["pending"] == 8
+
+
+def test_a_paused_sweep_lends_nothing_until_it_is_resumed(manager: ExperimentManager, user: Talk) -> None:
+    user.say("pause")
+    with worker(manager) as talk:
+        waits = talk.say("request_task")
+        assert (waits["reason"], waits["message"]) == ("wait", "paused")
+        user.say("resume")
+        assert talk.say("request_task")["type"] == "task"
+
+
+def test_a_drained_worker_leaves_after_its_task(manager: ExperimentManager, user: Talk) -> None:
+    with worker(manager) as talk:
+        task = talk.say("request_task")
+        user.say("drain", worker_id="gpu0")
+        done = talk.say("task_complete", key=task["key"], result={"score": 1}, next=True)
+    assert done["next"]["reason"] == "done"
+    assert user.say("drain", worker_id="gpu7")["error"].startswith("worker gpu7: not known")
+
+
+def test_a_filter_that_nests_without_end_is_refused(user: Talk) -> None:
+    deep: list[object] = []
+    for _ in range(600):
+        deep = [deep]
+    error = user.say("tasks", where={"width": deep})["error"]
+    assert error == "tasks.where: found hundreds of levels, expected values of a config"

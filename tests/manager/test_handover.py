@@ -1,0 +1,167 @@
+"""Results that reach the manager together: one write of rows, one commit of leases, each judged by itself."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from distexp.manager.manager import ExperimentManager
+from distexp.queue.entry import State
+from distexp.results import csv_disk
+from distexp.task import TaskRecord
+from tests.live_manager import Folder, Talk, worker
+from tests.support import poll
+
+WORKERS = 12
+
+Reply = dict[str, Any]
+
+
+@pytest.fixture
+def manager(folder: Folder) -> Iterator[ExperimentManager]:
+    folder.configure(list(range(2 * WORKERS)))
+    with folder.serving() as manager:
+        yield manager
+
+
+@pytest.fixture
+def talks(manager: ExperimentManager) -> Iterator[list[Talk]]:
+    """Workers on other machines."""
+    with ExitStack() as opened:
+        yield [opened.enter_context(worker(manager, f"gpu{n}", shares=False)) for n in range(WORKERS)]
+
+
+def result_of(talk: Talk) -> Callable[[], Reply]:
+    """Take a task, and return what hands its result over and asks for the next one."""
+    return report_of(talk, talk.say("request_task"), result={"score": 1})
+
+
+def report_of(talk: Talk, task: Reply, **result: object) -> Callable[[], Reply]:
+    """Return what reports the task as complete and asks for the next one."""
+    named = {"lease_id": task["lease_id"], "key": task["key"]}
+    return lambda: talk.say("task_complete", **named, **result, next=True)
+
+
+def together(
+    folder: Folder,
+    manager: ExperimentManager,
+    says: Sequence[Callable[[], Reply]],
+    meanwhile: Callable[[], object] = bool,
+) -> list[Reply]:
+    """Let the first be on its way alone, all others wait for it, and then `meanwhile` happen."""
+    folder.csv.parent.mkdir(exist_ok=True)
+    desks = manager.service._desks
+    with ThreadPoolExecutor(len(says)) as pool:
+        with FileLock(f"{folder.csv}.lock"):  # another program writes
+            replies = [pool.submit(says[0])]
+            poll(lambda: "results_exp1" in desks and desks["results_exp1"]._committing.locked(), "the first")
+            replies += [pool.submit(say) for say in says[1:]]
+            poll(lambda: len(desks["results_exp1"]._open.items) == len(says) - 1, "the others wait for it")
+            meanwhile()
+        return [reply.result() for reply in replies]
+
+
+def test_results_that_arrive_together_cost_one_sync_of_rows_and_one_of_leases(
+    folder: Folder, manager: ExperimentManager, talks: list[Talk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, leases = list[int](), list[int]()
+    append, commit = csv_disk.append_durably, manager.journal._commits._commit
+    monkeypatch.setattr(
+        "distexp.results.results_file.append_durably",
+        lambda path, data: writes.append(data.count(b"\n")) or append(path, data),
+    )
+    says = [result_of(talk) for talk in talks]
+    monkeypatch.setattr(
+        manager.journal._commits,
+        "_commit",
+        lambda records: leases.append(sum(each.state == "assigned" for each in records)) or commit(records),
+    )
+    replies = together(folder, manager, says)
+    assert writes == [2, WORKERS - 1]  # the first line is the header
+    assert leases == [1, WORKERS - 1]
+    assert len({reply["next"]["key"] for reply in replies}) == WORKERS
+    assert len(folder.rows()) == WORKERS
+    lines = folder.log()
+    for number in range(WORKERS):
+        mine = [line.split(" exp1_vary_width_")[0] for line in lines if line.endswith(f"gpu{number}")]
+        assert mine == ["Assigned task", "Task", "Assigned task"]
+
+
+def test_one_that_is_refused_takes_nothing_from_those_beside_it(
+    folder: Folder, manager: ExperimentManager, talks: list[Talk]
+) -> None:
+    with worker(manager, "local") as local:
+        task = local.say("request_task")  # of which it has written no row
+        replies = together(folder, manager, [*map(result_of, talks[:3]), report_of(local, task)])
+    assert [reply["type"] for reply in replies] == ["ack", "ack", "ack", "error"]
+    assert f"found no row of it in {folder.csv}" in replies[3]["error"]
+    assert len(folder.rows()) == 3
+    assert manager.queue.counts()[State.ASSIGNED] == 3
+    assert manager.queue.entry(task["key"]).losses == 1
+
+
+def test_rows_that_cannot_be_written_are_kept_by_all_who_brought_them(
+    folder: Folder, manager: ExperimentManager, talks: list[Talk]
+) -> None:
+    says = [result_of(talk) for talk in talks[:4]]
+    replies = together(folder, manager, says, folder.csv.mkdir)  # nothing can be appended to a folder
+    assert [(reply["type"], reply["again"]) for reply in replies] == [("error", True)] * 4
+    assert manager.queue.counts()[State.ASSIGNED] == 4
+    folder.csv.rmdir()
+    assert [say()["type"] for say in says] == ["ack"] * 4
+    assert len(folder.rows()) == 4
+
+
+def test_a_row_that_its_worker_has_written_counts_though_those_beside_it_cannot_be_written(
+    folder: Folder, manager: ExperimentManager, talks: list[Talk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with worker(manager, "local") as local:
+        task = local.say("request_task")
+        says = [*map(result_of, talks[:3]), report_of(local, task)]
+        folder.add_rows(f"{task['config']['width']},42,1")
+
+        def full(path: object, data: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr("distexp.results.results_file.append_durably", full)
+        replies = together(folder, manager, says)
+    assert [reply["type"] for reply in replies] == ["error", "error", "error", "ack"]
+    assert replies[3]["next"]["type"] == "task"
+    assert [row["score"] for row in folder.rows()] == ["1"]
+
+
+def test_a_lease_that_ends_while_it_is_written_down_is_not_handed_out(
+    folder: Folder, manager: ExperimentManager, talks: list[Talk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says, commit = [result_of(talk) for talk in talks[:4]], manager.journal._commits._commit
+
+    def meet_a_late_row(records: list[TaskRecord]) -> None:
+        lent = [record.key for record in records if record.state == State.ASSIGNED]
+        if len(lent) == 3:  # of those who came together
+            manager.queue.complete(lent[1])
+        commit(records)
+
+    monkeypatch.setattr(manager.journal._commits, "_commit", meet_a_late_row)
+    replies = together(folder, manager, says)
+    given = [reply["next"]["key"] for reply in replies]
+    assert len(set(given)) == 4
+    assert {lease.task.key for lease in manager.queue.leases()} == set(given)
+    assert manager.queue.counts()[State.COMPLETE] == 5
+
+
+def test_without_journal_the_rows_count_and_no_lease_is_left_behind(
+    folder: Folder, manager: ExperimentManager, talks: list[Talk]
+) -> None:
+    says = [result_of(talk) for talk in talks[:4]]
+    journal = manager.journal._database
+    replies = together(folder, manager, says, lambda: journal.execute("PRAGMA query_only=ON"))
+    assert [(reply["type"], reply["again"]) for reply in replies] == [("error", True)] * 4
+    assert [manager.queue.counts()[state] for state in (State.COMPLETE, State.ASSIGNED)] == [4, 0]
+    journal.execute("PRAGMA query_only=OFF")
+    assert len({say()["next"]["key"] for say in says}) == 4, "a report that is repeated is acknowledged again"
+    assert len(folder.rows()) == 4

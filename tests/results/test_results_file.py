@@ -1,0 +1,390 @@
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from distexp.errors import ResultsUnwritable
+from distexp.results import csv_disk
+from distexp.results.matching import TaskIndex
+from distexp.results.reader import MAX_WARNINGS
+from distexp.results.results_file import RESULTS_FILE, ResultsFile, Scan
+from distexp.task import Task
+from tests.row_cases import a_row, a_task, tasks_of
+
+OPENED: list[str] = []  # files opened in this process while `recording` is in use
+_RECORDING = [False]
+
+
+def _record(event: str, args: tuple[Any, ...]) -> None:
+    if _RECORDING[0] and event == "open":
+        OPENED.append(str(args[0]))
+
+
+sys.addaudithook(_record)
+
+
+@pytest.fixture
+def recording() -> Iterator[list[str]]:
+    OPENED.clear()
+    _RECORDING[0] = True
+    yield OPENED
+    _RECORDING[0] = False
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / RESULTS_FILE
+
+
+def keys(*tasks: Task) -> frozenset[str]:
+    return frozenset(task.key for task in tasks)
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
+
+
+# -- appending -----------------------------------------------------------------------------------------------
+
+
+def test_a_new_file_holds_header_and_rows_as_pandas_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "results_exp1" / "wine" / RESULTS_FILE
+    task = a_task(lr=5e-4, note='a "quoted", line\nand\r\nmore', act="relu")
+    appended = ResultsFile(path, TaskIndex([task])).append(
+        [a_row(task, acc=0.1 + 0.2, ok=True, loss=float("nan"))]
+    )
+    assert appended.written == appended.scan.complete == keys(task)
+    row = pd.read_csv(path).iloc[0]
+    assert (row["acc"], row["lr"], row["width"], row["note"]) == (0.1 + 0.2, 5e-4, 1, task.config["note"])
+    assert row["ok"].dtype == bool
+    assert pd.isna(row["loss"])
+    assert list(read(path).columns)[-1] == "duration_s"
+    assert ResultsFile(path, TaskIndex([task])).scan().complete == keys(task)
+
+
+def test_a_task_gets_no_second_row(path: Path) -> None:
+    first, second = tasks_of(2)
+    mine, other = (ResultsFile(path, TaskIndex([first, second])) for _ in range(2))
+    assert mine.append([a_row(first, acc=1), a_row(first, acc=2)]).written == keys(first)
+    appended = other.append([a_row(first, acc=3), a_row(second, acc=4)])
+    assert appended.written == keys(second)
+    assert appended.scan.complete == keys(first, second)
+    assert mine.append([a_row(second, acc=5)]).written == frozenset()
+    assert list(read(path)["acc"]) == ["1", "4"]
+
+
+def test_a_task_that_the_index_has_forgotten_gets_no_second_row_either(path: Path) -> None:
+    task = a_task()
+    index = TaskIndex([task])
+    file = ResultsFile(path, index)
+    file.append([a_row(task)])
+    index.sync([])
+    file.reset()
+    file.scan()
+    assert file.append([a_row(task)]).written == frozenset()
+    assert len(read(path)) == 1
+
+
+def test_a_row_follows_the_columns_of_the_file_and_its_line_ends(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbfseed,notes,width,seed,lr\r\n42,first,7,,0.1\r\n")
+    task = a_task(width=3, lr=0.1)
+    row = {"width": "3", "seed": "42", "lr": "0.1"}
+    ResultsFile(path, TaskIndex([task])).append([(task, row)])
+    assert path.read_bytes() == b"\xef\xbb\xbfseed,notes,width,seed,lr\r\n42,first,7,,0.1\r\n42,,3,,0.1\r\n"
+
+
+def test_a_lacking_column_is_added_before_duration_s_and_nothing_else_changes(path: Path) -> None:
+    old, new = tasks_of(2)
+    reader = ResultsFile(path, TaskIndex([old, new]))
+    reader.append([a_row(old, acc=1)])
+    with path.open("a") as file:
+        file.write('too,few\n"never closed\n\n')
+    assert len(reader.scan().warnings + reader.scan().warnings) == 2  # a quote may still be closed: two looks
+    writer = ResultsFile(path, TaskIndex([new]))
+    assert writer.scan().warnings + writer.scan().warnings
+    appended = writer.append([a_row(new, acc=2, f1="a,b")])
+    assert (appended.written, appended.scan.warnings) == (keys(new), ())
+    assert list(read_good_lines(path).columns[-3:]) == ["started_utc", "f1", "duration_s"]
+    assert list(read_good_lines(path)["f1"]) == ["", "a,b"]
+    assert list(read_good_lines(path)["duration_s"]) == ["1.25", "1.25"]
+    assert path.read_text().splitlines()[2:4] == ["too,few,", '"never closed,']
+    scan = reader.scan()
+    assert (scan.complete, scan.vanished, scan.warnings) == (keys(old, new), frozenset(), ())
+    assert sorted(child.name for child in path.parent.iterdir()) == [RESULTS_FILE, RESULTS_FILE + ".lock"]
+
+
+def read_good_lines(path: Path) -> pd.DataFrame:
+    lines = path.read_text().splitlines(keepends=True)
+    return read(io.StringIO("".join(line for line in lines if line.count(",") >= lines[0].count(","))))  # type: ignore[arg-type]
+
+
+def test_a_link_to_the_file_stays_a_link_when_columns_are_added(tmp_path: Path, path: Path) -> None:
+    old, new = tasks_of(2)
+    elsewhere = tmp_path / "elsewhere.csv"
+    ResultsFile(elsewhere, TaskIndex([old])).append([a_row(old)])
+    path.symlink_to(elsewhere)
+    ResultsFile(path, TaskIndex([new])).append([a_row(new, another=1)])
+    assert path.is_symlink()
+    assert len(read(elsewhere)) == 2
+
+
+@pytest.mark.parametrize("start", [b"", b"\n", b"   "])
+def test_a_file_without_text_gets_its_header(path: Path, start: bytes) -> None:
+    path.write_bytes(start)
+    task = a_task()
+    ResultsFile(path, TaskIndex([task])).append([a_row(task)])
+    assert ResultsFile(path, TaskIndex([task])).scan().complete == keys(task)
+    assert list(read(path)["width"]) == ["1"]
+
+
+def test_a_header_without_its_newline_gets_it(path: Path) -> None:
+    path.write_bytes(b"width,seed")
+    task = a_task()
+    file = ResultsFile(path, TaskIndex([task]))
+    assert file.scan().complete == frozenset()
+    file.append([(task, {"width": "1", "seed": "42"})])
+    assert path.read_bytes() == b"width,seed\n1,42\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        (b"\x89PNG\xff\xfe\n\x00\n", "found bytes that are not UTF-8 text, expected names of columns"),
+        (b"a,\0,b\n", "found NUL bytes, expected names of columns"),
+        (b"width;seed\n1;42\n", "found semicolons between the columns, expected commas"),
+        (b'width,"seed\n', "found a line that is no CSV (unexpected end of data), expected names of columns"),
+    ],
+)
+def test_a_file_without_a_usable_header_is_named_and_left_as_it_is(
+    path: Path, header: bytes, problem: str
+) -> None:
+    path.write_bytes(header)
+    task = a_task()
+    file = ResultsFile(path, TaskIndex([task]))
+    assert file.scan().warnings == (f"{path}:1: {problem}; its rows do not count",)
+    with pytest.raises(ResultsUnwritable) as refused:
+        file.append([a_row(task)])
+    assert str(refused.value) == f"{path}:1: {problem}; move the file away: the row is kept"
+    assert path.read_bytes() == header
+
+
+def test_a_lock_that_is_held_too_long_means_try_again(path: Path) -> None:
+    task = a_task()
+    with FileLock(f"{path}.lock"), pytest.raises(ResultsUnwritable) as refused:
+        ResultsFile(path, TaskIndex([task]), lock_timeout_s=0.02).append([a_row(task)])
+    assert str(refused.value) == (
+        f"{path}.lock: found it held for 0.02 s, expected it free in a moment; "
+        "the row is kept and tried again"
+    )
+    assert not path.exists()
+
+
+def test_a_folder_that_cannot_be_made_means_try_again(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file where the folder belongs")
+    path, task = tmp_path / "results" / RESULTS_FILE, a_task()
+    with pytest.raises(ResultsUnwritable) as refused:
+        ResultsFile(path, TaskIndex([task])).append([a_row(task)])
+    assert (
+        str(refused.value)
+        == f"{path}: cannot be written now (Not a directory); the row is kept and tried again"
+    )
+
+
+# -- scanning ------------------------------------------------------------------------------------------------
+
+
+def test_a_scan_without_news_opens_nothing(path: Path, recording: list[str]) -> None:
+    task = a_task()
+    file = ResultsFile(path, TaskIndex([task]))
+    file.append([a_row(task)])
+    assert str(path) in recording
+    recording.clear()
+    assert file.scan() == Scan()
+    assert str(path) not in recording
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="counts bytes as Linux does")
+def test_a_scan_reads_only_what_is_new(path: Path) -> None:
+    tasks = tasks_of(5_000)
+    file = ResultsFile(path, TaskIndex(tasks))
+    file.append([a_row(task) for task in tasks[1:]])
+    ResultsFile(path, TaskIndex([tasks[0]]), file.bookmark).append([a_row(tasks[0])])
+    before = bytes_read()
+    assert file.scan().complete == keys(tasks[0])
+    assert bytes_read() - before < path.stat().st_size / 10
+
+
+def bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_rows_that_go_are_told(path: Path) -> None:
+    first, second = tasks_of(2)
+    file = ResultsFile(path, TaskIndex([first, second]))
+    file.append([a_row(first), a_row(second)])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + lines[2])
+    assert file.scan().vanished == keys(first)
+    path.unlink()
+    assert file.scan().vanished == keys(second)
+    assert file.scan().vanished == frozenset()
+    path.write_text("".join(lines))
+    assert file.scan().complete == keys(first, second)
+
+
+def test_an_edit_in_place_of_the_same_length_is_seen(path: Path) -> None:
+    first, second = tasks_of(2)
+    file = ResultsFile(path, TaskIndex([first, second]))
+    file.append([a_row(first)])
+    text = path.read_text().replace("exp1_0_42,0", "exp1_0_42,1")
+    os.utime(path, ns=(1, 1))
+    file.scan()
+    path.write_text(text)
+    scan = file.scan()
+    assert (scan.complete, scan.vanished) == (keys(second), keys(first))
+
+
+def test_a_row_inserted_above_is_seen(path: Path) -> None:
+    first, second, third = tasks_of(3)
+    file = ResultsFile(path, TaskIndex([first, second, third]))
+    file.append([a_row(first), a_row(second)])
+    header, row, *rest = path.read_text().splitlines(keepends=True)
+    inserted = row.replace("exp1_0_42,0", "exp1_2_42,2")
+    path.write_text("".join([header, row, inserted, *rest]))
+    assert third.key in file.scan().complete
+
+
+def test_another_reader_goes_on_from_a_bookmark_while_it_fits(path: Path) -> None:
+    first, second = tasks_of(2)
+    file = ResultsFile(path, TaskIndex([first, second]))
+    assert file.bookmark is None
+    file.append([a_row(first)])
+    handed = file.bookmark
+    file.append([a_row(second)])
+    both = TaskIndex([first, second])
+    assert ResultsFile(path, both, handed).scan().complete == keys(second)
+    text = path.read_text()
+    path.write_text("note," + "x,".join(text.splitlines(keepends=True)))
+    assert ResultsFile(path, both, handed).scan().complete == keys(first, second)
+    path.write_text(text.replace("host", "node"))
+    assert ResultsFile(path, both, handed).scan().complete == keys(first, second)
+
+
+def test_reset_reads_everything_again(path: Path) -> None:
+    first, second = tasks_of(2)
+    index = TaskIndex([first])
+    file = ResultsFile(path, index)
+    ResultsFile(path, TaskIndex()).append([a_row(first), a_row(second)])
+    assert file.scan().complete == keys(first)
+    index.sync([second])
+    file.reset()
+    scan = file.scan()
+    assert (scan.complete, scan.vanished) == (keys(second), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b"1,42\n", "found 2 fields"),
+        (b"1,42,3,4,5\n", "found 5 fields"),
+        (b"\x80\xff,42,0.1\n", "found bytes that are not UTF-8 text"),
+        (b"\0\0\0\0\n", "found NUL bytes"),
+        (b'1,"42,0.1\n', "found a quote that is never closed"),
+        (b'1,"4"2,0.1\n', "found a line that is no CSV (',' expected after '\"')"),
+    ],
+)
+def test_a_bad_line_is_named_once_and_hides_no_other(path: Path, line: bytes, found: str) -> None:
+    first, second = tasks_of(2)
+    good = b"width,seed,lr\n\n0,42,0.1\n"
+    path.write_bytes(good + line + b"1,42,0.1\n")
+    file = ResultsFile(path, TaskIndex([first, second]))
+    warnings, complete = [], set[str]()
+    for _ in range(3):
+        scan = file.scan()
+        warnings += scan.warnings
+        complete |= scan.complete
+    assert warnings == [f"{path}:4: {found}, expected 3 fields; the line does not count"]
+    assert complete == keys(first, second)
+    file.append([a_row(a_task(width=9, lr=0.1))])
+    assert file.scan().warnings == ()
+    assert ResultsFile(path, TaskIndex([second])).find([second]).keys() == keys(second)
+
+
+def test_of_many_bad_lines_some_are_named_and_the_rest_counted(path: Path) -> None:
+    path.write_bytes(b"width,seed\n" + b"\xff\n" * 30_000 + b"1,42\n")
+    task = a_task()
+    scan = ResultsFile(path, TaskIndex([task])).scan()
+    assert scan.complete == keys(task)
+    assert len(scan.warnings) == MAX_WARNINGS + 1
+    assert scan.warnings[0].startswith(f"{path}:2: found bytes that are not UTF-8 text")
+    assert scan.warnings[-1] == f"{path}: found 29990 more such lines, expected 2 fields in each"
+
+
+def test_a_line_of_any_length_is_passed_over(path: Path) -> None:
+    path.write_bytes(b"width,seed\n\n" + b"x" * 9_000_000 + b"\n1,42\n")
+    task = a_task()
+    scan = ResultsFile(path, TaskIndex([task])).scan()
+    assert scan.complete == keys(task)
+    assert scan.warnings == (
+        f"{path}:3: found a line of more than 4194304 bytes, expected 2 fields; the line does not count",
+    )
+
+
+def test_a_file_without_an_axis_says_so_once(path: Path) -> None:
+    path.write_bytes(b"seed,acc\n42,1\n")
+    file = ResultsFile(path, TaskIndex([a_task()]))
+    warning = f"{path}:1: found no column width, expected what exp1 varies; its rows complete nothing of exp1"
+    assert file.scan().warnings == (warning,)
+    with path.open("a") as more:
+        more.write("7,1\n")
+    file.reset()
+    assert file.scan().warnings == ()
+
+
+def test_newlines_and_quotes_within_cells_are_read_across_scans(path: Path) -> None:
+    task = a_task(width='a\n"b",\r\nc')
+    file = ResultsFile(path, TaskIndex([task]))
+    path.write_bytes(b'width,seed\n"a\n""b"",\r\n')
+    assert file.scan() == Scan()
+    with path.open("ab") as more:
+        more.write(b'c",42\n')
+    assert file.scan().complete == keys(task)
+
+
+def test_a_file_that_was_replaced_just_before_an_append_is_read_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = a_task(), a_task(width=2)
+    file = ResultsFile(path, TaskIndex([first, second]))
+    file.append([a_row(first)])
+    append = csv_disk.append_durably
+
+    def replace_and_append(target: Path, data: bytes) -> os.stat_result:
+        copy = target.with_name("edited.csv")
+        copy.write_bytes(target.read_bytes().replace(b"\nexp1,", b"\nexp9,"))
+        os.replace(copy, target)
+        return append(target, data)
+
+    monkeypatch.setattr("distexp.results.results_file.append_durably", replace_and_append)
+    appended = file.append([a_row(second)])
+    assert (appended.written, appended.scan.vanished) == (keys(second), keys(first))
+
+
+# -- finding -------------------------------------------------------------------------------------------------
+
+
+def test_find_returns_the_first_row_of_the_task(path: Path) -> None:
+    task = a_task()
+    assert ResultsFile(path, TaskIndex()).find([task]) == {}
+    path.write_bytes(b"width,seed,acc,acc\n2,42,0,0\n1,42,0.5,0\n1,42,0.6,0")
+    found = ResultsFile(path, TaskIndex()).find([task, a_task(width=5), a_task(width=2)])
+    assert found == {
+        task.key: {"width": "1", "seed": "42", "acc": "0.5"},
+        a_task(width=2).key: {"width": "2", "seed": "42", "acc": "0"},
+    }

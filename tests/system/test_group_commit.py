@@ -1,0 +1,92 @@
+"""Items that arrive together are committed together, in order, and none is acknowledged uncommitted."""
+
+import threading
+
+import pytest
+
+from distexp.errors import JournalUnwritable
+from distexp.system.group_commit import GroupCommit
+
+
+def test_items_that_arrive_during_a_commit_share_the_next_one() -> None:
+    batches: list[list[int]] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def commit(items: list[int]) -> None:
+        batches.append(items)
+        begun.set()
+        assert go_on.wait(30)
+
+    commits = GroupCommit(commit)
+    first = threading.Thread(target=lambda: commits.wait(commits.add(0)))
+    first.start()
+    assert begun.wait(30)
+    tickets = [commits.add(number) for number in range(1, 9)]
+    others = [threading.Thread(target=commits.wait, args=(ticket,)) for ticket in tickets]
+    for thread in others:
+        thread.start()
+    go_on.set()
+    for thread in [first, *others]:
+        thread.join()
+    assert batches == [[0], list(range(1, 9))]
+
+
+def test_every_item_is_committed_once_and_in_order_under_sixteen_threads() -> None:
+    committed: list[tuple[int, int]] = []
+    commits = GroupCommit(committed.extend)
+
+    def work(thread: int) -> None:
+        for number in range(100):
+            commits.wait(commits.add((thread, number)))
+            assert committed.count((thread, number)) == 1
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(committed) == 1600
+    for thread_number in range(16):
+        assert [number for thread, number in committed if thread == thread_number] == list(range(100))
+
+
+def test_an_error_reaches_all_who_wait_for_its_batch_and_nobody_else() -> None:
+    errors: list[str] = []
+
+    def commit(items: list[str]) -> None:
+        if "bad" in items:
+            raise JournalUnwritable("disk full")
+
+    commits = GroupCommit(commit)
+    tickets = [commits.add("good"), commits.add("bad")]
+    assert tickets[0] is tickets[1]
+
+    def wait() -> None:
+        try:
+            commits.wait(tickets[0])
+        except JournalUnwritable as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=wait) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == ["disk full"] * 4
+    commits.wait(commits.add("good"))
+
+
+def test_a_bug_in_a_commit_acknowledges_nothing_to_those_who_wait_along() -> None:
+    commits: GroupCommit[int] = GroupCommit(lambda items: print(1 // items[0]))
+    ticket = commits.add(0)
+    with pytest.raises(ZeroDivisionError):
+        commits.wait(ticket)
+    with pytest.raises(Exception, match="the commit was broken off; nothing is acknowledged"):
+        commits.wait(ticket)
+    commits.wait(commits.add(1))
+
+
+def test_a_wait_with_nothing_new_still_calls_the_commit() -> None:
+    calls: list[list[int]] = []
+    GroupCommit(calls.append).wait()
+    assert calls == [[]]

@@ -1,0 +1,174 @@
+"""TLS and plain JSON on one port: what peers that mean no good, or no sense, can do."""
+
+import json
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from distexp.wire import doorman, server
+from distexp.wire.auth import client_context, parse_token
+from distexp.wire.client import Client
+from distexp.wire.messages import RequestTask, Status, StatusReply, TaskReply
+from distexp.workdir import Workdir
+from tests.live_manager import Folder, Talk
+from tests.support import poll
+
+HELLO = b"\x16\x03\x01"  # how a TLS handshake begins
+
+
+@contextmanager
+def tls(port: int) -> Iterator[Talk]:
+    """A connection in TLS that looks at no certificate."""
+    with Talk(port) as talk:
+        talk.socket = client_context().wrap_socket(talk.socket)
+        yield talk
+
+
+def threads() -> int:
+    return psutil.Process().num_threads()
+
+
+def test_both_languages_are_spoken_on_one_port(folder: Folder) -> None:
+    with folder.serving() as manager, Talk(manager.port) as plain, tls(manager.port) as secret:
+        assert plain.say("status") == secret.say("status")
+        assert secret.say("request_task", worker_id="w", token=folder.token)["type"] == "task"
+        assert plain.say("request_task", worker_id="v", token=folder.token)["type"] == "task"
+
+
+def test_tls_needs_the_secret_all_the_same(folder: Folder) -> None:
+    with folder.serving() as manager, tls(manager.port) as talk:
+        assert "found no token" in talk.say("request_task", worker_id="w")["error"]
+        assert "found a wrong token" in talk.say("request_task", worker_id="w", token="guess")["error"]
+
+
+def test_old_tls_is_refused(folder: Folder) -> None:
+    context = client_context()
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with folder.serving() as manager, Talk(manager.port) as talk:
+        with pytest.raises(ssl.SSLError):
+            context.wrap_socket(talk.socket)
+        with Talk(manager.port) as other:
+            assert other.say("status")["type"] == "status"
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [HELLO + b"\x00\x05hello", HELLO + b"\xff\xff" + bytes(70_000), b"\x16" * 1000],
+    ids=["no hello", "too long", "one byte, often"],
+)
+def test_tls_rubbish_ends_its_connection_and_nothing_else(folder: Folder, rubbish: bytes) -> None:
+    with folder.serving() as manager:
+        before = threads()
+        with Talk(manager.port) as talk:
+            talk.socket.sendall(rubbish)
+            with pytest.raises((ConnectionError, AssertionError)):  # closed; perhaps after a TLS alert
+                while True:
+                    assert talk.socket.recv(1000)
+        with Client(Workdir(folder.root)) as client:
+            assert client.call(Status(), StatusReply).status["total"] == 3
+        poll(lambda: threads() <= before, "the end of the connections' threads")
+    assert any(": refused: [SSL" in line for line in folder.log())
+
+
+def test_a_handshake_that_never_ends_is_left_though_it_drips(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "MESSAGE_S", 0.5)
+    with folder.serving() as manager, Talk(manager.port) as talk:
+        caplog.set_level("DEBUG", server.__name__)
+        talk.socket.sendall(HELLO + b"\x02\x00\x01\x00\x01\xfc\x03\x03")  # of a record of 512 bytes
+        talk.socket.settimeout(0.02)
+        with pytest.raises(ConnectionError):  # a byte may meet a closed connection before its end is read
+            while True:
+                talk.socket.sendall(b"\x00")
+                try:
+                    if not talk.socket.recv(1000):
+                        raise ConnectionResetError
+                except TimeoutError:
+                    continue
+        assert "The handshake operation timed out" in caplog.text
+
+
+def test_a_third_refusal_ends_the_connection_of_a_stranger_and_of_nobody_else(folder: Folder) -> None:
+    with folder.serving() as manager, Talk(manager.port, token="guess", worker_id="w") as talk:
+        for _ in range(3):
+            assert "found a wrong token" in talk.say("request_task")["error"]
+        assert talk.is_ended()
+        with Talk(manager.port, token=folder.token) as known:
+            assert known.say("workers")["type"] == "workers"
+            for _ in range(5):
+                assert known.say("nonsense")["type"] == "error"
+    assert folder.token not in "\n".join(folder.log())
+
+
+def test_a_right_secret_is_welcome_whatever_others_have_guessed(folder: Folder) -> None:
+    with folder.serving() as manager:
+        for _ in range(50):
+            with Talk(manager.port, token="guess", worker_id="w") as talk:
+                talk.say("request_task")
+        with Client(Workdir(folder.root)) as client:
+            assert client.call(RequestTask(worker_id="w"), TaskReply).attempt == 1
+
+
+def test_a_form_that_a_browser_sends_does_nothing_even_without_auth(folder: Folder) -> None:
+    with folder.serving(auth=False) as manager, Talk(manager.port) as browser:
+        body = '{"type":"cancel","tasks":["exp1_vary_width_0_42"]}'
+        head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nOrigin: http://x\r\n"
+        browser.socket.sendall(f"{head}\r\n{body}".encode())
+        assert [browser.read()["type"] for _ in range(3)] == ["error"] * 3
+        assert browser.is_ended()
+        assert manager.service.status()["cancelled"] == 0
+
+
+def test_strangers_beyond_the_limit_are_turned_away_and_workers_work_on(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorman, "MAX_STRANGERS", 5)
+    with folder.serving() as manager, Client(Workdir(folder.root)) as client:
+        client.call(RequestTask(worker_id="w"), TaskReply)  # no stranger any more
+        silent = [Talk(manager.port) for _ in range(5)]
+        with Talk(manager.port) as late:
+            assert late.is_ended()
+        assert client.call(Status(), StatusReply).status["total"] == 3
+        for talk in silent:
+            talk.socket.close()
+        poll(lambda: not manager._server.doorman._strangers, "the end of the silent connections")
+        with Talk(manager.port) as talk:
+            assert talk.say("status")["type"] == "status"
+    assert any("found too many connections, of this address or in all" in line for line in folder.log())
+
+
+def test_a_stop_ends_connections_in_tls_too(folder: Folder) -> None:
+    with folder.serving() as manager:
+        token = parse_token(folder.token_text.encode(), "here", "")
+        with Client(Workdir(folder.root), token=token) as client:
+            client.call(Status(), StatusReply)
+            manager.stop()
+            assert client.socket is not None
+            client.socket.settimeout(30)
+            assert client.socket.recv(1) == b""
+
+
+def test_many_requests_at_once_pass_through_tls(folder: Folder) -> None:
+    with folder.serving() as manager, tls(manager.port) as talk:
+        talk.socket.sendall(2000 * b'{"type": "status"}\n')
+        assert {talk.read()["type"] for _ in range(2000)} == {"status"}
+
+
+def test_the_secret_is_in_no_reply_and_in_no_line_of_the_log(folder: Folder) -> None:
+    with folder.serving() as manager, Talk(manager.port, token=folder.token) as talk:
+        said = [
+            talk.say("request_task", worker_id="w"),
+            talk.say("workers"),
+            talk.say("tasks"),
+            talk.say("drain", worker_id="nobody"),
+            talk.say("task_failed", worker_id="w", task_id="x", error="e"),
+            talk.say("steal", worker_id="w"),
+            talk.say("cancel", tasks=["nope"]),
+        ]
+    assert folder.token not in json.dumps(said)
+    assert folder.token not in "\n".join(folder.log())

@@ -1,0 +1,183 @@
+"""Where a worker computes: a card, the CPU, or nowhere yet."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distexp.errors import NoGpuError, UserError
+from distexp.gpu.claim import Claim, claim_gpu, claim_gpus
+from distexp.gpu.claim_lock import CLAIM_FOLDER_VARIABLE
+from distexp.wire.client import Client
+from distexp.workdir import Workdir
+from distexp.worker.connection import Link
+from distexp.worker.device import find_seat
+from distexp.worker.signals import StopRequests
+from tests.live_manager import Folder, Talk
+from tests.stand_in import pynvml as stand_in
+from tests.stand_in.machine import card, write_scenario
+from tests.support import Clock
+
+BUSY = {"processes": [{"pid": 1, "used_mib": 39000}]}
+
+
+@pytest.fixture
+def scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The path of the machine that this process sees."""
+    path = tmp_path / "machine.json"
+    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
+    monkeypatch.setenv("FAKE_NVML_SCENARIO", str(path))
+    monkeypatch.setenv(CLAIM_FOLDER_VARIABLE, str(tmp_path / "gpu-claims"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path)
+    folder.configure("[1]")
+    return folder
+
+
+class SteppingLink(Link):
+    """A link that takes the next step of a test instead of waiting."""
+
+    steps: list[Callable[[], object]]
+
+    def wait(self, timeout_s: float, more: Any = ()) -> None:
+        self.steps.pop(0)()
+
+
+Find = Callable[..., Claim | None]
+
+
+@pytest.fixture
+def stop() -> Iterator[StopRequests]:
+    made = StopRequests()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def find(folder: Folder, stop: StopRequests, tmp_path: Path) -> Iterator[Find]:
+    """Look for a seat; before each further look, the next of `steps` happens."""
+    link = SteppingLink(Client(Workdir(folder.root)), stop, Clock(), manager_wait_s=60)
+    claims = []
+
+    def find_here(device: Any = "auto", *steps: Callable[[], object], gpus: int = 1) -> Claim | None:
+        link.steps = list(steps)
+        claim = find_seat(
+            device,
+            min_free_mib=4096,
+            slots=1,
+            gpus=gpus,
+            cpu_folder=tmp_path / "claims",
+            link=link,
+            stop=stop,
+        )
+        assert link.steps == [], "it looked less often than expected"
+        if claim is not None:
+            claims.append(claim)
+        return claim
+
+    yield find_here
+    link.close()
+    for claim in claims:
+        claim.release()
+
+
+@pytest.mark.parametrize(
+    ("machine", "cause"),
+    [({"init": "LibraryNotFound"}, "NVIDIA driver"), ({}, "No available GPU found")],
+)
+def test_without_a_driver_or_card_it_is_the_cpu_and_says_why(
+    scenario: Path, find: Find, caplog: pytest.LogCaptureFixture, machine: dict[str, str], cause: str
+) -> None:
+    caplog.set_level("INFO")
+    write_scenario(scenario, **machine)
+    claim = find()
+    assert claim is not None
+    assert (claim.worker_id, claim.device) == ("cpu0", "cpu")
+    assert caplog.messages[-1].startswith("Running on the CPU: No available GPU found")
+    assert cause in caplog.messages[-1]
+
+
+def test_a_gpu_that_was_asked_for_is_not_replaced_by_the_cpu(scenario: Path, find: Find) -> None:
+    write_scenario(scenario, init="LibraryNotFound")
+    with pytest.raises(NoGpuError, match="No available GPU found"):
+        find("gpu")
+
+
+def test_the_cpu_that_was_asked_for_is_taken_beside_free_cards(scenario: Path, find: Find) -> None:
+    write_scenario(scenario, card(0))
+    claim = find("cpu")
+    assert claim is not None
+    assert claim.worker_id == "cpu0"
+
+
+def test_it_waits_for_a_busy_card_says_who_holds_it_and_takes_it_when_it_is_free(
+    scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_scenario(scenario, card(0, 900, **BUSY))
+    with folder.serving():
+        claim = find("auto", lambda: None, lambda: write_scenario(scenario, card(0)))
+    assert claim is not None
+    assert (claim.worker_id, claim.device) == ("gpu0", "cuda:0")
+    (said,) = [message for message in caplog.messages if "Waiting for a card" in message]
+    assert said.startswith("No available GPU found: no unclaimed card has more than 4")
+    assert "held by pid 1" in said
+
+
+def test_it_waits_for_a_card_that_another_worker_has_and_names_that_one(
+    scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_scenario(scenario, card(0))
+    other = claim_gpu(4096)
+    with folder.serving():
+        claim = find("gpu", other.release)
+    assert claim is not None
+    assert f"claimed by another worker (pid {os.getpid()})" in caplog.text
+
+
+def test_who_waits_for_a_card_leaves_when_no_task_is_left(
+    scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_scenario(scenario, card(0, 900))
+    with folder.serving() as manager, Talk(manager.port, token=folder.token) as talk:
+        assert find("auto", lambda: talk.say("cancel", tasks=["exp1_vary_width_0_42"])) is None
+    assert "No task is left" in caplog.messages
+
+
+def test_who_waits_for_a_card_leaves_when_the_user_says_so(
+    scenario: Path, folder: Folder, find: Find, stop: StopRequests
+) -> None:
+    write_scenario(scenario, card(0, 900))
+    with folder.serving():
+        assert find("auto", stop.interrupt) is None
+
+
+def test_who_needs_two_cards_waits_with_a_clear_line_and_gets_them_when_another_leaves(
+    scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_scenario(scenario, card(0), card(1), card(2))
+    other = claim_gpus(2, 4096)
+    with folder.serving():
+        claim = find("auto", lambda: None, other.release, gpus=2)
+    assert claim is not None
+    assert claim.worker_id == "gpu0+1"
+    (said,) = [message for message in caplog.messages if "Waiting for" in message]
+    assert said.startswith("No available GPU found: fewer than 2 unclaimed cards have more than 4 GB free (")
+    assert said.endswith("or lower --gpus. Waiting for 2 cards at once")
+
+
+def test_several_cards_are_never_replaced_by_the_cpu_or_by_fewer(scenario: Path, find: Find) -> None:
+    write_scenario(scenario, init="LibraryNotFound")
+    with pytest.raises(NoGpuError, match="No available GPU found"):
+        find("auto", gpus=2)
+    write_scenario(scenario, card(0))
+    with pytest.raises(UserError, match=r"--gpus 2: found 1 whole GPU \(gpu0\) on this host, expected"):
+        find("auto", gpus=2)

@@ -1,0 +1,90 @@
+"""How busy a card is, on machines that the stand-in NVML makes up."""
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import distexp.worker.gpu_monitor
+from distexp.wire.messages import GpuUse
+from tests.live_manager import Folder, Talk
+from tests.live_worker import CONFIG, gated_folder, open_gate, worker_process
+from tests.stand_in import pynvml as stand_in
+from tests.stand_in.machine import card, environment, write_scenario
+from tests.support import poll
+
+REPORT = """
+import time
+from pathlib import Path
+def run(params, context):
+    context.report(1, 10, loss=0.5)
+    while not Path("gate").exists(): time.sleep(0.01)
+    return {"score": 1}
+"""
+
+
+@pytest.mark.parametrize("utilization_pct", [35, None])
+def test_the_use_of_a_card_is_read_by_its_uuid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utilization_pct: int | None
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
+    monkeypatch.setenv("FAKE_NVML_SCENARIO", str(tmp_path / "machine.json"))
+    second = card(1, 12_000, utilization_pct=utilization_pct)
+    write_scenario(tmp_path / "machine.json", card(0, 500), second)
+    use = GpuUse(used_mib=40_960 - 12_000, free_mib=12_000, utilization_pct=utilization_pct)
+    assert distexp.worker.gpu_monitor.read_use(str(second["uuid"])) == use
+    assert distexp.worker.gpu_monitor.read_use("GPU-gone") is None
+    write_scenario(tmp_path / "machine.json", init="DriverNotLoaded")
+    assert distexp.worker.gpu_monitor.read_use(str(second["uuid"])) is None
+    assert stand_in.open_count() == 0
+
+
+def test_a_driver_that_hangs_holds_up_no_beat_and_is_met_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    use, driver = GpuUse(used_mib=1, free_mib=2, utilization_pct=3), threading.Event()
+
+    def hang(uuid: str) -> GpuUse | None:
+        driver.wait()
+        return use
+
+    monkeypatch.setattr(distexp.worker.gpu_monitor, "read_use", hang)
+    watch = distexp.worker.gpu_monitor.CardsWatch(["GPU-1"])
+    assert watch.look() is None
+    driver.set()
+    poll(lambda: watch.look() == use, "a driver that answers", 60)
+
+
+def test_of_several_cards_the_use_is_told_together_and_the_free_memory_of_the_fullest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = tmp_path / "machine.json"
+    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
+    monkeypatch.setenv("FAKE_NVML_SCENARIO", str(scenario))
+    write_scenario(
+        scenario, card(0, 9000, utilization_pct=50), card(1, 7000, utilization_pct=70), card(2, 100)
+    )
+    watch = distexp.worker.gpu_monitor.CardsWatch([str(card(number)["uuid"]) for number in (0, 1)])
+    assert watch.look() == GpuUse(used_mib=2 * 40_960 - 16_000, free_mib=16_000, utilization_pct=60)
+    assert watch.free_mib() == 7000
+    write_scenario(scenario, card(0, 9000), card(1, error="GpuIsLost"))
+    assert (watch.look(), watch.free_mib()) == (None, 0)
+
+
+def test_a_worker_tells_progress_and_use_of_its_card_soon_after_its_task_has_something_to_tell(
+    tmp_path: Path,
+) -> None:
+    folder: Folder = gated_folder(tmp_path, "[1]", REPORT, CONFIG)
+    scenario = folder.root / "machine.json"
+    write_scenario(scenario, card(0, 12_000, utilization_pct=35))
+    sees = environment(scenario, folder.root / "gpu-claims")
+    with (
+        folder.serving() as manager,
+        Talk(manager.port, token=folder.token) as user,
+        worker_process(folder.root, device="auto", environment=sees) as process,
+    ):
+        poll(lambda: any(each["progress"] for each in user.say("workers")["workers"]), "progress", 60)
+        (told,) = user.say("workers")["workers"]
+        open_gate(folder.root)
+        assert process.code() == 0
+    assert told["gpu"] == {"used_mib": 28_960, "free_mib": 12_000, "utilization_pct": 35}
+    assert (told["progress"], told["metrics"]) == ([1, 10], {"loss": 0.5})

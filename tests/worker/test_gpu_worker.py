@@ -1,0 +1,201 @@
+"""GPU workers as processes, on the cards of a stand-in machine."""
+
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from distexp.cli.worker import main
+from distexp.manager.manager import ExperimentManager
+from tests.live_manager import Folder, Talk
+from tests.live_worker import CONFIG, await_began, await_rows, gated_folder, open_gate, worker_process
+from tests.stand_in.machine import card, environment, write_scenario
+from tests.support import poll
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forkserver is the default on Linux alone")
+
+# Two workers meet: neither task ends before both have begun.
+SHOW = """
+import os, time
+from pathlib import Path
+def run(params, context):
+    Path(f"began-{params['width']}-{context.attempt}").touch()
+    while not Path("gate").exists(): time.sleep(0.01)
+    names = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+    seen = {"device_seen": context.device, "gpus": context.gpus}
+    return seen | {name: os.environ.get(name, "") for name in names}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return gated_folder(tmp_path, "[1, 2]", SHOW, CONFIG)
+
+
+def assigned(manager: ExperimentManager, folder: Folder) -> set[str]:
+    return {line.rpartition(" to ")[2] for line in folder.log() if line.startswith("Assigned task ")}
+
+
+@pytest.mark.parametrize(
+    ("cards", "words", "names"),
+    [
+        ([card(0), card(1)], [], {"gpu0", "gpu1"}),
+        ([card(0)], ["--slots-per-gpu", "2"], {"gpu0", "gpu0.1"}),
+    ],
+    ids=["two equal cards", "a shared card"],
+)
+def test_two_workers_started_at_once_get_a_seat_each_and_show_their_tasks_one_card(
+    folder: Folder,
+    caplog: pytest.LogCaptureFixture,
+    cards: list[dict[str, object]],
+    words: list[str],
+    names: set[str],
+) -> None:
+    caplog.set_level("INFO")
+    scenario = folder.root / "machine.json"
+    write_scenario(scenario, *cards)
+    sees = environment(scenario, folder.root / "gpu-claims")
+    with (
+        folder.serving() as manager,
+        worker_process(folder.root, *words, device="auto", environment=sees) as one,
+        worker_process(folder.root, *words, device="auto", environment=sees) as two,
+    ):
+        for width in (1, 2):
+            await_began(folder.root, width)
+        open_gate(folder.root)
+        assert (one.code(), two.code()) == (0, 0)
+        assert assigned(manager, folder) == names
+    rows = folder.rows()
+    uuid_of = {f"gpu{index}": each["uuid"] for index, each in enumerate(cards)}
+    assert {row["worker"] for row in rows} == names
+    for row in rows:
+        assert row["CUDA_VISIBLE_DEVICES"] == uuid_of[row["worker"].partition(".")[0]]
+        assert (row["CUDA_DEVICE_ORDER"], row["device_seen"]) == ("PCI_BUS_ID", "cuda:0")
+        assert row["device"] == "NVIDIA A100"
+
+
+NEEDS = """
+defaults: {{output_dir: ./results_exp1, experiment: "experiment:run"}}
+pair:
+  defaults: {{gpus: 2}}
+  combinations:
+    - width: {widths}
+single:
+  combinations:
+    - width: [3]
+    - kind: [one]
+"""
+TOLD = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "DISTEXP_GPUS", "DISTEXP_DEVICE", "WORLD_SIZE", "RANK")
+PROGRAM = f"""
+import json, os, sys
+print(json.dumps({{"words": sys.argv[1]}} | {{name: os.environ.get(name, "unset") for name in {TOLD}}}))
+"""
+
+
+def sees_of(folder: Folder, *cards: dict[str, object]) -> dict[str, str]:
+    scenario = folder.root / "machine.json"
+    write_scenario(scenario, *cards)
+    return environment(scenario, folder.root / "gpu-claims")
+
+
+def test_a_worker_of_two_cards_shows_each_task_as_many_as_it_asks_for(tmp_path: Path) -> None:
+    folder = gated_folder(tmp_path, "[1, 2]", SHOW, NEEDS)
+    open_gate(folder.root)
+    cards = [card(0), card(1), card(2, 100)]
+    sees = sees_of(folder, *cards)
+    with (
+        folder.serving() as manager,
+        worker_process(folder.root, "--gpus", 2, device="auto", environment=sees) as worker,
+    ):
+        assert worker.code() == 0
+        assert assigned(manager, folder) == {"gpu0+1"}
+    names = ("phase", "CUDA_VISIBLE_DEVICES", "device_seen", "gpus")
+    seen = [tuple(row[name] for name in names) for row in folder.rows()]
+    both = f"{cards[0]['uuid']},{cards[1]['uuid']}"
+    assert seen == [
+        ("pair", both, "cuda:0", "2"),
+        ("pair", both, "cuda:0", "2"),
+        ("single", str(cards[0]["uuid"]), "cuda:0", "1"),
+    ]
+    assert {row["device"] for row in folder.rows()} == {"2 x NVIDIA A100"}
+
+
+def test_a_command_of_two_cards_knows_their_number_and_no_variables_of_torchrun(tmp_path: Path) -> None:
+    config = """
+defaults: {{output_dir: ./results_exp1, command: "python show.py --nproc-per-node={{gpus}}", gpus: 2}}
+pair:
+  combinations:
+    - width: {widths}
+"""
+    folder = gated_folder(tmp_path, "[1]", SHOW, config)
+    (tmp_path / "show.py").write_text(PROGRAM)
+    cards = [card(0), card(1)]
+    sees = sees_of(folder, *cards)
+    with (
+        folder.serving(),
+        worker_process(folder.root, "--gpus", 2, device="gpu", environment=sees) as worker,
+    ):
+        assert worker.code() == 0
+    (row,) = folder.rows()
+    assert row["words"] == "--nproc-per-node=2"
+    both = f"{cards[0]['uuid']},{cards[1]['uuid']}"
+    assert [row[name] for name in TOLD] == [both, "PCI_BUS_ID", "2", "cuda:0", "unset", "unset"]
+
+
+def test_a_task_waits_until_the_memory_that_it_needs_is_free_and_show_says_so(tmp_path: Path) -> None:
+    config = CONFIG.replace("exp1_vary_width:\n", "exp1_vary_width:\n  defaults: {{min_free_gb: 12}}\n")
+    folder = gated_folder(tmp_path, "[1]", SHOW, config)
+    open_gate(folder.root)
+    sees = sees_of(folder, card(0, 8 * 1024))
+    with (
+        folder.serving() as manager,
+        Talk(manager.port, token=folder.token) as user,
+        worker_process(folder.root, device="gpu", environment=sees) as worker,
+    ):
+
+        def why() -> str:
+            return str(user.say("show", task="exp1_vary_width_0_42")["why"])
+
+        poll(lambda: why().startswith("needs 12 GB free on its GPU"), "the card is seen", 60)
+        assert why().endswith("the most that a worker had when it last asked is 8.0 GB (gpu0)")
+        sees_of(folder, card(0, 12 * 1024))
+        assert worker.code() == 0
+    assert [row["worker"] for row in folder.rows()] == ["gpu0"]
+
+
+@linux_only
+def test_a_worker_that_waits_for_memory_keeps_no_process_ready_that_holds_some(tmp_path: Path) -> None:
+    config = CONFIG + "exp2: {{defaults: {{min_free_gb: 12}}, combinations: [width: [2]]}}\n"
+    folder = gated_folder(tmp_path, "[1]", SHOW, config)
+    open_gate(folder.root)
+    sees = sees_of(folder, card(0, 8 * 1024))
+    with folder.serving(), worker_process(folder.root, device="gpu", environment=sees) as worker:
+        await_rows(folder, 1)
+        mine = psutil.Process(worker.process.pid)
+
+        def forked() -> set[psutil.Process]:
+            return {*mine.children(recursive=True)} - {*mine.children()}
+
+        poll(lambda: not forked(), "the standby has ended")
+        sees_of(folder, card(0, 12 * 1024))
+        assert worker.code() == 0
+    assert [row["phase"] for row in folder.rows()] == ["exp1_vary_width", "exp2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--device", "cpu"], "--gpus 2 with --device cpu: found both, expected one of them"),
+        (
+            ["--slots-per-gpu", "3"],
+            "--gpus 2 with --slots-per-gpu 3: found both, expected one of them: "
+            "cards that are joined are not shared",
+        ),
+    ],
+)
+def test_what_excludes_several_cards_is_told_in_a_line(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--gpus", "2", *words]) == 2
+    assert capsys.readouterr().err == f"error: {told}\n"

@@ -1,0 +1,293 @@
+"""What a child makes of an experiment: results, errors, reports. In this process, without a child."""
+
+import functools
+import json
+import math
+import re
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Pipe
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from distexp.context import Context
+from distexp.queue.entry import Cause
+from distexp.task import Task, make_task
+from distexp.worker.task_main import (
+    Broke,
+    Finished,
+    Reported,
+    Run,
+    Setup,
+    Stopped,
+    call,
+    guarded,
+    make_context,
+    plain,
+    prepare,
+)
+
+CONTEXT = Context(seed=42)
+HERE = "tests/worker/test_task_main.py"
+
+
+def a_task() -> Task:
+    config = {"width": 1}
+    return make_task(
+        task_id="exp1_0_42", phase="exp1", config=config, seed=42, output_dir="results", axes=("width",)
+    )
+
+
+def outcome_of(experiment: Callable[[dict[str, Any], Context], Any]) -> Finished | Broke | Stopped:
+    return guarded(functools.partial(call, experiment, a_task(), CONTEXT))
+
+
+def returned(value: Any) -> Finished | Broke | Stopped:
+    return outcome_of(lambda params, context: value)
+
+
+def broke(outcome: object) -> tuple[Cause, str]:
+    """Return cause and last line, without the place in this file that it names."""
+    assert isinstance(outcome, Broke)
+    return outcome.cause, re.sub(rf"^{HERE}:\d+: ", "", outcome.error.splitlines()[-1])
+
+
+# -- errors
+
+
+def test_a_traceback_begins_at_the_users_own_line() -> None:
+    def experiment(params: dict[str, Any], context: Context) -> None:
+        raise KeyError("learning_rate")
+
+    outcome = outcome_of(experiment)
+    assert isinstance(outcome, Broke)
+    lines = outcome.error.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert re.fullmatch(rf'  File "{re.escape(__file__)}", line \d+, in experiment', lines[1])
+    assert lines[2:4] == ['    raise KeyError("learning_rate")', "KeyError: 'learning_rate'"]
+    assert outcome.cause is Cause.ERROR
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        (
+            "import json\ndef run(params, context):\n    return json.loads('')",
+            "mine.py:3: json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+        ),
+        ("def run(params, context):\n    raise ValueError('a\\nb')", "mine.py:2: ValueError: a"),
+        (
+            "def run(params, context):\n    return helper()\ndef helper():\n    return 1 / 0",
+            "mine.py:4: ZeroDivisionError: division by zero",
+        ),
+        ("def run(params context):\n    pass", "mine.py:1: SyntaxError: "),
+        ("import absent_thing", "mine.py:1: ModuleNotFoundError: No module named 'absent_thing'"),
+    ],
+)
+def test_the_last_line_of_an_error_begins_with_the_users_own_line(
+    source: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (tmp_path / "mine.py").write_text(source)
+    loaded = prepare("mine:run", None)
+    outcome = outcome_of(loaded) if callable(loaded) else loaded
+    assert isinstance(outcome, Broke)
+    assert outcome.error.splitlines()[-1].startswith(shown)
+
+
+def test_an_error_in_a_folder_that_is_gone_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    outcome = guarded(lambda: 1 / 0)
+    assert isinstance(outcome, Broke)
+    assert outcome.error.endswith("ZeroDivisionError: division by zero")
+
+
+def test_what_is_installed_in_the_working_folder_is_no_line_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / ".venv" / "site-packages"
+    folder.mkdir(parents=True)
+    (folder / "installed_experiment.py").write_text("def run(p, c): 1 / 0")
+    monkeypatch.syspath_prepend(str(folder))
+    loaded = prepare("installed_experiment:run", None)
+    assert callable(loaded)
+    assert broke(outcome_of(loaded)) == (Cause.ERROR, "ZeroDivisionError: division by zero")
+
+
+@pytest.mark.parametrize("code", [0, 1, "no data"])
+def test_an_experiment_that_calls_sys_exit_has_failed(code: object) -> None:
+    def experiment(params: dict[str, Any], context: Context) -> None:
+        raise SystemExit(code)
+
+    assert broke(outcome_of(experiment)) == (Cause.ERROR, f"SystemExit: {code}")
+
+
+def test_memory_errors_of_python_and_torch_are_out_of_memory() -> None:
+    torch_error = type("OutOfMemoryError", (RuntimeError,), {})
+    for kind in (MemoryError, torch_error):
+
+        def experiment(params: dict[str, Any], context: Context, kind: type[Exception] = kind) -> None:
+            raise kind("tried to allocate 3 GiB")
+
+        cause, line = broke(outcome_of(experiment))
+        assert cause is Cause.OUT_OF_MEMORY
+        assert line.endswith(f"{kind.__name__}: tried to allocate 3 GiB")
+
+
+def test_a_stop_as_asked_is_no_failure() -> None:
+    def experiment(params: dict[str, Any], context: Context) -> None:
+        raise context.Stopped("saved")
+
+    assert outcome_of(experiment) == Stopped()
+
+
+def test_a_text_that_utf8_cannot_hold_does_not_hide_the_error() -> None:
+    def experiment(params: dict[str, Any], context: Context) -> None:
+        raise FileNotFoundError("data/\udcff.csv")
+
+    outcome = outcome_of(experiment)
+    assert broke(outcome) == (Cause.ERROR, r"FileNotFoundError: data/\udcff.csv")
+    assert msgspec.json.encode(outcome)
+
+
+def test_of_a_long_traceback_the_end_travels() -> None:
+    def experiment(params: dict[str, Any], context: Context) -> None:
+        raise ValueError("x" * 50_000 + " the end")
+
+    outcome = outcome_of(experiment)
+    assert isinstance(outcome, Broke)
+    assert len(outcome.error) == 8000
+    assert outcome.error.endswith("x the end")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "line"),
+    [
+        ("no_such_module_here:run", "ModuleNotFoundError: No module named 'no_such_module_here'"),
+        ("json:no_such_name", "AttributeError: module 'json' has no attribute 'no_such_name'"),
+    ],
+)
+def test_an_experiment_that_cannot_be_imported_says_so(experiment: str, line: str) -> None:
+    assert broke(prepare(experiment, None)) == (Cause.IMPORT, line)
+
+
+def test_an_import_that_runs_out_of_memory_may_work_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "greedy_experiment.py").write_text("raise MemoryError('20 GiB')")
+    outcome = prepare("greedy_experiment:run", None)
+    assert broke(outcome) == (Cause.OUT_OF_MEMORY, "MemoryError: 20 GiB")
+
+
+def test_a_warm_up_that_fails_is_no_failed_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "cold_experiment.py").write_text("def warm_up(device): 1 / 0\ndef run(p, c): return {}")
+    assert callable(prepare("cold_experiment:run", "cpu"))
+    assert "cold_experiment.warm_up failed" in capsys.readouterr().err
+
+
+# -- results
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        (None, "result: found NoneType, expected a mapping such as {'test_acc': 0.9}"),
+        (0.9, "result: found float, expected a mapping such as {'test_acc': 0.9}"),
+        ({"width": 2}, "metric 'width': found the name of a parameter, expected another name"),
+        ({"losses": [1, 2]}, "metric 'losses': found list, expected bool, int, float or str"),
+        ({"best": None}, "metric 'best': found NoneType, expected bool, int, float or str"),
+        ({"acc": np.ones(3)}, "metric 'acc': found ndarray, expected bool, int, float or str"),
+        ({7: 1}, "metric 7: found a name of type int, expected a str"),
+        (
+            {"seed": 1},
+            "metric 'seed': found the name of a column that is filled in for every row, "
+            "expected another name",
+        ),
+    ],
+)
+def test_a_result_that_no_row_can_hold_names_metric_found_and_expected(result: Any, line: str) -> None:
+    assert broke(returned(result)) == (Cause.ERROR, f"ValueError: exp1_0_42: {line}")
+
+
+def test_numbers_of_numpy_become_plain_and_infinite_ones_text() -> None:
+    outcome = returned(
+        {
+            "acc": np.float32(0.5),
+            "n": np.int64(3),
+            "ok": np.bool_(True),
+            "one": np.array([0.25]),
+            "loss": math.nan,
+            "worst": np.float64("-inf"),
+        }
+    )
+    assert isinstance(outcome, Finished)
+    assert outcome.result == {"acc": 0.5, "n": 3, "ok": True, "one": 0.25, "loss": "nan", "worst": "-inf"}
+    assert [type(value) for value in outcome.result.values()] == [float, int, bool, float, str, str]
+
+
+def test_an_experiment_may_change_its_parameters_without_changing_the_task() -> None:
+    task = a_task()
+
+    def experiment(params: dict[str, Any], context: Context) -> dict[str, int]:
+        params["width"] = 99
+        return {"acc": 1}
+
+    call(experiment, task, CONTEXT)
+    assert task.config == {"width": 1}
+
+
+# -- reports
+
+
+def reported(tmp_path: Path, *args: Any, **metrics: Any) -> dict[str, Any]:
+    """Return what reaches the worker's end of the pipe, once it is kept as well."""
+    ours, theirs = Pipe()
+    kept: list[Any] = []
+    with ours, theirs:
+        run = Run(task=a_task(), attempt=2, output_dir=str(tmp_path), run_folder=str(tmp_path / "run"))
+        context = make_context(
+            run,
+            Setup("json:dumps", "cpu", 1, False),
+            threading.Event(),
+            theirs,
+            lambda *said: kept.append(said),
+        )
+        context.report(*args, **metrics)
+        found: dict[str, Any] = json.loads(ours.recv_bytes())
+        assert kept == [(found["step"], found["total"], found["metrics"])]
+        return found
+
+
+def test_a_report_reaches_the_worker_with_numbers_of_numpy_as_plain_ones(tmp_path: Path) -> None:
+    found = reported(tmp_path, np.int64(1), 30, loss=np.float32(0.5), best=math.inf)
+    assert found == {"type": "reported", "step": 1, "total": 30, "metrics": {"loss": 0.5, "best": "inf"}}
+    assert msgspec.convert(found, Reported).step == 1
+
+
+@pytest.mark.parametrize("metrics", [{"loss": None}, {"loss": [1]}, {"loss": np.ones(2)}])
+def test_a_report_that_cannot_travel_is_the_experiments_error(
+    tmp_path: Path, metrics: dict[str, Any]
+) -> None:
+    with pytest.raises((msgspec.ValidationError, TypeError), match=r"metrics|ndarray"):
+        reported(tmp_path, 1, 30, **metrics)
+
+
+def test_plain_leaves_what_it_does_not_know() -> None:
+    assert plain({"a": "text", "b": None, "c": {"d": 1}}) == {"a": "text", "b": None, "c": {"d": 1}}

@@ -1,0 +1,237 @@
+"""How results come home: from elsewhere, through the spool, past disks that refuse; or are not wanted."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from distexp.manager.manager import ExperimentManager
+from distexp.queue.entry import State
+from distexp.results.spool import Spool
+from distexp.system.process import host_name, machine_id
+from distexp.wire.client import Client
+from distexp.workdir import Workdir
+from distexp.worker import connection, delivery, worker
+from distexp.worker.connection import Link
+from distexp.worker.recorder import Recorder
+from distexp.worker.signals import StopRequests
+from distexp.worker.task_process import DEFAULT_START_METHOD, Children
+from distexp.worker.worker import Worker
+from tests.live_manager import Folder, Talk
+from tests.live_worker import await_began, gated_folder, open_gate, worker_process
+from tests.support import poll
+
+Capture = pytest.LogCaptureFixture
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    (tmp_path / "home").mkdir()
+    return gated_folder(tmp_path / "home", "[1]")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A folder that holds the experiment, and no manager."""
+    (tmp_path / "elsewhere").mkdir()
+    return gated_folder(tmp_path / "elsewhere", "[1]").root
+
+
+@contextmanager
+def serving_at(folder: Folder, port: int) -> Iterator[ExperimentManager]:
+    manager = ExperimentManager(port=port, workdir=folder.root)
+    manager.start()
+    try:
+        yield manager
+    finally:
+        manager.stop()
+
+
+def spooled(root: Path) -> list[Path]:
+    return list((root / ".experiment_spool").glob("*.result"))
+
+
+# -- workers elsewhere
+
+
+def test_a_worker_elsewhere_sends_its_result_and_the_manager_writes_the_row(
+    folder: Folder, elsewhere: Path
+) -> None:
+    open_gate(elsewhere)
+    with folder.serving() as manager:
+        environment = {"EXPERIMENT_TOKEN": folder.token_text}
+        with worker_process(elsewhere, "localhost", manager.port, environment=environment) as process:
+            assert process.code() == 0
+    (row,) = folder.rows()
+    assert (row["width"], row["score"], row["worker"]) == ("1", "10", "cpu0")
+    assert not (elsewhere / "results_exp1" / "final_results.csv").exists()
+    assert spooled(elsewhere) == []
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["by itself", "after its own restart"])
+def test_a_result_from_elsewhere_outlives_a_manager_that_is_away(
+    folder: Folder, elsewhere: Path, restarts: bool
+) -> None:
+    with folder.serving() as manager:
+        words, environment = ("localhost", manager.port), {"EXPERIMENT_TOKEN": folder.token_text}
+        with worker_process(elsewhere, *words, environment=environment) as process:
+            await_began(elsewhere)
+            manager.stop()
+            open_gate(elsewhere)
+            process.await_words("Error reporting task: no manager answers")
+            assert len(spooled(elsewhere)) == 1
+            if restarts:
+                process.signal(signal.SIGKILL)
+                process.code()
+            with serving_at(folder, int(words[1])) as restarted:
+                if not restarts:
+                    assert process.code() == 0
+                else:
+                    with worker_process(elsewhere, *words, environment=environment) as later:
+                        assert later.code() == 0
+                        assert "Handing over a kept result of task exp1_vary_width_0_42" in later.output()
+                assert [entry.state for entry in restarted.queue.entries()] == [State.COMPLETE]
+    (row,) = folder.rows()
+    assert (row["score"], row["attempt"]) == ("10", "1")
+    assert spooled(elsewhere) == []
+
+
+# -- in this process, where waits can be short
+
+
+@dataclass(frozen=True)
+class Threaded:
+    """A worker in a thread of this process."""
+
+    thread: threading.Thread
+    stop: StopRequests
+
+    def await_end(self) -> None:
+        self.thread.join(60)
+        assert not self.thread.is_alive(), "the worker did not leave"
+
+
+@contextmanager
+def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
+    workdir, stop = Workdir(root), StopRequests()
+    made = Worker(
+        facts=lambda is_imported: {"git_commit": "c0ffee", "git_dirty": is_imported},
+        about={
+            **{"worker_id": "cpu0", "instance": str(time.monotonic_ns()), "heartbeat_s": 15.0},
+            **{"host": host_name(), "device": "cpu", "machine": machine_id()},
+        },
+        workdir=workdir,
+        link=Link(Client(workdir, "localhost", port), stop, time.monotonic, 300.0),
+        recorder=Recorder(root, Spool(workdir.spool)),
+        children=Children(method=DEFAULT_START_METHOD, device="cpu", threads=1),
+        stop=stop,
+        clock=time.monotonic,
+    )
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    try:
+        yield Threaded(thread, stop)
+    finally:
+        for _ in range(3):
+            stop.interrupt()
+        thread.join(60)
+        stop.close()
+
+
+@pytest.fixture
+def quick(folder: Folder, monkeypatch: pytest.MonkeyPatch, caplog: Capture) -> Folder:
+    """The folder, for workers of this process that beat and retry often, and have a module of their own."""
+    monkeypatch.setattr(connection, "HEARTBEAT_S", 0.05)
+    for module in (delivery, worker):
+        monkeypatch.setattr(module, "DISK_RETRY_S", 0.05)
+    monkeypatch.chdir(folder.root)
+    monkeypatch.syspath_prepend(str(folder.root))
+    name = f"experiment_{time.monotonic_ns()}"  # the template of an earlier test does not know it
+    (folder.root / "experiment.py").rename(folder.root / f"{name}.py")
+    config = folder.root / "configs" / "config_exp1.yaml"
+    config.write_text(config.read_text().replace('"experiment:run"', f'"{name}:run"'))
+    caplog.set_level("INFO")
+    return folder
+
+
+def await_said(caplog: Capture, words: str) -> None:
+    poll(lambda: words in caplog.text, f"{words!r} logged", 60)
+
+
+@pytest.mark.parametrize("state", ["folder is a file", "file is a folder"])
+def test_a_results_file_that_cannot_be_written_costs_no_attempt(
+    quick: Folder, caplog: Capture, state: str
+) -> None:
+    open_gate(quick.root)
+    obstacle = quick.csv.parent if state == "folder is a file" else quick.csv
+    if state == "folder is a file":
+        obstacle.write_text("")
+    else:
+        obstacle.mkdir(parents=True)
+    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
+        await_said(caplog, "trying again every 0.05 s")
+        assert f"{obstacle}: cannot be written now" in caplog.text
+        if state == "file is a folder":  # the result is there, and on disk meanwhile
+            poll(lambda: len(spooled(quick.root)) == 1, "the result spooled")
+        if state == "folder is a file":
+            obstacle.unlink()
+        else:
+            obstacle.rmdir()
+        threaded.await_end()
+        (entry,) = manager.queue.entries()
+        assert (entry.state, entry.attempts, entry.failures, entry.losses) == (State.COMPLETE, 1, 0, 0)
+    assert [row["score"] for row in quick.rows()] == ["10"]
+    assert spooled(quick.root) == []
+
+
+def test_a_worker_that_may_not_wait_for_its_disk_keeps_the_result_for_its_next_start(
+    quick: Folder, caplog: Capture
+) -> None:
+    open_gate(quick.root)
+    quick.csv.mkdir(parents=True)
+    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
+        await_said(caplog, "trying again every 0.05 s")
+        threaded.stop.preempt()
+        threaded.await_end()
+    assert len(spooled(quick.root)) == 1
+    quick.csv.rmdir()
+    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
+        threaded.await_end()
+    assert [(row["score"], row["attempt"]) for row in quick.rows()] == [("10", "1")]
+    assert spooled(quick.root) == []
+
+
+def test_a_cancelled_task_is_ended_and_leaves_no_row(quick: Folder, caplog: Capture) -> None:
+    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
+        await_began(quick.root)
+        with Talk(manager.port, token=quick.token) as talk:
+            assert talk.say("cancel", tasks=["exp1_vary_width_0_42"])["count"] == 1
+        await_said(caplog, "Task exp1_vary_width_0_42 ended elsewhere or was cancelled")
+        threaded.await_end()
+        open_gate(quick.root)
+        assert [entry.state for entry in manager.queue.entries()] == [State.CANCELLED]
+    assert not quick.csv.exists()
+
+
+def test_a_manager_that_refuses_the_beats_is_not_asked_faster_and_the_task_goes_on(
+    quick: Folder, caplog: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with quick.serving() as manager:
+        port = manager.port
+        with threaded_worker(quick.root, port) as threaded:
+            await_began(quick.root)
+            manager.stop()
+            monkeypatch.setattr(connection, "HEARTBEAT_S", 3600.0)
+            config = quick.root / "configs" / "config_exp1.yaml"
+            config.write_text(config.read_text().replace("[1]", "[7]"))
+            with serving_at(quick, port):
+                await_said(caplog, "Heartbeat refused")
+                open_gate(quick.root)
+                threaded.await_end()
+    assert caplog.text.count("Heartbeat refused") == 1
+    assert {row["width"] for row in quick.rows()} == {"1", "7"}
