@@ -23,14 +23,14 @@ import psutil
 
 from benchmarks.figures import Figure, at_most
 from benchmarks.harness import ROUNDS, folder, manager, status
-from distexp.queue.entry import Borrower, Cause, Lease
+from distexp.queue.entry import Borrower, Lease
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.matching import TaskIndex
 from distexp.results.results_file import RESULTS_FILE, ResultsFile
 from distexp.results.row import row_for
 from distexp.sweep.source import Sweep
-from distexp.task import Provenance, Task
+from distexp.task import Cause, Provenance, Task
 from distexp.workdir import Workdir
 
 BOUND_S = 5.0

@@ -20,17 +20,6 @@
 
 from collections.abc import Sequence
 
-MAX_LINE_CHARS = 2000  # of one message: a screen of text
-
-
-def one_line(text: str) -> str:
-    """Return the text as one printable line; of a long one, which quotes somebody at length, both ends."""
-    half = MAX_LINE_CHARS // 2
-    cut = text if len(text) <= MAX_LINE_CHARS else f"{text[: half - 3]}...{text[-half:]}"
-    if cut.isprintable():
-        return cut
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-
 
 class DistexpError(Exception):
     """Base of every deliberate error of this package."""

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -21,6 +22,29 @@ COMMAND_EXPERIMENT = "distexp.experiments.command:run"  # what runs a `command:`
 DEFAULT_SEED = 42
 MIB_PER_GB = 1024
 KEY_DIGITS = 20  # 80 bits: a collision among a million tasks has a chance of 4e-13
+
+
+class State(StrEnum):
+    """Where a task stands."""
+
+    __hash__ = str.__hash__  # that of Enum is written in Python, and runs at every look into a dict
+
+    PENDING = "pending"
+    ASSIGNED = "assigned"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    WITHDRAWN = "withdrawn"
+
+
+class Cause(StrEnum):
+    """Why an attempt failed."""
+
+    ERROR = "error"  # the experiment raised, or returned what no row can hold
+    CRASH = "crash"  # its process died: segfault, CUDA error, a kill from outside
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    IMPORT = "import"  # the experiment cannot be imported
 
 
 class Need(NamedTuple):

@@ -2,6 +2,17 @@
 
 from distexp.task import MIB_PER_GB
 
+MAX_LINE_CHARS = 2000  # of one message: a screen of text
+
+
+def one_line(text: str) -> str:
+    """Return the text as one printable line; of a long one, which quotes somebody at length, both ends."""
+    half = MAX_LINE_CHARS // 2
+    cut = text if len(text) <= MAX_LINE_CHARS else f"{text[: half - 3]}...{text[-half:]}"
+    if cut.isprintable():
+        return cut
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
 
 def duration_text(seconds: float) -> str:
     """Return a length of time in its two largest units: `42 s`, `3 min 20 s`, `5 h 12 min`, `2 d 3 h`."""

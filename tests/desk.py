@@ -1,8 +1,8 @@
 """A task queue with its clock and its records, to test lending with."""
 
-from distexp.queue.entry import Borrower, Cause, Lease, State
+from distexp.queue.entry import Borrower, Lease
 from distexp.queue.task_queue import TaskQueue
-from distexp.task import Task, TaskRecord
+from distexp.task import Cause, State, Task, TaskRecord
 from tests.row_cases import tasks_of
 from tests.support import Clock
 

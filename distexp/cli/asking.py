@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from distexp.errors import one_line
+from distexp.text import one_line
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
 from distexp.wire.messages import Ack, AnyReply, AnyRequest

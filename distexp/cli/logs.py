@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from distexp.cli.asking import DONE, NOTHING, client_of, parser_of, say
-from distexp.queue.entry import State
+from distexp.task import State
 from distexp.wire.messages import Logs, LogsReply
 
 LOOK_S = 0.5  # between two looks at a log that grows

@@ -12,9 +12,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
 from rich.text import Text
 
-from distexp.errors import one_line
 from distexp.task import MIB_PER_GB
-from distexp.text import duration_text, number_text, short_duration
+from distexp.text import duration_text, number_text, one_line, short_duration
 from distexp.wire.messages import ViewReply
 
 WIDE = 110  # columns from which each figure has a column of its own

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distexp.cli.asking import DONE, NOTHING, client_of, parser_of, say
-from distexp.queue.entry import State
-from distexp.task import Value
+from distexp.task import State, Value
 from distexp.wire.messages import PAGE, Tasks, TasksReply
 
 LIMIT = 100

@@ -12,11 +12,11 @@ from distexp.errors import ProtocolError, UnknownTask
 from distexp.manager.forecast import Pace
 from distexp.manager.inspection import Inspection, describe
 from distexp.manager.workers import Roster
-from distexp.queue.entry import Entry, State
+from distexp.queue.entry import Entry
 from distexp.queue.lookup import Where
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import Ledger
-from distexp.task import Value, canonical
+from distexp.task import State, Value, canonical
 from distexp.wire import messages as wire
 from distexp.workdir import Workdir
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distexp.manager.hooks import Hooks, Words, parse_hook
-from distexp.queue.entry import State
 from distexp.queue.task_queue import TaskQueue
+from distexp.task import State
 
 
 @dataclass(frozen=True)

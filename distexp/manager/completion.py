@@ -14,12 +14,12 @@ from msgspec import structs
 from distexp.errors import DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
 from distexp.manager.forecast import Pace
 from distexp.manager.workers import Roster, Worker
-from distexp.queue.entry import Borrower, Cause, Entry, Lease, State
+from distexp.queue.entry import Borrower, Entry, Lease
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
 from distexp.results.row import check_result, row_for
 from distexp.results.store import Ledger
-from distexp.task import Provenance, Task
+from distexp.task import Cause, Provenance, State, Task
 from distexp.wire import messages as wire
 
 log = logging.getLogger("distexp.manager")

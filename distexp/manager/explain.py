@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distexp.queue.entry import Cause, Entry, State
-from distexp.task import MIB_PER_GB, Need
+from distexp.queue.entry import Entry
+from distexp.task import MIB_PER_GB, Cause, Need, State
 from distexp.text import duration_text
 
 

@@ -14,9 +14,9 @@ from statistics import median
 
 from distexp.manager.eta import Facts, Model, facts_of, fit, remaining_s
 from distexp.manager.workers import Roster
-from distexp.queue.entry import Lease, State
+from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
-from distexp.task import Task
+from distexp.task import State, Task
 
 KEPT = 400  # measured tasks that the model is made of
 SAMPLE = 400  # pending tasks that stand for all

@@ -14,8 +14,9 @@ import threading
 from collections.abc import Mapping
 from tempfile import TemporaryFile
 
-from distexp.errors import UserError, one_line
+from distexp.errors import UserError
 from distexp.system.process_tree import kill_tree
+from distexp.text import one_line
 
 HOOK_S = 60.0  # a mail or a webhook; longer, and it is killed
 MAX_WAITING = 100  # a phase of thousands that fails at once is not thousands of mails

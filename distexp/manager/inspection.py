@@ -2,10 +2,10 @@
 
 from distexp.manager.explain import Hand, Surroundings, why_not_running
 from distexp.manager.workers import Roster
-from distexp.queue.entry import Entry, State
+from distexp.queue.entry import Entry
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import Ledger
-from distexp.task import Value
+from distexp.task import State, Value
 from distexp.task_log import LOG_FILE, last_lines, read_piece
 from distexp.wire import messages as wire
 from distexp.workdir import Workdir

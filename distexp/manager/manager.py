@@ -18,7 +18,6 @@ from distexp.manager.alerts import Alerts, Commands
 from distexp.manager.dispatch import Service
 from distexp.manager.duplicates import copy_twin_rows
 from distexp.manager.workers import Roster
-from distexp.queue.entry import State
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import Scan
@@ -26,13 +25,14 @@ from distexp.results.store import Ledger
 from distexp.sweep.grid import Planned
 from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
 from distexp.system import gc
+from distexp.system.git import commit_of
 from distexp.system.logs import log_to_file, stop_logging_to
 from distexp.system.process import host_name, machine_id
+from distexp.task import State
 from distexp.wire.identity import keep_identity
 from distexp.wire.messages import DEFAULT_PORT, ViewReply
 from distexp.wire.server import Server
 from distexp.workdir import Workdir
-from distexp.worker.provenance import commit_of
 
 RESCAN_S = 5.0
 TURN_S = 0.25  # a worker that died is noticed within a turn

@@ -5,28 +5,14 @@
 
 import copy
 from dataclasses import dataclass
-from enum import StrEnum
 
 import msgspec
 
 from distexp.sweep.grid import Planned
-from distexp.task import LeaseRecord, Need, Task, TaskRecord
+from distexp.task import LeaseRecord, Need, State, Task, TaskRecord
 
 MISSED_BEATS = 4  # one lost beat is a hiccup, four are a death
 SILENT_LEASE_S = 7200.0  # without declared beats a task may stay out for two hours without a sign of life
-
-
-class State(StrEnum):
-    """Where a task stands."""
-
-    __hash__ = str.__hash__  # that of Enum is written in Python, and runs at every look into a dict
-
-    PENDING = "pending"
-    ASSIGNED = "assigned"
-    COMPLETE = "complete"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    WITHDRAWN = "withdrawn"
 
 
 MOVES: dict[State, frozenset[State]] = {
@@ -37,16 +23,6 @@ MOVES: dict[State, frozenset[State]] = {
     State.WITHDRAWN: frozenset({State.PENDING, State.COMPLETE}),
     State.COMPLETE: frozenset(),
 }
-
-
-class Cause(StrEnum):
-    """Why an attempt failed."""
-
-    ERROR = "error"  # the experiment raised, or returned what no row can hold
-    CRASH = "crash"  # its process died: segfault, CUDA error, a kill from outside
-    TIMEOUT = "timeout"
-    OUT_OF_MEMORY = "out_of_memory"
-    IMPORT = "import"  # the experiment cannot be imported
 
 
 @dataclass(frozen=True, slots=True)

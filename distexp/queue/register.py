@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Set
 
 from distexp.errors import UnknownTask
-from distexp.queue.entry import Borrower, Entry, Lease, State
+from distexp.queue.entry import Borrower, Entry, Lease
 from distexp.queue.lookup import Labels
 from distexp.queue.scheduler import Waiting
-from distexp.task import Task
+from distexp.task import State, Task
 
 
 class Register:

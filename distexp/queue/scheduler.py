@@ -10,9 +10,9 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from distexp.queue.entry import Borrower, Entry, State
+from distexp.queue.entry import Borrower, Entry
 from distexp.sweep.grid import GridPoint, Planned, twins_among
-from distexp.task import Need, Task
+from distexp.task import Need, State, Task
 
 RETRY_LOOK = 16  # retries looked at per request and line: keeps lending at a constant cost
 

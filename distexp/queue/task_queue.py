@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 
 from distexp.errors import IllegalMove
-from distexp.queue.entry import MOVES, Borrower, Cause, Entry, Lease, State
+from distexp.queue.entry import MOVES, Borrower, Entry, Lease
 from distexp.queue.register import Register
 from distexp.sweep.grid import Planned
-from distexp.task import TaskRecord
+from distexp.task import Cause, State, TaskRecord
 
 FAILURE_BUDGET = 3  # failures of the experiment before the task stands as failed
 LOSS_BUDGET = 5  # losses of the worker: not the task's fault, so more patience, but a killer task must end

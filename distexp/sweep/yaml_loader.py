@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from distexp.errors import one_line
 from distexp.task import Value
+from distexp.text import one_line
 
 MAX_DEPTH = 50  # a sweep nests five levels; the reader recurses, and Python ends at about 1000
 MAX_PATH_CHARS = 300  # of a place in a message; each of 600,000 nodes has its own

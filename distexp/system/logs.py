@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from distexp.errors import one_line
+from distexp.text import one_line
 
 
 class OneLine(logging.Formatter):

@@ -17,14 +17,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from distexp.errors import (
-    AlreadyRunning,
-    DistexpError,
-    JournalUnwritable,
-    ProtocolError,
-    ResultsUnwritable,
-    one_line,
-)
+from distexp.errors import AlreadyRunning, DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
+from distexp.text import one_line
 from distexp.wire.auth import TLS_FIRST_BYTE
 from distexp.wire.doorman import MAX_REFUSALS, Doorman
 from distexp.wire.messages import (

@@ -5,16 +5,15 @@ What is not there is empty: no card, no torch, no git, no repository.
 
 import contextlib
 import math
-import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-GIT_S = 10.0  # `git status` of a large repository on a cold disk; longer, and it is not asked
+from distexp.system.git import ask_git, commit_of
+
 ASK_EVERY_S = 5.0  # how old an answer of git may be
 ASKING_SHARE = 0.05  # of the time, at most, in a repository that takes long
 _BYTES_PER_MIB = 2**20
@@ -28,14 +27,9 @@ def of_folder(folder: Path) -> dict[str, Any]:
     """
     facts: dict[str, Any] = {"python_version": platform.python_version()}
     if commit := commit_of(folder):
-        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        changes = ask_git(folder, "status", "--porcelain", "--untracked-files=no")
         facts |= {"git_commit": commit, "git_dirty": None if changes is None else bool(changes)}
     return facts
-
-
-def commit_of(folder: Path) -> str:
-    """Return git's commit of the folder; empty where there is none."""
-    return _git(folder, "rev-parse", "HEAD") or ""
 
 
 class Code:
@@ -62,22 +56,6 @@ class Code:
             self._due_s = ended_s + max(ASK_EVERY_S, (ended_s - began_s) / ASKING_SHARE)
         is_stale = is_imported and self._facts.get("git_commit") != self._first
         return self._facts | ({"git_dirty": True} if is_stale else {})
-
-
-def _git(folder: Path, *words: str) -> str | None:
-    """Return what git prints, None where it fails or is not there."""
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        asked = subprocess.run(
-            ["git", "-C", str(folder), *words],
-            env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},  # looking writes nothing
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=GIT_S,
-            check=False,
-        )
-        if asked.returncode == 0:
-            return asked.stdout.decode(errors="replace").strip()
-    return None
 
 
 def of_process() -> dict[str, Any]:

@@ -26,12 +26,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from distexp.context import Context
-from distexp.errors import TaskStopped, one_line
-from distexp.queue.entry import Cause
+from distexp.errors import TaskStopped
 from distexp.results.row import check_result
 from distexp.system.process_tree import MARK_VARIABLE, detach, end_descendants, end_own_tree
-from distexp.task import Scalar, Task
+from distexp.task import Cause, Scalar, Task
 from distexp.task_log import LOG_FILE
+from distexp.text import one_line
 from distexp.worker import provenance
 from distexp.worker.metrics import Curves, block_board, import_board
 

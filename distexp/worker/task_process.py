@@ -21,10 +21,9 @@ from typing import Literal
 
 import msgspec
 
-from distexp.queue.entry import Cause
 from distexp.system.process import ProcessMark
 from distexp.system.process_tree import end_marked, kill_tree
-from distexp.task import Task
+from distexp.task import Cause, Task
 from distexp.task_log import LOG_FILE, last_lines
 from distexp.worker.fork_template import template_order
 from distexp.worker.task_main import Began, Broke, FromChild, Outcome, Reported, Run, Setup, Stop, main

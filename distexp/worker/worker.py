@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from distexp.context import forget_checkpoints
-from distexp.queue.entry import Cause
 from distexp.system.logs import WorkerLog
-from distexp.task import Provenance
+from distexp.task import Cause, Provenance
 from distexp.task_log import LOG_FILE
 from distexp.wire.messages import GpuUse, NoTask, Progress, RequestTask, TaskFailed, TaskReleased, TaskReply
 from distexp.workdir import Workdir

@@ -10,8 +10,9 @@ import pytest
 
 from distexp.manager.alerts import Alerts, Commands
 from distexp.manager.manager import ExperimentManager
-from distexp.queue.entry import Borrower, Cause
+from distexp.queue.entry import Borrower
 from distexp.queue.task_queue import TaskQueue
+from distexp.task import Cause
 from tests.live_manager import Folder, worker
 from tests.row_cases import tasks_of
 

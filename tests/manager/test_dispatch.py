@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from distexp.manager.manager import ExperimentManager
-from distexp.queue.entry import State
 from distexp.queue.task_queue import LOSS_BUDGET
 from distexp.results.row import CAPTURED
+from distexp.task import State
 from tests.live_manager import Folder, Talk, worker
 
 

@@ -6,7 +6,8 @@ import pytest
 from msgspec import structs
 
 from distexp.manager.explain import Hand, Surroundings, why_not_running
-from distexp.queue.entry import Borrower, Cause, Entry, State
+from distexp.queue.entry import Borrower, Entry
+from distexp.task import Cause, State
 from tests.desk import CPU0, Desk
 from tests.row_cases import a_task
 

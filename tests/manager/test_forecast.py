@@ -7,9 +7,9 @@ import pytest
 
 from distexp.manager.forecast import KEPT, SAMPLE, Forecast, Pace
 from distexp.manager.workers import Roster
-from distexp.queue.entry import Lease, State
+from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
-from distexp.task import Task
+from distexp.task import State, Task
 from distexp.wire import messages as wire
 from tests.row_cases import a_task
 from tests.support import Clock

@@ -11,9 +11,8 @@ import pytest
 from filelock import FileLock
 
 from distexp.manager.manager import ExperimentManager
-from distexp.queue.entry import State
 from distexp.results import csv_disk
-from distexp.task import TaskRecord
+from distexp.task import State, TaskRecord
 from tests.live_manager import Folder, Talk, worker
 from tests.support import poll
 

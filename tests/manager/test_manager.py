@@ -8,7 +8,7 @@ import pytest
 
 from distexp.errors import ConfigError, UserError
 from distexp.manager.manager import ExperimentManager
-from distexp.queue.entry import State
+from distexp.task import State
 from distexp.workdir import write_private
 from experiment_manager import ExperimentManager as PublicManager
 from tests.live_manager import CONFIG, PATIENCE_S, Folder, worker

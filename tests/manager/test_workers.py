@@ -12,11 +12,12 @@ import pytest
 from distexp.manager.completion import Endings
 from distexp.manager.forecast import Pace
 from distexp.manager.workers import BENCH_AFTER, LIVE_S, Roster, Worker
-from distexp.queue.entry import Borrower, State
+from distexp.queue.entry import Borrower
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import Ledger
 from distexp.system.process import ProcessMark, host_name, machine_id
+from distexp.task import State
 from distexp.wire import messages as wire
 from tests.row_cases import a_task
 from tests.support import Clock

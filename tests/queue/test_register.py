@@ -1,6 +1,6 @@
 """Looking at the tasks of a queue: what stands before one, and a sample of those that are left."""
 
-from distexp.queue.entry import State
+from distexp.task import State
 from tests.desk import CPU0, CPU1, Desk
 from tests.row_cases import a_task, tasks_of
 

@@ -10,10 +10,10 @@ import pytest
 from msgspec import structs
 
 from distexp.errors import IllegalMove, UnknownTask
-from distexp.queue.entry import MOVES, Borrower, Cause, State
+from distexp.queue.entry import MOVES, Borrower
 from distexp.queue.scheduler import RETRY_LOOK
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET
-from distexp.task import Task
+from distexp.task import Cause, State, Task
 from tests.desk import CPU1, Desk
 from tests.row_cases import a_task
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from distexp.queue.entry import Borrower, Cause, State
+from distexp.queue.entry import Borrower
 from distexp.queue.task_queue import REATTACH_S, RECONNECT_S
-from distexp.task import Task, TaskRecord
+from distexp.task import Cause, State, Task, TaskRecord
 from tests.desk import CPU0, CPU1, Desk
 from tests.row_cases import a_task, tasks_of
 

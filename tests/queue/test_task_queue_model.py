@@ -13,9 +13,10 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from distexp.queue.entry import Borrower, Cause, Lease, State
+from distexp.queue.entry import Borrower, Lease
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
+from distexp.task import Cause, State
 from tests.row_cases import a_task
 from tests.support import Clock, examples
 

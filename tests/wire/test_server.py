@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from distexp.errors import MAX_LINE_CHARS, AlreadyRunning
+from distexp.errors import AlreadyRunning
 from distexp.manager.admin import Control
 from distexp.manager.manager import ExperimentManager
+from distexp.text import MAX_LINE_CHARS
 from distexp.wire import server
 from tests.live_manager import CONFIG, Folder, Talk, worker
 from tests.support import poll

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from distexp.queue.entry import Cause
 from distexp.system.process import ProcessMark
 from distexp.system.process_tree import MARK_VARIABLE
+from distexp.task import Cause
 from distexp.worker.task_main import Broke, Finished, Run
 from distexp.worker.task_process import Children
 from tests.live_child import Write, a_run, await_gone, outcome_of

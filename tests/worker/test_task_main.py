@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 
 from distexp.context import Context
-from distexp.queue.entry import Cause
-from distexp.task import Task, make_task
+from distexp.task import Cause, Task, make_task
 from distexp.worker.task_main import (
     Broke,
     Finished,

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from msgspec.structs import replace
 
-from distexp.queue.entry import Cause
+from distexp.task import Cause
 from distexp.worker.task_main import Broke, Finished, Stopped
 from distexp.worker.task_process import Children
 from tests.live_child import DEADLINE_S, METHODS, Write, a_run, await_end, await_gone, outcome_of

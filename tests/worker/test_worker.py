@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from distexp.manager.manager import ExperimentManager
-from distexp.queue.entry import Entry, State
+from distexp.queue.entry import Entry
+from distexp.task import State
 from tests.live_manager import Folder, Talk, secret_of
 from tests.live_worker import (
     GATED,

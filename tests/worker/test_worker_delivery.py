@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from distexp.manager.manager import ExperimentManager
-from distexp.queue.entry import State
 from distexp.results.spool import Spool
 from distexp.system.process import host_name, machine_id
+from distexp.task import State
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
 from distexp.worker import connection, delivery, worker
