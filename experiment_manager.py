@@ -78,7 +78,7 @@ def parse_serve(words: Sequence[str]) -> argparse.Namespace:
     """Return the settings of a manager to start."""
     parser = argparse.ArgumentParser(
         prog="experiment_manager.py",
-        description="Expand configs into tasks and lend them to workers until every task has its row.",
+        description="Expand configs into tasks and assign them to workers until every task has its row.",
         epilog=f"A running manager is asked and steered by verbs: {', '.join(VERBS)} (VERB --help)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: %(default)s)")

@@ -2,7 +2,7 @@
 
 `python -m benchmarks fuzz_wire --messages 1000000 --seed 1`; `--conversation N` replays one that failed.
 
-Messages that hold the right token may lend, report, cancel and pause; that is their right. So the end is
+Messages that hold the right token may assign, report, cancel and pause; that is their right. So the end is
 judged by what must hold all the same: after `resume`, `cancel` of what is out and `requeue` of all that ended
 without a row, a real worker finishes the sweep, each task has exactly one row that another program can read,
 and a fresh manager counts every task as complete. Sound reports of completion name only a quarter of the
@@ -128,13 +128,13 @@ def fuzz(seed: int, numbers: Sequence[int], *, clients: int, tasks: int) -> Find
 
 def _target(workdir: Workdir, pid: int) -> Target:
     with Client(workdir) as client:
-        lent = client.call(RequestTask(worker_id="first"), TaskReply)
+        assigned = client.call(RequestTask(worker_id="first"), TaskReply)
         described = _tasks(client)
     ids = tuple(str(task["task_id"]) for task in described)
     return Target(
         port=int(workdir.read_info()["port"]),
         token=json.loads(workdir.token.read_text(encoding="utf-8"))["secret"],
-        sweep_id=lent.sweep_id,
+        sweep_id=assigned.sweep_id,
         task_ids=ids,
         keys=tuple(str(task["key"]) for task in described),
         machine=machine_id(),

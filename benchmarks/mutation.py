@@ -10,7 +10,7 @@ MAX_CHUNK = 200  # bytes that are doubled, moved or lost at once
 
 
 def mutated(random: Random, text: bytes, others: Sequence[bytes], tokens: Sequence[bytes]) -> bytes:
-    """Return `text` with 1 to 3 changes; `others` lend chunks, `tokens` are put in whole."""
+    """Return `text` with 1 to 3 changes; `others` assign chunks, `tokens` are put in whole."""
     for _ in range(random.choice(CHANGES)):
         change = random.choice(_CHANGES)
         text = change(random, text, random.choice(others), random.choice(tokens))
@@ -71,11 +71,11 @@ def _change_number(random: Random, text: bytes, other: bytes, token: bytes) -> b
 
 def _change_word(random: Random, text: bytes, other: bytes, token: bytes) -> bytes:
     words = list(_WORD.finditer(text))
-    lent: list[bytes] = _WORD.findall(other)
-    if not words or not lent:
+    assigned: list[bytes] = _WORD.findall(other)
+    if not words or not assigned:
         return text
     word = random.choice(words)
-    return text[: word.start()] + random.choice(lent) + text[word.end() :]
+    return text[: word.start()] + random.choice(assigned) + text[word.end() :]
 
 
 def _lose_line(random: Random, text: bytes, other: bytes, token: bytes) -> bytes:

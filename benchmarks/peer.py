@@ -74,7 +74,7 @@ class Peer:
             )
         )
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Say that the task in hand goes on."""
         assert self.task is not None, "a task is in hand"
         self._send(Heartbeat(**self._about, lease_id=self.task.lease_id, key=self.task.key))

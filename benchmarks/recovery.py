@@ -74,7 +74,7 @@ def _fault(workdir: Workdir, first: "subprocess.Popen[bytes]", number: signal.Si
 
 
 def _await_leases(workdir: Workdir, count: int) -> None:
-    def are_lent() -> bool:
+    def are_assigned() -> bool:
         return workdir.log.read_text(encoding="utf-8").count("Assigned task") >= count
 
-    await_true(are_lent, f"{count} leases", PATIENCE_S)
+    await_true(are_assigned, f"{count} leases", PATIENCE_S)

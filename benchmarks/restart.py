@@ -23,7 +23,7 @@ import psutil
 
 from benchmarks.figures import Figure, at_most
 from benchmarks.harness import ROUNDS, folder, manager, status
-from distexp.queue.entry import Borrower, Lease
+from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.matching import TaskIndex
@@ -128,7 +128,7 @@ def _bare(root: Path) -> _Start:
 
 
 def _sweep_until_killed(root: Path) -> None:
-    """Lend, fail and complete tasks with the product's own rooms, then end as by kill -9."""
+    """Assign, fail and complete tasks with the product's own rooms, then end as by kill -9."""
     workdir = Workdir(root)
     workdir.hold()
     journal = Journal(workdir.journal)
@@ -141,7 +141,7 @@ def _sweep_until_killed(root: Path) -> None:
     for number in itertools.count(1):
         if count == ROWS:
             break
-        lease = _lend(queue)
+        lease = _assign(queue)
         if lease.attempt == 1 and number % FAILS_EVERY == 0:
             retry = number % (10 * FAILS_EVERY) != 0
             queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, f"{TRACEBACK}{number}", retry=retry)
@@ -150,7 +150,7 @@ def _sweep_until_killed(root: Path) -> None:
             queue.complete(lease.task.key)
             count += 1
     for _ in range(LEASES):
-        _lend(queue)
+        _assign(queue)
     journal.flush()
     index = TaskIndex(tasks)
     for output_dir, rows in done.items():
@@ -158,11 +158,11 @@ def _sweep_until_killed(root: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _lend(queue: TaskQueue) -> Lease:
+def _assign(queue: TaskQueue) -> Lease:
     worker = f"gpu{secrets.randbelow(8)}"
-    lease = queue.lend(Borrower(worker, heartbeat_s=15))
+    lease = queue.assign(WorkerInfo(worker, heartbeat_s=15))
     if lease is None:
-        raise AssertionError("found no task to lend, expected half of the sweep pending")
+        raise AssertionError("found no task to assign, expected half of the sweep pending")
     return lease
 
 
@@ -171,7 +171,7 @@ def _row(lease: Lease) -> Mapping[str, str]:
     result = {"test_acc": number / 2**24, "train_loss": 1 / (1 + number), "parameters": number}
     run = Provenance(
         attempt=lease.attempt,
-        worker=lease.borrower.worker,
+        worker=lease.worker.name,
         host="node-17",
         device="NVIDIA H100",
         started_utc="2026-11-24T09:56:38Z",

@@ -37,7 +37,7 @@ def measure() -> list[Figure]:
         before = watched.memory_info().rss
         ours, theirs = multiprocessing.Pipe()
         crowd = multiprocessing.get_context("spawn").Process(
-            target=beat_until_told, args=(workdir.root, WORKERS, theirs)
+            target=heartbeat_until_told, args=(workdir.root, WORKERS, theirs)
         )
         crowd.start()
         theirs.close()
@@ -81,7 +81,7 @@ def _latencies_ms(port: int) -> list[float]:
     return found
 
 
-def beat_until_told(root: Path, count: int, told: Connection) -> None:
+def heartbeat_until_told(root: Path, count: int, told: Connection) -> None:
     """Hold a task on each connection, say how many there are, and beat until `told` closes."""
     workdir = Workdir(root)
     with ExitStack() as opened, selectors.DefaultSelector() as selector:
@@ -102,6 +102,6 @@ def beat_until_told(root: Path, count: int, told: Connection) -> None:
                     return
                 ready.data.take_reply()
             if time.monotonic() >= next_s:
-                peers[turn % count].beat()
+                peers[turn % count].heartbeat()
                 turn += 1
                 next_s += HEARTBEAT_S / count

@@ -35,11 +35,11 @@ def _rate(workdir: Workdir, token: Token, *, in_tls: bool) -> float:
     line = json.dumps({"type": "request_task", "worker_id": "bench", "token": token.secret}).encode() + b"\n"
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         began_s = time.perf_counter()
-        lent = sum(pool.map(lambda sock: _ask(sock, line, REQUESTS // CONNECTIONS), connections))
+        assigned = sum(pool.map(lambda sock: _ask(sock, line, REQUESTS // CONNECTIONS), connections))
         took_s = time.perf_counter() - began_s
     for sock in connections:
         sock.close()
-    return lent / took_s
+    return assigned / took_s
 
 
 def _connect(workdir: Workdir, in_tls: bool) -> socket.socket:
@@ -49,12 +49,12 @@ def _connect(workdir: Workdir, in_tls: bool) -> socket.socket:
 
 
 def _ask(sock: socket.socket, line: bytes, times: int) -> int:
-    """Ask for a task so often, and return how many were lent."""
-    lent = 0
+    """Ask for a task so often, and return how many were assigned."""
+    assigned = 0
     for _ in range(times):
         sock.sendall(line)
         reply = b""
         while not reply.endswith(b"\n"):
             reply += sock.recv(65536)
-        lent += reply.startswith(b'{"type":"task"')
-    return lent
+        assigned += reply.startswith(b'{"type":"task"')
+    return assigned

@@ -16,10 +16,10 @@ from benchmarks.harness import ROUNDS
 from distexp.cli.render import render
 from distexp.cli.screen import REFRESH_S
 from distexp.manager.admin import Control
-from distexp.manager.forecast import FORECAST_S, Pace
-from distexp.manager.workers import Roster
+from distexp.manager.forecast import FORECAST_S, Forecaster
+from distexp.manager.workers import WorkerRegistry
 from distexp.queue.task_queue import TaskQueue
-from distexp.results.store import Ledger
+from distexp.results.store import ResultsStore
 from distexp.task import make_task
 from distexp.wire import messages as wire
 from distexp.workdir import Workdir
@@ -55,31 +55,35 @@ def _busy(now_s: list[float]) -> Control:
     ]
     queue = TaskQueue(lambda: now_s[0], lambda record: None)
     queue.sync(tasks)
-    roster = Roster(host="here", machine="", nonce="", clock=lambda: now_s[0])
-    pace = Pace(queue, roster)
+    registry = WorkerRegistry(host="here", machine="", nonce="", clock=lambda: now_s[0])
+    forecaster = Forecaster(queue, registry)
     for turn in range(DONE_EACH + 1):
         for number in range(WORKERS):
-            _work(queue, roster, pace, number, is_last=turn == DONE_EACH)
+            _work(queue, registry, forecaster, number, is_last=turn == DONE_EACH)
             now_s[0] += 0.1
-    return Control(queue, Ledger(Path(), lambda scan: None), roster, Workdir(Path()), pace)
+    return Control(queue, ResultsStore(Path(), lambda scan: None), registry, Workdir(Path()), forecaster)
 
 
-def _work(queue: TaskQueue, roster: Roster, pace: Pace, number: int, *, is_last: bool) -> None:
+def _work(
+    queue: TaskQueue, registry: WorkerRegistry, forecaster: Forecaster, number: int, *, is_last: bool
+) -> None:
     about: dict[str, Any] = {
         "worker_id": f"gpu{number % 8}",
         "instance": str(number),
         "host": f"box{number // 8}",
     }
     device: dict[str, Any] = {"device": "NVIDIA H100 80GB HBM3", "heartbeat_s": 15.0}
-    lease = queue.lend(roster.introduce(wire.RequestTask(**about, **device), number).borrower)
+    lease = queue.assign(registry.register(wire.RequestTask(**about, **device), number).info)
     assert lease is not None
     progress = wire.Progress(step=30, total=300, metrics={"loss": 0.123456, "test_acc": 0.91})
     gpu = wire.GpuUse(used_mib=31_744, free_mib=49_152, utilization_pct=97)
-    beat = wire.Heartbeat(**about, lease_id=lease.lease_id, key=lease.task.key, progress=progress, gpu=gpu)
-    roster.introduce(beat, number)
+    heartbeat = wire.Heartbeat(
+        **about, lease_id=lease.lease_id, key=lease.task.key, progress=progress, gpu=gpu
+    )
+    registry.register(heartbeat, number)
     if not is_last and (before := queue.complete(lease.task.key)) is not None:
         assert before.lease is not None
-        pace.completed(before.lease)
+        forecaster.completed(before.lease)
 
 
 def _minute(control: Control, now_s: list[float]) -> float:

@@ -1,8 +1,9 @@
 """What the wire is fuzzed with: conversations, each fixed by a seed and its number. Pure.
 
-About one message in ten is sound, so that tasks are lent, reported and cancelled all the time; the others are
-sound ones with one field spoilt, or with damaged bytes. The messages of one conversation all hold the right
-token, or none, or a wrong one; those without are few and short, since the manager soon has enough of them.
+About one message in ten is sound, so that tasks are assigned, reported and cancelled all the time; the others
+are sound ones with one field spoilt, or with damaged bytes. The messages of one conversation all hold the
+right token, or none, or a wrong one; those without are few and short, since the manager soon has enough of
+them.
 """
 
 import itertools
@@ -125,8 +126,8 @@ def conversation(target: Target, seed: int, number: int) -> Conversation:
         messages.insert(0, _assembled({"type": b'"status"', "token": json.encode(token)}) + b"\n")
     elif random.random() < 0.1:
         messages.insert(0, TLS + random.randbytes(random.randint(0, 600)))
-    endings: tuple[Ending, ...] = ("half_close", "close", "reset", "cut")
-    ending = random.choices(endings, (6, 1, 1, 1))[0]
+    completion: tuple[Ending, ...] = ("half_close", "close", "reset", "cut")
+    ending = random.choices(completion, (6, 1, 1, 1))[0]
     stream = random.choice((b"\n", b"\n", b"\n", b"\r\n", b"\n\n \n", b"")).join(messages)
     stream = stream[: random.randint(0, len(stream))] or b" " if ending == "cut" else stream + SENTINEL
     packets = tuple(_packets(random, stream))
@@ -177,7 +178,7 @@ def _sound(random: Random, target: Target, token: str | None) -> dict[str, bytes
     if token is not None:
         fields["token"] = token
     if type_ in ("request_task", "heartbeat", "task_complete", "task_failed", "task_released"):
-        fields |= _introduction(random, target)
+        fields |= _about_worker(random, target)
     place = random.randrange(target.completable if type_ == "task_complete" else len(target.keys))
     task = random.choice(({"task_id": target.task_ids[place]}, {"key": target.keys[place]}))
     match type_:
@@ -207,7 +208,7 @@ def _sound(random: Random, target: Target, token: str | None) -> dict[str, bytes
     return {name: json.encode(value) for name, value in fields.items()}
 
 
-def _introduction(random: Random, target: Target) -> dict[str, object]:
+def _about_worker(random: Random, target: Target) -> dict[str, object]:
     about: dict[str, object] = {"worker_id": f"w{random.randrange(10)}"}
     if random.random() < 0.5:
         about |= {"heartbeat_s": random.choice((0.001, 15)), "instance": f"i{random.randrange(8)}"}

@@ -1,1 +1,1 @@
-"""Distributed experiment system: a manager lends tasks of a sweep to workers, rows of CSV are the truth."""
+"""Distributed experiment system: a manager assigns tasks of a sweep to workers, rows of CSV are the truth."""

@@ -1,4 +1,4 @@
-"""What an experiment is given beside its parameters. Runs in the task's child; opens only `errors`."""
+"""What an experiment is given beside its parameters. Runs in the task's child."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress

@@ -15,7 +15,7 @@
     +-- JournalUnwritable      the journal cannot be written now; nothing was acknowledged
     +-- TaskStopped            raised by an experiment that was asked to stop and has saved its checkpoint
     +-- UnknownTask            a task, lease or worker that the manager does not know
-    +-- IllegalMove            ours: a state change that is not in the table; nothing was changed
+    +-- IllegalTransition          ours: a state change that is not in the table; nothing was changed
 """
 
 from collections.abc import Sequence
@@ -77,5 +77,5 @@ class UnknownTask(DistexpError):
     """No such task, lease or worker. The message says what was asked for."""
 
 
-class IllegalMove(DistexpError):
+class IllegalTransition(DistexpError):
     """A state change that is not in the table of `entry`; nothing was changed."""

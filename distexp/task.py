@@ -1,6 +1,6 @@
 """Task and its identity; what travels from expansion to queue, wire, CSV row and log line.
 
-Pure: no files, no clock. Opens only `errors`.
+Pure: no files, no clock.
 """
 
 import functools
@@ -82,7 +82,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
     process: Process = "forked"
     gpus: int | None = None  # cards that it sees, on a worker that holds as many; None: one, if there is one
-    min_free_gb: float | None = None  # on each card, when it is lent
+    min_free_gb: float | None = None  # on each card, when it is assigned
     key: str = ""  # identity: phase, experiment, parameters, seed
 
     @property
@@ -218,7 +218,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     failures: int = 0
     losses: int = 0
-    floor_mib: int = 0
+    oom_at_mib: int = msgspec.field(default=0, name="floor_mib")  # as journals of version 0.1.0 call it
     last_worker: str = ""
     cause: str = ""
     error: str = ""

@@ -1,4 +1,4 @@
-"""What a task prints: its log, in pieces that a message can carry. Opens `errors`.
+"""What a task prints: its log, in pieces that a message can carry.
 
 A piece ends between two characters, so pieces joined are the text, also while the task still writes.
 """

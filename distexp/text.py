@@ -1,4 +1,4 @@
-"""Figures as people read them: how long, how much. Pure; opens `task`."""
+"""Figures as people read them: how long, how much. Pure."""
 
 from distexp.task import MIB_PER_GB
 

@@ -1,6 +1,6 @@
 """Every path of a working folder, and the lock that makes one manager its master.
 
-Opens `disk`, `errors`, `host`. The manager's own files lie in `.experiment_manager/`.
+The manager's own files lie in `.experiment_manager/`.
 """
 
 import json

@@ -1,12 +1,12 @@
-"""A task queue with its clock and its records, to test lending with."""
+"""A task queue with its clock and its records, to test assigning with."""
 
-from distexp.queue.entry import Borrower, Lease
+from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.task_queue import TaskQueue
 from distexp.task import Cause, State, Task, TaskRecord
 from tests.row_cases import tasks_of
 from tests.support import Clock
 
-CPU0, CPU1 = Borrower("cpu0", 15.0), Borrower("cpu1", 15.0)
+CPU0, CPU1 = WorkerInfo("cpu0", 15.0), WorkerInfo("cpu1", 15.0)
 
 
 class Desk:
@@ -19,8 +19,8 @@ class Desk:
         self.queue.sync(self.tasks)
         self.key = self.tasks[0].key
 
-    def lend(self, borrower: Borrower = CPU0) -> Lease:
-        lease = self.queue.lend(borrower)
+    def assign(self, worker: WorkerInfo = CPU0) -> Lease:
+        lease = self.queue.assign(worker)
         assert lease is not None
         return lease
 
@@ -31,11 +31,11 @@ class Desk:
         """Bring the first task into a state by the public doors alone."""
         match state:
             case State.ASSIGNED:
-                self.lend()
+                self.assign()
             case State.COMPLETE:
                 self.queue.complete(self.key)
             case State.FAILED:
-                lease = self.lend()
+                lease = self.assign()
                 self.queue.fail(lease.lease_id, self.key, Cause.ERROR, "no", retry=False)
             case State.CANCELLED:
                 self.queue.cancel(self.key)

@@ -33,7 +33,7 @@ from distexp.context import CHECKPOINT_FILE, Context
 from distexp.errors import ConfigError
 from distexp.experiments import command
 from distexp.launcher.main import VERBS
-from distexp.queue.entry import MOVES
+from distexp.queue.entry import TRANSITIONS
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 from distexp.worker import worker
@@ -233,7 +233,7 @@ def test_readme_explains_every_field_of_a_status() -> None:
         for key in node.keys
         if isinstance(key, ast.Constant)
     }
-    states = {state.value for state in MOVES} - {"withdrawn"}
+    states = {state.value for state in TRANSITIONS} - {"withdrawn"}
     listed = [spans(cells[0])[0] for cells in rows(section(README, "3. Three terminals"))]
     explained = {name for name in listed if name.isidentifier()}
     assert explained == keys | states
@@ -257,7 +257,7 @@ def test_the_states_of_the_journey_are_the_table_of_the_queue() -> None:
         for before, _, after in (line.partition("->") for line in drawn.splitlines())
         for state in before.split(",")
     }
-    assert shown == {state.value: {*moves} for state, moves in MOVES.items() if moves}
+    assert shown == {state.value: {*moves} for state, moves in TRANSITIONS.items() if moves}
 
 
 def test_each_line_of_durability_names_tests_that_exist() -> None:

@@ -10,7 +10,7 @@ from msgspec.structs import FieldInfo, fields
 from distexp import task
 from distexp.errors import ProtocolError
 from distexp.wire import messages
-from distexp.wire.doorman import MAX_REFUSALS, MAX_STRANGERS
+from distexp.wire.doorman import MAX_REFUSALS, MAX_UNAUTHENTICATED
 from distexp.wire.server import BACKLOG
 from tests.pages import blocks, page, rows, section, spans
 
@@ -84,6 +84,6 @@ def test_the_limits_in_protocol_are_those_of_the_code() -> None:
     shown = [re.findall(r"\d+", cells[1])[0] for cells in rows(section(PROTOCOL, "Framing and limits"))]
     limits = (
         *(messages.MAX_MESSAGE_BYTES, messages.MAX_STATUS_BYTES, messages.MESSAGE_S),
-        *(messages.IDLE_S, messages.PAGE, messages.MESSAGE_S, MAX_REFUSALS, MAX_STRANGERS, BACKLOG),
+        *(messages.IDLE_S, messages.PAGE, messages.MESSAGE_S, MAX_REFUSALS, MAX_UNAUTHENTICATED, BACKLOG),
     )
     assert shown == [f"{limit:.0f}" for limit in limits]

@@ -86,7 +86,7 @@ LENDING = [
 
 
 @pytest.mark.parametrize(("where", "moment"), LENDING)
-def test_a_manager_killed_while_it_lends_gives_the_same_worker_the_task_after_its_restart(
+def test_a_manager_killed_while_it_assigns_gives_the_same_worker_the_task_after_its_restart(
     folder: Folder, where: str, moment: str
 ) -> None:
     with dying_manager(folder, where, moment) as process, talk(folder, process) as say:
@@ -100,13 +100,13 @@ def test_a_manager_killed_while_it_lends_gives_the_same_worker_the_task_after_it
 
 
 RECORDING = [
-    ("distexp.manager.completion:Endings.complete", "before"),
+    ("distexp.manager.completion:CompletionHandler.complete", "before"),
     ("distexp.results.results_file:append_durably", "before"),
     ("distexp.results.results_file:append_durably", "half"),
     ("distexp.results.results_file:append_durably", "after"),
     ("distexp.queue.task_queue:TaskQueue.complete", "before"),
     ("distexp.queue.task_queue:TaskQueue.complete", "after"),
-    ("distexp.manager.completion:Endings.complete", "after"),
+    ("distexp.manager.completion:CompletionHandler.complete", "after"),
 ]
 
 
@@ -149,7 +149,7 @@ def test_a_manager_killed_while_it_adds_a_column_leaves_the_old_file_or_the_new_
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_manager_killed_while_it_takes_a_failure_charges_it_once(folder: Folder, moment: str) -> None:
-    where = "distexp.manager.completion:Endings.failed"
+    where = "distexp.manager.completion:CompletionHandler.failed"
     with dying_manager(folder, where, moment) as process, talk(folder, process) as say:
         task = say.say("request_task")
         named = {"lease_id": task["lease_id"], "key": task["key"]}
@@ -217,7 +217,7 @@ ELSEWHERE = [
     ("distexp.worker.recorder:Recorder.keep", "before", 2),
     ("distexp.system.files:os.replace", "before", 2),
     ("distexp.worker.recorder:Recorder.keep", "after", 1),
-    ("distexp.worker.connection:Link.report", "after", 1),
+    ("distexp.worker.connection:ManagerConnection.report", "after", 1),
     ("distexp.worker.recorder:Recorder.forget", "after", 1),
 ]
 
@@ -236,7 +236,7 @@ def test_a_worker_elsewhere_killed_at_its_hand_over_leaves_one_row_and_an_empty_
         assert first.wait(DEADLINE_S) == -signal.SIGKILL, first.communicate()[0]
         first.communicate()
         for lease in manager.queue.leases():  # the ten seconds that it has to come back, spared
-            manager.service.endings.lose(lease, "no sign of life")
+            manager.service.completion.lose(lease, "no sign of life")
         with worker_process(elsewhere, *words) as second:
             assert second.code() == 0
         assert len((elsewhere / "began").read_text().split()) == runs

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distexp.queue.entry import Borrower
+from distexp.queue.entry import WorkerInfo
 from distexp.task import KEY_DIGITS, Task, canonical, digest, make_task
 from tests.row_cases import a_task
 from tests.support import examples
@@ -106,5 +106,5 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("heartbeat_s", "term_s"), [(None, 7200), (15.0, 60), (0.5, 2)])
-def test_a_borrower_has_four_beats_or_two_hours(heartbeat_s: float | None, term_s: float) -> None:
-    assert Borrower("cpu0", heartbeat_s).term_s == term_s
+def test_a_worker_has_four_heartbeats_or_two_hours(heartbeat_s: float | None, term_s: float) -> None:
+    assert WorkerInfo("cpu0", heartbeat_s).term_s == term_s

@@ -14,7 +14,7 @@ from distexp.task import Task
 
 LATE_S = 1.0  # between a line's making and its arrival here
 
-Work = tuple[str, int, int]  # kind, size, seed: what twins share
+Work = tuple[str, int, int]  # kind, size, seed: what duplicates share
 
 
 @dataclass(frozen=True)
@@ -206,17 +206,17 @@ def check_one_lease(evidence: Evidence) -> Iterator[str]:
 
 
 def _was_lost(lines: Sequence[Line], task_ids: Sequence[str], first: Mark, second: Mark) -> bool:
-    """Return whether a lease on the task ended between the lending of the one attempt and the other's start.
+    """Return whether a lease on the task ended between the start of the one attempt and that of the other.
 
-    A child may start long after its task was lent; the worker says when it got it.
+    A child may start long after its task was assigned; the worker says when it got it.
     """
     running = {f"Running task {name} (attempt {first.attempt})" for name in task_ids}
-    lent_s = [
+    assigned_s = [
         line.at_s
         for line in lines
         if line.at_s <= first.at_s + LATE_S and any(words in line.text for words in running)
     ]
-    since_s, until_s = max(lent_s, default=first.at_s), second.at_s + LATE_S
+    since_s, until_s = max(assigned_s, default=first.at_s), second.at_s + LATE_S
     lost = [line.at_s for line in lines for name in task_ids if f"Task {name} lost by" in line.text]
     return any(since_s - LATE_S <= at_s <= until_s for at_s in lost)
 

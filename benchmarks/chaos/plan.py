@@ -96,13 +96,13 @@ class Shape:
     sizes: tuple[int, ...] = (1, 2, 3, 4)
 
     def text(self) -> str:
-        """Return the file: slow tasks, quick ones and their twins, trouble, programs, fresh interpreters."""
+        """Return the file: slow tasks, quick ones, duplicates, trouble, programs, fresh interpreters."""
         return (
             'defaults: {output_dir: "./results_{kind}", experiment: "benchmarks.chaos.experiments:run"}\n'
             f"seeds: {list(self.seeds)}\n"
             "slow: {combinations: [{kind: [slow]}, {size: [1, 2]}]}\n"
             f"quick: {{combinations: [{{kind: [quick]}}, {{size: {list(self.sizes)}}}]}}\n"
-            f"twin: {{combinations: [{{kind: [quick]}}, {{size: {list(self.sizes[:2])}}}]}}\n"
+            f"duplicate: {{combinations: [{{kind: [quick]}}, {{size: {list(self.sizes[:2])}}}]}}\n"
             "trouble: {combinations: [{kind: [flaky, family, saver]}, {size: [1, 2]}]}\n"
             "program:\n"
             "  defaults: {command: 'python -m benchmarks.chaos.experiments {size} {seed}'}\n"
@@ -129,7 +129,7 @@ class Plan:
 def make_plan(seed: int) -> Plan:
     """Return the plan of this seed, always the same one."""
     chance = random.Random(seed)
-    crew = _crew(chance)
+    crew = _group(chance)
     shape = Shape()
     events = []
     times = sorted(chance.uniform(0.3, SPAN_S) for _ in range(chance.randint(*EVENTS)))
@@ -155,7 +155,7 @@ def make_plan(seed: int) -> Plan:
     return Plan(seed, crew, Shape().text(), tuple(events))
 
 
-def _crew(chance: random.Random) -> tuple[Seat, ...]:
+def _group(chance: random.Random) -> tuple[Seat, ...]:
     near = [Seat(0, "forkserver"), Seat(0, chance.choices(("forkserver", "spawn"), (4, 1))[0])]
     more = [Seat(chance.randint(0, MAX_FAR), "forkserver") for _ in range(chance.randint(0, 3))]
     return (*near, Seat(1, "forkserver"), *more)

@@ -1,7 +1,4 @@
-"""What the verbs that ask a running manager have in common.
-
-Opens `client`, `errors`, `protocol`, `trust`, `workdir`.
-"""
+"""What the verbs that ask a running manager have in common."""
 
 import argparse
 from pathlib import Path

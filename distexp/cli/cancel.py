@@ -1,4 +1,4 @@
-"""`cancel TASK...`: end tasks without a result. Opens `commands.asking`, `protocol`."""
+"""`cancel TASK...`: end tasks without a result."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`drain WORKER`: let a worker leave after its current task. Opens `commands.asking`, `protocol`."""
+"""`drain WORKER`: let a worker leave after its current task."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`init`: a first sweep that runs at once, to be edited. Opens `errors`."""
+"""`init`: a first sweep that runs at once, to be edited."""
 
 import argparse
 import shlex

@@ -1,4 +1,4 @@
-"""`logs TASK [-f]`: what a task prints. Opens `commands.asking`, `entry`, `protocol`."""
+"""`logs TASK [-f]`: what a task prints."""
 
 import argparse
 import sys

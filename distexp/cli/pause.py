@@ -1,4 +1,4 @@
-"""`pause`: lend nothing for now. Opens `commands.asking`, `protocol`."""
+"""`pause`: assign nothing for now."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,4 +14,4 @@ def main(words: Sequence[str]) -> int:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return whom to tell."""
-    return parser_of("pause", "Lend nothing until `resume`; what runs goes on.").parse_args(words)
+    return parser_of("pause", "Assign nothing until `resume`; what runs goes on.").parse_args(words)

@@ -1,5 +1,4 @@
-"""`plan`: what would a manager do? Starts nothing, writes nothing. Opens `collector`, `config`,
-`expand`, `plan`, `survey`, `sweep`, `wording`."""
+"""`plan`: what would a manager do? Starts nothing, writes nothing."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from distexp.reporting.plan import FilePlan, Plan, make_plan
-from distexp.results.audit import survey
+from distexp.results.audit import audit
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.source import DEFAULT_CONFIGS
@@ -22,7 +21,7 @@ def main(words: Sequence[str]) -> int:
     settings = parse(words)
     phases = load_configs([Path(settings.configs)], settings.workdir)
     tasks = expand(phases)
-    plan = make_plan(phases, tasks, survey(settings.workdir, tasks), settings.workers)
+    plan = make_plan(phases, tasks, audit(settings.workdir, tasks), settings.workers)
     print(msgspec.json.format(msgspec.json.encode(plan)).decode() if settings.json else "\n".join(told(plan)))
     return 0
 

@@ -1,7 +1,7 @@
-"""A sweep at a glance, as lines on a terminal: bar, figures, a row per worker, last failures. Pure.
+"""A sweep at a glance, as lines on a terminal: bar, figures, a row per worker, last failures.
 
-Opens `errors`, `protocol`, `task`, `wording`. It lays out text itself: rich's own tables take several times
-as long, and a view is drawn every second, beside a manager that has other things to do.
+Pure. It lays out text itself: rich's own tables take several times as long, and a view is drawn every
+second, beside a manager that has other things to do.
 """
 
 from collections.abc import Callable, Mapping, Sequence

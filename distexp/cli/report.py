@@ -1,4 +1,4 @@
-"""`report`: one HTML file to look at a sweep with. Opens the rooms it joins."""
+"""`report`: one HTML file to look at a sweep with."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from distexp.errors import AlreadyRunning, DistexpError, UserError
 from distexp.queue.journal import Journal
 from distexp.reporting.aggregate import make_report
 from distexp.reporting.html import make_page
-from distexp.results.audit import survey
+from distexp.results.audit import audit
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.source import DEFAULT_CONFIGS
@@ -39,7 +39,7 @@ def main(words: Sequence[str]) -> int:
     phases = load_configs([Path(settings.configs)], workdir.root)
     tasks = expand(phases)
     report = make_report(
-        phases, tasks, survey(workdir.root, tasks), known_failures(workdir), metric=settings.metric
+        phases, tasks, audit(workdir.root, tasks), known_failures(workdir), metric=settings.metric
     )
     made = f"{workdir.root} on {host_name()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     out: Path = settings.out or workdir.root / OUT_FILE

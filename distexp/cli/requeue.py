@@ -1,4 +1,4 @@
-"""`requeue TASK... [--failed] [--missing]`: run tasks again. Opens `commands.asking`, `protocol`."""
+"""`requeue TASK... [--failed] [--missing]`: run tasks again."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`resume`: lend tasks again. Opens `commands.asking`, `protocol`."""
+"""`resume`: assign tasks again."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,4 +14,4 @@ def main(words: Sequence[str]) -> int:
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return whom to tell."""
-    return parser_of("resume", "Lend tasks again after `pause`.").parse_args(words)
+    return parser_of("resume", "Assign tasks again after `pause`.").parse_args(words)

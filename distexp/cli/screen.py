@@ -1,4 +1,4 @@
-"""A terminal that shows a view at its foot, and lines that scroll above it. Opens `logs`, `protocol`, `view`.
+"""A terminal that shows a view at its foot, and lines that scroll above it.
 
 The view is asked for outside of any lock of the terminal's: whoever holds the queue may write a line.
 """

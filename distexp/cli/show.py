@@ -1,7 +1,4 @@
-"""`show TASK`: everything about one task, and why it is not running.
-
-Opens `commands.asking`, `protocol`, `rows`, `wording`.
-"""
+"""`show TASK`: everything about one task, and why it is not running."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`status`: how far is the running manager? Opens `commands.asking`, `protocol`."""
+"""`status`: how far is the running manager?"""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`tasks`: which tasks are there, in which state? Opens `commands.asking`, `entry`, `protocol`."""
+"""`tasks`: which tasks are there, in which state?"""
 
 import argparse
 import json

@@ -1,5 +1,4 @@
-"""`watch [host] [port]`: the live view of a running manager. Opens `client`, `commands.asking`,
-`errors`, `logs`, `protocol`, `screen`, `wording`.
+"""`watch [host] [port]`: the live view of a running manager.
 
 It ends once every task has ended, or by Ctrl+C; while no manager answers, it says so and goes on.
 """

@@ -1,4 +1,4 @@
-"""The command line of a worker: arguments -> device -> link -> `Worker` -> exit code. Joins the rooms."""
+"""The command line of a worker: arguments -> device -> link -> `Worker` -> exit code."""
 
 import argparse
 import contextlib
@@ -22,8 +22,8 @@ from distexp.wire.auth import TOKEN_VARIABLE, Token, given_token
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
 from distexp.worker import provenance
-from distexp.worker.connection import HEARTBEAT_S, Link
-from distexp.worker.device import find_seat
+from distexp.worker.connection import HEARTBEAT_S, ManagerConnection
+from distexp.worker.device import acquire_device
 from distexp.worker.gpu_monitor import CardsWatch
 from distexp.worker.recorder import Recorder
 from distexp.worker.signals import StopRequests
@@ -163,22 +163,27 @@ def work(settings: argparse.Namespace) -> int:
         stop.install()
         left_s = clock_of(slurm.seconds_left() if settings.time_limit is None else settings.time_limit)
         client = Client(workdir, settings.host, settings.port, token=take_token())
-        link = Link(client, stop, time.monotonic, settings.manager_wait_s)
-        claim = find_seat(
+        connection = ManagerConnection(client, stop, time.monotonic, settings.manager_wait_s)
+        claim = acquire_device(
             settings.device,
             min_free_mib=to_mib(settings.min_free_gb),
             slots=settings.slots_per_gpu,
             gpus=settings.gpus,
             cpu_folder=workdir.cpu_claims,
-            link=link,
+            connection=connection,
             stop=stop,
         )
         if claim is None:
-            code, is_cut_short = int(link.has_given_up), stop.is_warned
+            code, is_cut_short = int(connection.has_given_up), stop.is_warned
         else:
             with claim:
                 code, is_cut_short = work_on(
-                    claim=claim, settings=settings, workdir=workdir, link=link, stop=stop, left_s=left_s
+                    claim=claim,
+                    settings=settings,
+                    workdir=workdir,
+                    connection=connection,
+                    stop=stop,
+                    left_s=left_s,
                 )
         if settings.requeue and is_cut_short:
             slurm.requeue()
@@ -207,7 +212,7 @@ def work_on(
     claim: Claim,
     settings: argparse.Namespace,
     workdir: Workdir,
-    link: Link,
+    connection: ManagerConnection,
     stop: StopRequests,
     left_s: Callable[[], float | None],
 ) -> tuple[int, bool]:
@@ -217,9 +222,9 @@ def work_on(
     watch = CardsWatch(uuids) if uuids else None
     code = provenance.Code(workdir.root)
     worker = Worker(
-        about=introduction(claim),
+        about=about_worker(claim),
         workdir=workdir,
-        link=link,
+        connection=connection,
         recorder=Recorder(workdir.root, Spool(workdir.spool)),
         children=Children(
             method=settings.start_method, device=claim.device, threads=settings.threads, gpus=uuids
@@ -244,7 +249,7 @@ def pin(claim: Claim, threads: int) -> None:
         os.environ[name] = str(threads)
 
 
-def introduction(claim: Claim) -> dict[str, object]:
+def about_worker(claim: Claim) -> dict[str, object]:
     """Return what this worker tells the manager about itself."""
     return {
         "worker_id": claim.worker_id,

@@ -1,4 +1,4 @@
-"""The one door to Slurm: pilots submitted, the time a job has left, a job put back in line. Opens `errors`.
+"""The one door to Slurm: pilots submitted, the time a job has left, a job put back in line.
 
 A pilot is a worker that is a job; the tasks stay with the manager. The script is a template and not
 submitit's: that library pickles a function for each job, and a pilot is a command.

@@ -1,4 +1,4 @@
-"""The checkpoint of a task: written whole or not at all, read with suspicion. Opens `context`, `disk`.
+"""The checkpoint of a task: written whole or not at all, read with suspicion.
 
 For experiments of your own too; docs/checkpoints.md has the whole contract. What is printed here stands in
 the task's log. Torch is imported by the first call.

@@ -1,4 +1,4 @@
-"""Claim GPUs, or a CPU seat, for one worker; pin its children to it. Opens `claim_lock`, `gpu`.
+"""Claim GPUs, or a CPU seat, for one worker; pin its children to it.
 
 A claim is a kernel lock on a file: the kernel ends it with the process, however that dies; a child, forked
 or started, does not inherit it. Only a held lock means anything; a file, its age and its content do not.
@@ -94,7 +94,7 @@ def claim_gpu(
 
     Raises:
         NoGpuError: No card now; trying again later may help if `list_gpus` lists any. Lists every card.
-        UserError: Locks cannot be had in `lock_folder`. The message holds path and cure.
+        UserError: Locks cannot be had in `lock_folder`. The message holds path and remedy.
     """
     gpus = list_gpus(visible)
     folder = lock_folder or default_claim_folder()
@@ -173,8 +173,8 @@ def _turn_to_choose(folder: Path) -> Iterator[None]:
     try:
         lock = try_lock(path, TURN_S)
     except PermissionError as error:
-        cure = "expected a folder of mode 0777 and files of mode 0666"
-        raise NoGpuError(f"No available GPU found: {error}, {cure}") from error
+        remedy = "expected a folder of mode 0777 and files of mode 0666"
+        raise NoGpuError(f"No available GPU found: {error}, {remedy}") from error
     if lock is None:
         found = f"{path}: found it held for {TURN_S:g} s{read_note(path)}"
         raise NoGpuError(f"No available GPU found: {found}, expected another worker to choose in a moment")

@@ -1,4 +1,4 @@
-"""The lock files of claims, in a folder that all users of this host share. Opens `errors`."""
+"""The lock files of claims, in a folder that all users of this host share."""
 
 import os
 import sys
@@ -46,8 +46,8 @@ def try_lock(path: Path, wait_s: float = 0.0) -> BaseFileLock | None:
     except PermissionError:
         raise
     except OSError as error:
-        cure = f"expected a local folder with file locks, such as {CLAIM_FOLDER_VARIABLE}=/tmp/claims"
-        raise UserError(f"{path}: cannot be locked ({error}), {cure}") from error
+        remedy = f"expected a local folder with file locks, such as {CLAIM_FOLDER_VARIABLE}=/tmp/claims"
+        raise UserError(f"{path}: cannot be locked ({error}), {remedy}") from error
     return lock
 
 
@@ -78,5 +78,5 @@ def make_shared(folder: Path) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        cure = f"expected a folder that can be made; {CLAIM_FOLDER_VARIABLE} names another"
-        raise UserError(f"{folder}: {error.strerror}, {cure}") from error
+        remedy = f"expected a folder that can be made; {CLAIM_FOLDER_VARIABLE} names another"
+        raise UserError(f"{folder}: {error.strerror}, {remedy}") from error

@@ -1,7 +1,7 @@
 """The one door to NVML: list the GPUs of this host, and choose among them.
 
-Opens `errors`, `task`. `pynvml` is imported when a list is asked for; the CPU needs neither it nor a driver.
-A GB is 1024 MiB here, as in `nvidia-smi`.
+`pynvml` is imported when a list is asked for; the CPU needs neither it nor a driver. A GB is 1024 MiB
+here, as in `nvidia-smi`.
 """
 
 import os
@@ -19,7 +19,7 @@ MIN_FREE_GB = 4.0  # a card needs more free memory than this, unless the caller 
 MIB = 1024 * 1024
 
 _NO_DRIVER = "install the driver (`nvidia-smi` shows whether it works), or run with --device cpu"
-_INIT_FAILURES = {  # what nvmlInit raises -> (cause, cure)
+_INIT_FAILURES = {  # what nvmlInit raises -> (cause, remedy)
     "NVMLError_LibraryNotFound": ("no NVIDIA driver, its NVML library is missing", _NO_DRIVER),
     "NVMLError_DriverNotLoaded": ("the NVIDIA driver is not loaded", _NO_DRIVER),
     "NVMLError_LibRmVersionMismatch": ("the NVIDIA driver was updated since the kernel loaded it", "reboot"),
@@ -67,13 +67,13 @@ def list_gpus(visible: str | None = None) -> list[GpuStatus]:
 
     Raises:
         NoGpuError: There is nothing to wait for: no driver, no card, or `visible` hides them all.
-            The message holds cause and cure.
+            The message holds cause and remedy.
     """
     with open_nvml() as nvml:
         gpus = [gpu for index in range(nvml.nvmlDeviceGetCount()) for gpu in _read_card(nvml, index)]
     if not gpus:
-        cure = "compare `nvidia-smi -L`, give a container `--gpus all`, or run with --device cpu"
-        raise NoGpuError(f"No available GPU found: the NVIDIA driver sees no card; {cure}")
+        remedy = "compare `nvidia-smi -L`, give a container `--gpus all`, or run with --device cpu"
+        raise NoGpuError(f"No available GPU found: the NVIDIA driver sees no card; {remedy}")
     allowed = visible_gpus(gpus, visible)
     if not allowed:
         seen = ", ".join(f"{gpu.label} {gpu.uuid}" for gpu in gpus)
@@ -187,11 +187,11 @@ def no_gpu_error(
         claim = f", {claimed[gpu.uuid]}" if claimed and gpu.uuid in claimed else ""
         reasons.append(f"{gpu.label} {gpu.name}: {state}{claim}")
     if count == 1:
-        found, cure = "no unclaimed card has more than", "raise --slots-per-gpu, or run with --device cpu"
+        found, remedy = "no unclaimed card has more than", "raise --slots-per-gpu, or run with --device cpu"
     else:
-        found, cure = f"fewer than {count} unclaimed cards have more than", "or lower --gpus"
+        found, remedy = f"fewer than {count} unclaimed cards have more than", "or lower --gpus"
     wanted = f"{min_free_mib / MIB_PER_GB:g} GB free ({'; '.join(reasons)})"
-    return NoGpuError(f"No available GPU found: {found} {wanted}; wait, lower --min-free-gb, {cure}")
+    return NoGpuError(f"No available GPU found: {found} {wanted}; wait, lower --min-free-gb, {remedy}")
 
 
 def _held_by(gpu: GpuStatus) -> str:
@@ -204,19 +204,21 @@ def open_nvml() -> Iterator[Any]:
     try:
         import pynvml  # here, not above: see the head of this file
     except ImportError as error:
-        cure = "`pip install nvidia-ml-py`, or run with --device cpu"
-        raise NoGpuError(f"No available GPU found: the module pynvml is missing ({error}); {cure}") from error
+        remedy = "`pip install nvidia-ml-py`, or run with --device cpu"
+        raise NoGpuError(
+            f"No available GPU found: the module pynvml is missing ({error}); {remedy}"
+        ) from error
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
         unknown = (f"NVML does not start ({error})", "compare `nvidia-smi`, or run with --device cpu")
-        cause, cure = _INIT_FAILURES.get(type(error).__name__, unknown)
-        raise NoGpuError(f"No available GPU found: {cause}; {cure}") from error
+        cause, remedy = _INIT_FAILURES.get(type(error).__name__, unknown)
+        raise NoGpuError(f"No available GPU found: {cause}; {remedy}") from error
     try:
         yield pynvml
     except pynvml.NVMLError as error:
-        cure = "compare `nvidia-smi`, or run with --device cpu"
-        raise NoGpuError(f"No available GPU found: NVML does not answer ({error}); {cure}") from error
+        remedy = "compare `nvidia-smi`, or run with --device cpu"
+        raise NoGpuError(f"No available GPU found: NVML does not answer ({error}); {remedy}") from error
     finally:
         pynvml.nvmlShutdown()
 

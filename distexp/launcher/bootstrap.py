@@ -1,6 +1,6 @@
 """The folder `.venv`: made once, complete or made again. `python -m distexp.launcher.bootstrap [--dev]`.
 
-Runs before anything is installed, so standard library only; opens only `errors`. Both launchers start it with
+Runs before anything is installed, so standard library only. Both launchers start it with
 `.venv`'s own Python, or with the first Python >= 3.11 they find while there is none.
 """
 

@@ -1,4 +1,4 @@
-"""Processes that are started together, signalled together and never left behind. Opens nothing.
+"""Processes that are started together, signalled together and never left behind.
 
 Each member leads a session of its own (a process group on Windows): a terminal's Ctrl+C reaches the launcher
 alone, which passes it on, so every member gets each signal exactly once, wherever it came from.
@@ -21,7 +21,7 @@ PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # those that the system
 
 
 @dataclass(frozen=True)
-class Member:
+class GroupProcess:
     """One started process."""
 
     name: str
@@ -65,10 +65,10 @@ class Member:
 
 
 @dataclass
-class Crew:
+class ProcessGroup:
     """The members, and the signals that arrived for them. Leaving its `with` block kills who still runs."""
 
-    members: list[Member] = field(default_factory=list)
+    members: list[GroupProcess] = field(default_factory=list)
     _arrived: list[signal.Signals] = field(default_factory=list)
     _before: dict[signal.Signals, Any] = field(default_factory=dict)
 
@@ -99,11 +99,11 @@ class Crew:
         return taken
 
     @property
-    def running(self) -> list[Member]:
+    def running(self) -> list[GroupProcess]:
         """The members that have not ended."""
         return [member for member in self.members if member.is_running]
 
-    def start(self, name: str, command: Sequence[str], log: Path | None = None) -> Member:
+    def start(self, name: str, command: Sequence[str], log: Path | None = None) -> GroupProcess:
         """Start a member; its output goes to `log`, or where the launcher's own goes."""
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ class Crew:
         finally:
             if output is not None:
                 output.close()
-        member = Member(name, process, log)
+        member = GroupProcess(name, process, log)
         self.members.append(member)
         return member
 

@@ -1,6 +1,6 @@
 """A sweep on this machine: one manager, its workers, from the first to the last process.
 
-Opens `crew` and `workdir`. `LocalRun.turn` is one look at processes and signals, made until all is done.
+`LocalRun.turn` is one look at processes and signals, made until all is done.
 """
 
 import signal
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distexp.launcher.crew import Crew, Member
+from distexp.launcher.crew import GroupProcess, ProcessGroup
 from distexp.workdir import Workdir
 
 LEAVE_S = 2.0  # for workers to leave by themselves once the manager has ended, before they are asked to
@@ -46,7 +46,7 @@ class Stopping:
         self.count = 0
         self.kill_at_s: float | None = None
 
-    def pass_on(self, number: signal.Signals, receivers: Sequence[Member], now_s: float) -> None:
+    def pass_on(self, number: signal.Signals, receivers: Sequence[GroupProcess], now_s: float) -> None:
         """Send the signal to the receivers; SIGTERM, or a third Ctrl+C, also sets the time of the kill."""
         self.first = self.first or number
         self.count += 1
@@ -74,22 +74,22 @@ class LocalRun:
     """
 
     def __init__(
-        self, crew: Crew, workdir: Path, manager: Sequence[str], worker: Sequence[str], count: int
+        self, group: ProcessGroup, workdir: Path, manager: Sequence[str], worker: Sequence[str], count: int
     ) -> None:
         """Start the manager. `worker` is the command that host, port and working folder are added to."""
-        self._crew = crew
+        self._group = group
         self._workdir = workdir
         self._worker = worker
         self._count = count
         self._old_address = read_address(workdir)
         self._stopping = Stopping()
-        self._workers: list[Member] = []
+        self._workers: list[GroupProcess] = []
         self._manager_ended_s: float | None = None
         self._workers_ended_s: float | None = None
         self._has_asked_manager = False
         self._has_asked_workers = False
         self.is_cut_short = False
-        self._manager = crew.start("manager", manager)
+        self._manager = group.start("manager", manager)
 
     @property
     def has_workers(self) -> bool:
@@ -105,12 +105,12 @@ class LocalRun:
 
     def turn(self, now_s: float) -> bool:
         """Do what the processes and signals ask for now; return whether every process has ended."""
-        for number in self._crew.take_signals():
+        for number in self._group.take_signals():
             self._on_signal(number, now_s)
-        if not self._crew.running:
+        if not self._group.running:
             return True
         if self._stopping.is_over(now_s):
-            for member in self._crew.running:
+            for member in self._group.running:
                 member.kill()
         elif not self._manager.is_running:
             self._after_manager(now_s)
@@ -133,7 +133,7 @@ class LocalRun:
         where = [address.host, str(address.port), "--workdir", str(self._workdir)]
         for index in range(self._count):
             log = Workdir(self._workdir).state / f"worker-{index}.log"
-            self._workers.append(self._crew.start(f"worker {index}", [*self._worker, *where], log))
+            self._workers.append(self._group.start(f"worker {index}", [*self._worker, *where], log))
         say(f"Started {self._count} workers (their output: {Workdir(self._workdir).state}/worker-*.log)")
 
     def _after_manager(self, now_s: float) -> None:
@@ -159,7 +159,7 @@ class LocalRun:
         self._manager.send(signal.SIGINT)
 
 
-def _ending(member: Member) -> str:
+def _ending(member: GroupProcess) -> str:
     """Return how it ended: its exit code, its log, the last line of that."""
     lines = member.log.read_text(encoding="utf-8", errors="replace").split("\n") if member.log else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")

@@ -1,7 +1,6 @@
 """What stands behind both launchers: `python -m distexp.launcher.main VERB ...`.
 
-Opens `errors`, `crew`, `local_run`, `slurm`, `workdir` and `checks`. The launchers have changed to the
-project's folder: relative paths count from there.
+The launchers have changed to the project's folder: relative paths count from there.
 """
 
 import argparse
@@ -20,7 +19,7 @@ import psutil
 from distexp.cluster.slurm import pilot_script, submit
 from distexp.errors import AlreadyRunning, UserError
 from distexp.launcher.checks import run_checks
-from distexp.launcher.crew import Crew
+from distexp.launcher.crew import ProcessGroup
 from distexp.launcher.local_run import LocalRun, Stopping, read_address, say
 from distexp.workdir import Workdir
 
@@ -101,21 +100,21 @@ def run(words: Sequence[str]) -> int:
     if not workdir.is_dir():
         raise UserError(f"launch_distributed run: --workdir: found no folder {workdir}, expected one")
     free_gpus = 0 if options.device == "cpu" else count_free_gpus()
-    seats = free_gpus // max(1, options.gpus)
-    if not seats and options.gpus > 1:
+    workers_wanted = free_gpus // max(1, options.gpus)
+    if not workers_wanted and options.gpus > 1:
         found = f"found {free_gpus} free GPU{'s' * (free_gpus != 1)}"
         raise UserError(
             f"launch_distributed run: --gpus {options.gpus}: {found}, expected at least {options.gpus}"
         )
     device = "cpu" if options.device == "auto" and not free_gpus else options.device
     manager = python(MANAGER, "--exit-when-done", "--workdir", str(workdir), *manager_words)
-    with Crew() as crew:
+    with ProcessGroup() as group:
         local_run = LocalRun(
-            crew,
+            group,
             workdir,
             manager,
             python(RUNNER, "--device", device, "--gpus", str(options.gpus)),
-            options.workers or seats or CPU_WORKERS,
+            options.workers or workers_wanted or CPU_WORKERS,
         )
         while not local_run.turn(time.monotonic()):
             time.sleep(LOOK_S)
@@ -164,16 +163,16 @@ def workers(words: Sequence[str]) -> int:
     """Start N workers here and wait for them; further words go to each. Returns 1 if any of them failed."""
     count = how_many("workers", words)
     stopping = Stopping()
-    with Crew() as crew:
+    with ProcessGroup() as group:
         for index in range(count):
-            crew.start(f"worker {index}", python(RUNNER, *words[1:]))
-        while crew.running:
-            for number in crew.take_signals():
-                stopping.pass_on(number, crew.running, time.monotonic())
+            group.start(f"worker {index}", python(RUNNER, *words[1:]))
+        while group.running:
+            for number in group.take_signals():
+                stopping.pass_on(number, group.running, time.monotonic())
             if stopping.is_over(time.monotonic()):
                 break  # leaving the block kills
             time.sleep(LOOK_S)
-    failed = [member for member in crew.members if member.exit_code != 0]
+    failed = [member for member in group.members if member.exit_code != 0]
     for member in failed:
         say(f"{member.name} ended with exit code {member.exit_code}")
     return 1 if failed else 0

@@ -1,7 +1,4 @@
-"""Looking at the sweep and steering it, by hand: status, workers, tasks, cancel, requeue, pause, drain.
-
-Opens `inspection`, `lookup`, `pace`, `protocol`, `task_queue`, `ledger`, `roster`, `workdir`.
-"""
+"""Looking at the sweep and steering it, by hand: status, workers, tasks, cancel, requeue, pause, drain."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -9,29 +6,34 @@ from dataclasses import asdict
 import msgspec
 
 from distexp.errors import ProtocolError, UnknownTask
-from distexp.manager.forecast import Pace
+from distexp.manager.forecast import Forecaster
 from distexp.manager.inspection import Inspection, describe
-from distexp.manager.workers import Roster
+from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Entry
 from distexp.queue.lookup import Where
 from distexp.queue.task_queue import TaskQueue
-from distexp.results.store import Ledger
+from distexp.results.store import ResultsStore
 from distexp.task import State, Value, canonical
 from distexp.wire import messages as wire
 from distexp.workdir import Workdir
 
 METRICS, METRIC_CHARS = 8, 100  # of a worker in a view, and of one metric there
-BENCHED_BYTES = 200  # of names in a status: the whole has to stay below MAX_STATUS_BYTES
+EXCLUDED_BYTES = 200  # of names in a status: the whole has to stay below MAX_STATUS_BYTES
 
 
 class Control:
     """Answers to people.  Safe from any thread."""
 
     def __init__(
-        self, queue: TaskQueue, ledger: Ledger, roster: Roster, workdir: Workdir, pace: Pace
+        self,
+        queue: TaskQueue,
+        store: ResultsStore,
+        registry: WorkerRegistry,
+        workdir: Workdir,
+        forecaster: Forecaster,
     ) -> None:
-        self._queue, self._ledger, self._roster, self._pace = queue, ledger, roster, pace
-        self._inspection = Inspection(queue, ledger, roster, workdir)
+        self._queue, self._store, self._registry, self._forecaster = queue, store, registry, forecaster
+        self._inspection = Inspection(queue, store, registry, workdir)
         self.is_paused = False
 
     def handle(self, request: wire.AnyRequest) -> wire.AnyReply:
@@ -64,7 +66,7 @@ class Control:
                 self.is_paused = isinstance(request, wire.Pause)
                 return wire.Ack(message="paused" if self.is_paused else "resumed")
             case wire.Drain():
-                if not self._roster.drain(request.worker_id):
+                if not self._registry.drain(request.worker_id):
                     raise UnknownTask(
                         f"worker {request.worker_id}: not known; `workers` lists those that are"
                     )
@@ -79,20 +81,20 @@ class Control:
         total = sum(counts.values()) - counts[State.WITHDRAWN]
         complete = counts[State.COMPLETE]
         share = 100 * complete / total if total else 100.0
-        benched = " ".join(worker.name for worker, _ in self._roster.all() if worker.benched)
+        excluded = " ".join(worker.name for worker, _ in self._registry.all() if worker.excluded)
         return {
             "total": total,
             **{state.value: counts[state] for state in State if state is not State.WITHDRAWN},
             "progress": f"{complete}/{total} ({share:.1f}%)",
             "done": self._queue.is_over(),
             "paused": self.is_paused,
-            "workers": self._roster.connected(),
-            "benched": benched.encode()[:BENCHED_BYTES].decode(errors="ignore"),
+            "workers": self._registry.connected(),
+            "benched": excluded.encode()[:EXCLUDED_BYTES].decode(errors="ignore"),
         }
 
     def view(self) -> wire.ViewReply:
         """Return the sweep at a glance."""
-        forecast = self._pace.forecast(self._queue.counts())
+        forecast = self._forecaster.forecast(self._queue.counts())
         workers = sorted(self._workers(), key=lambda each: (each["task"] is None, not each["connected"]))
         return wire.ViewReply(
             status=self.status(),
@@ -100,12 +102,12 @@ class Control:
             eta_s=forecast.eta_s,
             why_no_eta="paused" if self.is_paused else forecast.why_no_eta,
             workers=[{**each, "metrics": _short(each["metrics"])} for each in workers[: wire.PAGE]],
-            failures=[asdict(failure) for failure in self._pace.failures()],
+            failures=[asdict(failure) for failure in self._forecaster.failures()],
         )
 
     def _workers(self) -> list[dict[str, Value]]:
         now_s = self._queue.now_s()
-        leases = {(lease.borrower.worker, lease.borrower.instance): lease for lease in self._queue.leases()}
+        leases = {(lease.worker.name, lease.worker.instance): lease for lease in self._queue.leases()}
         return [
             {
                 "worker": worker.name,
@@ -122,11 +124,11 @@ class Control:
                 "completed": worker.completed,
                 "failed": worker.failed,
                 "drained": worker.drained,
-                "benched": worker.benched,
+                "benched": worker.excluded,
                 "git_commit": worker.git_commit,
-                "other_commit": self._roster.has_other_commit(worker),
+                "other_commit": self._registry.has_other_commit(worker),
             }
-            for worker, age_s in self._roster.all()
+            for worker, age_s in self._registry.all()
             for lease in [leases.get((worker.name, worker.instance))]
             for told in [worker.progress if lease else None]
         ]
@@ -140,7 +142,7 @@ class Control:
             yield self._queue.requeue(entry.key)
         if request.missing:
             complete = [entry.planned for entry in self._queue.entries(State.COMPLETE)]
-            yield from map(self._queue.readmit, self._ledger.without_row(complete))
+            yield from map(self._queue.reset_complete, self._store.without_row(complete))
 
 
 def _short(metrics: Mapping[str, Value]) -> dict[str, Value]:

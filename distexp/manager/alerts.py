@@ -1,7 +1,4 @@
-"""When the user's own commands run: a task has failed, the sweep has ended.
-
-Opens `entry`, `hooks`, `task_queue`.
-"""
+"""When the user's own commands run: a task has failed, the sweep has ended."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

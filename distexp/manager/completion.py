@@ -1,7 +1,7 @@
-"""How attempts end: complete, failed, given back, lost. Opens the rooms it joins.
+"""How attempts end: complete, failed, given back, lost.
 
 The order is the promise: a row is on disk before it is acknowledged, and a task that may have finished is
-looked for in its file before it is lent again.
+looked for in its file before it is assigned again.
 """
 
 import logging
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from distexp.errors import DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
-from distexp.manager.forecast import Pace
-from distexp.manager.workers import Roster, Worker
-from distexp.queue.entry import Borrower, Entry, Lease
+from distexp.manager.forecast import Forecaster
+from distexp.manager.workers import Worker, WorkerRegistry
+from distexp.queue.entry import Entry, Lease, WorkerInfo
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
 from distexp.results.row import check_result, row_for
-from distexp.results.store import Ledger
+from distexp.results.store import ResultsStore
 from distexp.task import Cause, Provenance, State, Task
 from distexp.wire import messages as wire
 
@@ -26,10 +26,10 @@ log = logging.getLogger("distexp.manager")
 
 
 @dataclass
-class Handover:
+class Completion:
     """A task that a worker reports as complete."""
 
-    task: Task  # as lent
+    task: Task  # as assigned
     lease_id: str
     worker: Worker
     row: dict[str, str] | None  # None: the worker has written it
@@ -38,19 +38,25 @@ class Handover:
     error: DistexpError | None = None  # why it is refused
 
 
-class Endings:
+class CompletionHandler:
     """What is done when an attempt ends, or a row is seen.  Safe from any thread."""
 
     def __init__(
-        self, *, queue: TaskQueue, journal: Journal, ledger: Ledger, roster: Roster, pace: Pace
+        self,
+        *,
+        queue: TaskQueue,
+        journal: Journal,
+        store: ResultsStore,
+        registry: WorkerRegistry,
+        forecaster: Forecaster,
     ) -> None:
-        self._queue, self._journal, self._ledger, self._roster = queue, journal, ledger, roster
-        self._pace = pace
-        self._reporters: dict[str, Borrower] = {}  # key -> who is reporting it as complete just now
+        self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
+        self._forecaster = forecaster
+        self._reporters: dict[str, WorkerInfo] = {}  # key -> who is reporting it as complete just now
 
     # -- what workers report -------------------------------------------------------------------------------
 
-    def examine(self, request: wire.TaskComplete, worker: Worker) -> Handover:
+    def validate(self, request: wire.TaskComplete, worker: Worker) -> Completion:
         """Return what the worker hands over, ready for `complete`. It is a sign of life.
 
         Raises:
@@ -62,14 +68,16 @@ class Endings:
                 f"expected one of this sweep ({self._journal.sweep_id})"
             )
         entry = self._reported(request)
-        task = entry.lease.task if entry.lease else entry.task  # as lent: an edit may have moved its folder
+        task = (
+            entry.lease.task if entry.lease else entry.task
+        )  # as assigned: an edit may have moved its folder
         lease_id = _lease_id(request, entry, worker)
-        self._queue.beat(
-            lease_id, task.key, worker.borrower
+        self._queue.heartbeat(
+            lease_id, task.key, worker.info
         )  # it lives, also where no row can be written now
         row = None if request.result is None else self._row(task, request, worker, entry.attempts)
-        self._reporters.setdefault(task.key, worker.borrower)  # whatever sees the row: it is its work
-        return Handover(task, lease_id, worker, row, request.next)
+        self._reporters.setdefault(task.key, worker.info)  # whatever sees the row: it is its work
+        return Completion(task, lease_id, worker, row, request.next)
 
     def _row(self, task: Task, request: wire.TaskComplete, worker: Worker, attempts: int) -> dict[str, str]:
         run = request.run or Provenance(attempt=max(1, attempts))
@@ -77,33 +85,33 @@ class Endings:
             result = check_result(task, request.result or {})
         except ValueError as error:
             raise ProtocolError(str(error)) from None
-        name = self._roster.name_of(run.worker, run.host) if run.worker else worker.name
+        name = self._registry.name_of(run.worker, run.host) if run.worker else worker.name
         return row_for(task, result, structs.replace(run, worker=name))
 
-    def complete(self, handovers: Sequence[Handover]) -> None:
+    def complete(self, completions: Sequence[Completion]) -> None:
         """Return once each task has its row on disk, or its `error`. All belong into one results file."""
         try:
-            self._ledger.append([(each.task, each.row) for each in handovers if each.row is not None])
+            self._store.append([(each.task, each.row) for each in completions if each.row is not None])
         except ResultsUnwritable as error:
-            for each in handovers:
+            for each in completions:
                 each.error = None if each.row is None else error
-        for each in handovers:
+        for each in completions:
             if each.row is None:
-                self._ledger.scan(each.task)
+                self._store.scan(each.task)
             entry = self._queue.entry(each.task.key)
             if each.error is None and entry.state is not State.COMPLETE:
                 self._refuse(each, entry)
 
-    def forget(self, handover: Handover) -> None:
+    def forget(self, completion: Completion) -> None:
         """Take no notice any more of who has reported that task."""
-        self._reporters.pop(handover.task.key, None)
+        self._reporters.pop(completion.task.key, None)
 
-    def _refuse(self, handover: Handover, entry: Entry) -> None:
-        task, lease = handover.task, entry.lease
-        if handover.worker.shares_folder and lease is not None and lease.lease_id == handover.lease_id:
+    def _refuse(self, completion: Completion, entry: Entry) -> None:
+        task, lease = completion.task, entry.lease
+        if completion.worker.shares_folder and lease is not None and lease.lease_id == completion.lease_id:
             self.lose(lease, "the row that it has reported is not there")  # or it gets it for ever
-        handover.error = ProtocolError(
-            f"task_complete {task.task_id}: found no row of it in {self._ledger.path(task)}, "
+        completion.error = ProtocolError(
+            f"task_complete {task.task_id}: found no row of it in {self._store.path(task)}, "
             "expected the row before the report, or a `result` to write it from"
         )
 
@@ -115,7 +123,7 @@ class Endings:
         if cause is Cause.IMPORT:
             is_news = self._not_imported(request, entry, worker, why)
         else:
-            has_larger = (self._roster.largest_mib(entry.need.gpus) or 0) > worker.memory_mib
+            has_larger = (self._registry.largest_mib(entry.need.gpus) or 0) > worker.memory_mib
             retry = cause is not Cause.OUT_OF_MEMORY or has_larger
             is_news = self._charge(request, entry, worker, why, retry=retry)
         self._journal.flush()
@@ -130,8 +138,8 @@ class Endings:
         state = self._queue.fail(lease_id, task.key, cause, request.error, retry=retry)
         if state is None:
             return False
-        self._roster.failed(worker.borrower, task)
-        self._pace.failed(task, worker.name, f"{cause}: {why}", state)
+        self._registry.failed(worker.info, task)
+        self._forecaster.failed(task, worker.name, f"{cause}: {why}", state)
         log.warning(
             "Task %s failed on %s (%s, failure %d of %d, now %s): %s",
             *(task.task_id, worker.name, cause, entry.failures + 1, FAILURE_BUDGET, state, why),
@@ -142,10 +150,10 @@ class Endings:
         """Return whether that is news: the worker is unfit where others can import, else the phase ends."""
         task, lease_id = entry.task, _lease_id(request, entry, worker)
         is_live = entry.lease is not None and entry.lease.lease_id == lease_id
-        unfit = f"cannot import {task.experiment}, which others can: {why}"
-        is_proven = is_live and self._roster.is_proven(task.experiment)
-        if is_proven and self._roster.bench_unfit(worker.borrower, unfit):
-            log.warning("%s gets no more tasks: it %s", worker.name, unfit)
+        why_excluded = f"cannot import {task.experiment}, which others can: {why}"
+        is_proven = is_live and self._registry.is_proven(task.experiment)
+        if is_proven and self._registry.exclude(worker.info, why_excluded):
+            log.warning("%s gets no more tasks: it %s", worker.name, why_excluded)
             return self._queue.release(lease_id, task.key) is not None
         error = f"{task.experiment} cannot be imported: {why}"
         same = [
@@ -180,15 +188,15 @@ class Endings:
 
     def lose(self, lease: Lease, why: str) -> None:
         """End the lease of a worker that is gone, unless the task's row turns out to be there."""
-        self._ledger.scan(lease.task)
+        self._store.scan(lease.task)
         state = self._queue.lose(lease.lease_id, lease.task.key)
         if state is None:
             return
         losses = self._queue.entry(lease.task.key).losses
-        self._pace.failed(lease.task, lease.borrower.worker, f"lost: {why}", state)
+        self._forecaster.failed(lease.task, lease.worker.name, f"lost: {why}", state)
         log.warning(
             "Task %s lost by %s: %s (loss %d of %d, now %s)",
-            *(lease.task.task_id, lease.borrower.worker, why, losses, LOSS_BUDGET, state),
+            *(lease.task.task_id, lease.worker.name, why, losses, LOSS_BUDGET, state),
         )
         try:
             self._journal.flush()
@@ -196,13 +204,13 @@ class Endings:
             log.warning("%s", error)
 
     def finished(self, keys: Set[str]) -> None:
-        """Mark tasks whose rows were seen as complete, and say whose work it is, if it is new and was lent.
+        """Mark tasks whose rows were seen as complete, and say whose work it is, if new and assigned.
 
         Caller holds the lock of the tasks' results file.
         """
         for key in keys & set(self._reporters):  # of another manager's lease, too
             self._finish(key)
-        for key in self._queue.complete_unlent(keys):
+        for key in self._queue.complete_unassigned(keys):
             self._finish(key)
 
     def _finish(self, key: str) -> None:
@@ -210,19 +218,19 @@ class Endings:
         if before is None:
             return
         if before.lease is not None:
-            self._pace.completed(before.lease)
-        worker = self._reporters.get(key) or (before.lease.borrower if before.lease else None)
+            self._forecaster.completed(before.lease)
+        worker = self._reporters.get(key) or (before.lease.worker if before.lease else None)
         if worker is not None:
             task = before.lease.task if before.lease else before.task
-            self._roster.completed(worker, task)
-            log.info("Task %s completed by %s", task.task_id, worker.worker)
+            self._registry.completed(worker, task)
+            log.info("Task %s completed by %s", task.task_id, worker.name)
 
-    def give_up(self) -> None:
+    def fail_unplaceable(self) -> None:
         """Fail what ran out of memory on every device that is there, once nothing else is left to do."""
-        for entry in self._queue.give_up(self._roster.largest_mib):
+        for entry in self._queue.fail_unplaceable(self._registry.largest_mib):
             log.error(
                 "Task %s failed: it ran out of memory with %d MiB, and no worker that is left has more",
-                *(entry.task.task_id, entry.floor_mib),
+                *(entry.task.task_id, entry.oom_at_mib),
             )
 
     def say_what_failed_before(self) -> None:
@@ -244,6 +252,6 @@ _LATE = wire.Ack(message="that lease has ended; nothing changed")
 
 def _lease_id(request: wire.Report, entry: Entry, worker: Worker) -> str:
     """Return the lease a report is about; a hand-written client may name the task alone, if it holds it."""
-    if request.lease_id or entry.lease is None or entry.lease.borrower.worker != worker.name:
+    if request.lease_id or entry.lease is None or entry.lease.worker.name != worker.name:
         return request.lease_id
     return entry.lease.lease_id

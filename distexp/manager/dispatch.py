@@ -1,9 +1,9 @@
-"""Each request of the wire, answered: who may ask, and who gets which task. Opens the rooms it joins.
+"""Each request of the wire, answered: who may ask, and who gets which task.
 
 The order is the promise: a lease is in the journal before its reply leaves, and a task that may have finished
-is looked for in its file before it is lent again. How attempts end is told in `endings`.
+is looked for in its file before it is assigned again. How attempts end is told in `endings`.
 
-Order of locks: a results folder's desk, a worker's turn, `lending`, a results file's, the queue's, the
+Order of locks: a results folder's desk, a worker's turn, `assigning`, a results file's, the queue's, the
 journal's.
 """
 
@@ -17,20 +17,22 @@ from typing import Any
 
 from distexp.errors import DistexpError, Unauthorized
 from distexp.manager.admin import Control
-from distexp.manager.completion import Endings, Handover
-from distexp.manager.forecast import Pace
-from distexp.manager.workers import Roster, Worker
-from distexp.queue.entry import Borrower, Lease
+from distexp.manager.completion import Completion, CompletionHandler
+from distexp.manager.forecast import Forecaster
+from distexp.manager.workers import Worker, WorkerRegistry
+from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
-from distexp.results.store import Ledger
+from distexp.results.store import ResultsStore
 from distexp.system.group_commit import GroupCommit
 from distexp.task import Bookmark, Value
 from distexp.wire import messages as wire
 from distexp.wire.server import Connection
 from distexp.workdir import Workdir
 
-WAIT_S = 0.5  # an idle worker asks again after this, when it is one of few: a lost task is lent within 1 s
+WAIT_S = (
+    0.5  # an idle worker asks again after this, when it is one of few: a lost task is assigned within 1 s
+)
 WAIT_MAX_S = 10.0  # ... and after this when it is one of a thousand: together they ask 100 times a second
 
 log = logging.getLogger("distexp.manager")
@@ -44,27 +46,29 @@ class Service:
         *,
         queue: TaskQueue,
         journal: Journal,
-        ledger: Ledger,
-        roster: Roster,
+        store: ResultsStore,
+        registry: WorkerRegistry,
         workdir: Workdir,
         secret: str | None,
     ) -> None:
         """Answer from these rooms; `secret` None means that no request needs a token."""
-        self._queue, self._journal, self._ledger, self._roster = queue, journal, ledger, roster
+        self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
         self._secret = secret
-        self._pace = Pace(queue, roster)
-        self._control = Control(queue, ledger, roster, workdir, self._pace)
-        self.endings = Endings(queue=queue, journal=journal, ledger=ledger, roster=roster, pace=self._pace)
+        self._forecaster = Forecaster(queue, registry)
+        self._control = Control(queue, store, registry, workdir, self._forecaster)
+        self.completion = CompletionHandler(
+            queue=queue, journal=journal, store=store, registry=registry, forecaster=self._forecaster
+        )
         self.is_stopping = False
-        self.lending = threading.Lock()  # held while tasks join whose rows have not been looked for yet
-        self._lent: dict[str, Lease] = {}  # instance of a worker -> the last lease it was given
-        self._desks: dict[str, GroupCommit[Handover]] = {}  # by results folder
+        self.assigning = threading.Lock()  # held while tasks join whose rows have not been looked for yet
+        self._assigned: dict[str, Lease] = {}  # instance of a worker -> the last lease it was given
+        self._batches: dict[str, GroupCommit[Completion]] = {}  # by results folder
         self._answers: Mapping[type, Callable[[Any, Worker], wire.AnyReply]] = {
             wire.RequestTask: lambda request, worker: self._serve(worker),
             wire.Heartbeat: self._heartbeat,
             wire.TaskComplete: self._task_complete,
-            wire.TaskFailed: self.endings.failed,
-            wire.TaskReleased: self.endings.released,
+            wire.TaskFailed: self.completion.failed,
+            wire.TaskReleased: self.completion.released,
         }
 
     # -- what the server asks ------------------------------------------------------------------------------
@@ -79,7 +83,7 @@ class Service:
             return self._control.handle(request)
         self._authorise(request)
         if isinstance(request, wire.WorkerRequest):
-            worker = self._roster.introduce(request, connection.number)
+            worker = self._registry.register(request, connection.number)
             return self._answers[type(request)](request, worker)
         reply = self._control.handle(request)
         self._journal.flush()
@@ -93,8 +97,8 @@ class Service:
 
     def take_over(self) -> None:
         """Remember who had which lease of an earlier manager, whose last reply may have been lost."""
-        self._lent.update(
-            {lease.borrower.instance: lease for lease in self._queue.leases() if lease.borrower.instance}
+        self._assigned.update(
+            {lease.worker.instance: lease for lease in self._queue.leases() if lease.worker.instance}
         )
 
     def status(self) -> dict[str, Value]:
@@ -107,25 +111,25 @@ class Service:
 
     def sweep_changed(self) -> None:
         """Estimate by the tasks that there are now."""
-        self._pace.forget_sample()
+        self._forecaster.forget_sample()
 
     def has_lease(self, connection: Connection) -> bool:
         """Return whether a task is out on this connection."""
-        return any(lease.borrower.connection == connection.number for lease in self._queue.leases())
+        return any(lease.worker.connection == connection.number for lease in self._queue.leases())
 
     def closed(self, connection: Connection) -> None:
         """Give the worker a moment to come back; none when its process is seen to be gone."""
-        self._roster.disconnect(connection.number)
+        self._registry.disconnect(connection.number)
         for lease in self._queue.disconnect(connection.number):
-            if self._roster.has_died(lease.borrower):
-                self.endings.lose(lease, "its process is gone")
+            if self._registry.has_died(lease.worker):
+                self.completion.lose(lease, "its process is gone")
 
     def _authorise(self, request: wire.Request) -> None:
         if self._secret is not None and not self.knows(request):
             found = "a wrong token" if request.token else "no token"
             raise Unauthorized(f"{request.__struct_config__.tag}: found {found}, {wire.SECRET_WANTED}")
 
-    # -- lending -------------------------------------------------------------------------------------------
+    # -- assigning -------------------------------------------------------------------------------------------
 
     def _serve(self, worker: Worker) -> wire.TaskReply | wire.NoTask:
         (offer,) = self._offers([worker])
@@ -134,7 +138,7 @@ class Service:
     def _offers(self, workers: Sequence[Worker]) -> list[Lease | wire.NoTask]:
         """Return what each gets; all leases are in the journal."""
         offers, new = list[Lease | wire.NoTask](), list[Lease]()
-        with ExitStack() as undo:  # what was lent when a later step fails
+        with ExitStack() as undo:  # what was assigned when a later step fails
             for worker in workers:
                 offer, is_new = self._offer(worker)
                 offers.append(offer)
@@ -145,7 +149,7 @@ class Service:
                 self._journal.flush()
             undo.pop_all()
         for lease in filter(self._queue.is_live, new):
-            log.info("Assigned task %s to %s", lease.task.task_id, lease.borrower.worker)
+            log.info("Assigned task %s to %s", lease.task.task_id, lease.worker.name)
         return offers
 
     def _offer(self, worker: Worker) -> tuple[Lease | wire.NoTask, bool]:
@@ -155,13 +159,13 @@ class Service:
                 return held, False
             offer = self._next(worker)
             if isinstance(offer, Lease) and worker.instance:
-                self._lent[worker.instance] = offer
+                self._assigned[worker.instance] = offer
             return offer, True
 
     def _hand_out(self, offer: Lease | wire.NoTask, worker: Worker) -> wire.TaskReply | wire.NoTask:
         if isinstance(offer, wire.NoTask):
             return offer
-        seen = self._ledger.bookmark(offer.task)
+        seen = self._store.bookmark(offer.task)
         if self._queue.is_live(offer):  # so no row of the task came to light up to `seen`
             return self._reply(offer, worker, seen)
         return self._serve(worker)
@@ -171,10 +175,10 @@ class Service:
 
         A hand-written client has no `instance`, and may hold several.
         """
-        lent = self._lent.get(worker.instance)
-        if lent is None or not self._queue.is_live(lent):
+        assigned = self._assigned.get(worker.instance)
+        if assigned is None or not self._queue.is_live(assigned):
             return None
-        return lent if self._queue.beat(lent.lease_id, lent.task.key, worker.borrower) else None
+        return assigned if self._queue.heartbeat(assigned.lease_id, assigned.task.key, worker.info) else None
 
     def _next(self, worker: Worker) -> Lease | wire.NoTask:
         if self.is_stopping:
@@ -183,17 +187,17 @@ class Service:
             return wire.NoTask(reason="done", message="drained: this worker gets no more tasks")
         if self._queue.is_over():
             return wire.NoTask(reason="done", message="every task of the sweep has ended")
-        refusal = "paused" if self._control.is_paused else self._roster.refusal(worker)
-        borrower = worker.borrower
-        if too_long := self._pace.too_long(worker.left_s):
-            borrower = replace(borrower, too_long=too_long)
-        lease = None if refusal else self._lend(borrower)
-        if lease is None and not refusal and self._queue.is_short_of_time(borrower):
+        refusal = "paused" if self._control.is_paused else self._registry.refusal(worker)
+        info = worker.info
+        if too_long := self._forecaster.too_long(worker.left_s):
+            info = replace(info, too_long=too_long)
+        lease = None if refusal else self._assign(info)
+        if lease is None and not refusal and self._queue.is_short_of_time(info):
             return wire.NoTask(
                 reason="no_time", message=f"no task that is left takes less than {worker.left_s or 0:.0f} s"
             )
         if lease is None:
-            wait_s = min(WAIT_MAX_S, max(WAIT_S, 0.01 * self._roster.connected()))
+            wait_s = min(WAIT_MAX_S, max(WAIT_S, 0.01 * self._registry.connected()))
             return wire.NoTask(
                 reason="wait",
                 retry_after_s=wait_s,
@@ -201,14 +205,14 @@ class Service:
             )
         return lease
 
-    def _lend(self, borrower: Borrower) -> Lease | None:
+    def _assign(self, info: WorkerInfo) -> Lease | None:
         """Return a lease of a task whose row has been looked for."""
         while True:
-            with self.lending:
-                lease = self._queue.lend(borrower)
+            with self.assigning:
+                lease = self._queue.assign(info)
             if lease is None or lease.attempt == 1:
                 return lease
-            self._ledger.scan(lease.task)  # its last worker may have written the row and died
+            self._store.scan(lease.task)  # its last worker may have written the row and died
             if self._queue.is_live(lease):
                 return lease
 
@@ -226,33 +230,33 @@ class Service:
 
     # -- while it runs, and at its end ---------------------------------------------------------------------
 
-    def _heartbeat(self, request: wire.Heartbeat, worker: Worker) -> wire.BeatReply:
+    def _heartbeat(self, request: wire.Heartbeat, worker: Worker) -> wire.HeartbeatReply:
         if not request.lease_id:
-            return wire.BeatReply(stop=False)
-        goes_on = self._queue.beat(request.lease_id, request.key, worker.borrower)
+            return wire.HeartbeatReply(stop=False)
+        goes_on = self._queue.heartbeat(request.lease_id, request.key, worker.info)
         if goes_on:
-            self._journal.flush()  # it may have been lent again
-        return wire.BeatReply(stop=not goes_on)
+            self._journal.flush()  # it may have been assigned again
+        return wire.HeartbeatReply(stop=not goes_on)
 
     def _task_complete(self, request: wire.TaskComplete, worker: Worker) -> wire.Ack:
-        handover = self.endings.examine(request, worker)
-        folder = handover.task.output_dir
-        if folder not in self._desks:
-            self._desks.setdefault(folder, GroupCommit(self._settle))
-        desk = self._desks[folder]
+        completion = self.completion.validate(request, worker)
+        folder = completion.task.output_dir
+        if folder not in self._batches:
+            self._batches.setdefault(folder, GroupCommit(self._settle))
+        desk = self._batches[folder]
         try:
-            desk.wait(desk.add(handover))
+            desk.wait(desk.add(completion))
         finally:
-            self.endings.forget(handover)
-        if handover.error is not None:
-            raise handover.error
-        offer = handover.offer
+            self.completion.forget(completion)
+        if completion.error is not None:
+            raise completion.error
+        offer = completion.offer
         return wire.Ack(next=None if offer is None else self._hand_out(offer, worker))
 
-    def _settle(self, handovers: Sequence[Handover]) -> None:
+    def _settle(self, completions: Sequence[Completion]) -> None:
         """Put the rows of one results file on disk, and find those workers their next tasks."""
-        self.endings.complete(handovers)
-        waiting = [each for each in handovers if each.wants_next and each.error is None]
+        self.completion.complete(completions)
+        waiting = [each for each in completions if each.wants_next and each.error is None]
         try:
             offers = self._offers([each.worker for each in waiting])
         except DistexpError as error:

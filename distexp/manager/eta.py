@@ -1,4 +1,4 @@
-"""How long tasks will take, from how long others took. Pure; opens `task`.
+"""How long tasks will take, from how long others took. Pure.
 
 The model is a product: a mean, times one factor for each parameter's value (the phase counts as one, and the
 experiment). What has been seen of `epochs: 30` in one phase so tells something of it in another. The factors
@@ -15,7 +15,7 @@ from distexp.task import Task, Value, canonical
 ROUNDS = 8  # of fitting; factors of a crossed grid are exact after one, others settle by then
 MAX_TREND = 16.0  # by how much a value that nobody has seen may differ from those seen, whatever their trend
 
-Facts = Mapping[str, Value]  # name of a parameter -> its value, as something to look up
+Features = Mapping[str, Value]  # name of a parameter -> its value, as something to look up
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Model:
     mean_s: float
     factors: Mapping[str, Factors]
 
-    def predict_s(self, facts: Facts) -> float:
+    def predict_s(self, facts: Features) -> float:
         """Return how long a task of these values will take, in seconds."""
         return self.mean_s * math.prod(each.of(facts.get(name)) for name, each in self.factors.items())
 
 
-def facts_of(task: Task) -> Facts:
+def features_of(task: Task) -> Features:
     """Return what the time of a task may depend on; the seed is left out."""
     facts = {name: _simple(value) for name, value in task.config.items()}
     return {**facts, " experiment": f"{task.experiment} {task.command}", " phase": task.phase}
@@ -59,7 +59,7 @@ def _simple(value: Value) -> Value:
     return value if isinstance(value, int | float | str) else canonical(value)
 
 
-def fit(measured: Sequence[tuple[Facts, float]]) -> Model | None:
+def fit(measured: Sequence[tuple[Features, float]]) -> Model | None:
     """Return the model of what was measured, in seconds; None of nothing."""
     if not measured:
         return None

@@ -1,4 +1,4 @@
-"""Why a task is not running, in one line for people. Pure; opens `entry`, `task`, `wording`."""
+"""Why a task is not running, in one line for people. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ class Hand:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class QueueView:
     """What stands around a task."""
 
     now_s: float  # on the queue's clock
     is_paused: bool = False
     hands: Sequence[Hand] = ()
-    twin: Entry | None = None  # that asks for the same work, and runs or is complete
+    duplicate: Entry | None = None  # that asks for the same work, and runs or is complete
     before: int = 0  # pending tasks whose turn comes first
 
 
-def why_not_running(entry: Entry, around: Surroundings) -> str:
+def why_not_running(entry: Entry, view: QueueView) -> str:
     """Return why; for a task that runs: where, and since when."""
     task_id = entry.task.task_id
     match entry.state:
         case State.ASSIGNED:
-            return _assigned(entry, around.now_s)
+            return _assigned(entry, view.now_s)
         case State.COMPLETE:
             return f"complete: its row is in {entry.task.output_dir}/final_results.csv"
         case State.FAILED:
@@ -48,13 +48,13 @@ def why_not_running(entry: Entry, around: Surroundings) -> str:
             return f"{_last_line(entry)}; `requeue {task_id}` runs it again"
         case State.WITHDRAWN:
             return "withdrawn: the config files no longer ask for it"
-    return _pending(entry, around)
+    return _pending(entry, view)
 
 
 def _assigned(entry: Entry, now_s: float) -> str:
     if entry.lease is None:
         return "assigned"
-    worker, left_s = entry.lease.borrower.worker, max(0.0, entry.lease.until_s - now_s)
+    worker, left_s = entry.lease.worker.name, max(0.0, entry.lease.until_s - now_s)
     since = "before this manager started"
     if entry.lease.since_s is not None:
         since = f"{duration_text(now_s - entry.lease.since_s)} ago"
@@ -64,33 +64,34 @@ def _assigned(entry: Entry, now_s: float) -> str:
     )
 
 
-def _pending(entry: Entry, around: Surroundings) -> str:
-    if around.twin is not None:
+def _pending(entry: Entry, view: QueueView) -> str:
+    if view.duplicate is not None:
         what = (
             "runs"
-            if around.twin.state is State.ASSIGNED
+            if view.duplicate.state is State.ASSIGNED
             else "is complete; its row is copied at the next scan"
         )
-        return f"waits for its twin {around.twin.task.task_id}, the same work in another phase, which {what}"
-    if around.is_paused:
+        other = view.duplicate.task.task_id
+        return f"waits for its duplicate {other}, the same work in another phase, which {what}"
+    if view.is_paused:
         return "the sweep is paused; `resume` goes on"
-    if not around.hands:
+    if not view.hands:
         return "no worker is connected; start one with `python experiment_runner_gpu.py`"
-    fit = [hand for hand in around.hands if not hand.refusal]
+    fit = [hand for hand in view.hands if not hand.refusal]
     if not fit:
-        why = "; ".join(f"{hand.name}: {hand.refusal}" for hand in around.hands[:3])
+        why = "; ".join(f"{hand.name}: {hand.refusal}" for hand in view.hands[:3])
         return f"all workers are excluded ({why})"
     able = [hand for hand in fit if hand.gpus >= entry.need.gpus]
     if not any(entry.need.is_met_by(hand.gpus, hand.free_mib) for hand in able):
         return _unmet(entry.need, fit, able)
     largest_mib = max(hand.memory_mib for hand in able)
-    if entry.floor_mib and largest_mib <= entry.floor_mib:
+    if entry.oom_at_mib and largest_mib <= entry.oom_at_mib:
         return (
-            f"needs a larger GPU: it ran out of memory with {entry.floor_mib} MiB, "
+            f"needs a larger GPU: it ran out of memory with {entry.oom_at_mib} MiB, "
             f"and the largest device of a worker has {largest_mib} MiB"
         )
-    if around.before:
-        return f"its turn has not come: {around.before} pending tasks before it"
+    if view.before:
+        return f"its turn has not come: {view.before} pending tasks before it"
     return "it is next: the workers are busy with other tasks"
 
 
@@ -99,8 +100,8 @@ def _unmet(need: Need, fit: Sequence[Hand], able: Sequence[Hand]) -> str:
     if not able and need.gpus == 1:
         return "needs a GPU, and no worker that is connected holds one"
     if not able:
-        most, cure = max(hand.gpus for hand in fit), f"python experiment_runner_gpu.py --gpus {need.gpus}"
-        return f"needs {need.gpus} GPUs, and no worker that is connected holds more than {most}: `{cure}`"
+        most, remedy = max(hand.gpus for hand in fit), f"python experiment_runner_gpu.py --gpus {need.gpus}"
+        return f"needs {need.gpus} GPUs, and no worker that is connected holds more than {most}: `{remedy}`"
     best = max(able, key=lambda hand: hand.free_mib)
     where = "on its GPU" if need.gpus == 1 else f"on each of {need.gpus} GPUs"
     return (

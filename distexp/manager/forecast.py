@@ -1,7 +1,7 @@
 """How fast the sweep goes, when it will be done, what failed last: kept as it happens.
 
-Opens `entry`, `eta`, `roster`, `task_queue`. Looking costs the same whatever the size of the sweep: of the
-measured and of the pending tasks a sample is kept.
+Looking costs the same whatever the size of the sweep: of the measured and of the pending tasks a sample is
+kept.
 """
 
 import random
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
 
-from distexp.manager.eta import Facts, Model, facts_of, fit, remaining_s
-from distexp.manager.workers import Roster
+from distexp.manager.eta import Features, Model, features_of, fit, remaining_s
+from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
 from distexp.task import State, Task
@@ -49,19 +49,19 @@ class Forecast:
     why_no_eta: str = ""
 
 
-class Pace:
+class Forecaster:
     """What has happened, as far as it tells of what is to come.  Safe from any thread."""
 
-    def __init__(self, queue: TaskQueue, roster: Roster) -> None:
-        self._queue, self._roster = queue, roster
+    def __init__(self, queue: TaskQueue, registry: WorkerRegistry) -> None:
+        self._queue, self._registry = queue, registry
         self._lock = threading.Lock()
-        self._measured: list[tuple[Facts, float]] = []
+        self._measured: list[tuple[Features, float]] = []
         self._met = 0  # measured tasks, kept or not
         self._random = random.Random(0)
         self._done_s: deque[float] = deque(maxlen=RATE_TASKS)  # when each was completed, on its clock
         self._took_s: dict[str, deque[float]] = {}  # phase -> seconds, of those completed last
         self._failures: deque[Failure] = deque(maxlen=FAILURES)
-        self._sample: dict[str, tuple[Task, Facts]] = {}
+        self._sample: dict[str, tuple[Task, Features]] = {}
         self._told, self._stale_at_s = Forecast(None, None), 0.0
 
     # -- what happens --------------------------------------------------------------------------------------
@@ -80,9 +80,9 @@ class Pace:
         """Keep a fair sample of all that was measured (algorithm R, Vitter 1985)."""
         self._met += 1
         if len(self._measured) < KEPT:
-            self._measured.append((facts_of(task), seconds))
+            self._measured.append((features_of(task), seconds))
         elif (place := self._random.randrange(self._met)) < KEPT:
-            self._measured[place] = (facts_of(task), seconds)
+            self._measured[place] = (features_of(task), seconds)
 
     def failed(self, task: Task, worker: str, why: str, state: State) -> None:
         """Note a failure, or the loss of a worker."""
@@ -116,7 +116,7 @@ class Pace:
         model = self._fit(leases, whole_s, now_s)
         if model is None:
             return Forecast(per_hour, None, "after the first task")
-        workers = max(len(leases), self._roster.able())
+        workers = max(len(leases), self._registry.able())
         if not workers:
             return Forecast(per_hour, None, "no worker may have tasks")
         running_s = [_left_s(model, lease, whole_s[lease.lease_id], now_s) for lease in leases]
@@ -125,7 +125,7 @@ class Pace:
 
     def _whole_s(self, lease: Lease) -> float | None:
         """Return how long a running task will take, by what it has told of its progress; None: not enough."""
-        told = self._roster.share_done(lease.borrower)
+        told = self._registry.share_done(lease.worker)
         if told is None or lease.since_s is None:
             return None
         share, at_s = told
@@ -139,12 +139,12 @@ class Pace:
 
         The short tasks of a kind are measured first. So what runs for longer than expected counts as well.
         """
-        known, late = list(self._measured), list[tuple[Facts, float]]()
+        known, late = list(self._measured), list[tuple[Features, float]]()
         for lease in leases[:KEPT]:
             if (told_s := whole_s[lease.lease_id]) is not None:
-                known.append((facts_of(lease.task), told_s))
+                known.append((features_of(lease.task), told_s))
             elif lease.since_s is not None:
-                late.append((facts_of(lease.task), OVERRUN * (now_s - lease.since_s)))
+                late.append((features_of(lease.task), OVERRUN * (now_s - lease.since_s)))
         model = fit(known)
         if model is None:
             return None
@@ -154,7 +154,7 @@ class Pace:
         left = self._queue.pending_among([task for task, _ in self._sample.values()])
         if len(left) < min(RESAMPLE_BELOW, pending):
             left = self._queue.pending_among(self._queue.sample(SAMPLE))
-            self._sample = {task.key: (task, facts_of(task)) for task in left}
+            self._sample = {task.key: (task, features_of(task)) for task in left}
         return [model.predict_s(self._sample[task.key][1]) for task in left]
 
     def too_long(self, left_s: float | None) -> frozenset[str]:
@@ -171,5 +171,5 @@ class Pace:
 
 
 def _left_s(model: Model, lease: Lease, whole_s: float | None, now_s: float) -> float:
-    expected_s = whole_s or model.predict_s(facts_of(lease.task))
+    expected_s = whole_s or model.predict_s(features_of(lease.task))
     return expected_s if lease.since_s is None else max(0.0, expected_s - (now_s - lease.since_s))

@@ -1,4 +1,4 @@
-"""The user's own commands, run when a task has failed or the sweep has ended. Opens `process_tree`.
+"""The user's own commands, run when a task has failed or the sweep has ended.
 
 They run one after the other in a thread of their own, so that the manager never waits for a mail server. What
 goes wrong with one is a warning.

@@ -1,7 +1,4 @@
-"""The manager's life: start in the order that keeps every promise, one turn after the other, stop.
-
-Joins the rooms: configs + results + journal -> queue; the server in front, the clock behind.
-"""
+"""The manager's life: start in the order that keeps every promise, one turn after the other, stop."""
 
 import ipaddress
 import logging
@@ -16,12 +13,12 @@ from types import FrameType
 from distexp.errors import ConfigError, DistexpError, UserError
 from distexp.manager.alerts import Alerts, Commands
 from distexp.manager.dispatch import Service
-from distexp.manager.duplicates import copy_twin_rows
-from distexp.manager.workers import Roster
+from distexp.manager.duplicates import copy_duplicate_rows
+from distexp.manager.workers import WorkerRegistry
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import Scan
-from distexp.results.store import Ledger
+from distexp.results.store import ResultsStore
 from distexp.sweep.grid import Planned
 from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
 from distexp.system import gc
@@ -36,13 +33,13 @@ from distexp.workdir import Workdir
 
 RESCAN_S = 5.0
 TURN_S = 0.25  # a worker that died is noticed within a turn
-FAREWELL_S = 10.0  # how long a manager that is done waits for idle workers to hear it
+EXIT_WAIT_S = 10.0  # how long a manager that is done waits for idle workers to hear it
 
 log = logging.getLogger("distexp.manager")
 
 
 class ExperimentManager:
-    """Expands the configs of a folder into tasks and lends them over TCP until they all have their row."""
+    """Expands the configs of a folder into tasks and assigns them over TCP until they all have their row."""
 
     def __init__(
         self,
@@ -80,7 +77,7 @@ class ExperimentManager:
         self._commands = Commands.parse(on_finish, on_failure)
         self._is_serving = self._is_stopping = self._is_done = False
         self._next_rescan_s = 0.0
-        self._farewell_s: float | None = None
+        self._exit_at_s: float | None = None
         self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
         self._last_counts: dict[State, int] = {}
 
@@ -143,31 +140,31 @@ class ExperimentManager:
     def _open_rooms(self, tasks: Sequence[Planned], secret: str | None) -> None:
         """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
         self.queue = TaskQueue(time.monotonic, self.journal.record)
-        self.ledger = Ledger(self.workdir.root, self._on_scan)
-        self._roster = Roster(
+        self.store = ResultsStore(self.workdir.root, self._on_scan)
+        self._registry = WorkerRegistry(
             host=host_name(), machine=machine_id(), nonce=self.workdir.read_nonce(), clock=time.monotonic
         )
         self.service = Service(
             queue=self.queue,
             journal=self.journal,
-            ledger=self.ledger,
-            roster=self._roster,
+            store=self.store,
+            registry=self._registry,
             workdir=self.workdir,
             secret=secret,
         )
         self.queue.sync(tasks)
-        self.ledger.sync(tasks)
+        self.store.sync(tasks)
         log.info("Generated %d total tasks", len(tasks))
-        self.ledger.scan_all()
-        copy_twin_rows(self.queue, self.ledger)
+        self.store.scan_all()
+        copy_duplicate_rows(self.queue, self.store)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
         known = self.journal.load()
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):
-            self._stays_until_s = time.monotonic() + FAREWELL_S
+            self._stays_until_s = time.monotonic() + EXIT_WAIT_S
         self.service.take_over()
         self._alerts = Alerts(self.queue, self._commands, self.service.status, self.workdir.root)
-        self.service.endings.say_what_failed_before()
+        self.service.completion.say_what_failed_before()
 
     def stop(self) -> None:
         """Answer `restarting` from now on, close connections and files. Workers outlive it."""
@@ -208,16 +205,16 @@ class ExperimentManager:
             self._next_rescan_s = time.monotonic() + self._rescan_s
         self._alerts.look()
         if self._exit_when_done:
-            self._farewell()
+            self._exit_when_done_()
 
     def rescan(self) -> None:
         """Take up what changed on disk: rows first, then configs; whatever is unreadable changes nothing."""
-        self.ledger.scan_all()
-        self._roster.compare_commits(lambda: commit_of(self.workdir.root))
+        self.store.scan_all()
+        self._registry.compare_commits(lambda: commit_of(self.workdir.root))
         if self._sweep.has_changed():
             self._reload()
-        copy_twin_rows(self.queue, self.ledger)
-        self.service.endings.give_up()
+        copy_duplicate_rows(self.queue, self.store)
+        self.service.completion.fail_unplaceable()
         try:
             self.journal.flush()
         except DistexpError as error:
@@ -239,32 +236,32 @@ class ExperimentManager:
                 log.error("%s", problem)
             log.error("The sweep goes on as it was until the config files are mended")
             return
-        with self.service.lending:  # no task that has its row already is lent meanwhile
+        with self.service.assigning:  # no task that has its row already is assigned meanwhile
             joined, left = self.queue.sync(tasks)
-            self.ledger.sync(tasks)
-            self.ledger.scan_all()
+            self.store.sync(tasks)
+            self.store.scan_all()
         self.service.sweep_changed()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
 
     def _end_leases(self) -> None:
         for lease in self.queue.overdue():
-            self.service.endings.lose(lease, "no sign of life")
+            self.service.completion.lose(lease, "no sign of life")
         for lease in self.queue.leases():
-            if self._roster.has_died(lease.borrower):
-                self.service.endings.lose(lease, "its process is gone")
+            if self._registry.has_died(lease.worker):
+                self.service.completion.lose(lease, "its process is gone")
 
-    def _farewell(self) -> None:
+    def _exit_when_done_(self) -> None:
         """Once nothing more can be done, go, after idle workers and those of an earlier manager heard it."""
         counts = self.queue.counts()
-        is_stranded = not counts[State.ASSIGNED] and self._roster.are_all_unfit()
-        if not self.queue.is_over() and not is_stranded:
-            self._farewell_s = None  # perhaps again: an edit of the configs brought more
+        nothing_can_run = not counts[State.ASSIGNED] and self._registry.are_all_excluded()
+        if not self.queue.is_over() and not nothing_can_run:
+            self._exit_at_s = None  # perhaps again: an edit of the configs brought more
             return
         now_s = time.monotonic()
-        if self._farewell_s is None:
-            self._farewell_s = now_s + FAREWELL_S
-        is_alone = not self._roster.connected() and now_s >= self._stays_until_s
-        if now_s >= self._farewell_s or is_alone:
+        if self._exit_at_s is None:
+            self._exit_at_s = now_s + EXIT_WAIT_S
+        is_alone = not self._registry.connected() and now_s >= self._stays_until_s
+        if now_s >= self._exit_at_s or is_alone:
             if counts[State.PENDING]:
                 why = "no worker that is left can import their experiment"
                 log.error("Stopping with %d tasks pending: %s", counts[State.PENDING], why)
@@ -276,7 +273,7 @@ class ExperimentManager:
     def _on_scan(self, scan: Scan) -> None:
         for warning in scan.warnings:
             log.warning("%s", warning)
-        self.service.endings.finished(scan.complete)
+        self.service.completion.finished(scan.complete)
         if scan.vanished:
             names = sorted(self.queue.entry(key).task.task_id for key in scan.vanished)
             log.warning(

@@ -1,6 +1,6 @@
 """The workers a manager knows: who they are, whether they may have more tasks.
 
-Opens `entry`, `host`, `protocol`. It judges workers; what a task has cost stands in `task_queue`.
+It judges workers; what a task has cost stands in `task_queue`.
 """
 
 import logging
@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from distexp.queue.entry import Borrower
+from distexp.queue.entry import WorkerInfo
 from distexp.system.process import ProcessMark
 from distexp.task import Task
 from distexp.wire.messages import GpuUse, Heartbeat, Progress, RequestTask, TaskComplete, WorkerRequest
 
-BENCH_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not eat the sweep
+EXCLUDE_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not eat the sweep
 LIVE_S = 60.0  # a worker not heard of for longer counts as gone
 COMMIT_DIGITS = 10  # that are shown
 
@@ -22,7 +22,7 @@ log = logging.getLogger("distexp.manager")
 
 @dataclass
 class Worker:
-    """One worker. The roster keeps its own and hands out copies."""
+    """One worker. The registry of workers keeps its own and hands out copies."""
 
     name: str  # as it stands in log lines, rows and replies
     instance: str
@@ -38,21 +38,23 @@ class Worker:
     drained: bool = False
     completed: int = 0
     failed: int = 0
-    suspect: set[str] = field(default_factory=set)  # tasks failed in a row, in phases where others succeed
-    benched: str = ""  # why it gets no more
-    is_unfit: bool = False  # it cannot import an experiment: benched even when it is the last one
+    failed_where_others_succeed: set[str] = field(
+        default_factory=set
+    )  # tasks failed in a row, in phases where others succeed
+    excluded: str = ""  # why it gets no more
+    is_excluded_for_good: bool = False  # it cannot import an experiment: benched even when it is the last one
     free_mib: int = 0  # on the fullest of its cards, when it last asked for a task
     progress: Progress | None = None  # of its current task
     gpu: GpuUse | None = None  # as of its last beat
     left_s: float | None = None  # until it has to end, when it asked
     git_commit: str = ""  # of its folder
-    turn: threading.Lock = field(default_factory=threading.Lock)  # held while it is lent a task
+    turn: threading.Lock = field(default_factory=threading.Lock)  # held while it is assigned a task
 
     @property
-    def borrower(self) -> Borrower:
+    def info(self) -> WorkerInfo:
         """Who this worker is to the queue."""
-        return Borrower(
-            worker=self.name,
+        return WorkerInfo(
+            name=self.name,
             heartbeat_s=self.heartbeat_s,
             memory_mib=self.memory_mib,
             connection=self.connection,
@@ -62,7 +64,7 @@ class Worker:
         )
 
 
-class Roster:
+class WorkerRegistry:
     """All workers by name and instance.  Safe from any thread."""
 
     def __init__(self, *, host: str, machine: str, nonce: str, clock: Callable[[], float]) -> None:
@@ -81,13 +83,13 @@ class Roster:
         """Return the name to show: `gpu0` on the manager's host, `host/gpu0` elsewhere."""
         return worker_id if not host or host == self._host else f"{host}/{worker_id}"
 
-    def introduce(self, request: WorkerRequest, connection: int) -> Worker:
+    def register(self, request: WorkerRequest, connection: int) -> Worker:
         """Note a sign of life, and return what is known of the worker. A new process is a new worker."""
         name = self.name_of(request.worker_id, request.host)
         with self._lock:
             worker = self._workers.get((name, request.instance))
             if worker is None:
-                worker = self._welcome(name, request)
+                worker = self._add(name, request)
             worker.heartbeat_s = request.heartbeat_s or worker.heartbeat_s
             worker.connection, worker.seen_s = connection, self._clock()
             worker.left_s = request.left_s
@@ -121,7 +123,7 @@ class Roster:
                     *(worker.name, worker.git_commit[:COMMIT_DIGITS], self._commit[:COMMIT_DIGITS]),
                 )
 
-    def _welcome(self, name: str, request: WorkerRequest) -> Worker:
+    def _add(self, name: str, request: WorkerRequest) -> Worker:
         same_machine = bool(request.machine) and request.machine == self._machine
         shares_folder = same_machine and bool(self._nonce) and request.nonce == self._nonce
         for earlier in self._named(name):
@@ -146,10 +148,10 @@ class Roster:
                 if worker.connection == connection:
                     worker.connection = None
 
-    def has_died(self, borrower: Borrower) -> bool:
+    def has_died(self, info: WorkerInfo) -> bool:
         """Return whether the worker's connection broke and its process, visible from here, is gone."""
         with self._lock:
-            worker = self._of(borrower)
+            worker = self._of(info)
             if worker is None or worker.connection is not None or worker.process is None:
                 return False
             mark = worker.process
@@ -158,8 +160,8 @@ class Roster:
     def refusal(self, worker: Worker) -> str:
         """Return why this worker gets no task although tasks are pending; empty when it may have one."""
         with self._lock:
-            is_refused = worker.benched and (worker.is_unfit or self.has_substitute(worker))
-            return worker.benched if is_refused else ""
+            is_refused = worker.excluded and (worker.is_excluded_for_good or self.has_substitute(worker))
+            return worker.excluded if is_refused else ""
 
     def has_substitute(self, worker: Worker) -> bool:
         """Return whether another live worker may have tasks."""
@@ -167,51 +169,53 @@ class Roster:
             me = (worker.name, worker.instance)
             return any((other.name, other.instance) != me for other in self._fit())
 
-    def completed(self, borrower: Borrower, task: Task) -> None:
+    def completed(self, info: WorkerInfo, task: Task) -> None:
         """Note a success of a worker. Who has failed at the same task stands alone with that."""
         with self._lock:
-            self._winners.setdefault(task.phase, set()).add(borrower.worker)
+            self._winners.setdefault(task.phase, set()).add(info.name)
             self._proven.add(task.experiment)
             losers = self._failed_on.pop(task.key, set())
-            if worker := self._of(borrower):
+            if worker := self._of(info):
                 worker.completed += 1
-                worker.suspect.clear()
-            self._judge(losers | {borrower.worker})
+                worker.failed_where_others_succeed.clear()
+            self._judge(losers | {info.name})
 
-    def failed(self, borrower: Borrower, task: Task) -> None:
+    def failed(self, info: WorkerInfo, task: Task) -> None:
         """Note a failure. A worker that only fails where others succeed is benched.
 
         A task that fails on other workers too speaks against none of them.
         """
         with self._lock:
             losers = self._failed_on.setdefault(task.key, set())
-            losers.add(borrower.worker)
-            if worker := self._of(borrower):
+            losers.add(info.name)
+            if worker := self._of(info):
                 worker.failed += 1
-                if self._winners.get(task.phase, set()) - {borrower.worker}:
-                    worker.suspect.add(task.key)
+                if self._winners.get(task.phase, set()) - {info.name}:
+                    worker.failed_where_others_succeed.add(task.key)
             self._judge(losers)
 
     def _judge(self, names: set[str]) -> None:
-        for worker in (each for name in names for each in self._named(name) if not each.is_unfit):
-            streak = sum(len(self._failed_on.get(key, ())) < 2 for key in worker.suspect)
+        for worker in (each for name in names for each in self._named(name) if not each.is_excluded_for_good):
+            streak = sum(len(self._failed_on.get(key, ())) < 2 for key in worker.failed_where_others_succeed)
             why = f"{streak} failures in a row where other workers succeed"
-            worker.benched = why if streak >= BENCH_AFTER else ""
+            worker.excluded = why if streak >= EXCLUDE_AFTER else ""
 
-    def bench_unfit(self, borrower: Borrower, why: str) -> bool:
+    def exclude(self, info: WorkerInfo, why: str) -> bool:
         """Give this worker nothing more until it is restarted; False when there is no other for its tasks."""
         with self._lock:
-            worker = self._of(borrower)
+            worker = self._of(info)
             if worker is None or not self.has_substitute(worker):
                 return False
-            worker.benched, worker.is_unfit = why, True
+            worker.excluded, worker.is_excluded_for_good = why, True
             return True
 
-    def are_all_unfit(self) -> bool:
+    def are_all_excluded(self) -> bool:
         """Return whether no live worker may have a task, and some of them only after a restart."""
         with self._lock:
             live = self._live()
-            return any(w.is_unfit for w in live) and all(w.is_unfit or w.drained for w in live)
+            return any(w.is_excluded_for_good for w in live) and all(
+                w.is_excluded_for_good or w.drained for w in live
+            )
 
     def is_proven(self, experiment: str) -> bool:
         """Return whether this experiment has worked on some worker since the manager started."""
@@ -241,13 +245,13 @@ class Roster:
         with self._lock:
             return sum(worker.connection is not None for worker in self._workers.values())
 
-    def share_done(self, borrower: Borrower) -> tuple[float, float] | None:
+    def share_done(self, info: WorkerInfo) -> tuple[float, float] | None:
         """Return which share of its task a worker had done, and when that was, by its last beat.
 
         None where it has not told.
         """
         with self._lock:
-            worker = self._of(borrower)
+            worker = self._of(info)
             progress = worker.progress if worker else None
             if worker is None or progress is None or not 0 < progress.step <= progress.total:
                 return None
@@ -264,8 +268,8 @@ class Roster:
             now_s = self._clock()
             return [(replace(worker), now_s - worker.seen_s) for worker in self._workers.values()]
 
-    def _of(self, borrower: Borrower) -> Worker | None:
-        return self._workers.get((borrower.worker, borrower.instance))
+    def _of(self, info: WorkerInfo) -> Worker | None:
+        return self._workers.get((info.name, info.instance))
 
     def _named(self, name: str) -> list[Worker]:
         return [worker for worker in self._workers.values() if worker.name == name]
@@ -277,4 +281,4 @@ class Roster:
         return [worker for worker in self._workers.values() if self._is_live(worker)]
 
     def _fit(self) -> list[Worker]:
-        return [worker for worker in self._live() if not worker.benched and not worker.drained]
+        return [worker for worker in self._live() if not worker.excluded and not worker.drained]

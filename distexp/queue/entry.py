@@ -1,6 +1,6 @@
-"""One task as the queue sees it: where it stands, who holds it, what it has cost. Opens `grid`, `task`.
+"""One task as the queue sees it: where it stands, who holds it, what it has cost.
 
-`MOVES` is the table of states; `task_queue` keeps it.
+`TRANSITIONS` is the table of states; `task_queue` keeps it.
 """
 
 import copy
@@ -11,11 +11,11 @@ import msgspec
 from distexp.sweep.grid import Planned
 from distexp.task import LeaseRecord, Need, State, Task, TaskRecord
 
-MISSED_BEATS = 4  # one lost beat is a hiccup, four are a death
+MISSED_HEARTBEATS = 4  # one lost beat is a hiccup, four are a death
 SILENT_LEASE_S = 7200.0  # without declared beats a task may stay out for two hours without a sign of life
 
 
-MOVES: dict[State, frozenset[State]] = {
+TRANSITIONS: dict[State, frozenset[State]] = {
     State.PENDING: frozenset({State.ASSIGNED, State.COMPLETE, State.CANCELLED, State.WITHDRAWN}),
     State.ASSIGNED: frozenset({State.PENDING, State.COMPLETE, State.FAILED, State.CANCELLED}),
     State.FAILED: frozenset({State.PENDING, State.COMPLETE}),
@@ -26,10 +26,10 @@ MOVES: dict[State, frozenset[State]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Borrower:
+class WorkerInfo:
     """Who asks for a task."""
 
-    worker: str
+    name: str
     heartbeat_s: float | None = None  # None: never beats, may disconnect
     memory_mib: int = 0  # of its device; 0 when unknown
     connection: int | None = None
@@ -45,19 +45,19 @@ class Borrower:
     @property
     def term_s(self) -> float:
         """How long a lease lasts after a sign of life."""
-        return SILENT_LEASE_S if self.heartbeat_s is None else MISSED_BEATS * self.heartbeat_s
+        return SILENT_LEASE_S if self.heartbeat_s is None else MISSED_HEARTBEATS * self.heartbeat_s
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A task lent to a worker until a time on the queue's clock."""
+    """A task assigned to a worker until a time on the queue's clock."""
 
     lease_id: str
     task: Task
-    borrower: Borrower
+    worker: WorkerInfo
     attempt: int
     until_s: float
-    since_s: float | None = None  # when it was lent, on the queue's clock; None: by an earlier manager
+    since_s: float | None = None  # when it was assigned, on the queue's clock; None: by an earlier manager
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -68,7 +68,7 @@ class Entry(msgspec.Struct, gc=False):
     attempts: int = 0
     failures: int = 0
     losses: int = 0
-    floor_mib: int = 0  # after out-of-memory: only a device with more memory than this
+    oom_at_mib: int = 0  # after out-of-memory: only a device with more memory than this
     last_worker: str = ""
     cause: str = ""
     error: str = ""
@@ -91,20 +91,20 @@ class Entry(msgspec.Struct, gc=False):
         """What its device must have."""
         return self.planned.need
 
-    def fits(self, borrower: Borrower) -> bool:
-        """Return whether the borrower's device has more memory than the one on which the task ran out.
+    def fits(self, worker: WorkerInfo) -> bool:
+        """Return whether the worker's device has more memory than the one on which the task ran out.
 
         What the task needs by its config is another matter: see `Borrower.meets`.
         """
-        return self.floor_mib == 0 or borrower.memory_mib > self.floor_mib
+        return self.oom_at_mib == 0 or worker.memory_mib > self.oom_at_mib
 
     def is_beyond(self, largest_mib: int | None) -> bool:
         """Return whether it ran out of memory on a device as large as this; None: there is no device."""
-        return self.floor_mib > 0 and largest_mib is not None and self.floor_mib >= largest_mib
+        return self.oom_at_mib > 0 and largest_mib is not None and self.oom_at_mib >= largest_mib
 
     def recall(self, record: TaskRecord) -> None:
         """Take over what an earlier manager knew, but for state and lease."""
-        for name in ("attempts", "failures", "losses", "floor_mib", "last_worker", "cause", "error"):
+        for name in ("attempts", "failures", "losses", "oom_at_mib", "last_worker", "cause", "error"):
             setattr(self, name, getattr(record, name))
 
     def copy(self) -> "Entry":
@@ -117,11 +117,11 @@ class Entry(msgspec.Struct, gc=False):
         if self.lease is not None:
             lease = LeaseRecord(
                 lease_id=self.lease.lease_id,
-                worker=self.lease.borrower.worker,
+                worker=self.lease.worker.name,
                 attempt=self.lease.attempt,
-                heartbeat_s=self.lease.borrower.heartbeat_s,
-                memory_mib=self.lease.borrower.memory_mib,
-                instance=self.lease.borrower.instance,
+                heartbeat_s=self.lease.worker.heartbeat_s,
+                memory_mib=self.lease.worker.memory_mib,
+                instance=self.lease.worker.instance,
             )
         return TaskRecord(
             key=self.key,
@@ -129,7 +129,7 @@ class Entry(msgspec.Struct, gc=False):
             attempts=self.attempts,
             failures=self.failures,
             losses=self.losses,
-            floor_mib=self.floor_mib,
+            oom_at_mib=self.oom_at_mib,
             last_worker=self.last_worker,
             cause=self.cause,
             error=self.error,

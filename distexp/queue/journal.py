@@ -1,4 +1,4 @@
-"""What must survive the manager: attempts, failures and live leases, in SQLite. Opens `task`, `group_commit`.
+"""What must survive the manager: attempts, failures and live leases, in SQLite.
 
 CSV rows win over the journal: it never says that a task is complete, only what happened on the way.
 One table, one JSON record a task, the last record wins. The file belongs to one process at a time.
@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 _BUSY_S = 1.0  # the folder has one manager: who else reads the file is soon done, or stays
-_CURE = (
+_REMEDY = (
     "expected a journal that this manager alone uses; move it away to start one without attempts and leases"
 )
 _UPSERT = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET record = excluded.record"
@@ -44,7 +44,7 @@ class Journal:
                 path, timeout=_BUSY_S, check_same_thread=False, isolation_level=None
             )
         except sqlite3.Error as error:
-            raise JournalUnwritable(f"{path}: {error}; {_CURE}") from None
+            raise JournalUnwritable(f"{path}: {error}; {_REMEDY}") from None
         try:
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")  # before WAL: then no shared-memory file
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -54,7 +54,7 @@ class Journal:
             row = self._database.execute("SELECT value FROM about WHERE name = 'sweep_id'").fetchone()
         except sqlite3.Error as error:
             self._database.close()
-            raise JournalUnwritable(f"{path}: {error}; {_CURE}") from None
+            raise JournalUnwritable(f"{path}: {error}; {_REMEDY}") from None
         self.sweep_id: str = row[0]
 
     def load(self) -> list[TaskRecord]:
@@ -68,7 +68,7 @@ class Journal:
         try:
             blobs = self._database.execute("SELECT record FROM tasks").fetchall()
         except sqlite3.Error as error:
-            raise JournalUnwritable(f"{self._path}: {error}; {_CURE}") from None
+            raise JournalUnwritable(f"{self._path}: {error}; {_REMEDY}") from None
         for (blob,) in blobs:
             try:
                 records.append(decoder.decode(blob))

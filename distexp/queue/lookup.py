@@ -1,4 +1,4 @@
-"""Tasks by their label or by their values, without spelling out a million. Pure; opens `grid`, `task`."""
+"""Tasks by their label or by their values, without spelling out a million. Pure."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Every task that a queue knows, to look at; no I/O. Opens `entry`, `lookup`, `waiting`.
+"""Every task that a queue knows, to look at; no I/O.
 
 Nothing here changes a state: that is for `task_queue`, under the same lock.
 """
@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Set
 
 from distexp.errors import UnknownTask
-from distexp.queue.entry import Borrower, Entry, Lease
+from distexp.queue.entry import Entry, Lease, WorkerInfo
 from distexp.queue.lookup import Labels
-from distexp.queue.scheduler import Waiting
+from distexp.queue.scheduler import Scheduler
 from distexp.task import State, Task
 
 
@@ -23,16 +23,16 @@ class Register:
         self._clock = clock
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
-        self._waiting = Waiting(self._entries)
+        self._scheduler = Scheduler(self._entries)
         self._leases: dict[str, str] = {}  # live lease id -> key
         self._labels: Labels | None = None  # of the sweep; made when first asked for
         self._counts: Counter[State] = Counter()
         self._failed_ever = 0
 
-    def twin_copies(self) -> list[tuple[Task, Task]]:
-        """Return (complete task, pending twin) pairs: the twin's row is a copy of the other's."""
+    def duplicate_copies(self) -> list[tuple[Task, Task]]:
+        """Return (complete task, pending duplicate) pairs: the duplicate's row is a copy of the other's."""
         with self._lock:
-            return self._waiting.twin_copies()
+            return self._scheduler.duplicate_copies()
 
     def now_s(self) -> float:
         """Return the time on the queue's clock, by which leases are counted."""
@@ -95,20 +95,20 @@ class Register:
             return [entry.copy() for entry in found[offset : offset + limit]], len(found)
 
     def place(self, key: str) -> tuple[Entry | None, int]:
-        """Return what a pending task waits for: its twin that runs or is complete, and how many before it.
+        """Return what a pending task waits for: a duplicate that runs or is complete, and how many before it.
 
         Raises:
             UnknownTask: No task has this key.
         """
         with self._lock:
             entry = self._entry(key)
-            twin = self._waiting.twin_ahead(entry)
-            return twin and twin.copy(), self._waiting.before(entry)
+            duplicate = self._scheduler.duplicate_ahead(entry)
+            return duplicate and duplicate.copy(), self._scheduler.before(entry)
 
-    def is_short_of_time(self, borrower: Borrower) -> bool:
-        """Return whether a task waits that this borrower would be lent if it had the time."""
+    def is_short_of_time(self, worker: WorkerInfo) -> bool:
+        """Return whether a task waits that this worker would be assigned if it had the time."""
         with self._lock:
-            return self._waiting.is_short_of_time(borrower)
+            return self._scheduler.is_short_of_time(worker)
 
     def sample(self, limit: int) -> list[Task]:
         """Return at most `limit` tasks, picked at random among the pending ones.

@@ -1,16 +1,17 @@
-"""Every task of the sweep: one table of states, an injected clock, no I/O. Opens `entry`, `grid`, `register`.
+"""Every task of the sweep: one table of states, an injected clock, no I/O.
 
-Every state change goes through `_move`, which refuses what the table `MOVES` does not hold; beside it stand
-`complete_unlent`, for a million tasks at once, and `readmit`, which starts a complete task all over again.
-What must outlive the manager leaves through `on_change`, called under the lock, in the order of the changes.
+Every state change goes through `_move`, which refuses what the table `TRANSITIONS` does not hold; beside it
+stand `complete_unlent`, for a million tasks at once, and `readmit`, which starts a complete task all over
+again. What must outlive the manager leaves through `on_change`, called under the lock, in the order of the
+changes.
 """
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 
-from distexp.errors import IllegalMove
-from distexp.queue.entry import MOVES, Borrower, Entry, Lease
+from distexp.errors import IllegalTransition
+from distexp.queue.entry import TRANSITIONS, Entry, Lease, WorkerInfo
 from distexp.queue.register import Register
 from distexp.sweep.grid import Planned
 from distexp.task import Cause, State, TaskRecord
@@ -43,9 +44,9 @@ class TaskQueue(Register):
             for entry in left:
                 entry.is_wanted = False
             for entry in gone:
-                self._move(entry, State.WITHDRAWN)
+                self._transition(entry, State.WITHDRAWN)
             self._labels = None
-            self._waiting.sync(tasks)
+            self._scheduler.sync(tasks)
             return joined, len(gone)
 
     def _take_over(self, task: Planned) -> bool:
@@ -53,9 +54,9 @@ class TaskQueue(Register):
         entry = self._entries[task.key]
         needed, entry.planned, entry.is_wanted = entry.need, task, True  # label and folder may have moved
         if entry.state is State.PENDING and entry.need != needed:
-            self._waiting.come_back(task.key)
+            self._scheduler.push_retry(task.key)
         if entry.state is State.WITHDRAWN:
-            self._move(entry, State.PENDING)
+            self._transition(entry, State.PENDING)
             return True
         return False
 
@@ -63,7 +64,7 @@ class TaskQueue(Register):
         """Take new tasks up, in few steps: there may be a million."""
         self._entries.update([(task.key, Entry(task)) for task in tasks])
         self._counts[State.PENDING] += len(tasks)
-        self._waiting.join(tasks)
+        self._scheduler.join(tasks)
 
     def restore(self, records: Iterable[TaskRecord], *, retry_failed: bool = False) -> None:
         """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
@@ -79,74 +80,74 @@ class TaskQueue(Register):
                         self._on_change(entry.record())
                     continue
                 if record.attempts:
-                    self._waiting.come_back(record.key)
+                    self._scheduler.push_retry(record.key)
                 if record.cause == Cause.IMPORT or (retry_failed and record.state == State.FAILED):
                     entry.attempts = record.attempts
                     continue
                 entry.recall(record)
                 if (held := record.lease) is not None:
-                    borrower = Borrower(held.worker, held.heartbeat_s, held.memory_mib, None, held.instance)
-                    term_s = REATTACH_S if borrower.heartbeat_s else borrower.term_s
-                    self._lend(entry, held.lease_id, borrower, term_s)
+                    worker = WorkerInfo(held.worker, held.heartbeat_s, held.memory_mib, None, held.instance)
+                    term_s = REATTACH_S if worker.heartbeat_s else worker.term_s
+                    self._assign(entry, held.lease_id, worker, term_s)
                 elif record.state in (State.FAILED, State.CANCELLED):
                     self._settle(entry, State(record.state))
 
     def _settle(self, entry: Entry, state: State) -> None:
         """Reach an ended state by moves of the table, though nobody holds the task."""
         if state is State.FAILED:
-            self._move(entry, State.ASSIGNED)
-        self._move(entry, state)
+            self._transition(entry, State.ASSIGNED)
+        self._transition(entry, state)
 
-    # -- lending -----------------------------------------------------------------------------------------
+    # -- assigning -----------------------------------------------------------------------------------------
 
-    def lend(self, borrower: Borrower) -> Lease | None:
-        """Lend a pending task, or return None when none is free for this borrower."""
+    def assign(self, worker: WorkerInfo) -> Lease | None:
+        """Assign a pending task, or return None when none is free for this worker."""
         with self._lock:
-            if (entry := self._waiting.take(borrower)) is None:
+            if (entry := self._scheduler.take(worker)) is None:
                 return None
             entry.attempts += 1
-            return self._lend(entry, secrets.token_hex(8), borrower, borrower.term_s, self._clock())
+            return self._assign(entry, secrets.token_hex(8), worker, worker.term_s, self._clock())
 
-    def _lend(
-        self, entry: Entry, lease_id: str, borrower: Borrower, term_s: float, since_s: float | None = None
+    def _assign(
+        self, entry: Entry, lease_id: str, worker: WorkerInfo, term_s: float, since_s: float | None = None
     ) -> Lease:
         until_s = self._clock() + term_s
-        entry.lease = Lease(lease_id, entry.task, borrower, entry.attempts, until_s, since_s)
-        entry.last_worker = borrower.worker
+        entry.lease = Lease(lease_id, entry.task, worker, entry.attempts, until_s, since_s)
+        entry.last_worker = worker.name
         entry.lost_lease_id = ""
         self._leases[lease_id] = entry.key
-        self._move(entry, State.ASSIGNED)
+        self._transition(entry, State.ASSIGNED)
         return entry.lease
 
-    def beat(self, lease_id: str, key: str, borrower: Borrower) -> bool:
+    def heartbeat(self, lease_id: str, key: str, worker: WorkerInfo) -> bool:
         """Return whether the attempt may go on; extends its lease.
 
-        A worker that was given up comes back to its task when nobody else has it, or its twin, yet. A task
+        A worker that was given up comes back to its task when nobody else has it or its duplicate. A task
         that was withdrawn meanwhile finishes, too.
         """
         with self._lock:
             entry = self._entry(key)
-            is_back = entry.lost_lease_id == lease_id != "" and not self._waiting.waits_for_twin(entry)
+            is_back = entry.lost_lease_id == lease_id != "" and not self._scheduler.waits_for_duplicate(entry)
             if is_back and entry.state is State.WITHDRAWN:
-                self._move(entry, State.PENDING)
+                self._transition(entry, State.PENDING)
             if is_back and entry.state is State.PENDING:
-                self._lend(entry, lease_id, borrower, borrower.term_s)
+                self._assign(entry, lease_id, worker, worker.term_s)
             if entry.lease is None or entry.lease.lease_id != lease_id:
                 return False
-            until_s = self._clock() + borrower.term_s
-            entry.lease = replace(entry.lease, borrower=borrower, until_s=until_s)
+            until_s = self._clock() + worker.term_s
+            entry.lease = replace(entry.lease, worker=worker, until_s=until_s)
             return True
 
     def disconnect(self, connection: int) -> list[Lease]:
         """Shorten the leases of a broken connection to `RECONNECT_S` and return them.
 
-        A borrower that never beats may disconnect: its lease stays as it is.
+        A worker that never beats may disconnect: its lease stays as it is.
         """
         with self._lock:
             shortened = []
             until_s = self._clock() + RECONNECT_S
             for lease in self.leases():
-                if lease.borrower.connection == connection and lease.borrower.heartbeat_s is not None:
+                if lease.worker.connection == connection and lease.worker.heartbeat_s is not None:
                     entry = self._entries[lease.task.key]
                     entry.lease = replace(lease, until_s=min(lease.until_s, until_s))
                     shortened.append(entry.lease)
@@ -154,8 +155,8 @@ class TaskQueue(Register):
 
     # -- endings -----------------------------------------------------------------------------------------
 
-    def complete_unlent(self, keys: Set[str]) -> set[str]:
-        """Mark pending tasks that were never lent as complete, in few steps; return the keys of others."""
+    def complete_unassigned(self, keys: Set[str]) -> set[str]:
+        """Mark pending tasks, never assigned, as complete, in few steps; return the keys of others."""
         others, done, pending, complete = set[str](), 0, State.PENDING, State.COMPLETE
         with self._lock:
             for entry in self._known(keys):
@@ -179,7 +180,7 @@ class TaskQueue(Register):
             before = entry.copy()
             entry.cause = entry.error = ""
             self._end_lease(entry)
-            self._move(entry, State.COMPLETE)
+            self._transition(entry, State.COMPLETE)
             return before
 
     def fail(self, lease_id: str, key: str, cause: Cause, error: str, *, retry: bool = True) -> State | None:
@@ -194,7 +195,7 @@ class TaskQueue(Register):
             entry.failures += 1
             entry.cause, entry.error = cause.value, error
             if cause is Cause.OUT_OF_MEMORY and entry.lease is not None:
-                entry.floor_mib = max(entry.floor_mib, entry.lease.borrower.memory_mib)
+                entry.oom_at_mib = max(entry.oom_at_mib, entry.lease.worker.memory_mib)
             spent = not retry or entry.failures >= FAILURE_BUDGET
             return self._give_back(entry, State.FAILED if spent else State.PENDING)
 
@@ -212,7 +213,7 @@ class TaskQueue(Register):
                 entry.error = f"{LOSS_BUDGET} workers were lost while running it"
             return self._give_back(entry, State.FAILED if spent else State.PENDING)
 
-    def give_up(self, largest_mib: Callable[[int], int | None]) -> list[Entry]:
+    def fail_unplaceable(self, largest_mib: Callable[[int], int | None]) -> list[Entry]:
         """Fail, and return, the tasks that no device has the memory for, once nothing else is left.
 
         `largest_mib`: of the largest device of so many cards; None: such a task waits for one.
@@ -220,7 +221,7 @@ class TaskQueue(Register):
         with self._lock:
             if self._counts[State.ASSIGNED]:
                 return []
-            pending, number = self._waiting.came_back(), self._counts[State.PENDING]
+            pending, number = self._scheduler.retries(), self._counts[State.PENDING]
             if len(pending) < number or not all(e.is_beyond(largest_mib(e.need.gpus)) for e in pending):
                 return []
             for entry in pending:
@@ -241,7 +242,7 @@ class TaskQueue(Register):
                 return False
             entry.cause, entry.error = cause, error
             self._end_lease(entry)
-            self._move(entry, State.CANCELLED)
+            self._transition(entry, State.CANCELLED)
             return True
 
     def requeue(self, key: str) -> bool:
@@ -250,12 +251,12 @@ class TaskQueue(Register):
             entry = self._entry(key)
             if entry.state not in (State.FAILED, State.CANCELLED) or not entry.is_wanted:
                 return False
-            entry.failures = entry.losses = entry.floor_mib = 0
+            entry.failures = entry.losses = entry.oom_at_mib = 0
             entry.cause = entry.error = ""
-            self._move(entry, State.PENDING)
+            self._transition(entry, State.PENDING)
             return True
 
-    def readmit(self, key: str) -> bool:
+    def reset_complete(self, key: str) -> bool:
         """Start a complete task whose row has vanished all over again; False as for `requeue`."""
         with self._lock:
             entry = self._entry(key)
@@ -264,7 +265,7 @@ class TaskQueue(Register):
             self._counts[State.COMPLETE] -= 1
             self._begin([entry.planned])
             self._on_change(self._entries[key].record())
-            self._waiting.wake_twins(entry)
+            self._scheduler.wake_duplicates(entry)
             return True
 
     def _held(self, lease_id: str, key: str) -> Entry | None:
@@ -273,9 +274,9 @@ class TaskQueue(Register):
 
     def _give_back(self, entry: Entry, state: State) -> State:
         self._end_lease(entry)
-        self._move(entry, state)
+        self._transition(entry, state)
         if state is State.PENDING and not entry.is_wanted:
-            self._move(entry, State.WITHDRAWN)
+            self._transition(entry, State.WITHDRAWN)
         return entry.state
 
     def _end_lease(self, entry: Entry) -> None:
@@ -285,16 +286,16 @@ class TaskQueue(Register):
 
     # -- the table ---------------------------------------------------------------------------------------
 
-    def _move(self, entry: Entry, state: State) -> None:
-        if state not in MOVES[entry.state]:
-            raise IllegalMove(f"{entry.task.task_id}: {entry.state} -> {state} is not in the table")
+    def _transition(self, entry: Entry, state: State) -> None:
+        if state not in TRANSITIONS[entry.state]:
+            raise IllegalTransition(f"{entry.task.task_id}: {entry.state} -> {state} is not in the table")
         was, entry.state = entry.state, state
         self._counts[was] -= 1
         self._counts[state] += 1
         self._failed_ever += state is State.FAILED
         if state is State.PENDING:
-            self._waiting.come_back(entry.key)
+            self._scheduler.push_retry(entry.key)
         if state not in (State.ASSIGNED, State.COMPLETE):
-            self._waiting.wake_twins(entry)
-        if entry.attempts or State.CANCELLED in (was, state):  # what never was lent has no history
+            self._scheduler.wake_duplicates(entry)
+        if entry.attempts or State.CANCELLED in (was, state):  # what never was assigned has no history
             self._on_change(entry.record())

@@ -1,6 +1,6 @@
-"""What a report shows, from surveyed files: aggregates per phase, every row, failures, time. Pure.
+"""What a report shows, from surveyed files: aggregates per phase, every row, failures, time.
 
-Opens `config`, `grid`, `plan`, `rows`, `statistics`, `survey`. All of it becomes JSON for `report_page`.
+Pure. All of it becomes JSON for `report_page`.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from typing import Any
 from distexp.errors import UserError
 from distexp.reporting.plan import durations_of, number_in
 from distexp.reporting.statistics import Samples, Values
-from distexp.results.audit import FileSurvey
+from distexp.results.audit import FileAudit
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE, cell_text
 from distexp.sweep.config import Phase
 from distexp.sweep.grid import GridPoint
@@ -29,7 +29,7 @@ _TRUTH = {"True": 1.0, "False": 0.0}  # its mean is a share
 def make_report(
     phases: Sequence[Phase],
     tasks: Sequence[GridPoint],
-    files: Sequence[FileSurvey],
+    files: Sequence[FileAudit],
     records: Sequence[TaskRecord],
     metric: str | None,
 ) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def make_report(
     }
 
 
-def _columns(files: Sequence[FileSurvey], names: Sequence[str]) -> dict[str, list[str]]:
+def _columns(files: Sequence[FileAudit], names: Sequence[str]) -> dict[str, list[str]]:
     """Return the cells of every column, over all files; empty where a file lacks the column."""
     cells: dict[str, list[str]] = {name: [] for name in names}
     for file in files:

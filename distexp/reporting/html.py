@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with its data, its style and plotly.js in it. Opens nothing.
+"""The page of a report: one HTML file with its data, its style and plotly.js in it.
 
 It asks the network for nothing, and says so to the browser (its Content-Security-Policy).
 """

@@ -1,4 +1,4 @@
-"""What a manager would find to do, before one is started. Pure. Opens `config`, `grid`, `survey`."""
+"""What a manager would find to do, before one is started. Pure."""
 
 import math
 from collections import Counter
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from distexp.results.audit import FileSurvey, Problem
+from distexp.results.audit import FileAudit, Problem
 from distexp.sweep.config import Phase
-from distexp.sweep.grid import GridPoint, twins_among
+from distexp.sweep.grid import GridPoint, duplicates_among
 
 
 class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_plan(
-    phases: Sequence[Phase], tasks: Sequence[GridPoint], files: Sequence[FileSurvey], workers: int
+    phases: Sequence[Phase], tasks: Sequence[GridPoint], files: Sequence[FileAudit], workers: int
 ) -> Plan:
     """Return what is complete, what runs once for two phases, and how long the rest takes.
 
@@ -57,14 +57,14 @@ def make_plan(
     durations = durations_of(files)
     complete = {key for file in files for row in file.rows for key in row.keys}
     times = _Times(tasks, durations)
-    twins = twins_among(tasks)
+    duplicates = duplicates_among(tasks)
     done_or_left = set(complete)
     by_phase: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
     copies = dict.fromkeys(by_phase, 0)
     for task in tasks:
         if task.key in complete:
             continue
-        if any(key in done_or_left for key in twins.get(task.key, ())):
+        if any(key in done_or_left for key in duplicates.get(task.key, ())):
             copies[task.grid.phase] += 1
         else:
             done_or_left.add(task.key)
@@ -102,7 +102,7 @@ def make_plan(
     )
 
 
-def durations_of(files: Sequence[FileSurvey]) -> dict[str, float]:
+def durations_of(files: Sequence[FileAudit]) -> dict[str, float]:
     """Return the `duration_s` of each complete task whose row has one, by key."""
     durations: dict[str, float] = {}
     for file in files:

@@ -1,4 +1,4 @@
-"""Means and intervals over seeds; the best combinations. Pure. Opens nothing."""
+"""Means and intervals over seeds; the best combinations. Pure."""
 
 import math
 from collections.abc import Mapping, Sequence

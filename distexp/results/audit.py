@@ -1,7 +1,6 @@
 """Every row of the results files, beside the tasks that it completes, or why it counts for none.
 
-Reads alone: no lock, no file of its own. Opens `csv_text`, `grid`, `results`,
-`row_index`, `rows`.
+Reads alone: no lock, no file of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ class Problem(msgspec.Struct):
     rows: int = 1
 
 
-class FileSurvey(msgspec.Struct):
+class FileAudit(msgspec.Struct):
     """One results file."""
 
     path: str  # relative to the working folder
@@ -45,7 +44,7 @@ class FileSurvey(msgspec.Struct):
         return first_places(self.columns)
 
 
-def survey(root: Path, tasks: Sequence[GridPoint]) -> list[FileSurvey]:
+def audit(root: Path, tasks: Sequence[GridPoint]) -> list[FileAudit]:
     """Return what the results file of each `output_dir` holds, as far as it exists."""
     by_folder: dict[str, list[GridPoint]] = {}
     for task in tasks:
@@ -55,12 +54,12 @@ def survey(root: Path, tasks: Sequence[GridPoint]) -> list[FileSurvey]:
     for folder, own in by_folder.items():
         path = root / folder / RESULTS_FILE
         if path.exists():
-            found.append(_survey_file(path, (Path(folder) / RESULTS_FILE).as_posix(), own, phases))
+            found.append(_audit_file(path, (Path(folder) / RESULTS_FILE).as_posix(), own, phases))
     return found
 
 
-def _survey_file(path: Path, name: str, tasks: Sequence[GridPoint], phases: set[str]) -> FileSurvey:
-    found = FileSurvey(path=name)
+def _audit_file(path: Path, name: str, tasks: Sequence[GridPoint], phases: set[str]) -> FileAudit:
+    found = FileAudit(path=name)
     problems: dict[str, Problem] = {}
     try:
         with open(path, "rb") as file:
@@ -99,7 +98,7 @@ class _Lines:
         self._own = {grid.phase: _values(grid) for grid in dict.fromkeys(task.grid for task in tasks)}
         self._seen: set[str] = set()
 
-    def take(self, found: FileSurvey, line: int, raw: bytes, fields: list[str] | None) -> str:
+    def take(self, found: FileAudit, line: int, raw: bytes, fields: list[str] | None) -> str:
         """Add a row that counts to `found`; return why this one does not, empty for one that does."""
         if fields is None:
             bad = parse(raw.rstrip(b"\r\n") + b"\n", self._width).bad

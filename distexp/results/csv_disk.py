@@ -1,4 +1,4 @@
-"""Bytes onto the disk: whole or not at all, and there after a power cut. Opens `csv_text`, `disk`.
+"""Bytes onto the disk: whole or not at all, and there after a power cut.
 
 Caller holds the lock of the file. Every function raises OSError as it came and then has changed nothing.
 """

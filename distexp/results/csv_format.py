@@ -1,4 +1,4 @@
-"""CSV text: bytes <-> header and records, one bad line never hiding the next. Opens no room.
+"""CSV text: bytes <-> header and records, one bad line never hiding the next.
 
 Nothing is inferred: a field is a str. A newline inside quotes belongs to its record only if the record then
 has as many fields as the header; if not, its first line alone is bad, and reading goes on with the next line.

@@ -1,6 +1,6 @@
 """From the rows of any CSV to the tasks that they complete, without trying each task.
 
-Pure: no files. Opens `grid`, `rows`, `task`. A row completes a task when (1) the file records every axis that
+Pure: no files. A row completes a task when (1) the file records every axis that
 the phase varies and the seed, and (2) every column that is a parameter of the task holds the task's value; an
 empty cell matches any value of a parameter that is not an axis. Caller holds a lock.
 """

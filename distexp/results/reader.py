@@ -1,4 +1,4 @@
-"""What a results file holds, read as it grows; never writes. Opens `row_index`, `csv_text`, `task`.
+"""What a results file holds, read as it grows; never writes.
 
 A reader knows how far it has read and whose rows it has seen. If what it read no longer stands there (another
 file, a shorter one, other text before the bookmark), it reads everything again and says which rows are gone.

@@ -1,6 +1,4 @@
-"""Rows <-> `final_results.csv`: what it holds, and rows more.
-
-Opens `results_reader`, `row_index`, `csv_text`, `csv_disk`, `kernel_lock`. The file belongs to its user:
+"""Rows <-> `final_results.csv`: what it holds, and rows more. The file belongs to its user:
 other programs write it too, with other columns; editors rewrite it; kills and full disks tear it. So whatever
 stands in it is read or named in a warning, and nothing is thrown away. Writers agree by a lock on a file
 beside it, of the kernel.

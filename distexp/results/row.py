@@ -1,6 +1,6 @@
 """Rows of results: building one, checking what goes in, and saying which cell holds which value.
 
-Pure: no files, no clock. Opens only `task`.
+Pure: no files, no clock.
 """
 
 import json
@@ -48,11 +48,11 @@ def row_for(task: Task, result: Mapping[str, Scalar], run: Provenance) -> dict[s
     return row | {name: "" if value is None else cell_text(value) for name, value in about.items()}
 
 
-def copied_row(done: Task, twin: Task, row: Mapping[str, str]) -> dict[str, str]:
-    """Return the row of `done` as a row of `twin`, which asks for the same work in another phase."""
-    copy = {"phase": twin.phase, "task_id": twin.task_id}
-    copy |= {name: cell_text(value) for name, value in twin.config.items()}
-    copy["seed"] = cell_text(twin.seed)
+def copied_row(done: Task, duplicate: Task, row: Mapping[str, str]) -> dict[str, str]:
+    """Return the row of `done` as a row of `duplicate`, which asks for the same work in another phase."""
+    copy = {"phase": duplicate.phase, "task_id": duplicate.task_id}
+    copy |= {name: cell_text(value) for name, value in duplicate.config.items()}
+    copy["seed"] = cell_text(duplicate.seed)
     rest = {name: cell for name, cell in row.items() if cell and name not in copy and name not in done.config}
     last = {name: rest.pop(name) for name in PROVENANCE if name in rest}
     return copy | rest | last

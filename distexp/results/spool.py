@@ -1,4 +1,4 @@
-"""Results that could not be handed over, kept on local disk until they are. Opens `disk`.
+"""Results that could not be handed over, kept on local disk until they are.
 
 One file per result: a digest of the rest on its first line, so that a torn or foreign file is told apart.
 """

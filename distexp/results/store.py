@@ -1,7 +1,5 @@
 """All results files of the sweep: scan them, append to them.
 
-Opens `grid`, `results`, `row_index`.
-
 Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); never the other way round.
 """
 
@@ -17,7 +15,7 @@ from distexp.task import Bookmark, Task
 
 
 @dataclass
-class _Book:
+class _OpenFile:
     """One results file.  `file` and `index` are used under `lock` alone."""
 
     file: ResultsFile
@@ -25,7 +23,7 @@ class _Book:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Ledger:
+class ResultsStore:
     """The results files under one working folder.  Safe from any thread."""
 
     def __init__(self, root: Path, on_scan: Callable[[Scan], None]) -> None:
@@ -33,35 +31,35 @@ class Ledger:
         self._root = root
         self._on_scan = on_scan
         self._lock = threading.Lock()
-        self._books: dict[str, _Book] = {}
+        self._files: dict[str, _OpenFile] = {}
 
     def sync(self, tasks: Sequence[Planned]) -> None:
         """Make `tasks` those whose rows are looked for; files that new tasks look to are read again."""
         by_folder: dict[str, list[Planned]] = {}
         for task in tasks:
             by_folder.setdefault(task.output_dir, []).append(task)
-        for folder in {*by_folder, *self._books}:
-            book = self._book(folder)
-            with book.lock:
-                if book.index.sync(by_folder.get(folder, ())):
-                    book.file.reset()
+        for folder in {*by_folder, *self._files}:
+            opened = self._file(folder)
+            with opened.lock:
+                if opened.index.sync(by_folder.get(folder, ())):
+                    opened.file.reset()
 
     def scan_all(self) -> None:
         """Look at what every file has got since the last look."""
         with self._lock:
-            books = list(self._books.values())
-        for book in books:
-            with book.lock:
-                self._on_scan(book.file.scan())
+            files = list(self._files.values())
+        for opened in files:
+            with opened.lock:
+                self._on_scan(opened.file.scan())
 
     def scan(self, task: Task) -> None:
         """Look at what this task's file has got since the last look."""
-        book = self._book(task.output_dir)
-        with book.lock:
-            if task.key not in book.index:  # it left the configs while it ran: its row is kept all the same
-                book.index.add(task)
-                book.file.reset()
-            self._on_scan(book.file.scan())
+        opened = self._file(task.output_dir)
+        with opened.lock:
+            if task.key not in opened.index:  # it left the configs while it ran: its row is kept all the same
+                opened.index.add(task)
+                opened.file.reset()
+            self._on_scan(opened.file.scan())
 
     def append(self, rows: Sequence[tuple[Task, Mapping[str, str]]]) -> None:
         """Return once each task has a row on disk: this one, or the one that it had already.
@@ -73,18 +71,18 @@ class Ledger:
         """
         if not rows:
             return
-        book = self._book(rows[0][0].output_dir)
-        with book.lock:
-            self._on_scan(book.file.append(rows).scan)
+        opened = self._file(rows[0][0].output_dir)
+        with opened.lock:
+            self._on_scan(opened.file.append(rows).scan)
 
     def bookmark(self, task: Task) -> Bookmark | None:
         """Return how far this task's file has been read; None where this task's row was not looked for.
 
         If there was a row up to here, `on_scan` has been told of it.
         """
-        book = self._book(task.output_dir)
-        with book.lock:
-            return book.file.bookmark if task.key in book.index else None
+        opened = self._file(task.output_dir)
+        with opened.lock:
+            return opened.file.bookmark if task.key in opened.index else None
 
     def find(self, output_dir: str, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
         """Return by key the rows of those tasks of one file that have one, cells by column.
@@ -94,7 +92,7 @@ class Ledger:
         Raises:
             ResultsUnwritable: The file is there and cannot be read now.
         """
-        return self._book(output_dir).file.find(tasks)
+        return self._file(output_dir).file.find(tasks)
 
     def without_row(self, tasks: Iterable[Planned]) -> list[str]:
         """Return the keys of those tasks that have no row in what their files hold now.
@@ -107,20 +105,20 @@ class Ledger:
             by_folder.setdefault(task.output_dir, []).append(task.key)
         missing = []
         for folder, keys in by_folder.items():
-            book = self._book(folder)
-            with book.lock:
-                self._on_scan(book.file.read_again())
-                missing += [key for key in keys if not book.file.has_row(key)]
+            opened = self._file(folder)
+            with opened.lock:
+                self._on_scan(opened.file.read_again())
+                missing += [key for key in keys if not opened.file.has_row(key)]
         return missing
 
     def path(self, task: Task) -> Path:
         """Return the file in which this task's row belongs."""
         return self._root / task.output_dir / RESULTS_FILE
 
-    def _book(self, folder: str) -> _Book:
+    def _file(self, folder: str) -> _OpenFile:
         with self._lock:
-            if folder not in self._books:
+            if folder not in self._files:
                 index = TaskIndex()
                 file = ResultsFile(self._root / folder / RESULTS_FILE, index)
-                self._books[folder] = _Book(file, index)
-            return self._books[folder]
+                self._files[folder] = _OpenFile(file, index)
+            return self._files[folder]

@@ -1,6 +1,6 @@
 """The tasks of a phase as points of a grid: held in a few words each, spelled out when one is asked for.
 
-Pure. Opens `task`.
+Pure.
 """
 
 import math
@@ -101,8 +101,8 @@ Planned = (
 )  # a task of the sweep: either has `key`, `task_id`, `phase`, `need`, `output_dir`, `task`
 
 
-def twins_among(tasks: Sequence[Planned]) -> dict[str, list[str]]:
-    """Return key -> the keys of all tasks that ask for the same work, for tasks that have such twins."""
+def duplicates_among(tasks: Sequence[Planned]) -> dict[str, list[str]]:
+    """Return key -> the keys of all tasks that ask for the same work, for tasks that have such duplicates."""
     by_work: dict[str, list[str]] = {}
     for each in _candidates(tasks):
         by_work.setdefault(each.task.work, []).append(each.key)
@@ -110,7 +110,7 @@ def twins_among(tasks: Sequence[Planned]) -> dict[str, list[str]]:
 
 
 def _candidates(tasks: Sequence[Planned]) -> Iterator[Planned]:
-    """Yield all that may have a twin: points whose every value stands in another grid of their kind, too."""
+    """Yield all that may have a duplicate: points whose every value another grid of their kind has, too."""
     grids = {id(each.grid): each.grid for each in tasks if isinstance(each, GridPoint)}
     kinds: dict[tuple[object, ...], list[Grid]] = {}
     for grid in grids.values():

@@ -1,4 +1,4 @@
-"""`output_dir` templates -> folders below the working folder. Pure; opens only `template`.
+"""`output_dir` templates -> folders below the working folder. Pure.
 
 A folder must be one that Linux, macOS and Windows can all hold, since workers of one sweep may run on each.
 """

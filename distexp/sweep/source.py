@@ -1,4 +1,4 @@
-"""Config files on disk -> the tasks of the sweep, read again when they change. Opens `config`, `expand`."""
+"""Config files on disk -> the tasks of the sweep, read again when they change."""
 
 import glob
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Texts with `{parameter}` placeholders: `output_dir` and `command:`. `{{` and `}}` stand for the braces.
 
-Pure; opens no other room.
+Pure.
 """
 
 import json

@@ -1,7 +1,7 @@
 """What may stand at one place of a config file: settings, parameters, axes, seeds, templates.
 
 Pure. Each function returns what is sound and notes the rest in `Problems`, so that all errors of a file
-show at once. Only `config` opens this room.
+show at once.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""YAML 1.2 text -> a tree of JSON values that knows its lines. Only `config` opens this room.
+"""YAML 1.2 text -> a tree of JSON values that knows its lines.
 
 PyYAML reads YAML 1.1 (`5e-4` is a string there, `yes` a boolean, `1:30` a number). Here plain scalars follow
 the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema); anchors, aliases and the merge key

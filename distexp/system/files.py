@@ -1,4 +1,4 @@
-"""Files on the disk: replaced whole, and there after a power cut. Opens nothing."""
+"""Files on the disk: replaced whole, and there after a power cut."""
 
 import os
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Python's garbage collector, kept out of what lives as long as the process. Opens no room.
+"""Python's garbage collector, kept out of what lives as long as the process.
 
 A sweep is a million small objects without one cycle: the collector would look through all of them again and
 again while they are made, and a manager would stand still for that later.

@@ -1,4 +1,4 @@
-"""Many threads, one commit: whoever comes first commits for all that wait. Opens `errors`.
+"""Many threads, one commit: whoever comes first commits for all that wait.
 
 A commit (one fsync) costs the same for one item and for fifty, so items that arrive while a commit runs
 go together into the next one.

@@ -1,4 +1,4 @@
-"""A lock of the kernel on a file, for what is locked often. Opens nothing.
+"""A lock of the kernel on a file, for what is locked often.
 
 It ends with its holder, whatever ends that, and excludes those who lock the file with `filelock`. That
 library does the same where a lock is taken once; for one row it takes longer than all else but the disk.

@@ -1,4 +1,4 @@
-"""Where log lines go: console and file, one format. Opens `errors`."""
+"""Where log lines go: console and file, one format."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Which host is this, and is that process still there? Opens nothing."""
+"""Which host is this, and is that process still there?"""
 
 import os
 import platform

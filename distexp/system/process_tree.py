@@ -1,4 +1,4 @@
-"""A process and all that it has started: out of the terminal's reach, ended together. Opens nothing."""
+"""A process and all that it has started: out of the terminal's reach, ended together."""
 
 import contextlib
 import ctypes

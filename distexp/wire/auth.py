@@ -1,4 +1,4 @@
-"""Who may talk to whom: the token of a folder, and TLS pinned to its certificate. Opens `errors`, `workdir`.
+"""Who may talk to whom: the token of a folder, and TLS pinned to its certificate.
 
 A worker shows the secret, the manager its certificate; the token holds what is needed for both.
 """
@@ -42,17 +42,17 @@ class Token:
         return msgspec.json.encode(_TokenText(self.secret, self.fingerprint)).decode() + "\n"
 
 
-def parse_token(text: bytes, source: str, cure: str) -> Token:
+def parse_token(text: bytes, source: str, remedy: str) -> Token:
     """Return the token.
 
     Raises:
-        UserError: The text is none. Holds `source` and `cure`, never the text.
+        UserError: The text is none. Holds `source` and `remedy`, never the text.
     """
     try:
         found = msgspec.json.decode(text, type=_TokenText)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise UserError(
-            f'{source}: found no token, expected {{"secret": ..., "fingerprint": ...}}; {cure}'
+            f'{source}: found no token, expected {{"secret": ..., "fingerprint": ...}}; {remedy}'
         ) from None
     return Token(found.secret, found.fingerprint, source)
 
@@ -82,8 +82,8 @@ def read_token(workdir: Workdir) -> Token | None:
     except OSError as error:
         raise UserError(f"{workdir.token}: {error.strerror}, expected a file to read") from None
     require_private(workdir.token)
-    cure = "delete it, and the next start of the manager makes a new one"
-    return parse_token(text, str(workdir.token), cure)
+    remedy = "delete it, and the next start of the manager makes a new one"
+    return parse_token(text, str(workdir.token), remedy)
 
 
 def require_private(path: Path) -> None:
@@ -144,8 +144,8 @@ def secure(sock: socket.socket, context: ssl.SSLContext, token: Token, address: 
     if hmac.compare_digest(shown, token.fingerprint):
         return tls
     tls.close()
-    cure = f"unset {TOKEN_VARIABLE} or set it again" if token.source == TOKEN_VARIABLE else "copy it again"
+    remedy = f"unset {TOKEN_VARIABLE} or set it again" if token.source == TOKEN_VARIABLE else "copy it again"
     raise ManagerUnreachable(
         f"{address}: found another certificate than {token.source} names, expected that of its manager (no "
-        f"secret was sent): {cure} if it is of an earlier manager, or name another host and port"
+        f"secret was sent): {remedy} if it is of an earlier manager, or name another host and port"
     )

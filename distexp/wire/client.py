@@ -1,4 +1,4 @@
-"""One manager, asked in TLS: connect, time out, ask again. Opens `host`, `protocol`, `trust`, `workdir`.
+"""One manager, asked in TLS: connect, time out, ask again.
 
 Every request may be repeated: the manager gives the same lease again, acknowledges a report again.
 """

@@ -1,4 +1,4 @@
-"""How many strangers may stand at the manager's door, and how loud they may be. Opens nothing.
+"""How many strangers may stand at the manager's door, and how loud they may be.
 
 A stranger is a peer that has not shown the secret (yet).
 """
@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 
-MAX_STRANGERS = 1000  # from one address: all workers of a large host, at once
+MAX_UNAUTHENTICATED = 1000  # from one address: all workers of a large host, at once
 MAX_REFUSALS = 3  # of one stranger: a typing error, not a search, and not a browser that sends a form
 WARNINGS_PER_MINUTE = 60  # about refusals: a flood of them must not fill the disk
 WANTED_FILES = 65536  # one a connection
@@ -18,42 +18,42 @@ SPARE_FILES = 64  # for configs, results, journal and log, however many connecti
 log = logging.getLogger("distexp.server")
 
 
-class Doorman:
+class ConnectionLimits:
     """Knows how many peers are in, and which of them are strangers.  Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._room = _allow_many_files() - SPARE_FILES
         self._inside = 0
-        self._strangers: Counter[str] = Counter()  # by address
+        self._unauthenticated: Counter[str] = Counter()  # by address
         self._begun_s = time.monotonic()
         self._said = self._kept = 0
 
     def let_in(self, address: str) -> bool:
         """Return whether one more may enter; it has then, as a stranger, until `forget`."""
         with self._lock:
-            if self._inside >= self._room or self._strangers[address] >= MAX_STRANGERS:
+            if self._inside >= self._room or self._unauthenticated[address] >= MAX_UNAUTHENTICATED:
                 return False
             self._inside += 1
-            self._strangers[address] += 1
+            self._unauthenticated[address] += 1
             return True
 
     def recognise(self, address: str) -> None:
         """Learn that one of the strangers of this address has shown the secret."""
         with self._lock:
-            self._leave_strangers(address)
+            self._close_unauthenticated(address)
 
-    def forget(self, address: str, *, is_stranger: bool) -> None:
+    def forget(self, address: str, *, is_unauthenticated: bool) -> None:
         """Learn that one who was let in has left."""
         with self._lock:
             self._inside -= 1
-            if is_stranger:
-                self._leave_strangers(address)
+            if is_unauthenticated:
+                self._close_unauthenticated(address)
 
-    def _leave_strangers(self, address: str) -> None:
-        self._strangers[address] -= 1
-        if not self._strangers[address]:
-            del self._strangers[address]
+    def _close_unauthenticated(self, address: str) -> None:
+        self._unauthenticated[address] -= 1
+        if not self._unauthenticated[address]:
+            del self._unauthenticated[address]
 
     def complain(self, peer: str, problem: object) -> None:
         """Put a refusal into the log, or count it when there were too many of late."""

@@ -1,7 +1,4 @@
-"""The manager's side of trust: a secret and a certificate, made once a folder.
-
-Opens `errors`, `trust`, `workdir`.
-"""
+"""The manager's side of trust: a secret and a certificate, made once a folder."""
 
 import datetime
 import logging

@@ -1,4 +1,4 @@
-"""Messages <-> bytes: types, sizes, framing. No socket. Opens `task`.
+"""Messages <-> bytes: types, sizes, framing. No socket.
 
 One JSON object a message, UTF-8. A newline ends it, but a complete object without one is answered too;
 replies end with a newline. `docs/protocol.md` lists every field.
@@ -72,7 +72,7 @@ class WorkerRequest(Request, frozen=True, kw_only=True):
 
 
 class RequestTask(WorkerRequest, frozen=True, kw_only=True, tag="request_task"):
-    """Lend me a task."""
+    """Assign me a task."""
 
     free_mib: Natural | None = None  # on the fullest of its cards, now; None: no card
 
@@ -87,7 +87,7 @@ class Heartbeat(WorkerRequest, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 class Report(WorkerRequest, frozen=True, kw_only=True):
-    """Names an attempt: by `lease_id` and `key` as lent, or by `task_id` alone."""
+    """Names an attempt: by `lease_id` and `key` as assigned, or by `task_id` alone."""
 
     task_id: str = ""
     lease_id: str = ""
@@ -99,8 +99,8 @@ class TaskComplete(Report, frozen=True, kw_only=True, tag="task_complete"):
 
     result: dict[str, Scalar] | None = None
     run: Provenance | None = None
-    sweep_id: str = ""  # as lent: a result kept for another sweep is refused
-    next: bool = False  # lend me the next task in the same round trip
+    sweep_id: str = ""  # as assigned: a result kept for another sweep is refused
+    next: bool = False  # assign me the next task in the same round trip
     free_mib: Natural | None = None  # as in `RequestTask`; None: as it was
 
 
@@ -162,21 +162,21 @@ class Requeue(Request, frozen=True, kw_only=True, tag="requeue"):
 
 
 class Pause(Request, frozen=True, kw_only=True, tag="pause"):
-    """Lend nothing until `resume`; what runs goes on."""
+    """Assign nothing until `resume`; what runs goes on."""
 
 
 class Resume(Request, frozen=True, kw_only=True, tag="resume"):
-    """Lend again."""
+    """Assign again."""
 
 
 class Drain(Request, frozen=True, kw_only=True, tag="drain"):
-    """Lend nothing more to this worker: it leaves after its current task."""
+    """Assign nothing more to this worker: it leaves after its current task."""
 
     worker_id: WorkerId
 
 
 class TaskReply(Task, frozen=True, kw_only=True, tag_field="type", tag="task"):
-    """A task, lent. With `writes_row` the worker appends the row itself, else it sends the result."""
+    """A task, assigned. With `writes_row` the worker appends the row itself, else it sends the result."""
 
     lease_id: str
     attempt: int
@@ -204,7 +204,7 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ack"
     next: TaskReply | NoTask | None = None
 
 
-class BeatReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):
+class HeartbeatReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="heartbeat"):
     """Whether the attempt may go on; `stop` means: end it, no row is wanted from it."""
 
     stop: bool
@@ -290,7 +290,7 @@ AnyReply = (
     TaskReply
     | NoTask
     | Ack
-    | BeatReply
+    | HeartbeatReply
     | StatusReply
     | WorkersReply
     | TasksReply

@@ -1,4 +1,4 @@
-"""socketserver glue: bytes -> message -> one answer -> bytes. Opens `doorman`, `protocol`, `trust`.
+"""socketserver glue: bytes -> message -> one answer -> bytes.
 
 The first byte tells TLS from plain JSON, which is for peers on this host alone. One thread a connection;
 whatever arrives, the peer gets a reply or a closed connection, and serving goes on.
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from distexp.errors import AlreadyRunning, DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
 from distexp.text import one_line
 from distexp.wire.auth import TLS_FIRST_BYTE
-from distexp.wire.doorman import MAX_REFUSALS, Doorman
+from distexp.wire.doorman import MAX_REFUSALS, ConnectionLimits
 from distexp.wire.messages import (
     IDLE_S,
     MESSAGE_S,
@@ -79,7 +79,7 @@ class Server(socketserver.ThreadingTCPServer):
             AlreadyRunning: The address cannot be bound.
         """
         self.answerer = answerer
-        self.doorman = Doorman()
+        self.limits = ConnectionLimits()
         self._context = context
         self._numbers = itertools.count(1)
         self._open: dict[int, socket.socket] = {}
@@ -120,7 +120,7 @@ class Server(socketserver.ThreadingTCPServer):
                 pass
             stopping.join(0.02)
         self.server_close()
-        self.doorman.close()
+        self.limits.close()
         with self._lock:
             sockets = list(self._open.values())
         for each in sockets:
@@ -135,9 +135,9 @@ class Server(socketserver.ThreadingTCPServer):
 
     def verify_request(self, request: object, client_address: tuple[str, int]) -> bool:
         """Return whether there is room for one more peer; else its connection is closed."""
-        is_welcome = self.doorman.let_in(client_address[0])
+        is_welcome = self.limits.let_in(client_address[0])
         if not is_welcome:
-            self.doorman.complain(client_address[0], "found too many connections, of this address or in all")
+            self.limits.complain(client_address[0], "found too many connections, of this address or in all")
         return is_welcome
 
     def process_request(self, request: Any, client_address: tuple[str, int]) -> None:
@@ -146,8 +146,8 @@ class Server(socketserver.ThreadingTCPServer):
             super().process_request(request, client_address)
         except RuntimeError as error:
             self.shutdown_request(request)
-            self.doorman.forget(client_address[0], is_stranger=True)
-            self.doorman.complain(client_address[0], error)
+            self.limits.forget(client_address[0], is_unauthenticated=True)
+            self.limits.complain(client_address[0], error)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Put the traceback of our bug into the log."""
@@ -177,7 +177,7 @@ class _Conversation(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         connection = self.server.enter(self.request, self.client_address)
         self._socket = self.request
-        self._is_stranger = True
+        self._is_unauthenticated = True
         self._refusals = 0
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a reply is one small packet
@@ -185,13 +185,13 @@ class _Conversation(socketserver.BaseRequestHandler):
             self._choose_language(connection)
             self._converse(connection)
         except ssl.SSLError as error:
-            self.server.doorman.complain(connection.peer, error)
+            self.server.limits.complain(connection.peer, error)
         except (OSError, ProtocolError) as error:
             log.debug("%s: connection ended: %s", connection.peer, error)
         finally:
             self.server.leave(connection)
             self._socket.close()
-            self.server.doorman.forget(self.client_address[0], is_stranger=self._is_stranger)
+            self.server.limits.forget(self.client_address[0], is_unauthenticated=self._is_unauthenticated)
 
     def _choose_language(self, connection: Connection) -> None:
         """Speak TLS if the peer does.
@@ -211,7 +211,7 @@ class _Conversation(socketserver.BaseRequestHandler):
                 "found a message in the clear, expected TLS from an address that is not loopback: run "
                 "experiment_runner_gpu.py or experiment_manager.py there, with a copy of .experiment_token"
             )
-            self.server.doorman.complain(connection.peer, error)
+            self.server.limits.complain(connection.peer, error)
             self._say_goodbye(error)
             raise error
 
@@ -227,10 +227,10 @@ class _Conversation(socketserver.BaseRequestHandler):
                 self._socket.settimeout(MESSAGE_S)  # who does not read its replies is left
                 for line in lines:
                     self._socket.sendall(self._answer(line, connection))
-                    if self._is_stranger and self._refusals >= MAX_REFUSALS:
+                    if self._is_unauthenticated and self._refusals >= MAX_REFUSALS:
                         return self._read_on()
         except ProtocolError as error:
-            self.server.doorman.complain(connection.peer, error)
+            self.server.limits.complain(connection.peer, error)
             self._say_goodbye(error)
 
     def _receive(self, framer: Framer, connection: Connection, until_s: float) -> bytes:
@@ -241,7 +241,7 @@ class _Conversation(socketserver.BaseRequestHandler):
         """
         is_mid_message = framer.is_mid_message
         while True:
-            idle_s = MESSAGE_S if self._is_stranger and not connection.is_local else IDLE_S
+            idle_s = MESSAGE_S if self._is_unauthenticated and not connection.is_local else IDLE_S
             patience_s = max(until_s - time.monotonic(), 0.001) if is_mid_message else idle_s
             self._socket.settimeout(patience_s)
             try:
@@ -257,12 +257,12 @@ class _Conversation(socketserver.BaseRequestHandler):
     def _answer(self, line: bytes, connection: Connection) -> bytes:
         try:
             request = decode_request(line)
-            if self._is_stranger and self.server.answerer.knows(request):
-                self._is_stranger = False
-                self.server.doorman.recognise(self.client_address[0])
+            if self._is_unauthenticated and self.server.answerer.knows(request):
+                self._is_unauthenticated = False
+                self.server.limits.recognise(self.client_address[0])
             return encode(self.server.answerer.handle(request, connection))
         except DistexpError as error:
-            self.server.doorman.complain(connection.peer, error)
+            self.server.limits.complain(connection.peer, error)
             self._refusals += 1
             again = isinstance(error, ResultsUnwritable | JournalUnwritable)
             return encode(ErrorReply(error=one_line(str(error)), again=again))

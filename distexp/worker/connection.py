@@ -1,4 +1,4 @@
-"""The worker's tie to its manager: ask, ask again, wait. Opens `client`, `protocol`, `stop`."""
+"""The worker's tie to its manager: ask, ask again, wait."""
 
 import logging
 import random
@@ -18,7 +18,7 @@ RETRY_MIN_S, RETRY_MAX_S = 0.2, 5.0  # between two tries to reach the manager
 log = logging.getLogger("distexp.worker")
 
 
-class Link:
+class ManagerConnection:
     """Requests to one manager that may come and go.  For one thread."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Link:
         self._retry_s = RETRY_MIN_S
         self._is_refused = False
         self._called_s = 0.0
-        self.next_beat_s = 0.0  # when the manager has to hear from this worker again
+        self.next_heartbeat_s = 0.0  # when the manager has to hear from this worker again
         self.has_given_up = False
 
     def call(self, request: AnyRequest, expected: Any) -> Any:
@@ -43,7 +43,9 @@ class Link:
             UserError: The host is no name.
         """
         self._called_s = self._clock()
-        self.next_beat_s = self._called_s + HEARTBEAT_S  # also when it is refused: asking faster helps nobody
+        self.next_heartbeat_s = (
+            self._called_s + HEARTBEAT_S
+        )  # also when it is refused: asking faster helps nobody
         reply = self._client.call(request, expected)
         if self._lost_s is not None:
             log.info("The manager at %s is back", self._client.address)
@@ -85,13 +87,13 @@ class Link:
                 break
         return None
 
-    def hurry(self) -> None:
+    def heartbeat_soon(self) -> None:
         """Let the next beat be due earlier: there is news."""
-        self.next_beat_s = min(self.next_beat_s, self._called_s + NEWS_S)
+        self.next_heartbeat_s = min(self.next_heartbeat_s, self._called_s + NEWS_S)
 
-    def beat_soon(self) -> None:
+    def retry_heartbeat_soon(self) -> None:
         """Let the next beat be due as soon as it makes sense to try again."""
-        self.next_beat_s = self._clock() + self.back_off_s()
+        self.next_heartbeat_s = self._clock() + self.back_off_s()
 
     def back_off_s(self) -> float:
         """Return how long to wait before the next try: longer each time, never in step with other workers."""
@@ -113,7 +115,7 @@ class Link:
                 log.info("Finishing the current task; Ctrl+C again to stop with a checkpoint")
         if connection is not None and connection in ready:  # between two calls this only means: closed
             self._client.close()
-            self.next_beat_s = self._clock()
+            self.next_heartbeat_s = self._clock()
 
     def close(self) -> None:
         """Leave the manager."""

@@ -1,4 +1,4 @@
-"""What a worker tells of its task: beats, results, failures; until it has arrived. Opens `link`, `recorder`.
+"""What a worker tells of its task: beats, results, failures; until it has arrived.
 
 A result goes to its file or, where that is not to be had, into the spool, before anything is reported.
 """
@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distexp.errors import ManagerUnreachable, ProtocolError, ResultsUnwritable
-from distexp.wire.messages import Ack, BeatReply, GpuUse, Heartbeat, Progress, TaskComplete, TaskReply
-from distexp.worker.connection import Link
+from distexp.wire.messages import Ack, GpuUse, Heartbeat, HeartbeatReply, Progress, TaskComplete, TaskReply
+from distexp.worker.connection import ManagerConnection
 from distexp.worker.recorder import Delivery, Recorder
 from distexp.worker.signals import StopRequests
 
@@ -18,13 +18,13 @@ DISK_RETRY_S = 5.0  # between two tries to write a row
 log = logging.getLogger("distexp.worker")
 
 
-class Courier:
+class ResultDelivery:
     """Brings what one worker has to tell to where it belongs.  For one thread."""
 
     def __init__(
         self,
         *,
-        link: Link,
+        connection: ManagerConnection,
         recorder: Recorder,
         stop: StopRequests,
         about: Callable[[], Mapping[str, Any]],
@@ -36,22 +36,22 @@ class Courier:
         With each beat goes how busy its card is, as `look()` finds it; with each request for a task, how much
         memory is free.
         """
-        self._link, self._recorder, self._stop = link, recorder, stop
+        self._connection, self._recorder, self._stop = connection, recorder, stop
         self._about, self._look, self._free_mib = about, look, free_mib
 
     def naming(self, task: TaskReply) -> dict[str, Any]:
         """Return the fields of a report that say who reports on what."""
         return {**self._about(), "lease_id": task.lease_id, "key": task.key, "task_id": task.task_id}
 
-    def beat(self, task: TaskReply, progress: Progress | None = None) -> bool:
+    def heartbeat(self, task: TaskReply, progress: Progress | None = None) -> bool:
         """Tell the manager that the task is in hand; False when it must not go on."""
-        beat = Heartbeat(
+        heartbeat = Heartbeat(
             **self._about(), lease_id=task.lease_id, key=task.key, progress=progress, gpu=self._look()
         )
         try:
-            reply: BeatReply = self._link.call(beat, BeatReply)
+            reply: HeartbeatReply = self._connection.call(heartbeat, HeartbeatReply)
         except ManagerUnreachable:
-            self._link.beat_soon()
+            self._connection.retry_heartbeat_soon()
             return True
         except ProtocolError as error:
             log.warning("Heartbeat refused: %s", error)  # its result may still be welcome
@@ -64,7 +64,7 @@ class Courier:
         if task.writes_row:
             if not self._write_row(delivery):
                 return None
-            return self._link.report(
+            return self._connection.report(
                 TaskComplete(**self.naming(task), next=wants_next, free_mib=self._free(wants_next))
             )
         self._keep(delivery)
@@ -85,7 +85,7 @@ class Courier:
             next=wants_next,
             free_mib=self._free(wants_next),
         )
-        ack = self._link.report(report)
+        ack = self._connection.report(report)
         if ack is not None:
             self._recorder.forget(delivery)
         return ack
@@ -105,8 +105,8 @@ class Courier:
             is_kept = is_kept or self._keep(delivery)
             if self._stop.wants_checkpoint:
                 return False
-            self._link.wait(DISK_RETRY_S)
-            self.beat(delivery.task)
+            self._connection.wait(DISK_RETRY_S)
+            self.heartbeat(delivery.task)
         if is_kept:
             self._recorder.forget(delivery)
         return True

@@ -1,4 +1,4 @@
-"""Where a worker computes: on cards, or the CPU; waiting while cards are busy. Opens `claim`, `link`."""
+"""Where a worker computes: on cards, or the CPU; waiting while cards are busy."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from distexp.errors import NoGpuError
 from distexp.gpu.claim import Claim, claim_cpu, claim_gpu, claim_gpus
 from distexp.gpu.devices import list_gpus
 from distexp.wire.messages import Status, StatusReply
-from distexp.worker.connection import Link
+from distexp.worker.connection import ManagerConnection
 from distexp.worker.signals import StopRequests
 
 LOOK_S = 5.0  # between two looks for a card that has become free
@@ -17,14 +17,14 @@ LOOK_S = 5.0  # between two looks for a card that has become free
 log = logging.getLogger("distexp.worker")
 
 
-def find_seat(
+def acquire_device(
     device: Literal["auto", "gpu", "cpu"],
     *,
     min_free_mib: int,
     slots: int,
     gpus: int = 1,
     cpu_folder: Path,
-    link: Link,
+    connection: ManagerConnection,
     stop: StopRequests,
 ) -> Claim | None:
     """Return a claim on a device; None when the sweep ended, the manager left or the user stopped it first.
@@ -47,7 +47,7 @@ def find_seat(
         log.info("Running on the CPU: %s", error)
         return claim_cpu(cpu_folder)
     said = ""
-    while not stop.wants_leave and not link.has_given_up:
+    while not stop.wants_leave and not connection.has_given_up:
         try:
             if gpus > 1:
                 return claim_gpus(gpus, min_free_mib, visible=visible)
@@ -56,9 +56,9 @@ def find_seat(
             if str(error) != said:
                 said = str(error)
                 log.warning("%s. Waiting for %s", said, "a card" if gpus == 1 else f"{gpus} cards at once")
-        status = link.ask(Status(), StatusReply, "Error requesting task")
+        status = connection.ask(Status(), StatusReply, "Error requesting task")
         if status is not None and status.status["done"]:
             log.info("No task is left")
             return None
-        link.wait(LOOK_S)
+        connection.wait(LOOK_S)
     return None

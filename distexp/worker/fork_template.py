@@ -1,4 +1,4 @@
-"""The template of forked children: has imported the experiment, warmed up on the CPU. Opens `child_main`.
+"""The template of forked children: has imported the experiment, warmed up on the CPU.
 
 Imported by the forkserver, once, before the first fork. On a GPU it only imports: a backward in a process
 that sees a card starts autograd's device threads, and every forked child's backward would raise.

@@ -1,4 +1,4 @@
-"""How busy cards are now, and how much memory they have free. Opens `gpu`, `errors`, `protocol`."""
+"""How busy cards are now, and how much memory they have free."""
 
 import threading
 from collections.abc import Sequence

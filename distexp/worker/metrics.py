@@ -1,5 +1,5 @@
 """What one task reports over time, into `metrics.csv` of its run folder, and for TensorBoard where that is
-installed. Opens `csv_text`, `rows`.
+installed.
 
 In the child. No disk and no TensorBoard makes a task fail: a warning in its log, and the curve ends there.
 """
@@ -31,7 +31,7 @@ _BOARD_PROBLEMS = (
 )  # of one that does not fit torch
 
 
-class Curves:
+class MetricsFile:
     """The reports of one attempt.  For one thread."""
 
     def __init__(self, folder: Path, attempt: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""What a row says of the software and the card that computed it. Opens nothing.
+"""What a row says of the software and the card that computed it.
 
 What is not there is empty: no card, no torch, no git, no repository.
 """

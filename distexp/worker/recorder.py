@@ -1,7 +1,4 @@
-"""The worker's side of rows: into the file where it may, else into the spool until they are handed over.
-
-Opens `results`, `spool`, `protocol`.
-"""
+"""The worker's side of rows: into the file where it may, else into the spool until they are handed over."""
 
 import logging
 from pathlib import Path

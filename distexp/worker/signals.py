@@ -1,4 +1,4 @@
-"""What the user and the cluster ask of a worker, as flags that signal handlers set. Opens nothing."""
+"""What the user and the cluster ask of a worker, as flags that signal handlers set."""
 
 import contextlib
 import signal

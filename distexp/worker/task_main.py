@@ -1,5 +1,4 @@
-"""Inside the child: prepare, wait for one task, run it, tell, end. Opens `capture`, `context`,
-`curves`, `process_tree`, `rows`, `run_log`, `task`.
+"""Inside the child: prepare, wait for one task, run it, tell, end.
 
 Talks JSON over a pipe that is also the lifeline: when the worker dies, the pipe closes and the child ends
 with everything it has started. Torch comes in with the experiment's module, after the device is pinned.
@@ -33,7 +32,7 @@ from distexp.task import Cause, Scalar, Task
 from distexp.task_log import LOG_FILE
 from distexp.text import one_line
 from distexp.worker import provenance
-from distexp.worker.metrics import Curves, block_board, import_board
+from distexp.worker.metrics import MetricsFile, block_board, import_board
 
 CHECKPOINT_FOLDER = "checkpoint"  # in the same
 REPORT_EVERY_S = 1.0  # each report wakes the worker, which passes on the latest with its next beat
@@ -146,10 +145,10 @@ def main(channel: Connection, setup: Setup) -> None:
         outcome = loaded
     else:
         channel.send_bytes(_encode(Began()))
-        curves = Curves(Path(run.run_folder), run.attempt)
-        context = make_context(run, setup, inbox.stop, channel, curves.add)
+        metrics_file = MetricsFile(Path(run.run_folder), run.attempt)
+        context = make_context(run, setup, inbox.stop, channel, metrics_file.add)
         outcome = guarded(lambda: _encode(call(loaded, run.task, context)))
-        curves.close()
+        metrics_file.close()
     with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
         if isinstance(outcome, Broke):
             print(outcome.error, file=sys.stderr)

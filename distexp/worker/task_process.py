@@ -1,6 +1,4 @@
 """One task in one child process: start, watch, kill, collect.
-
-Opens `child_main`, `template_process`, `process_tree`, `run_log`, `task`, `host`.
 The next child is started one ahead of need, so that what it costs to prepare is spent while another task
 runs. On Linux children are forked from a template that has imported the experiment (and, on the CPU, warmed
 it up); elsewhere, and for `process: fresh`, each is a new interpreter.

@@ -18,8 +18,8 @@ from distexp.task import Cause, Provenance
 from distexp.task_log import LOG_FILE
 from distexp.wire.messages import GpuUse, NoTask, Progress, RequestTask, TaskFailed, TaskReleased, TaskReply
 from distexp.workdir import Workdir
-from distexp.worker.connection import Link
-from distexp.worker.delivery import DISK_RETRY_S, Courier
+from distexp.worker.connection import ManagerConnection
+from distexp.worker.delivery import DISK_RETRY_S, ResultDelivery
 from distexp.worker.recorder import Delivery, Recorder
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_main import CHECKPOINT_FOLDER, Broke, Finished, Outcome, Run, Stopped
@@ -45,7 +45,7 @@ class Worker:
         *,
         about: Mapping[str, Any],
         workdir: Workdir,
-        link: Link,
+        connection: ManagerConnection,
         recorder: Recorder,
         children: Children,
         stop: StopRequests,
@@ -65,11 +65,16 @@ class Worker:
         """
         self._free_mib = free_mib
         self._facts, self._run_facts = facts, facts(False)
-        self._introduction = dict(about)
+        self._about_worker = dict(about)
         self._workdir = workdir
-        self._link, self._children = link, children
-        self._courier = Courier(
-            link=link, recorder=recorder, stop=stop, about=self._about, look=look, free_mib=free_mib
+        self._connection, self._children = connection, children
+        self._delivery = ResultDelivery(
+            connection=connection,
+            recorder=recorder,
+            stop=stop,
+            about=self._about,
+            look=look,
+            free_mib=free_mib,
         )
         self._stop, self._clock, self._left_s = stop, clock, left_s
         self._completed = 0
@@ -82,7 +87,7 @@ class Worker:
     def _about(self) -> dict[str, Any]:
         """Who asks. The nonce is read each time: the folder's first manager may start after its workers."""
         return {
-            **self._introduction,
+            **self._about_worker,
             "nonce": self._workdir.read_nonce(),
             "left_s": self._left_s(),
             "git_commit": self._run_facts.get("git_commit", ""),
@@ -99,25 +104,25 @@ class Worker:
     def run(self) -> int:
         """Work until there is nothing left to do; return 0, or 1 when the manager stayed away."""
         try:
-            self._courier.hand_over_kept()
+            self._delivery.hand_over_kept()
             while self.run_one():
                 pass
-            if isinstance(self._next, TaskReply):  # lent while the user was about to stop this worker
+            if isinstance(self._next, TaskReply):  # assigned while the user was about to stop this worker
                 self._settle(self._next, Stopped())
         finally:
             self._children.close()
-            self._link.close()
+            self._connection.close()
             self._log_file.close()
-        return int(self._link.has_given_up or self._is_stuck)
+        return int(self._connection.has_given_up or self._is_stuck)
 
     def run_one(self) -> bool:
         """Take one turn: at most one task. Return whether there is a next turn."""
-        if self._stop.wants_leave or self._link.has_given_up or self._is_stuck:
+        if self._stop.wants_leave or self._connection.has_given_up or self._is_stuck:
             return False
         reply, self._next = self._next, None
         if reply is None:
             request = RequestTask(**self._about(), free_mib=self._free_mib and self._free_mib())
-            reply = self._link.ask(request, TaskReply | NoTask, "Error requesting task")
+            reply = self._connection.ask(request, TaskReply | NoTask, "Error requesting task")
         if isinstance(reply, TaskReply) and self._stop.wants_leave:
             self._next = reply
         elif isinstance(reply, TaskReply):
@@ -136,7 +141,7 @@ class Worker:
             return False
         if self._free_mib:
             self._children.close()  # a standby holds memory of the card that a task may wait for
-        self._link.wait(reply.retry_after_s)
+        self._connection.wait(reply.retry_after_s)
         return True
 
     # -- one task ------------------------------------------------------------------------------------------
@@ -190,14 +195,14 @@ class Worker:
                         task, Broke(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
                     )
                     return None
-                if self._clock() >= self._link.next_beat_s:
-                    self._courier.beat(task)
-                until_s = min(self._link.next_beat_s, give_up_at_s)
-                self._link.wait(max(0.0, until_s - self._clock()), [over])
+                if self._clock() >= self._connection.next_heartbeat_s:
+                    self._delivery.heartbeat(task)
+                until_s = min(self._connection.next_heartbeat_s, give_up_at_s)
+                self._connection.wait(max(0.0, until_s - self._clock()), [over])
         if started:
             return started[0]
         self._settle(task, Stopped())
-        self._link.wait(DISK_RETRY_S)
+        self._connection.wait(DISK_RETRY_S)
         return None
 
     def _open_folders(self, task: TaskReply, output_dir: Path, run_folder: Path) -> bool:
@@ -214,11 +219,11 @@ class Worker:
                     "%s: cannot be written now (%s); trying again every %g s",
                     *(error.filename or run_folder, error.strerror, DISK_RETRY_S),
                 )
-            self._link.wait(DISK_RETRY_S)
+            self._connection.wait(DISK_RETRY_S)
             if self._stop.wants_leave:
                 self._settle(task, Stopped())
                 return False
-            if not self._courier.beat(task):
+            if not self._delivery.heartbeat(task):
                 self._settle(task, Fenced())
                 return False
 
@@ -231,13 +236,13 @@ class Worker:
                     peak_gpu_mib=outcome.peak_gpu_mib,
                     torch_version=outcome.torch_version,
                     attempt=task.attempt,
-                    worker=str(self._introduction["worker_id"]),
-                    host=str(self._introduction["host"]),
-                    device=str(self._introduction["device"]),
+                    worker=str(self._about_worker["worker_id"]),
+                    host=str(self._about_worker["host"]),
+                    device=str(self._about_worker["device"]),
                     started_utc=outcome.started_utc,
                     duration_s=outcome.duration_s,
                 )
-                ack = self._courier.deliver(Delivery(task=task, result=outcome.result, run=run_facts))
+                ack = self._delivery.deliver(Delivery(task=task, result=outcome.result, run=run_facts))
                 if ack is not None:
                     log.info("Task %s completed", task.task_id)
                     self._completed += 1
@@ -245,12 +250,14 @@ class Worker:
                     self._next = ack.next
             case Broke(cause=cause, error=error):
                 log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
-                self._link.report(TaskFailed(**self._courier.naming(task), cause=cause.value, error=error))
+                self._connection.report(
+                    TaskFailed(**self._delivery.naming(task), cause=cause.value, error=error)
+                )
             case Stopped():
                 reason = "preempted" if self._stop.is_preempted else "interrupted"
                 log.info("Giving task %s back: %s", task.task_id, reason)
                 self._is_hopeless = not self._completed and not any(self._checkpoints(task).rglob("*"))
-                self._link.report(TaskReleased(**self._courier.naming(task), reason=reason))
+                self._connection.report(TaskReleased(**self._delivery.naming(task), reason=reason))
             case Fenced():
                 log.warning(
                     "Task %s ended elsewhere or was cancelled; its result is not wanted", task.task_id
@@ -267,7 +274,7 @@ class Worker:
         while (outcome := attempt.outcome()) is None:
             now_s = self._clock()
             if attempt.progress and is_news:
-                self._link.hurry()  # whoever watches learns how long this task takes
+                self._connection.heartbeat_soon()  # whoever watches learns how long this task takes
                 is_news = False
             if attempt.has_begun and task.timeout_s and timeout_at_s is None:
                 timeout_at_s = now_s + task.timeout_s
@@ -280,10 +287,16 @@ class Worker:
                 log.info("Asked task %s to stop; it has %g s to save a checkpoint", task.task_id, grace_s)
             if self._stop.wants_kill or (kill_at_s is not None and now_s >= kill_at_s):
                 return Stopped()
-            if now_s >= self._link.next_beat_s and not self._courier.beat(task, told(attempt)):
+            if now_s >= self._connection.next_heartbeat_s and not self._delivery.heartbeat(
+                task, told(attempt)
+            ):
                 return Fenced()
-            ends = [at_s for at_s in (timeout_at_s, kill_at_s, self._link.next_beat_s) if at_s is not None]
-            self._link.wait(max(0.0, min(ends) - self._clock()), attempt.waitables)
+            ends = [
+                at_s
+                for at_s in (timeout_at_s, kill_at_s, self._connection.next_heartbeat_s)
+                if at_s is not None
+            ]
+            self._connection.wait(max(0.0, min(ends) - self._clock()), attempt.waitables)
         if isinstance(outcome, Broke) and self._stop.wants_checkpoint:
             return Stopped()  # whatever it did when asked to stop is not held against the task
         if isinstance(outcome, Stopped) and not self._stop.wants_checkpoint:

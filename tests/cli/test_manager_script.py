@@ -172,7 +172,7 @@ def test_a_killed_manager_knows_after_its_restart_what_had_happened(folder: Fold
     assert sorted(row["task_id"] for row in folder.rows()) == sorted([done["task_id"], running["task_id"]])
 
 
-def test_a_task_of_a_process_that_was_killed_is_lent_again_at_once(folder: Folder) -> None:
+def test_a_task_of_a_process_that_was_killed_is_assigned_again_at_once(folder: Folder) -> None:
     folder.configure([1])
     with started(folder) as manager:
         holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

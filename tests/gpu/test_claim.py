@@ -200,21 +200,21 @@ def test_cpu_seats_are_counted_per_folder_from_the_lowest_free(tmp_path):
 
 def test_a_cpu_worker_sees_no_card(machine, claim, tmp_path):
     machine(card(0))
-    with claim_cpu(tmp_path) as seat, pytest.raises(NoGpuError, match="allows none"):
-        claim(visible=seat.environment()["CUDA_VISIBLE_DEVICES"])
+    with claim_cpu(tmp_path) as claim_, pytest.raises(NoGpuError, match="allows none"):
+        claim(visible=claim_.environment()["CUDA_VISIBLE_DEVICES"])
 
 
 # -- folder and files
 
 
-def test_a_claim_folder_that_is_a_file_is_told_with_path_and_cure(machine, claim, claims):
+def test_a_claim_folder_that_is_a_file_is_told_with_path_and_remedy(machine, claim, claims):
     machine(card(0))
     claims.write_text("")
     with pytest.raises(UserError, match=rf"^{claims}.*expected a local folder.*{CLAIM_FOLDER_VARIABLE}="):
         claim()
 
 
-def test_a_claim_folder_that_cannot_be_made_is_told_with_path_and_cure(machine, tmp_path):
+def test_a_claim_folder_that_cannot_be_made_is_told_with_path_and_remedy(machine, tmp_path):
     machine(card(0))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=rf"^{tmp_path}/file/claims: Not a directory, .*names another"):

@@ -83,7 +83,7 @@ def test_what_a_driver_does_not_tell_is_left_out(machine):
         ("Unknown", "NVML does not start (Unknown Error); compare `nvidia-smi`, or run with --device cpu"),
     ],
 )
-def test_a_driver_that_does_not_work_is_told_with_cause_and_cure(machine, init, cause):
+def test_a_driver_that_does_not_work_is_told_with_cause_and_remedy(machine, init, cause):
     machine(init=init)
     with pytest.raises(NoGpuError) as caught:
         list_gpus()
@@ -91,7 +91,7 @@ def test_a_driver_that_does_not_work_is_told_with_cause_and_cure(machine, init, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_module_is_told_with_cause_and_cure(monkeypatch):
+def test_a_missing_module_is_told_with_cause_and_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(
         NoGpuError, match=r"No available GPU found: the module pynvml is missing .*`pip install nvidia-ml-py`"
@@ -99,7 +99,7 @@ def test_a_missing_module_is_told_with_cause_and_cure(monkeypatch):
         list_gpus()
 
 
-def test_a_driver_without_a_card_is_told_with_cause_and_cure(machine):
+def test_a_driver_without_a_card_is_told_with_cause_and_remedy(machine):
     machine()
     with pytest.raises(NoGpuError, match=r"the NVIDIA driver sees no card; compare `nvidia-smi -L`"):
         list_gpus()

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from distexp.manager.manager import ExperimentManager
-from distexp.queue.entry import Borrower
+from distexp.queue.entry import WorkerInfo
 from distexp.wire.messages import MAX_STATUS_BYTES, PAGE, StatusReply, encode
 from tests.live_manager import CONFIG, Folder, Talk, worker
 
@@ -45,7 +45,7 @@ def test_a_status_stays_below_its_limit_whatever_workers_are_called(manager: Exp
         name = f"{number}\U0001f600" * 20
         with worker(manager, name) as talk, worker(manager, "substitute") as other:
             other.say("heartbeat"), talk.say("heartbeat")
-        assert manager._roster.bench_unfit(Borrower(name, instance=f"{name}-1"), "it fails")
+        assert manager._registry.exclude(WorkerInfo(name, instance=f"{name}-1"), "it fails")
     status = manager.service.status()
     assert status["benched"].startswith("0\U0001f600")
     assert len(encode(StatusReply(status=status))) <= MAX_STATUS_BYTES
@@ -129,7 +129,7 @@ def test_failed_and_missing_tasks_are_requeued_together(
     assert user.say("status")["status"]["pending"] == 8
 
 
-def test_a_paused_sweep_lends_nothing_until_it_is_resumed(manager: ExperimentManager, user: Talk) -> None:
+def test_a_paused_sweep_assigns_nothing_until_it_is_resumed(manager: ExperimentManager, user: Talk) -> None:
     user.say("pause")
     with worker(manager) as talk:
         waits = talk.say("request_task")

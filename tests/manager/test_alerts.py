@@ -10,7 +10,7 @@ import pytest
 
 from distexp.manager.alerts import Alerts, Commands
 from distexp.manager.manager import ExperimentManager
-from distexp.queue.entry import Borrower
+from distexp.queue.entry import WorkerInfo
 from distexp.queue.task_queue import TaskQueue
 from distexp.task import Cause
 from tests.live_manager import Folder, worker
@@ -71,7 +71,7 @@ def test_a_task_that_fails_as_another_is_requeued_is_told(folder: Folder) -> Non
         (entry, *_) = manager.queue.entries()
         for _ in range(2):  # within one turn: the number of failed tasks is what it was
             manager.queue.requeue(entry.key)
-            lease = manager.queue.lend(Borrower("cpu0"))
+            lease = manager.queue.assign(WorkerInfo("cpu0"))
             assert lease is not None
             manager.queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, "no", retry=False)
             manager.run_once()

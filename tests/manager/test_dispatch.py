@@ -47,7 +47,7 @@ def test_without_auth_nobody_needs_the_secret(folder: Folder) -> None:
         assert talk.say("request_task", worker_id="anyone")["type"] == "task"
 
 
-# -- lending -------------------------------------------------------------------------------------------------
+# -- assigning ---------------------------------------------------------------------------------------------
 
 
 def test_a_task_comes_with_all_that_a_client_needs(folder: Folder, manager: ExperimentManager) -> None:
@@ -72,7 +72,7 @@ def test_a_request_that_one_process_repeats_gets_the_same_lease(manager: Experim
 
 
 def test_another_process_of_the_same_name_gets_another_task(manager: ExperimentManager) -> None:
-    with worker(manager) as one, worker(manager, instance="twin container") as two:
+    with worker(manager) as one, worker(manager, instance="duplicate container") as two:
         assert one.say("request_task")["key"] != two.say("request_task")["key"]
 
 
@@ -87,7 +87,7 @@ def test_requests_of_one_process_that_overlap_get_one_lease(manager: ExperimentM
     assert count(manager, State.ASSIGNED) == 1
 
 
-def test_a_row_that_comes_to_light_while_its_task_is_lent_again_ends_that_lease(
+def test_a_row_that_comes_to_light_while_its_task_is_assigned_again_ends_that_lease(
     folder: Folder, manager: ExperimentManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flush = manager.journal.flush
@@ -95,24 +95,24 @@ def test_a_row_that_comes_to_light_while_its_task_is_lent_again_ends_that_lease(
     def after_a_row() -> None:
         monkeypatch.setattr(manager.journal, "flush", flush)
         folder.add_rows("1,42,0.9")
-        manager.ledger.scan_all()
+        manager.store.scan_all()
         flush()
 
     with worker(manager) as late, worker(manager, "gpu1") as other:
         task = late.say("request_task")
-        manager.service.endings.lose(manager.queue.leases()[0], "no sign of life")
+        manager.service.completion.lose(manager.queue.leases()[0], "no sign of life")
         monkeypatch.setattr(manager.journal, "flush", after_a_row)
         assert other.say("request_task")["key"] != task["key"], "its bookmark would be beyond the row"
     assert manager.queue.entry(task["key"]).state is State.COMPLETE
     assert f"Assigned task {task['task_id']} to gpu1" not in folder.log()
 
 
-def test_a_lease_that_a_beat_has_taken_back_is_in_the_journal(manager: ExperimentManager) -> None:
+def test_a_lease_that_a_heartbeat_has_taken_back_is_in_the_journal(manager: ExperimentManager) -> None:
     with worker(manager) as talk:
         task = talk.say("request_task")
-        manager.service.endings.lose(manager.queue.leases()[0], "no sign of life")
-        beat = {"lease_id": task["lease_id"], "key": task["key"]}
-        assert talk.say("heartbeat", **beat)["stop"] is False
+        manager.service.completion.lose(manager.queue.leases()[0], "no sign of life")
+        heartbeat = {"lease_id": task["lease_id"], "key": task["key"]}
+        assert talk.say("heartbeat", **heartbeat)["stop"] is False
         (record,) = manager.journal.load()
     assert record.lease is not None
     assert record.lease.lease_id == task["lease_id"]
@@ -240,19 +240,19 @@ def test_many_completions_at_once_become_one_row_each(folder: Folder) -> None:
     assert sorted(int(row["width"]) for row in folder.rows()) == list(range(60))
 
 
-def test_the_late_result_wins_and_the_other_attempt_is_stopped_at_its_beat(
+def test_the_late_result_wins_and_the_other_attempt_is_stopped_at_its_heartbeat(
     folder: Folder, manager: ExperimentManager
 ) -> None:
     with worker(manager) as late, worker(manager, "gpu1", instance="") as other:
         task = late.say("request_task")
-        manager.service.endings.lose(manager.queue.leases()[0], "no sign of life")
+        manager.service.completion.lose(manager.queue.leases()[0], "no sign of life")
         retried = other.say("request_task")  # retries go first to another worker
         assert (retried["key"], retried["attempt"]) == (task["key"], 2)
-        beat = {"lease_id": retried["lease_id"], "key": task["key"]}
-        assert other.say("heartbeat", **beat)["stop"] is False
+        heartbeat = {"lease_id": retried["lease_id"], "key": task["key"]}
+        assert other.say("heartbeat", **heartbeat)["stop"] is False
         late.say("task_complete", lease_id=task["lease_id"], key=task["key"], result={"score": 1})
-        assert other.say("heartbeat", **beat)["stop"] is True
-        other.say("task_complete", **beat, result={"score": 2})
+        assert other.say("heartbeat", **heartbeat)["stop"] is True
+        other.say("task_complete", **heartbeat, result={"score": 2})
     assert [row["score"] for row in folder.rows()] == ["1"]
     assert "Task exp1_vary_width_0_42 completed by gpu0" in folder.log()
 
@@ -264,7 +264,7 @@ def test_the_row_of_a_worker_that_died_before_its_report_counts(
         talk.say("request_task")
         folder.add_rows("1,42,0.9")
         (lease,) = manager.queue.leases()
-        manager.service.endings.lose(lease, "its process is gone")
+        manager.service.completion.lose(lease, "its process is gone")
     assert manager.queue.entry(lease.task.key).state is State.COMPLETE
     assert "Task exp1_vary_width_0_42 completed by gpu0" in folder.log()
 
@@ -314,7 +314,7 @@ def test_a_phase_ends_by_import_also_where_the_journal_cannot_be_written(manager
 # -- disks that refuse ---------------------------------------------------------------------------------------
 
 
-def test_without_journal_nothing_is_lent_and_losses_do_not_end_the_manager(
+def test_without_journal_nothing_is_assigned_and_losses_do_not_end_the_manager(
     folder: Folder, manager: ExperimentManager
 ) -> None:
     with worker(manager) as talk, worker(manager, "gpu1") as other:
@@ -324,7 +324,7 @@ def test_without_journal_nothing_is_lent_and_losses_do_not_end_the_manager(
         assert reply["again"] is True
         assert reply["error"].startswith(f"{manager.workdir.journal}: ")
         assert count(manager, State.ASSIGNED) == 1
-        manager.service.endings.lose(manager.queue.leases()[0], "no sign of life")
+        manager.service.completion.lose(manager.queue.leases()[0], "no sign of life")
         assert other.say("status")["status"]["pending"] == 3
         manager.journal._database.execute("PRAGMA query_only=OFF")
         assert other.say("request_task")["type"] == "task"
@@ -342,7 +342,7 @@ def test_a_results_file_that_refuses_costs_nothing(folder: Folder, manager: Expe
         assert refused["again"] is True
         assert refused["error"].startswith(f"{folder.csv}: cannot be written now (Is a directory)")
         (lease,) = manager.queue.leases()
-        manager.service.endings.lose(lease, "no sign of life")
+        manager.service.completion.lose(lease, "no sign of life")
         assert talk.say("task_complete", **named, result={"score": 1})["again"] is True
         assert manager.queue.leases()[0].until_s > lease.until_s, "a report is a sign of life"
         assert talk.say("heartbeat", **named)["stop"] is False

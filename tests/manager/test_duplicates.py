@@ -15,12 +15,12 @@ def counts(manager: ExperimentManager) -> dict[str, int]:
     return {state.value: number for state, number in manager.queue.counts().items() if number}
 
 
-def test_a_twin_gets_one_copy_of_the_row_also_after_a_restart(folder: Folder) -> None:
-    twin = "exp1_again:\n  combinations:\n    - width: {widths}\n"
-    folder.configure([1, 2], CONFIG + twin)
+def test_a_duplicate_gets_one_copy_of_the_row_also_after_a_restart(folder: Folder) -> None:
+    duplicate = "exp1_again:\n  combinations:\n    - width: {widths}\n"
+    folder.configure([1, 2], CONFIG + duplicate)
     with folder.serving() as manager, worker(manager, instance="") as talk:
         tasks = [talk.say("request_task") for _ in range(2)]
-        assert talk.say("request_task")["reason"] == "wait"  # the twins wait for them
+        assert talk.say("request_task")["reason"] == "wait"  # the duplicates wait for them
         for task in tasks:
             talk.say("task_complete", key=task["key"], result={"score": 7})
         manager.rescan()
@@ -35,9 +35,11 @@ def test_a_twin_gets_one_copy_of_the_row_also_after_a_restart(folder: Folder) ->
     ]
 
 
-def test_a_folder_that_refuses_copies_keeps_no_other_twin_waiting(folder: Folder) -> None:
-    twin = '  defaults: {{output_dir: "./results_{{{{width}}}}"}}\n  combinations:\n    - width: {widths}\n'
-    folder.configure([1, 2], CONFIG + "exp1_again:\n" + twin.replace("{{{{width}}}}", "{{width}}"))
+def test_a_folder_that_refuses_copies_keeps_no_other_duplicate_waiting(folder: Folder) -> None:
+    duplicate = (
+        '  defaults: {{output_dir: "./results_{{{{width}}}}"}}\n  combinations:\n    - width: {widths}\n'
+    )
+    folder.configure([1, 2], CONFIG + "exp1_again:\n" + duplicate.replace("{{{{width}}}}", "{{width}}"))
     refusing = folder.root / "results_1" / "final_results.csv"
     refusing.mkdir(parents=True)
     folder.add_rows("exp1_vary_width,1,42", "exp1_vary_width,2,42", header="phase,width,seed")

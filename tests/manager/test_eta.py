@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from distexp.manager.eta import Facts, facts_of, fit, remaining_s
+from distexp.manager.eta import Features, features_of, fit, remaining_s
 from distexp.task import Task
 from tests.row_cases import a_task
 
@@ -27,11 +27,11 @@ def error_after(tasks: list[Task], took_s: Times, done: int, workers: int = 4) -
     """The estimate once the first `done` tasks are measured, divided by the truth."""
     noise = random.Random(1)
     times_s = [took_s(task) * noise.uniform(0.8, 1.25) for task in tasks]
-    measured = [(facts_of(task), s) for task, s in zip(tasks[:done], times_s, strict=False)]
+    measured = [(features_of(task), s) for task, s in zip(tasks[:done], times_s, strict=False)]
     model = fit(measured)
     assert model is not None
     left = tasks[done:]
-    guess_s = remaining_s([model.predict_s(facts_of(task)) for task in left], len(left), [], workers)
+    guess_s = remaining_s([model.predict_s(features_of(task)) for task in left], len(left), [], workers)
     return guess_s * workers / sum(times_s[done:])
 
 
@@ -73,8 +73,8 @@ def test_the_estimate_stays_right_to_the_end(name: str, share: float) -> None:
     assert 1 / 1.5 < error_after(tasks, took_s, int(share * len(tasks))) < 1.5
 
 
-def facts(**values: object) -> Facts:
-    return facts_of(a_task(**values))  # type: ignore[arg-type]
+def facts(**values: object) -> Features:
+    return features_of(a_task(**values))  # type: ignore[arg-type]
 
 
 def test_factors_of_a_crossed_grid_are_told_exactly() -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from distexp.manager.forecast import KEPT, SAMPLE, Forecast, Pace
-from distexp.manager.workers import Roster
+from distexp.manager.forecast import KEPT, SAMPLE, Forecast, Forecaster
+from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
 from distexp.task import State, Task
@@ -22,18 +22,18 @@ class Shop:
         self.clock = Clock()
         self.queue = TaskQueue(self.clock, lambda record: None)
         self.queue.sync(tasks)
-        self.roster = Roster(host="here", machine="", nonce="", clock=self.clock)
-        self.pace = Pace(self.queue, self.roster)
+        self.registry = WorkerRegistry(host="here", machine="", nonce="", clock=self.clock)
+        self.forecaster = Forecaster(self.queue, self.registry)
         self.busy: dict[int, tuple[Lease, float]] = {}  # worker -> what it runs, until when
         self.workers = range(workers)
 
     def greet(self, worker: int, progress: wire.Progress | None = None) -> None:
         request = wire.Heartbeat(worker_id=f"gpu{worker}", instance=str(worker), progress=progress)
-        self.roster.introduce(request, worker)
+        self.registry.register(request, worker)
 
-    def lend(self, worker: int, seconds: float = 0.0) -> Lease | None:
+    def assign(self, worker: int, seconds: float = 0.0) -> Lease | None:
         request = wire.RequestTask(worker_id=f"gpu{worker}", instance=str(worker), heartbeat_s=15.0)
-        lease = self.queue.lend(self.roster.introduce(request, worker).borrower)
+        lease = self.queue.assign(self.registry.register(request, worker).info)
         if lease is not None:
             self.busy[worker] = (lease, self.clock() + seconds)
         return lease
@@ -43,14 +43,14 @@ class Shop:
         before = self.queue.complete(lease.task.key)
         assert before is not None
         assert before.lease is not None
-        self.pace.completed(before.lease)
+        self.forecaster.completed(before.lease)
 
     def run(self, took_s: Callable[[Task], float], until: int) -> float:
         """Work until so many tasks are complete, or all; return the time that it took, in seconds."""
         began_s = self.clock()
         while self.queue.counts()[State.COMPLETE] < until:
             for worker in self.workers:
-                if worker not in self.busy and (lease := self.lend(worker)) is not None:
+                if worker not in self.busy and (lease := self.assign(worker)) is not None:
                     self.busy[worker] = (lease, self.clock() + took_s(lease.task))
             worker = min(self.busy, key=lambda each: self.busy[each][1])
             self.clock.advance(self.busy[worker][1] - self.clock())
@@ -60,8 +60,8 @@ class Shop:
         return self.clock() - began_s
 
     def forecast(self) -> Forecast:
-        self.pace._stale_at_s = 0.0  # as one that is asked for later
-        return self.pace.forecast(self.queue.counts())
+        self.forecaster._stale_at_s = 0.0  # as one that is asked for later
+        return self.forecaster.forecast(self.queue.counts())
 
     def eta_s(self) -> float | None:
         return self.forecast().eta_s
@@ -91,7 +91,7 @@ def test_a_task_of_a_new_kind_tells_by_its_progress_how_long_its_like_will_take(
     shop = Shop(tasks, 1)
     shop.run(lambda task: 10.0, 10)
     assert shop.eta_s() == pytest.approx(100.0)
-    shop.lend(0)
+    shop.assign(0)
     shop.clock.advance(20.0)
     shop.greet(0, wire.Progress(step=2, total=100))
     assert shop.eta_s() == pytest.approx(10 * 1000 - 20)
@@ -105,7 +105,7 @@ def test_there_is_no_estimate_before_the_first_task_nor_without_a_worker() -> No
     for lease, _ in shop.busy.values():
         shop.queue.release(lease.lease_id, lease.task.key)
     for worker in shop.workers:
-        shop.roster.disconnect(worker)
+        shop.registry.disconnect(worker)
     assert shop.forecast().why_no_eta == "no worker may have tasks"
 
 
@@ -120,33 +120,35 @@ def test_what_is_kept_stays_small_whatever_the_sweep_and_a_changed_sweep_is_samp
     shop = Shop(mixed(3000))
     shop.run(lambda task: 1.0, 3 * KEPT)
     shop.eta_s()
-    assert len(shop.pace._measured) == KEPT
-    assert len(shop.pace._sample) <= SAMPLE
-    sample = dict(shop.pace._sample)
+    assert len(shop.forecaster._measured) == KEPT
+    assert len(shop.forecaster._sample) <= SAMPLE
+    sample = dict(shop.forecaster._sample)
     shop.eta_s()
-    assert shop.pace._sample == sample, "it is not drawn at each look"
+    assert shop.forecaster._sample == sample, "it is not drawn at each look"
     shop.queue.sync(shop.queue.sample(10))
-    shop.pace.forget_sample()
+    shop.forecaster.forget_sample()
     shop.eta_s()
-    assert len(shop.pace._sample) <= 10
+    assert len(shop.forecaster._sample) <= 10
 
 
 def test_a_phase_is_too_long_by_the_median_of_its_tasks_that_were_completed_last() -> None:
     phases = (("exp1", 1), ("exp2", 2))
     shop = Shop([a_task(seed, phase=phase, width=width) for phase, width in phases for seed in range(40)], 1)
-    assert shop.pace.too_long(0.0) == frozenset(), "of a phase without a completed task nothing is known"
+    assert shop.forecaster.too_long(0.0) == frozenset(), (
+        "of a phase without a completed task nothing is known"
+    )
     took_s = iter([10.0] * 10 + [100.0, 100.0, 30.0] * 10)
     shop.run(lambda task: next(took_s), 40)
-    assert shop.pace.too_long(99.0) == {"exp1"}
-    assert shop.pace.too_long(100.0) == frozenset()
+    assert shop.forecaster.too_long(99.0) == {"exp1"}
+    assert shop.forecaster.too_long(100.0) == frozenset()
     shop.run(lambda task: 5.0, 41)
-    assert shop.pace.too_long(4.0) == {"exp1", "exp2"}
-    assert shop.pace.too_long(None) == frozenset()
+    assert shop.forecaster.too_long(4.0) == {"exp1", "exp2"}
+    assert shop.forecaster.too_long(None) == frozenset()
 
 
 def test_failures_are_told_with_the_latest_first() -> None:
     shop = Shop(mixed(1))
     for number in range(20):
-        shop.pace.failed(a_task(number), "gpu0", "error: no", State.PENDING)
-    assert [each.task_id for each in shop.pace.failures()][:2] == ["exp1_1_19", "exp1_1_18"]
-    assert len(shop.pace.failures()) == 8
+        shop.forecaster.failed(a_task(number), "gpu0", "error: no", State.PENDING)
+    assert [each.task_id for each in shop.forecaster.failures()][:2] == ["exp1_1_19", "exp1_1_18"]
+    assert len(shop.forecaster.failures()) == 8

@@ -54,7 +54,7 @@ def together(
 ) -> list[Reply]:
     """Let the first be on its way alone, all others wait for it, and then `meanwhile` happen."""
     folder.csv.parent.mkdir(exist_ok=True)
-    desks = manager.service._desks
+    desks = manager.service._batches
     with ThreadPoolExecutor(len(says)) as pool:
         with FileLock(f"{folder.csv}.lock"):  # another program writes
             replies = [pool.submit(says[0])]
@@ -140,9 +140,9 @@ def test_a_lease_that_ends_while_it_is_written_down_is_not_handed_out(
     says, commit = [result_of(talk) for talk in talks[:4]], manager.journal._commits._commit
 
     def meet_a_late_row(records: list[TaskRecord]) -> None:
-        lent = [record.key for record in records if record.state == State.ASSIGNED]
-        if len(lent) == 3:  # of those who came together
-            manager.queue.complete(lent[1])
+        assigned = [record.key for record in records if record.state == State.ASSIGNED]
+        if len(assigned) == 3:  # of those who came together
+            manager.queue.complete(assigned[1])
         commit(records)
 
     monkeypatch.setattr(manager.journal._commits, "_commit", meet_a_late_row)

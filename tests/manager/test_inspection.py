@@ -50,7 +50,7 @@ def test_show_tells_all_of_a_task_from_waiting_to_its_row(
     assert (done["row"]["score"], done["row"]["worker"], done["running_s"]) == ("7", "gpu0", None)
 
 
-def test_a_paused_sweep_and_a_twin_are_told_as_reasons(folder: Folder) -> None:
+def test_a_paused_sweep_and_a_duplicate_are_told_as_reasons(folder: Folder) -> None:
     folder.configure([1], CONFIG + "exp1_again:\n  combinations:\n    - width: {widths}\n")
     with folder.serving() as manager, Talk(manager.port, token=folder.token) as user:
         with worker(manager) as talk:
@@ -60,7 +60,9 @@ def test_a_paused_sweep_and_a_twin_are_told_as_reasons(folder: Folder) -> None:
             user.say("resume")
             talk.say("request_task")
             why = user.say("show", task="exp1_again_0_42")["why"]
-            assert why.startswith(f"waits for its twin {FIRST}, the same work in another phase, which runs")
+            assert why.startswith(
+                f"waits for its duplicate {FIRST}, the same work in another phase, which runs"
+            )
         user.say("drain", worker_id="gpu0")
 
 

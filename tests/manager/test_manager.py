@@ -186,7 +186,7 @@ def test_edited_configs_add_and_withdraw_tasks_and_leave_finished_ones(
     assert counts(manager) == {"complete": 1, "withdrawn": 2, "pending": 2}
 
 
-def test_tasks_that_join_with_their_row_on_disk_are_never_lent(
+def test_tasks_that_join_with_their_row_on_disk_are_never_assigned(
     folder: Folder, manager: ExperimentManager
 ) -> None:
     folder.add_rows("8,42,0.5", "9,42,0.5")
@@ -223,7 +223,7 @@ def test_a_task_withdrawn_while_it_runs_finishes_and_its_row_is_kept(
     assert [row["width"] for row in folder.rows()] == ["1"]
 
 
-def test_a_task_whose_folder_is_edited_while_it_runs_finishes_where_it_was_lent(
+def test_a_task_whose_folder_is_edited_while_it_runs_finishes_where_it_was_assigned(
     folder: Folder, manager: ExperimentManager
 ) -> None:
     with worker(manager) as talk:
@@ -300,7 +300,7 @@ def test_what_no_worker_that_is_left_has_the_memory_for_fails(folder: Folder) ->
             small.say("task_failed", **named, cause="out_of_memory", error="too big")
             manager.rescan()
             assert small.say("request_task")["reason"] == "wait"
-            manager._roster.drain("gpu1")
+            manager._registry.drain("gpu1")
             manager.rescan()
         assert small.say("request_task")["reason"] == "done"
         assert manager.queue.entry(task["key"]).error == "too big"
@@ -313,7 +313,7 @@ def test_what_no_worker_that_is_left_has_the_memory_for_fails(folder: Folder) ->
 def test_exit_when_done_ends_a_sweep_whose_last_worker_cannot_import_it(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distexp.manager.manager.FAREWELL_S", 0.0)
+    monkeypatch.setattr("distexp.manager.manager.EXIT_WAIT_S", 0.0)
     manager = ExperimentManager(port=0, workdir=folder.root, exit_when_done=True)
     with ThreadPoolExecutor(1) as pool:
         code = pool.submit(manager.serve)
@@ -327,7 +327,7 @@ def test_exit_when_done_ends_a_sweep_whose_last_worker_cannot_import_it(
             named = {"lease_id": task["lease_id"], "key": task["key"]}
             bad.say("task_failed", **named, cause="import", error="No module")
             assert bad.say("request_task")["message"].startswith("cannot import absent_module:run")
-            manager._roster.drain("gpu1")
+            manager._registry.drain("gpu1")
             assert code.result(PATIENCE_S) == 1
     assert "Stopping with 2 tasks pending: no worker that is left can import their experiment" in folder.log()
 

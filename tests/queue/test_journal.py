@@ -21,7 +21,7 @@ FULL = TaskRecord(
     attempts=2,
     failures=1,
     losses=1,
-    floor_mib=8000,
+    oom_at_mib=8000,
     last_worker="cpu0",
     lease=LEASE,
 )

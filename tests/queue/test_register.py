@@ -5,23 +5,23 @@ from tests.desk import CPU0, CPU1, Desk
 from tests.row_cases import a_task, tasks_of
 
 
-def test_the_place_of_a_task_counts_the_pending_ones_that_are_lent_first() -> None:
+def test_the_place_of_a_task_counts_the_pending_ones_that_are_assigned_first() -> None:
     desk = Desk(4)
     keys = [task.key for task in desk.tasks]
-    lease = desk.lend(CPU0)
+    lease = desk.assign(CPU0)
     assert [desk.queue.place(key) for key in keys[1:]] == [(None, 0), (None, 1), (None, 2)]
     desk.queue.release(lease.lease_id, keys[0])  # a retry goes to the other workers first
     assert [desk.queue.place(key)[1] for key in keys] == [0, 1, 2, 3]
-    assert desk.lend(CPU1).task.key == keys[0]
+    assert desk.assign(CPU1).task.key == keys[0]
     assert [desk.queue.place(key)[1] for key in keys[1:]] == [0, 1, 2]
 
 
-def test_the_place_of_a_twin_names_the_one_that_runs() -> None:
+def test_the_place_of_a_duplicate_names_the_one_that_runs() -> None:
     desk = Desk([a_task(), a_task(phase="exp2")])
-    twin = desk.tasks[1].key
-    assert desk.queue.place(twin)[0] is None
-    desk.lend()
-    ahead, _ = desk.queue.place(twin)
+    duplicate = desk.tasks[1].key
+    assert desk.queue.place(duplicate)[0] is None
+    desk.assign()
+    ahead, _ = desk.queue.place(duplicate)
     assert ahead is not None
     assert ahead.task.task_id == "exp1_1_42"
 
@@ -29,11 +29,11 @@ def test_the_place_of_a_twin_names_the_one_that_runs() -> None:
 def test_a_sample_holds_pending_tasks_and_no_more_than_asked_for() -> None:
     desk = Desk(tasks_of(50))
     desk.queue.complete(desk.key)
-    lent = desk.lend().task
+    assigned = desk.assign().task
     left = desk.queue.sample(100)
-    assert {task.key for task in left} == {task.key for task in desk.tasks[1:]} - {lent.key}
+    assert {task.key for task in left} == {task.key for task in desk.tasks[1:]} - {assigned.key}
     assert len({task.key for task in desk.queue.sample(20)}) == 20
-    assert len(desk.queue.pending_among([*left, lent, desk.tasks[0]])) == 48
+    assert len(desk.queue.pending_among([*left, assigned, desk.tasks[0]])) == 48
 
 
 def test_a_page_is_a_part_of_what_is_accepted_in_the_order_of_the_sweep() -> None:

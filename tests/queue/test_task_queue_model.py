@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from distexp.queue.entry import Borrower, Lease
+from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
 from distexp.task import Cause, State
@@ -64,7 +64,7 @@ class QueueAndJournal(RuleBasedStateMachine):
         self.journal = Journal(Path(self.folder.name, "journal"))
         self.queue = TaskQueue(self.clock, self.journal.record)
         self.queue.sync(TASKS)
-        assert self.queue.complete_unlent(self.rows) == set()
+        assert self.queue.complete_unassigned(self.rows) == set()
         self.queue.restore(self.journal.load())
 
     @property
@@ -87,10 +87,10 @@ class QueueAndJournal(RuleBasedStateMachine):
         self.durable = deepcopy(self.known)
 
     @rule(worker=worker)
-    def lend(self, worker: str) -> None:
-        lease = self.queue.lend(Borrower(worker, 15.0))
+    def assign(self, worker: str) -> None:
+        lease = self.queue.assign(WorkerInfo(worker, 15.0))
         if lease is None:
-            assert not self.free(), "a task that waits for nobody was not lent"
+            assert not self.free(), "a task that waits for nobody was not assigned"
             return
         assert lease.task.key in self.free()
         self.known.attempts[lease.task.key] += 1
@@ -100,8 +100,8 @@ class QueueAndJournal(RuleBasedStateMachine):
 
     def free(self) -> set[str]:
         def waits(key: str) -> bool:
-            twin = TWIN[key]
-            return twin in self.wanted and self.state[twin] in OUT
+            duplicate = TWIN[key]
+            return duplicate in self.wanted and self.state[duplicate] in OUT
 
         return {key for key, state in self.state.items() if state is State.PENDING and not waits(key)}
 
@@ -153,13 +153,13 @@ class QueueAndJournal(RuleBasedStateMachine):
 
     @rule(data=st.data())
     @precondition(lambda self: self.ended)
-    def late_beat(self, data: Any) -> None:
+    def late_heartbeat(self, data: Any) -> None:
         lease = data.draw(st.sampled_from(self.ended))
         is_withdrawn = self.state[lease.task.key] is State.WITHDRAWN
         is_free = is_withdrawn or lease.task.key in self.free()
         comes_back = self.lost.get(lease.task.key) == lease.lease_id and is_free
         is_live = lease.lease_id in {live.lease_id for live in self.held.values()}
-        assert self.queue.beat(lease.lease_id, lease.task.key, lease.borrower) is (comes_back or is_live)
+        assert self.queue.heartbeat(lease.lease_id, lease.task.key, lease.worker) is (comes_back or is_live)
         if comes_back:
             self.take(lease)
 
@@ -167,10 +167,10 @@ class QueueAndJournal(RuleBasedStateMachine):
     def a_row_appears(self, key: str) -> None:
         self.rows.add(key)
         is_over = self.state[key] is State.COMPLETE
-        is_unlent = self.state[key] is State.PENDING and not self.known.attempts[key]
-        assert self.queue.complete_unlent({key}) == (set() if is_unlent or is_over else {key})
+        is_unassigned = self.state[key] is State.PENDING and not self.known.attempts[key]
+        assert self.queue.complete_unassigned({key}) == (set() if is_unassigned or is_over else {key})
         is_news = self.queue.complete(key) is not None
-        assert is_news is not (is_over or is_unlent)
+        assert is_news is not (is_over or is_unassigned)
         self.drop(key, State.COMPLETE)
 
     @rule(key=key)
@@ -203,7 +203,7 @@ class QueueAndJournal(RuleBasedStateMachine):
         can = self.state[key] is State.COMPLETE and key in self.wanted
         if can:
             self.rows.remove(key)
-        assert self.queue.readmit(key) is can
+        assert self.queue.reset_complete(key) is can
         if can:
             self.state[key] = State.PENDING
             self.known.forget(key)
@@ -248,7 +248,9 @@ class QueueAndJournal(RuleBasedStateMachine):
     @invariant()
     def no_work_is_out_twice(self) -> None:
         works = [task.task.work for task in self.held.values()]
-        assert len(works) == len(set(works)) or self.was_edited  # a running task that left holds up no twin
+        assert (
+            len(works) == len(set(works)) or self.was_edited
+        )  # a running task that left holds up no duplicate
 
 
 TestQueueAndJournal = QueueAndJournal.TestCase

@@ -14,7 +14,7 @@ from distexp.cli import report as command
 from distexp.errors import UserError
 from distexp.reporting.aggregate import make_report
 from distexp.reporting.html import embedded
-from distexp.results.audit import survey
+from distexp.results.audit import audit
 from distexp.results.row import row_for
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
@@ -60,7 +60,7 @@ def made(
 ) -> dict[str, Any]:
     phases = parse_config(SWEEP, CONFIG)
     tasks = expand(phases)
-    found: dict[str, Any] = make_report(phases, tasks, survey(folder.root, tasks), records or [], metric)
+    found: dict[str, Any] = make_report(phases, tasks, audit(folder.root, tasks), records or [], metric)
     return found
 
 

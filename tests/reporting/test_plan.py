@@ -7,7 +7,7 @@ import pytest
 
 from distexp.cli import plan as command
 from distexp.reporting.plan import Plan, make_plan
-from distexp.results.audit import survey
+from distexp.results.audit import audit
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 
@@ -30,7 +30,7 @@ def planned(root: Path, rows: str = "", workers: int = 1) -> Plan:
         (root / "results" / "final_results.csv").write_text(HEADER + rows, encoding="utf-8")
     phases = parse_config(SWEEP, "configs/config_exp1.yaml")
     tasks = expand(phases)
-    return make_plan(phases, tasks, survey(root, tasks), workers)
+    return make_plan(phases, tasks, audit(root, tasks), workers)
 
 
 def test_the_same_work_in_two_phases_is_counted_as_a_copy(tmp_path: Path) -> None:

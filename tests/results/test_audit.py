@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from distexp.results.audit import FileSurvey, survey
+from distexp.results.audit import FileAudit, audit
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 
@@ -19,15 +19,15 @@ exp2: {combinations: [{width: [1]}]}
 )
 
 
-def look(root: Path, *lines: str, header: str = HEADER) -> FileSurvey:
+def look(root: Path, *lines: str, header: str = HEADER) -> FileAudit:
     path = root / "results_exp1" / "final_results.csv"
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
-    (found,) = survey(root, TASKS)
+    (found,) = audit(root, TASKS)
     return found
 
 
-def reasons(found: FileSurvey) -> list[tuple[int, str, int]]:
+def reasons(found: FileAudit) -> list[tuple[int, str, int]]:
     return [(problem.line, problem.reason, problem.rows) for problem in found.problems]
 
 
@@ -74,5 +74,5 @@ def test_a_file_that_is_no_csv_has_one_problem(tmp_path: Path) -> None:
 
 
 def test_no_file_is_no_survey_and_looking_makes_none(tmp_path: Path) -> None:
-    assert survey(tmp_path, TASKS) == []
+    assert audit(tmp_path, TASKS) == []
     assert list(tmp_path.iterdir()) == []

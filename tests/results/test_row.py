@@ -50,11 +50,11 @@ def test_a_metric_may_be_called_like_what_is_captured_and_wins() -> None:
     assert list(row)[-1] == "duration_s"
 
 
-def test_a_twin_gets_the_row_under_its_own_name() -> None:
-    done, twin = a_task(lr=0.1), a_task(lr=0.1, phase="exp2", axes=("lr",))
+def test_a_duplicate_gets_the_row_under_its_own_name() -> None:
+    done, duplicate = a_task(lr=0.1), a_task(lr=0.1, phase="exp2", axes=("lr",))
     row = a_row(done, test_acc=0.5)[1] | {"other_phase_axis": "", "note": "by hand"}
-    copy = copied_row(done, twin, row)
-    assert copy == {n: c for n, c in a_row(twin, test_acc=0.5)[1].items() if c} | {"note": "by hand"}
+    copy = copied_row(done, duplicate, row)
+    assert copy == {n: c for n, c in a_row(duplicate, test_acc=0.5)[1].items() if c} | {"note": "by hand"}
     assert list(copy)[-1] == "duration_s"
 
 

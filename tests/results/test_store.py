@@ -6,7 +6,7 @@ import pytest
 
 from distexp.errors import ResultsUnwritable
 from distexp.results.results_file import Scan
-from distexp.results.store import Ledger
+from distexp.results.store import ResultsStore
 from tests.live_manager import Folder
 from tests.row_cases import a_row, a_task, tasks_of
 
@@ -24,14 +24,14 @@ class Seen:
 def test_an_append_that_fails_writes_nothing_and_works_later(tmp_path: Path) -> None:
     tasks, seen = tasks_of(5), Seen()
     rows = [a_row(task) for task in tasks]
-    ledger = Ledger(tmp_path, seen)
-    ledger.sync(tasks)
-    ledger.path(tasks[0]).mkdir(parents=True)
+    store = ResultsStore(tmp_path, seen)
+    store.sync(tasks)
+    store.path(tasks[0]).mkdir(parents=True)
     with pytest.raises(ResultsUnwritable):
-        ledger.append(rows)
+        store.append(rows)
     assert seen.complete == []
-    ledger.path(tasks[0]).rmdir()
-    ledger.append(rows)
+    store.path(tasks[0]).rmdir()
+    store.append(rows)
     assert sorted(seen.complete) == sorted(task.key for task in tasks)
     assert len(Folder(tmp_path).rows()) == 5
 
@@ -39,51 +39,51 @@ def test_an_append_that_fails_writes_nothing_and_works_later(tmp_path: Path) -> 
 def test_a_row_of_a_task_that_left_the_sweep_is_found_when_asked_for(tmp_path: Path) -> None:
     stays, leaves = tasks_of(2)
     seen = Seen()
-    ledger = Ledger(tmp_path, seen)
-    ledger.sync([stays, leaves])
-    ledger.sync([stays])
+    store = ResultsStore(tmp_path, seen)
+    store.sync([stays, leaves])
+    store.sync([stays])
     Folder(tmp_path).add_rows("0,42", "1,42", header="width,seed")
-    ledger.scan_all()
+    store.scan_all()
     assert seen.complete == [stays.key]
-    ledger.scan(leaves)
+    store.scan(leaves)
     assert leaves.key in seen.complete
 
 
 def test_rows_of_tasks_that_join_later_are_found(tmp_path: Path) -> None:
     first, second = tasks_of(2)
     seen = Seen()
-    ledger = Ledger(tmp_path, seen)
-    ledger.sync([first])
+    store = ResultsStore(tmp_path, seen)
+    store.sync([first])
     Folder(tmp_path).add_rows("0,42", "1,42", header="width,seed")
-    ledger.scan_all()
-    ledger.sync([first, second])
-    ledger.scan_all()
+    store.scan_all()
+    store.sync([first, second])
+    store.scan_all()
     assert set(seen.complete) == {first.key, second.key}
 
 
 def test_the_bookmark_spares_a_writer_what_was_read(tmp_path: Path) -> None:
     task = a_task()
-    ledger = Ledger(tmp_path, Seen())
-    ledger.sync([task])
-    assert ledger.bookmark(task) is None
+    store = ResultsStore(tmp_path, Seen())
+    store.sync([task])
+    assert store.bookmark(task) is None
     Folder(tmp_path).add_rows("9,42", header="width,seed")
-    ledger.scan_all()
-    bookmark = ledger.bookmark(task)
+    store.scan_all()
+    bookmark = store.bookmark(task)
     assert bookmark is not None
-    assert bookmark.offset == os.path.getsize(ledger.path(task))
-    assert ledger.find(task.output_dir, [task]) == {}
-    ledger.append([a_row(task, score=1)])
-    found = ledger.find(task.output_dir, [task])[task.key]
+    assert bookmark.offset == os.path.getsize(store.path(task))
+    assert store.find(task.output_dir, [task]) == {}
+    store.append([a_row(task, score=1)])
+    found = store.find(task.output_dir, [task])[task.key]
     assert (found["width"], found["score"]) == ("1", "1")
 
 
 def test_tasks_without_a_row_are_those_whose_files_hold_none_now(tmp_path: Path) -> None:
     here, there = a_task(), msgspec.structs.replace(a_task(43), output_dir="elsewhere")
-    ledger = Ledger(tmp_path, Seen())
-    ledger.sync([here, there])
-    ledger.append([a_row(here)])
-    ledger.append([a_row(there)])
-    assert ledger.without_row([here, there]) == []
-    ledger.path(there).unlink()
-    assert ledger.without_row([here, there]) == [there.key]
-    assert ledger.without_row([here]) == []
+    store = ResultsStore(tmp_path, Seen())
+    store.sync([here, there])
+    store.append([a_row(here)])
+    store.append([a_row(there)])
+    assert store.without_row([here, there]) == []
+    store.path(there).unlink()
+    assert store.without_row([here, there]) == [there.key]
+    assert store.without_row([here]) == []

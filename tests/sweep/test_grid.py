@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from distexp.sweep.config import Phase, parse_config
 from distexp.sweep.expand import expand
-from distexp.sweep.grid import GridPoint, twins_among
+from distexp.sweep.grid import GridPoint, duplicates_among
 from distexp.task import Task, make_task
 from tests.support import examples
 
@@ -41,25 +41,25 @@ def sweeps(draw: st.DrawFn) -> list[GridPoint]:
     return expand(phases)
 
 
-def twins_by_hand(tasks: list[Task]) -> dict[str, set[str]]:
+def duplicates_by_hand(tasks: list[Task]) -> dict[str, set[str]]:
     found = {one.key: {other.key for other in tasks if other.work == one.work} for one in tasks}
     return {key: keys for key, keys in found.items() if len(keys) > 1}
 
 
 @examples(40)
 @given(sweeps())
-def test_twins_are_those_that_comparing_each_task_with_each_finds(sweep: list[GridPoint]) -> None:
+def test_duplicates_are_those_that_comparing_each_task_with_each_finds(sweep: list[GridPoint]) -> None:
     tasks = [point.task for point in sweep]
-    expected = twins_by_hand(tasks)
-    assert {key: set(keys) for key, keys in twins_among(sweep).items()} == expected
-    assert {key: set(keys) for key, keys in twins_among(tasks).items()} == expected
+    expected = duplicates_by_hand(tasks)
+    assert {key: set(keys) for key, keys in duplicates_among(sweep).items()} == expected
+    assert {key: set(keys) for key, keys in duplicates_among(tasks).items()} == expected
 
 
-def test_of_a_part_of_a_grid_only_the_part_has_twins() -> None:
-    first, second, twin = points("p: {combinations: [{a: [1, 2]}]}\nq: {combinations: [{a: [2]}]}")
-    both = [second.key, twin.key]
-    assert twins_among([first, second, twin]) == {second.key: both, twin.key: both}
-    assert twins_among([first, twin]) == {}
+def test_of_a_part_of_a_grid_only_the_part_has_duplicates() -> None:
+    first, second, duplicate = points("p: {combinations: [{a: [1, 2]}]}\nq: {combinations: [{a: [2]}]}")
+    both = [second.key, duplicate.key]
+    assert duplicates_among([first, second, duplicate]) == {second.key: both, duplicate.key: both}
+    assert duplicates_among([first, duplicate]) == {}
 
 
 def test_a_point_spells_out_the_task_that_stands_there() -> None:

@@ -51,7 +51,7 @@ def test_a_damaged_token_file_is_one_clear_line_without_its_text(tmp_path: Path,
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no such modes")
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_a_token_file_that_others_can_read_is_refused_with_the_cure(tmp_path: Path, mode: int) -> None:
+def test_a_token_file_that_others_can_read_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
     workdir = Workdir(tmp_path)
     write_private(workdir.token, TEXT)
     workdir.token.chmod(mode)

@@ -62,7 +62,7 @@ def test_a_client_follows_a_manager_that_restarts_on_another_port(folder: Folder
             assert client.call(Status(), StatusReply).status["total"] == 3
 
 
-def test_a_manager_that_is_not_there_is_named_with_cause_and_cure(folder: Folder) -> None:
+def test_a_manager_that_is_not_there_is_named_with_cause_and_remedy(folder: Folder) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with Client(Workdir(folder.root), port=port) as client, pytest.raises(ManagerUnreachable) as error:

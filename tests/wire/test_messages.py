@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from distexp.errors import ProtocolError
 from distexp.manager.admin import Control
-from distexp.manager.forecast import Pace
-from distexp.manager.workers import Roster
-from distexp.queue.entry import Borrower
+from distexp.manager.forecast import Forecaster
+from distexp.manager.workers import WorkerRegistry
+from distexp.queue.entry import WorkerInfo
 from distexp.queue.task_queue import TaskQueue
-from distexp.results.store import Ledger
+from distexp.results.store import ResultsStore
 from distexp.task import Value
 from distexp.wire import messages as wire
 from distexp.wire.messages import MAX_GUESSES, MAX_MESSAGE_BYTES, Framer, decode_reply, decode_request, encode
@@ -216,15 +216,19 @@ def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -
     queue.sync(tasks)
     for state in queue._counts:
         queue._counts[state] *= 1000  # as with a million tasks
-    roster = Roster(host="here", machine="", nonce="", clock=Clock())
+    registry = WorkerRegistry(host="here", machine="", nonce="", clock=Clock())
     for number in range(300):
         request = wire.RequestTask(worker_id=f"{letter * 96}{number}", host=letter * 255)
-        worker = roster.introduce(request, number)
-        roster.introduce(wire.RequestTask(worker_id="substitute"), number)
-        roster.bench_unfit(worker.borrower, "it cannot import the experiment, which others can")
-    assert queue.lend(Borrower("cpu0"))
+        worker = registry.register(request, number)
+        registry.register(wire.RequestTask(worker_id="substitute"), number)
+        registry.exclude(worker.info, "it cannot import the experiment, which others can")
+    assert queue.assign(WorkerInfo("cpu0"))
     reply = Control(
-        queue, Ledger(tmp_path, lambda scan: None), roster, Workdir(tmp_path), Pace(queue, roster)
+        queue,
+        ResultsStore(tmp_path, lambda scan: None),
+        registry,
+        Workdir(tmp_path),
+        Forecaster(queue, registry),
     ).handle(wire.Status())
     line = encode(reply)
     assert len(line) <= wire.MAX_STATUS_BYTES

@@ -93,7 +93,7 @@ def test_a_handshake_that_never_ends_is_left_though_it_drips(
         assert "The handshake operation timed out" in caplog.text
 
 
-def test_a_third_refusal_ends_the_connection_of_a_stranger_and_of_nobody_else(folder: Folder) -> None:
+def test_a_third_refusal_ends_the_connection_of_a_unauthenticated_and_of_nobody_else(folder: Folder) -> None:
     with folder.serving() as manager, Talk(manager.port, token="guess", worker_id="w") as talk:
         for _ in range(3):
             assert "found a wrong token" in talk.say("request_task")["error"]
@@ -127,7 +127,7 @@ def test_a_form_that_a_browser_sends_does_nothing_even_without_auth(folder: Fold
 def test_strangers_beyond_the_limit_are_turned_away_and_workers_work_on(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doorman, "MAX_STRANGERS", 5)
+    monkeypatch.setattr(doorman, "MAX_UNAUTHENTICATED", 5)
     with folder.serving() as manager, Client(Workdir(folder.root)) as client:
         client.call(RequestTask(worker_id="w"), TaskReply)  # no stranger any more
         silent = [Talk(manager.port) for _ in range(5)]
@@ -136,7 +136,7 @@ def test_strangers_beyond_the_limit_are_turned_away_and_workers_work_on(
         assert client.call(Status(), StatusReply).status["total"] == 3
         for talk in silent:
             talk.socket.close()
-        poll(lambda: not manager._server.doorman._strangers, "the end of the silent connections")
+        poll(lambda: not manager._server.limits._unauthenticated, "the end of the silent connections")
         with Talk(manager.port) as talk:
             assert talk.say("status")["type"] == "status"
     assert any("found too many connections, of this address or in all" in line for line in folder.log())

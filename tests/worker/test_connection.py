@@ -11,8 +11,8 @@ import pytest
 from distexp.wire.client import Client
 from distexp.wire.messages import (
     Ack,
-    BeatReply,
     Heartbeat,
+    HeartbeatReply,
     RequestTask,
     Status,
     StatusReply,
@@ -20,7 +20,7 @@ from distexp.wire.messages import (
     TaskReply,
 )
 from distexp.workdir import Workdir
-from distexp.worker.connection import HEARTBEAT_S, RETRY_MAX_S, Link
+from distexp.worker.connection import HEARTBEAT_S, RETRY_MAX_S, ManagerConnection
 from distexp.worker.signals import StopRequests
 from tests.live_manager import Folder
 from tests.support import Clock
@@ -49,9 +49,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def link(folder: Folder, stop: StopRequests, clock: Clock) -> Iterator[Link]:
+def connection(folder: Folder, stop: StopRequests, clock: Clock) -> Iterator[ManagerConnection]:
     """A link that looks for the manager of `folder`."""
-    made = Link(Client(Workdir(folder.root)), stop, clock, manager_wait_s=60)
+    made = ManagerConnection(Client(Workdir(folder.root)), stop, clock, manager_wait_s=60)
     yield made
     made.close()
 
@@ -65,16 +65,18 @@ def nobody() -> Iterator[int]:
 
 
 @pytest.fixture
-def lonely(folder: Folder, stop: StopRequests, clock: Clock, nobody: int) -> Iterator[Link]:
+def lonely(folder: Folder, stop: StopRequests, clock: Clock, nobody: int) -> Iterator[ManagerConnection]:
     """A link to a port at which nobody listens; its user is stopping, so that it never waits."""
     stop.interrupt()
-    made = Link(Client(Workdir(folder.root), "localhost", nobody), stop, clock, manager_wait_s=60)
+    made = ManagerConnection(
+        Client(Workdir(folder.root), "localhost", nobody), stop, clock, manager_wait_s=60
+    )
     yield made
     made.close()
 
 
 def test_it_gives_up_after_its_patience_and_not_before(
-    lonely: Link, clock: Clock, caplog: pytest.LogCaptureFixture
+    lonely: ManagerConnection, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     request = RequestTask(worker_id="cpu0")
     assert lonely.ask(request, TaskReply, WHAT) is None
@@ -91,93 +93,99 @@ def test_it_gives_up_after_its_patience_and_not_before(
 
 
 def test_patience_begins_anew_when_the_manager_was_back(
-    folder: Folder, link: Link, clock: Clock, stop: StopRequests, caplog: pytest.LogCaptureFixture
+    folder: Folder,
+    connection: ManagerConnection,
+    clock: Clock,
+    stop: StopRequests,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
     with folder.serving() as manager:
-        link.call(Status(), StatusReply)
+        connection.call(Status(), StatusReply)
         manager.stop()
         stop.interrupt()
-        assert link.ask(Status(), StatusReply, WHAT) is None
+        assert connection.ask(Status(), StatusReply, WHAT) is None
     clock.advance(59)
     with folder.serving():
-        assert link.ask(Status(), StatusReply, WHAT) is not None
+        assert connection.ask(Status(), StatusReply, WHAT) is not None
     assert "The manager at localhost:" in caplog.text
     assert "is back" in caplog.text
     clock.advance(59)
-    assert link.ask(Status(), StatusReply, WHAT) is None
-    assert not link.has_given_up
+    assert connection.ask(Status(), StatusReply, WHAT) is None
+    assert not connection.has_given_up
 
 
-def test_tries_come_ever_more_slowly_and_never_in_step(link: Link) -> None:
-    waits_s = [link.back_off_s() for _ in range(20)]
+def test_tries_come_ever_more_slowly_and_never_in_step(connection: ManagerConnection) -> None:
+    waits_s = [connection.back_off_s() for _ in range(20)]
     assert 0.1 <= waits_s[0] <= 0.2
     assert all(RETRY_MAX_S / 2 <= wait_s <= RETRY_MAX_S for wait_s in waits_s[6:])
     assert len(set(waits_s)) == 20
 
 
 def test_a_refused_request_for_a_task_ends_the_worker_and_a_refused_report_does_not(
-    folder: Folder, link: Link, caplog: pytest.LogCaptureFixture
+    folder: Folder, connection: ManagerConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
     with folder.serving():
         report = TaskComplete(worker_id="cpu0", task_id="no_such_task")
-        assert link.report(report) is None
-        assert not link.has_given_up
+        assert connection.report(report) is None
+        assert not connection.has_given_up
         assert "Error reporting task: " in caplog.text
         assert "no_such_task" in caplog.text
-        link.close()
+        connection.close()
         (folder.root / ".experiment_token").write_text("damaged", encoding="utf-8")
-        assert link.ask(RequestTask(worker_id="cpu0"), TaskReply, WHAT) is None
-        assert link.has_given_up
+        assert connection.ask(RequestTask(worker_id="cpu0"), TaskReply, WHAT) is None
+        assert connection.has_given_up
 
 
 def test_a_report_is_not_repeated_for_ever_when_the_worker_must_leave(
-    lonely: Link, stop: StopRequests
+    lonely: ManagerConnection, stop: StopRequests
 ) -> None:
     stop.preempt()
     assert lonely.report(TaskComplete(worker_id="cpu0", task_id="task")) is None
     assert not lonely.has_given_up
 
 
-def test_each_call_puts_off_the_next_beat_also_when_it_is_refused(
-    folder: Folder, link: Link, clock: Clock
+def test_each_call_puts_off_the_next_heartbeat_also_when_it_is_refused(
+    folder: Folder, connection: ManagerConnection, clock: Clock
 ) -> None:
     with folder.serving():
         for request, expected in (
-            (Heartbeat(worker_id="cpu0"), BeatReply),
+            (Heartbeat(worker_id="cpu0"), HeartbeatReply),
             (TaskComplete(worker_id="cpu0", task_id="no_such_task"), Ack),
         ):
             clock.advance(5)
-            link.ask(request, expected, WHAT)
-            assert link.next_beat_s == clock.now_s + HEARTBEAT_S
+            connection.ask(request, expected, WHAT)
+            assert connection.next_heartbeat_s == clock.now_s + HEARTBEAT_S
 
 
-def test_a_wait_ends_when_the_manager_hangs_up_and_a_beat_is_due(
-    folder: Folder, link: Link, clock: Clock
+def test_a_wait_ends_when_the_manager_hangs_up_and_a_heartbeat_is_due(
+    folder: Folder, connection: ManagerConnection, clock: Clock
 ) -> None:
     with folder.serving() as manager:
-        link.call(Heartbeat(worker_id="cpu0"), BeatReply)
+        connection.call(Heartbeat(worker_id="cpu0"), HeartbeatReply)
         manager.stop()
-        link.wait(3600)
-    assert link.next_beat_s == clock.now_s
+        connection.wait(3600)
+    assert connection.next_heartbeat_s == clock.now_s
 
 
 @posix_only
-def test_a_wait_ends_at_a_signal_and_the_next_one_does_not(link: Link, stop: StopRequests) -> None:
+def test_a_wait_ends_at_a_signal_and_the_next_one_does_not(
+    connection: ManagerConnection, stop: StopRequests
+) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
     try:
         stop.install()
         os.kill(os.getpid(), signal.SIGINT)
-        link.wait(3600)
+        connection.wait(3600)
         os.kill(os.getpid(), signal.SIGUSR2)
-        link.wait(3600)
+        connection.wait(3600)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     assert (stop.interrupts, stop.is_preempted) == (1, True)
     assert (stop.wants_leave, stop.wants_checkpoint, stop.wants_kill) == (True, True, False)
     assert not stop.is_warned, "the user wants it to leave"
-    link.wait(0.001)  # acknowledged: returns by its timeout alone
+    connection.wait(0.001)  # acknowledged: returns by its timeout alone
 
 
 @posix_only

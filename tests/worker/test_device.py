@@ -13,8 +13,8 @@ from distexp.gpu.claim import Claim, claim_gpu, claim_gpus
 from distexp.gpu.claim_lock import CLAIM_FOLDER_VARIABLE
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
-from distexp.worker.connection import Link
-from distexp.worker.device import find_seat
+from distexp.worker.connection import ManagerConnection
+from distexp.worker.device import acquire_device
 from distexp.worker.signals import StopRequests
 from tests.live_manager import Folder, Talk
 from tests.stand_in import pynvml as stand_in
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Folder:
     return folder
 
 
-class SteppingLink(Link):
+class SteppingLink(ManagerConnection):
     """A link that takes the next step of a test instead of waiting."""
 
     steps: list[Callable[[], object]]
@@ -64,27 +64,27 @@ def stop() -> Iterator[StopRequests]:
 @pytest.fixture
 def find(folder: Folder, stop: StopRequests, tmp_path: Path) -> Iterator[Find]:
     """Look for a seat; before each further look, the next of `steps` happens."""
-    link = SteppingLink(Client(Workdir(folder.root)), stop, Clock(), manager_wait_s=60)
+    connection = SteppingLink(Client(Workdir(folder.root)), stop, Clock(), manager_wait_s=60)
     claims = []
 
     def find_here(device: Any = "auto", *steps: Callable[[], object], gpus: int = 1) -> Claim | None:
-        link.steps = list(steps)
-        claim = find_seat(
+        connection.steps = list(steps)
+        claim = acquire_device(
             device,
             min_free_mib=4096,
             slots=1,
             gpus=gpus,
             cpu_folder=tmp_path / "claims",
-            link=link,
+            connection=connection,
             stop=stop,
         )
-        assert link.steps == [], "it looked less often than expected"
+        assert connection.steps == [], "it looked less often than expected"
         if claim is not None:
             claims.append(claim)
         return claim
 
     yield find_here
-    link.close()
+    connection.close()
     for claim in claims:
         claim.release()
 

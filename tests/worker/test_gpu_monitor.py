@@ -40,7 +40,7 @@ def test_the_use_of_a_card_is_read_by_its_uuid(
     assert stand_in.open_count() == 0
 
 
-def test_a_driver_that_hangs_holds_up_no_beat_and_is_met_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_hangs_holds_up_no_heartbeat_and_is_met_again(monkeypatch: pytest.MonkeyPatch) -> None:
     use, driver = GpuUse(used_mib=1, free_mib=2, utilization_pct=3), threading.Event()
 
     def hang(uuid: str) -> GpuUse | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distexp.worker import metrics
-from distexp.worker.metrics import Curves
+from distexp.worker.metrics import MetricsFile
 from distexp.worker.task_main import Finished
 from distexp.worker.task_process import Children
 from tests.live_child import Write, a_run, outcome_of
@@ -20,7 +20,7 @@ def lines(folder: Path) -> list[str]:
 
 def test_each_report_is_a_line_with_attempt_step_and_time(tmp_path: Path) -> None:
     clock = Clock()
-    made = Curves(tmp_path, 1, clock)
+    made = MetricsFile(tmp_path, 1, clock)
     made.add(1, 3, {"loss": 0.5})
     clock.advance(0.25)
     made.add(2, 3, {"loss": 0.25})
@@ -30,7 +30,7 @@ def test_each_report_is_a_line_with_attempt_step_and_time(tmp_path: Path) -> Non
 
 def test_a_report_is_on_the_disk_within_a_second_and_the_last_one_at_once(tmp_path: Path) -> None:
     clock = Clock()
-    made = Curves(tmp_path, 1, clock)
+    made = MetricsFile(tmp_path, 1, clock)
     made.add(1, 3, {"loss": 4})
     clock.advance(1.0)
     made.add(2, 3, {"loss": 2})
@@ -41,7 +41,7 @@ def test_a_report_is_on_the_disk_within_a_second_and_the_last_one_at_once(tmp_pa
 
 
 def test_a_metric_that_comes_later_gets_its_column(tmp_path: Path) -> None:
-    made = Curves(tmp_path, 1, Clock())
+    made = MetricsFile(tmp_path, 1, Clock())
     made.add(1, 3, {"loss": 4})
     made.add(2, 3, {"acc": 0.5, "note": 'a, "b"\nc'})
     made.add(3, 3, {"loss": 1})
@@ -55,7 +55,7 @@ def test_a_metric_that_comes_later_gets_its_column(tmp_path: Path) -> None:
 
 
 def test_a_metric_called_like_a_column_of_ours_gets_one_of_its_own(tmp_path: Path) -> None:
-    made = Curves(tmp_path, 1, Clock())
+    made = MetricsFile(tmp_path, 1, Clock())
     made.add(1, 3, {"attempt": 9, "elapsed_s": 7.5})
     made.close()
     assert lines(tmp_path) == [
@@ -65,12 +65,12 @@ def test_a_metric_called_like_a_column_of_ours_gets_one_of_its_own(tmp_path: Pat
 
 
 def test_the_next_attempt_goes_on_after_a_torn_line(tmp_path: Path) -> None:
-    first = Curves(tmp_path, 1, Clock())
+    first = MetricsFile(tmp_path, 1, Clock())
     first.add(1, 2, {"loss": 4})
     first.close()
     with open(tmp_path / "metrics.csv", "a", encoding="utf-8") as file:
         file.write("1,2,2,0.")
-    second = Curves(tmp_path, 2, Clock())
+    second = MetricsFile(tmp_path, 2, Clock())
     second.add(1, 2, {"loss": 3})
     second.close()
     assert lines(tmp_path)[1:] == ["1,1,2,0.0,4", "2,1,2,0.0,3"]
@@ -79,7 +79,7 @@ def test_the_next_attempt_goes_on_after_a_torn_line(tmp_path: Path) -> None:
 def test_a_million_steps_stay_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "MAX_DENSE_LINES", 10)
     clock = Clock()
-    made = Curves(tmp_path, 1, clock)
+    made = MetricsFile(tmp_path, 1, clock)
     for step in range(1, 51):
         made.add(step, 50, {"loss": step})
         clock.advance(0.125)
@@ -91,7 +91,7 @@ def test_a_million_steps_stay_a_small_file(tmp_path: Path, monkeypatch: pytest.M
 def test_a_disk_that_refuses_costs_the_curve_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = Curves(tmp_path / "absent", 1, Clock())
+    made = MetricsFile(tmp_path / "absent", 1, Clock())
     made.add(1, 2, {"loss": 4})
     made.add(2, 2, {"loss": 3})
     made.close()
@@ -102,8 +102,8 @@ def test_a_disk_that_refuses_costs_the_curve_alone(
 
 def test_tensorboard_is_left_alone_by_a_task_without_torch(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from distexp.worker.metrics import Curves\n"
-        f"made = Curves(Path({str(tmp_path)!r}), 1); made.add(1, 1, {{'loss': 1.0}}); made.close()\n"
+        "import sys; from pathlib import Path; from distexp.worker.metrics import MetricsFile\n"
+        f"made = MetricsFile(Path({str(tmp_path)!r}), 1); made.add(1, 1, {{'loss': 1.0}}); made.close()\n"
         "print({'torch', 'tensorboard'} & set(sys.modules))"
     )
     child = subprocess.run(

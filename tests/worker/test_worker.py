@@ -312,7 +312,7 @@ def test_a_worker_that_is_older_than_its_folders_first_manager_writes_its_rows_i
     assert not (folder.root / ".experiment_spool").exists()
 
 
-def test_a_worker_gives_up_after_its_patience_with_cause_and_cure(folder: Folder) -> None:
+def test_a_worker_gives_up_after_its_patience_with_cause_and_remedy(folder: Folder) -> None:
     with folder.serving() as manager:
         port = manager.port
     with worker_process(folder.root, "localhost", port, "--manager-wait-s", "0.3") as worker:

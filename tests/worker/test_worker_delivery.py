@@ -17,7 +17,7 @@ from distexp.task import State
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
 from distexp.worker import connection, delivery, worker
-from distexp.worker.connection import Link
+from distexp.worker.connection import ManagerConnection
 from distexp.worker.recorder import Recorder
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
@@ -126,7 +126,7 @@ def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
             **{"host": host_name(), "device": "cpu", "machine": machine_id()},
         },
         workdir=workdir,
-        link=Link(Client(workdir, "localhost", port), stop, time.monotonic, 300.0),
+        connection=ManagerConnection(Client(workdir, "localhost", port), stop, time.monotonic, 300.0),
         recorder=Recorder(root, Spool(workdir.spool)),
         children=Children(method=DEFAULT_START_METHOD, device="cpu", threads=1),
         stop=stop,
@@ -218,7 +218,7 @@ def test_a_cancelled_task_is_ended_and_leaves_no_row(quick: Folder, caplog: Capt
     assert not quick.csv.exists()
 
 
-def test_a_manager_that_refuses_the_beats_is_not_asked_faster_and_the_task_goes_on(
+def test_a_manager_that_refuses_the_heartbeats_is_not_asked_faster_and_the_task_goes_on(
     quick: Folder, caplog: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with quick.serving() as manager:
