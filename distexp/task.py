@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
@@ -83,13 +83,14 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     process: Process = "forked"
     gpus: int | None = None  # cards that it sees, on a worker that holds as many; None: one, if there is one
     min_free_gb: float | None = None  # on each card, when it is assigned
-    key: str = ""  # identity: phase, experiment, parameters, seed
+    tags: tuple[str, ...] = ()  # parameters that are no part of its identity
+    key: str = ""  # identity: phase, experiment, parameters without tags, seed
 
     @property
     def work(self) -> str:
         """Its identity without the phase: equal work runs once. Computed at each call."""
         head = f"[{_label(self.experiment)},{_label(self.command)},"
-        return short_hash(f"{head}{canonical(self.config)},{self.seed}]")
+        return short_hash(f"{head}{canonical(_untagged(self.config, self.tags))},{self.seed}]")
 
     @property
     def need(self) -> Need:
@@ -131,9 +132,22 @@ def make_task(
     )
 
 
-def key_of(phase: str, experiment: str, command: str | None, config: Mapping[str, Value], seed: int) -> str:
-    """Return the identity of the task that has these."""
-    return short_hash(f"{key_head(phase, experiment, command)}{canonical(config)},{seed}]")
+def key_of(
+    phase: str,
+    experiment: str,
+    command: str | None,
+    config: Mapping[str, Value],
+    seed: int,
+    *,
+    tags: Collection[str] = (),
+) -> str:
+    """Return the identity of the task that has these; parameters that are `tags` are no part of it."""
+    parameters = canonical(_untagged(config, tags))
+    return short_hash(f"{key_head(phase, experiment, command)}{parameters},{seed}]")
+
+
+def _untagged(config: Mapping[str, Value], tags: Collection[str]) -> Mapping[str, Value]:
+    return {name: value for name, value in config.items() if name not in tags} if tags else config
 
 
 def key_head(phase: str, experiment: str, command: str | None) -> str:

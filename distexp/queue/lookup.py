@@ -30,7 +30,7 @@ class Labels:
         if not 0 <= point.number < len(grid) or point.task_id != label:
             return None
         task = point.task
-        return key_of(task.phase, task.experiment, task.command, task.config, task.seed)
+        return key_of(task.phase, task.experiment, task.command, task.config, task.seed, tags=task.tags)
 
 
 class Where:

@@ -7,10 +7,11 @@ with file, line, what was found and what was expected. What passes is frozen in 
 import glob
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from distexp.errors import ConfigError
+from distexp.sweep.options import OPTIONS, Options, check_options, read_options
 from distexp.sweep.validation import (
     DEFAULT_OUTPUT_DIR,
     RESERVED_LATER,
@@ -29,7 +30,7 @@ from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, DEFAULT_SEED, P
 
 MAX_BYTES = 1024 * 1024  # a sweep is a page of YAML; a megabyte is some other file, and takes up to a minute
 MAX_PARAMETERS = 200_000  # of all phases of a file, each with those of the file: a second of checking
-PHASE_KEYS = ("defaults", "combinations")
+PHASE_KEYS = ("defaults", "combinations", *OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,9 @@ class Phase:
     process: Process
     gpus: int | None = None
     min_free_gb: float | None = None
+    tags: tuple[str, ...] = ()  # of `defaults`: in rows and templates, but no part of a task's identity
+    renamed_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # earlier names, newest first
+    assume: Mapping[str, Value] = field(default_factory=dict)  # what rows without a value of these hold
 
 
 def load_configs(patterns: Sequence[Path], root: Path = Path()) -> list[Phase]:
@@ -130,12 +134,14 @@ def _phases(root: Node, problems: Problems) -> list[Phase]:
     top = dict(root.value)
     file = read_level(top.pop("defaults", None), problems)
     seeds = read_seeds(top.pop("seeds"), problems) if "seeds" in top else file.seeds
+    named = {key: top.pop(key) for key in OPTIONS if key in top and not _is_phase(top[key])}
+    options = read_options(named, problems)
     phases: list[Phase] = []
     parameters = 0
     for name, node in top.items():
-        if isinstance(node.value, dict) and "combinations" in node.value:
+        if _is_phase(node):
             check_phase_name(name, node, problems)
-            phases.append(_phase(node, file, seeds, problems))
+            phases.append(_phase(node, file, seeds, options, problems))
             parameters += len(phases[-1].axes) + len(phases[-1].defaults)
             if parameters > MAX_PARAMETERS:
                 found = f"found {parameters} parameters in the phases up to here"
@@ -147,10 +153,19 @@ def _phases(root: Node, problems: Problems) -> list[Phase]:
         else:
             expected = "`defaults`, `seeds` or a phase: a mapping that holds `combinations`"
             problems.at(node, f"found {shown(node)}, expected {expected}")
+    if phases:
+        known = {name for phase in phases for name in (*phase.axes, *phase.defaults)}
+        check_options(options, "this file", known, problems)
     return phases
 
 
-def _phase(node: Node, file: Level, seeds: tuple[int, ...], problems: Problems) -> Phase:
+def _is_phase(node: Node) -> bool:
+    return isinstance(node.value, dict) and "combinations" in node.value
+
+
+def _phase(
+    node: Node, file: Level, seeds: tuple[int, ...], file_options: Options, problems: Problems
+) -> Phase:
     name = node.path
     for key, item in node.value.items():
         if key == "seeds":
@@ -162,6 +177,14 @@ def _phase(node: Node, file: Level, seeds: tuple[int, ...], problems: Problems) 
     axes = read_axes(node.value["combinations"], problems)
     seed_axis = tuple(item.value for item in axes.pop("seed", ()))
     defaults = {n: item for n, item in (file.parameters | own.parameters).items() if n not in axes}
+    options = read_options(node.value, problems)
+    check_options(options, name, [*axes, *defaults], problems)
+    options = options.over(file_options, [*axes, *defaults])
+    for tag in [tag for tag in options.tags if tag in axes]:
+        if len(axes[tag]) > 1:
+            problems.at(options.tags[tag], f"a tag has one value in a phase, but {tag} is an axis of {name}")
+        else:
+            (defaults[tag],) = axes.pop(tag) or [options.tags[tag]]
     settings = _combined(file.settings, own.settings)
     check_output_dir(settings, node, axes | {n: [item] for n, item in defaults.items()}, problems)
     check_command(settings, name, [*axes, *defaults], problems)
@@ -179,6 +202,9 @@ def _phase(node: Node, file: Level, seeds: tuple[int, ...], problems: Problems) 
         process=said.get("process", "forked"),
         gpus=said.get("gpus"),
         min_free_gb=said.get("min_free_gb"),
+        tags=tuple(options.tags),
+        renamed_from=options.renamed_from,
+        assume=options.assume,
     )
 
 

@@ -56,6 +56,9 @@ def _points(phase: Phase) -> Iterator[GridPoint]:
         process=phase.process,
         gpus=phase.gpus,
         min_free_gb=phase.min_free_gb,
+        tags=phase.tags,
+        renamed_from=dict(phase.renamed_from),
+        assume=dict(phase.assume),
     )
     head = key_head(phase.name, phase.experiment, phase.command)
     texts = [f",{seed}]" for seed in phase.seeds]
@@ -67,7 +70,7 @@ def _config_texts(phase: Phase) -> Iterator[str]:
     """Yield the canonical text of each combination's parameters, joined from few pieces made beforehand."""
     pieces: dict[str, list[str]] = {}
     text = "{"
-    for name in sorted([*phase.axes, *phase.defaults]):
+    for name in sorted({*phase.axes, *phase.defaults}.difference(phase.tags)):
         comma = "" if text == "{" and not pieces else ","
         if name in phase.axes:
             pieces[name] = [f"{text}{comma}{_member(name, value)}" for value in phase.axes[name]]

@@ -25,6 +25,9 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     process: Process
     gpus: int | None = None
     min_free_gb: float | None = None
+    tags: tuple[str, ...] = ()  # of `defaults`: no part of a task's identity
+    renamed_from: dict[str, tuple[str, ...]] = {}  # earlier names of phase, seed and parameters
+    assume: dict[str, Value] = {}  # what rows without a value of these parameters hold
 
     @property
     def need(self) -> Need:
@@ -92,6 +95,7 @@ class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
             process=grid.process,
             gpus=grid.gpus,
             min_free_gb=grid.min_free_gb,
+            tags=grid.tags,
             key=self.key,
         )
 
@@ -145,4 +149,5 @@ def _shared(kind: Sequence[Grid]) -> Iterator[list[set[int]]]:
 
 
 def _values_of(grid: Grid) -> dict[str, tuple[Value, ...]]:
-    return grid.axes | {name: (value,) for name, value in grid.defaults.items()}
+    fixed = {name: (value,) for name, value in grid.defaults.items() if name not in grid.tags}
+    return grid.axes | fixed

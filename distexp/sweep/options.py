@@ -1,0 +1,117 @@
+"""What may stand beside `combinations`, or at a file's top for all its phases: tags, renames, assumed values.
+
+Pure. What is sound is returned, the rest is noted in `Problems`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from distexp.sweep.validation import shown
+from distexp.sweep.yaml_loader import Node, Problems, plain
+from distexp.task import Value
+
+Item = TypeVar("Item")
+
+OPTIONS = ("tags", "renamed_from", "assume")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How rows of a phase are told from others, by parameter."""
+
+    tags: Mapping[str, Node] = field(default_factory=dict)  # no part of a task's identity
+    renamed_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # earlier names of each
+    assume: Mapping[str, Value] = field(default_factory=dict)  # what rows without a value of it hold
+    names: Mapping[str, Node] = field(default_factory=dict)  # all that are named, and where
+
+    def over(self, file: "Options", known: Iterable[str]) -> "Options":
+        """Return these options with those of the file's top, as far as they concern `known` parameters."""
+        here = {*known, "phase", "seed"}
+        return Options(
+            tags={**_of(here, file.tags), **self.tags},
+            renamed_from={**_of(here, file.renamed_from), **self.renamed_from},
+            assume={**_of(here, file.assume), **self.assume},
+            names=self.names,
+        )
+
+
+def _of(names: set[str], items: Mapping[str, Item]) -> dict[str, Item]:
+    return {name: item for name, item in items.items() if name in names}
+
+
+def read_options(items: Mapping[str, Node], problems: Problems) -> Options:
+    """Return what the keys `OPTIONS` of a mapping say."""
+    found = {key: READERS[key](items[key], problems) for key in OPTIONS if key in items}
+    tags, renames, assumed = (found.get(key, {}) for key in OPTIONS)
+    return Options(
+        tags=tags,
+        renamed_from={name: _names_of(node) for name, node in renames.items()},
+        assume={name: plain(node) for name, node in assumed.items()},
+        names=tags | renames | assumed,
+    )
+
+
+def check_options(options: Options, place: str, known: Iterable[str], problems: Problems) -> None:
+    """Note names that are no parameters of `place` (a phase, a file), and earlier names that still are."""
+    here = {*known, "phase", "seed"}
+    for name, node in options.names.items():
+        if name not in here:
+            problems.at(
+                node, f"there is no parameter {name} in {place}. There are: {', '.join(sorted(here))}"
+            )
+    for name, earlier in options.renamed_from.items():
+        for old in earlier:
+            if name != "phase" and old in here and name in options.names:
+                problems.at(options.names[name], f"{old} is a parameter of {place} too: rename one of them")
+
+
+def _tags(node: Node, problems: Problems) -> dict[str, Node]:
+    items = node.value if isinstance(node.value, list) else [node]
+    found = {}
+    for item in items:
+        if not isinstance(item.value, str) or item.value in ("phase", "seed"):
+            problems.at(
+                item, f"tags must be names of parameters, such as [project_name] (it is {shown(item)})"
+            )
+        else:
+            found[item.value] = item
+    return found
+
+
+def _renames(node: Node, problems: Problems) -> dict[str, Node]:
+    found = _mapping(node, "{lr: [learning_rate]}", problems)
+    for name, item in found.items():
+        if not all(_names_of(item)) or not isinstance(item.value, str | list):
+            problems.at(
+                item, f"earlier names of {name} must be text, such as [old_name] (it is {shown(item)})"
+            )
+    return found
+
+
+def _assumed(node: Node, problems: Problems) -> dict[str, Node]:
+    found = _mapping(node, "{dropout: 0.0}", problems)
+    for name, item in found.items():
+        if name == "phase" or (name == "seed" and type(item.value) is not int):
+            problems.at(item, f"assume needs a value that {name} can have (it is {shown(item)})")
+    return found
+
+
+def _mapping(node: Node, example: str, problems: Problems) -> dict[str, Node]:
+    if isinstance(node.value, dict):
+        return node.value
+    problems.at(node, f"must be a mapping, such as {example} (it is {shown(node)})")
+    return {}
+
+
+def _names_of(node: Node) -> tuple[str, ...]:
+    """Return the earlier names: one text, or a list of them; empty text for what is none."""
+    items = node.value if isinstance(node.value, list) else [node]
+    return tuple(item.value if isinstance(item.value, str) else "" for item in items) or ("",)
+
+
+READERS: dict[str, Callable[[Node, Problems], dict[str, Node]]] = {
+    "tags": _tags,
+    "renamed_from": _renames,
+    "assume": _assumed,
+}
