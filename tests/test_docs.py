@@ -11,24 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import experiment_manager
 from distexp import task
-from distexp.cli import (
-    cancel,
-    drain,
-    init,
-    logs,
-    pause,
-    plan,
-    report,
-    requeue,
-    resume,
-    show,
-    status,
-    tasks,
-    watch,
-)
+from distexp.cli import init, manager, plan, query, report, steer, watch
 from distexp.cli import worker as worker_command
+from distexp.cli.main import VERBS as MANAGER_VERBS
 from distexp.context import CHECKPOINT_FILE, Context
 from distexp.errors import ConfigError
 from distexp.experiments import command
@@ -49,19 +35,19 @@ RUN_FLAGS = {
 OFFLINE = {"init", "plan", "report"}  # they ask no manager
 Parse = Callable[[Sequence[str]], argparse.Namespace]
 PARSERS: dict[str, Parse] = {
-    "experiment_manager.py": experiment_manager.parse_serve,
-    "experiment_manager.py cancel": cancel.parse,
-    "experiment_manager.py drain": drain.parse,
+    "experiment_manager.py": manager.parse,
+    "experiment_manager.py cancel": steer.parse_cancel,
+    "experiment_manager.py drain": steer.parse_drain,
     "experiment_manager.py init": init.parse,
-    "experiment_manager.py logs": logs.parse,
-    "experiment_manager.py pause": pause.parse,
+    "experiment_manager.py logs": query.parse_logs,
+    "experiment_manager.py pause": steer.parse_pause,
     "experiment_manager.py plan": plan.parse,
     "experiment_manager.py report": report.parse,
-    "experiment_manager.py requeue": requeue.parse,
-    "experiment_manager.py resume": resume.parse,
-    "experiment_manager.py show": show.parse,
-    "experiment_manager.py status": status.parse,
-    "experiment_manager.py tasks": tasks.parse,
+    "experiment_manager.py requeue": steer.parse_requeue,
+    "experiment_manager.py resume": steer.parse_resume,
+    "experiment_manager.py show": query.parse_show,
+    "experiment_manager.py status": query.parse_status,
+    "experiment_manager.py tasks": query.parse_tasks,
     "experiment_manager.py watch": watch.parse,
     "experiment_runner_gpu.py": worker_command.parse,
 }
@@ -95,10 +81,10 @@ def test_readme_lists_the_flags_that_the_scripts_have_and_no_others(
 
 
 def test_the_defaults_that_readme_lists_are_those_of_the_scripts() -> None:
-    manager, runner = section(README, "All flags").split("`experiment_runner_gpu.py [host] [port]`")
+    of_manager, of_runner = section(README, "All flags").split("`experiment_runner_gpu.py [host] [port]`")
     for table, settings in (
-        (manager, experiment_manager.parse_serve([])),
-        (runner, worker_command.parse([])),
+        (of_manager, manager.parse([])),
+        (of_runner, worker_command.parse([])),
     ):
         for flag, default, _ in rows(table):
             value = getattr(settings, flag.strip("`-").replace("-", "_"))
@@ -112,10 +98,10 @@ def test_readme_shows_every_verb_of_the_launcher_and_no_others() -> None:
     assert shown - {"with"} == verbs
 
 
-def test_every_verb_is_a_room_that_the_pages_show_and_help_names() -> None:
+def test_every_verb_stands_in_the_pages_in_order() -> None:
     verbs = {name.split()[1] for name in PARSERS if " " in name}
-    assert set(experiment_manager.VERBS) == verbs
-    assert list(experiment_manager.VERBS) == sorted(verbs)
+    assert set(MANAGER_VERBS) == verbs
+    assert list(MANAGER_VERBS) == sorted(verbs)
     for verb in verbs:
         assert f"`python experiment_manager.py {verb}" in README, verb
 

@@ -1,1 +1,1 @@
-"""The command line: one module per group of verbs."""
+"""The command line: the table of verbs in `main`, one module per group of verbs."""

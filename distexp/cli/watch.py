@@ -7,7 +7,7 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 
-from distexp.cli.asking import DONE, client_of, parser_of, say
+from distexp.cli.connection import DONE, client_of, parser_of, say
 from distexp.errors import ManagerUnreachable
 from distexp.system.logs import is_terminal
 from distexp.text import duration_text

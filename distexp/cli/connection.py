@@ -1,4 +1,4 @@
-"""What the verbs that ask a running manager have in common."""
+"""Connect a verb to the manager that its flags name, and print the reply."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ from distexp.wire.client import Client
 from distexp.wire.messages import Ack, AnyReply, AnyRequest
 from distexp.workdir import Workdir
 
-DONE, NOTHING = 0, 1  # exit codes; 2, for wrong words or no manager, is `experiment_manager.main`'s
+DONE, NOTHING = 0, 1  # exit codes; 2, for wrong words or no manager, is `cli.main`'s
 CODES = "exit code: 0 done, 1 nothing matched or the manager refuses, 2 wrong words or no manager answers"
 
 Reply = TypeVar("Reply", bound=AnyReply)
