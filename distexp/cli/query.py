@@ -156,9 +156,7 @@ def _describe_row(row: Mapping[str, str], parameters: set[str]) -> list[str]:
 
 def parse_show(words: Sequence[str]) -> argparse.Namespace:
     """Return which task."""
-    parser = parser_of(
-        "show", "Show one task: parameters, attempts, log, and why it is not running."
-    )
+    parser = parser_of("show", "Show one task: parameters, attempts, log, and why it is not running.")
     parser.add_argument("task", metavar="TASK", help="task id, such as exp1_vary_width_0_42")
     return parser.parse_args(words)
 
