@@ -1,4 +1,4 @@
-"""Run any program as an experiment: `command: "python train.py --width {width_factor} --seed {seed}"`.
+"""Runs any program as an experiment: `command: "python train.py --width {width_factor} --seed {seed}"`.
 
 The text is split like a shell line first, and each word is filled with values after, so that a value with
 spaces or quotes stays one argument. No shell runs.
@@ -7,7 +7,6 @@ spaces or quotes stays one argument. No shell runs.
 import contextlib
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from typing import IO, Any, TextIO
 import psutil
 
 from distexp.context import Context
-from distexp.sweep.templates import fill
+from distexp.sweep.templates import fill, split_command
 from distexp.task import Scalar
 
 POLL_S = 0.2  # how soon a request to stop is seen
@@ -71,12 +70,8 @@ def arguments(command: str, values: Mapping[str, object], windows: bool = os.nam
     Raises:
         ValueError: An empty command, an open quote, or a malformed or unknown placeholder.
     """
-    lexer = shlex.shlex(command, posix=True)
-    lexer.whitespace_split = True
-    lexer.commenters = ""
-    lexer.escape = "" if windows else "\\"
     try:
-        words = [fill(word, values) for word in lexer]
+        words = [fill(word, values) for word in split_command(command, windows)]
     except ValueError as cause:
         raise ValueError(f"command: {command!r}: {cause}") from None
     if not words:

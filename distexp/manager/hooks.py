@@ -7,7 +7,6 @@ goes wrong with one is a warning.
 import logging
 import os
 import queue
-import shlex
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from collections.abc import Mapping
 from tempfile import TemporaryFile
 
 from distexp.errors import UserError
+from distexp.sweep.templates import split_command
 from distexp.system.process_tree import kill_tree
 from distexp.text import one_line
 
@@ -37,7 +37,7 @@ def parse_hook(flag: str, command: str | None) -> Words:
     if command is None:
         return []
     try:
-        words = command.split() if IS_WINDOWS else shlex.split(command)
+        words = command.split() if IS_WINDOWS else split_command(command, windows=False)
     except ValueError as error:
         raise UserError(f"{flag} {command!r}: found {error}, expected a command and its arguments") from None
     if not words:

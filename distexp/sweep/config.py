@@ -1,8 +1,4 @@
-"""YAML text -> checked sweep. With its loader `yaml12`, the only room that knows YAML.
-
-Everything a user can get wrong in a config file is found here, and all of it at once: one line per problem
-with file, line, what was found and what was expected. What passes is frozen in `Phase`.
-"""
+"""Config files to checked phases; finds the files, and every problem in them at once, with file and line."""
 
 import glob
 import re
@@ -65,15 +61,12 @@ def load_configs(patterns: Sequence[Path], root: Path = Path()) -> list[Phase]:
         ConfigError: All problems of all files, or no file.
     """
     problems: list[str] = []
-    names: dict[str, None] = {}
+    names: list[str] = []
     for pattern in patterns:
-        is_file = (root / pattern).is_file()  # a name with [brackets] may be meant as it stands
-        found = [pattern.as_posix()] if is_file else glob.glob(str(pattern), root_dir=root)
+        found = find_configs(pattern, root)
+        names += [name for name in found if name not in names]
         if not found:
-            problems.append(
-                f"{pattern.as_posix()}: found no file, expected at least one config file of this name"
-            )
-        names.update(dict.fromkeys(Path(name).as_posix() for name in found))
+            problems.append(f"{pattern.as_posix()}: there is no such config file; `init` makes one")
     phases: dict[str, Phase] = {}
     for name in sorted(names, key=_natural_order):
         try:
@@ -89,6 +82,14 @@ def load_configs(patterns: Sequence[Path], root: Path = Path()) -> list[Phase]:
     if problems:
         raise ConfigError(problems)
     return list(phases.values())
+
+
+def find_configs(pattern: Path, root: Path = Path()) -> list[str]:
+    """Return the files that a pattern names, as it names them: below `root` unless absolute."""
+    if (root / pattern).is_file():  # a name with [brackets] may be meant as it stands
+        return [pattern.as_posix()]
+    found = glob.glob(str(pattern), root_dir=root)
+    return sorted((Path(name).as_posix() for name in found), key=_natural_order)
 
 
 def _natural_order(name: str) -> list[tuple[str, int]]:

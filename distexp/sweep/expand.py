@@ -1,4 +1,4 @@
-"""Checked sweep -> tasks. Pure: no files, no clock."""
+"""Checked phases to tasks: every combination of every phase, with its folder and its key. Pure."""
 
 import itertools
 import math
@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from distexp.errors import ConfigError
 from distexp.sweep.config import Phase
 from distexp.sweep.grid import Grid, GridPoint
-from distexp.sweep.output_dir import output_folder
-from distexp.sweep.templates import placeholders, render
+from distexp.sweep.templates import output_folder, placeholders, render
 from distexp.task import Value, canonical, key_head, short_hash
 
 MAX_VALUES = 50_000_000  # parameters of all combinations, each of which goes into a key: some seconds

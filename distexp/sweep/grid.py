@@ -1,4 +1,4 @@
-"""The tasks of a phase as points of a grid: held in a few words each, spelled out when one is asked for.
+"""The tasks of a phase held in a few words each, spelled out when asked for; finds duplicates among them.
 
 Pure.
 """

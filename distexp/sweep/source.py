@@ -1,9 +1,8 @@
-"""Config files on disk -> the tasks of the sweep, read again when they change."""
+"""The config files of a working folder as a list of tasks, read again when a file changes."""
 
-import glob
 from pathlib import Path
 
-from distexp.sweep.config import load_configs
+from distexp.sweep.config import find_configs, load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
 
@@ -17,7 +16,7 @@ class Sweep:
 
     def __init__(self, root: Path, pattern: str) -> None:
         """Look for files that match `pattern`, relative to `root` unless absolute."""
-        self._root, self._pattern = root, pattern
+        self._root, self._pattern = root, Path(pattern)
         self._seen: Signature | None = None
 
     def has_changed(self) -> bool:
@@ -31,16 +30,12 @@ class Sweep:
             ConfigError: At least one file cannot be used; all problems of all files are listed.
         """
         self._seen = self._signature()
-        return expand(load_configs([Path(self._pattern)], self._root))
-
-    def _paths(self) -> list[Path]:
-        if (self._root / self._pattern).is_file():  # a name with [brackets] may be meant as it stands
-            return [self._root / self._pattern]
-        return [self._root / name for name in sorted(glob.glob(self._pattern, root_dir=self._root))]
+        return expand(load_configs([self._pattern], self._root))
 
     def _signature(self) -> Signature:
         found = []
-        for path in self._paths():
+        for name in find_configs(self._pattern, self._root):
+            path = self._root / name
             try:
                 status = path.stat()
             except OSError:

@@ -1,12 +1,16 @@
-"""Texts with `{parameter}` placeholders: `output_dir` and `command:`. `{{` and `}}` stand for the braces.
+"""Templates with `{parameter}` placeholders: checks them, fills them, splits commands, makes folder names.
 
-Pure.
+`{{` and `}}` stand for the braces. Pure.
 """
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 
+_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+MAX_FOLDER_BYTES = 700  # macOS holds 1024 of a whole path: some are left for the rest of it
+MAX_NAME_BYTES = 255  # the longest name of one folder on ext4, APFS and NTFS
 MAX_SHOWN_CHARS = 200  # of a template in a message about it
 _TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]|[^{}]+")
 _NAME = re.compile(r"[^\W\d]\w*(-\w+)*")  # a parameter name, as YAML keys are written
@@ -48,6 +52,63 @@ def render(value: object) -> str:
     if isinstance(value, float):
         return repr(value)  # JSON's spelling of infinity is no better
     return json.dumps(value, ensure_ascii=False)
+
+
+def split_command(text: str, windows: bool) -> list[str]:
+    """Return the words of a command line: quotes group, nothing else is special.
+
+    Args:
+        windows: A backslash separates folders, and does not quote the next character.
+
+    Raises:
+        ValueError: An open quote.
+    """
+    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", "" if windows else "\\"
+    return list(lexer)
+
+
+def output_folder(template: str, values: Mapping[str, object]) -> str:
+    """Return the folder as a relative path with `/` and no leading `./`; `.` is the working folder itself.
+
+    Characters that Windows cannot hold become `_` where they come out of a value (`openml:mnist_784` gives
+    `openml_mnist_784`), and are refused in the template's own text. Two values that become one folder so do
+    no harm: their rows are told apart by their columns.
+
+    Raises:
+        ValueError: The template is broken, lacks a value, or leaves the working folder. One line.
+    """
+    used = set(placeholders(template))
+    path = fill(template, {n: _harmless(n, value) if n in used else "" for n, value in values.items()})
+    if path.startswith(("/", "~")) or re.match("[A-Za-z]:", path):
+        raise ValueError(f"found {template}, expected a path below the working folder, such as ./results_1")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    for part in parts:
+        if part == "..":
+            raise ValueError(
+                f"found {template}, expected a path that does not leave the working folder by .."
+            )
+        if forbidden := re.search(r"\\", part) or _NOT_ON_WINDOWS.search(part):
+            raise ValueError(
+                f"found {forbidden[0]!r} in {template}, expected / and characters Windows can hold"
+            )
+        if len(part.encode()) > MAX_NAME_BYTES:
+            raise ValueError(
+                f"found a folder name of {len(part.encode())} bytes, expected at most {MAX_NAME_BYTES}"
+            )
+    folder = "/".join(parts) or "."
+    if len(folder.encode()) > MAX_FOLDER_BYTES:
+        raise ValueError(f"found a path of {len(folder.encode())} bytes, expected at most {MAX_FOLDER_BYTES}")
+    return folder
+
+
+def _harmless(name: str, value: object) -> str:
+    text = render(value)
+    if "/" in text or "\\" in text or ".." in text:
+        raise ValueError(
+            f"found {text[:60]!r} for {{{name}}} of output_dir, expected a value without / \\ and .."
+        )
+    return _NOT_ON_WINDOWS.sub("_", text)
 
 
 def _short(text: str) -> str:

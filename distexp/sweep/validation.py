@@ -1,4 +1,4 @@
-"""What may stand at one place of a config file: settings, parameters, axes, seeds, templates.
+"""Checks of a config file's parts: settings, parameters, axes, seeds, templates, names.
 
 Pure. Each function returns what is sound and notes the rest in `Problems`, so that all errors of a file
 show at once.
@@ -6,12 +6,10 @@ show at once.
 
 import json
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from distexp.sweep.output_dir import output_folder
-from distexp.sweep.templates import placeholders
+from distexp.sweep.templates import output_folder, placeholders, split_command
 from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import Value, canonical
 
@@ -184,17 +182,17 @@ def check_command(settings: Mapping[str, Node], phase: str, known: list[str], pr
                 problems.at(node, f"found placeholder {{{name}}}, which the run itself fills; {expected}")
     except ValueError as error:
         problems.at(node, str(error))
-    if not any(_splits(node.value, escape) for escape in ("\\", "")):  # POSIX, Windows: workers may be either
+    if not any(
+        _splits(node.value, windows) for windows in (False, True)
+    ):  # POSIX, Windows: workers may be either
         problems.at(
             node, f"found {shown(node)} with an open quote, expected a text that splits like a shell line"
         )
 
 
-def _splits(command: str, escape: str) -> bool:
-    lexer = shlex.shlex(command, posix=True, punctuation_chars=False)
-    lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", escape
+def _splits(command: str, windows: bool) -> bool:
     try:
-        return bool(list(lexer))
+        return bool(split_command(command, windows))
     except ValueError:
         return False
 

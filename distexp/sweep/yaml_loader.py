@@ -1,4 +1,4 @@
-"""YAML 1.2 text -> a tree of JSON values that knows its lines.
+"""YAML 1.2 text to a tree of values that know their lines, and the problems noted on the way.
 
 PyYAML reads YAML 1.1 (`5e-4` is a string there, `yes` a boolean, `1:30` a number). Here plain scalars follow
 the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema); anchors, aliases and the merge key
@@ -8,7 +8,7 @@ the core schema of YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema); anch
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from distexp.text import one_line
 MAX_DEPTH = 50  # a sweep nests five levels; the reader recurses, and Python ends at about 1000
 MAX_PATH_CHARS = 300  # of a place in a message; each of 600,000 nodes has its own
 MAX_SHOWN = 100  # problems of one file; more are one mistake made many times
-MAX_VALUES = 600_000  # more than a file of 1 MiB holds without aliases; a billion laughs passes it at once
+MAX_VALUES = 600_000  # more than a file of 1 MiB holds without aliases; a billion laughs ends here
 
 # tag -> what a plain scalar of it looks like, and the characters it can start with; the first match wins
 _CORE = {
@@ -34,7 +34,8 @@ _CORE = {
     "merge": (r"<<", ["<"]),
 }
 _FORMS = {tag: re.compile(pattern) for tag, (pattern, _) in _CORE.items()}
-_TOO_DEEP = f"found more than {MAX_DEPTH} levels of nesting, expected at most that"
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels: is an alias inside its own anchor?"
+_TOO_MANY = f"more than {MAX_VALUES} values with all that aliases repeat: use fewer aliases"
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -88,6 +89,7 @@ def read(text: str, problems: Problems) -> Node | None:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
+        return None if root is None else _Builder(problems).build(root, "", _line(root.start_mark))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         problems.add(line, "", f"found the character {chr(error.character)!r}, expected printable text")
@@ -98,8 +100,6 @@ def read(text: str, problems: Problems) -> Node | None:
         problems.add(_line(error.problem_mark), "", f"found broken YAML ({found}), expected YAML 1.2")
     except (ValueError, OverflowError) as error:  # PyYAML lets them through for "\UFFFFFFFF" and the like
         problems.add(loader.line + 1, "", f"found broken YAML ({error}), expected YAML 1.2")
-    else:
-        return None if root is None else _Builder(problems).build(root, "", _line(root.start_mark))
     return None
 
 
@@ -108,56 +108,23 @@ def _line(mark: yaml.Mark | None) -> int:
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """Valid YAML that is too deep, too large or endless."""
+    """Valid YAML that is too deep or too large."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes with the tags of the core schema, and measures each before it is used."""
+    """Composes nodes with the tags of the core schema."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's name
-
-    def __init__(self, text: str) -> None:
-        self._depth = 0
-        self._extent: dict[yaml.Node, tuple[int, int]] = {}  # node -> values in it, levels below it
-        super().__init__(text)
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose as PyYAML does, within the limits; an alias counts as often as it is used."""
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-        if self._depth >= MAX_DEPTH:
-            raise _Refused(problem=_TOO_DEEP, problem_mark=mark)
-        is_alias = self.check_event(yaml.AliasEvent)
-        self._depth += 1
+        """Compose as PyYAML does, which recurses, down to `MAX_DEPTH` levels."""
+        if self.depth >= MAX_DEPTH:
+            raise _Refused(problem=_TOO_DEEP, problem_mark=self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        self.depth += 1
         node = super().compose_node(parent, index)
-        self._depth -= 1
-        if node is None:
-            return None
-        if is_alias and node not in self._extent:
-            raise _Refused(problem="found an alias inside its own anchor, expected a tree", problem_mark=mark)
-        if not is_alias:
-            self._extent[node] = self._measure(node)
-        count, levels = self._extent[node]
-        if self._depth + levels > MAX_DEPTH:
-            raise _Refused(problem=_TOO_DEEP, problem_mark=mark)
-        if count > MAX_VALUES:
-            raise _Refused(
-                problem=f"found {count} values with aliases, expected at most {MAX_VALUES}", problem_mark=mark
-            )
+        self.depth -= 1
         return node
-
-    def _measure(self, node: yaml.Node) -> tuple[int, int]:
-        if isinstance(node, yaml.ScalarNode):
-            return 1, 1
-        extents = [self._extent[child] for child in _children(node)]
-        return 1 + sum(count for count, _ in extents), 1 + max((levels for _, levels in extents), default=0)
-
-
-def _children(node: yaml.Node) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        for pair in node.value:
-            yield from pair
-    elif isinstance(node, yaml.SequenceNode):
-        yield from node.value
 
 
 for _name, (_pattern, _first) in _CORE.items():
@@ -165,13 +132,25 @@ for _name, (_pattern, _first) in _CORE.items():
 
 
 class _Builder:
-    """Turns measured YAML nodes into `Node`s."""
+    """Turns YAML nodes into `Node`s; what is named by an alias is built again at each use."""
 
     def __init__(self, problems: Problems) -> None:
         self._problems = problems
+        self._built = self._depth = 0
 
     def build(self, node: yaml.Node, path: str, line: int) -> Node:
         """Return the tree below `node`; `line` is its key's, or its own where it has no key."""
+        self._built += 1
+        if self._built > MAX_VALUES:
+            raise _Refused(problem=_TOO_MANY, problem_mark=node.start_mark)
+        if self._depth >= MAX_DEPTH:
+            raise _Refused(problem=_TOO_DEEP, problem_mark=node.start_mark)
+        self._depth += 1
+        built = self._build(node, path, line)
+        self._depth -= 1
+        return built
+
+    def _build(self, node: yaml.Node, path: str, line: int) -> Node:
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return Node(self._mapping(node, path), line, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
@@ -210,7 +189,7 @@ class _Builder:
         merged: dict[str, Node] = {}
         for source in reversed(node.value if isinstance(node, yaml.SequenceNode) else [node]):
             if isinstance(source, yaml.MappingNode):
-                merged |= self._mapping(source, path)
+                merged |= self.build(source, path, _line(source.start_mark)).value or {}
             else:
                 found = f"found {source.value if isinstance(source, yaml.ScalarNode) else 'a list'}"
                 self._problems.add(_line(source.start_mark), place, f"{found}, expected a mapping to merge")

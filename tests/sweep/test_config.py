@@ -281,7 +281,7 @@ def test_problems_of_all_files_are_reported_together(tmp_path: Path) -> None:
         load_configs([Path("c*.yaml"), Path("d*.yaml")], tmp_path)
     lines = list(caught.value.problems)
     assert lines[:2] == [
-        "d*.yaml: found no file, expected at least one config file of this name",
+        "d*.yaml: there is no such config file; `init` makes one",
         "c2.yaml:1: p: found a second phase of this name, expected another name than that of c1.yaml:2",
     ]
     assert lines[2].startswith("c3.yaml:1: found broken YAML (")

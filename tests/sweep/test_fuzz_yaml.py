@@ -54,7 +54,7 @@ A_TASK = make_task(task_id="p_0_42", phase="p", config={}, seed=42, output_dir="
         ([A_TASK], ""),
         ([], "found no task"),
         ([A_TASK, A_TASK], "found 1 ids of 2 tasks"),
-        (ConfigError([f"{NAME}:1: p: found 1, expected 2"]), ""),
+        (ConfigError([f"{NAME}:1: p: a must be a list"]), ""),
         (ConfigError([f"{NAME}: and 7 problems more"]), ""),
         (ConfigError([f"{NAME}:9: p: found 1, expected 2"]), "found the problem"),
         (ConfigError([f"{NAME}: p: found 1, expected 2"]), "found the problem"),
