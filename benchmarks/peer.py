@@ -11,6 +11,7 @@ from benchmarks.harness import pool
 from distexp.task import Provenance, Scalar
 from distexp.wire.auth import client_context, read_token, secure
 from distexp.wire.client import RECEIVE_BYTES
+from distexp.wire.framing import decode_reply, encode
 from distexp.wire.messages import (
     Ack,
     AnyReply,
@@ -20,8 +21,6 @@ from distexp.wire.messages import (
     RequestTask,
     TaskComplete,
     TaskReply,
-    decode_reply,
-    encode,
 )
 from distexp.workdir import Workdir
 

@@ -8,8 +8,9 @@ import time
 
 from benchmarks.wire_cases import Conversation
 from distexp.errors import ProtocolError
-from distexp.wire.doorman import MAX_REFUSALS
-from distexp.wire.messages import ErrorReply, StatusReply, decode_reply
+from distexp.wire.framing import decode_reply
+from distexp.wire.messages import ErrorReply, StatusReply
+from distexp.wire.server import MAX_REFUSALS
 
 PATIENCE_S = 60.0  # for a connection to be answered and closed: twice its longest limit, on a busy machine
 RECEIVE_BYTES = 64 * 1024
@@ -70,7 +71,7 @@ def _fault(answer: bytes, planned: Conversation) -> str:
         return ""
     if not replies:
         return "found no reply, expected one"
-    is_goodbye = isinstance(replies[-1], ErrorReply) and "found more than" in replies[-1].error
+    is_goodbye = isinstance(replies[-1], ErrorReply) and "too large (more than" in replies[-1].error
     refusals = sum(isinstance(reply, ErrorReply) for reply in replies)
     is_shown_out = not planned.is_invited and refusals >= MAX_REFUSALS
     if not (isinstance(replies[-1], StatusReply) or is_goodbye or is_shown_out):

@@ -63,7 +63,7 @@ class Folder:
 
     @property
     def token(self) -> str:
-        """The secret, for the field `token` of a message in the clear."""
+        """The secret, for the field `token` of a plain JSON message."""
         secret: str = json.loads(self.token_text)["secret"]
         return secret
 
@@ -121,7 +121,7 @@ class Talk:
 
 
 def secret_of(manager: ExperimentManager) -> str:
-    """What a client in the clear has to show."""
+    """The secret that a plain JSON client has to show."""
     return Folder(manager.workdir.root).token
 
 

@@ -20,7 +20,8 @@ import pytest
 
 from distexp.manager.manager import ExperimentManager
 from distexp.wire import server
-from distexp.wire.messages import AnyReply, AnyRequest, decode_request, encode
+from distexp.wire.framing import decode_request, encode
+from distexp.wire.messages import AnyReply, AnyRequest
 from tests.live_manager import Folder, Talk
 from tests.pages import PROJECT, blocks, page, rows, section, spans
 

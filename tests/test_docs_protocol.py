@@ -9,9 +9,8 @@ from msgspec.structs import FieldInfo, fields
 
 from distexp import task
 from distexp.errors import ProtocolError
-from distexp.wire import messages
-from distexp.wire.doorman import MAX_REFUSALS, MAX_UNAUTHENTICATED
-from distexp.wire.server import BACKLOG
+from distexp.wire import framing, messages
+from distexp.wire.server import BACKLOG, MAX_REFUSALS, MAX_UNAUTHENTICATED
 from tests.pages import blocks, page, rows, section, spans
 
 PROTOCOL = page("docs/protocol.md")
@@ -69,9 +68,9 @@ def test_each_message_that_is_shown_can_be_read(name: str) -> None:
     assert shown
     for line in shown:
         try:
-            messages.decode_request(line)
+            framing.decode_request(line)
         except ProtocolError:
-            messages.decode_reply(line)
+            framing.decode_reply(line)
 
 
 def test_protocol_shows_an_example_of_each_message() -> None:
@@ -83,7 +82,7 @@ def test_protocol_shows_an_example_of_each_message() -> None:
 def test_the_limits_in_protocol_are_those_of_the_code() -> None:
     shown = [re.findall(r"\d+", cells[1])[0] for cells in rows(section(PROTOCOL, "Framing and limits"))]
     limits = (
-        *(messages.MAX_MESSAGE_BYTES, messages.MAX_STATUS_BYTES, messages.MESSAGE_S),
-        *(messages.IDLE_S, messages.PAGE, messages.MESSAGE_S, MAX_REFUSALS, MAX_UNAUTHENTICATED, BACKLOG),
+        *(framing.MAX_MESSAGE_BYTES, framing.MAX_STATUS_BYTES, framing.MESSAGE_S),
+        *(framing.IDLE_S, messages.PAGE, framing.MESSAGE_S, MAX_REFUSALS, MAX_UNAUTHENTICATED, BACKLOG),
     )
     assert shown == [f"{limit:.0f}" for limit in limits]

@@ -162,8 +162,8 @@ def test_a_manager_killed_while_it_takes_a_failure_charges_it_once(folder: Folde
 STARTING = [
     ("distexp.system.files:os.replace", "before"),
     ("distexp.system.files:os.replace", "after"),
-    ("distexp.wire.identity:make_certificate", "after"),
-    ("distexp.manager.manager:keep_identity", "after"),
+    ("distexp.wire.auth:make_certificate", "after"),
+    ("distexp.manager.manager:load_or_make_identity", "after"),
     ("distexp.manager.manager:Server", "before"),
 ]
 

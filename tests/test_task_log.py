@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from distexp import task_log
 from distexp.errors import ProtocolError
 from distexp.task_log import PIECE_BYTES, last_lines, read_piece
-from distexp.wire.messages import MAX_MESSAGE_BYTES, LogsReply, encode
+from distexp.wire.framing import MAX_MESSAGE_BYTES, encode
+from distexp.wire.messages import LogsReply
 from tests.support import examples
 
 

@@ -26,7 +26,7 @@ from distexp.system.git import commit_of
 from distexp.system.logs import log_to_file, stop_logging_to
 from distexp.system.process import host_name, machine_id
 from distexp.task import State
-from distexp.wire.identity import keep_identity
+from distexp.wire.auth import load_or_make_identity
 from distexp.wire.messages import DEFAULT_PORT, ViewReply
 from distexp.wire.server import Server
 from distexp.workdir import Workdir
@@ -124,7 +124,7 @@ class ExperimentManager:
             self.journal = Journal(self.workdir.journal)
             undo.callback(self.journal.close)
             self.journal.sweep_id = self.workdir.keep_sweep_id(self.journal.sweep_id)
-            token, tls = keep_identity(self.workdir)
+            token, tls = load_or_make_identity(self.workdir)
             self._open_rooms(tasks, token.secret if self._auth else None)
             self._server = Server(self.host, self._wanted_port, self.service, tls)
             undo.callback(self._server.server_close)

@@ -1,11 +1,14 @@
-"""Who may talk to whom: the token of a folder, and TLS pinned to its certificate.
+"""Authentication: a folder's token and certificate, made once, and TLS that is pinned to them.
 
-A worker shows the secret, the manager its certificate; the token holds what is needed for both.
+A client shows the secret, the manager its certificate; the token holds what is needed for both.
 """
 
+import datetime
 import hashlib
 import hmac
+import logging
 import os
+import secrets
 import socket
 import ssl
 import stat
@@ -18,10 +21,15 @@ import msgspec
 from msgspec import Meta
 
 from distexp.errors import ManagerUnreachable, UserError
-from distexp.workdir import Workdir
+from distexp.workdir import Workdir, write_private
 
 TOKEN_VARIABLE = "EXPERIMENT_TOKEN"
 TLS_FIRST_BYTE = b"\x16"  # of a handshake record (RFC 8446, section 5.1); no JSON begins with it
+SECRET_BYTES = 32  # 256 bits: nobody guesses it
+VALID_DAYS = 36500  # nobody looks at the dates: workers pin the certificate, and clocks jump
+CERTIFICATE_BEGINS = "-----BEGIN CERTIFICATE-----"
+
+log = logging.getLogger("distexp.manager")
 
 
 class _TokenText(msgspec.Struct, frozen=True):
@@ -52,7 +60,7 @@ def parse_token(text: bytes, source: str, remedy: str) -> Token:
         found = msgspec.json.decode(text, type=_TokenText)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise UserError(
-            f'{source}: found no token, expected {{"secret": ..., "fingerprint": ...}}; {remedy}'
+            f'{source}: holds no token such as {{"secret": ..., "fingerprint": ...}}; {remedy}'
         ) from None
     return Token(found.secret, found.fingerprint, source)
 
@@ -80,7 +88,7 @@ def read_token(workdir: Workdir) -> Token | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{workdir.token}: {error.strerror}, expected a file to read") from None
+        raise UserError(f"{workdir.token}: cannot be read ({error.strerror})") from None
     require_private(workdir.token)
     remedy = "delete it, and the next start of the manager makes a new one"
     return parse_token(text, str(workdir.token), remedy)
@@ -97,8 +105,8 @@ def require_private(path: Path) -> None:
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UserError(
-            f"{path}: found mode {mode:04o}, so that other users can read the secret, expected 0600: "
-            f"`chmod 600 {path.name}`, or delete it if somebody may have read it"
+            f"{path}: other users can read this secret (mode {mode:04o}); "
+            f"run `chmod 600 {path.name}`, or delete it if somebody may have read it"
         )
 
 
@@ -138,7 +146,7 @@ def secure(sock: socket.socket, context: ssl.SSLContext, token: Token, address: 
         raise ConnectionResetError("the connection was closed in the handshake") from None
     except ssl.SSLError as error:
         raise ManagerUnreachable(
-            f"{address}: found an answer of another program ({error.reason}), expected one of a manager"
+            f"{address}: another program answers there, not a manager ({error.reason})"
         ) from None
     shown = fingerprint(tls.getpeercert(binary_form=True) or b"")
     if hmac.compare_digest(shown, token.fingerprint):
@@ -146,6 +154,64 @@ def secure(sock: socket.socket, context: ssl.SSLContext, token: Token, address: 
     tls.close()
     remedy = f"unset {TOKEN_VARIABLE} or set it again" if token.source == TOKEN_VARIABLE else "copy it again"
     raise ManagerUnreachable(
-        f"{address}: found another certificate than {token.source} names, expected that of its manager (no "
-        f"secret was sent): {remedy} if it is of an earlier manager, or name another host and port"
+        f"{address}: this manager's certificate is not the one that {token.source} names (no secret was "
+        f"sent): {remedy} if it is of an earlier manager, or name another host and port"
     )
+
+
+def load_or_make_identity(workdir: Workdir) -> tuple[Token, ssl.SSLContext]:
+    """Return the folder's token and the manager's side of TLS; make what is missing.
+
+    Caller holds the folder's lock.
+
+    Raises:
+        UserError: A file of them is damaged, unreadable, or readable by others.
+    """
+    token = read_token(workdir)
+    if not workdir.certificate.exists():
+        write_private(workdir.certificate, make_certificate())
+    require_private(workdir.certificate)
+    try:
+        pem = workdir.certificate.read_text(encoding="ascii")
+        shown = fingerprint(ssl.PEM_cert_to_DER_cert(pem[pem.index(CERTIFICATE_BEGINS) :]))
+        context = server_context(workdir.certificate)
+    except (OSError, ValueError):  # ssl.SSLError is an OSError, UnicodeDecodeError a ValueError
+        raise UserError(
+            f"{workdir.certificate}: holds no usable key and certificate; delete it, and the next start of "
+            "the manager makes new ones"
+        ) from None
+    if token is None or token.fingerprint != shown:
+        if token is not None:
+            log.warning("New certificate: workers on other machines need a new copy of %s", workdir.token)
+        secret = token.secret if token else secrets.token_hex(SECRET_BYTES)
+        token = Token(secret, shown, str(workdir.token))
+        write_private(workdir.token, token.text())
+        require_private(workdir.token)  # a disk without modes would show it to everybody
+    return token, context
+
+
+def make_certificate() -> str:
+    """Return a new private key and a certificate signed with it (PEM)."""
+    # Imported here: it takes a tenth of a second, and is needed once in the life of a folder.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "distexp manager")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=VALID_DAYS))
+        .sign(key, hashes.SHA256())
+    )
+    key_pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return (key_pem + certificate.public_bytes(serialization.Encoding.PEM)).decode("ascii")

@@ -1,4 +1,4 @@
-"""One manager, asked in TLS: connect, time out, ask again.
+"""A client of one manager over TLS: connects when needed, times out, tries again once.
 
 Every request may be repeated: the manager gives the same lease again, acknowledges a report again.
 """
@@ -13,15 +13,8 @@ from msgspec import structs
 from distexp.errors import ManagerUnreachable, ProtocolError, Refused, Unauthorized, UserError
 from distexp.system.process import host_name
 from distexp.wire.auth import TOKEN_VARIABLE, Token, client_context, read_token, secure
-from distexp.wire.messages import (
-    DEFAULT_PORT,
-    MAX_MESSAGE_BYTES,
-    AnyReply,
-    AnyRequest,
-    ErrorReply,
-    decode_reply,
-    encode,
-)
+from distexp.wire.framing import MAX_MESSAGE_BYTES, decode_reply, encode
+from distexp.wire.messages import DEFAULT_PORT, AnyReply, AnyRequest, ErrorReply
 from distexp.workdir import Workdir
 
 CONNECT_S = 5.0  # a host that does not answer by then is down or firewalled
@@ -56,7 +49,7 @@ class Client:
             UserError: There is no such port.
         """
         if port is not None and not 0 < port <= MAX_PORT:
-            raise UserError(f"port: found {port}, expected 1 to {MAX_PORT}")
+            raise UserError(f"port: must be 1 to {MAX_PORT} (it is {port})")
         self._workdir = workdir
         self._wanted = (host, port)
         self._given = token
@@ -106,12 +99,12 @@ class Client:
         except ProtocolError as error:
             self.close()
             raise ProtocolError(
-                f"{self.address}: found an answer of another program ({error}), expected one of a manager"
+                f"{self.address}: another program answers there, not a manager ({error})"
             ) from None
         if isinstance(reply, ErrorReply):
             raise ManagerUnreachable(reply.error) if reply.again else Refused(reply.error)
         if not isinstance(reply, expected):
-            raise ProtocolError(f"{self.address}: found a reply {_type(reply)}, expected another")
+            raise ProtocolError(f"{self.address}: the reply has the wrong type ({_type(reply)})")
         return reply
 
     def _exchange(self, request: AnyRequest) -> bytes:
@@ -140,7 +133,7 @@ class Client:
             reply += data
             if len(reply) > 2 * MAX_MESSAGE_BYTES:
                 self.close()
-                raise ProtocolError(f"{self.address}: found a reply of {len(reply)} bytes, expected a line")
+                raise ProtocolError(f"{self.address}: the reply is too long ({len(reply)} bytes)")
         return bytes(reply)
 
     def _connect(self) -> ssl.SSLSocket:
@@ -148,7 +141,7 @@ class Client:
         try:
             plain = socket.create_connection((host, port), CONNECT_S)
         except UnicodeError as error:  # a name with empty or overlong parts
-            raise UserError(f"host: found {host!r} ({error}), expected a name or address") from None
+            raise UserError(f"host: {host!r} is no host name or address ({error})") from None
         with plain:  # closed, unless TLS takes it over
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.settimeout(REPLY_S)
@@ -171,8 +164,8 @@ class Client:
             raise Unauthorized(str(error)) from None
         if token is None:
             raise Unauthorized(
-                f"{self._workdir.token}: found no file, expected a copy of that in the manager's folder, or "
-                f"its text in {TOKEN_VARIABLE}"
+                f"{self._workdir.token}: missing; copy it from the manager's folder, or put its text into "
+                f"{TOKEN_VARIABLE}"
             )
         return token
 

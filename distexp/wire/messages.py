@@ -1,25 +1,18 @@
-"""Messages <-> bytes: types, sizes, framing. No socket.
+"""Every request and reply between manager, workers and clients, as frozen types.
 
-One JSON object a message, UTF-8. A newline ends it, but a complete object without one is answered too;
-replies end with a newline. `docs/protocol.md` lists every field.
+`docs/protocol.md` lists every field; `framing` turns them into bytes and back.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from distexp.errors import ProtocolError
 from distexp.task import Bookmark, Provenance, Scalar, Task, Value
 
 DEFAULT_PORT = 5000
-MAX_MESSAGE_BYTES = 1024 * 1024  # a task or a result is some kB; a megabyte is a mistake or an attack
-MAX_STATUS_BYTES = 1024  # users' clients read the whole reply with one recv(1024)
-MESSAGE_S = 10.0  # a message that has begun is complete by then, or its sender is stuck
-IDLE_S = 120.0  # a silent connection without a lease is forgotten
-MAX_GUESSES = 64  # looks at an object without newline: enough for 1 MiB in network-sized pieces
 SECRET_WANTED = "expected the secret in the manager's .experiment_token in the field `token`"
-PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below MAX_MESSAGE_BYTES
+PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below the limit of a message
 
 WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}\Z")]  # it stands in log lines and in rows
 HostName = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{0,255}\Z")]  # so does this; empty: not told
@@ -47,7 +40,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class GpuUse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How busy a worker's card is: with all that runs on it, not this worker's task alone."""
+    """How busy a worker's GPU is, with everything that runs on it, not only this worker's task."""
 
     used_mib: Natural
     free_mib: Natural
@@ -55,15 +48,15 @@ class GpuUse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class WorkerRequest(Request, frozen=True, kw_only=True):
-    """What a worker says. Only `worker_id` is needed; the rest is how it introduces itself."""
+    """Who sends a request. Only `worker_id` is needed; the rest describes the worker."""
 
     worker_id: WorkerId
-    heartbeat_s: Annotated[float, Meta(gt=0, le=3600)] | None = None  # None: never beats, may disconnect
+    heartbeat_s: Annotated[float, Meta(gt=0, le=3600)] | None = None  # None: none, may disconnect
     instance: str = ""  # of this process: a request that is repeated gets the same lease again
     host: HostName = ""
-    device: str = ""  # name of the card, or "cpu"
-    memory_mib: Natural = 0  # of the device; of the smallest of several cards
-    gpus: Natural = 0  # cards that it holds
+    device: str = ""  # name of the GPU, or "cpu"
+    memory_mib: Natural = 0  # of the device; of the smallest of several GPUs
+    gpus: Natural = 0  # that it holds
     pid: Natural = 0
     machine: str = ""  # boot id and PID namespace: the same on the same host alone
     left_s: Annotated[float, Meta(ge=0)] | None = None  # until it has to end; None: no limit is known
@@ -74,7 +67,7 @@ class WorkerRequest(Request, frozen=True, kw_only=True):
 class RequestTask(WorkerRequest, frozen=True, kw_only=True, tag="request_task"):
     """Assign me a task."""
 
-    free_mib: Natural | None = None  # on the fullest of its cards, now; None: no card
+    free_mib: Natural | None = None  # on the fullest of its GPUs, now; None: it has none
 
 
 class Heartbeat(WorkerRequest, frozen=True, kw_only=True, tag="heartbeat"):
@@ -144,7 +137,7 @@ class Logs(Request, frozen=True, kw_only=True, tag="logs"):
 
 
 class View(Request, frozen=True, kw_only=True, tag="view"):
-    """All that a live view shows: figures, pace, workers, last failures."""
+    """All that a live view shows: counts, forecast, workers, last failures."""
 
 
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
@@ -299,92 +292,3 @@ AnyReply = (
     | ViewReply
     | ErrorReply
 )
-
-Message = TypeVar("Message")
-
-_requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
-_replies: msgspec.json.Decoder[AnyReply] = msgspec.json.Decoder(AnyReply)
-_encode = msgspec.json.Encoder(decimal_format="number").encode
-
-
-def encode(message: AnyRequest | AnyReply) -> bytes:
-    """Return one line, newline included.
-
-    Raises:
-        ProtocolError: It would be larger than `MAX_MESSAGE_BYTES`.
-    """
-    line = _encode(message) + b"\n"
-    if len(line) > MAX_MESSAGE_BYTES:
-        raise ProtocolError(f"message: found {len(line)} bytes, expected at most {MAX_MESSAGE_BYTES}")
-    return line
-
-
-def decode_request(line: bytes) -> AnyRequest:
-    """Return the request.
-
-    Raises:
-        ProtocolError: It is none; the message names the field, what was found and what was expected.
-    """
-    return _decode(_requests, line)
-
-
-def decode_reply(line: bytes) -> AnyReply:
-    """Return the reply.
-
-    Raises:
-        ProtocolError: It is none.
-    """
-    return _decode(_replies, line)
-
-
-def _decode(decoder: msgspec.json.Decoder[Message], line: bytes) -> Message:
-    try:
-        return decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"message: {error}; docs/protocol.md lists what is expected") from None
-
-
-class Framer:
-    """Cut a byte stream into messages. One instance a connection."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self._guesses = 0
-
-    @property
-    def is_mid_message(self) -> bool:
-        """Whether a message has begun and is not complete."""
-        return bool(self._buffer.strip())
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the messages that `data` completes, in order, without their newlines.
-
-        Raises:
-            ProtocolError: A message grew beyond `MAX_MESSAGE_BYTES`; the connection is of no more use.
-        """
-        self._buffer += data
-        *lines, rest = self._buffer.split(b"\n")
-        self._buffer = bytearray(rest)
-        if lines:
-            self._guesses = 0
-        messages = [bytes(line) for line in lines if line.strip()]
-        if self._is_whole():
-            messages.append(bytes(self._buffer))
-            self._buffer.clear()
-            self._guesses = 0
-        if any(len(line) > MAX_MESSAGE_BYTES for line in (*messages, self._buffer)):
-            raise ProtocolError(f"message: found more than {MAX_MESSAGE_BYTES} bytes, expected at most that")
-        return messages
-
-    def _is_whole(self) -> bool:
-        """Whether the buffer holds a complete object though no newline came (yet)."""
-        if not self._buffer.rstrip().endswith(b"}") or len(self._buffer) > MAX_MESSAGE_BYTES:
-            return False
-        self._guesses += 1
-        if self._guesses > MAX_GUESSES:
-            return False
-        try:
-            msgspec.json.decode(self._buffer, type=msgspec.Raw)
-        except (msgspec.MsgspecError, RecursionError):
-            return False
-        return True

@@ -1,7 +1,7 @@
-"""socketserver glue: bytes -> message -> one answer -> bytes.
+"""The manager's threaded TCP server: one thread per connection, limits on connections, one reply per request.
 
-The first byte tells TLS from plain JSON, which is for peers on this host alone. One thread a connection;
-whatever arrives, the peer gets a reply or a closed connection, and serving goes on.
+The first byte tells TLS from plain JSON, which is for clients on this host alone. Whatever arrives, the
+client gets a reply or a closed connection, and serving goes on.
 """
 
 import contextlib
@@ -14,27 +14,24 @@ import ssl
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from distexp.errors import AlreadyRunning, DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
 from distexp.text import one_line
 from distexp.wire.auth import TLS_FIRST_BYTE
-from distexp.wire.doorman import MAX_REFUSALS, ConnectionLimits
-from distexp.wire.messages import (
-    IDLE_S,
-    MESSAGE_S,
-    AnyReply,
-    AnyRequest,
-    ErrorReply,
-    Framer,
-    decode_request,
-    encode,
-)
+from distexp.wire.framing import IDLE_S, MESSAGE_S, MessageReader, decode_request, encode
+from distexp.wire.messages import AnyReply, AnyRequest, ErrorReply
 
 BACKLOG = 1024  # 300 workers that start at once wait 71 s with the default of 5
 RECEIVE_BYTES = 64 * 1024
 POLL_S = 5.0  # between two looks at the stop flag while nothing arrives: each wakes an idle manager
+MAX_UNAUTHENTICATED = 1000  # from one address: all workers of a large host, at once
+MAX_REFUSALS = 3  # of one stranger: a typing error, not a search, and not a browser that sends a form
+WARNINGS_PER_MINUTE = 60  # about refusals: a flood of them must not fill the disk
+WANTED_FILES = 65536  # one a connection
+SPARE_FILES = 64  # for configs, results, journal and log, however many connections there are
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +45,8 @@ class Connection:
     is_local: bool  # from this host
 
 
-class Answerer(Protocol):
-    """What the server needs of the room behind it.  Safe from any thread."""
+class RequestHandler(Protocol):
+    """What the server asks to answer requests, the manager's dispatch.  Safe from any thread."""
 
     def handle(self, request: AnyRequest, connection: Connection) -> AnyReply:
         """Return the reply; a DistexpError becomes an error reply."""
@@ -64,33 +61,91 @@ class Answerer(Protocol):
         """Learn that the connection is gone."""
 
 
+class ConnectionLimits:
+    """Counts open and unauthenticated connections, and logged refusals.  Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._max_open = _allow_many_files() - SPARE_FILES
+        self._open_count = 0
+        self._unauthenticated: Counter[str] = Counter()  # by address
+        self._minute_began_s = time.monotonic()
+        self._logged = self._unlogged = 0
+
+    def admit(self, address: str) -> bool:
+        """Return whether one more connection is allowed; if so, it counts as unauthenticated."""
+        with self._lock:
+            if self._open_count >= self._max_open or self._unauthenticated[address] >= MAX_UNAUTHENTICATED:
+                return False
+            self._open_count += 1
+            self._unauthenticated[address] += 1
+            return True
+
+    def authenticated(self, address: str) -> None:
+        """Count one connection of this address as authenticated: it has shown the secret."""
+        with self._lock:
+            self._drop_unauthenticated(address)
+
+    def release(self, address: str, *, is_unauthenticated: bool) -> None:
+        """Count one admitted connection less: it has ended."""
+        with self._lock:
+            self._open_count -= 1
+            if is_unauthenticated:
+                self._drop_unauthenticated(address)
+
+    def _drop_unauthenticated(self, address: str) -> None:
+        self._unauthenticated[address] -= 1
+        if not self._unauthenticated[address]:
+            del self._unauthenticated[address]
+
+    def log_refusal(self, peer: str, problem: object) -> None:
+        """Log a refusal; only count it when there were too many in the last minute."""
+        with self._lock:
+            if time.monotonic() >= self._minute_began_s + 60:
+                self._log_unlogged()
+            is_logged = self._logged < WARNINGS_PER_MINUTE
+            self._logged += is_logged
+            self._unlogged += not is_logged
+        if is_logged:
+            log.warning("%s: refused: %s", peer, problem)
+
+    def close(self) -> None:
+        """Log how many refusals were not logged."""
+        with self._lock:
+            self._log_unlogged()
+
+    def _log_unlogged(self) -> None:
+        if self._unlogged:
+            log.warning("%d more refusals were not logged", self._unlogged)
+        self._minute_began_s, self._logged, self._unlogged = time.monotonic(), 0, 0
+
+
 class Server(socketserver.ThreadingTCPServer):
-    """Serve `answerer` on an address until `stop`."""
+    """Serve `handler` on an address until `stop`."""
 
     daemon_threads = True
     block_on_close = False  # `stop` closes the connections; threads end by themselves
     request_queue_size = BACKLOG
     allow_reuse_address = sys.platform != "win32"  # there it would let two managers share the port
 
-    def __init__(self, host: str, port: int, answerer: Answerer, context: ssl.SSLContext) -> None:
+    def __init__(self, host: str, port: int, handler: RequestHandler, context: ssl.SSLContext) -> None:
         """Bind and listen; port 0 takes a free one. `context` holds the certificate to show.
 
         Raises:
             AlreadyRunning: The address cannot be bound.
         """
-        self.answerer = answerer
+        self.handler = handler
         self.limits = ConnectionLimits()
         self._context = context
         self._numbers = itertools.count(1)
         self._open: dict[int, socket.socket] = {}
         self._lock = threading.Lock()
         try:
-            super().__init__((host, port), _Conversation)
+            super().__init__((host, port), _ConnectionHandler)
         except (OSError, OverflowError) as error:
             found = getattr(error, "strerror", "") or error
             raise AlreadyRunning(
-                f"{host}:{port}: {found}, expected a free port: stop the program "
-                "that holds it, or choose another one with --port"
+                f"{host}:{port}: {found}. Stop the program that uses this port, or choose another with --port"
             ) from None
 
     @property
@@ -134,11 +189,11 @@ class Server(socketserver.ThreadingTCPServer):
         return tls
 
     def verify_request(self, request: object, client_address: tuple[str, int]) -> bool:
-        """Return whether there is room for one more peer; else its connection is closed."""
-        is_welcome = self.limits.let_in(client_address[0])
-        if not is_welcome:
-            self.limits.complain(client_address[0], "found too many connections, of this address or in all")
-        return is_welcome
+        """Return whether one more connection is allowed; else it is closed."""
+        is_admitted = self.limits.admit(client_address[0])
+        if not is_admitted:
+            self.limits.log_refusal(client_address[0], "too many connections from this address, or in all")
+        return is_admitted
 
     def process_request(self, request: Any, client_address: tuple[str, int]) -> None:
         """Serve a connection from a thread of its own; close it when no thread can be had."""
@@ -146,14 +201,14 @@ class Server(socketserver.ThreadingTCPServer):
             super().process_request(request, client_address)
         except RuntimeError as error:
             self.shutdown_request(request)
-            self.limits.forget(client_address[0], is_unauthenticated=True)
-            self.limits.complain(client_address[0], error)
+            self.limits.release(client_address[0], is_unauthenticated=True)
+            self.limits.log_refusal(client_address[0], error)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Put the traceback of our bug into the log."""
         log.exception("%s: connection broken off", client_address)
 
-    def enter(self, sock: socket.socket, address: tuple[str, int]) -> Connection:
+    def register(self, sock: socket.socket, address: tuple[str, int]) -> Connection:
         """Register a new connection."""
         is_local = ipaddress.ip_address(address[0]).is_loopback
         connection = Connection(next(self._numbers), f"{address[0]}:{address[1]}", is_local)
@@ -161,44 +216,44 @@ class Server(socketserver.ThreadingTCPServer):
             self._open[connection.number] = sock
         return connection
 
-    def leave(self, connection: Connection) -> None:
-        """Forget a connection and tell the answerer."""
+    def unregister(self, connection: Connection) -> None:
+        """Remove a connection that has ended, and tell the handler."""
         with self._lock:
             del self._open[connection.number]
-        self.answerer.closed(connection)
+        self.handler.closed(connection)
 
 
-class _Conversation(socketserver.BaseRequestHandler):
+class _ConnectionHandler(socketserver.BaseRequestHandler):
     """One connection from first byte to last."""
 
     server: Server
     request: socket.socket
 
     def handle(self) -> None:
-        connection = self.server.enter(self.request, self.client_address)
+        connection = self.server.register(self.request, self.client_address)
         self._socket = self.request
         self._is_unauthenticated = True
         self._refusals = 0
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a reply is one small packet
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self._choose_language(connection)
-            self._converse(connection)
+            self._accept_tls(connection)
+            self._serve_requests(connection)
         except ssl.SSLError as error:
-            self.server.limits.complain(connection.peer, error)
+            self.server.limits.log_refusal(connection.peer, error)
         except (OSError, ProtocolError) as error:
             log.debug("%s: connection ended: %s", connection.peer, error)
         finally:
-            self.server.leave(connection)
+            self.server.unregister(connection)
             self._socket.close()
-            self.server.limits.forget(self.client_address[0], is_unauthenticated=self._is_unauthenticated)
+            self.server.limits.release(self.client_address[0], is_unauthenticated=self._is_unauthenticated)
 
-    def _choose_language(self, connection: Connection) -> None:
-        """Speak TLS if the peer does.
+    def _accept_tls(self, connection: Connection) -> None:
+        """Set up TLS if the client speaks it.
 
         Raises:
-            OSError: The peer says nothing, leaves, speaks no TLS 1.3 or does not end its handshake.
-            ProtocolError: A peer on another machine speaks in the clear; it has been told.
+            OSError: The client sends nothing, leaves, speaks no TLS 1.3 or does not end its handshake.
+            ProtocolError: A client on another machine sends plain JSON; it got an error reply.
         """
         self._socket.settimeout(IDLE_S if connection.is_local else MESSAGE_S)
         first = self._socket.recv(1, socket.MSG_PEEK)
@@ -208,38 +263,38 @@ class _Conversation(socketserver.BaseRequestHandler):
             secured.do_handshake()
         elif first and not connection.is_local:
             error = ProtocolError(
-                "found a message in the clear, expected TLS from an address that is not loopback: run "
-                "experiment_runner_gpu.py or experiment_manager.py there, with a copy of .experiment_token"
+                "connection refused: clients on other machines must use TLS: run experiment_runner_gpu.py or "
+                "experiment_manager.py there, with a copy of the manager's token (see docs/security.md)"
             )
-            self.server.limits.complain(connection.peer, error)
-            self._say_goodbye(error)
+            self.server.limits.log_refusal(connection.peer, error)
+            self._send_error(error)
             raise error
 
-    def _converse(self, connection: Connection) -> None:
-        framer = Framer()
+    def _serve_requests(self, connection: Connection) -> None:
+        reader = MessageReader()
         begun_s = time.monotonic()  # when the message that is not complete began
         try:
-            while data := self._receive(framer, connection, begun_s + MESSAGE_S):
-                is_new = not framer.is_mid_message
-                lines = framer.feed(data)
+            while data := self._receive(reader, connection, begun_s + MESSAGE_S):
+                is_new = not reader.is_mid_message
+                lines = reader.feed(data)
                 if is_new or lines:
                     begun_s = time.monotonic()
                 self._socket.settimeout(MESSAGE_S)  # who does not read its replies is left
                 for line in lines:
                     self._socket.sendall(self._answer(line, connection))
                     if self._is_unauthenticated and self._refusals >= MAX_REFUSALS:
-                        return self._read_on()
+                        return self._read_until_closed()
         except ProtocolError as error:
-            self.server.limits.complain(connection.peer, error)
-            self._say_goodbye(error)
+            self.server.limits.log_refusal(connection.peer, error)
+            self._send_error(error)
 
-    def _receive(self, framer: Framer, connection: Connection, until_s: float) -> bytes:
+    def _receive(self, reader: MessageReader, connection: Connection, until_s: float) -> bytes:
         """Return more bytes; none when the peer has left or is silent without need.
 
         Raises:
             ProtocolError: A message has begun and did not go on.
         """
-        is_mid_message = framer.is_mid_message
+        is_mid_message = reader.is_mid_message
         while True:
             idle_s = MESSAGE_S if self._is_unauthenticated and not connection.is_local else IDLE_S
             patience_s = max(until_s - time.monotonic(), 0.001) if is_mid_message else idle_s
@@ -248,21 +303,19 @@ class _Conversation(socketserver.BaseRequestHandler):
                 return self._socket.recv(RECEIVE_BYTES)
             except TimeoutError:
                 if is_mid_message:
-                    raise ProtocolError(
-                        f"message: found half of one, expected the rest within {MESSAGE_S:g} s"
-                    ) from None
-                if not self.server.answerer.has_lease(connection):
+                    raise ProtocolError(f"message: only a part of it came within {MESSAGE_S:g} s") from None
+                if not self.server.handler.has_lease(connection):
                     return b""
 
     def _answer(self, line: bytes, connection: Connection) -> bytes:
         try:
             request = decode_request(line)
-            if self._is_unauthenticated and self.server.answerer.knows(request):
+            if self._is_unauthenticated and self.server.handler.knows(request):
                 self._is_unauthenticated = False
-                self.server.limits.recognise(self.client_address[0])
-            return encode(self.server.answerer.handle(request, connection))
+                self.server.limits.authenticated(self.client_address[0])
+            return encode(self.server.handler.handle(request, connection))
         except DistexpError as error:
-            self.server.limits.complain(connection.peer, error)
+            self.server.limits.log_refusal(connection.peer, error)
             self._refusals += 1
             again = isinstance(error, ResultsUnwritable | JournalUnwritable)
             return encode(ErrorReply(error=one_line(str(error)), again=again))
@@ -270,12 +323,12 @@ class _Conversation(socketserver.BaseRequestHandler):
             log.exception("%s: request failed", connection.peer)  # without its text: it holds the secret
             return encode(ErrorReply(error="internal error; the manager's log has the traceback"))
 
-    def _say_goodbye(self, error: ProtocolError) -> None:
+    def _send_error(self, error: ProtocolError) -> None:
         self._socket.settimeout(MESSAGE_S)
         self._socket.sendall(encode(ErrorReply(error=str(error))))
-        self._read_on()
+        self._read_until_closed()
 
-    def _read_on(self) -> None:
+    def _read_until_closed(self) -> None:
         """End the connection, but not at once: closing with unread bytes would destroy the last reply."""
         _shut(self._socket, socket.SHUT_WR)
         until_s = time.monotonic() + MESSAGE_S
@@ -285,4 +338,17 @@ class _Conversation(socketserver.BaseRequestHandler):
 
 def _shut(sock: socket.socket, how: int) -> None:
     with contextlib.suppress(OSError):  # it is closed already
-        socket.socket.shutdown(sock, how)  # that of SSLSocket would let other threads go on in the clear
+        socket.socket.shutdown(sock, how)  # that of SSLSocket would let other threads go on unencrypted
+
+
+def _allow_many_files() -> int:
+    """Return how many files this process may open, after asking for as many as the system grants."""
+    if sys.platform == "win32":
+        return WANTED_FILES  # sockets are no files there
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(WANTED_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

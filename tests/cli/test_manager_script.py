@@ -86,8 +86,8 @@ def test_a_running_manager_answers_status_and_keeps_folder_and_port(
         code, _, err = call(capsys, "--workdir", other.root, "--port", manager.port)
         assert (code, err) == (
             2,
-            f"error: 127.0.0.1:{manager.port}: Address already in use, expected a free port: "
-            "stop the program that holds it, or choose another one with --port\n",
+            f"error: 127.0.0.1:{manager.port}: Address already in use. "
+            "Stop the program that uses this port, or choose another with --port\n",
         )
     code, _, err = call(capsys, "status", "--workdir", folder.root)
     assert (code, err) == (

@@ -5,7 +5,8 @@ import pytest
 
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.entry import WorkerInfo
-from distexp.wire.messages import MAX_STATUS_BYTES, PAGE, StatusReply, encode
+from distexp.wire.framing import MAX_STATUS_BYTES, encode
+from distexp.wire.messages import PAGE, StatusReply
 from tests.live_manager import CONFIG, Folder, Talk, worker
 
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import pytest
 
 from distexp.errors import ManagerUnreachable, ProtocolError, Unauthorized, UserError
-from distexp.wire.auth import parse_token
+from distexp.wire.auth import load_or_make_identity, parse_token
 from distexp.wire.client import Client
-from distexp.wire.identity import keep_identity
-from distexp.wire.messages import Drain, NoTask, RequestTask, Status, StatusReply, TaskReply, encode
+from distexp.wire.framing import encode
+from distexp.wire.messages import Drain, NoTask, RequestTask, Status, StatusReply, TaskReply
 from distexp.workdir import Workdir
 from tests.live_manager import Folder
 
@@ -79,7 +79,7 @@ def test_a_refusal_is_an_error_of_the_protocol(folder: Folder) -> None:
             ProtocolError, match=r"^worker nobody: not known; `workers` lists those that are$"
         ):
             client.call(Drain(worker_id="nobody"), NoTask)
-        with pytest.raises(ProtocolError, match="found a reply status, expected another"):
+        with pytest.raises(ProtocolError, match=r"the reply has the wrong type .status"):
             client.call(Status(), NoTask)
         client.call(Status(), StatusReply)
 
@@ -89,7 +89,7 @@ def test_the_manager_of_another_folder_is_none_until_this_folder_has_had_its_own
 ) -> None:
     here = Folder(tmp_path_factory.mktemp("here"))
     here.configure([1])
-    refusal = f"{here.root}/.experiment_token: found no file, expected a copy of that in the manager's folder"
+    refusal = f"{here.root}/.experiment_token: missing; copy it from the manager's folder"
     with folder.serving() as other, Client(Workdir(here.root)) as client:
         monkeypatch.setattr("distexp.wire.client.DEFAULT_PORT", other.port)
         with pytest.raises(ManagerUnreachable) as error:
@@ -128,7 +128,7 @@ def test_a_program_that_speaks_no_tls_hands_out_nothing(folder: Folder, answer: 
         another_program(answer) as (port, heard),
         Client(Workdir(folder.root), port=port) as client,
     ):
-        words = f"^localhost:{port}: found an answer of another program"
+        words = f"^localhost:{port}: another program answers there"
         with pytest.raises(ManagerUnreachable, match=words):
             client.call(RequestTask(worker_id="gpu0"), TaskReply)
         assert folder.token.encode() not in b"".join(heard)
@@ -139,7 +139,7 @@ def test_a_program_with_a_certificate_of_its_own_hands_out_nothing_and_hears_no_
 ) -> None:
     thief = Workdir(tmp_path_factory.mktemp("thief"))
     thief.hold().release()
-    _, tls = keep_identity(thief)
+    _, tls = load_or_make_identity(thief)
     with (
         folder.serving(),
         another_program(TASK, tls) as (port, heard),
@@ -148,9 +148,9 @@ def test_a_program_with_a_certificate_of_its_own_hands_out_nothing_and_hears_no_
         with pytest.raises(ManagerUnreachable) as error:
             client.call(RequestTask(worker_id="gpu0"), TaskReply)
         assert str(error.value) == (
-            f"localhost:{port}: found another certificate than {folder.root}/.experiment_token names, "
-            "expected that of its manager (no secret was sent): copy it again if it is of an earlier "
-            "manager, or name another host and port"
+            f"localhost:{port}: this manager's certificate is not the one that "
+            f"{folder.root}/.experiment_token names (no secret was sent): copy it again if "
+            "it is of an earlier manager, or name another host and port"
         )
     assert heard == [], "the client has left before its first word"
 
@@ -166,7 +166,7 @@ def test_a_manager_with_a_new_certificate_is_believed_by_workers_of_its_folder_a
             Client(Workdir(folder.root), token=old) as elsewhere,
             pytest.raises(
                 ManagerUnreachable,
-                match=r"certificate than EXPERIMENT_TOKEN names.*: unset EXPERIMENT_TOKEN or set",
+                match=r"the one that EXPERIMENT_TOKEN names.*: unset EXPERIMENT_TOKEN or set",
             ),
         ):
             elsewhere.call(Status(), StatusReply)
@@ -178,7 +178,7 @@ def test_a_connection_that_ends_before_a_whole_reply_may_be_tried_again(
 ) -> None:
     with folder.serving():
         pass
-    _, tls = keep_identity(Workdir(folder.root))
+    _, tls = load_or_make_identity(Workdir(folder.root))
     with (
         another_program(answer, tls) as (port, _),
         Client(Workdir(folder.root), port=port) as client,
@@ -201,7 +201,7 @@ def test_a_connection_that_ends_in_the_handshake_may_be_tried_again(folder: Fold
 def test_a_token_that_others_can_read_is_not_used(folder: Folder) -> None:
     with folder.serving(), Client(Workdir(folder.root)) as client:
         (folder.root / ".experiment_token").chmod(0o644)
-        with pytest.raises(Unauthorized, match="found mode 0644, so that other users can read the secret"):
+        with pytest.raises(Unauthorized, match=r"other users can read this secret .mode 0644"):
             client.call(Status(), StatusReply)
 
 
@@ -223,13 +223,13 @@ def test_workers_of_a_folder_find_its_manager_at_the_address_that_it_serves(fold
 
 @pytest.mark.parametrize("port", [0, -1, 70000])
 def test_a_port_that_is_none_is_refused(folder: Folder, port: int) -> None:
-    with pytest.raises(UserError, match=f"^port: found {port}, expected 1 to 65535$"):
+    with pytest.raises(UserError, match=rf"^port: must be 1 to 65535 \(it is {port}\)$"):
         Client(Workdir(folder.root), port=port)
 
 
 def test_a_host_that_is_none_is_refused(folder: Folder) -> None:
     with (
         Client(Workdir(folder.root), "a..b") as client,
-        pytest.raises(UserError, match=r"^host: found 'a\.\.b'"),
+        pytest.raises(UserError, match=r"^host: 'a\.\.b' is no host name"),
     ):
         client.call(Status(), StatusReply)

@@ -2,6 +2,8 @@ import contextlib
 import json
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from distexp.manager.admin import Control
 from distexp.manager.manager import ExperimentManager
 from distexp.text import MAX_LINE_CHARS
 from distexp.wire import server
+from distexp.wire.server import MAX_UNAUTHENTICATED, ConnectionLimits
 from tests.live_manager import CONFIG, Folder, Talk, worker
-from tests.support import poll
+from tests.support import ENVIRONMENT, poll
 
 STATUS = b'{"type": "status"}'
 
@@ -64,7 +67,7 @@ def test_half_a_message_is_refused_after_its_time_and_a_message_after_a_whole_on
     with folder.serving() as manager, Talk(manager.port) as talk:
         talk.socket.sendall(STATUS[:5])
         error = talk.read()["error"]
-        assert error == "message: found half of one, expected the rest within 0.3 s"
+        assert error == "message: only a part of it came within 0.3 s"
         assert talk.is_ended()
         assert serves(manager)
 
@@ -79,7 +82,7 @@ def test_a_message_that_drips_is_refused_after_its_time_however_often_it_goes_on
         for _ in range(10_000):
             dripped += talk.socket.send(b" " if dripped else b"{")
             with contextlib.suppress(TimeoutError):
-                assert talk.read()["error"] == "message: found half of one, expected the rest within 0.5 s"
+                assert talk.read()["error"] == "message: only a part of it came within 0.5 s"
                 break
         assert 2 < dripped < 10_000
         assert serves(manager)
@@ -108,7 +111,7 @@ def test_what_a_peer_sends_is_quoted_on_one_line_of_reply_and_log(
 def test_ten_megabytes_get_an_error_reply(manager: ExperimentManager) -> None:
     with Talk(manager.port) as talk:
         talk.socket.sendall(b'{"type": "status", "token": "' + b"x" * 10_000_000)
-        assert talk.read()["error"] == "message: found more than 1048576 bytes, expected at most that"
+        assert talk.read()["error"] == "message: too large (more than 1048576 bytes)"
     assert serves(manager)
 
 
@@ -240,3 +243,48 @@ def test_a_port_that_cannot_be_had_is_named(
     wanted = ExperimentManager(port=port or manager.port, workdir=other.root)
     with pytest.raises(AlreadyRunning, match=f"^127.0.0.1:{port or manager.port}: .*{found}.*--port$"):
         wanted.start()
+
+
+def test_who_has_shown_the_secret_makes_room_for_another_unauthenticated() -> None:
+    limits = ConnectionLimits()
+    assert all(limits.admit("10.0.0.1") for _ in range(MAX_UNAUTHENTICATED))
+    assert not limits.admit("10.0.0.1")
+    assert limits.admit("10.0.0.2"), "each address has its own share"
+    limits.authenticated("10.0.0.1")
+    assert limits.admit("10.0.0.1")
+    assert not limits.admit("10.0.0.1")
+    limits.release("10.0.0.1", is_unauthenticated=True)
+    assert limits.admit("10.0.0.1")
+
+
+def test_a_flood_of_refusals_does_not_fill_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "WARNINGS_PER_MINUTE", 5)
+    limits = ConnectionLimits()
+    for _ in range(100):
+        limits.log_refusal("10.0.0.1:5", "nonsense")
+    assert caplog.messages == ["10.0.0.1:5: refused: nonsense"] * 5
+    clock = server.time.monotonic
+    monkeypatch.setattr(server.time, "monotonic", lambda: clock() + 60)
+    limits.log_refusal("10.0.0.1:5", "nonsense")
+    assert caplog.messages[5:] == ["95 more refusals were not logged", "10.0.0.1:5: refused: nonsense"]
+    for _ in range(6):
+        limits.log_refusal("10.0.0.1:5", "nonsense")
+    limits.close()
+    assert caplog.messages[-1] == "2 more refusals were not logged"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sockets are no files there")
+def test_a_low_limit_of_open_files_is_raised_and_leaves_some_for_the_sweep() -> None:
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))\n"
+        "from distexp.wire.server import SPARE_FILES, ConnectionLimits\n"
+        "limits = ConnectionLimits()\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE), SPARE_FILES)\n"
+        "print(sum(limits.admit(str(number)) for number in range(500)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=ENVIRONMENT, check=True
+    )
+    assert done.stdout == "(200, 200) 64\n136\n"

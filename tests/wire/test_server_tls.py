@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from distexp.wire import doorman, server
+from distexp.wire import server
 from distexp.wire.auth import client_context, parse_token
 from distexp.wire.client import Client
 from distexp.wire.messages import RequestTask, Status, StatusReply, TaskReply
@@ -124,12 +124,12 @@ def test_a_form_that_a_browser_sends_does_nothing_even_without_auth(folder: Fold
         assert manager.service.status()["cancelled"] == 0
 
 
-def test_strangers_beyond_the_limit_are_turned_away_and_workers_work_on(
+def test_unauthenticated_connections_beyond_the_limit_are_refused_and_workers_work_on(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doorman, "MAX_UNAUTHENTICATED", 5)
+    monkeypatch.setattr(server, "MAX_UNAUTHENTICATED", 5)
     with folder.serving() as manager, Client(Workdir(folder.root)) as client:
-        client.call(RequestTask(worker_id="w"), TaskReply)  # no stranger any more
+        client.call(RequestTask(worker_id="w"), TaskReply)  # authenticated from now on
         silent = [Talk(manager.port) for _ in range(5)]
         with Talk(manager.port) as late:
             assert late.is_ended()
@@ -139,7 +139,7 @@ def test_strangers_beyond_the_limit_are_turned_away_and_workers_work_on(
         poll(lambda: not manager._server.limits._unauthenticated, "the end of the silent connections")
         with Talk(manager.port) as talk:
             assert talk.say("status")["type"] == "status"
-    assert any("found too many connections, of this address or in all" in line for line in folder.log())
+    assert any("too many connections from this address, or in all" in line for line in folder.log())
 
 
 def test_a_stop_ends_connections_in_tls_too(folder: Folder) -> None:

@@ -19,7 +19,15 @@ from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
 from distexp.task import Value
 from distexp.wire import messages as wire
-from distexp.wire.messages import MAX_GUESSES, MAX_MESSAGE_BYTES, Framer, decode_reply, decode_request, encode
+from distexp.wire.framing import (
+    MAX_GUESSES,
+    MAX_MESSAGE_BYTES,
+    MAX_STATUS_BYTES,
+    MessageReader,
+    decode_reply,
+    decode_request,
+    encode,
+)
 from distexp.workdir import Workdir
 from tests.row_cases import a_task
 from tests.support import Clock, examples
@@ -84,7 +92,7 @@ def test_every_message_comes_back_as_it_went(kind: type[msgspec.Struct]) -> None
         assert line.count(b"\n") == 1
         assert decode(line) == message
         assert json.loads(line)["type"] == kind.__struct_config__.tag
-        assert Framer().feed(line) == [line[:-1]]
+        assert MessageReader().feed(line) == [line[:-1]]
 
     round_trip()
 
@@ -93,8 +101,8 @@ def test_every_message_comes_back_as_it_went(kind: type[msgspec.Struct]) -> None
 
 
 def fed(pieces: list[bytes]) -> list[bytes]:
-    framer = Framer()
-    return [message.strip() for piece in pieces for message in framer.feed(piece)]
+    reader = MessageReader()
+    return [message.strip() for piece in pieces for message in reader.feed(piece)]
 
 
 @examples(40)
@@ -119,40 +127,40 @@ def test_any_split_of_a_stream_gives_the_same_messages(
 
 
 def test_a_message_that_has_begun_is_told_from_silence() -> None:
-    framer = Framer()
-    assert not framer.is_mid_message
-    assert framer.feed(b' \n {"type": "sta') == []
-    assert framer.is_mid_message
-    assert framer.feed(b'tus"}') == [b' {"type": "status"}']
-    assert not framer.is_mid_message
+    reader = MessageReader()
+    assert not reader.is_mid_message
+    assert reader.feed(b' \n {"type": "sta') == []
+    assert reader.is_mid_message
+    assert reader.feed(b'tus"}') == [b' {"type": "status"}']
+    assert not reader.is_mid_message
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_a_message_over_a_mebibyte_is_refused(end: bytes) -> None:
     fitting = b'"' + b"x" * (MAX_MESSAGE_BYTES - 2) + b'"'
-    assert Framer().feed(fitting + b"\n") == [fitting]
-    framer = Framer()
-    with pytest.raises(ProtocolError, match="message: found more than 1048576 bytes, expected at most that"):
+    assert MessageReader().feed(fitting + b"\n") == [fitting]
+    reader = MessageReader()
+    with pytest.raises(ProtocolError, match=r"message: too large \(more than 1048576 bytes\)"):
         for _ in range(17):
-            framer.feed(b"x" * 65536)
-        framer.feed(end)
-    with pytest.raises(ProtocolError, match="found 1048618 bytes, expected at most 1048576"):
+            reader.feed(b"x" * 65536)
+        reader.feed(end)
+    with pytest.raises(ProtocolError, match=r"too large \(1048618 bytes; at most 1048576\)"):
         encode(wire.ErrorReply(error="x" * MAX_MESSAGE_BYTES))
 
 
 def test_after_64_guesses_an_open_object_waits_for_its_newline() -> None:
     def one_by_one(braces: int) -> list[bytes]:
-        framer, text = Framer(), b'{"a":"' + b"}" * braces
-        answers = [framer.feed(bytes([byte])) for byte in text]
+        reader, text = MessageReader(), b'{"a":"' + b"}" * braces
+        answers = [reader.feed(bytes([byte])) for byte in text]
         assert not any(answers)
-        return framer.feed(b'"}') or framer.feed(b"\n")[:0]
+        return reader.feed(b'"}') or reader.feed(b"\n")[:0]
 
     assert one_by_one(MAX_GUESSES - 1)
     assert not one_by_one(MAX_GUESSES)
-    framer = Framer()
+    reader = MessageReader()
     for byte in b'{"a":"' + b"}" * 100 + b'"}':
-        assert framer.feed(bytes([byte])) == []
-    assert framer.feed(b'\n{"b":1}') == [b'{"a":"' + b"}" * 100 + b'"}', b'{"b":1}'], "a newline starts anew"
+        assert reader.feed(bytes([byte])) == []
+    assert reader.feed(b'\n{"b":1}') == [b'{"a":"' + b"}" * 100 + b'"}', b'{"b":1}'], "a newline starts anew"
 
 
 # -- refusals ----------------------------------------------------------------------------------------------
@@ -192,14 +200,14 @@ def test_what_is_no_request_is_refused_in_one_line_that_says_what_is_wrong(text:
         decode_request(text.encode())
     assert says in str(error.value)
     assert str(error.value).startswith("message: ")
-    assert str(error.value).endswith("; docs/protocol.md lists what is expected")
+    assert str(error.value).endswith("; docs/protocol.md lists every message")
     assert "\n" not in str(error.value)
 
 
 @examples(40)
 @given(st.binary(max_size=60) | TEXT.map(str.encode) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
-    for line in Framer().feed(data + b"\n"):
+    for line in MessageReader().feed(data + b"\n"):
         for decode in (decode_request, decode_reply):
             with pytest.raises(ProtocolError):
                 decode(line)
@@ -231,7 +239,7 @@ def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -
         Forecaster(queue, registry),
     ).handle(wire.Status())
     line = encode(reply)
-    assert len(line) <= wire.MAX_STATUS_BYTES
+    assert len(line) <= MAX_STATUS_BYTES
     status = json.loads(line)["status"]
     assert (status["total"], status["pending"], status["assigned"]) == (1_000_000, 999_999, 1)
     assert status["progress"] == "0/1000000 (0.0%)"
