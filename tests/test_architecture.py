@@ -32,7 +32,7 @@ ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packa
 
 CATCHERS = {  # who may catch whatever comes; the reason
     "worker.task_main.guarded": "around the experiment: whatever it raises is its failure",
-    "wire.server._Conversation._answer": "around one request: whatever it breaks, the manager serves on",
+    "wire.server._ConnectionHandler._answer": "around one request: whatever it breaks, the manager serves on",
 }
 
 IMPORTED_WHERE = {
