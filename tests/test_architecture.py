@@ -41,6 +41,8 @@ IMPORTED_WHERE = {
     "yaml": "sweep",
     "pynvml": "gpu",
     "sqlite3": "queue",
+    "pandas": "reporting",
+    "scipy": "reporting",
     "ssl": "wire",
     "cryptography": "wire",
 }
@@ -127,8 +129,9 @@ def test_one_package_owns_each_foreign_thing(module: str) -> None:
 @pytest.mark.parametrize(
     ("opened", "absent"),
     [
-        ("experiment_manager", "torch sklearn pandas pynvml"),
-        ("experiment_runner_gpu, distexp.cli.worker", "torch sklearn pandas yaml"),
+        ("experiment_manager", "torch sklearn pandas scipy rich pynvml"),
+        ("distexp.cli.plan", "torch sklearn pandas scipy rich pynvml"),
+        ("experiment_runner_gpu, distexp.cli.worker", "torch sklearn pandas scipy yaml"),
         ("distexp.worker.task_main", "torch sklearn pandas numpy yaml"),
     ],
 )

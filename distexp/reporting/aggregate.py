@@ -1,6 +1,6 @@
-"""What a report shows, from surveyed files: aggregates per phase, every row, failures, time.
+"""What a report shows: means with intervals over seeds, best combinations, failures by cause, every row.
 
-Pure. All of it becomes JSON for `report_page`.
+Pure. All of it becomes JSON for the page (`html`). pandas and scipy are imported here and nowhere else.
 """
 
 import itertools
@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+import pandas as pd
+from scipy.special import stdtrit
+
 from distexp.errors import UserError
 from distexp.reporting.plan import durations_of, number_in
-from distexp.reporting.statistics import Samples, Values
 from distexp.results.audit import FileAudit
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE, cell_text
 from distexp.sweep.config import Phase
@@ -20,10 +23,97 @@ from distexp.task import TaskRecord
 BEST = 10  # combinations that are listed per phase
 TABLE_DIGITS = 8  # of a number in the table: half the page, and more than anybody reads
 PAIRED_AXES = 4  # of the first so many axes, each pair gets a heat map
+NAMED_TASKS = 5  # of those that failed for one cause
 MEASURED = ("duration_s", "peak_gpu_mib")  # ours, and as good as a metric
 LOWER_IS_BETTER = ("loss", "error", "err", "mse", "mae", "rmse", "perplexity", "duration_s", "peak_gpu_mib")
 _NO_NUMBERS = {"", "nan", "inf", "-inf"}  # what a column of numbers may hold besides
 _TRUTH = {"True": 1.0, "False": 0.0}  # its mean is a share
+_SEED, _VALUE = "seed", "value"  # columns of a frame, beside the axes' numbers
+
+
+class Point(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of one value of an axis, or of one combination."""
+
+    mean: float
+    half: float | None  # of the 95 % interval over seeds; None for a single seed
+    seeds: int
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """A metric by one axis or two: every value is judged by the same runs of the other axes and seeds."""
+
+    axes: list[int]
+    points: list[tuple[int, Point]] | None = None  # of one axis: by the number of the value
+    means: list[list[float | None]] | None = None  # of two: the first axis runs to the right
+    runs: int  # of each value, that are compared
+    of: int  # runs that the sweep has of each value
+    absent: int  # values (of two axes: pairs) without any number, which are left out
+
+
+# -- one metric of one phase -------------------------------------------------------------------------------
+
+
+def frame_of(
+    places: Sequence[Sequence[int]], seeds: Sequence[int], values: Sequence[float | None]
+) -> pd.DataFrame:
+    """Return a row per number: the places of its values on the axes 0, 1, ..., its seed, the number."""
+    frame = pd.DataFrame(places, index=range(len(seeds)))
+    frame[_SEED], frame[_VALUE] = seeds, pd.Series(values, dtype="float64")
+    return frame.dropna(subset=[_VALUE])
+
+
+def compare(frame: pd.DataFrame, axes: Sequence[int], sizes: Sequence[int], runs: int) -> Comparison:
+    """Compare the values of an axis, or the pairs of two, by the runs that each of them has.
+
+    A mean over whatever happens to be there favours the value whose bad runs failed. So a run (the places
+    on all other axes, and the seed) counts when every value has it; a value without any is left out.
+
+    Args:
+        frame: As `frame_of` returns it.
+        axes: One or two.
+        sizes: How many values each axis has.
+        runs: That the sweep has of each value, or pair.
+    """
+    other = [axis for axis in range(len(sizes)) if axis not in axes]
+    groups = len(frame[[*axes]].drop_duplicates())
+    shared = frame[frame.groupby([*other, _SEED])[_VALUE].transform("size") == groups]
+    wanted = 1
+    for axis in axes:
+        wanted *= sizes[axis]
+    counts: dict[str, Any] = {"runs": len(shared) // groups, "of": runs, "absent": wanted - groups}
+    if len(axes) == 1:
+        by_seed = shared.groupby([*axes, _SEED])[_VALUE].mean()
+        return Comparison(axes=[*axes], points=_points(by_seed.groupby(level=0)), **counts)
+    means = shared.groupby([axes[1], axes[0]])[_VALUE].mean().unstack()
+    grid = means.reindex(index=range(sizes[axes[1]]), columns=range(sizes[axes[0]]))
+    shown = [[None if pd.isna(mean) else short(mean) for mean in line] for line in grid.to_numpy()]
+    return Comparison(axes=[*axes], means=shown, **counts)
+
+
+def rank(frame: pd.DataFrame, axes: int) -> dict[str, list[tuple[list[int], Point]]]:
+    """Return the combinations with the highest mean over seeds, and those with the lowest, best first."""
+    points = _points(frame.groupby([*range(axes)] or (lambda _: 0))[_VALUE])
+    points = [(list(at) if isinstance(at, tuple) else [at][:axes], point) for at, point in points]
+    points.sort(key=lambda item: item[1].mean)
+    return {"highest": points[::-1][:BEST], "lowest": points[:BEST]}
+
+
+def _points(groups: Any) -> list[tuple[Any, Point]]:
+    """Return mean and 95 % interval of each group of one number per seed."""
+    found = groups.agg(["mean", "sem", "count"])
+    halves = stdtrit(found["count"].clip(lower=2) - 1, 0.975) * found["sem"]
+    return [
+        (at, Point(short(mean), None if count < 2 else short(half), int(count)))
+        for at, mean, half, count in zip(found.index, found["mean"], halves, found["count"], strict=True)
+    ]
+
+
+def short(number: float) -> float:
+    """Return the number to six digits: more than a chart shows."""
+    return float(f"{number:.6g}")
+
+
+# -- the report --------------------------------------------------------------------------------------------
 
 
 def make_report(
@@ -48,7 +138,8 @@ def make_report(
     keys = [row.keys for file in files for row in file.rows]
     metrics = _metrics(columns, cells, phases)
     if metric is not None and metric not in metrics:
-        raise UserError(f"--metric {metric}: found no such metric, expected one of: {', '.join(metrics)}")
+        there = f"choose one of: {', '.join(metrics)}" if metrics else "there are none yet"
+        raise UserError(f"--metric {metric}: no row has such a metric; {there}")
     numbers = {name: _numbers(cells[name]) for name in metrics}
     durations = durations_of(files)
     own: dict[str, list[tuple[int, GridPoint]]] = {phase.name: [] for phase in phases}
@@ -67,8 +158,7 @@ def make_report(
             "seconds": round(sum(durations.values()), 1),
         },
         "phases": [
-            {"tasks": counts[phase.name], **_phase(phase, own[phase.name], numbers, durations)}
-            for phase in phases
+            _phase(phase, own[phase.name], numbers, durations, counts[phase.name]) for phase in phases
         ],
         "columns": [_column(name, cells[name], name in numbers) for name in columns],
         "rows": len(keys),
@@ -113,20 +203,22 @@ def _phase(
     own: Sequence[tuple[int, GridPoint]],
     numbers: Mapping[str, list[float | None]],
     durations: Mapping[str, float],
+    tasks: int,
 ) -> dict[str, Any]:
     axes = {name: [cell_text(value) for value in values] for name, values in phase.axes.items()}
-    sizes = [len(values) for values in axes.values()]
-    places = [tuple(task.grid.positions(task.number)[:-1]) for _, task in own]
-    samples = Samples(places, [task.seed for _, task in own])
+    places = [task.grid.positions(task.number)[:-1] for _, task in own]
+    seeds = [task.seed for _, task in own]
     shown = {}
     for name, column in numbers.items():
-        values = [column[at] for at, _ in own]
-        if any(value is not None for value in values):
-            shown[name] = _charts(samples, values, sizes)
+        frame = frame_of(places, seeds, [column[at] for at, _ in own])
+        if not frame.empty:
+            shown[name] = _charts(frame, [len(values) for values in axes.values()], tasks)
     return {
         "name": phase.name,
         "where": phase.where,
         "experiment": phase.command or phase.experiment,
+        "tasks": tasks,
+        "seeds": len({*seeds}),
         "complete": len(own),
         "seconds": round(sum(durations.get(task.key, 0.0) for _, task in own), 1),
         "axes": [
@@ -141,15 +233,15 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _charts(samples: Samples, values: Values, sizes: Sequence[int]) -> dict[str, Any]:
+def _charts(frame: pd.DataFrame, sizes: Sequence[int], tasks: int) -> dict[str, Any]:
     varied = [axis for axis, size in enumerate(sizes) if size > 1]
     return {
-        "axes": [[axis, samples.along(axis, values)] for axis in varied],
+        "axes": [compare(frame, [axis], sizes, tasks // sizes[axis]) for axis in varied],
         "maps": [
-            [first, second, samples.across(first, second, (sizes[first], sizes[second]), values)]
-            for first, second in itertools.combinations(varied[:PAIRED_AXES], 2)
+            compare(frame, pair, sizes, tasks // (sizes[pair[0]] * sizes[pair[1]]))
+            for pair in itertools.combinations(varied[:PAIRED_AXES], 2)
         ],
-        **samples.ranked(BEST, values),
+        **rank(frame, len(sizes)),
     }
 
 
@@ -180,16 +272,23 @@ def _shown(cell: str) -> float | int | str | None:
 def _failures(
     records: Iterable[TaskRecord], by_key: Mapping[str, GridPoint], complete: set[str]
 ) -> list[dict[str, Any]]:
+    """Return a group per state, cause and last line of the error, the largest first."""
+    groups: dict[tuple[str, str, str], list[TaskRecord]] = {}
+    for record in records:
+        is_known = record.key in by_key and record.key not in complete
+        if is_known and record.state in ("failed", "cancelled"):
+            last_line = record.error.strip().rpartition("\n")[2]
+            groups.setdefault((record.state, record.cause, last_line), []).append(record)
     return [
         {
-            "task": by_key[record.key].task_id,
-            "state": record.state,
-            "cause": record.cause,
-            "attempts": record.attempts,
-            "error": record.error.strip(),
+            "state": state,
+            "cause": cause,
+            "message": message,
+            "count": len(group),
+            "tasks": [by_key[record.key].task_id for record in group[:NAMED_TASKS]],
+            "error": group[0].error.strip(),
         }
-        for record in records
-        if record.state in ("failed", "cancelled") and record.key in by_key and record.key not in complete
+        for (state, cause, message), group in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
 
 

@@ -81,7 +81,7 @@ def test_metrics_are_the_numbers_that_are_neither_parameters_nor_ours(folder: Fo
 def test_a_metric_that_is_not_there_is_refused_with_those_that_are(folder: Folder) -> None:
     with pytest.raises(UserError) as caught:
         made(folder, metric="f1")
-    assert str(caught.value) == "--metric f1: found no such metric, expected one of: acc, loss, duration_s"
+    assert str(caught.value) == "--metric f1: no row has such a metric; choose one of: acc, loss, duration_s"
 
 
 def test_each_axis_has_its_means_and_each_pair_its_map(folder: Folder) -> None:
@@ -89,13 +89,11 @@ def test_each_axis_has_its_means_and_each_pair_its_map(folder: Folder) -> None:
     first, second = report["phases"]
     assert (first["tasks"], first["complete"], first["seconds"]) == (18, 17, 34.0)
     charts = first["shown"]["acc"]
-    assert [axis for axis, _ in charts["axes"]] == [0, 1]
-    assert [(at, tuple(p)[:1]) for at, p in [(at, (p.mean,)) for at, p in charts["axes"][0][1]]][:2] == [
-        (0, (0.72,)),
-        (1, (0.62,)),
-    ]
-    ((right, up, z),) = charts["maps"]
-    assert (right, up, len(z), len(z[0])) == (0, 1, 2, 3)
+    width, data = charts["axes"]
+    assert (width.axes, data.axes, width.runs, width.of) == ([0], [1], 5, 6)
+    assert [(at, point.mean) for at, point in width.points] == [(0, 0.72), (1, 0.62), (2, 0.92)]
+    (pairs,) = charts["maps"]
+    assert (pairs.axes, len(pairs.means), len(pairs.means[0])) == ([0, 1], 2, 3)
     assert (second["complete"], second["shown"]) == (0, {})
 
 
@@ -106,22 +104,25 @@ def test_every_row_is_in_the_table_and_every_line_that_does_not_count_is_told(fo
     assert report["problems"] == [["results/final_results.csv", 19, "found 2 fields, expected 20 fields", 1]]
 
 
-def test_failures_are_of_tasks_that_have_no_row(folder: Folder) -> None:
+def failed(task: Task, error: str) -> TaskRecord:
+    return TaskRecord(key=task.key, state="failed", attempts=3, cause="error", error=error)
+
+
+def test_failures_are_grouped_by_cause_and_are_of_tasks_that_have_no_row(folder: Folder) -> None:
     tasks = [point.task for point in expand(parse_config(SWEEP, CONFIG))]
-    records = [
-        TaskRecord(
-            key=tasks[at].key, state="failed", attempts=3, cause="error", error="mine.py:3: ValueError: no"
-        )
-        for at in (0, 17)
-    ]
-    (failure,) = made(folder, records)["failures"]
-    assert failure == {
-        "task": tasks[17].task_id,
+    error = "Traceback ...\nmine.py:3: ValueError: no"
+    records = [failed(tasks[0], error), failed(tasks[18], "other"), failed(tasks[17], error)]
+    records.append(failed(tasks[19], error))
+    first, second = made(folder, records)["failures"]
+    assert first == {
         "state": "failed",
         "cause": "error",
-        "attempts": 3,
-        "error": "mine.py:3: ValueError: no",
+        "message": "mine.py:3: ValueError: no",
+        "count": 2,
+        "tasks": [tasks[17].task_id, tasks[19].task_id],
+        "error": error,
     }
+    assert (second["message"], second["count"]) == ("other", 1)
 
 
 @pytest.mark.parametrize("text", [NASTY, "<!--<script>", "a\u2028b", 'quote " and \\'])

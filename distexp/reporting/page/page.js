@@ -23,6 +23,14 @@
     const size = Math.abs(value);
     return size >= 1e-3 && size < 1e6 ? String(+value.toPrecision(5)) : value.toExponential(3);
   };
+  // a mean and half its interval, both to the digits that the interval supports: two of its own
+  function interval(mean, half) {
+    if (half === null || half === 0) return [half === 0 ? shown(mean) : String(+mean.toPrecision(4)), half];
+    const decimals = Math.max(0, 1 - Math.floor(Math.log10(half)));
+    if (decimals > 7 || Math.abs(mean) >= 1e6) return [shown(mean), Number(half).toPrecision(2)];
+    return [mean.toFixed(decimals), half.toFixed(decimals)];
+  }
+  const withInterval = (mean, half) => { const [m, h] = interval(mean, half); return half === null ? m : `${m} ± ${h}`; };
   const count = (number) => number.toLocaleString("en-US");
   const time = (seconds) => {
     if (seconds < 100) return `${+seconds.toPrecision(2)} s`;
@@ -79,11 +87,24 @@
   }
   const CONFIG = { displayModeBar: false, responsive: true };
 
-  function chart(title, draw) {
+  // by which runs the values of a chart are compared, where it is not by all of them
+  function noteOf({ axes, runs, of, absent }) {
+    const what = axes.length === 1 ? "value" : "pair";
+    const notes = [];
+    if (runs < of) notes.push(`Compares the ${count(runs)} of ${count(of)} runs that every ${what} has (${count(of - runs)} missing).`);
+    if (absent) notes.push(`${count(absent)} ${what}${absent === 1 ? " has" : "s have"} no number and ${absent === 1 ? "is" : "are"} left out.`);
+    return notes.join(" ");
+  }
+
+  function chart(title, found, draw) {
+    const note = noteOf(found);
+    const noteLine = note ? make("p", { class: "quiet note" }, note) : null;
+    if (found.runs === 0) return make("div", { class: "chart" }, make("h3", {}, title), make("p", { class: "quiet" },
+      `Nothing to compare yet: no run (one choice of the other values, and seed) has finished for every ${found.axes.length === 1 ? "value" : "pair"}.`));
     const plot = make("div", { class: "plot" });
     pending.set(plot, () => draw(plot));
     if (window.Plotly) watcher.observe(plot);
-    return make("div", { class: "chart" }, make("h3", {}, title), plot);
+    return make("div", { class: "chart" }, make("h3", {}, title), ...(noteLine ? [noteLine] : []), plot);
   }
 
   // whether the values are more evenly apart in their logarithms, as in 1, 2, 4, 8
@@ -102,7 +123,7 @@
     const means = points.map(([, [mean]]) => mean);
     const halves = points.map(([, [, half]]) => half ?? 0);
     const words = points.map(([at, [mean, half, seeds]]) => `${plain(axis.name)} = ${clipped(axis.values[at])}<br>` +
-      `${plain(metric)} ${shown(mean)}${half === null ? "" : ` ± ${shown(half)}`}<br>${seeds} seed${seeds === 1 ? "" : "s"}`);
+      `${plain(metric)} ${withInterval(mean, half)}<br>${seeds} seed${seeds === 1 ? "" : "s"}`);
     return (plot) => {
       const numbers = values.map(Number);
       const isLog = axis.numeric && isGeometric(numbers);
@@ -137,8 +158,9 @@
     return (plot) => {
       const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
       const cells = right.values.length * up.values.length;
+      const gap = cells <= 400 ? 2 : 0;  // between so many cells, gaps would be most of the picture
       const trace = {
-        type: "heatmap", z, x: right.values.map((_, at) => at), y: up.values.map((_, at) => at), xgap: 2, ygap: 2,
+        type: "heatmap", z, x: right.values.map((_, at) => at), y: up.values.map((_, at) => at), xgap: gap, ygap: gap,
         colorscale: isDark ? [[0, "#1d2b45"], [0.5, "#3f72c4"], [1, "#d4e5ff"]] : [[0, "#e6effc"], [0.5, "#6f9fe6"], [1, "#123f8c"]],
         colorbar: { thickness: 10, outlinewidth: 0, len: 1 }, hoverongaps: false, hoverinfo: "text",
         hovertext: z.map((row, y) => row.map((mean, x) => mean === null ? "" :
@@ -162,8 +184,8 @@
     const heads = [["", true], [metric, true], ...varied.map(([axis]) => [axis.name, axis.numeric]), ["seeds", true]];
     const rows = shownOf[best].map(([place, [mean, half, seeds]], rank) => [
       rank + 1,
-      make("td", { class: "number" }, shown(mean), half === null ? null : make("span", { class: "half" }, ` ± ${shown(+half.toPrecision(2))}`)),
-      ...varied.map(([axis, at]) => axis.values[place[at]]), seeds]);
+      make("td", { class: "number" }, interval(mean, half)[0], half === null ? null : make("span", { class: "half" }, ` ± ${interval(mean, half)[1]}`)),
+      ...varied.map(([axis, at]) => axis.values[place[at]]), seeds < phase.seeds ? `${seeds} of ${phase.seeds}` : seeds]);
     return make("div", { class: "scroll" }, table(heads, rows));
   }
 
@@ -178,10 +200,14 @@
     }
     card.append(make("p", { class: "quiet" }, "Means; bars and ± are 95 % intervals over seeds."));
     const charts = make("div", { class: "charts" });
-    for (const [at, points] of shownOf.axes)
-      charts.append(chart(`${metric} by ${phase.axes[at].name}`, lineChart(phase.axes[at], points)));
-    for (const [right, up, z] of shownOf.maps)
-      charts.append(chart(`${metric} by ${phase.axes[right].name} and ${phase.axes[up].name}`, heatMap(phase.axes[right], phase.axes[up], z)));
+    for (const found of shownOf.axes) {
+      const axis = phase.axes[found.axes[0]];
+      charts.append(chart(`${metric} by ${axis.name}`, found, lineChart(axis, found.points)));
+    }
+    for (const found of shownOf.maps) {
+      const [right, up] = found.axes.map((at) => phase.axes[at]);
+      charts.append(chart(`${metric} by ${right.name} and ${up.name}`, found, heatMap(right, up, found.means)));
+    }
     card.append(charts, make("h3", {}, `Best combinations: ${best} mean ${metric}`), bestTable(phase, shownOf));
     return card;
   }
@@ -197,7 +223,7 @@
 
   function showTotals() {
     const { tasks, complete, seconds } = report.totals;
-    const failed = report.failures.filter((each) => each.state === "failed").length;
+    const failed = report.failures.filter((each) => each.state === "failed").reduce((sum, each) => sum + each.count, 0);
     const tiles = [[count(tasks), "tasks"], [tasks ? `${(100 * complete / tasks).toFixed(complete === tasks ? 0 : 1)} %` : "–", `complete (${count(complete)})`],
       [count(failed), "failed", failed > 0], [count(tasks - complete), "without a row"], [time(seconds), "of computing"]];
     byId("tiles").append(...tiles.map(([value, label, isBad]) => make("div", { class: isBad ? "tile bad" : "tile" }, make("b", {}, value), make("span", {}, label))));
@@ -211,12 +237,15 @@
 
   function showRest() {
     if (report.failures.length) {
-      fill("failures", table([["task"], ["state"], ["cause"], ["attempts", true], ["error"]], report.failures.slice(0, 500).map((each) => {
-        const lines = each.error.split("\n");
-        const last = lines[lines.length - 1];
-        const more = make("details", {}, make("summary", {}, last), make("pre", {}, each.error));
-        return [each.task, each.state, each.cause, each.attempts, make("td", { class: "error" }, lines.length > 1 ? more : last)];
-      })));
+      const section = byId("failures");
+      section.hidden = false;
+      section.append(...report.failures.map((group) => {
+        const named = group.tasks.join(", ") + (group.count > group.tasks.length ? `, and ${count(group.count - group.tasks.length)} more` : "");
+        return make("div", { class: "failure" },
+          make("p", { class: "error" }, make("b", {}, `${count(group.count)} ${group.state}`), ` · ${group.cause}`, group.message ? `: ${group.message}` : ""),
+          make("p", { class: "quiet" }, named),
+          group.error.includes("\n") ? make("details", {}, make("summary", {}, `What ${group.tasks[0]} said`), make("pre", {}, group.error)) : null);
+      }));
     }
     if (report.workers.length) {
       fill("time",
