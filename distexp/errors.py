@@ -6,7 +6,7 @@
     +-- UserError              the user's: one line (where, found, expected), exit code 2
     |   +-- ConfigError        one or more problems in config files, all of them listed
     |   +-- AlreadyRunning     another manager holds the folder, or a program holds the port
-    |   +-- NoGpuError         no card qualifies; lists every card with its free memory
+    |   +-- NoGpuError         no GPU qualifies; lists every GPU with its free memory
     +-- ProtocolError          the peer's: a message that is refused
     |   +-- Unauthorized       the secret is missing or wrong
     |   +-- Refused            what the manager said to a request that it does not grant
@@ -42,7 +42,7 @@ class AlreadyRunning(UserError):
 
 
 class NoGpuError(UserError):
-    """No card qualifies. The message lists every card with its free memory, or says why none was seen."""
+    """No GPU qualifies. The message lists every GPU with its free memory, or says why none was seen."""
 
 
 class ProtocolError(DistexpError):

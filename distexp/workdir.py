@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from distexp.errors import AlreadyRunning, UserError
+from distexp.system import locks
 from distexp.system.files import replace_durably
 from distexp.system.process import host_name
 
@@ -106,27 +105,26 @@ class Workdir:
             return {}
         return info if isinstance(info, dict) else {}
 
-    def hold(self) -> FileLock:
+    def hold(self) -> locks.FileLock:
         """Become the one manager of this folder until the lock is released or the process ends.
 
         Raises:
             AlreadyRunning: Another manager holds it; names its pid and port.
             UserError: The folder cannot be written, or its file system has no locks.
         """
-        lock = FileLock(  # ends with its process; any thread may release it
-            self.state / "lock", timeout=0, fallback_to_soft=False, thread_local=False
-        )
         try:
-            self.state.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout:
+            lock = locks.acquire(self.state / "lock")
+        except TimeoutError:
             info = self.read_info()
             raise AlreadyRunning(
-                f"{self.root}: found a manager (pid {info.get('pid', '?')}, port {info.get('port', '?')}), "
-                "expected none: one manager a folder; stop it, or use another --workdir"
+                f"{self.root}: a manager is already running in this folder "
+                f"(pid {info.get('pid', '?')}, port {info.get('port', '?')}). "
+                "Stop it, or use another folder with --workdir"
             ) from None
         except OSError as error:
-            raise UserError(f"{self.state}: {error}, expected a folder to write and lock files in") from None
+            raise UserError(
+                f"{self.state} must be a folder in which files can be written and locked: {error}"
+            ) from None
         if not self.read_nonce():
             write_private(self.nonce, secrets.token_hex(16))
         return lock
@@ -162,4 +160,4 @@ def write_private(path: Path, text: str) -> None:
     try:
         replace_durably(path, text.encode(), 0o600)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}, expected a disk to write it on") from None
+        raise UserError(f"{path} cannot be written ({error.strerror})") from None

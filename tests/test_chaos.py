@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from benchmarks.chaos import findings
 from benchmarks.chaos.checks import Evidence, Line, Mark, Table, violations
@@ -22,6 +21,7 @@ from distexp.errors import ConfigError
 from distexp.queue.journal import Journal
 from distexp.results.spool import Spool
 from distexp.sweep.config import load_configs
+from distexp.system import locks
 from distexp.task import Task, make_task
 
 PATIENCE_S = 30.0
@@ -227,7 +227,7 @@ def test_what_a_run_leaves_behind_is_found(tmp_path: Path, monkeypatch: pytest.M
     assert orphan.stdout is not None
     try:
         orphan.stdout.readline()
-        with FileLock(stage.workdir.state / "lock"):
+        with locks.acquire(stage.workdir.state / "lock"):
             found = findings.gather(stage, tears=0, overdue="")
     finally:
         stage.close()

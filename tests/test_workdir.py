@@ -52,8 +52,8 @@ def test_a_second_manager_of_a_folder_is_told_who_the_first_one_is(tmp_path: Pat
         with pytest.raises(AlreadyRunning) as error:
             Workdir(tmp_path).hold()
         assert str(error.value) == (
-            f"{tmp_path}: found a manager (pid {process.pid}, port 5000), expected none: "
-            "one manager a folder; stop it, or use another --workdir"
+            f"{tmp_path}: a manager is already running in this folder (pid {process.pid}, port 5000). "
+            "Stop it, or use another folder with --workdir"
         )
 
 
@@ -92,9 +92,7 @@ def test_another_thread_may_let_a_folder_go(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / ".experiment_manager").write_text("a file stands where the folder belongs")
-    with pytest.raises(
-        UserError, match=r"File exists.*, expected a folder to write and lock files in"
-    ) as error:
+    with pytest.raises(UserError, match=r"must be a folder in which .* locked: ") as error:
         Workdir(tmp_path).hold()
     assert "\n" not in str(error.value)
 
@@ -111,7 +109,7 @@ def test_what_a_manager_wrote_about_itself_may_be_damaged(tmp_path: Path, text: 
 
 def test_a_file_that_cannot_be_written_is_one_clear_line_and_leaves_no_half(tmp_path: Path) -> None:
     (tmp_path / "token").mkdir()
-    with pytest.raises(UserError, match=r"^\S+/token: Is a directory, expected a disk to write it on$"):
+    with pytest.raises(UserError, match=r"^\S+/token cannot be written \(Is a directory\)$"):
         write_private(tmp_path / "token", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["token"]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
-from filelock import FileLock, Timeout
 
 from benchmarks.chaos.experiments import score
 from benchmarks.chaos.plan import Event, Kind, Seat
@@ -20,6 +19,7 @@ from distexp.results.csv_format import line_of, read_header
 from distexp.results.matching import TaskIndex
 from distexp.results.results_file import RESULTS_FILE, ResultsFile
 from distexp.results.row import row_for
+from distexp.system import locks
 from distexp.task import Provenance, Task
 
 Undo = Callable[[], object]
@@ -174,7 +174,7 @@ class Faults:
 
     def _leave_part(self, task: Task, amount: float) -> bool:
         path = self.stage.workdir.results_folder(task.output_dir) / RESULTS_FILE
-        with suppress(Timeout, FileNotFoundError), FileLock(f"{path}.lock", timeout=REAP_S):
+        with suppress(TimeoutError, FileNotFoundError), locks.acquire(f"{path}.lock", REAP_S):
             if ResultsFile(path, TaskIndex([task])).find([task]) or not _ends_whole(path):
                 return False
             with open(path, "rb") as file:

@@ -5,14 +5,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from benchmarks.chaos.checks import Evidence, Mark, Table, is_row_of, mark_of
 from benchmarks.chaos.stage import Stage
 from distexp.errors import JournalUnwritable
 from distexp.queue.journal import Journal
 from distexp.results.csv_format import read_header, whole_file
 from distexp.results.results_file import RESULTS_FILE
+from distexp.system import locks
 
 GONE_S = 10.0  # for children to notice that their worker has gone
 LOOK_S = 0.05
@@ -68,10 +67,7 @@ def _files(stage: Stage, unfinished: set[str]) -> Iterator[str]:
 
 def _locks(stage: Stage) -> Iterator[str]:
     for path in sorted({*stage.root.rglob("*.lock"), stage.workdir.state / "lock"}):
-        try:
-            with FileLock(path, blocking=False):
-                pass
-        except Timeout:
+        if locks.is_held(path):
             yield f"lock {path.relative_to(stage.root)} is held"
 
 

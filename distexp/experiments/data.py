@@ -13,10 +13,10 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from distexp.experiments.settings import IMAGE_SETS, OPENML, TABLES
+from distexp.system import locks
 
 DATA_DIR = Path("data")
 MIN_PER_CLASS = 5  # fewer, and the split below leaves a part without the class
@@ -73,7 +73,7 @@ def load(name: str, data_dir: Path = DATA_DIR) -> Dataset:
     path = data_dir / f"{name.removeprefix(OPENML)}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
+        with locks.acquire(f"{path}.lock", math.inf):
             if not path.exists():
                 _store(_fetch(name, data_dir), path)
     with np.load(path, allow_pickle=False) as stored:

@@ -1,10 +1,12 @@
-"""Claim GPUs, or a CPU seat, for one worker; pin its children to it.
+"""Claim GPUs, or a CPU worker's number, for one worker; pin its children to it.
 
 A claim is a kernel lock on a file: the kernel ends it with the process, however that dies; a child, forked
 or started, does not inherit it. Only a held lock means anything; a file, its age and its content do not.
 Containers exclude each other only where they share the claim folder.
 """
 
+import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,27 +16,28 @@ from types import TracebackType
 from typing import Self
 
 import psutil
-from filelock import BaseFileLock
 
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim_lock import default_claim_folder, make_shared, read_note, try_lock
 from distexp.gpu.devices import MIB, MIN_FREE_GB, GpuStatus, by_most_free, list_gpus, no_gpu_error, to_mib
+from distexp.system import locks
+from distexp.system.locks import FileLock
 
+CLAIM_FOLDER_VARIABLE = "EXPERIMENT_GPU_CLAIMS"  # environment variable that moves the host's claim folder
 MAX_CPU_WORKERS = 1024  # per working folder; far above any host's cores, so a search always ends
-TURN_S = 10.0  # for the worker that is choosing several cards now: it takes a read of NVML for each
+SHARED_MODES = "the folder needs mode 0777, its files 0666"
+TURN_S = 10.0  # for the worker that is choosing several GPUs now: it takes a read of NVML for each
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The cards (none: the CPU) that this process alone may use until `release` or its end.
+    """The GPUs (none: the CPU) that this process alone may use until `release` or its end.
 
     As a context manager it releases itself. `release` may be called from any thread, and twice.
-    Keep a reference: a claim that is garbage-collected is released.
     """
 
     worker_id: str  # "gpu0", "gpu0.1" for slot 1, "gpu0-mig1" for a MIG instance, "gpu0+3" for two, "cpu0"
     gpus: tuple[GpuStatus, ...]  # as CUDA counts them in a child
-    _locks: tuple[BaseFileLock, ...] = field(repr=False, compare=False)
+    _locks: tuple[FileLock, ...] = field(repr=False, compare=False)
 
     @property
     def device(self) -> str:
@@ -43,21 +46,21 @@ class Claim:
 
     @property
     def device_name(self) -> str:
-        """The product names of the cards, or "cpu": `NVIDIA H100`, `2 x NVIDIA H100`."""
+        """The product names of the GPUs, or "cpu": `NVIDIA H100`, `2 x NVIDIA H100`."""
         counts = Counter(gpu.name for gpu in self.gpus)
         names = [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
         return ", ".join(names) or "cpu"
 
     @property
     def total_mib(self) -> int:
-        """The memory of the smallest card, or the host's, in MiB."""
+        """The memory of the smallest GPU, or the host's, in MiB."""
         host_mib = psutil.virtual_memory().total // MIB
         return min((gpu.total_mib for gpu in self.gpus), default=host_mib)
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that show a child these cards alone; set them before it starts CUDA."""
+        """Return the variables that show a child these GPUs alone; set them before it starts CUDA."""
         if not self.gpus:
-            return {"CUDA_VISIBLE_DEVICES": "-1"}  # "" would unset it on Windows, and so show every card
+            return {"CUDA_VISIBLE_DEVICES": "-1"}  # "" would unset it on Windows, and so show every GPU
         uuids = ",".join(gpu.uuid for gpu in self.gpus)
         return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": uuids}
 
@@ -75,6 +78,33 @@ class Claim:
         self.release()
 
 
+def default_claim_folder() -> Path:
+    """Return the folder of GPU claims that all users and jobs of this host share.
+
+    Not TMPDIR: that differs between users and between Slurm jobs, and then nobody would exclude anybody.
+    """
+    if chosen := os.environ.get(CLAIM_FOLDER_VARIABLE):
+        return Path(chosen)
+    if sys.platform == "win32":
+        return Path(os.environ.get("PROGRAMDATA", r"C:\ProgramData"), "distexp-gpu-claims")
+    return Path("/tmp/distexp-gpu-claims")
+
+
+def _make_shared(folder: Path) -> None:
+    """Create the claim folder, open to all users whatever the umask.
+
+    Without the sticky bit: under it the kernel (`fs.protected_regular`) refuses the files of other users.
+    """
+    try:
+        folder.mkdir(parents=True)
+        folder.chmod(0o777)  # only one that was made here: nobody asked for a change of theirs
+    except FileExistsError:
+        pass
+    except OSError as error:
+        remedy = f"set {CLAIM_FOLDER_VARIABLE} to a folder that can"
+        raise UserError(f"{folder} cannot be made ({error.strerror}): {remedy}") from error
+
+
 def claim_gpu(
     min_free_mib: int = to_mib(MIN_FREE_GB),
     *,
@@ -82,23 +112,23 @@ def claim_gpu(
     visible: str | None = None,
     lock_folder: Path | None = None,
 ) -> Claim:
-    """Claim the card with the most free memory that no other worker has. Never waits.
+    """Claim the GPU with the most free memory that no other worker has. Never waits.
 
-    With several slots a card that no worker has comes first; sharing begins when none is left.
+    With several slots a GPU that no worker has comes first; sharing begins when none is left.
 
     Args:
-        min_free_mib: Pass over cards without more free memory than this, in MiB.
-        slots: How many workers may share a card.
+        min_free_mib: Pass over GPUs without more free memory than this, in MiB.
+        slots: How many workers may share a GPU.
         visible: The inherited CUDA_VISIBLE_DEVICES, None when it is not set.
         lock_folder: Of the lock files, None for the one that all users of this host share.
 
     Raises:
-        NoGpuError: No card now; trying again later may help if `list_gpus` lists any. Lists every card.
+        NoGpuError: No GPU now; trying again later may help if `list_gpus` lists any. Lists every GPU.
         UserError: Locks cannot be had in `lock_folder`. The message holds path and remedy.
     """
     gpus = list_gpus(visible)
     folder = lock_folder or default_claim_folder()
-    make_shared(folder)
+    _make_shared(folder)
     refused: dict[str, str] = {}
     for slot in range(slots):
         for gpu in by_most_free(gpus, min_free_mib):
@@ -116,21 +146,21 @@ def claim_gpus(
     visible: str | None = None,
     lock_folder: Path | None = None,
 ) -> Claim:
-    """Claim `count` cards at once, those with the most free memory, or none.
+    """Claim `count` GPUs at once, those with the most free memory, or none.
 
     Workers choose one after the other, so that no two of them each hold what the other lacks; and nobody
-    waits for a card while it holds one.
+    waits for a GPU while it holds one.
 
     Raises:
-        NoGpuError: Too few are free now; trying again later may help. Lists every card.
-        UserError: This host has too few whole cards; or as for `claim_gpu`.
+        NoGpuError: Too few are free now; trying again later may help. Lists every GPU.
+        UserError: This host has too few whole GPUs; or as for `claim_gpu`.
     """
     gpus = list_gpus(visible)
     whole = [gpu for gpu in gpus if gpu.mig is None]
     if len(whole) < count:
         raise _too_few(gpus, count)
     folder = lock_folder or default_claim_folder()
-    make_shared(folder)
+    _make_shared(folder)
     refused: dict[str, str] = {}
     with ExitStack() as undo, _turn_to_choose(folder):
         claims: list[Claim] = []
@@ -147,7 +177,7 @@ def claim_gpus(
 
 
 def _joined(claims: Sequence[Claim]) -> Claim:
-    """Return one claim on all the cards, in the order of their slots in the host."""
+    """Return one claim on all the GPUs, in the order of their slots in the host."""
     ordered = sorted(claims, key=lambda claim: claim.gpus[0].index)
     gpus = tuple(claim.gpus[0] for claim in ordered)
     worker_id = "gpu" + "+".join(str(gpu.index) for gpu in gpus)
@@ -157,27 +187,26 @@ def _joined(claims: Sequence[Claim]) -> Claim:
 def _too_few(gpus: Sequence[GpuStatus], count: int) -> UserError:
     whole = [gpu.label for gpu in gpus if gpu.mig is None]
     parts = [gpu.label for gpu in gpus if gpu.mig is not None]
-    found = f"{len(whole)} whole GPU{'s' * (len(whole) != 1)} ({', '.join(whole) or 'none'})"
+    there = f"{len(whole)} whole GPU{'s' * (len(whole) != 1)} ({', '.join(whole) or 'none'})"
     hint = f"; a MIG instance cannot be joined with another ({', '.join(parts)})" if parts else ""
-    return UserError(f"--gpus {count}: found {found} on this host, expected at least {count}{hint}")
+    return UserError(f"--gpus {count} is more than this host has: {there}{hint}")
 
 
 @contextmanager
 def _turn_to_choose(folder: Path) -> Iterator[None]:
-    """Hold the host's turn to choose several cards; wait for it, holding nothing.
+    """Hold the host's turn to choose several GPUs; wait for it, holding nothing.
 
     Raises:
         NoGpuError: Another worker has it for too long, or this user may not take it.
     """
     path = folder / "several.lock"
     try:
-        lock = try_lock(path, TURN_S)
+        lock = _try_lock(path, TURN_S)
     except PermissionError as error:
-        remedy = "expected a folder of mode 0777 and files of mode 0666"
-        raise NoGpuError(f"No available GPU found: {error}, {remedy}") from error
+        raise NoGpuError(f"No available GPU found: {error}; {SHARED_MODES}") from error
     if lock is None:
-        found = f"{path}: found it held for {TURN_S:g} s{read_note(path)}"
-        raise NoGpuError(f"No available GPU found: {found}, expected another worker to choose in a moment")
+        held = f"another worker has chosen GPUs for {TURN_S:g} s{_holder(path)}"
+        raise NoGpuError(f"No available GPU found: {held}, see {path}")
     try:
         yield
     finally:
@@ -187,7 +216,7 @@ def _turn_to_choose(folder: Path) -> Iterator[None]:
 def unclaimable(
     gpus: Sequence[GpuStatus], *, slots: int = 1, lock_folder: Path | None = None
 ) -> dict[str, str]:
-    """Return UUID -> why it cannot be claimed, of the cards whose every slot is taken.
+    """Return UUID -> why it cannot be claimed, of the GPUs whose every slot is taken.
 
     A look: each lock is tried and released at once. A worker that asks in that instant asks again.
     """
@@ -206,20 +235,20 @@ def unclaimable(
 
 
 def claim_cpu(folder: Path) -> Claim:
-    """Claim the lowest free CPU seat of this folder: `cpu0`, `cpu1`, ... Never waits.
+    """Claim the lowest free CPU worker's number of this folder: `cpu0`, `cpu1`, ... Never waits.
 
     Raises:
-        UserError: Locks cannot be had in `folder`, or all seats are taken. The message holds the path.
+        UserError: Locks cannot be had in `folder`, or all numbers are taken. The message holds the path.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(MAX_CPU_WORKERS):
-            lock = try_lock(folder / f"cpu{index}.lock")
+            lock = _try_lock(folder / f"cpu{index}.lock", mode=locks.PRIVATE)
             if lock:
                 return Claim(f"cpu{index}", (), (lock,))
     except PermissionError as error:
-        raise UserError(f"{folder}: found no permission to lock a file ({error}), expected it") from error
-    raise UserError(f"{folder}: found {MAX_CPU_WORKERS} CPU workers, expected fewer")
+        raise UserError(f"{folder}: a file there cannot be locked ({error}); fix its permissions") from error
+    raise UserError(f"{folder}: {MAX_CPU_WORKERS} CPU workers run already, and more are not possible")
 
 
 def _try_claim(
@@ -244,11 +273,37 @@ def _slot_path(gpu: GpuStatus, slot: int, folder: Path) -> Path:
     return folder / f"{gpu.uuid.replace('/', '_')}.slot{slot}.lock"  # old MIG UUIDs hold slashes
 
 
-def _lock_slot(gpu: GpuStatus, slot: int, folder: Path) -> BaseFileLock | str:
+def _lock_slot(gpu: GpuStatus, slot: int, folder: Path) -> FileLock | str:
     """Return the held lock, or why there is none, in words for people."""
     path = _slot_path(gpu, slot, folder)
     try:
-        lock = try_lock(path)
+        lock = _try_lock(path)
     except PermissionError as error:  # another user's file: for this instant, or for good
-        return f"cannot be claimed: {error}, expected a folder of mode 0777 and files of mode 0666"
-    return lock or f"claimed by another worker{read_note(path)}"
+        return f"cannot be claimed: {error}; {SHARED_MODES}"
+    return lock or f"claimed by another worker{_holder(path)}"
+
+
+def _try_lock(path: Path, wait_s: float = 0.0, mode: int = locks.SHARED) -> FileLock | None:
+    """Return the held lock, or None when another process or claim still holds it after `wait_s`.
+
+    Raises:
+        PermissionError: This user may not open the file.
+        UserError: The file system has no kernel locks, or anything else is wrong with the path.
+    """
+    try:
+        lock = locks.acquire(path, wait_s, mode=mode)
+    except TimeoutError:
+        return None
+    except PermissionError:
+        raise
+    except OSError as error:
+        remedy = f"use a local folder with file locks, such as {CLAIM_FOLDER_VARIABLE}=/tmp/claims"
+        raise UserError(f"{path} cannot be locked ({error}): {remedy}") from error
+    lock.note(f"pid {os.getpid()}")
+    return lock
+
+
+def _holder(path: Path) -> str:
+    """Return who holds the lock, in brackets after a space; empty where nobody can be read."""
+    note = locks.read_note(path)
+    return f" ({note})" if note else ""

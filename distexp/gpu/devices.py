@@ -15,7 +15,7 @@ import psutil
 from distexp.errors import NoGpuError
 from distexp.task import MIB_PER_GB
 
-MIN_FREE_GB = 4.0  # a card needs more free memory than this, unless the caller says otherwise
+MIN_FREE_GB = 4.0  # a GPU needs more free memory than this, unless the caller says otherwise
 MIB = 1024 * 1024
 
 _NO_DRIVER = "install the driver (`nvidia-smi` shows whether it works), or run with --device cpu"
@@ -28,21 +28,21 @@ _INIT_FAILURES = {  # what nvmlInit raises -> (cause, remedy)
 
 @dataclass(frozen=True)
 class GpuStatus:
-    """One device that CUDA can be pinned to: a card, or one MIG instance of a card in MIG mode.
+    """One device that CUDA can be pinned to: a GPU, or one MIG instance of a GPU in MIG mode.
 
     An unusable device (lost, no permission) is a value too: `error` says why; the rest may be empty.
     """
 
     uuid: str  # what CUDA_VISIBLE_DEVICES takes: "GPU-..." or "MIG-..."
-    index: int  # of the card, in PCI bus order, as `nvidia-smi` counts
+    index: int  # of the GPU, in PCI bus order, as `nvidia-smi` counts
     name: str = "unknown"
     free_mib: int = 0  # rounded down
     total_mib: int = 0
     utilization_pct: int | None = None  # None: this device does not tell
     holders: tuple[str, ...] = ()  # "pid 1234 (python, 3.1 GB)"; empty also where the driver does not tell
     error: str = ""
-    card_uuid: str = ""  # of the card that a MIG instance is part of
-    mig: int | None = None  # index of the MIG instance within its card
+    parent_uuid: str = ""  # of the GPU that a MIG instance is part of
+    mig: int | None = None  # index of the MIG instance within its GPU
 
     @property
     def label(self) -> str:
@@ -66,14 +66,14 @@ def list_gpus(visible: str | None = None) -> list[GpuStatus]:
         visible: The inherited CUDA_VISIBLE_DEVICES, None when it is not set. See `visible_gpus`.
 
     Raises:
-        NoGpuError: There is nothing to wait for: no driver, no card, or `visible` hides them all.
+        NoGpuError: There is nothing to wait for: no driver, no GPU, or `visible` hides them all.
             The message holds cause and remedy.
     """
     with open_nvml() as nvml:
-        gpus = [gpu for index in range(nvml.nvmlDeviceGetCount()) for gpu in _read_card(nvml, index)]
+        gpus = [gpu for index in range(nvml.nvmlDeviceGetCount()) for gpu in _read_gpu(nvml, index)]
     if not gpus:
         remedy = "compare `nvidia-smi -L`, give a container `--gpus all`, or run with --device cpu"
-        raise NoGpuError(f"No available GPU found: the NVIDIA driver sees no card; {remedy}")
+        raise NoGpuError(f"No available GPU found: the NVIDIA driver sees no GPU; {remedy}")
     allowed = visible_gpus(gpus, visible)
     if not allowed:
         seen = ", ".join(f"{gpu.label} {gpu.uuid}" for gpu in gpus)
@@ -87,9 +87,9 @@ def list_gpus(visible: str | None = None) -> list[GpuStatus]:
 def visible_gpus(gpus: Sequence[GpuStatus], visible: str | None) -> list[GpuStatus]:
     """Return those that a CUDA_VISIBLE_DEVICES value allows, in its order.
 
-    Entries are card indices, UUIDs or their unambiguous beginnings. As in CUDA, the first entry that names
+    Entries are GPU indices, UUIDs or their unambiguous beginnings. As in CUDA, the first entry that names
     no device ends the list (so "", "-1" and Slurm's "NoDevFiles" allow none).
-    Differs: of the MIG instances listed, or on a card listed, CUDA shows one; here all are allowed.
+    Differs: of the MIG instances listed, or on a GPU listed, CUDA shows one; here all are allowed.
     """
     if visible is None:
         return list(gpus)
@@ -103,14 +103,14 @@ def visible_gpus(gpus: Sequence[GpuStatus], visible: str | None) -> list[GpuStat
 
 
 def _named_by(entry: str, gpus: Sequence[GpuStatus]) -> list[GpuStatus]:
-    """Return the devices of the one card, or the one MIG instance, that `entry` names; else none."""
+    """Return the devices of the one GPU, or the one MIG instance, that `entry` names; else none."""
     if entry.isdecimal():
         return [gpu for gpu in gpus if gpu.index == int(entry)]
     if entry.startswith("MIG-"):
         named = [gpu for gpu in gpus if gpu.uuid.startswith(entry)]
         return named if len(named) == 1 else []
-    named = [gpu for gpu in gpus if entry.startswith("GPU-") and gpu.card_uuid.startswith(entry)]
-    return named if len({gpu.card_uuid for gpu in named}) == 1 else []
+    named = [gpu for gpu in gpus if entry.startswith("GPU-") and gpu.parent_uuid.startswith(entry)]
+    return named if len({gpu.parent_uuid for gpu in named}) == 1 else []
 
 
 def by_most_free(gpus: Sequence[GpuStatus], min_free_mib: int) -> list[GpuStatus]:
@@ -125,7 +125,7 @@ def choose_gpu(gpus: Sequence[GpuStatus], min_free_mib: int) -> GpuStatus:
     Pure: it reads no hardware, so a test hands it any machine it likes.
 
     Raises:
-        NoGpuError: No card has more than `min_free_mib` free. The message lists every card and who holds it.
+        NoGpuError: No GPU has more than `min_free_mib` free. The message lists every GPU and who holds it.
     """
     fit = by_most_free(gpus, min_free_mib)
     if not fit:
@@ -134,9 +134,9 @@ def choose_gpu(gpus: Sequence[GpuStatus], min_free_mib: int) -> GpuStatus:
 
 
 def get_available_gpu(min_free_gb: float = MIN_FREE_GB) -> int | None:
-    """Return the index (PCI bus order) of the card with the most free memory, or None when none qualifies.
+    """Return the index (PCI bus order) of the GPU with the most free memory, or None when none qualifies.
 
-    Looks only; nothing is claimed. Cards that an inherited CUDA_VISIBLE_DEVICES hides are passed over.
+    Looks only; nothing is claimed. GPUs that an inherited CUDA_VISIBLE_DEVICES hides are passed over.
     """
     try:
         return choose_gpu(list_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")), to_mib(min_free_gb)).index
@@ -150,12 +150,12 @@ def to_mib(gb: float) -> int:
 
 
 def describe_gpus(gpus: Sequence[GpuStatus], min_free_mib: int, claimed: Mapping[str, str]) -> list[str]:
-    """Return a line per card: id, `free`, `busy` or `error`, name, memory, use, who holds it. Pure.
+    """Return a line per GPU: id, `free`, `busy` or `error`, name, memory, use, who holds it. Pure.
 
     Args:
         gpus: What was looked at.
-        min_free_mib: A free card has more free memory than this, in MiB.
-        claimed: UUID -> why nobody can claim the card.
+        min_free_mib: A free GPU has more free memory than this, in MiB.
+        claimed: UUID -> why nobody can claim the GPU.
     """
     return [_describe(gpu, min_free_mib, claimed.get(gpu.uuid)) for gpu in gpus]
 
@@ -173,13 +173,13 @@ def _describe(gpu: GpuStatus, min_free_mib: int, claim: str | None) -> str:
 def no_gpu_error(
     gpus: Sequence[GpuStatus], min_free_mib: int, claimed: Mapping[str, str] | None = None, count: int = 1
 ) -> NoGpuError:
-    """Return the error that lists every card: memory and holders, or what is wrong with it.
+    """Return the error that lists every GPU: memory and holders, or what is wrong with it.
 
     Args:
         gpus: What was looked at.
         min_free_mib: What was asked for, in MiB.
-        claimed: UUID -> why the claim of a card with enough memory failed.
-        count: How many cards were asked for.
+        claimed: UUID -> why the claim of a GPU with enough memory failed.
+        count: How many GPUs were asked for.
     """
     reasons = []
     for gpu in gpus:
@@ -187,9 +187,9 @@ def no_gpu_error(
         claim = f", {claimed[gpu.uuid]}" if claimed and gpu.uuid in claimed else ""
         reasons.append(f"{gpu.label} {gpu.name}: {state}{claim}")
     if count == 1:
-        found, remedy = "no unclaimed card has more than", "raise --slots-per-gpu, or run with --device cpu"
+        found, remedy = "no unclaimed GPU has more than", "raise --slots-per-gpu, or run with --device cpu"
     else:
-        found, remedy = f"fewer than {count} unclaimed cards have more than", "or lower --gpus"
+        found, remedy = f"fewer than {count} unclaimed GPUs have more than", "or lower --gpus"
     wanted = f"{min_free_mib / MIB_PER_GB:g} GB free ({'; '.join(reasons)})"
     return NoGpuError(f"No available GPU found: {found} {wanted}; wait, lower --min-free-gb, {remedy}")
 
@@ -223,40 +223,40 @@ def open_nvml() -> Iterator[Any]:
         pynvml.nvmlShutdown()
 
 
-def _read_card(nvml: Any, index: int) -> list[GpuStatus]:
-    """Return the card, or its MIG instances in its place."""
+def _read_gpu(nvml: Any, index: int) -> list[GpuStatus]:
+    """Return the GPU, or its MIG instances in its place."""
     uuid = ""
     try:
-        card = nvml.nvmlDeviceGetHandleByIndex(index)
-        uuid = nvml.nvmlDeviceGetUUID(card)
-        if not _has_mig_enabled(nvml, card):
-            return [_read_device(nvml, card, index, uuid)]
-        slots = range(nvml.nvmlDeviceGetMaxMigDeviceCount(card))
-        instances = [_read_mig(nvml, card, index, uuid, mig) for mig in slots]
-        name = nvml.nvmlDeviceGetName(card)
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        uuid = nvml.nvmlDeviceGetUUID(handle)
+        if not _has_mig_enabled(nvml, handle):
+            return [_read_device(nvml, handle, index, uuid)]
+        slots = range(nvml.nvmlDeviceGetMaxMigDeviceCount(handle))
+        instances = [_read_mig(nvml, handle, index, uuid, mig) for mig in slots]
+        name = nvml.nvmlDeviceGetName(handle)
     except nvml.NVMLError as error:
-        return [GpuStatus(uuid, index, error=str(error), card_uuid=uuid)]
+        return [GpuStatus(uuid, index, error=str(error), parent_uuid=uuid)]
     empty = "in MIG mode without an instance, make one with `nvidia-smi mig -cgi`"
-    return [gpu for gpu in instances if gpu] or [GpuStatus(uuid, index, name, error=empty, card_uuid=uuid)]
+    return [gpu for gpu in instances if gpu] or [GpuStatus(uuid, index, name, error=empty, parent_uuid=uuid)]
 
 
-def _has_mig_enabled(nvml: Any, card: Any) -> bool:
+def _has_mig_enabled(nvml: Any, handle: Any) -> bool:
     try:
-        current, _pending = nvml.nvmlDeviceGetMigMode(card)
+        current, _pending = nvml.nvmlDeviceGetMigMode(handle)
     except (nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
-        return False  # most cards know no MIG; drivers older than it lack the function
+        return False  # most GPUs know no MIG; drivers older than it lack the function
     return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
 
 
-def _read_mig(nvml: Any, card: Any, index: int, card_uuid: str, mig: int) -> GpuStatus | None:
+def _read_mig(nvml: Any, handle: Any, index: int, parent_uuid: str, mig: int) -> GpuStatus | None:
     try:
-        instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(card, mig)
+        instance = nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, mig)
     except nvml.NVMLError_NotFound:
         return None  # instance numbers have gaps
-    return _read_device(nvml, instance, index, card_uuid, mig)
+    return _read_device(nvml, instance, index, parent_uuid, mig)
 
 
-def _read_device(nvml: Any, device: Any, index: int, card_uuid: str, mig: int | None = None) -> GpuStatus:
+def _read_device(nvml: Any, device: Any, index: int, parent_uuid: str, mig: int | None = None) -> GpuStatus:
     memory = nvml.nvmlDeviceGetMemoryInfo(device)
     return GpuStatus(
         uuid=nvml.nvmlDeviceGetUUID(device),
@@ -266,7 +266,7 @@ def _read_device(nvml: Any, device: Any, index: int, card_uuid: str, mig: int | 
         total_mib=memory.total // MIB,
         utilization_pct=read_utilization(nvml, device),
         holders=_read_holders(nvml, device),
-        card_uuid=card_uuid,
+        parent_uuid=parent_uuid,
         mig=mig,
     )
 

@@ -5,14 +5,15 @@ Runs before anything is installed, so standard library only. Both launchers star
 """
 
 import hashlib
+import math
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from distexp.errors import UserError
+from distexp.system import locks
 
 PROJECT = Path(__file__).resolve().parents[2]
 RUN_REQUIREMENTS = "requirements.txt"
@@ -42,7 +43,7 @@ def make_environment(project: Path, wanted: Sequence[str]) -> None:
     venv = project / ".venv"
     if not missing(venv, project, wanted):
         return
-    with _locked(project / ".experiment_manager" / "environment.lock"):
+    with locks.acquire(project / ".experiment_manager" / "environment.lock", math.inf):
         if not _answers(venv_python(venv)):
             _create(venv)
         for name in missing(venv, project, wanted):
@@ -122,27 +123,6 @@ def _logged(command: Sequence[str], output: IO[str]) -> int:
 
 def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no message"])[-1]
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a kernel lock on `path`: it ends with the process, however that ends."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a") as file:
-        if sys.platform == "win32":
-            import msvcrt  # only there on Windows
-
-            while True:
-                try:
-                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)  # gives up after ten tries of a second
-                    break
-                except OSError:
-                    continue
-        else:
-            import fcntl  # only there elsewhere
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":

@@ -17,18 +17,19 @@ from typing import NoReturn
 import psutil
 
 from distexp.cluster.slurm import pilot_script, submit
-from distexp.errors import AlreadyRunning, UserError
+from distexp.errors import UserError
 from distexp.launcher.checks import run_checks
 from distexp.launcher.crew import ProcessGroup
 from distexp.launcher.local_run import LocalRun, Stopping, read_address, say
+from distexp.system import locks
 from distexp.workdir import Workdir
 
 PROJECT = Path(__file__).resolve().parents[2]
 MANAGER = "experiment_manager.py"
 RUNNER = "experiment_runner_gpu.py"
-CPU_WORKERS = 2  # where no card is free
+CPU_WORKERS = 2  # where no GPU is free
 LOOK_S = 0.1  # between two looks at the processes; a look costs microseconds
-LIST_GPUS_S = 60.0  # a driver that wakes many cards takes seconds
+LIST_GPUS_S = 60.0  # a driver that wakes many GPUs takes seconds
 STOP_S = 60.0  # for `stop` to see the manager gone
 RESULTS_DEPTH = 4  # folders below the working folder: `output_dir: a/{b}/{c}/{d}`, and an end to the search
 VERBS = "run | test | manager | worker | workers N | slurm N | status | stop | help"
@@ -124,7 +125,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def count_free_gpus() -> int:
-    """Return how many cards a worker could claim now; 0 with the reason, or a line per card, if none."""
+    """Return how many GPUs a worker could claim now; 0 with the reason, or a line per GPU, if none."""
     try:
         listed = subprocess.run(
             python(RUNNER, "--list-gpus"), capture_output=True, text=True, timeout=LIST_GPUS_S, check=False
@@ -250,15 +251,8 @@ def find_manager(workdir: Path) -> psutil.Process | None:
 
 
 def has_manager(workdir: Path) -> bool:
-    """Return whether a manager holds the folder, by trying to be it for an instant."""
-    folder = Workdir(workdir)
-    if not folder.state.is_dir():
-        return False
-    try:
-        folder.hold().release()
-    except AlreadyRunning:
-        return True
-    return False
+    """Return whether a manager holds the folder."""
+    return locks.is_held(Workdir(workdir).state / "lock")
 
 
 if __name__ == "__main__":

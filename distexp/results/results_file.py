@@ -149,15 +149,11 @@ class ResultsFile:
     @contextmanager
     def _held(self) -> Iterator[None]:
         try:
-            descriptor = locks.acquire(self._lock, self._lock_timeout_s)
+            lock = locks.acquire(self._lock, self._lock_timeout_s)
         except TimeoutError as error:
-            raise ResultsUnwritable(
-                f"{error}, expected it free in a moment; the row is kept and tried again"
-            ) from None
-        try:
+            raise ResultsUnwritable(f"{error}; the row is kept and tried again") from None
+        with lock:
             yield
-        finally:
-            locks.release(descriptor)
 
     def _append(self, rows: Sequence[tuple[Task, Row]]) -> Appended:
         for task, _ in rows:

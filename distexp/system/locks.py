@@ -1,23 +1,39 @@
-"""A lock of the kernel on a file, for what is locked often.
+"""Kernel locks on files: they exclude other processes, and end with their holder however it dies.
 
-It ends with its holder, whatever ends that, and excludes those who lock the file with `filelock`. That
-library does the same where a lock is taken once; for one row it takes longer than all else but the disk.
+Standard library alone, since `launcher/bootstrap.py` locks before anything is installed. The lock is flock(2)
+on POSIX and the first byte of the file on Windows, as the package `filelock` takes it: programs that use that
+package exclude us, and we them. A process that was forked or started by the holder does not hold the lock.
 """
 
 import os
+import stat
 import sys
 import time
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
+PRIVATE = 0o600  # another user who may open a lock file can hold it for ever
+SHARED = 0o666  # for files that users lock in turn, whatever their umask
 POLL_S = 0.01  # between two tries
+NOTE_BYTES = 40  # of a note that are read: anybody may have written a shared file
+_FLAGS = (
+    os.O_RDWR
+    | os.O_CREAT
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+    | getattr(os, "O_NONBLOCK", 0)  # for a FIFO in the file's place
+)
 
 if sys.platform == "win32":
     import msvcrt
 
     def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
     def _unlock(descriptor: int) -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
 
 else:
@@ -30,49 +46,157 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # not by closing alone: a child being born has it open, too
 
 
-def acquire(path: str, timeout_s: float) -> int:
-    """Lock the file, which is made with its folder if need be, and stays; return what `release` takes.
+class FileLock:
+    """A lock that this process holds until `release` or its end. Safe from any thread."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        _held.add(self)
+
+    def release(self) -> None:
+        """Unlock the file, which stays; nothing happens the second time, or in a forked child."""
+        try:
+            _held.remove(self)
+        except KeyError:
+            return
+        try:
+            _unlock(self._descriptor)
+        finally:
+            os.close(self._descriptor)
+
+    def note(self, text: str) -> None:
+        """Write into the file, for people and `read_note`; no error when the disk is full."""
+        try:
+            if os.fstat(self._descriptor).st_nlink > 1:
+                return  # somebody's file under another name
+            os.ftruncate(self._descriptor, 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, text.encode())
+        except OSError:
+            pass  # nothing is decided by it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+_held: set[FileLock] = set()
+
+
+def _forget_in_child() -> None:
+    """Close what a forked child has inherited, so that the lock ends with its holder alone."""
+    for lock in _held:
+        os.close(lock._descriptor)
+    _held.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def acquire(path: str | Path, timeout_s: float = 0.0, *, mode: int = PRIVATE) -> FileLock:
+    """Lock the file, which is made with its folder if need be.
+
+    Args:
+        path: A regular file; a link is not followed.
+        timeout_s: How long to try while somebody else holds it; 0: once, infinity: for ever.
+        mode: What the file's permissions are to be. Only its owner can change them.
 
     Raises:
         TimeoutError: Somebody else has held it all that time.
-        OSError: The file cannot be opened, or its file system has no locks.
+        PermissionError: This user may not open it.
+        OSError: It is no regular file, or its file system has no locks.
     """
     until_s = time.monotonic() + timeout_s
     while True:
-        descriptor = _open(path)
-        is_ours = False
-        try:
-            is_ours = _try(descriptor)
-        finally:
-            if not is_ours:
-                os.close(descriptor)
-        if is_ours:
-            return descriptor
+        lock = _try(path, mode)
+        if lock is not None:
+            return lock
         if time.monotonic() >= until_s:
-            raise TimeoutError(f"{path}: found it held for {timeout_s:g} s")
+            raise TimeoutError(f"{path} is locked by another process (waited {timeout_s:g} s)")
         time.sleep(POLL_S)
 
 
-def release(descriptor: int) -> None:
-    """Unlock the file."""
+def is_held(path: str | Path) -> bool:
+    """Return whether somebody holds the lock, by taking it for an instant; False where there is no file.
+
+    Raises:
+        OSError: As for `acquire`.
+    """
+    if not os.path.lexists(path):
+        return False
+    lock = _try(path, None)
+    if lock is not None:
+        lock.release()
+    return lock is None
+
+
+def read_note(path: str | Path) -> str:
+    """Return what the holder wrote, 40 bytes at most; empty where nothing can be read or printed."""
     try:
-        _unlock(descriptor)
+        descriptor = os.open(path, (_FLAGS & ~(os.O_RDWR | os.O_CREAT)) | os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        text = os.read(descriptor, NOTE_BYTES).decode(errors="replace") if is_file else ""
+    except OSError:  # Windows locks the content, too
+        return ""
     finally:
         os.close(descriptor)
+    return text if text.isprintable() else ""
 
 
-def _open(path: str) -> int:
+def _try(path: str | Path, mode: int | None) -> FileLock | None:
+    """Return the lock unless somebody else holds it, or has replaced the file meanwhile."""
+    descriptor = _open(path, PRIVATE if mode is None else mode)
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"{path} is not a regular file; move it away")
+        if _is_locked(descriptor) and _is_at(path, found):
+            if mode is not None:
+                _set_mode(descriptor, found, mode)
+            lock, descriptor = FileLock(descriptor), -1
+            return lock
+        return None
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _open(path: str | Path, mode: int) -> int:
+    try:
+        return os.open(path, _FLAGS, mode)
     except FileNotFoundError:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        return os.open(path, _FLAGS, mode)
 
 
-def _try(descriptor: int) -> bool:
-    """Return whether the lock is ours, of a file that nobody has deleted since it was opened."""
+def _is_locked(descriptor: int) -> bool:
+    """Return whether the lock is ours now."""
     try:
         _lock(descriptor)
     except (BlockingIOError, PermissionError):  # the latter on Windows, and on some file systems
         return False
-    return os.fstat(descriptor).st_nlink > 0
+    return True
+
+
+def _is_at(path: str | Path, found: os.stat_result) -> bool:
+    """Return whether the path still names the file that was locked: it may have been deleted or replaced."""
+    if sys.platform == "win32":
+        return True  # which deletes no open file
+    try:
+        return os.path.samestat(os.lstat(path), found)
+    except FileNotFoundError:
+        return False
+
+
+def _set_mode(descriptor: int, found: os.stat_result, mode: int) -> None:
+    """Give a file of ours its permissions: those of a new one depend on the umask, or on an older version."""
+    if sys.platform != "win32" and stat.S_IMODE(found.st_mode) != mode and found.st_uid == os.geteuid():
+        os.fchmod(descriptor, mode)

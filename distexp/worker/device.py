@@ -1,4 +1,4 @@
-"""Where a worker computes: on cards, or the CPU; waiting while cards are busy."""
+"""Where a worker computes: on GPUs, or the CPU; waiting while GPUs are busy."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from distexp.wire.messages import Status, StatusReply
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.signals import StopRequests
 
-LOOK_S = 5.0  # between two looks for a card that has become free
+LOOK_S = 5.0  # between two looks for a GPU that has become free
 
 log = logging.getLogger("distexp.worker")
 
@@ -29,11 +29,11 @@ def acquire_device(
 ) -> Claim | None:
     """Return a claim on a device; None when the sweep ended, the manager left or the user stopped it first.
 
-    `auto` takes the CPU where there is no NVIDIA driver or card, and waits where all cards are busy. It never
-    takes the CPU, or some cards, in place of several `gpus`.
+    `auto` takes the CPU where there is no NVIDIA driver or GPU, and waits where all GPUs are busy. It never
+    takes the CPU, or some GPUs, in place of several `gpus`.
 
     Raises:
-        NoGpuError: There is no driver or card, and `gpu` or several were asked for.
+        NoGpuError: There is no driver or GPU, and `gpu` or several were asked for.
         UserError: This host does not have so many.
     """
     if device == "cpu":
@@ -55,7 +55,7 @@ def acquire_device(
         except NoGpuError as error:
             if str(error) != said:
                 said = str(error)
-                log.warning("%s. Waiting for %s", said, "a card" if gpus == 1 else f"{gpus} cards at once")
+                log.warning("%s. Waiting for %s", said, "a GPU" if gpus == 1 else f"{gpus} GPUs at once")
         status = connection.ask(Status(), StatusReply, "Error requesting task")
         if status is not None and status.status["done"]:
             log.info("No task is left")

@@ -78,8 +78,9 @@ def test_a_running_manager_answers_status_and_keeps_folder_and_port(
         second = ["--workdir", folder.root, "--port", 0]
         assert call(capsys, *second)[::2] == (
             2,
-            f"error: {folder.root}: found a manager (pid {manager.process.pid}, port {manager.port}), "
-            "expected none: one manager a folder; stop it, or use another --workdir\n",
+            f"error: {folder.root}: a manager is already running in this folder "
+            f"(pid {manager.process.pid}, port {manager.port}). "
+            "Stop it, or use another folder with --workdir\n",
         )
         other = Folder(tmp_path / "other")
         other.configure([1])

@@ -1,4 +1,4 @@
-"""Who gets which card: claims in this process, and races, kills and users with real processes."""
+"""Who gets which GPU: claims in this process, and races, kills and users with real processes."""
 
 import contextlib
 import os
@@ -11,14 +11,13 @@ import psutil
 import pytest
 
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import claim_cpu, claim_gpu, unclaimable
-from distexp.gpu.claim_lock import CLAIM_FOLDER_VARIABLE, default_claim_folder
+from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, claim_cpu, claim_gpu, default_claim_folder, unclaimable
 from distexp.gpu.devices import list_gpus
 from tests.stand_in import pynvml as stand_in
-from tests.stand_in.machine import card, environment, mig_instance, write_scenario
+from tests.stand_in.machine import environment, gpu, mig_instance, write_scenario
 
 FOUR_GB = 4 * 1024
-UUID0, UUID1 = card(0)["uuid"], card(1)["uuid"]
+UUID0, UUID1 = gpu(0)["uuid"], gpu(1)["uuid"]
 posix_only = pytest.mark.skipif(os.name != "posix", reason="uses POSIX modes, users, fork or inherited pipes")
 
 
@@ -29,10 +28,10 @@ def scenario(tmp_path):
 
 @pytest.fixture
 def machine(scenario, monkeypatch):
-    """Return a function that makes this process see the cards it is given."""
+    """Return a function that makes this process see the GPUs it is given."""
     monkeypatch.setitem(sys.modules, "pynvml", stand_in)
     monkeypatch.setenv("FAKE_NVML_SCENARIO", str(scenario))
-    yield lambda *cards: write_scenario(scenario, *cards)
+    yield lambda *gpus: write_scenario(scenario, *gpus)
     assert stand_in.open_count() == 0, "an nvmlInit lacks its nvmlShutdown"
 
 
@@ -78,8 +77,8 @@ def start(scenario, claims):
 # -- one process
 
 
-def test_a_claim_names_the_worker_and_pins_its_children_to_the_card(machine, claim):
-    machine(card(0, 9000), card(1, 20000))
+def test_a_claim_names_the_worker_and_pins_its_children_to_the_gpu(machine, claim):
+    machine(gpu(0, 9000), gpu(1, 20000))
     got = claim()
     assert (got.worker_id, got.device, got.device_name, got.total_mib) == (
         "gpu1",
@@ -90,8 +89,8 @@ def test_a_claim_names_the_worker_and_pins_its_children_to_the_card(machine, cla
     assert got.environment() == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": UUID1}
 
 
-def test_two_claims_get_two_equal_cards_and_a_third_gets_none(machine, claim, claims):
-    machine(card(0), card(1))
+def test_two_claims_get_two_equal_gpus_and_a_third_gets_none(machine, claim, claims):
+    machine(gpu(0), gpu(1))
     assert [claim().worker_id, claim().worker_id] == ["gpu0", "gpu1"]
     with pytest.raises(NoGpuError) as caught:
         claim()
@@ -101,14 +100,14 @@ def test_two_claims_get_two_equal_cards_and_a_third_gets_none(machine, claim, cl
         else "claimed by another worker"
     )
     assert str(caught.value) == (
-        "No available GPU found: no unclaimed card has more than 4 GB free "
+        "No available GPU found: no unclaimed GPU has more than 4 GB free "
         f"(gpu0 NVIDIA A100: 19.5/40.0 GB free, {by}; gpu1 NVIDIA A100: 19.5/40.0 GB free, {by}); "
         "wait, lower --min-free-gb, raise --slots-per-gpu, or run with --device cpu"
     )
 
 
-def test_a_look_names_the_cards_whose_every_slot_is_taken_and_takes_none(machine, claim, claims):
-    machine(card(0), card(1))
+def test_a_look_names_the_gpus_whose_every_slot_is_taken_and_takes_none(machine, claim, claims):
+    machine(gpu(0), gpu(1))
     gpus = list_gpus()
     assert unclaimable(gpus, lock_folder=claims) == {}
     assert not claims.exists()
@@ -122,72 +121,72 @@ def test_a_look_names_the_cards_whose_every_slot_is_taken_and_takes_none(machine
     assert reasons.keys() == {UUID0, UUID1}
 
 
-def test_a_released_card_can_be_claimed_again(machine, claim):
-    machine(card(0))
+def test_a_released_gpu_can_be_claimed_again(machine, claim):
+    machine(gpu(0))
     first = claim()
     first.release()
     first.release()
     assert claim().worker_id == "gpu0"
 
 
-def test_a_busy_card_is_passed_over_and_all_busy_is_an_error(machine, claim):
-    machine(card(0, FOUR_GB), card(1, FOUR_GB + 1))
+def test_a_busy_gpu_is_passed_over_and_all_busy_is_an_error(machine, claim):
+    machine(gpu(0, FOUR_GB), gpu(1, FOUR_GB + 1))
     assert claim().worker_id == "gpu1"
-    machine(card(0, 100, processes=[{"pid": 2**30, "used_mib": 40000}]), card(1, error="GpuIsLost"))
+    machine(gpu(0, 100, processes=[{"pid": 2**30, "used_mib": 40000}]), gpu(1, error="GpuIsLost"))
     with pytest.raises(NoGpuError, match=rf"held by pid {2**30} \(39.1 GB\); gpu1 unknown: GPU is lost"):
         claim()
 
 
-def test_slots_are_shared_only_when_every_card_has_a_worker(machine, claim):
-    machine(card(0, 20000), card(1, 30000))
+def test_slots_are_shared_only_when_every_gpu_has_a_worker(machine, claim):
+    machine(gpu(0, 20000), gpu(1, 30000))
     assert [claim(slots=2).worker_id for _ in range(4)] == ["gpu1", "gpu0", "gpu1.1", "gpu0.1"]
     with pytest.raises(NoGpuError):
         claim(slots=2)
 
 
-def test_a_shared_card_still_needs_more_free_memory_than_asked_for(machine, claim):
-    machine(card(0))
+def test_a_shared_gpu_still_needs_more_free_memory_than_asked_for(machine, claim):
+    machine(gpu(0))
     claim(slots=2)
-    machine(card(0, FOUR_GB))
+    machine(gpu(0, FOUR_GB))
     with pytest.raises(NoGpuError, match=r"4\.0/40\.0 GB free"):
         claim(slots=2)
 
 
-def test_memory_taken_between_list_and_lock_lets_the_card_go(machine, claim, claims):
-    machine(card(0, [30000, 100]), card(1, [20000, 20000]))
+def test_memory_taken_between_list_and_lock_lets_the_gpu_go(machine, claim, claims):
+    machine(gpu(0, [30000, 100]), gpu(1, [20000, 20000]))
     assert claim().worker_id == "gpu1"
-    machine(card(0), card(1))
+    machine(gpu(0), gpu(1))
     assert claim().worker_id == "gpu0"  # its lock was let go
 
 
-def test_a_card_lost_between_list_and_lock_is_let_go(machine, claim, claims):
-    machine(card(0, [30000, "GpuIsLost"]))
+def test_a_gpu_lost_between_list_and_lock_is_let_go(machine, claim, claims):
+    machine(gpu(0, [30000, "GpuIsLost"]))
     with pytest.raises(NoGpuError, match="its memory was taken in this moment"):
         claim()
-    machine(card(0))
+    machine(gpu(0))
     assert claim().worker_id == "gpu0"
 
 
 def test_mig_instances_are_claimed_one_by_one(machine, claim):
-    machine(card(0, mig=[mig_instance(1), mig_instance(2)]))
+    machine(gpu(0, mig=[mig_instance(1), mig_instance(2)]))
     first, second = claim(), claim()
     assert [first.worker_id, second.worker_id] == ["gpu0-mig0", "gpu0-mig1"]
     assert first.environment()["CUDA_VISIBLE_DEVICES"] == mig_instance(1)["uuid"]
 
 
 def test_the_uuid_of_an_old_mig_driver_can_be_claimed(machine, claim):
-    machine(card(0, mig=[mig_instance(uuid="MIG-GPU-aa11/1/0")]))
+    machine(gpu(0, mig=[mig_instance(uuid="MIG-GPU-aa11/1/0")]))
     assert claim().environment()["CUDA_VISIBLE_DEVICES"] == "MIG-GPU-aa11/1/0"
 
 
 def test_a_claim_keeps_to_the_visible_devices(machine, claim):
-    machine(card(0), card(1))
+    machine(gpu(0), gpu(1))
     assert claim(visible="1").worker_id == "gpu1"
     with pytest.raises(NoGpuError):
         claim(visible="1")
 
 
-def test_cpu_seats_are_counted_per_folder_from_the_lowest_free(tmp_path):
+def test_cpu_workers_are_counted_per_folder_from_the_lowest_free(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     with claim_cpu(here) as first, claim_cpu(here) as second, claim_cpu(there) as other:
         assert [first.worker_id, second.worker_id, other.worker_id] == ["cpu0", "cpu1", "cpu0"]
@@ -198,8 +197,8 @@ def test_cpu_seats_are_counted_per_folder_from_the_lowest_free(tmp_path):
         assert second.total_mib == psutil.virtual_memory().total // 2**20
 
 
-def test_a_cpu_worker_sees_no_card(machine, claim, tmp_path):
-    machine(card(0))
+def test_a_cpu_worker_sees_no_gpu(machine, claim, tmp_path):
+    machine(gpu(0))
     with claim_cpu(tmp_path) as claim_, pytest.raises(NoGpuError, match="allows none"):
         claim(visible=claim_.environment()["CUDA_VISIBLE_DEVICES"])
 
@@ -208,16 +207,19 @@ def test_a_cpu_worker_sees_no_card(machine, claim, tmp_path):
 
 
 def test_a_claim_folder_that_is_a_file_is_told_with_path_and_remedy(machine, claim, claims):
-    machine(card(0))
+    machine(gpu(0))
     claims.write_text("")
-    with pytest.raises(UserError, match=rf"^{claims}.*expected a local folder.*{CLAIM_FOLDER_VARIABLE}="):
+    with pytest.raises(UserError, match=rf"^{claims}.*use a local folder.*{CLAIM_FOLDER_VARIABLE}="):
         claim()
 
 
 def test_a_claim_folder_that_cannot_be_made_is_told_with_path_and_remedy(machine, tmp_path):
-    machine(card(0))
+    machine(gpu(0))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=rf"^{tmp_path}/file/claims: Not a directory, .*names another"):
+    with pytest.raises(
+        UserError,
+        match=rf"^{tmp_path}/file/claims cannot be made \(Not a directory\): set {CLAIM_FOLDER_VARIABLE}",
+    ):
         claim_gpu(lock_folder=tmp_path / "file" / "claims")
 
 
@@ -240,7 +242,7 @@ claim_gpu()
 
 @posix_only
 def test_folder_and_files_are_open_to_all_users_whatever_the_umask(scenario, claims, start):
-    write_scenario(scenario, card(0))
+    write_scenario(scenario, gpu(0))
     assert start(CLAIM_UNDER_A_STRICT_UMASK).wait() == 0
     [lock_file] = claims.iterdir()
     assert stat.S_IMODE(claims.stat().st_mode) == 0o777  # no sticky bit
@@ -274,7 +276,7 @@ def open_tmp_path(tmp_path):
 def test_users_exclude_each_other_and_can_take_over_each_others_files(
     scenario, claims, start, claim, open_tmp_path
 ):
-    write_scenario(scenario, card(0))
+    write_scenario(scenario, gpu(0))
     mine = claim()
     assert "claimed by another worker" in start(CLAIM_AS_ANOTHER_USER).communicate()[0]
     mine.release()
@@ -285,13 +287,13 @@ def test_users_exclude_each_other_and_can_take_over_each_others_files(
 def test_a_file_that_another_user_closed_is_told_with_path_and_mode(
     scenario, claims, start, claim, open_tmp_path
 ):
-    write_scenario(scenario, card(0))
+    write_scenario(scenario, gpu(0))
     claim().release()
     [lock_file] = claims.iterdir()
     lock_file.chmod(0o600)
     told = start(CLAIM_AS_ANOTHER_USER).communicate()[0]
     assert f"cannot be claimed: [Errno 13] Permission denied: '{lock_file}'" in told
-    assert "expected a folder of mode 0777 and files of mode 0666" in told
+    assert "; the folder needs mode 0777, its files 0666" in told
 
 
 # -- many processes
@@ -340,27 +342,27 @@ def race(start, *, workers, slots=1, gpus=1, rounds=4):
 
 
 @posix_only
-def test_of_six_workers_started_at_once_exactly_one_gets_the_card(scenario, start):
-    write_scenario(scenario, card(0))
+def test_of_six_workers_started_at_once_exactly_one_gets_the_gpu(scenario, start):
+    write_scenario(scenario, gpu(0))
     assert race(start, workers=6) == [["gpu0"] + ["none"] * 5] * 4
 
 
 @posix_only
-def test_two_workers_started_at_once_get_two_equal_cards(scenario, start):
-    write_scenario(scenario, card(0), card(1))
+def test_two_workers_started_at_once_get_two_equal_gpus(scenario, start):
+    write_scenario(scenario, gpu(0), gpu(1))
     assert race(start, workers=2) == [["gpu0", "gpu1"]] * 4
 
 
 @posix_only
-def test_six_workers_started_at_once_fill_two_slots_of_two_cards(scenario, start):
-    write_scenario(scenario, card(0), card(1))
+def test_six_workers_started_at_once_fill_two_slots_of_two_gpus(scenario, start):
+    write_scenario(scenario, gpu(0), gpu(1))
     filled = ["gpu0", "gpu0.1", "gpu1", "gpu1.1", "none", "none"]
     assert race(start, workers=6, slots=2) == [filled] * 4
 
 
 @posix_only
-def test_of_six_workers_started_at_once_as_many_get_two_cards_as_there_are_pairs(scenario, start):
-    write_scenario(scenario, *map(card, range(5)))
+def test_of_six_workers_started_at_once_as_many_get_two_gpus_as_there_are_pairs(scenario, start):
+    write_scenario(scenario, *map(gpu, range(5)))
     for got in race(start, workers=6, gpus=2):
         assert [name for name in got if name != "none"] == ["gpu0+1", "gpu2+3"]
 
@@ -385,7 +387,7 @@ signal.pause()
 @posix_only
 @pytest.mark.parametrize("kind", ["os.fork", "fork", "forkserver", "subprocess"])
 def test_a_claim_dies_with_its_worker_though_a_child_lives_on(machine, claim, start, kind):
-    machine(card(0))
+    machine(gpu(0))
     worker = start(CLAIM_WITH_CHILD, kind)
     child = psutil.Process(int(worker.stdout.readline()))  # the child itself says that it lives
     with pytest.raises(NoGpuError, match=rf"claimed by another worker \(pid {worker.pid}\)"):

@@ -22,35 +22,35 @@ from distexp.gpu.devices import (
     visible_gpus,
 )
 from tests.stand_in import pynvml as stand_in
-from tests.stand_in.machine import card, mig_instance, write_scenario
+from tests.stand_in.machine import gpu, mig_instance, write_scenario
 
 FOUR_GB = 4 * 1024
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Return a function that makes this process see the cards it is given."""
+    """Return a function that makes this process see the GPUs it is given."""
     scenario = tmp_path / "machine.json"
     monkeypatch.setitem(sys.modules, "pynvml", stand_in)
     monkeypatch.setenv("FAKE_NVML_SCENARIO", str(scenario))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    yield lambda *cards, init=None: write_scenario(scenario, *cards, init=init)
+    yield lambda *gpus, init=None: write_scenario(scenario, *gpus, init=init)
     assert stand_in.open_count() == 0, "an nvmlInit lacks its nvmlShutdown"
 
 
-def gpu(index, free_mib, **more):
+def status_of(index, free_mib, **more):
     """Return a GpuStatus as `list_gpus` would."""
     uuid = f"GPU-{index}"
-    facts = {"name": "NVIDIA A100", "total_mib": 40960, "card_uuid": uuid} | more
+    facts = {"name": "NVIDIA A100", "total_mib": 40960, "parent_uuid": uuid} | more
     return GpuStatus(uuid, index, free_mib=free_mib, **facts)
 
 
 # -- list
 
 
-def test_a_card_is_read_with_memory_use_and_holders(machine):
+def test_a_gpu_is_read_with_memory_use_and_holders(machine):
     process = {"pid": os.getpid(), "used_mib": 3174}
-    machine(card(7, 12000, utilization_pct=35, processes=[process, {"pid": 2**30, "used_mib": None}]))
+    machine(gpu(7, 12000, utilization_pct=35, processes=[process, {"pid": 2**30, "used_mib": None}]))
     [found] = list_gpus()
     name = devices.psutil.Process().name()
     assert found == GpuStatus(
@@ -61,12 +61,12 @@ def test_a_card_is_read_with_memory_use_and_holders(machine):
         total_mib=40960,
         utilization_pct=35,
         holders=(f"pid {os.getpid()} ({name}, 3.1 GB)", f"pid {2**30}"),
-        card_uuid="GPU-00000007-aaaa-bbbb-cccc-dddddddddddd",
+        parent_uuid="GPU-00000007-aaaa-bbbb-cccc-dddddddddddd",
     )
 
 
 def test_what_a_driver_does_not_tell_is_left_out(machine):
-    machine(card(0, utilization_pct=None, processes=None))
+    machine(gpu(0, utilization_pct=None, processes=None))
     [found] = list_gpus()
     assert (found.utilization_pct, found.holders, found.error) == (None, (), "")
 
@@ -99,9 +99,9 @@ def test_a_missing_module_is_told_with_cause_and_remedy(monkeypatch):
         list_gpus()
 
 
-def test_a_driver_without_a_card_is_told_with_cause_and_remedy(machine):
+def test_a_driver_without_a_gpu_is_told_with_cause_and_remedy(machine):
     machine()
-    with pytest.raises(NoGpuError, match=r"the NVIDIA driver sees no card; compare `nvidia-smi -L`"):
+    with pytest.raises(NoGpuError, match=r"the NVIDIA driver sees no GPU; compare `nvidia-smi -L`"):
         list_gpus()
 
 
@@ -110,24 +110,24 @@ def test_importing_the_room_needs_no_pynvml():
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_a_lost_card_is_a_value_and_hides_no_other(machine):
-    machine(card(0, error="GpuIsLost"), card(1, 8000))
+def test_a_lost_gpu_is_a_value_and_hides_no_other(machine):
+    machine(gpu(0, error="GpuIsLost"), gpu(1, 8000))
     lost, fine = list_gpus()
     assert (lost.index, lost.error, lost.has_more_than(0)) == (0, "GPU is lost", False)
     assert (fine.index, fine.free_mib) == (1, 8000)
     assert choose_gpu([lost, fine], FOUR_GB) == fine
 
 
-def test_mig_instances_stand_in_place_of_their_card(machine):
-    machine(card(0, mig=[mig_instance(5, 9000), None, mig_instance(6, 3000)]), card(1))
+def test_mig_instances_stand_in_place_of_their_gpu(machine):
+    machine(gpu(0, mig=[mig_instance(5, 9000), None, mig_instance(6, 3000)]), gpu(1))
     first, second, plain = list_gpus()
     assert [first.label, second.label, plain.label] == ["gpu0-mig0", "gpu0-mig2", "gpu1"]
     assert (first.uuid, first.free_mib, first.total_mib) == (mig_instance(5)["uuid"], 9000, 9984)
-    assert first.card_uuid == card(0)["uuid"] and first.utilization_pct is None
+    assert first.parent_uuid == gpu(0)["uuid"] and first.utilization_pct is None
 
 
-def test_a_card_in_mig_mode_without_instances_says_how_to_make_one(machine):
-    machine(card(0, mig=[]))
+def test_a_gpu_in_mig_mode_without_instances_says_how_to_make_one(machine):
+    machine(gpu(0, mig=[]))
     [found] = list_gpus()
     assert (found.name, found.has_more_than(0)) == ("NVIDIA A100", False)
     assert "`nvidia-smi mig -cgi`" in found.error
@@ -135,11 +135,11 @@ def test_a_card_in_mig_mode_without_instances_says_how_to_make_one(machine):
 
 # -- CUDA_VISIBLE_DEVICES
 
-CARDS = [
-    GpuStatus("GPU-aa11", 0, card_uuid="GPU-aa11"),
-    GpuStatus("GPU-aa22", 1, card_uuid="GPU-aa22"),
-    GpuStatus("MIG-bb11", 2, card_uuid="GPU-cc33", mig=0),
-    GpuStatus("MIG-bb22", 2, card_uuid="GPU-cc33", mig=1),
+GPUS = [
+    GpuStatus("GPU-aa11", 0, parent_uuid="GPU-aa11"),
+    GpuStatus("GPU-aa22", 1, parent_uuid="GPU-aa22"),
+    GpuStatus("MIG-bb11", 2, parent_uuid="GPU-cc33", mig=0),
+    GpuStatus("MIG-bb22", 2, parent_uuid="GPU-cc33", mig=1),
 ]
 
 
@@ -152,7 +152,7 @@ CARDS = [
         ("0,0", ["GPU-aa11"]),
         ("2", ["MIG-bb11", "MIG-bb22"]),
         ("GPU-aa2", ["GPU-aa22"]),
-        ("GPU-aa", []),  # two cards begin so
+        ("GPU-aa", []),  # two GPUs begin so
         ("GPU-cc33", ["MIG-bb11", "MIG-bb22"]),
         ("MIG-bb22,MIG-bb11", ["MIG-bb22", "MIG-bb11"]),
         ("MIG-bb", []),
@@ -166,55 +166,55 @@ CARDS = [
     ],
 )
 def test_visible_devices_allow_what_cuda_would(visible, allowed):
-    assert [found.uuid for found in visible_gpus(CARDS, visible)] == allowed
+    assert [found.uuid for found in visible_gpus(GPUS, visible)] == allowed
 
 
 def test_a_list_keeps_to_the_visible_devices_and_keeps_the_index_of_the_machine(machine):
-    machine(card(0), card(1), card(2))
+    machine(gpu(0), gpu(1), gpu(2))
     assert [found.label for found in list_gpus("2,1")] == ["gpu2", "gpu1"]
 
 
-def test_a_lost_card_does_not_shift_the_indices_of_visible_devices(machine):
-    machine(card(0, error="GpuIsLost"), card(1))
-    assert [found.uuid for found in list_gpus("1")] == [card(1)["uuid"]]
+def test_a_lost_gpu_does_not_shift_the_indices_of_visible_devices(machine):
+    machine(gpu(0, error="GpuIsLost"), gpu(1))
+    assert [found.uuid for found in list_gpus("1")] == [gpu(1)["uuid"]]
 
 
-def test_visible_devices_that_hide_all_cards_are_told(machine):
-    machine(card(0))
+def test_visible_devices_that_hide_all_gpus_are_told(machine):
+    machine(gpu(0))
     with pytest.raises(NoGpuError) as caught:
         list_gpus("NoDevFiles")
     assert str(caught.value) == (
         "No available GPU found: CUDA_VISIBLE_DEVICES='NoDevFiles' allows none of "
-        f"gpu0 {card(0)['uuid']}; correct or unset it, or run with --device cpu"
+        f"gpu0 {gpu(0)['uuid']}; correct or unset it, or run with --device cpu"
     )
 
 
 # -- choose
 
 
-def test_the_card_with_the_most_free_memory_is_chosen():
-    assert choose_gpu([gpu(0, 5000), gpu(1, 9000), gpu(2, 7000)], FOUR_GB).index == 1
+def test_the_gpu_with_the_most_free_memory_is_chosen():
+    assert choose_gpu([status_of(0, 5000), status_of(1, 9000), status_of(2, 7000)], FOUR_GB).index == 1
 
 
-def test_of_two_equal_cards_the_lowest_index_is_chosen():
-    assert choose_gpu([gpu(2, 9000), gpu(1, 9000)], FOUR_GB).index == 1
-    instances = [gpu(0, 9000, mig=1), gpu(0, 9000, mig=0)]
+def test_of_two_equal_gpus_the_lowest_index_is_chosen():
+    assert choose_gpu([status_of(2, 9000), status_of(1, 9000)], FOUR_GB).index == 1
+    instances = [status_of(0, 9000, mig=1), status_of(0, 9000, mig=0)]
     assert choose_gpu(instances, FOUR_GB).mig == 0
 
 
 @pytest.mark.parametrize(("free_mib", "qualifies"), [(4095, False), (4096, False), (4097, True)])
-def test_a_card_needs_more_than_four_gb_not_just_four(machine, free_mib, qualifies):
-    machine(card(0, free_mib))
+def test_a_gpu_needs_more_than_four_gb_not_just_four(machine, free_mib, qualifies):
+    machine(gpu(0, free_mib))
     assert get_available_gpu() == (0 if qualifies else None)
 
 
-def test_when_no_card_qualifies_the_error_lists_each_card_and_its_holders():
-    busy = gpu(0, 1024, holders=("pid 1234 (python, 36.1 GB)", "pid 99"))
+def test_when_no_gpu_qualifies_the_error_lists_each_gpu_and_its_holders():
+    busy = status_of(0, 1024, holders=("pid 1234 (python, 36.1 GB)", "pid 99"))
     lost = GpuStatus("", 1, error="GPU is lost")
     with pytest.raises(NoGpuError) as caught:
         choose_gpu([busy, lost], FOUR_GB)
     assert str(caught.value) == (
-        "No available GPU found: no unclaimed card has more than 4 GB free "
+        "No available GPU found: no unclaimed GPU has more than 4 GB free "
         "(gpu0 NVIDIA A100: 1.0/40.0 GB free, held by pid 1234 (python, 36.1 GB), pid 99; "
         "gpu1 unknown: GPU is lost); "
         "wait, lower --min-free-gb, raise --slots-per-gpu, or run with --device cpu"
@@ -222,14 +222,14 @@ def test_when_no_card_qualifies_the_error_lists_each_card_and_its_holders():
 
 
 def test_the_default_of_four_gb_can_be_overridden(machine):
-    machine(card(0, 2000), card(1, 3000))
+    machine(gpu(0, 2000), gpu(1, 3000))
     assert get_available_gpu() is None
     assert get_available_gpu(min_free_gb=2.5) == 1
     assert (devices.MIN_FREE_GB, to_mib(2.5)) == (4.0, 2560)
 
 
 def test_the_available_gpu_is_looked_for_within_the_visible_devices(machine, monkeypatch):
-    machine(card(0, 30000), card(1, 20000))
+    machine(gpu(0, 30000), gpu(1, 20000))
     assert get_available_gpu() == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert get_available_gpu() == 1
@@ -240,12 +240,12 @@ def test_no_gpu_is_available_without_a_driver(machine):
     assert get_available_gpu() is None
 
 
-def test_the_list_for_people_has_a_line_per_card():
+def test_the_list_for_people_has_a_line_per_gpu():
     gpus = [
-        gpu(0, 39936, utilization_pct=0),
-        gpu(1, 1024, holders=("pid 1234 (python, 36.1 GB)",)),
+        status_of(0, 39936, utilization_pct=0),
+        status_of(1, 1024, holders=("pid 1234 (python, 36.1 GB)",)),
         GpuStatus("", 2, error="GPU is lost"),
-        gpu(3, 39936),
+        status_of(3, 39936),
     ]
     assert describe_gpus(gpus, FOUR_GB, {gpus[3].uuid: "claimed by another worker (pid 7)"}) == [
         "gpu0  free  NVIDIA A100  39.0/40.0 GB free, 0 % in use",
@@ -290,7 +290,7 @@ def test_every_nvml_name_that_the_room_uses_is_real(real_nvml):
 
 
 @pytest.mark.gpu
-def test_a_real_machine_lists_real_cards():
+def test_a_real_machine_lists_real_gpus():
     try:
         gpus = list_gpus()
     except NoGpuError as error:

@@ -1,4 +1,4 @@
-"""What the verbs of the launchers decide by themselves: which manager, which cards, which rows."""
+"""What the verbs of the launchers decide by themselves: which manager, which GPUs, which rows."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from distexp.gpu.claim import claim_gpu
 from distexp.launcher.main import MANAGER, count_free_gpus, find_manager, main, run, say_rows
 from distexp.workdir import Workdir
 from tests.stand_in import pynvml as stand_in
-from tests.stand_in.machine import card, environment, write_scenario
+from tests.stand_in.machine import environment, gpu, write_scenario
 
 
 def test_a_process_that_got_the_pid_of_an_ended_manager_is_no_manager(tmp_path: Path) -> None:
@@ -46,10 +46,10 @@ def test_the_rows_of_every_output_folder_are_told(tmp_path: Path, capsys: pytest
     )
 
 
-def test_a_free_card_is_one_that_a_worker_could_claim_now(
+def test_a_free_gpu_is_one_that_a_worker_could_claim_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_scenario(tmp_path / "machine.json", card(0), card(1), card(2, 900))
+    write_scenario(tmp_path / "machine.json", gpu(0), gpu(1), gpu(2, 900))
     for name, value in environment(tmp_path / "machine.json", tmp_path / "claims").items():
         monkeypatch.setenv(name, value)
     monkeypatch.setitem(sys.modules, "pynvml", stand_in)
@@ -75,10 +75,10 @@ def test_slurm_needs_a_number_and_slurm(
     ]
 
 
-def test_a_run_with_more_cards_a_worker_than_are_free_is_refused(
+def test_a_run_with_more_gpus_a_worker_than_are_free_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_scenario(tmp_path / "machine.json", card(0), card(1, 900))
+    write_scenario(tmp_path / "machine.json", gpu(0), gpu(1, 900))
     for name, value in environment(tmp_path / "machine.json", tmp_path / "claims").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as caught:

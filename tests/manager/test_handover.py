@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from distexp.manager.manager import ExperimentManager
 from distexp.results import csv_disk
+from distexp.system import locks
 from distexp.task import State, TaskRecord
 from tests.live_manager import Folder, Talk, worker
 from tests.support import poll
@@ -56,7 +56,7 @@ def together(
     folder.csv.parent.mkdir(exist_ok=True)
     desks = manager.service._batches
     with ThreadPoolExecutor(len(says)) as pool:
-        with FileLock(f"{folder.csv}.lock"):  # another program writes
+        with locks.acquire(f"{folder.csv}.lock"):  # another program writes
             replies = [pool.submit(says[0])]
             poll(lambda: "results_exp1" in desks and desks["results_exp1"]._committing.locked(), "the first")
             replies += [pool.submit(say) for say in says[1:]]

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from filelock import FileLock
 
 from distexp.errors import ResultsUnwritable
 from distexp.results import csv_disk
 from distexp.results.matching import TaskIndex
 from distexp.results.reader import MAX_WARNINGS
 from distexp.results.results_file import RESULTS_FILE, ResultsFile, Scan
+from distexp.system import locks
 from distexp.task import Task
 from tests.row_cases import a_row, a_task, tasks_of
 
@@ -176,11 +176,10 @@ def test_a_file_without_a_usable_header_is_named_and_left_as_it_is(
 
 def test_a_lock_that_is_held_too_long_means_try_again(path: Path) -> None:
     task = a_task()
-    with FileLock(f"{path}.lock"), pytest.raises(ResultsUnwritable) as refused:
+    with locks.acquire(f"{path}.lock"), pytest.raises(ResultsUnwritable) as refused:
         ResultsFile(path, TaskIndex([task]), lock_timeout_s=0.02).append([a_row(task)])
     assert str(refused.value) == (
-        f"{path}.lock: found it held for 0.02 s, expected it free in a moment; "
-        "the row is kept and tried again"
+        f"{path}.lock is locked by another process (waited 0.02 s); the row is kept and tried again"
     )
     assert not path.exists()
 

@@ -5,15 +5,15 @@ The file is read again at every call, so a test can change the machine under a r
 beside this file writes such files. A scenario is one JSON object::
 
     {"init": "LibraryNotFound",            # optional: nvmlInit raises NVMLError_LibraryNotFound
-     "cards": [{
+     "gpus": [{
         "uuid": "GPU-0000", "name": "NVIDIA A100",
         "free_mib": 20000,                 # or a list: one per read in this process, the last one stays;
                                            # the name of an error, such as "GpuIsLost", is raised
         "total_mib": 40960,
         "utilization_pct": 30,             # null: NVMLError_NotSupported
         "processes": [{"pid": 1, "used_mib": 100}],        # null: NVMLError_NotSupported
-        "error": "GpuIsLost",              # optional: every question about the card raises this
-        "mig": [{...a card...}, null]      # optional: MIG mode is on, with these instances; null is a gap
+        "error": "GpuIsLost",              # optional: every question about the GPU raises this
+        "mig": [{...a GPU...}, null]      # optional: MIG mode is on, with these instances; null is a gap
      }]}
 """
 
@@ -90,10 +90,10 @@ def _scenario():
 
 
 def _device(handle):
-    """Return the part of the scenario that a handle, ("card",) or ("card", "mig") indices, stands for."""
-    card = _scenario()["cards"][handle[0]]
-    device = card if len(handle) == 1 else card["mig"][handle[1]]
-    for part in (card, device):
+    """Return the part of the scenario that a handle, ("gpu",) or ("gpu", "mig") indices, stands for."""
+    gpu = _scenario()["gpus"][handle[0]]
+    device = gpu if len(handle) == 1 else gpu["mig"][handle[1]]
+    for part in (gpu, device):
         if part.get("error"):
             _fail(part["error"])
     return device
@@ -118,7 +118,7 @@ def nvmlShutdown():
 
 
 def nvmlDeviceGetCount():
-    return len(_scenario()["cards"])
+    return len(_scenario()["gpus"])
 
 
 def nvmlDeviceGetHandleByIndex(index):
@@ -129,8 +129,8 @@ def nvmlDeviceGetHandleByIndex(index):
 
 
 def nvmlDeviceGetHandleByUUID(uuid):
-    for index, card in enumerate(_scenario()["cards"]):
-        for mig, device in [(None, card), *enumerate(card.get("mig") or [])]:
+    for index, gpu in enumerate(_scenario()["gpus"]):
+        for mig, device in [(None, gpu), *enumerate(gpu.get("mig") or [])]:
             if device and device["uuid"] == uuid:
                 return (index,) if mig is None else (index, mig)
     raise NVMLError_NotFound

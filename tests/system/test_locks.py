@@ -1,77 +1,134 @@
 """A lock of the kernel on a file: who it excludes, and when it ends."""
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock, Timeout
 
 from distexp.system import locks
 
 
-def test_it_excludes_filelock_and_filelock_excludes_it(tmp_path: Path) -> None:
-    path = str(tmp_path / "rows.lock")
-    other = FileLock(path, timeout=0)
-    held = locks.acquire(path, 0)
-    with pytest.raises(Timeout):
-        other.acquire()
-    locks.release(held)
-    with other, pytest.raises(TimeoutError, match=r"rows\.lock: found it held for 0 s"):
-        locks.acquire(path, 0)
-    locks.release(locks.acquire(path, 0))
+def test_the_holder_excludes_everybody_until_it_releases(tmp_path: Path) -> None:
+    path = tmp_path / "rows.lock"
+    with locks.acquire(path) as held:
+        with pytest.raises(TimeoutError, match=r"rows\.lock is locked by another process \(waited 0 s\)"):
+            locks.acquire(path)
+        assert locks.is_held(path)
+        held.release()
+        with locks.acquire(path):
+            held.release()
+            assert locks.is_held(path), "a second release must not free what somebody else holds now"
+    assert not locks.is_held(path)
+    assert not locks.is_held(tmp_path / "none.lock")
+    assert not (tmp_path / "none.lock").exists()
 
 
 def test_it_makes_the_folder_of_its_file_and_says_what_cannot_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "results of exp1" / "deep" / "rows.lock"
-    locks.release(locks.acquire(str(path), 0))
+    locks.acquire(path).release()
     assert path.exists()
     with pytest.raises(IsADirectoryError if os.name == "posix" else PermissionError, match=path.parent.name):
-        locks.acquire(str(path.parent), 0)
+        locks.acquire(path.parent)
 
 
 def test_it_ends_with_a_holder_that_is_killed(tmp_path: Path) -> None:
     path = str(tmp_path / "rows.lock")
     imports, holds = (
         "import sys; from distexp.system import locks",
-        "locks.acquire(sys.argv[1], 0)",
+        "locks.acquire(sys.argv[1])",
     )
     command = [sys.executable, "-c", f"{imports}; {holds}; print(flush=True); sys.stdin.read()", path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline()
         with pytest.raises(TimeoutError):
-            locks.acquire(path, 0)
+            locks.acquire(path)
         holder.kill()
         holder.wait()
-        locks.release(locks.acquire(path, 0))
+        locks.acquire(path).release()
 
 
 def test_releasing_frees_it_though_a_child_has_inherited_the_descriptor(tmp_path: Path) -> None:
     path = str(tmp_path / "rows.lock")
-    held = locks.acquire(path, 0)
-    os.set_inheritable(held, True)
+    held = locks.acquire(path)
+    os.set_inheritable(held._descriptor, True)
     command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, close_fds=False) as child:
-        locks.release(held)
-        locks.release(locks.acquire(path, 0))
+        held.release()
+        locks.acquire(path).release()
         child.kill()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows deletes no open file")
+@pytest.mark.parametrize("is_replaced", [False, True])
 def test_a_file_that_was_deleted_between_open_and_lock_is_not_the_one_that_is_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_replaced: bool
 ) -> None:
     path, lock = tmp_path / "rows.lock", locks._lock
 
     def lock_what_has_gone(descriptor: int) -> None:
         monkeypatch.setattr(locks, "_lock", lock)
-        path.unlink()
+        path.rename(tmp_path / "moved.lock")  # so it keeps a name: a count of links tells nothing
+        if is_replaced:
+            path.touch()
         lock(descriptor)
 
     monkeypatch.setattr(locks, "_lock", lock_what_has_gone)
-    held = locks.acquire(str(path), 30)
+    held = locks.acquire(path, 30)
     with pytest.raises(TimeoutError):
-        locks.acquire(str(path), 0)
-    locks.release(held)
+        locks.acquire(path)
+    held.release()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="uses fork")
+def test_a_forked_child_neither_holds_nor_frees_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "rows.lock"
+    held = locks.acquire(path)
+    child = os.fork()
+    if child == 0:
+        held.release()
+        os._exit(0 if locks.is_held(path) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    held.release()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no modes")
+def test_a_file_of_ours_has_the_mode_that_was_asked_for_whatever_it_had(tmp_path: Path) -> None:
+    old = tmp_path / "old.lock"
+    old.touch(0o644)
+    locks.acquire(old).release()
+    assert stat.S_IMODE(old.stat().st_mode) == 0o600
+    locks.acquire(tmp_path / "shared.lock", mode=locks.SHARED).release()
+    assert stat.S_IMODE((tmp_path / "shared.lock").stat().st_mode) == 0o666
+
+
+@pytest.mark.skipif(os.name != "posix", reason="uses links and FIFOs")
+def test_what_stands_in_the_place_of_the_file_is_neither_waited_for_nor_followed_nor_emptied(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "thesis.txt"
+    target.write_text("chapter 1")
+    (tmp_path / "soft.lock").symlink_to(target)
+    os.link(target, tmp_path / "hard.lock")
+    os.mkfifo(tmp_path / "fifo.lock")
+    for name in ("soft.lock", "fifo.lock"):
+        with pytest.raises(OSError, match=name):
+            locks.acquire(tmp_path / name)
+        assert locks.read_note(tmp_path / name) == ""
+    with locks.acquire(tmp_path / "hard.lock") as held:
+        held.note("pid 1")
+    assert target.read_text() == "chapter 1"
+
+
+def test_a_note_is_short_and_printable_or_empty(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.lock"
+    with locks.acquire(path) as held:
+        held.note("pid 4711")
+    assert locks.read_note(path) == "pid 4711"
+    path.write_bytes(b"x" * 1000)
+    assert locks.read_note(path) == "x" * 40
+    path.write_bytes(b"\x1b[2J")
+    assert locks.read_note(path) == ""

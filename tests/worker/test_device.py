@@ -1,4 +1,4 @@
-"""Where a worker computes: a card, the CPU, or nowhere yet."""
+"""Where a worker computes: a GPU, the CPU, or nowhere yet."""
 
 import os
 import sys
@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import Claim, claim_gpu, claim_gpus
-from distexp.gpu.claim_lock import CLAIM_FOLDER_VARIABLE
+from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, Claim, claim_gpu, claim_gpus
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
 from distexp.worker.connection import ManagerConnection
@@ -18,7 +17,7 @@ from distexp.worker.device import acquire_device
 from distexp.worker.signals import StopRequests
 from tests.live_manager import Folder, Talk
 from tests.stand_in import pynvml as stand_in
-from tests.stand_in.machine import card, write_scenario
+from tests.stand_in.machine import gpu, write_scenario
 from tests.support import Clock
 
 BUSY = {"processes": [{"pid": 1, "used_mib": 39000}]}
@@ -93,7 +92,7 @@ def find(folder: Folder, stop: StopRequests, tmp_path: Path) -> Iterator[Find]:
     ("machine", "cause"),
     [({"init": "LibraryNotFound"}, "NVIDIA driver"), ({}, "No available GPU found")],
 )
-def test_without_a_driver_or_card_it_is_the_cpu_and_says_why(
+def test_without_a_driver_or_gpu_it_is_the_cpu_and_says_why(
     scenario: Path, find: Find, caplog: pytest.LogCaptureFixture, machine: dict[str, str], cause: str
 ) -> None:
     caplog.set_level("INFO")
@@ -111,30 +110,30 @@ def test_a_gpu_that_was_asked_for_is_not_replaced_by_the_cpu(scenario: Path, fin
         find("gpu")
 
 
-def test_the_cpu_that_was_asked_for_is_taken_beside_free_cards(scenario: Path, find: Find) -> None:
-    write_scenario(scenario, card(0))
+def test_the_cpu_that_was_asked_for_is_taken_beside_free_gpus(scenario: Path, find: Find) -> None:
+    write_scenario(scenario, gpu(0))
     claim = find("cpu")
     assert claim is not None
     assert claim.worker_id == "cpu0"
 
 
-def test_it_waits_for_a_busy_card_says_who_holds_it_and_takes_it_when_it_is_free(
+def test_it_waits_for_a_busy_gpu_says_who_holds_it_and_takes_it_when_it_is_free(
     scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_scenario(scenario, card(0, 900, **BUSY))
+    write_scenario(scenario, gpu(0, 900, **BUSY))
     with folder.serving():
-        claim = find("auto", lambda: None, lambda: write_scenario(scenario, card(0)))
+        claim = find("auto", lambda: None, lambda: write_scenario(scenario, gpu(0)))
     assert claim is not None
     assert (claim.worker_id, claim.device) == ("gpu0", "cuda:0")
-    (said,) = [message for message in caplog.messages if "Waiting for a card" in message]
-    assert said.startswith("No available GPU found: no unclaimed card has more than 4")
+    (said,) = [message for message in caplog.messages if "Waiting for a GPU" in message]
+    assert said.startswith("No available GPU found: no unclaimed GPU has more than 4")
     assert "held by pid 1" in said
 
 
-def test_it_waits_for_a_card_that_another_worker_has_and_names_that_one(
+def test_it_waits_for_a_gpu_that_another_worker_has_and_names_that_one(
     scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_scenario(scenario, card(0))
+    write_scenario(scenario, gpu(0))
     other = claim_gpu(4096)
     with folder.serving():
         claim = find("gpu", other.release)
@@ -142,42 +141,42 @@ def test_it_waits_for_a_card_that_another_worker_has_and_names_that_one(
     assert f"claimed by another worker (pid {os.getpid()})" in caplog.text
 
 
-def test_who_waits_for_a_card_leaves_when_no_task_is_left(
+def test_who_waits_for_a_gpu_leaves_when_no_task_is_left(
     scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    write_scenario(scenario, card(0, 900))
+    write_scenario(scenario, gpu(0, 900))
     with folder.serving() as manager, Talk(manager.port, token=folder.token) as talk:
         assert find("auto", lambda: talk.say("cancel", tasks=["exp1_vary_width_0_42"])) is None
     assert "No task is left" in caplog.messages
 
 
-def test_who_waits_for_a_card_leaves_when_the_user_says_so(
+def test_who_waits_for_a_gpu_leaves_when_the_user_says_so(
     scenario: Path, folder: Folder, find: Find, stop: StopRequests
 ) -> None:
-    write_scenario(scenario, card(0, 900))
+    write_scenario(scenario, gpu(0, 900))
     with folder.serving():
         assert find("auto", stop.interrupt) is None
 
 
-def test_who_needs_two_cards_waits_with_a_clear_line_and_gets_them_when_another_leaves(
+def test_who_needs_two_gpus_waits_with_a_clear_line_and_gets_them_when_another_leaves(
     scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_scenario(scenario, card(0), card(1), card(2))
+    write_scenario(scenario, gpu(0), gpu(1), gpu(2))
     other = claim_gpus(2, 4096)
     with folder.serving():
         claim = find("auto", lambda: None, other.release, gpus=2)
     assert claim is not None
     assert claim.worker_id == "gpu0+1"
     (said,) = [message for message in caplog.messages if "Waiting for" in message]
-    assert said.startswith("No available GPU found: fewer than 2 unclaimed cards have more than 4 GB free (")
-    assert said.endswith("or lower --gpus. Waiting for 2 cards at once")
+    assert said.startswith("No available GPU found: fewer than 2 unclaimed GPUs have more than 4 GB free (")
+    assert said.endswith("or lower --gpus. Waiting for 2 GPUs at once")
 
 
-def test_several_cards_are_never_replaced_by_the_cpu_or_by_fewer(scenario: Path, find: Find) -> None:
+def test_several_gpus_are_never_replaced_by_the_cpu_or_by_fewer(scenario: Path, find: Find) -> None:
     write_scenario(scenario, init="LibraryNotFound")
     with pytest.raises(NoGpuError, match="No available GPU found"):
         find("auto", gpus=2)
-    write_scenario(scenario, card(0))
-    with pytest.raises(UserError, match=r"--gpus 2: found 1 whole GPU \(gpu0\) on this host, expected"):
+    write_scenario(scenario, gpu(0))
+    with pytest.raises(UserError, match=r"--gpus 2 is more than this host has: 1 whole GPU \(gpu0\)"):
         find("auto", gpus=2)

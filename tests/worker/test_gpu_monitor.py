@@ -1,4 +1,4 @@
-"""How busy a card is, on machines that the stand-in NVML makes up."""
+"""How busy a GPU is, on machines that the stand-in NVML makes up."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ from distexp.wire.messages import GpuUse
 from tests.live_manager import Folder, Talk
 from tests.live_worker import CONFIG, gated_folder, open_gate, worker_process
 from tests.stand_in import pynvml as stand_in
-from tests.stand_in.machine import card, environment, write_scenario
+from tests.stand_in.machine import environment, gpu, write_scenario
 from tests.support import poll
 
 REPORT = """
@@ -25,13 +25,13 @@ def run(params, context):
 
 
 @pytest.mark.parametrize("utilization_pct", [35, None])
-def test_the_use_of_a_card_is_read_by_its_uuid(
+def test_the_use_of_a_gpu_is_read_by_its_uuid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utilization_pct: int | None
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", stand_in)
     monkeypatch.setenv("FAKE_NVML_SCENARIO", str(tmp_path / "machine.json"))
-    second = card(1, 12_000, utilization_pct=utilization_pct)
-    write_scenario(tmp_path / "machine.json", card(0, 500), second)
+    second = gpu(1, 12_000, utilization_pct=utilization_pct)
+    write_scenario(tmp_path / "machine.json", gpu(0, 500), second)
     use = GpuUse(used_mib=40_960 - 12_000, free_mib=12_000, utilization_pct=utilization_pct)
     assert distexp.worker.gpu_monitor.read_use(str(second["uuid"])) == use
     assert distexp.worker.gpu_monitor.read_use("GPU-gone") is None
@@ -54,28 +54,26 @@ def test_a_driver_that_hangs_holds_up_no_heartbeat_and_is_met_again(monkeypatch:
     poll(lambda: watch.look() == use, "a driver that answers", 60)
 
 
-def test_of_several_cards_the_use_is_told_together_and_the_free_memory_of_the_fullest(
+def test_of_several_gpus_the_use_is_told_together_and_the_free_memory_of_the_fullest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scenario = tmp_path / "machine.json"
     monkeypatch.setitem(sys.modules, "pynvml", stand_in)
     monkeypatch.setenv("FAKE_NVML_SCENARIO", str(scenario))
-    write_scenario(
-        scenario, card(0, 9000, utilization_pct=50), card(1, 7000, utilization_pct=70), card(2, 100)
-    )
-    watch = distexp.worker.gpu_monitor.CardsWatch([str(card(number)["uuid"]) for number in (0, 1)])
+    write_scenario(scenario, gpu(0, 9000, utilization_pct=50), gpu(1, 7000, utilization_pct=70), gpu(2, 100))
+    watch = distexp.worker.gpu_monitor.CardsWatch([str(gpu(number)["uuid"]) for number in (0, 1)])
     assert watch.look() == GpuUse(used_mib=2 * 40_960 - 16_000, free_mib=16_000, utilization_pct=60)
     assert watch.free_mib() == 7000
-    write_scenario(scenario, card(0, 9000), card(1, error="GpuIsLost"))
+    write_scenario(scenario, gpu(0, 9000), gpu(1, error="GpuIsLost"))
     assert (watch.look(), watch.free_mib()) == (None, 0)
 
 
-def test_a_worker_tells_progress_and_use_of_its_card_soon_after_its_task_has_something_to_tell(
+def test_a_worker_tells_progress_and_use_of_its_gpu_soon_after_its_task_has_something_to_tell(
     tmp_path: Path,
 ) -> None:
     folder: Folder = gated_folder(tmp_path, "[1]", REPORT, CONFIG)
     scenario = folder.root / "machine.json"
-    write_scenario(scenario, card(0, 12_000, utilization_pct=35))
+    write_scenario(scenario, gpu(0, 12_000, utilization_pct=35))
     sees = environment(scenario, folder.root / "gpu-claims")
     with (
         folder.serving() as manager,

@@ -1,4 +1,4 @@
-"""GPU workers as processes, on the cards of a stand-in machine."""
+"""GPU workers as processes, on the GPUs of a stand-in machine."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from distexp.cli.worker import main
 from distexp.manager.manager import ExperimentManager
 from tests.live_manager import Folder, Talk
 from tests.live_worker import CONFIG, await_began, await_rows, gated_folder, open_gate, worker_process
-from tests.stand_in.machine import card, environment, write_scenario
+from tests.stand_in.machine import environment, gpu, write_scenario
 from tests.support import poll
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forkserver is the default on Linux alone")
@@ -38,23 +38,23 @@ def assigned(manager: ExperimentManager, folder: Folder) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("cards", "words", "names"),
+    ("gpus", "words", "names"),
     [
-        ([card(0), card(1)], [], {"gpu0", "gpu1"}),
-        ([card(0)], ["--slots-per-gpu", "2"], {"gpu0", "gpu0.1"}),
+        ([gpu(0), gpu(1)], [], {"gpu0", "gpu1"}),
+        ([gpu(0)], ["--slots-per-gpu", "2"], {"gpu0", "gpu0.1"}),
     ],
-    ids=["two equal cards", "a shared card"],
+    ids=["two equal GPUs", "a shared GPU"],
 )
-def test_two_workers_started_at_once_get_a_seat_each_and_show_their_tasks_one_card(
+def test_two_workers_started_at_once_get_a_seat_each_and_show_their_tasks_one_gpu(
     folder: Folder,
     caplog: pytest.LogCaptureFixture,
-    cards: list[dict[str, object]],
+    gpus: list[dict[str, object]],
     words: list[str],
     names: set[str],
 ) -> None:
     caplog.set_level("INFO")
     scenario = folder.root / "machine.json"
-    write_scenario(scenario, *cards)
+    write_scenario(scenario, *gpus)
     sees = environment(scenario, folder.root / "gpu-claims")
     with (
         folder.serving() as manager,
@@ -67,7 +67,7 @@ def test_two_workers_started_at_once_get_a_seat_each_and_show_their_tasks_one_ca
         assert (one.code(), two.code()) == (0, 0)
         assert assigned(manager, folder) == names
     rows = folder.rows()
-    uuid_of = {f"gpu{index}": each["uuid"] for index, each in enumerate(cards)}
+    uuid_of = {f"gpu{index}": each["uuid"] for index, each in enumerate(gpus)}
     assert {row["worker"] for row in rows} == names
     for row in rows:
         assert row["CUDA_VISIBLE_DEVICES"] == uuid_of[row["worker"].partition(".")[0]]
@@ -93,17 +93,17 @@ print(json.dumps({{"words": sys.argv[1]}} | {{name: os.environ.get(name, "unset"
 """
 
 
-def sees_of(folder: Folder, *cards: dict[str, object]) -> dict[str, str]:
+def sees_of(folder: Folder, *gpus: dict[str, object]) -> dict[str, str]:
     scenario = folder.root / "machine.json"
-    write_scenario(scenario, *cards)
+    write_scenario(scenario, *gpus)
     return environment(scenario, folder.root / "gpu-claims")
 
 
-def test_a_worker_of_two_cards_shows_each_task_as_many_as_it_asks_for(tmp_path: Path) -> None:
+def test_a_worker_of_two_gpus_shows_each_task_as_many_as_it_asks_for(tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1, 2]", SHOW, NEEDS)
     open_gate(folder.root)
-    cards = [card(0), card(1), card(2, 100)]
-    sees = sees_of(folder, *cards)
+    gpus = [gpu(0), gpu(1), gpu(2, 100)]
+    sees = sees_of(folder, *gpus)
     with (
         folder.serving() as manager,
         worker_process(folder.root, "--gpus", 2, device="auto", environment=sees) as worker,
@@ -112,16 +112,16 @@ def test_a_worker_of_two_cards_shows_each_task_as_many_as_it_asks_for(tmp_path: 
         assert assigned(manager, folder) == {"gpu0+1"}
     names = ("phase", "CUDA_VISIBLE_DEVICES", "device_seen", "gpus")
     seen = [tuple(row[name] for name in names) for row in folder.rows()]
-    both = f"{cards[0]['uuid']},{cards[1]['uuid']}"
+    both = f"{gpus[0]['uuid']},{gpus[1]['uuid']}"
     assert seen == [
         ("pair", both, "cuda:0", "2"),
         ("pair", both, "cuda:0", "2"),
-        ("single", str(cards[0]["uuid"]), "cuda:0", "1"),
+        ("single", str(gpus[0]["uuid"]), "cuda:0", "1"),
     ]
     assert {row["device"] for row in folder.rows()} == {"2 x NVIDIA A100"}
 
 
-def test_a_command_of_two_cards_knows_their_number_and_no_variables_of_torchrun(tmp_path: Path) -> None:
+def test_a_command_of_two_gpus_knows_their_number_and_no_variables_of_torchrun(tmp_path: Path) -> None:
     config = """
 defaults: {{output_dir: ./results_exp1, command: "python show.py --nproc-per-node={{gpus}}", gpus: 2}}
 pair:
@@ -130,8 +130,8 @@ pair:
 """
     folder = gated_folder(tmp_path, "[1]", SHOW, config)
     (tmp_path / "show.py").write_text(PROGRAM)
-    cards = [card(0), card(1)]
-    sees = sees_of(folder, *cards)
+    gpus = [gpu(0), gpu(1)]
+    sees = sees_of(folder, *gpus)
     with (
         folder.serving(),
         worker_process(folder.root, "--gpus", 2, device="gpu", environment=sees) as worker,
@@ -139,7 +139,7 @@ pair:
         assert worker.code() == 0
     (row,) = folder.rows()
     assert row["words"] == "--nproc-per-node=2"
-    both = f"{cards[0]['uuid']},{cards[1]['uuid']}"
+    both = f"{gpus[0]['uuid']},{gpus[1]['uuid']}"
     assert [row[name] for name in TOLD] == [both, "PCI_BUS_ID", "2", "cuda:0", "unset", "unset"]
 
 
@@ -147,7 +147,7 @@ def test_a_task_waits_until_the_memory_that_it_needs_is_free_and_show_says_so(tm
     config = CONFIG.replace("exp1_vary_width:\n", "exp1_vary_width:\n  defaults: {{min_free_gb: 12}}\n")
     folder = gated_folder(tmp_path, "[1]", SHOW, config)
     open_gate(folder.root)
-    sees = sees_of(folder, card(0, 8 * 1024))
+    sees = sees_of(folder, gpu(0, 8 * 1024))
     with (
         folder.serving() as manager,
         Talk(manager.port, token=folder.token) as user,
@@ -157,9 +157,9 @@ def test_a_task_waits_until_the_memory_that_it_needs_is_free_and_show_says_so(tm
         def why() -> str:
             return str(user.say("show", task="exp1_vary_width_0_42")["why"])
 
-        poll(lambda: why().startswith("needs 12 GB free on its GPU"), "the card is seen", 60)
+        poll(lambda: why().startswith("needs 12 GB free on its GPU"), "the GPU is seen", 60)
         assert why().endswith("the most that a worker had when it last asked is 8.0 GB (gpu0)")
-        sees_of(folder, card(0, 12 * 1024))
+        sees_of(folder, gpu(0, 12 * 1024))
         assert worker.code() == 0
     assert [row["worker"] for row in folder.rows()] == ["gpu0"]
 
@@ -169,7 +169,7 @@ def test_a_worker_that_waits_for_memory_keeps_no_process_ready_that_holds_some(t
     config = CONFIG + "exp2: {{defaults: {{min_free_gb: 12}}, combinations: [width: [2]]}}\n"
     folder = gated_folder(tmp_path, "[1]", SHOW, config)
     open_gate(folder.root)
-    sees = sees_of(folder, card(0, 8 * 1024))
+    sees = sees_of(folder, gpu(0, 8 * 1024))
     with folder.serving(), worker_process(folder.root, device="gpu", environment=sees) as worker:
         await_rows(folder, 1)
         mine = psutil.Process(worker.process.pid)
@@ -178,7 +178,7 @@ def test_a_worker_that_waits_for_memory_keeps_no_process_ready_that_holds_some(t
             return {*mine.children(recursive=True)} - {*mine.children()}
 
         poll(lambda: not forked(), "the standby has ended")
-        sees_of(folder, card(0, 12 * 1024))
+        sees_of(folder, gpu(0, 12 * 1024))
         assert worker.code() == 0
     assert [row["phase"] for row in folder.rows()] == ["exp1_vary_width", "exp2"]
 
@@ -190,11 +190,11 @@ def test_a_worker_that_waits_for_memory_keeps_no_process_ready_that_holds_some(t
         (
             ["--slots-per-gpu", "3"],
             "--gpus 2 with --slots-per-gpu 3: found both, expected one of them: "
-            "cards that are joined are not shared",
+            "GPUs that are joined are not shared",
         ),
     ],
 )
-def test_what_excludes_several_cards_is_told_in_a_line(
+def test_what_excludes_several_gpus_is_told_in_a_line(
     words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--gpus", "2", *words]) == 2

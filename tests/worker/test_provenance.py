@@ -1,4 +1,4 @@
-"""What a row says of the software and the card: as it is, or empty."""
+"""What a row says of the software and the GPU: as it is, or empty."""
 
 import os
 import platform
@@ -90,7 +90,7 @@ def test_torch_is_not_imported_to_be_told() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA card")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 def test_the_most_memory_that_torch_held_on_the_card_is_told_in_mib() -> None:
     torch.zeros(64 << 20, dtype=torch.uint8, device="cuda")
     assert 64 <= provenance.of_process()["peak_gpu_mib"] < 1024

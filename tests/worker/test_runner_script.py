@@ -10,7 +10,7 @@ import experiment_runner_gpu
 from experiment_runner_gpu import get_available_gpu
 from tests.live_worker import RUNNER
 from tests.stand_in import pynvml as stand_in
-from tests.stand_in.machine import card, environment, write_scenario
+from tests.stand_in.machine import environment, gpu, write_scenario
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_get_available_gpu_is_public_and_four_gb_are_its_named_default(
     monkeypatch.setitem(sys.modules, "pynvml", stand_in)
     monkeypatch.setenv("FAKE_NVML_SCENARIO", str(scenario))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    write_scenario(scenario, card(0, 900), card(1, 4200))
+    write_scenario(scenario, gpu(0, 900), gpu(1, 4200))
     assert experiment_runner_gpu.MIN_FREE_GB == 4.0
     assert get_available_gpu() == 1
     assert get_available_gpu(min_free_gb=5.0) is None
@@ -51,7 +51,7 @@ def test_a_gpu_that_is_not_there_ends_with_2_and_one_line(scenario: Path) -> Non
 
 
 def test_list_gpus_shows_who_is_free(scenario: Path) -> None:
-    write_scenario(scenario, card(0, 900), card(1, 20000))
+    write_scenario(scenario, gpu(0, 900), gpu(1, 20000))
     ended = run(scenario, "--list-gpus")
     assert ended.returncode == 0
     first, second = ended.stdout.splitlines()
