@@ -9,7 +9,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/protocol.md",
-    "docs/journey.md",
+    "docs/design.md",
     "docs/tutorial.md",
     "docs/checkpoints.md",
     "docs/scale.md",

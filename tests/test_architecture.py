@@ -123,7 +123,8 @@ def test_every_package_has_its_row() -> None:
 @pytest.mark.parametrize("module", IMPORTED_WHERE)
 def test_one_package_owns_each_foreign_thing(module: str) -> None:
     users = {own for own, path in MODULES.items() for name in imports(path) if package_of(name) == module}
-    assert {package_of(user) for user in users} == {IMPORTED_WHERE[module]}
+    callbacks = {"lightning", "transformers"} if module == "torch" else set[str]()
+    assert {package_of(user) for user in users} - callbacks == {IMPORTED_WHERE[module]}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +154,18 @@ def test_files_and_functions_stay_short() -> None:
             if not isinstance(node, ast.ClassDef) and node.end_lineno - node.lineno >= 60:
                 long.append(f"{path.name}: {name}: {node.end_lineno - node.lineno + 1} lines")
     assert long == []
+
+
+def test_nine_of_ten_functions_fit_25_lines_and_half_of_the_modules_100_to_250() -> None:
+    functions = sorted(
+        (node.end_lineno or 0) - node.lineno + 1
+        for path in SOURCES
+        for _, node in definitions(parsed(path))
+        if not isinstance(node, ast.ClassDef)
+    )
+    assert functions[len(functions) * 9 // 10] <= 25
+    modules = sorted(line_count(path) for path in SOURCES if path.name != "__init__.py")
+    assert 100 <= modules[len(modules) // 2] <= 250
 
 
 def test_everything_public_has_a_docstring() -> None:

@@ -25,7 +25,7 @@ from distexp.sweep.expand import expand
 from distexp.worker import worker
 from tests.pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
-README, JOURNEY = page("README.md"), page("docs/journey.md")
+README, DESIGN = page("README.md"), page("docs/design.md")
 RUN_FLAGS = {
     "--workers",
     "--device",
@@ -176,11 +176,19 @@ def test_the_config_error_of_section_6_is_told_word_for_word() -> None:
     assert f"| `{caught.value}` |" in README
 
 
-def test_where_is_names_files_and_names_that_exist() -> None:
-    for question, file, names in rows(section(README, "7. Where is ...?")):
+@pytest.mark.parametrize(
+    "table",
+    [
+        section(README, "7. Where is ...?"),
+        section(DESIGN, "One task, hop by hop"),
+        section(DESIGN, "One killed worker, hop by hop"),
+    ],
+)
+def test_where_is_names_files_and_names_that_exist(table: str) -> None:
+    for question, file, names in rows(table):
         text = page(file.strip("`"))
         for name in spans(names):
-            place = rf"^(class |def |## |from \S+ import .*\b)?{name}\b"
+            place = rf"^ *(class |def |## |from \S+ import .*\b)?{name}\b"
             assert re.search(place, text, re.MULTILINE), f"{question}: {name}"
 
 
@@ -189,7 +197,7 @@ def test_links_resolve_and_no_path_of_a_machine_is_shown(name: str) -> None:
     text = page(name)
     for target in re.findall(r"\]\(([^)]+)\)", text):
         file, _, fragment = target.partition("#")
-        path = (PROJECT / name).parent / file
+        path = (PROJECT / name).parent / file if file else PROJECT / name
         assert path.exists(), target
         if fragment:
             headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -225,19 +233,19 @@ def test_readme_explains_every_field_of_a_status() -> None:
     assert explained == keys | states
 
 
-# -- docs/journey.md, CONTRIBUTING.md ----------------------------------------------------------------------
+# -- docs/design.md, CONTRIBUTING.md ----------------------------------------------------------------------
 
 
 def test_the_journey_begins_with_a_line_of_readme_and_holds_its_first_task() -> None:
     sweep = blocks(README, "yaml")[0]
-    assert blocks(JOURNEY, "yaml")[0] in sweep
+    assert blocks(DESIGN, "yaml")[0] in sweep
     first, *_ = [point.task for point in expand(parse_config(sweep, "configs/config_exp6.yaml"))]
-    shown = json.loads(blocks(JOURNEY, "json")[0])
+    shown = json.loads(blocks(DESIGN, "json")[0])
     assert msgspec.convert(shown, task.Task) == first
 
 
 def test_the_states_of_the_journey_are_the_table_of_the_queue() -> None:
-    drawn = blocks(section(JOURNEY, "States"), "text")[0]
+    drawn = blocks(section(DESIGN, "States"), "text")[0]
     shown = {
         state.strip(): {each.strip() for each in after.split("|")}
         for before, _, after in (line.partition("->") for line in drawn.splitlines())

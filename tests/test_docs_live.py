@@ -25,7 +25,7 @@ from distexp.wire.messages import AnyReply, AnyRequest
 from tests.live_manager import Folder, Talk
 from tests.pages import PROJECT, blocks, page, rows, section, spans
 
-README, PROTOCOL, JOURNEY = page("README.md"), page("docs/protocol.md"), page("docs/journey.md")
+README, PROTOCOL, DESIGN = page("README.md"), page("docs/protocol.md"), page("docs/design.md")
 PHASE = "exp6_learning_rate"
 FIRST = f"{PHASE}_0_42"
 GONE_BY_RUN = {"lease_id", "sweep_id", "token", "instance", "machine", "nonce", "host", "pid", "memory_mib"}
@@ -126,15 +126,15 @@ def test_the_experiment_of_readme_makes_the_journey_as_it_is_told(
         run_worker(mine.root, manager.port)
         assert manager.service.status()["progress"] == "6/6 (100.0%)"
     messages = [each for each in said if each["type"] != "heartbeat"]
-    told = [json.loads(line) for block in blocks(JOURNEY, "json") for line in block.splitlines()]
+    told = [json.loads(line) for block in blocks(DESIGN, "json") for line in block.splitlines()]
     told = [each for each in told if "type" in each and each["type"] != "heartbeat"]
     assert [comparable(each) for each in messages[:4]] == [comparable(each) for each in told]
     compare_row(mine)
     compare_journal(mine)
     for line in (f"Assigned task {FIRST} to cpu0", f"Task {FIRST} completed by cpu0"):
-        assert line in JOURNEY
+        assert line in DESIGN
         assert line in mine.log()
-    run_folder = re.search(rf"results_{PHASE}/runs/\w+/log.txt", JOURNEY)
+    run_folder = re.search(rf"results_{PHASE}/runs/\w+/log.txt", DESIGN)
     assert run_folder
     assert (mine.root / run_folder[0]).exists()
 
@@ -150,7 +150,7 @@ def comparable(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare_row(mine: Folder) -> None:
-    told, *_ = csv.DictReader(blocks(JOURNEY, "csv")[0].splitlines())
+    told, *_ = csv.DictReader(blocks(DESIGN, "csv")[0].splitlines())
     made = next(row for row in mine.rows(f"results_{PHASE}") if row["task_id"] == FIRST)
     assert list(made) == list(told)
     differ = {"host", "python_version", "started_utc", "duration_s"}
@@ -160,7 +160,7 @@ def compare_row(mine: Folder) -> None:
 
 
 def compare_journal(mine: Folder) -> None:
-    told = blocks(JOURNEY, "json")[-1].strip()
+    told = blocks(DESIGN, "json")[-1].strip()
     with contextlib.closing(
         sqlite3.connect(mine.root / ".experiment_manager" / "journal.sqlite3")
     ) as journal:

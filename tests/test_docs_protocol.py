@@ -61,7 +61,7 @@ def test_protocol_lists_each_field_of_each_message_with_its_default(struct: type
     assert shown == {each.name: default_of(each) for each in own_fields(struct)}
 
 
-@pytest.mark.parametrize("name", ["docs/protocol.md", "docs/journey.md"])
+@pytest.mark.parametrize("name", ["docs/protocol.md", "docs/design.md"])
 def test_each_message_that_is_shown_can_be_read(name: str) -> None:
     lines = [line for block in blocks(page(name), "json") for line in block.splitlines()]
     shown = [line.encode() for line in lines if '"type":' in line]
