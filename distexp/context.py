@@ -1,4 +1,4 @@
-"""What an experiment is given beside its parameters. Runs in the task's child."""
+"""`Context`: what an experiment gets beside its parameters (seed, device, folders, reporting, stopping)."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -29,8 +29,8 @@ class Context:
     """
 
     seed: int
-    device: str = "cpu"  # as torch spells it: "cpu" or "cuda:0", the first card that the task can see
-    gpus: int = 0  # cards that it can see: "cuda:0", "cuda:1", ...; as many as its phase says, or one
+    device: str = "cpu"  # as torch spells it: "cpu" or "cuda:0", the first GPU that the task can see
+    gpus: int = 0  # that it can see: "cuda:0", "cuda:1", ...; as many as its phase says, or one
     output_dir: Path = Path()
     checkpoint_dir: Path = Path("checkpoint")  # the same folder for every attempt at this task; exists
     attempt: int = 1
@@ -42,7 +42,7 @@ class Context:
     Stopped = TaskStopped  # `raise context.Stopped` after saving a checkpoint gives the task back
 
     def report(self, step: int, total: int, **metrics: float) -> None:
-        """Tell the worker how far the task is: `step` of `total` (epochs, say), with its latest metrics."""
+        """Report how far the task is: `step` of `total` (epochs, say), with its latest metrics."""
         self.on_report(step, total, metrics)
 
     def should_stop(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a task prints: its log, in pieces that a message can carry.
+"""Reads a task's log (all it printed): its last lines, or pieces that fit into a message.
 
 A piece ends between two characters, so pieces joined are the text, also while the task still writes.
 """

@@ -183,9 +183,9 @@ def test_a_manager_killed_at_its_start_is_started_again_as_if_nothing_had_been(
 
 AT_HOME = [
     ("distexp.worker.worker:Worker._start_child", "before", 0),
-    ("distexp.worker.recorder:Recorder.write_row", "before", 1),
+    ("distexp.worker.delivery:ResultDelivery.write_row", "before", 1),
     ("distexp.results.results_file:append_durably", "half", 1),
-    ("distexp.worker.recorder:Recorder.write_row", "after", 0),
+    ("distexp.worker.delivery:ResultDelivery.write_row", "after", 0),
 ]
 
 
@@ -214,11 +214,11 @@ def test_a_worker_of_the_folder_killed_at_its_row_leaves_one_whole_row_in_the_en
 
 
 ELSEWHERE = [
-    ("distexp.worker.recorder:Recorder.keep", "before", 2),
+    ("distexp.worker.delivery:ResultDelivery.spool", "before", 2),
     ("distexp.system.files:os.replace", "before", 2),
-    ("distexp.worker.recorder:Recorder.keep", "after", 1),
+    ("distexp.worker.delivery:ResultDelivery.spool", "after", 1),
     ("distexp.worker.connection:ManagerConnection.report", "after", 1),
-    ("distexp.worker.recorder:Recorder.forget", "after", 1),
+    ("distexp.worker.delivery:ResultDelivery.unspool", "after", 1),
 ]
 
 

@@ -302,7 +302,10 @@ def test_a_machine_cut_off_for_longer_than_its_lease_gives_way_and_comes_back(sw
         ip(f"-n {sweep.machines[1].name} link set wire0 up")
         said, _ = there.communicate(timeout=100)
         assert there.returncode == 0
-        assert "Task exp1_vary_width_0_42 ended elsewhere or was cancelled; its result is not wanted" in said
+        assert (
+            "Task exp1_vary_width_0_42 was cancelled or completed by another worker; its result is not wanted"
+            in said
+        )
     (row,) = sweep.folder.rows()
     assert (row["host"], row["attempt"]) == ("far", "2")
     assert any("lost by there/cpu0: no sign of life (loss 1 of 5" in line for line in sweep.folder.log())

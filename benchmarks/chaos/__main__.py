@@ -22,14 +22,14 @@ from benchmarks.chaos.trial import run_plan
 SPEED = 8.0
 SIGHTS = {  # what is counted -> words of the product's lines
     "leases lost": " lost by ",
-    "attempts told to stop": "ended elsewhere",
+    "attempts told to stop": "completed by another worker",
     "failures": ", failure ",
     "tasks given back": " given back by ",
     "reconnections": " is back",
     "writes refused": "cannot be written now",
     "journal writes refused": "the records are kept and tried again",
     "torn lines met": "a torn last line",
-    "kept results handed over": "Handing over a kept result",
+    "kept results handed over": "Delivering a spooled result",
     "configs refused": "The sweep goes on as it was",
 }
 

@@ -1,4 +1,4 @@
-"""The command line of a worker: arguments -> device -> link -> `Worker` -> exit code."""
+"""The command line of a worker: arguments to device, connection, `Worker` and exit code."""
 
 import argparse
 import contextlib
@@ -14,7 +14,6 @@ from distexp.cluster import slurm
 from distexp.errors import DistexpError, NoGpuError, UserError
 from distexp.gpu.claim import Claim, unclaimable
 from distexp.gpu.devices import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
-from distexp.results.spool import Spool
 from distexp.system.logs import log_to_console
 from distexp.system.process import host_name, machine_id
 from distexp.system.process_tree import end_descendants
@@ -24,8 +23,7 @@ from distexp.workdir import Workdir
 from distexp.worker import provenance
 from distexp.worker.connection import HEARTBEAT_S, ManagerConnection
 from distexp.worker.device import acquire_device
-from distexp.worker.gpu_monitor import CardsWatch
-from distexp.worker.recorder import Recorder
+from distexp.worker.gpu_monitor import GpuMonitor
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
 from distexp.worker.worker import Worker
@@ -64,13 +62,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         type=float,
         default=MIN_FREE_GB,
         metavar="GB",
-        help="a card needs more free memory than this, in GB (%(default)g)",
+        help="a GPU needs more free memory than this, in GB (%(default)g)",
     )
     parser.add_argument(
-        "--slots-per-gpu", type=at_least_one, default=1, metavar="K", help="workers that share a card (1)"
+        "--slots-per-gpu", type=at_least_one, default=1, metavar="K", help="workers that share a GPU (1)"
     )
     parser.add_argument(
-        "--gpus", type=at_least_one, default=1, metavar="N", help="cards to claim at once (%(default)s)"
+        "--gpus", type=at_least_one, default=1, metavar="N", help="GPUs to claim at once (%(default)s)"
     )
     parser.add_argument(
         "--threads", type=at_least_one, default=1, metavar="N", help="compute threads on the CPU (1)"
@@ -103,9 +101,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         action="store_true",
         help="in a job of Slurm: put it back in line when its time ends before the sweep does",
     )
-    parser.add_argument(
-        "--list-gpus", action="store_true", help="show the cards and who holds them, then end"
-    )
+    parser.add_argument("--list-gpus", action="store_true", help="show the GPUs and who holds them, then end")
     return parser.parse_args(words)
 
 
@@ -116,7 +112,7 @@ def at_least_one(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1 (it is {text})")
     return number
 
 
@@ -129,12 +125,14 @@ def slurm_time(text: str) -> float:
 
 
 def check_gpus(settings: argparse.Namespace) -> None:
-    """Raise UserError when several cards are asked for together with what excludes them."""
+    """Raise UserError when several GPUs are asked for together with what excludes them."""
     if settings.gpus > 1 and settings.device == "cpu":
-        raise UserError(f"--gpus {settings.gpus} with --device cpu: found both, expected one of them")
+        raise UserError(f"--gpus {settings.gpus} cannot be used together with --device cpu")
     if settings.gpus > 1 and settings.slots_per_gpu > 1:
-        found = f"--gpus {settings.gpus} with --slots-per-gpu {settings.slots_per_gpu}"
-        raise UserError(f"{found}: found both, expected one of them: cards that are joined are not shared")
+        raise UserError(
+            f"--gpus {settings.gpus} cannot be used together with --slots-per-gpu {settings.slots_per_gpu}: "
+            "a worker with several GPUs does not share them"
+        )
 
 
 def print_gpus(settings: argparse.Namespace) -> int:
@@ -155,7 +153,7 @@ def work(settings: argparse.Namespace) -> int:
     workdir = Workdir(settings.workdir.absolute())
     if not workdir.root.is_dir():
         raise UserError(
-            f"--workdir {settings.workdir}: found no folder, expected that of configs and results"
+            f"--workdir {settings.workdir}: no such folder; name that of your configs and results"
         )
     os.chdir(workdir.root)  # experiments and `command:` programs are found from here
     sys.path.insert(0, str(workdir.root))
@@ -219,21 +217,20 @@ def work_on(
     """Work on a claimed device; return the exit code and whether time ended before work did."""
     pin(claim, settings.threads)
     uuids = [gpu.uuid for gpu in claim.gpus]
-    watch = CardsWatch(uuids) if uuids else None
+    monitor = GpuMonitor(uuids) if uuids else None
     code = provenance.Code(workdir.root)
     worker = Worker(
-        about=about_worker(claim),
+        identity=identity_of(claim),
         workdir=workdir,
         connection=connection,
-        recorder=Recorder(workdir.root, Spool(workdir.spool)),
         children=Children(
             method=settings.start_method, device=claim.device, threads=settings.threads, gpus=uuids
         ),
         stop=stop,
         clock=time.monotonic,
-        look=watch.look if watch else lambda: None,
-        free_mib=watch.free_mib if watch else None,
-        facts=lambda is_imported: code.facts(is_imported=is_imported),
+        gpu_usage=monitor.usage if monitor else lambda: None,
+        free_mib=monitor.free_mib if monitor else None,
+        provenance=lambda is_imported: code.facts(is_imported=is_imported),
         left_s=left_s,
     )
     try:
@@ -249,7 +246,7 @@ def pin(claim: Claim, threads: int) -> None:
         os.environ[name] = str(threads)
 
 
-def about_worker(claim: Claim) -> dict[str, object]:
+def identity_of(claim: Claim) -> dict[str, object]:
     """Return what this worker tells the manager about itself."""
     return {
         "worker_id": claim.worker_id,

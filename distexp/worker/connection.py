@@ -1,4 +1,4 @@
-"""The worker's tie to its manager: ask, ask again, wait."""
+"""The worker's connection to its manager: requests, retries while it is away, and when to send heartbeats."""
 
 import logging
 import random
@@ -12,7 +12,7 @@ from distexp.wire.messages import Ack, AnyRequest, RequestTask, TaskComplete, Ta
 from distexp.worker.signals import StopRequests
 
 HEARTBEAT_S = 15.0
-NEWS_S = 3.0  # between two calls, when the second has something new to tell
+NEWS_S = 3.0  # between two requests, when the second has news
 RETRY_MIN_S, RETRY_MAX_S = 0.2, 5.0  # between two tries to reach the manager
 
 log = logging.getLogger("distexp.worker")
@@ -27,14 +27,14 @@ class ManagerConnection:
         """Give up once the manager has stayed away for `manager_wait_s`."""
         self._client, self._stop, self._clock = client, stop, clock
         self._manager_wait_s = manager_wait_s
-        self._lost_s: float | None = None  # since when nobody answers
+        self._away_since_s: float | None = None  # since when nobody answers
         self._retry_s = RETRY_MIN_S
-        self._is_refused = False
-        self._called_s = 0.0
+        self._was_refused = False
+        self._requested_s = 0.0
         self.next_heartbeat_s = 0.0  # when the manager has to hear from this worker again
         self.has_given_up = False
 
-    def call(self, request: AnyRequest, expected: Any) -> Any:
+    def request(self, request: AnyRequest, expected: Any) -> Any:
         """Return the reply to one request.
 
         Raises:
@@ -42,24 +42,23 @@ class ManagerConnection:
             ProtocolError: It refuses, or there is no token for it.
             UserError: The host is no name.
         """
-        self._called_s = self._clock()
-        self.next_heartbeat_s = (
-            self._called_s + HEARTBEAT_S
-        )  # also when it is refused: asking faster helps nobody
+        self._requested_s = self._clock()
+        # also when it is refused: asking faster helps nobody
+        self.next_heartbeat_s = self._requested_s + HEARTBEAT_S
         reply = self._client.call(request, expected)
-        if self._lost_s is not None:
+        if self._away_since_s is not None:
             log.info("The manager at %s is back", self._client.address)
-        self._lost_s, self._retry_s = None, RETRY_MIN_S
+        self._away_since_s, self._retry_s = None, RETRY_MIN_S
         return reply
 
-    def ask(self, request: AnyRequest, expected: Any, what: str) -> Any:
-        """Return the reply; None after a wait when nobody answers, or when the manager refuses."""
-        self._is_refused = False
+    def try_request(self, request: AnyRequest, expected: Any, what: str) -> Any:
+        """Return the reply; None when the manager refuses or, after a wait, does not answer."""
+        self._was_refused = False
         try:
-            return self.call(request, expected)
+            return self.request(request, expected)
         except ProtocolError as error:
             log.error("%s: %s", what, error)
-            self._is_refused = True
+            self._was_refused = True
             self.has_given_up = isinstance(request, RequestTask)
             return None
         except ManagerUnreachable as error:
@@ -70,29 +69,29 @@ class ManagerConnection:
 
     def _note_absence(self, problem: str) -> None:
         now_s = self._clock()
-        if self._lost_s is None:
-            self._lost_s = now_s
+        if self._away_since_s is None:
+            self._away_since_s = now_s
             log.warning("%s. Trying again for %g s", problem, self._manager_wait_s)
-        elif now_s - self._lost_s > self._manager_wait_s:
+        elif now_s - self._away_since_s > self._manager_wait_s:
             log.error("%s. Giving up after %g s", problem, self._manager_wait_s)
             self.has_given_up = True
 
     def report(self, report: TaskComplete | TaskFailed | TaskReleased) -> Ack | None:
         """Tell the manager, as often as it takes; None when it refuses or stays away too long."""
         while not self.has_given_up:
-            ack: Ack | None = self.ask(report, Ack, "Error reporting task")
+            ack: Ack | None = self.try_request(report, Ack, "Error reporting task")
             if ack is not None:
                 return ack
-            if self._is_refused or self._stop.wants_checkpoint:
+            if self._was_refused or self._stop.wants_checkpoint:
                 break
         return None
 
     def heartbeat_soon(self) -> None:
-        """Let the next beat be due earlier: there is news."""
-        self.next_heartbeat_s = min(self.next_heartbeat_s, self._called_s + NEWS_S)
+        """Send the next heartbeat earlier: there is news."""
+        self.next_heartbeat_s = min(self.next_heartbeat_s, self._requested_s + NEWS_S)
 
     def retry_heartbeat_soon(self) -> None:
-        """Let the next beat be due as soon as it makes sense to try again."""
+        """Send the next heartbeat as soon as it makes sense to try again."""
         self.next_heartbeat_s = self._clock() + self.back_off_s()
 
     def back_off_s(self) -> float:
@@ -113,10 +112,10 @@ class ManagerConnection:
             self._stop.acknowledge()
             if self._stop.interrupts == 1 and more:
                 log.info("Finishing the current task; Ctrl+C again to stop with a checkpoint")
-        if connection is not None and connection in ready:  # between two calls this only means: closed
+        if connection is not None and connection in ready:  # between two requests this only means: closed
             self._client.close()
             self.next_heartbeat_s = self._clock()
 
     def close(self) -> None:
-        """Leave the manager."""
+        """Close the connection."""
         self._client.close()

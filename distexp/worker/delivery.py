@@ -1,16 +1,23 @@
-"""What a worker tells of its task: beats, results, failures; until it has arrived.
+"""Delivers heartbeats and results: a row to its file, a result to the manager or, meanwhile, to the spool.
 
-A result goes to its file or, where that is not to be had, into the spool, before anything is reported.
+A result is on disk, in its file or in the spool, before anything is reported.
 """
 
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from distexp.errors import ManagerUnreachable, ProtocolError, ResultsUnwritable
+from distexp.results.matching import TaskIndex
+from distexp.results.results_file import RESULTS_FILE, ResultsFile
+from distexp.results.row import row_for
+from distexp.results.spool import Spool
+from distexp.task import Provenance, Scalar
 from distexp.wire.messages import Ack, GpuUse, Heartbeat, HeartbeatReply, Progress, TaskComplete, TaskReply
+from distexp.workdir import Workdir
 from distexp.worker.connection import ManagerConnection
-from distexp.worker.recorder import Delivery, Recorder
 from distexp.worker.signals import StopRequests
 
 DISK_RETRY_S = 5.0  # between two tries to write a row
@@ -18,38 +25,58 @@ DISK_RETRY_S = 5.0  # between two tries to write a row
 log = logging.getLogger("distexp.worker")
 
 
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of an attempt, with its task; also what a file of the spool holds, as JSON."""
+
+    task: TaskReply
+    result: dict[str, Scalar]
+    run: Provenance
+
+    @property
+    def name(self) -> str:
+        """Its name in the spool."""
+        return f"{self.task.key}-{self.task.lease_id}"
+
+
 class ResultDelivery:
-    """Brings what one worker has to tell to where it belongs.  For one thread."""
+    """Delivers what one worker has to report.  For one thread."""
 
     def __init__(
         self,
         *,
         connection: ManagerConnection,
-        recorder: Recorder,
+        workdir: Workdir,
         stop: StopRequests,
-        about: Callable[[], Mapping[str, Any]],
-        look: Callable[[], GpuUse | None],
+        identity: Callable[[], Mapping[str, Any]],
+        gpu_usage: Callable[[], GpuUse | None],
         free_mib: Callable[[], int] | None = None,
     ) -> None:
-        """Introduce the worker in every message with `about()`, fields of `WorkerRequest`.
+        """Write rows below the folder of `workdir`; spool there what cannot be written or sent.
 
-        With each beat goes how busy its card is, as `look()` finds it; with each request for a task, how much
-        memory is free.
+        Args:
+            identity: Fields of `WorkerRequest` that name this worker; in every message.
+            gpu_usage: How busy its GPUs are; in each heartbeat.
+            free_mib: How much memory is free on its GPUs; in each request for a task.
         """
-        self._connection, self._recorder, self._stop = connection, recorder, stop
-        self._about, self._look, self._free_mib = about, look, free_mib
+        self._connection, self._stop, self._root = connection, stop, workdir.root
+        self._spool = Spool(workdir.spool)
+        self._identity, self._gpu_usage, self._free_mib = identity, gpu_usage, free_mib
 
-    def naming(self, task: TaskReply) -> dict[str, Any]:
+    def report_fields(self, task: TaskReply) -> dict[str, Any]:
         """Return the fields of a report that say who reports on what."""
-        return {**self._about(), "lease_id": task.lease_id, "key": task.key, "task_id": task.task_id}
+        return {**self._identity(), "lease_id": task.lease_id, "key": task.key, "task_id": task.task_id}
 
     def heartbeat(self, task: TaskReply, progress: Progress | None = None) -> bool:
-        """Tell the manager that the task is in hand; False when it must not go on."""
+        """Tell the manager that the task still runs; return False when it must stop."""
         heartbeat = Heartbeat(
-            **self._about(), lease_id=task.lease_id, key=task.key, progress=progress, gpu=self._look()
+            **self._identity(),
+            lease_id=task.lease_id,
+            key=task.key,
+            progress=progress,
+            gpu=self._gpu_usage(),
         )
         try:
-            reply: HeartbeatReply = self._connection.call(heartbeat, HeartbeatReply)
+            reply: HeartbeatReply = self._connection.request(heartbeat, HeartbeatReply)
         except ManagerUnreachable:
             self._connection.retry_heartbeat_soon()
             return True
@@ -62,23 +89,23 @@ class ResultDelivery:
         """Bring the result to its file, whatever it takes, then report; None when nobody acknowledged it."""
         task, wants_next = delivery.task, not self._stop.wants_leave
         if task.writes_row:
-            if not self._write_row(delivery):
+            if not self._write_until_done(delivery):
                 return None
             return self._connection.report(
-                TaskComplete(**self.naming(task), next=wants_next, free_mib=self._free(wants_next))
+                TaskComplete(**self.report_fields(task), next=wants_next, free_mib=self._free(wants_next))
             )
-        self._keep(delivery)
-        return self._hand_over(delivery, wants_next=wants_next)
+        self._try_spool(delivery)
+        return self._send(delivery, wants_next=wants_next)
 
-    def hand_over_kept(self) -> None:
-        """Hand over what an earlier worker could not."""
-        for delivery in self._recorder.kept():
-            log.info("Handing over a kept result of task %s", delivery.task.task_id)
-            self._hand_over(delivery, wants_next=False)
+    def deliver_spooled(self) -> None:
+        """Send what an earlier worker could not."""
+        for delivery in self.spooled():
+            log.info("Delivering a spooled result of task %s", delivery.task.task_id)
+            self._send(delivery, wants_next=False)
 
-    def _hand_over(self, delivery: Delivery, *, wants_next: bool) -> Ack | None:
+    def _send(self, delivery: Delivery, *, wants_next: bool) -> Ack | None:
         report = TaskComplete(
-            **self.naming(delivery.task),
+            **self.report_fields(delivery.task),
             result=delivery.result,
             run=delivery.run,
             sweep_id=delivery.task.sweep_id,
@@ -87,35 +114,69 @@ class ResultDelivery:
         )
         ack = self._connection.report(report)
         if ack is not None:
-            self._recorder.forget(delivery)
+            self.unspool(delivery)
         return ack
 
     def _free(self, wants_next: bool) -> int | None:
         return self._free_mib() if wants_next and self._free_mib else None
 
-    def _write_row(self, delivery: Delivery) -> bool:
+    def _write_until_done(self, delivery: Delivery) -> bool:
         """Append the row; False when the user would not wait for a disk that refuses it."""
-        is_kept = False
+        is_spooled = False
         while True:
             try:
-                self._recorder.write_row(delivery)
+                self.write_row(delivery)
                 break
             except ResultsUnwritable as error:
                 log.warning("%s; trying again every %g s", error, DISK_RETRY_S)
-            is_kept = is_kept or self._keep(delivery)
+            is_spooled = is_spooled or self._try_spool(delivery)
             if self._stop.wants_checkpoint:
                 return False
             self._connection.wait(DISK_RETRY_S)
             self.heartbeat(delivery.task)
-        if is_kept:
-            self._recorder.forget(delivery)
+        if is_spooled:
+            self.unspool(delivery)
         return True
 
-    def _keep(self, delivery: Delivery) -> bool:
+    def _try_spool(self, delivery: Delivery) -> bool:
         """Put the result into the spool; False when that cannot be written either."""
         try:
-            self._recorder.keep(delivery)
+            self.spool(delivery)
         except ResultsUnwritable as error:
             log.error("%s; the result of %s is in memory alone", error, delivery.task.task_id)
             return False
         return True
+
+    # -- the file of results, and the spool
+
+    def write_row(self, delivery: Delivery) -> None:
+        """Append the row, unless the task has one already; return when it is on disk.
+
+        Raises:
+            ResultsUnwritable: It cannot be written now; try again.
+        """
+        task = delivery.task
+        file = ResultsFile(self._root / task.output_dir / RESULTS_FILE, TaskIndex([task]), task.seen)
+        file.append([(task, row_for(task, delivery.result, delivery.run))])
+
+    def spool(self, delivery: Delivery) -> None:
+        """Put the result into the spool, on disk.
+
+        Raises:
+            ResultsUnwritable: The spool cannot be written.
+        """
+        self._spool.put(delivery.name, msgspec.json.encode(delivery))
+
+    def spooled(self) -> list[Delivery]:
+        """Return what lies in the spool, the oldest first."""
+        found = []
+        for name, payload in self._spool.items():
+            try:
+                found.append(msgspec.json.decode(payload, type=Delivery))
+            except msgspec.MsgspecError as error:
+                log.warning("spooled result %s: not of this version (%s); left alone", name, error)
+        return found
+
+    def unspool(self, delivery: Delivery) -> None:
+        """Take a result that has reached its file out of the spool."""
+        self._spool.remove(delivery.name)

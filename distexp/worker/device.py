@@ -1,4 +1,4 @@
-"""Where a worker computes: on GPUs, or the CPU; waiting while GPUs are busy."""
+"""Claims the device that a worker computes on: GPUs or the CPU; waits while all GPUs are busy."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from distexp.wire.messages import Status, StatusReply
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.signals import StopRequests
 
-LOOK_S = 5.0  # between two looks for a GPU that has become free
+RETRY_S = 5.0  # between two tries to claim a GPU
 
 log = logging.getLogger("distexp.worker")
 
@@ -30,7 +30,7 @@ def acquire_device(
     """Return a claim on a device; None when the sweep ended, the manager left or the user stopped it first.
 
     `auto` takes the CPU where there is no NVIDIA driver or GPU, and waits where all GPUs are busy. It never
-    takes the CPU, or some GPUs, in place of several `gpus`.
+    takes the CPU, or fewer GPUs, in place of several `gpus`.
 
     Raises:
         NoGpuError: There is no driver or GPU, and `gpu` or several were asked for.
@@ -46,19 +46,20 @@ def acquire_device(
             raise
         log.info("Running on the CPU: %s", error)
         return claim_cpu(cpu_folder)
-    said = ""
+    last_problem = ""
+    wanted = "a GPU" if gpus == 1 else f"{gpus} GPUs at once"
     while not stop.wants_leave and not connection.has_given_up:
         try:
             if gpus > 1:
                 return claim_gpus(gpus, min_free_mib, visible=visible)
             return claim_gpu(min_free_mib, slots=slots, visible=visible)
         except NoGpuError as error:
-            if str(error) != said:
-                said = str(error)
-                log.warning("%s. Waiting for %s", said, "a GPU" if gpus == 1 else f"{gpus} GPUs at once")
-        status = connection.ask(Status(), StatusReply, "Error requesting task")
+            if str(error) != last_problem:
+                last_problem = str(error)
+                log.warning("%s. Waiting for %s", last_problem, wanted)
+        status = connection.try_request(Status(), StatusReply, "Error requesting task")
         if status is not None and status.status["done"]:
             log.info("No task is left")
             return None
-        connection.wait(LOOK_S)
+        connection.wait(RETRY_S)
     return None

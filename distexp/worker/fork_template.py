@@ -1,7 +1,7 @@
-"""The template of forked children: has imported the experiment, warmed up on the CPU.
+"""The process that task processes are forked from: it imports the experiment and, on the CPU, warms it up.
 
 Imported by the forkserver, once, before the first fork. On a GPU it only imports: a backward in a process
-that sees a card starts autograd's device threads, and every forked child's backward would raise.
+that sees a GPU starts autograd's device threads, and every forked child's backward would raise.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 def template_order(experiment: str, warm_up_device: str | None) -> Iterator[None]:
     """Let a forkserver that is started meanwhile prepare this experiment.
 
-    It is a bare interpreter that knows neither this package nor the worker's `sys.path`, and has only the
-    environment to be told by.
+    It is a bare interpreter that knows neither this package nor the worker's `sys.path`, and gets its
+    orders by the environment alone.
     """
     before = os.environ.get("PYTHONPATH")
     order = {"experiment": experiment, "warm_up": warm_up_device, "path": sys.path, "PYTHONPATH": before}

@@ -1,4 +1,4 @@
-"""How busy cards are now, and how much memory they have free."""
+"""Reads utilization and free memory of a worker's GPUs, without waiting for a driver that hangs."""
 
 import threading
 from collections.abc import Sequence
@@ -7,25 +7,25 @@ from distexp.errors import NoGpuError
 from distexp.gpu.devices import MIB, open_nvml, read_utilization
 from distexp.wire.messages import GpuUse
 
-PATIENCE_S = 0.5  # a beat waits for its cards no longer
+READ_TIMEOUT_S = 0.5  # a heartbeat waits for the driver no longer
 
 
-class CardsWatch:
-    """Looks at a worker's cards from a thread of its own: a driver that hangs holds up no beat.
+class GpuMonitor:
+    """Reads a worker's GPUs in a thread of its own: a driver that hangs delays no heartbeat.
 
     For one thread.
     """
 
     def __init__(self, uuids: Sequence[str]) -> None:
         self._uuids = uuids
-        self._asked, self._answered = threading.Event(), threading.Event()
+        self._wanted, self._read_done = threading.Event(), threading.Event()
         self._uses: list[GpuUse | None] = []
         self._thread: threading.Thread | None = None
 
-    def look(self) -> GpuUse | None:
-        """Return the use of all cards now, in the mean how busy they are; None when one cannot be read.
+    def usage(self) -> GpuUse | None:
+        """Return the use of all GPUs now, their utilization averaged; None when one cannot be read.
 
-        That takes `PATIENCE_S` at most.
+        That takes `READ_TIMEOUT_S` at most.
         """
         uses = [use for use in self._read() if use is not None]
         if len(uses) < len(self._uuids):
@@ -38,28 +38,28 @@ class CardsWatch:
         )
 
     def free_mib(self) -> int:
-        """Return the free memory of the fullest card now; 0 when one cannot be read within `PATIENCE_S`."""
+        """Return the free memory of the fullest GPU; 0 when one cannot be read within `READ_TIMEOUT_S`."""
         return min((use.free_mib if use else 0 for use in self._read()), default=0)
 
     def _read(self) -> list[GpuUse | None]:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="cards", daemon=True)
+            self._thread = threading.Thread(target=self._read_loop, name="gpu-monitor", daemon=True)
             self._thread.start()
-        self._answered.clear()
-        self._asked.set()
-        return self._uses if self._answered.wait(PATIENCE_S) else []
+        self._read_done.clear()
+        self._wanted.set()
+        return self._uses if self._read_done.wait(READ_TIMEOUT_S) else []
 
-    def _watch(self) -> None:
-        while self._asked.wait():
-            self._asked.clear()
+    def _read_loop(self) -> None:
+        while self._wanted.wait():
+            self._wanted.clear()
             self._uses = [read_use(uuid) for uuid in self._uuids]
-            self._answered.set()
+            self._read_done.set()
 
 
 def read_use(uuid: str) -> GpuUse | None:
     """Return the use of the device with this UUID; None when it cannot be read: nothing depends on it.
 
-    It opens NVML anew, which takes some 10 ms: a driver or card that comes back is met again.
+    It opens NVML anew, which takes some 10 ms: a driver or GPU that comes back is found again.
     """
     try:
         with open_nvml() as nvml:

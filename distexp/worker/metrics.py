@@ -1,7 +1,7 @@
-"""What one task reports over time, into `metrics.csv` of its run folder, and for TensorBoard where that is
-installed.
+"""Records what a task reports over time: `metrics.csv` in its run folder, and TensorBoard files if installed.
 
-In the child. No disk and no TensorBoard makes a task fail: a warning in its log, and the curve ends there.
+Runs in the task's child. A full disk or a broken TensorBoard does not fail the task: its log gets a warning,
+and the recording ends there.
 """
 
 import csv

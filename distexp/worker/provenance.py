@@ -1,6 +1,6 @@
-"""What a row says of the software and the card that computed it.
+"""The provenance columns of a row: Python, torch and git versions, and the peak GPU memory of its process.
 
-What is not there is empty: no card, no torch, no git, no repository.
+Columns that don't apply stay empty: no GPU, no torch, no git, no repository.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ class Code:
 
 
 def of_process() -> dict[str, Any]:
-    """Return what the task of this process leaves to tell: torch's version, torch's most memory on a card.
+    """Return torch's version and torch's peak memory on a GPU, in the task's process at its end.
 
     In MiB, and as torch's allocator counts it; asked only if the task has imported torch.
     """

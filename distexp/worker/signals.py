@@ -1,4 +1,4 @@
-"""What the user and the cluster ask of a worker, as flags that signal handlers set."""
+"""Stop requests to a worker (Ctrl+C, SIGTERM, Slurm's warning), as flags that signal handlers set."""
 
 import contextlib
 import signal

@@ -1,7 +1,8 @@
-"""Inside the child: prepare, wait for one task, run it, tell, end.
+"""The main function of a task's child process: import the experiment, run one task, report its outcome.
 
-Talks JSON over a pipe that is also the lifeline: when the worker dies, the pipe closes and the child ends
-with everything it has started. Torch comes in with the experiment's module, after the device is pinned.
+It exchanges JSON with the worker over a pipe that is also the lifeline: when the worker dies, the pipe closes
+and the child ends with everything it has started. Torch is imported by the experiment's module, after the
+device is pinned.
 """
 
 import contextlib
@@ -34,8 +35,8 @@ from distexp.text import one_line
 from distexp.worker import provenance
 from distexp.worker.metrics import MetricsFile, block_board, import_board
 
-CHECKPOINT_FOLDER = "checkpoint"  # in the same
-REPORT_EVERY_S = 1.0  # each report wakes the worker, which passes on the latest with its next beat
+CHECKPOINT_FOLDER = "checkpoint"  # in the run folder
+REPORT_EVERY_S = 1.0  # each report wakes the worker, which sends the latest with its next heartbeat
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
 OWN_FOLDER = Path(__file__).resolve().parents[1]  # what is in there is no code of the user
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
@@ -51,8 +52,8 @@ class Setup:
     experiment: str
     device: str
     threads: int
-    is_warm: bool  # the template has warmed it up
-    gpus: tuple[str, ...] = ()  # UUIDs of the cards that its task sees, of those of the worker
+    is_warm: bool  # by the template
+    gpus: tuple[str, ...] = ()  # UUIDs of those that its task sees, of the worker's
     mark: str = "unmarked"  # of all that it starts
 
 
@@ -69,7 +70,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """To the child: save a checkpoint and stop."""
 
 
-class Began(msgspec.Struct, frozen=True, tag="began"):
+class Started(msgspec.Struct, frozen=True, tag="began"):
     """From the child: the experiment starts now."""
 
 
@@ -91,7 +92,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     peak_gpu_mib: int | None = None
 
 
-class Broke(msgspec.Struct, frozen=True, tag="broke"):
+class Failed(msgspec.Struct, frozen=True, tag="broke"):
     """From the child, or about it: the attempt failed."""
 
     cause: Cause
@@ -102,8 +103,8 @@ class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
     """From the child: stopped as asked; the task goes back."""
 
 
-Outcome = Finished | Broke | Stopped
-FromChild = Began | Reported | Outcome
+Outcome = Finished | Failed | Stopped
+FromChild = Started | Reported | Outcome
 _from_worker: msgspec.json.Decoder[Run | Stop] = msgspec.json.Decoder(Run | Stop)
 _encode = msgspec.json.encode
 
@@ -140,17 +141,17 @@ def main(channel: Connection, setup: Setup) -> None:
     loaded = prepare(setup.experiment, None if setup.is_warm else setup.device)
     run = inbox.runs.get()
     redirect_output(Path(run.run_folder))
-    outcome: bytes | Broke | Stopped
-    if isinstance(loaded, Broke | Stopped):
+    outcome: bytes | Failed | Stopped
+    if isinstance(loaded, Failed | Stopped):
         outcome = loaded
     else:
-        channel.send_bytes(_encode(Began()))
+        channel.send_bytes(_encode(Started()))
         metrics_file = MetricsFile(Path(run.run_folder), run.attempt)
         context = make_context(run, setup, inbox.stop, channel, metrics_file.add)
         outcome = guarded(lambda: _encode(call(loaded, run.task, context)))
         metrics_file.close()
     with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
-        if isinstance(outcome, Broke):
+        if isinstance(outcome, Failed):
             print(outcome.error, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
@@ -177,17 +178,16 @@ def make_context(
     channel: Connection,
     keep: Callable[[int, int, Mapping[str, Scalar]], None],
 ) -> Context:
-    """Return what the experiment is given; its folders exist. Every report goes to `keep`, a few travel."""
-
-    told_s = -math.inf
+    """Return the experiment's context. Every report goes to `keep`, one a second to the worker."""
+    sent_s = -math.inf
 
     def report(step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        nonlocal told_s
-        told = {"step": _plain(step), "total": _plain(total), "metrics": plain(metrics)}
-        message = msgspec.convert(told, Reported)
+        nonlocal sent_s
+        fields = {"step": _plain(step), "total": _plain(total), "metrics": plain(metrics)}
+        message = msgspec.convert(fields, Reported)
         keep(message.step, message.total, message.metrics)
-        if message.step >= message.total or time.monotonic() - told_s >= REPORT_EVERY_S:
-            told_s = time.monotonic()
+        if message.step >= message.total or time.monotonic() - sent_s >= REPORT_EVERY_S:
+            sent_s = time.monotonic()
             channel.send_bytes(_encode(message))
 
     checkpoint_dir = Path(run.run_folder, CHECKPOINT_FOLDER)
@@ -233,7 +233,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Broke | Stopped:
+def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Failed | Stopped:
     """Return the function that `module:function` names, its module imported and, on a device, warmed up.
 
     An error of the warm-up is no error of the import: it is shown, and the task tells whether it matters.
@@ -241,12 +241,12 @@ def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Broke |
     module_name, _, function_name = experiment.partition(":")
     loaded = guarded(lambda: _import(module_name, function_name), on_import=True)
     warm_up = getattr(sys.modules.get(module_name), "warm_up", None)
-    if warm_up is not None and warm_up_device is not None and not isinstance(loaded, Broke | Stopped):
+    if warm_up is not None and warm_up_device is not None and not isinstance(loaded, Failed | Stopped):
         warmed = guarded(lambda: warm_up(warm_up_device))
-        if isinstance(warmed, Broke):
+        if isinstance(warmed, Failed):
             print(f"{module_name}.warm_up failed: {warmed.error}", file=sys.stderr, flush=True)
     board = guarded(import_board)  # ahead of need
-    if isinstance(board, Broke):  # a TensorBoard that does not fit costs no task
+    if isinstance(board, Failed):  # a TensorBoard that does not fit costs no task
         print(f"no curves for TensorBoard: {board.error}", file=sys.stderr, flush=True)
         block_board()
     return loaded
@@ -257,14 +257,14 @@ def _import(module_name: str, function_name: str) -> Experiment:
     return function
 
 
-def guarded(step: Callable[[], Value], *, on_import: bool = False) -> Value | Broke | Stopped:
+def guarded(step: Callable[[], Value], *, on_import: bool = False) -> Value | Failed | Stopped:
     """Do what the user's code does, and turn whatever it raises into an outcome."""
     try:
         return step()
     except TaskStopped:
         return Stopped()
     except BaseException as error:  # noqa: BLE001 - around the experiment: sys.exit() and all else it does is its failure
-        return Broke(_cause(error, on_import), _describe(error)[-ERROR_CHARS:])
+        return Failed(_cause(error, on_import), _describe(error)[-ERROR_CHARS:])
 
 
 def _cause(error: BaseException, on_import: bool) -> Cause:

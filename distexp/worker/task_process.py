@@ -1,7 +1,8 @@
-"""One task in one child process: start, watch, kill, collect.
+"""Starts, watches and ends the child processes that run tasks, one process per task.
+
 The next child is started one ahead of need, so that what it costs to prepare is spent while another task
 runs. On Linux children are forked from a template that has imported the experiment (and, on the CPU, warmed
-it up); elsewhere, and for `process: fresh`, each is a new interpreter.
+it up); on Windows and macOS, and for `process: fresh`, each is a new interpreter.
 """
 
 import contextlib
@@ -24,12 +25,12 @@ from distexp.system.process_tree import end_marked, kill_tree
 from distexp.task import Cause, Task
 from distexp.task_log import LOG_FILE, last_lines
 from distexp.worker.fork_template import template_order
-from distexp.worker.task_main import Began, Broke, FromChild, Outcome, Reported, Run, Setup, Stop, main
+from distexp.worker.task_main import Failed, FromChild, Outcome, Reported, Run, Setup, Started, Stop, main
 
 StartMethod = Literal["forkserver", "spawn"]
 DEFAULT_START_METHOD: StartMethod = "forkserver" if sys.platform == "linux" else "spawn"
 LOG_LINES = 50  # of a crashed task's log that travel with the failure
-EXIT_S = 1.0  # for a child that has told its result: it has only to leave its memory
+EXIT_S = 1.0  # for a child that has reported its outcome: only its memory has to be freed
 REAP_S = 10.0  # a killed process is gone by then, unless the kernel holds it in a device call
 
 log = logging.getLogger("distexp.worker")
@@ -47,7 +48,7 @@ class Attempt:
         self._mark = ProcessMark.of(process.pid) if process.pid else None
         self._log = Path()
         self._outcome: Outcome | None = None
-        self.has_said_its_last = False  # then all that it had started has ended, and it is about to exit
+        self.has_reported_end = False  # then all that it had started has ended, and it is about to exit
         self._is_over = False
 
     @property
@@ -66,13 +67,13 @@ class Attempt:
         self._send(Stop())
 
     def outcome(self) -> Outcome | None:
-        """Take in what the child has said and return how the attempt ended, None while it runs."""
+        """Read what the child has sent and return how the attempt ended, None while it runs."""
         has_died = self._has_died()
         with contextlib.suppress(EOFError, OSError):
             while self._outcome is None and self._channel.poll():
                 self._take(_from_child.decode(self._channel.recv_bytes()))
         if self._outcome is None and has_died:
-            self._outcome = Broke(Cause.CRASH, self._how_it_died())
+            self._outcome = Failed(Cause.CRASH, self._how_it_died())
         return self._outcome
 
     def kill(self) -> None:
@@ -80,30 +81,30 @@ class Attempt:
         if self._is_over:
             return
         self._is_over, was_dead = True, self._has_died()
-        if self.has_said_its_last:  # it has ended what it started, and is about to exit
+        if self.has_reported_end:  # it has ended what it started, and is about to exit
             self._process.join(EXIT_S)
-        if not self.has_said_its_last or not self._has_died():
+        if not self.has_reported_end or not self._has_died():
             kill_tree(self._process.pid)
             self._process.join(REAP_S)
-        if was_dead and not self.has_said_its_last:  # killed from outside: what it had detached lives on
+        if was_dead and not self.has_reported_end:  # killed from outside: what it had detached lives on
             end_marked(self.setup.mark)
         self._channel.close()
 
     def is_ready_for(self, experiment: str, gpus: tuple[str, ...]) -> bool:
-        """Return whether a task of this experiment that sees these cards can be handed over."""
+        """Return whether a task of this experiment that sees these GPUs can be handed over."""
         return (self.setup.experiment, self.setup.gpus) == (experiment, gpus) and not self._has_died()
 
     def _has_died(self) -> bool:
         return not self._process.is_alive() and (self._mark is None or self._mark.is_gone())
 
     def _take(self, message: FromChild) -> None:
-        if isinstance(message, Began):
+        if isinstance(message, Started):
             self.has_begun = True
         elif isinstance(message, Reported):
             self.progress = message
         else:
             self._outcome = message
-            self.has_said_its_last = True
+            self.has_reported_end = True
 
     def _send(self, message: Run | Stop) -> None:
         with contextlib.suppress(OSError):  # it died; `outcome` tells how
@@ -143,9 +144,9 @@ class Children:
         return attempt
 
     def retire(self, attempt: Attempt) -> None:
-        """End a child; one that has told its result leaves its memory (milliseconds) while the next works."""
+        """End a child; one that has reported its outcome frees its memory while the next works."""
         self._end_retired()
-        if attempt.has_said_its_last:
+        if attempt.has_reported_end:
             self._retired = attempt
         else:
             attempt.kill()
@@ -174,7 +175,7 @@ class Children:
         return None
 
     def _shown_to(self, task: Task) -> tuple[str, ...]:
-        """Return the cards that the task sees: as many as it asks for, whoever runs it."""
+        """Return the GPUs that the task sees: as many as it asks for, whoever runs it."""
         return self._gpus[: task.gpus or 1]
 
     def _launch(self, task: Task, method: StartMethod) -> Attempt:

@@ -1,7 +1,7 @@
-"""A worker's turn: ask, run, record, report; beat meanwhile, stop when asked.
+"""The worker's loop: request a task, run it in a child process, deliver its result, until none is left.
 
-Link, recorder, children, clock and stop flags are arguments. One thread: whatever it waits for, it waits
-for everything at once (the child, the manager's connection, signals, the next beat).
+One thread: whatever it waits for, it waits for everything at once (the child, the manager's connection,
+signals, the next heartbeat).
 """
 
 import logging
@@ -19,10 +19,9 @@ from distexp.task_log import LOG_FILE
 from distexp.wire.messages import GpuUse, NoTask, Progress, RequestTask, TaskFailed, TaskReleased, TaskReply
 from distexp.workdir import Workdir
 from distexp.worker.connection import ManagerConnection
-from distexp.worker.delivery import DISK_RETRY_S, ResultDelivery
-from distexp.worker.recorder import Delivery, Recorder
+from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
 from distexp.worker.signals import StopRequests
-from distexp.worker.task_main import CHECKPOINT_FOLDER, Broke, Finished, Outcome, Run, Stopped
+from distexp.worker.task_main import CHECKPOINT_FOLDER, Failed, Finished, Outcome, Run, Stopped
 from distexp.worker.task_process import Attempt, Children
 
 INTERRUPT_GRACE_S = 30.0  # second Ctrl+C: to save a checkpoint
@@ -43,54 +42,58 @@ class Worker:
     def __init__(
         self,
         *,
-        about: Mapping[str, Any],
+        identity: Mapping[str, Any],
         workdir: Workdir,
         connection: ManagerConnection,
-        recorder: Recorder,
         children: Children,
         stop: StopRequests,
         clock: Callable[[], float],
-        facts: Callable[[bool], Mapping[str, Any]],
-        look: Callable[[], GpuUse | None] = lambda: None,
+        provenance: Callable[[bool], Mapping[str, Any]],
+        gpu_usage: Callable[[], GpuUse | None] = lambda: None,
         free_mib: Callable[[], int] | None = None,
         left_s: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """Introduce itself to the manager with `about`, fields of `WorkerRequest`; `look` at its card.
+        """Make a worker that has done nothing yet.
 
         Args:
-            facts: Fields of `Provenance`, as they are now; called with whether the task runs what was
-                imported since this worker began.
-            free_mib: Reads the memory that is free on its cards; None: it has none.
-            left_s: Says how many seconds it has; None: no end is known.
+            identity: Fields of `WorkerRequest` that tell the manager who this is.
+            provenance: Returns fields of `Provenance`, as they are now; called with whether the task runs
+                what was imported since this worker began.
+            gpu_usage: Returns how busy its GPUs are.
+            free_mib: Reads the memory that is free on its GPUs; None: it has none.
+            left_s: Returns how many seconds it has; None: no end is known.
         """
         self._free_mib = free_mib
-        self._facts, self._run_facts = facts, facts(False)
-        self._about_worker = dict(about)
+        self._provenance, self._run_provenance = provenance, provenance(False)
+        self._fixed_identity = dict(identity)
         self._workdir = workdir
         self._connection, self._children = connection, children
         self._delivery = ResultDelivery(
             connection=connection,
-            recorder=recorder,
+            workdir=workdir,
             stop=stop,
-            about=self._about,
-            look=look,
+            identity=self._identity,
+            gpu_usage=gpu_usage,
             free_mib=free_mib,
         )
         self._stop, self._clock, self._left_s = stop, clock, left_s
         self._completed = 0
         self._is_short = False  # of time, for any task that is left
         self._is_hopeless = False  # it has completed nothing, and its task has saved nothing
-        self._log_file = WorkerLog(str(about["worker_id"]))
+        self._log_file = WorkerLog(str(identity["worker_id"]))
         self._next: TaskReply | NoTask | None = None
         self._is_stuck = False  # a child did not start and holds the way to all others
 
-    def _about(self) -> dict[str, Any]:
-        """Who asks. The nonce is read each time: the folder's first manager may start after its workers."""
+    def _identity(self) -> dict[str, Any]:
+        """Return who asks, as fields of a request.
+
+        The nonce is read each time: the folder's first manager may start after its workers.
+        """
         return {
-            **self._about_worker,
+            **self._fixed_identity,
             "nonce": self._workdir.read_nonce(),
             "left_s": self._left_s(),
-            "git_commit": self._run_facts.get("git_commit", ""),
+            "git_commit": self._run_provenance.get("git_commit", ""),
         }
 
     @property
@@ -104,11 +107,11 @@ class Worker:
     def run(self) -> int:
         """Work until there is nothing left to do; return 0, or 1 when the manager stayed away."""
         try:
-            self._delivery.hand_over_kept()
+            self._delivery.deliver_spooled()
             while self.run_one():
                 pass
             if isinstance(self._next, TaskReply):  # assigned while the user was about to stop this worker
-                self._settle(self._next, Stopped())
+                self._conclude(self._next, Stopped())
         finally:
             self._children.close()
             self._connection.close()
@@ -121,8 +124,8 @@ class Worker:
             return False
         reply, self._next = self._next, None
         if reply is None:
-            request = RequestTask(**self._about(), free_mib=self._free_mib and self._free_mib())
-            reply = self._connection.ask(request, TaskReply | NoTask, "Error requesting task")
+            request = RequestTask(**self._identity(), free_mib=self._free_mib and self._free_mib())
+            reply = self._connection.try_request(request, TaskReply | NoTask, "Error requesting task")
         if isinstance(reply, TaskReply) and self._stop.wants_leave:
             self._next = reply
         elif isinstance(reply, TaskReply):
@@ -140,11 +143,11 @@ class Worker:
             self._is_short = True
             return False
         if self._free_mib:
-            self._children.close()  # a standby holds memory of the card that a task may wait for
+            self._children.close()  # a standby holds GPU memory that a task may wait for
         self._connection.wait(reply.retry_after_s)
         return True
 
-    # -- one task ------------------------------------------------------------------------------------------
+    # -- one task
 
     def _work_on(self, task: TaskReply) -> None:
         output_dir = self._workdir.results_folder(task.output_dir)
@@ -158,18 +161,19 @@ class Worker:
             return
         try:
             self._children.prepare(task)
-            self._run_facts = self._facts(task.process == "forked" and task.command is None)
+            self._run_provenance = self._provenance(task.process == "forked" and task.command is None)
             outcome = self._watch(task, attempt)
             if self._free_mib or not isinstance(outcome, Finished):
-                attempt.kill()  # before anybody else may run this task, and before its card is looked at
-            self._settle(task, outcome)
+                attempt.kill()  # before anybody else may run this task, and before its GPU is looked at
+            self._conclude(task, outcome)
         finally:
             self._children.retire(attempt)
 
     def _start_child(self, task: TaskReply, run: Run) -> Attempt | None:
-        """Return the child, or None when the task is settled without one.
+        """Return the child, or None when the task has been given back or has failed without one.
 
-        The first import of torch may take minutes: it runs in a thread, and this one beats and listens.
+        The first import of torch may take minutes: a thread waits for it, and this one goes on sending
+        heartbeats and hearing signals.
         """
         over, theirs = Pipe(duplex=False)
         started: list[Attempt] = []
@@ -187,12 +191,12 @@ class Worker:
         with over:
             while not over.poll():  # readable once the thread has closed its end
                 if self._stop.wants_checkpoint:
-                    self._settle(task, Stopped())
+                    self._conclude(task, Stopped())
                     return None
                 if self._clock() >= give_up_at_s:
                     self._is_stuck = True  # the thread cannot be ended, but the worker can
-                    self._settle(
-                        task, Broke(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
+                    self._conclude(
+                        task, Failed(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
                     )
                     return None
                 if self._clock() >= self._connection.next_heartbeat_s:
@@ -201,12 +205,12 @@ class Worker:
                 self._connection.wait(max(0.0, until_s - self._clock()), [over])
         if started:
             return started[0]
-        self._settle(task, Stopped())
+        self._conclude(task, Stopped())
         self._connection.wait(DISK_RETRY_S)
         return None
 
     def _open_folders(self, task: TaskReply, output_dir: Path, run_folder: Path) -> bool:
-        """Make the task's folders and logs, whatever it takes; False when the task is not to run any more."""
+        """Make the task's folders and log, trying again until it works; False when the task is not to run."""
         while True:
             try:
                 self._log_file.follow(output_dir)
@@ -221,46 +225,47 @@ class Worker:
                 )
             self._connection.wait(DISK_RETRY_S)
             if self._stop.wants_leave:
-                self._settle(task, Stopped())
+                self._conclude(task, Stopped())
                 return False
             if not self._delivery.heartbeat(task):
-                self._settle(task, Fenced())
+                self._conclude(task, Fenced())
                 return False
 
-    def _settle(self, task: TaskReply, outcome: Outcome | Fenced) -> None:
-        """Bring the result home, or tell the manager what happened instead."""
+    def _conclude(self, task: TaskReply, outcome: Outcome | Fenced) -> None:
+        """Deliver the result, or report to the manager what happened instead."""
         match outcome:
             case Finished():
-                run_facts = Provenance(
-                    **self._run_facts,
+                run = Provenance(
+                    **self._run_provenance,
                     peak_gpu_mib=outcome.peak_gpu_mib,
                     torch_version=outcome.torch_version,
                     attempt=task.attempt,
-                    worker=str(self._about_worker["worker_id"]),
-                    host=str(self._about_worker["host"]),
-                    device=str(self._about_worker["device"]),
+                    worker=str(self._fixed_identity["worker_id"]),
+                    host=str(self._fixed_identity["host"]),
+                    device=str(self._fixed_identity["device"]),
                     started_utc=outcome.started_utc,
                     duration_s=outcome.duration_s,
                 )
-                ack = self._delivery.deliver(Delivery(task=task, result=outcome.result, run=run_facts))
+                ack = self._delivery.deliver(Delivery(task=task, result=outcome.result, run=run))
                 if ack is not None:
                     log.info("Task %s completed", task.task_id)
                     self._completed += 1
                     forget_checkpoints(self._checkpoints(task))
                     self._next = ack.next
-            case Broke(cause=cause, error=error):
+            case Failed(cause=cause, error=error):
                 log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
                 self._connection.report(
-                    TaskFailed(**self._delivery.naming(task), cause=cause.value, error=error)
+                    TaskFailed(**self._delivery.report_fields(task), cause=cause.value, error=error)
                 )
             case Stopped():
                 reason = "preempted" if self._stop.is_preempted else "interrupted"
                 log.info("Giving task %s back: %s", task.task_id, reason)
                 self._is_hopeless = not self._completed and not any(self._checkpoints(task).rglob("*"))
-                self._connection.report(TaskReleased(**self._delivery.naming(task), reason=reason))
+                self._connection.report(TaskReleased(**self._delivery.report_fields(task), reason=reason))
             case Fenced():
                 log.warning(
-                    "Task %s ended elsewhere or was cancelled; its result is not wanted", task.task_id
+                    "Task %s was cancelled or completed by another worker; its result is not wanted",
+                    task.task_id,
                 )
 
     def _checkpoints(self, task: TaskReply) -> Path:
@@ -270,16 +275,16 @@ class Worker:
     def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced:
         """Return how the attempt ends, or is ended."""
         timeout_at_s = kill_at_s = None
-        is_news = True
+        has_news = True
         while (outcome := attempt.outcome()) is None:
             now_s = self._clock()
-            if attempt.progress and is_news:
+            if attempt.progress and has_news:
                 self._connection.heartbeat_soon()  # whoever watches learns how long this task takes
-                is_news = False
+                has_news = False
             if attempt.has_begun and task.timeout_s and timeout_at_s is None:
                 timeout_at_s = now_s + task.timeout_s
             if timeout_at_s is not None and now_s >= timeout_at_s:
-                return Broke(Cause.TIMEOUT, f"found no result after timeout_s = {task.timeout_s:g} s")
+                return Failed(Cause.TIMEOUT, f"no result after timeout_s = {task.timeout_s:g} s")
             if self._stop.wants_checkpoint and kill_at_s is None:
                 attempt.ask_stop()
                 grace_s = PREEMPTION_GRACE_S if self._stop.is_preempted else INTERRUPT_GRACE_S
@@ -288,7 +293,7 @@ class Worker:
             if self._stop.wants_kill or (kill_at_s is not None and now_s >= kill_at_s):
                 return Stopped()
             if now_s >= self._connection.next_heartbeat_s and not self._delivery.heartbeat(
-                task, told(attempt)
+                task, progress_of(attempt)
             ):
                 return Fenced()
             ends = [
@@ -297,16 +302,14 @@ class Worker:
                 if at_s is not None
             ]
             self._connection.wait(max(0.0, min(ends) - self._clock()), attempt.waitables)
-        if isinstance(outcome, Broke) and self._stop.wants_checkpoint:
+        if isinstance(outcome, Failed) and self._stop.wants_checkpoint:
             return Stopped()  # whatever it did when asked to stop is not held against the task
         if isinstance(outcome, Stopped) and not self._stop.wants_checkpoint:
-            return Broke(
-                Cause.ERROR, "found context.Stopped raised, expected it only when should_stop() is true"
-            )
+            return Failed(Cause.ERROR, "context.Stopped was raised although should_stop() is false")
         return outcome
 
 
-def told(attempt: Attempt) -> Progress | None:
-    """Return what the experiment last reported, as it travels."""
+def progress_of(attempt: Attempt) -> Progress | None:
+    """Return what the experiment last reported, as a heartbeat carries it."""
     last = attempt.progress
     return Progress(step=last.step, total=last.total, metrics=last.metrics) if last else None

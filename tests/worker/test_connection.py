@@ -79,12 +79,12 @@ def test_it_gives_up_after_its_patience_and_not_before(
     lonely: ManagerConnection, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     request = RequestTask(worker_id="cpu0")
-    assert lonely.ask(request, TaskReply, WHAT) is None
+    assert lonely.try_request(request, TaskReply, WHAT) is None
     clock.advance(60)
-    assert lonely.ask(request, TaskReply, WHAT) is None
+    assert lonely.try_request(request, TaskReply, WHAT) is None
     assert not lonely.has_given_up
     clock.advance(1)
-    assert lonely.ask(request, TaskReply, WHAT) is None
+    assert lonely.try_request(request, TaskReply, WHAT) is None
     assert lonely.has_given_up
     assert caplog.messages[0].startswith(f"{WHAT}: no manager answers at localhost:")
     assert caplog.messages[0].endswith("or name another host and port. Trying again for 60 s")
@@ -101,17 +101,17 @@ def test_patience_begins_anew_when_the_manager_was_back(
 ) -> None:
     caplog.set_level("INFO")
     with folder.serving() as manager:
-        connection.call(Status(), StatusReply)
+        connection.request(Status(), StatusReply)
         manager.stop()
         stop.interrupt()
-        assert connection.ask(Status(), StatusReply, WHAT) is None
+        assert connection.try_request(Status(), StatusReply, WHAT) is None
     clock.advance(59)
     with folder.serving():
-        assert connection.ask(Status(), StatusReply, WHAT) is not None
+        assert connection.try_request(Status(), StatusReply, WHAT) is not None
     assert "The manager at localhost:" in caplog.text
     assert "is back" in caplog.text
     clock.advance(59)
-    assert connection.ask(Status(), StatusReply, WHAT) is None
+    assert connection.try_request(Status(), StatusReply, WHAT) is None
     assert not connection.has_given_up
 
 
@@ -133,7 +133,7 @@ def test_a_refused_request_for_a_task_ends_the_worker_and_a_refused_report_does_
         assert "no_such_task" in caplog.text
         connection.close()
         (folder.root / ".experiment_token").write_text("damaged", encoding="utf-8")
-        assert connection.ask(RequestTask(worker_id="cpu0"), TaskReply, WHAT) is None
+        assert connection.try_request(RequestTask(worker_id="cpu0"), TaskReply, WHAT) is None
         assert connection.has_given_up
 
 
@@ -154,7 +154,7 @@ def test_each_call_puts_off_the_next_heartbeat_also_when_it_is_refused(
             (TaskComplete(worker_id="cpu0", task_id="no_such_task"), Ack),
         ):
             clock.advance(5)
-            connection.ask(request, expected, WHAT)
+            connection.try_request(request, expected, WHAT)
             assert connection.next_heartbeat_s == clock.now_s + HEARTBEAT_S
 
 
@@ -162,7 +162,7 @@ def test_a_wait_ends_when_the_manager_hangs_up_and_a_heartbeat_is_due(
     folder: Folder, connection: ManagerConnection, clock: Clock
 ) -> None:
     with folder.serving() as manager:
-        connection.call(Heartbeat(worker_id="cpu0"), HeartbeatReply)
+        connection.request(Heartbeat(worker_id="cpu0"), HeartbeatReply)
         manager.stop()
         connection.wait(3600)
     assert connection.next_heartbeat_s == clock.now_s

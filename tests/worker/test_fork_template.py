@@ -12,7 +12,7 @@ import pytest
 from distexp.system.process import ProcessMark
 from distexp.system.process_tree import MARK_VARIABLE
 from distexp.task import Cause
-from distexp.worker.task_main import Broke, Finished, Run
+from distexp.worker.task_main import Failed, Finished, Run
 from distexp.worker.task_process import Children
 from tests.live_child import Write, a_run, await_gone, outcome_of
 from tests.support import poll
@@ -163,4 +163,4 @@ def test_a_template_that_dies_of_an_import_is_a_crash_of_the_attempt(
 ) -> None:
     experiment = write("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\ndef run(p, c): return {}")
     outcome = outcome_of(children, a_run(tmp_path, experiment))
-    assert outcome == Broke(Cause.CRASH, "its process was ended by SIGSEGV")
+    assert outcome == Failed(Cause.CRASH, "its process was ended by SIGSEGV")

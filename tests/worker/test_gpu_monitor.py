@@ -48,10 +48,10 @@ def test_a_driver_that_hangs_holds_up_no_heartbeat_and_is_met_again(monkeypatch:
         return use
 
     monkeypatch.setattr(distexp.worker.gpu_monitor, "read_use", hang)
-    watch = distexp.worker.gpu_monitor.CardsWatch(["GPU-1"])
-    assert watch.look() is None
+    monitor = distexp.worker.gpu_monitor.GpuMonitor(["GPU-1"])
+    assert monitor.usage() is None
     driver.set()
-    poll(lambda: watch.look() == use, "a driver that answers", 60)
+    poll(lambda: monitor.usage() == use, "a driver that answers", 60)
 
 
 def test_of_several_gpus_the_use_is_told_together_and_the_free_memory_of_the_fullest(
@@ -60,12 +60,14 @@ def test_of_several_gpus_the_use_is_told_together_and_the_free_memory_of_the_ful
     scenario = tmp_path / "machine.json"
     monkeypatch.setitem(sys.modules, "pynvml", stand_in)
     monkeypatch.setenv("FAKE_NVML_SCENARIO", str(scenario))
-    write_scenario(scenario, gpu(0, 9000, utilization_pct=50), gpu(1, 7000, utilization_pct=70), gpu(2, 100))
-    watch = distexp.worker.gpu_monitor.CardsWatch([str(gpu(number)["uuid"]) for number in (0, 1)])
-    assert watch.look() == GpuUse(used_mib=2 * 40_960 - 16_000, free_mib=16_000, utilization_pct=60)
-    assert watch.free_mib() == 7000
+    write_scenario(
+        scenario, gpu(0, 9000, utilization_pct=50), gpu(1, 7000, utilization_pct=70), gpu(2, 100)
+    )
+    monitor = distexp.worker.gpu_monitor.GpuMonitor([str(gpu(number)["uuid"]) for number in (0, 1)])
+    assert monitor.usage() == GpuUse(used_mib=2 * 40_960 - 16_000, free_mib=16_000, utilization_pct=60)
+    assert monitor.free_mib() == 7000
     write_scenario(scenario, gpu(0, 9000), gpu(1, error="GpuIsLost"))
-    assert (watch.look(), watch.free_mib()) == (None, 0)
+    assert (monitor.usage(), monitor.free_mib()) == (None, 0)
 
 
 def test_a_worker_tells_progress_and_use_of_its_gpu_soon_after_its_task_has_something_to_tell(

@@ -186,11 +186,11 @@ def test_a_worker_that_waits_for_memory_keeps_no_process_ready_that_holds_some(t
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--device", "cpu"], "--gpus 2 with --device cpu: found both, expected one of them"),
+        (["--device", "cpu"], "--gpus 2 cannot be used together with --device cpu"),
         (
             ["--slots-per-gpu", "3"],
-            "--gpus 2 with --slots-per-gpu 3: found both, expected one of them: "
-            "GPUs that are joined are not shared",
+            "--gpus 2 cannot be used together with --slots-per-gpu 3: "
+            "a worker with several GPUs does not share them",
         ),
     ],
 )

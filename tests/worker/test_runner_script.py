@@ -66,13 +66,13 @@ def test_list_gpus_shows_who_is_free(scenario: Path) -> None:
         (["--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
         (
             ["--workdir", "absent"],
-            "error: --workdir absent: found no folder, expected that of configs and results",
+            "error: --workdir absent: no such folder; name that of your configs and results",
         ),
         (
             ["--slots-per-gpu", "0"],
-            "argument --slots-per-gpu: found 0, expected a whole number of at least 1",
+            "argument --slots-per-gpu: must be a whole number of at least 1 (it is 0)",
         ),
-        (["--threads", "all"], "argument --threads: found all, expected a whole number of at least 1"),
+        (["--threads", "all"], "argument --threads: must be a whole number of at least 1 (it is all)"),
     ],
 )
 def test_a_wrong_word_ends_with_2_and_says_what_was_expected(

@@ -18,7 +18,7 @@ import pytest
 from distexp.context import Context
 from distexp.task import Cause, Task, make_task
 from distexp.worker.task_main import (
-    Broke,
+    Failed,
     Finished,
     Reported,
     Run,
@@ -42,17 +42,17 @@ def a_task() -> Task:
     )
 
 
-def outcome_of(experiment: Callable[[dict[str, Any], Context], Any]) -> Finished | Broke | Stopped:
+def outcome_of(experiment: Callable[[dict[str, Any], Context], Any]) -> Finished | Failed | Stopped:
     return guarded(functools.partial(call, experiment, a_task(), CONTEXT))
 
 
-def returned(value: Any) -> Finished | Broke | Stopped:
+def returned(value: Any) -> Finished | Failed | Stopped:
     return outcome_of(lambda params, context: value)
 
 
 def broke(outcome: object) -> tuple[Cause, str]:
     """Return cause and last line, without the place in this file that it names."""
-    assert isinstance(outcome, Broke)
+    assert isinstance(outcome, Failed)
     return outcome.cause, re.sub(rf"^{HERE}:\d+: ", "", outcome.error.splitlines()[-1])
 
 
@@ -64,7 +64,7 @@ def test_a_traceback_begins_at_the_users_own_line() -> None:
         raise KeyError("learning_rate")
 
     outcome = outcome_of(experiment)
-    assert isinstance(outcome, Broke)
+    assert isinstance(outcome, Failed)
     lines = outcome.error.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert re.fullmatch(rf'  File "{re.escape(__file__)}", line \d+, in experiment', lines[1])
@@ -97,7 +97,7 @@ def test_the_last_line_of_an_error_begins_with_the_users_own_line(
     (tmp_path / "mine.py").write_text(source)
     loaded = prepare("mine:run", None)
     outcome = outcome_of(loaded) if callable(loaded) else loaded
-    assert isinstance(outcome, Broke)
+    assert isinstance(outcome, Failed)
     assert outcome.error.splitlines()[-1].startswith(shown)
 
 
@@ -109,7 +109,7 @@ def test_an_error_in_a_folder_that_is_gone_is_told_all_the_same(
     monkeypatch.chdir(gone)
     gone.rmdir()
     outcome = guarded(lambda: 1 / 0)
-    assert isinstance(outcome, Broke)
+    assert isinstance(outcome, Failed)
     assert outcome.error.endswith("ZeroDivisionError: division by zero")
 
 
@@ -167,7 +167,7 @@ def test_of_a_long_traceback_the_end_travels() -> None:
         raise ValueError("x" * 50_000 + " the end")
 
     outcome = outcome_of(experiment)
-    assert isinstance(outcome, Broke)
+    assert isinstance(outcome, Failed)
     assert len(outcome.error) == 8000
     assert outcome.error.endswith("x the end")
 

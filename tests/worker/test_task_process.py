@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from distexp.task import Cause
-from distexp.worker.task_main import Broke, Finished, Stopped
+from distexp.worker.task_main import Failed, Finished, Stopped
 from distexp.worker.task_process import Children
 from tests.live_child import DEADLINE_S, METHODS, Write, a_run, await_end, await_gone, outcome_of
 from tests.support import poll
@@ -52,7 +52,7 @@ def test_a_segfault_is_a_crash_that_names_the_signal_and_ends_with_the_tasks_las
 ) -> None:
     source = f"import ctypes, os, signal\ndef run(params, context):\n print('epoch 7')\n {death}"
     outcome = outcome_of(children, a_run(tmp_path, write(source)))
-    assert outcome == Broke(Cause.CRASH, "epoch 7\nits process was ended by SIGSEGV")
+    assert outcome == Failed(Cause.CRASH, "epoch 7\nits process was ended by SIGSEGV")
 
 
 @posix_only
@@ -62,7 +62,7 @@ def test_a_kill_from_outside_says_who_it_may_have_been(
     source = "import os, signal\ndef run(params, context): os.kill(os.getpid(), signal.SIGKILL)"
     outcome = outcome_of(children, a_run(tmp_path, write(source)))
     expected = "its process was ended by SIGKILL (by the kernel when memory ran out, or by somebody)"
-    assert outcome == Broke(Cause.CRASH, expected)
+    assert outcome == Failed(Cause.CRASH, expected)
 
 
 @linux_only
@@ -72,14 +72,14 @@ def test_a_signal_without_a_name_is_told_by_its_number(
     outcome = outcome_of(
         children, a_run(tmp_path, write("import os\ndef run(p, c): os.kill(os.getpid(), 40)"))
     )
-    assert outcome == Broke(Cause.CRASH, "its process was ended by signal 40")
+    assert outcome == Failed(Cause.CRASH, "its process was ended by signal 40")
 
 
 def test_a_process_that_leaves_without_a_result_is_a_crash_with_its_exit_code(
     children: Children, write: Write, tmp_path: Path
 ) -> None:
     outcome = outcome_of(children, a_run(tmp_path, write("import os\ndef run(p, c): os._exit(3)")))
-    assert outcome == Broke(Cause.CRASH, "its process ended with exit code 3 without a result")
+    assert outcome == Failed(Cause.CRASH, "its process ended with exit code 3 without a result")
 
 
 # -- what it leaves behind
@@ -156,7 +156,7 @@ def run(params, context):
     try:
         nap = psutil.Process(await_pid(tmp_path / "nap"))
         nap.parent().kill()
-        assert isinstance(await_end(attempt), Broke)
+        assert isinstance(await_end(attempt), Failed)
     finally:
         attempt.kill()
     await_gone(nap.pid)

@@ -144,7 +144,7 @@ def test_an_endless_task_fails_by_its_timeout_and_the_worker_goes_on(tmp_path: P
         assert worker.code() == 0
         entry = entry_of(manager, 1)
         assert (entry.state, entry.failures, entry.cause) == (State.FAILED, 3, "timeout")
-        assert entry.error == "found no result after timeout_s = 0.2 s"
+        assert entry.error == "no result after timeout_s = 0.2 s"
     assert [row["width"] for row in folder.rows()] == ["2"]
 
 
@@ -191,7 +191,7 @@ def test_a_task_that_stops_without_being_asked_has_failed(tmp_path: Path) -> Non
         assert worker.code() == 0
         entry = entry_of(manager, 1)
         assert (entry.state, entry.failures, entry.cause) == (State.FAILED, 3, "error")
-        assert "expected it only when should_stop() is true" in entry.error
+        assert "although should_stop() is false" in entry.error
 
 
 # -- stopping
@@ -328,15 +328,15 @@ def test_a_worker_without_a_token_is_told_where_it_lies(folder: Folder, tmp_path
     with folder.serving() as manager, worker_process(elsewhere, "localhost", manager.port) as worker:
         assert worker.code() == 1
     assert (
-        f"Error requesting task: {elsewhere}/.experiment_token: found no file, expected a copy of that in "
-        "the manager's folder, or its text in EXPERIMENT_TOKEN"
+        f"Error requesting task: {elsewhere}/.experiment_token: missing; copy it from the "
+        "manager's folder, or put its text into EXPERIMENT_TOKEN"
     ) in worker.output()
 
 
 def test_a_worker_with_a_damaged_token_does_not_start_and_does_not_show_it(folder: Folder) -> None:
     with folder.serving(), worker_process(folder.root, environment={"EXPERIMENT_TOKEN": "geheim"}) as worker:
         assert worker.code() == 2
-    assert 'error: EXPERIMENT_TOKEN: found no token, expected {"secret": ...' in worker.output()
+    assert 'error: EXPERIMENT_TOKEN: holds no token such as {"secret": ...' in worker.output()
     assert "geheim" not in worker.output()
 
 

@@ -1,5 +1,6 @@
-"""How results come home: from elsewhere, through the spool, past disks that refuse; or are not wanted."""
+"""Results reach their file: from another folder, through the spool, past disks that refuse."""
 
+import contextlib
 import signal
 import threading
 import time
@@ -10,20 +11,25 @@ from pathlib import Path
 
 import pytest
 
+from distexp.errors import ResultsUnwritable
 from distexp.manager.manager import ExperimentManager
+from distexp.results.matching import TaskIndex
+from distexp.results.results_file import ResultsFile
 from distexp.results.spool import Spool
 from distexp.system.process import host_name, machine_id
-from distexp.task import State
+from distexp.task import Bookmark, Provenance, State
 from distexp.wire.client import Client
+from distexp.wire.messages import TaskReply
 from distexp.workdir import Workdir
 from distexp.worker import connection, delivery, worker
 from distexp.worker.connection import ManagerConnection
-from distexp.worker.recorder import Recorder
+from distexp.worker.delivery import Delivery, ResultDelivery
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
 from distexp.worker.worker import Worker
 from tests.live_manager import Folder, Talk
 from tests.live_worker import await_began, gated_folder, open_gate, worker_process
+from tests.row_cases import tasks_of
 from tests.support import poll
 
 Capture = pytest.LogCaptureFixture
@@ -36,10 +42,10 @@ def folder(tmp_path: Path) -> Folder:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
+def other(tmp_path: Path) -> Path:
     """A folder that holds the experiment, and no manager."""
-    (tmp_path / "elsewhere").mkdir()
-    return gated_folder(tmp_path / "elsewhere", "[1]").root
+    (tmp_path / "other").mkdir()
+    return gated_folder(tmp_path / "other", "[1]").root
 
 
 @contextmanager
@@ -56,35 +62,35 @@ def spooled(root: Path) -> list[Path]:
     return list((root / ".experiment_spool").glob("*.result"))
 
 
-# -- workers elsewhere
+# -- workers of another folder
 
 
-def test_a_worker_elsewhere_sends_its_result_and_the_manager_writes_the_row(
-    folder: Folder, elsewhere: Path
+def test_a_worker_of_another_folder_sends_its_result_and_the_manager_writes_the_row(
+    folder: Folder, other: Path
 ) -> None:
-    open_gate(elsewhere)
+    open_gate(other)
     with folder.serving() as manager:
         environment = {"EXPERIMENT_TOKEN": folder.token_text}
-        with worker_process(elsewhere, "localhost", manager.port, environment=environment) as process:
+        with worker_process(other, "localhost", manager.port, environment=environment) as process:
             assert process.code() == 0
     (row,) = folder.rows()
     assert (row["width"], row["score"], row["worker"]) == ("1", "10", "cpu0")
-    assert not (elsewhere / "results_exp1" / "final_results.csv").exists()
-    assert spooled(elsewhere) == []
+    assert not (other / "results_exp1" / "final_results.csv").exists()
+    assert spooled(other) == []
 
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["by itself", "after its own restart"])
-def test_a_result_from_elsewhere_outlives_a_manager_that_is_away(
-    folder: Folder, elsewhere: Path, restarts: bool
+def test_a_result_of_another_folder_outlives_a_manager_that_is_away(
+    folder: Folder, other: Path, restarts: bool
 ) -> None:
     with folder.serving() as manager:
         words, environment = ("localhost", manager.port), {"EXPERIMENT_TOKEN": folder.token_text}
-        with worker_process(elsewhere, *words, environment=environment) as process:
-            await_began(elsewhere)
+        with worker_process(other, *words, environment=environment) as process:
+            await_began(other)
             manager.stop()
-            open_gate(elsewhere)
+            open_gate(other)
             process.await_words("Error reporting task: no manager answers")
-            assert len(spooled(elsewhere)) == 1
+            assert len(spooled(other)) == 1
             if restarts:
                 process.signal(signal.SIGKILL)
                 process.code()
@@ -92,13 +98,13 @@ def test_a_result_from_elsewhere_outlives_a_manager_that_is_away(
                 if not restarts:
                     assert process.code() == 0
                 else:
-                    with worker_process(elsewhere, *words, environment=environment) as later:
+                    with worker_process(other, *words, environment=environment) as later:
                         assert later.code() == 0
-                        assert "Handing over a kept result of task exp1_vary_width_0_42" in later.output()
+                        assert "Delivering a spooled result of task exp1_vary_width_0_42" in later.output()
                 assert [entry.state for entry in restarted.queue.entries()] == [State.COMPLETE]
     (row,) = folder.rows()
     assert (row["score"], row["attempt"]) == ("10", "1")
-    assert spooled(elsewhere) == []
+    assert spooled(other) == []
 
 
 # -- in this process, where waits can be short
@@ -120,14 +126,13 @@ class Threaded:
 def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
     workdir, stop = Workdir(root), StopRequests()
     made = Worker(
-        facts=lambda is_imported: {"git_commit": "c0ffee", "git_dirty": is_imported},
-        about={
+        provenance=lambda is_imported: {"git_commit": "c0ffee", "git_dirty": is_imported},
+        identity={
             **{"worker_id": "cpu0", "instance": str(time.monotonic_ns()), "heartbeat_s": 15.0},
             **{"host": host_name(), "device": "cpu", "machine": machine_id()},
         },
         workdir=workdir,
         connection=ManagerConnection(Client(workdir, "localhost", port), stop, time.monotonic, 300.0),
-        recorder=Recorder(root, Spool(workdir.spool)),
         children=Children(method=DEFAULT_START_METHOD, device="cpu", threads=1),
         stop=stop,
         clock=time.monotonic,
@@ -145,7 +150,7 @@ def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
 
 @pytest.fixture
 def quick(folder: Folder, monkeypatch: pytest.MonkeyPatch, caplog: Capture) -> Folder:
-    """The folder, for workers of this process that beat and retry often, and have a module of their own."""
+    """The folder, for workers of this process: frequent heartbeats and retries, a module of its own."""
     monkeypatch.setattr(connection, "HEARTBEAT_S", 0.05)
     for module in (delivery, worker):
         monkeypatch.setattr(module, "DISK_RETRY_S", 0.05)
@@ -211,7 +216,7 @@ def test_a_cancelled_task_is_ended_and_leaves_no_row(quick: Folder, caplog: Capt
         await_began(quick.root)
         with Talk(manager.port, token=quick.token) as talk:
             assert talk.say("cancel", tasks=["exp1_vary_width_0_42"])["count"] == 1
-        await_said(caplog, "Task exp1_vary_width_0_42 ended elsewhere or was cancelled")
+        await_said(caplog, "Task exp1_vary_width_0_42 was cancelled or completed by another worker")
         threaded.await_end()
         open_gate(quick.root)
         assert [entry.state for entry in manager.queue.entries()] == [State.CANCELLED]
@@ -235,3 +240,81 @@ def test_a_manager_that_refuses_the_heartbeats_is_not_asked_faster_and_the_task_
                 threaded.await_end()
     assert caplog.text.count("Heartbeat refused") == 1
     assert {row["width"] for row in quick.rows()} == {"1", "7"}
+
+
+# -- the file of results, and the spool
+
+
+def a_delivery(*, lease: str = "lease1", score: float = 0.5, seen: Bookmark | None = None) -> Delivery:
+    task = tasks_of(1)[0]
+    reply = TaskReply(
+        **{name: getattr(task, name) for name in task.__struct_fields__},
+        **{"lease_id": lease, "attempt": 1, "writes_row": True, "sweep_id": "sweep1", "seen": seen},
+    )
+    return Delivery(task=reply, result={"score": score}, run=Provenance(worker="cpu0"))
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> Iterator[ResultDelivery]:
+    """A delivery whose manager never answers."""
+    workdir = Workdir(tmp_path)
+    with contextlib.closing(StopRequests()) as stop:
+        manager = ManagerConnection(Client(workdir, "localhost", 1), stop, time.monotonic, 0.0)
+        yield ResultDelivery(
+            connection=manager, workdir=workdir, stop=stop, identity=dict, gpu_usage=lambda: None
+        )
+
+
+def lines_of(root: Path, delivery: Delivery) -> list[str]:
+    return (root / delivery.task.output_dir / "final_results.csv").read_text().splitlines()
+
+
+def test_the_first_of_two_results_for_a_task_is_its_row(offline: ResultDelivery, tmp_path: Path) -> None:
+    offline.write_row(a_delivery(score=0.5))
+    offline.write_row(a_delivery(lease="lease2", score=0.75))
+    header, *rows = lines_of(tmp_path, a_delivery())
+    assert len(rows) == 1
+    assert dict(zip(header.split(","), rows[0].split(","), strict=True))["score"] == "0.5"
+
+
+def test_a_row_written_after_the_managers_scan_is_seen(offline: ResultDelivery, tmp_path: Path) -> None:
+    first = a_delivery()
+    path = tmp_path / first.task.output_dir / "final_results.csv"
+    path.parent.mkdir()
+    path.write_text("other\n1\n")
+    file = ResultsFile(path, TaskIndex([first.task]))
+    file.scan()
+    seen = file.bookmark
+    offline.write_row(a_delivery())
+    offline.write_row(a_delivery(lease="lease2", seen=seen))
+    assert len(lines_of(tmp_path, first)) == 3
+
+
+def test_a_row_that_cannot_be_written_says_so(offline: ResultDelivery, tmp_path: Path) -> None:
+    delivery = a_delivery()
+    (tmp_path / delivery.task.output_dir / "final_results.csv").mkdir(parents=True)
+    with pytest.raises(
+        ResultsUnwritable, match=r"final_results\.csv: cannot be written now \(Is a directory"
+    ):
+        offline.write_row(delivery)
+
+
+def test_a_spooled_result_comes_back_whole_until_it_is_unspooled(offline: ResultDelivery) -> None:
+    first, second = a_delivery(), a_delivery(lease="lease2", score=float(2**60 + 1))
+    offline.spool(first)
+    offline.spool(second)
+    assert offline.spooled() == [first, second]
+    offline.unspool(first)
+    offline.unspool(first)
+    assert offline.spooled() == [second]
+
+
+def test_a_spooled_result_of_another_version_is_left_alone_and_named(
+    offline: ResultDelivery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Spool(tmp_path / ".experiment_spool").put("old", b'{"result": 1}')
+    assert offline.spooled() == []
+    (said,) = caplog.messages
+    assert said.startswith("spooled result old: not of this version (Expected `object`, got `int`")
+    assert said.endswith("; left alone")
+    assert (tmp_path / ".experiment_spool" / "old.result").exists()
