@@ -60,9 +60,7 @@ def test_of_several_gpus_the_use_is_told_together_and_the_free_memory_of_the_ful
     scenario = tmp_path / "machine.json"
     monkeypatch.setitem(sys.modules, "pynvml", stand_in)
     monkeypatch.setenv("FAKE_NVML_SCENARIO", str(scenario))
-    write_scenario(
-        scenario, gpu(0, 9000, utilization_pct=50), gpu(1, 7000, utilization_pct=70), gpu(2, 100)
-    )
+    write_scenario(scenario, gpu(0, 9000, utilization_pct=50), gpu(1, 7000, utilization_pct=70), gpu(2, 100))
     monitor = distexp.worker.gpu_monitor.GpuMonitor([str(gpu(number)["uuid"]) for number in (0, 1)])
     assert monitor.usage() == GpuUse(used_mib=2 * 40_960 - 16_000, free_mib=16_000, utilization_pct=60)
     assert monitor.free_mib() == 7000
