@@ -49,8 +49,8 @@ def render(view: ViewReply, width: int, height: int, note: str = "") -> Renderab
     head = [_bar(view, width), _figures(view, width)]
     failures = _failures(view, width) if height > 8 else []
     foot = [*failures, *([Text(note, style="yellow")] if note else [])]
-    room = height - len(head) - len(foot)
-    return _stacked([*head, *_workers(view, width, room), *foot], width)
+    space = height - len(head) - len(foot)
+    return _stacked([*head, *_workers(view, width, space), *foot], width)
 
 
 def _stacked(lines: Sequence[Text], width: int) -> Text:
@@ -67,12 +67,12 @@ def _stacked(lines: Sequence[Text], width: int) -> Text:
 def _bar(view: ViewReply, width: int) -> Text:
     status = view.status
     figures = f" {status['progress']}  {_rate(view)}  {_eta(view)}"
-    room = max(BAR_MIN, width - cell_len(figures))
+    space = max(BAR_MIN, width - cell_len(figures))
     total = max(1, status["total"])
-    done = room * status["complete"] // total
-    ended = room * (status["complete"] + status["failed"] + status["cancelled"]) // total
+    done = space * status["complete"] // total
+    ended = space * (status["complete"] + status["failed"] + status["cancelled"]) // total
     return Text.assemble(
-        ("━" * done, "green"), ("━" * (ended - done), "red"), ("━" * (room - ended), "bright_black"), figures
+        ("━" * done, "green"), ("━" * (ended - done), "red"), ("━" * (space - ended), "bright_black"), figures
     )
 
 
@@ -123,11 +123,11 @@ def _failures(view: ViewReply, width: int) -> list[Text]:
 # -- the workers -------------------------------------------------------------------------------------------
 
 
-def _workers(view: ViewReply, width: int, room: int) -> list[Text]:
-    if not view.workers or room < 2:
+def _workers(view: ViewReply, width: int, space: int) -> list[Text]:
+    if not view.workers or space < 2:
         return []
-    shown = view.workers[: room - 1]
-    if len(shown) < len(view.workers) and room > 2:
+    shown = view.workers[: space - 1]
+    if len(shown) < len(view.workers) and space > 2:
         shown = shown[:-1]
     columns = _columns(width)
     cells = [[column.text(worker) for column in columns] for worker in shown]
@@ -151,7 +151,7 @@ def _style(worker: Row) -> str:
 
 
 def _columns(width: int) -> list[Column]:
-    """Return what is shown at this width; used and free memory share a column where there is little room."""
+    """Return what is shown at this width; used and free memory share a column where there is little space."""
     if width >= WIDE:
         return [
             Column("worker", _name, 28),

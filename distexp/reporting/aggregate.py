@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from distexp.errors import UserError
+from distexp.reporting.failures import group_failures
 from distexp.reporting.plan import durations_of, number_in
 from distexp.results.audit import FileAudit
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE, cell_text
@@ -272,23 +273,17 @@ def _shown(cell: str) -> float | int | str | None:
 def _failures(
     records: Iterable[TaskRecord], by_key: Mapping[str, GridPoint], complete: set[str]
 ) -> list[dict[str, Any]]:
-    """Return a group per state, cause and last line of the error, the largest first."""
-    groups: dict[tuple[str, str, str], list[TaskRecord]] = {}
-    for record in records:
-        is_known = record.key in by_key and record.key not in complete
-        if is_known and record.state in ("failed", "cancelled"):
-            last_line = record.error.strip().rpartition("\n")[2]
-            groups.setdefault((record.state, record.cause, last_line), []).append(record)
+    own = (record for record in records if record.key in by_key and record.key not in complete)
     return [
         {
-            "state": state,
-            "cause": cause,
-            "message": message,
-            "count": len(group),
-            "tasks": [by_key[record.key].task_id for record in group[:NAMED_TASKS]],
-            "error": group[0].error.strip(),
+            "state": group.state,
+            "cause": group.cause,
+            "message": group.message,
+            "count": len(group.keys),
+            "tasks": [by_key[key].task_id for key in group.keys[:NAMED_TASKS]],
+            "error": group.error,
         }
-        for (state, cause, message), group in sorted(groups.items(), key=lambda item: -len(item[1]))
+        for group in group_failures(own)
     ]
 
 

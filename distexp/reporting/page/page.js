@@ -134,9 +134,9 @@
       const sorted = (list) => order.map((at) => list[at]);
       const trace = {
         x: sorted(x), y: sorted(means), text: sorted(words), hoverinfo: "text", type: "scatter",
-        mode: axis.numeric ? "lines+markers" : "markers",
+        mode: axis.numeric ? (points.length <= 40 ? "lines+markers" : "lines") : "markers",
         line: { color: colour("--accent"), width: 2 }, marker: { color: colour("--accent"), size: 8 },
-        error_y: { type: "data", array: sorted(halves), color: colour("--accent"), thickness: 1.5, width: 5 },
+        error_y: { type: "data", array: sorted(halves), color: colour("--accent"), thickness: 1.5, width: points.length <= 40 ? 5 : 0 },
       };
       const isWide = !axis.numeric ? { range: [-0.5, values.length - 0.5] } : {};
       Plotly.newPlot(plot, [trace], layout(
@@ -170,7 +170,11 @@
         trace.texttemplate = "%{text}";
         trace.text = z.map((row) => row.map((mean) => mean === null ? "" : String(+mean.toPrecision(3))));
       }
-      const ticks = (axis) => axis.values.length <= 20 ? { tickmode: "array", tickvals: axis.values.map((_, at) => at), ticktext: axis.values.map(clipped) } : {};
+      const ticks = (axis) => {  // of many values, every so many-th
+        const every = Math.ceil(axis.values.length / (axis.values.length <= 20 ? 20 : 6));
+        const places = axis.values.map((_, at) => at).filter((at) => at % every === 0);
+        return { tickmode: "array", tickvals: places, ticktext: places.map((at) => clipped(axis.values[at])) };
+      };
       Plotly.newPlot(plot, [trace], layout(
         { title: { text: plain(right.name), standoff: 8 }, ...ticks(right), showgrid: false },
         { title: { text: plain(up.name), standoff: 8 }, ...ticks(up), showgrid: false }), CONFIG);
@@ -224,7 +228,7 @@
   function showTotals() {
     const { tasks, complete, seconds } = report.totals;
     const failed = report.failures.filter((each) => each.state === "failed").reduce((sum, each) => sum + each.count, 0);
-    const tiles = [[count(tasks), "tasks"], [tasks ? `${(100 * complete / tasks).toFixed(complete === tasks ? 0 : 1)} %` : "–", `complete (${count(complete)})`],
+    const tiles = [[count(tasks), "tasks"], [tasks ? `${complete === tasks ? 100 : (Math.floor(1000 * complete / tasks) / 10).toFixed(1)} %` : "–", `complete (${count(complete)})`],
       [count(failed), "failed", failed > 0], [count(tasks - complete), "without a row"], [time(seconds), "of computing"]];
     byId("tiles").append(...tiles.map(([value, label, isBad]) => make("div", { class: isBad ? "tile bad" : "tile" }, make("b", {}, value), make("span", {}, label))));
   }

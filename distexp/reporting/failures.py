@@ -1,0 +1,39 @@
+"""Tasks that failed, grouped by cause: each cause once, with how many tasks it took. Pure."""
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from distexp.task import TaskRecord
+
+_VARIES = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?(e[+-]?\d+)?")  # within a cause: steps, sizes, addresses
+
+
+class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Tasks that ended without a result in one way."""
+
+    state: str
+    cause: str
+    message: str  # the last line of the first one's error
+    keys: list[str]  # of the tasks, in the order of the records
+    error: str  # the first one's, whole
+
+
+def group_failures(records: Iterable[TaskRecord]) -> list[FailureGroup]:
+    """Return the tasks of `records` without a result by state, cause and message, the largest group first.
+
+    Messages are the same when they differ in numbers alone.
+    """
+    groups: dict[tuple[str, str, str], FailureGroup] = {}
+    for record in records:
+        if record.state not in ("failed", "cancelled"):
+            continue
+        error = record.error.strip()
+        message = error.rpartition("\n")[2]
+        group = groups.setdefault(
+            (record.state, record.cause, _VARIES.sub("#", message)),
+            FailureGroup(state=record.state, cause=record.cause, message=message, keys=[], error=error),
+        )
+        group.keys.append(record.key)
+    return sorted(groups.values(), key=lambda group: -len(group.keys))
