@@ -78,7 +78,7 @@ class Folder:
             manager.stop()
 
 
-class Talk:
+class RawClient:
     """One connection, without the product's client."""
 
     def __init__(self, port: int, **always: Any) -> None:
@@ -125,7 +125,7 @@ def secret_of(manager: ExperimentManager) -> str:
     return Folder(manager.workdir.root).token
 
 
-def worker(manager: ExperimentManager, name: str = "gpu0", *, shares: bool = True, **more: Any) -> Talk:
+def worker(manager: ExperimentManager, name: str = "gpu0", *, shares: bool = True, **more: Any) -> RawClient:
     """A connection that speaks as a worker of the product does, by default one that shares the folder."""
     about = {
         "token": secret_of(manager),
@@ -135,4 +135,4 @@ def worker(manager: ExperimentManager, name: str = "gpu0", *, shares: bool = Tru
         "machine": machine_id(),
         "nonce": manager.workdir.read_nonce() if shares else "",
     }
-    return Talk(manager.port, **about | more)
+    return RawClient(manager.port, **about | more)

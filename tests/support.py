@@ -1,4 +1,4 @@
-"""What several test files need. Nothing here stands in for a room of the product."""
+"""What several test files need. Nothing here stands in for a part of the product."""
 
 import os
 import time

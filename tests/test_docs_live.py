@@ -22,7 +22,7 @@ from distexp.manager.manager import ExperimentManager
 from distexp.wire import server
 from distexp.wire.framing import decode_request, encode
 from distexp.wire.messages import AnyReply, AnyRequest
-from tests.live_manager import Folder, Talk
+from tests.live_manager import Folder, RawClient
 from tests.pages import PROJECT, blocks, page, rows, section, spans
 
 README, PROTOCOL, DESIGN = page("README.md"), page("docs/protocol.md"), page("docs/design.md")
@@ -215,7 +215,7 @@ def test_each_error_of_protocol_is_told_as_it_is_listed(mine: Folder) -> None:
             request, error = spans(cells[0])[0], spans(cells[1])[0]
             if request.startswith("{") and "token" not in request:
                 request = request.replace("{", f'{{"token":"{mine.token}",', 1)
-            with Talk(manager.port) as talk:
+            with RawClient(manager.port) as talk:
                 talk.socket.sendall(request.encode() + b"\n")
                 reply = talk.read()
             pattern = re.escape(error).replace(re.escape("..."), ".*")
@@ -226,7 +226,7 @@ def test_each_error_of_protocol_is_told_as_it_is_listed(mine: Folder) -> None:
 def test_a_worker_called_gpu0_stands_in_the_log_as_readme_shows(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.configure([1, 2])
-    with folder.serving() as manager, Talk(manager.port, token=folder.token, worker_id="gpu0") as talk:
+    with folder.serving() as manager, RawClient(manager.port, token=folder.token, worker_id="gpu0") as talk:
         task = talk.say("request_task")
         talk.say("task_complete", task_id=task["task_id"], result={"score": 1.0})
     log = folder.log()

@@ -12,7 +12,7 @@ import pytest
 
 from distexp.system.process import machine_id
 from distexp.workdir import Workdir
-from tests.live_manager import Folder, Talk
+from tests.live_manager import Folder, RawClient
 from tests.live_worker import CONFIG, RUNNER, worker_process
 from tests.support import ENVIRONMENT, TESTS, poll
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Folder:
 def killed(script: Path, where: str, moment: str, *words: object) -> "subprocess.Popen[str]":
     """A process of the product that will die at a call."""
     return subprocess.Popen(
-        [sys.executable, str(TESTS / "killer.py"), where, moment, str(script), *map(str, words)],
+        [sys.executable, str(TESTS / "kill_at_call.py"), where, moment, str(script), *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -58,17 +58,17 @@ def dying_manager(folder: Folder, where: str, moment: str) -> Iterator["subproce
         process.communicate()
 
 
-def talk(folder: Folder, process: "subprocess.Popen[str] | None" = None, port: int = 0) -> Talk:
+def talk(folder: Folder, process: "subprocess.Popen[str] | None" = None, port: int = 0) -> RawClient:
     """A worker elsewhere, always the same process of it."""
     if process is not None:
         assert process.stdout is not None
         line = next(line for line in process.stdout if "Manager serves" in line)
         port = int(line.split()[4].rpartition(":")[2])
     about = {"worker_id": "w", "heartbeat_s": 15, "instance": "w1", "machine": machine_id()}
-    return Talk(port, token=folder.token, **about)
+    return RawClient(port, token=folder.token, **about)
 
 
-def is_broken(say: Talk, type_: str, **fields: object) -> bool:
+def is_broken(say: RawClient, type_: str, **fields: object) -> bool:
     """Whether the manager is gone before its reply."""
     try:
         say.say(type_, **fields)

@@ -10,7 +10,7 @@ import pytest
 
 import experiment_manager
 from distexp.manager.manager import ExperimentManager
-from tests.live_manager import Folder, Talk, worker
+from tests.live_manager import Folder, RawClient, worker
 from tests.live_worker import await_file
 from tests.support import poll
 
@@ -36,7 +36,7 @@ def verb(folder: Folder, manager: ExperimentManager, capsys: pytest.CaptureFixtu
     return call
 
 
-def fail(talk: Talk, error: str = "Traceback ...\nValueError: no", times: int = 1) -> str:
+def fail(talk: RawClient, error: str = "Traceback ...\nValueError: no", times: int = 1) -> str:
     """Let the worker fail a task for good and return its id."""
     task = talk.say("request_task")
     named = {"lease_id": task["lease_id"], "key": task["key"]}

@@ -15,7 +15,7 @@ import pytest
 import experiment_manager
 from distexp.system.process import machine_id
 from distexp.workdir import Workdir
-from tests.live_manager import CONFIG, Folder, Talk
+from tests.live_manager import CONFIG, Folder, RawClient
 
 SCRIPT = Path(experiment_manager.__file__)
 PATIENCE_S = 60
@@ -41,9 +41,9 @@ class Manager:
                 return
         raise AssertionError("".join(self.lines))
 
-    def talk(self, name: str, **more: Any) -> Talk:
+    def talk(self, name: str, **more: Any) -> RawClient:
         about = {"worker_id": name, "heartbeat_s": 15, "instance": name, "token": self.folder.token}
-        return Talk(self.port, **about | more)
+        return RawClient(self.port, **about | more)
 
     def end(self) -> tuple[int, str]:
         """Return exit code and the rest of the output once the process has ended."""
@@ -156,7 +156,7 @@ def test_a_killed_manager_knows_after_its_restart_what_had_happened(folder: Fold
     with (
         started(folder) as manager,
         manager.talk("gpu1") as two,
-        Talk(manager.port, token=folder.token) as user,
+        RawClient(manager.port, token=folder.token) as user,
     ):
         assert "Marked 1 tasks as already completed" in folder.log()
         known = {task["key"]: task for task in user.say("tasks")["tasks"]}

@@ -15,7 +15,7 @@ import pytest
 import experiment_manager
 from distexp.cli import watch
 from distexp.manager.manager import ExperimentManager
-from tests.live_manager import Folder, Talk, worker
+from tests.live_manager import Folder, RawClient, worker
 from tests.support import poll
 
 SCRIPT = experiment_manager.__file__
@@ -71,12 +71,12 @@ def terminal(*words: object) -> Iterator[Terminal]:
         opened.process.wait()
 
 
-def talk_to(folder: Folder, port: int, **more: Any) -> Talk:
+def talk_to(folder: Folder, port: int, **more: Any) -> RawClient:
     about = {"worker_id": "gpu0", "heartbeat_s": 15, "instance": "gpu0", "token": folder.token}
-    return Talk(port, **about | more)
+    return RawClient(port, **about | more)
 
 
-def work(talk: Talk) -> None:
+def work(talk: RawClient) -> None:
     task = talk.say("request_task")
     talk.say("task_complete", key=task["key"], result={"score": 1})
 

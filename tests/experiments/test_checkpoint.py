@@ -56,7 +56,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_older_checkpoint(call: str, t
         "from distexp.experiments.checkpoint import save_checkpoint\n"
         "save_checkpoint(Path(sys.argv[1]), {'step': 2})\n"
     )
-    command = [sys.executable, TESTS / "killer.py", call, "before", script, folder]
+    command = [sys.executable, TESTS / "kill_at_call.py", call, "before", script, folder]
     assert subprocess.run(command, env=ENVIRONMENT, check=False).returncode == -9
     assert len(list(folder.iterdir())) == 2, "half a file was left"
     assert load_checkpoint(folder) == {"step": 1}

@@ -7,7 +7,7 @@ from distexp.manager.manager import ExperimentManager
 from distexp.queue.entry import WorkerInfo
 from distexp.wire.framing import MAX_STATUS_BYTES, encode
 from distexp.wire.messages import PAGE, StatusReply
-from tests.live_manager import CONFIG, Folder, Talk, worker
+from tests.live_manager import CONFIG, Folder, RawClient, worker
 
 
 @pytest.fixture
@@ -24,12 +24,12 @@ def manager(folder: Folder) -> Iterator[ExperimentManager]:
 
 
 @pytest.fixture
-def user(folder: Folder, manager: ExperimentManager) -> Iterator[Talk]:
-    with Talk(manager.port, token=folder.token) as talk:
+def user(folder: Folder, manager: ExperimentManager) -> Iterator[RawClient]:
+    with RawClient(manager.port, token=folder.token) as talk:
         yield talk
 
 
-def test_status_counts_tasks_by_state(folder: Folder, manager: ExperimentManager, user: Talk) -> None:
+def test_status_counts_tasks_by_state(folder: Folder, manager: ExperimentManager, user: RawClient) -> None:
     folder.add_rows("1,mlp,42,0.5", header="width,model,seed,score")
     manager.rescan()
     with worker(manager) as talk:
@@ -52,7 +52,7 @@ def test_a_status_stays_below_its_limit_whatever_workers_are_called(manager: Exp
     assert len(encode(StatusReply(status=status))) <= MAX_STATUS_BYTES
 
 
-def test_workers_are_listed_with_task_and_progress(manager: ExperimentManager, user: Talk) -> None:
+def test_workers_are_listed_with_task_and_progress(manager: ExperimentManager, user: RawClient) -> None:
     with worker(manager, device="H100", memory_mib=80_000) as talk:
         task = talk.say("request_task")
         progress = {"step": 3, "total": 10, "metrics": {"loss": 0.5}}
@@ -73,7 +73,7 @@ def test_workers_are_listed_with_task_and_progress(manager: ExperimentManager, u
     }
 
 
-def test_tasks_are_filtered_by_state_phase_and_values(user: Talk) -> None:
+def test_tasks_are_filtered_by_state_phase_and_values(user: RawClient) -> None:
     def ids(**filters: object) -> list[str]:
         return [task["task_id"] for task in user.say("tasks", **filters)["tasks"]]
 
@@ -85,14 +85,14 @@ def test_tasks_are_filtered_by_state_phase_and_values(user: Talk) -> None:
 
 def test_tasks_come_in_pages(folder: Folder) -> None:
     folder.configure(list(range(PAGE + 20)))
-    with folder.serving() as manager, Talk(manager.port, token=folder.token) as user:
+    with folder.serving() as manager, RawClient(manager.port, token=folder.token) as user:
         pages = [user.say("tasks", offset=offset) for offset in (0, PAGE, 2 * PAGE)]
     assert [len(page["tasks"]) for page in pages] == [PAGE, 20, 0]
     assert {page["total"] for page in pages} == {PAGE + 20}
 
 
 def test_a_cancelled_task_that_runs_is_told_to_stop_and_a_requeued_one_runs_again(
-    manager: ExperimentManager, user: Talk
+    manager: ExperimentManager, user: RawClient
 ) -> None:
     with worker(manager) as talk:
         task = talk.say("request_task")
@@ -104,7 +104,7 @@ def test_a_cancelled_task_that_runs_is_told_to_stop_and_a_requeued_one_runs_agai
 
 
 @pytest.mark.parametrize("verb", ["cancel", "requeue"])
-def test_a_list_with_one_unknown_task_touches_none(user: Talk, verb: str) -> None:
+def test_a_list_with_one_unknown_task_touches_none(user: RawClient, verb: str) -> None:
     user.say("cancel", tasks=["exp1_vary_width_1_42"])
     tasks = ["exp1_vary_width_0_42", "exp1_vary_width_1_42", "exp9_0_42"]
     before = user.say("status")
@@ -114,7 +114,7 @@ def test_a_list_with_one_unknown_task_touches_none(user: Talk, verb: str) -> Non
 
 
 def test_failed_and_missing_tasks_are_requeued_together(
-    folder: Folder, manager: ExperimentManager, user: Talk
+    folder: Folder, manager: ExperimentManager, user: RawClient
 ) -> None:
     folder.add_rows("1,cnn,42,0.5", header="width,model,seed,score")
     manager.rescan()
@@ -130,7 +130,9 @@ def test_failed_and_missing_tasks_are_requeued_together(
     assert user.say("status")["status"]["pending"] == 8
 
 
-def test_a_paused_sweep_assigns_nothing_until_it_is_resumed(manager: ExperimentManager, user: Talk) -> None:
+def test_a_paused_sweep_assigns_nothing_until_it_is_resumed(
+    manager: ExperimentManager, user: RawClient
+) -> None:
     user.say("pause")
     with worker(manager) as talk:
         waits = talk.say("request_task")
@@ -139,7 +141,7 @@ def test_a_paused_sweep_assigns_nothing_until_it_is_resumed(manager: ExperimentM
         assert talk.say("request_task")["type"] == "task"
 
 
-def test_a_drained_worker_leaves_after_its_task(manager: ExperimentManager, user: Talk) -> None:
+def test_a_drained_worker_leaves_after_its_task(manager: ExperimentManager, user: RawClient) -> None:
     with worker(manager) as talk:
         task = talk.say("request_task")
         user.say("drain", worker_id="gpu0")
@@ -148,7 +150,7 @@ def test_a_drained_worker_leaves_after_its_task(manager: ExperimentManager, user
     assert user.say("drain", worker_id="gpu7")["error"].startswith("worker gpu7: not known")
 
 
-def test_a_filter_that_nests_without_end_is_refused(user: Talk) -> None:
+def test_a_filter_that_nests_without_end_is_refused(user: RawClient) -> None:
     deep: list[object] = []
     for _ in range(600):
         deep = [deep]

@@ -8,7 +8,7 @@ from distexp.manager.manager import ExperimentManager
 from distexp.queue.task_queue import LOSS_BUDGET
 from distexp.results.row import CAPTURED
 from distexp.task import State
-from tests.live_manager import Folder, Talk, worker
+from tests.live_manager import Folder, RawClient, worker
 
 
 @pytest.fixture
@@ -17,9 +17,9 @@ def manager(folder: Folder) -> Iterator[ExperimentManager]:
         yield manager
 
 
-def by_hand(folder: Folder, manager: ExperimentManager) -> Talk:
+def by_hand(folder: Folder, manager: ExperimentManager) -> RawClient:
     """A client of a user: it says who it is and what the secret is, nothing else."""
-    return Talk(manager.port, worker_id="mine", token=folder.token)
+    return RawClient(manager.port, worker_id="mine", token=folder.token)
 
 
 def count(manager: ExperimentManager, state: State) -> int:
@@ -33,7 +33,7 @@ def count(manager: ExperimentManager, state: State) -> int:
 def test_a_request_without_the_secret_is_told_where_it_is(
     manager: ExperimentManager, said: dict[str, str], found: str
 ) -> None:
-    with Talk(manager.port) as talk:
+    with RawClient(manager.port) as talk:
         reply = talk.say("request_task", worker_id="stranger", **said)
         assert reply["error"] == (
             f"request_task: found {found}, expected the secret in the manager's .experiment_token "
@@ -43,7 +43,7 @@ def test_a_request_without_the_secret_is_told_where_it_is(
 
 
 def test_without_auth_nobody_needs_the_secret(folder: Folder) -> None:
-    with folder.serving(auth=False) as manager, Talk(manager.port) as talk:
+    with folder.serving(auth=False) as manager, RawClient(manager.port) as talk:
         assert talk.say("request_task", worker_id="anyone")["type"] == "task"
 
 

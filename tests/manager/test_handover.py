@@ -13,7 +13,7 @@ from distexp.manager.manager import ExperimentManager
 from distexp.results import csv_disk
 from distexp.system import locks
 from distexp.task import State, TaskRecord
-from tests.live_manager import Folder, Talk, worker
+from tests.live_manager import Folder, RawClient, worker
 from tests.support import poll
 
 WORKERS = 12
@@ -29,18 +29,18 @@ def manager(folder: Folder) -> Iterator[ExperimentManager]:
 
 
 @pytest.fixture
-def talks(manager: ExperimentManager) -> Iterator[list[Talk]]:
+def talks(manager: ExperimentManager) -> Iterator[list[RawClient]]:
     """Workers on other machines."""
     with ExitStack() as opened:
         yield [opened.enter_context(worker(manager, f"gpu{n}", shares=False)) for n in range(WORKERS)]
 
 
-def result_of(talk: Talk) -> Callable[[], Reply]:
+def result_of(talk: RawClient) -> Callable[[], Reply]:
     """Take a task, and return what hands its result over and asks for the next one."""
     return report_of(talk, talk.say("request_task"), result={"score": 1})
 
 
-def report_of(talk: Talk, task: Reply, **result: object) -> Callable[[], Reply]:
+def report_of(talk: RawClient, task: Reply, **result: object) -> Callable[[], Reply]:
     """Return what reports the task as complete and asks for the next one."""
     named = {"lease_id": task["lease_id"], "key": task["key"]}
     return lambda: talk.say("task_complete", **named, **result, next=True)
@@ -66,7 +66,7 @@ def together(
 
 
 def test_results_that_arrive_together_cost_one_sync_of_rows_and_one_of_leases(
-    folder: Folder, manager: ExperimentManager, talks: list[Talk], monkeypatch: pytest.MonkeyPatch
+    folder: Folder, manager: ExperimentManager, talks: list[RawClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes, leases = list[int](), list[int]()
     append, commit = csv_disk.append_durably, manager.journal._commits._commit
@@ -92,7 +92,7 @@ def test_results_that_arrive_together_cost_one_sync_of_rows_and_one_of_leases(
 
 
 def test_one_that_is_refused_takes_nothing_from_those_beside_it(
-    folder: Folder, manager: ExperimentManager, talks: list[Talk]
+    folder: Folder, manager: ExperimentManager, talks: list[RawClient]
 ) -> None:
     with worker(manager, "local") as local:
         task = local.say("request_task")  # of which it has written no row
@@ -105,7 +105,7 @@ def test_one_that_is_refused_takes_nothing_from_those_beside_it(
 
 
 def test_rows_that_cannot_be_written_are_kept_by_all_who_brought_them(
-    folder: Folder, manager: ExperimentManager, talks: list[Talk]
+    folder: Folder, manager: ExperimentManager, talks: list[RawClient]
 ) -> None:
     says = [result_of(talk) for talk in talks[:4]]
     replies = together(folder, manager, says, folder.csv.mkdir)  # nothing can be appended to a folder
@@ -117,7 +117,7 @@ def test_rows_that_cannot_be_written_are_kept_by_all_who_brought_them(
 
 
 def test_a_row_that_its_worker_has_written_counts_though_those_beside_it_cannot_be_written(
-    folder: Folder, manager: ExperimentManager, talks: list[Talk], monkeypatch: pytest.MonkeyPatch
+    folder: Folder, manager: ExperimentManager, talks: list[RawClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with worker(manager, "local") as local:
         task = local.say("request_task")
@@ -135,7 +135,7 @@ def test_a_row_that_its_worker_has_written_counts_though_those_beside_it_cannot_
 
 
 def test_a_lease_that_ends_while_it_is_written_down_is_not_handed_out(
-    folder: Folder, manager: ExperimentManager, talks: list[Talk], monkeypatch: pytest.MonkeyPatch
+    folder: Folder, manager: ExperimentManager, talks: list[RawClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     says, commit = [result_of(talk) for talk in talks[:4]], manager.journal._commits._commit
 
@@ -154,7 +154,7 @@ def test_a_lease_that_ends_while_it_is_written_down_is_not_handed_out(
 
 
 def test_without_journal_the_rows_count_and_no_lease_is_left_behind(
-    folder: Folder, manager: ExperimentManager, talks: list[Talk]
+    folder: Folder, manager: ExperimentManager, talks: list[RawClient]
 ) -> None:
     says = [result_of(talk) for talk in talks[:4]]
     journal = manager.journal._database

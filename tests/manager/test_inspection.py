@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distexp.manager.manager import ExperimentManager
-from tests.live_manager import CONFIG, Folder, Talk, worker
+from tests.live_manager import CONFIG, Folder, RawClient, worker
 
 FIRST = "exp1_vary_width_0_42"
 
@@ -18,8 +18,8 @@ def manager(folder: Folder) -> Iterator[ExperimentManager]:
 
 
 @pytest.fixture
-def user(folder: Folder, manager: ExperimentManager) -> Iterator[Talk]:
-    with Talk(manager.port, token=folder.token) as talk:
+def user(folder: Folder, manager: ExperimentManager) -> Iterator[RawClient]:
+    with RawClient(manager.port, token=folder.token) as talk:
         yield talk
 
 
@@ -31,7 +31,7 @@ def log_of(folder: Folder, path: str, text: str) -> Path:
 
 
 def test_show_tells_all_of_a_task_from_waiting_to_its_row(
-    folder: Folder, manager: ExperimentManager, user: Talk
+    folder: Folder, manager: ExperimentManager, user: RawClient
 ) -> None:
     waits = user.say("show", task="exp1_vary_width_2_42")
     assert (waits["why"][:22], waits["row"], waits["log"]) == ("no worker is connected", None, [])
@@ -52,7 +52,7 @@ def test_show_tells_all_of_a_task_from_waiting_to_its_row(
 
 def test_a_paused_sweep_and_a_duplicate_are_told_as_reasons(folder: Folder) -> None:
     folder.configure([1], CONFIG + "exp1_again:\n  combinations:\n    - width: {widths}\n")
-    with folder.serving() as manager, Talk(manager.port, token=folder.token) as user:
+    with folder.serving() as manager, RawClient(manager.port, token=folder.token) as user:
         with worker(manager) as talk:
             user.say("pause")
             talk.say("request_task")
@@ -67,7 +67,7 @@ def test_a_paused_sweep_and_a_duplicate_are_told_as_reasons(folder: Folder) -> N
 
 
 def test_a_worker_that_was_drained_is_no_help_to_a_pending_task(
-    manager: ExperimentManager, user: Talk
+    manager: ExperimentManager, user: RawClient
 ) -> None:
     with worker(manager) as talk:
         talk.say("heartbeat")
@@ -75,7 +75,7 @@ def test_a_worker_that_was_drained_is_no_help_to_a_pending_task(
         assert user.say("show", task=FIRST)["why"] == "all workers are excluded (gpu0: drained)"
 
 
-def test_a_log_comes_in_pieces_by_offset(folder: Folder, user: Talk) -> None:
+def test_a_log_comes_in_pieces_by_offset(folder: Folder, user: RawClient) -> None:
     assert user.say("logs", task=FIRST) == {
         **{"type": "logs", "text": "", "offset": 0, "size": 0, "state": "pending"},
         "absent": f"{FIRST}: has not run yet, so there is no log",
@@ -89,7 +89,7 @@ def test_a_log_comes_in_pieces_by_offset(folder: Folder, user: Talk) -> None:
 
 
 def test_a_log_that_a_worker_elsewhere_keeps_is_said_to_be_there(
-    manager: ExperimentManager, user: Talk
+    manager: ExperimentManager, user: RawClient
 ) -> None:
     with worker(manager, shares=False, host="box7") as talk:
         talk.say("request_task")
@@ -98,6 +98,6 @@ def test_a_log_that_a_worker_elsewhere_keeps_is_said_to_be_there(
     assert absent == (f"{FIRST}: found no log here, expected it where box7/gpu0 ran it: {path} in its folder")
 
 
-def test_an_unknown_task_is_refused(user: Talk) -> None:
+def test_an_unknown_task_is_refused(user: RawClient) -> None:
     for verb in ("show", "logs"):
         assert user.say(verb, task="exp9_0_42")["error"].startswith("task 'exp9_0_42': not in this sweep")

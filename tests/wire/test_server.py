@@ -15,7 +15,7 @@ from distexp.manager.manager import ExperimentManager
 from distexp.text import MAX_LINE_CHARS
 from distexp.wire import server
 from distexp.wire.server import MAX_UNAUTHENTICATED, ConnectionLimits
-from tests.live_manager import CONFIG, Folder, Talk, worker
+from tests.live_manager import CONFIG, Folder, RawClient, worker
 from tests.support import ENVIRONMENT, poll
 
 STATUS = b'{"type": "status"}'
@@ -28,7 +28,7 @@ def manager(folder: Folder) -> Iterator[ExperimentManager]:
 
 
 def serves(manager: ExperimentManager) -> bool:
-    with Talk(manager.port) as other:
+    with RawClient(manager.port) as other:
         return bool(other.say("status")["status"]["total"] == 3)
 
 
@@ -48,13 +48,13 @@ def test_the_status_client_of_a_user_works_as_it_stands_with_20000_tasks(folder:
 
 
 def test_messages_in_one_packet_are_answered_in_order(manager: ExperimentManager) -> None:
-    with Talk(manager.port) as talk:
+    with RawClient(manager.port) as talk:
         talk.socket.sendall(STATUS + b"\n" + b'{"type": "workers"}\n\n' + STATUS)
         assert [talk.read()["type"] for _ in range(3)] == ["status", "error", "status"]
 
 
 def test_a_message_in_single_bytes_is_answered(manager: ExperimentManager) -> None:
-    with Talk(manager.port) as talk:
+    with RawClient(manager.port) as talk:
         for byte in STATUS:
             talk.socket.sendall(bytes([byte]))
         assert talk.read()["type"] == "status"
@@ -64,7 +64,7 @@ def test_half_a_message_is_refused_after_its_time_and_a_message_after_a_whole_on
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "MESSAGE_S", 0.3)
-    with folder.serving() as manager, Talk(manager.port) as talk:
+    with folder.serving() as manager, RawClient(manager.port) as talk:
         talk.socket.sendall(STATUS[:5])
         error = talk.read()["error"]
         assert error == "message: only a part of it came within 0.3 s"
@@ -76,7 +76,7 @@ def test_a_message_that_drips_is_refused_after_its_time_however_often_it_goes_on
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "MESSAGE_S", 0.5)
-    with folder.serving() as manager, Talk(manager.port) as talk:
+    with folder.serving() as manager, RawClient(manager.port) as talk:
         talk.socket.settimeout(0.02)
         dripped = 0
         for _ in range(10_000):
@@ -92,7 +92,7 @@ def test_what_a_peer_sends_is_quoted_on_one_line_of_reply_and_log(
     folder: Folder, manager: ExperimentManager
 ) -> None:
     forged = "no such\n2026-01-01 00:00:00 Task exp1_vary_width_0_42 completed by gpu0\x1b[2J"
-    with Talk(manager.port, token=folder.token) as talk:
+    with RawClient(manager.port, token=folder.token) as talk:
         for message in (
             {"type_": forged},
             {"type_": "task_failed", "worker_id": "w", "error": "e", "key": forged},
@@ -109,7 +109,7 @@ def test_what_a_peer_sends_is_quoted_on_one_line_of_reply_and_log(
 
 
 def test_ten_megabytes_get_an_error_reply(manager: ExperimentManager) -> None:
-    with Talk(manager.port) as talk:
+    with RawClient(manager.port) as talk:
         talk.socket.sendall(b'{"type": "status", "token": "' + b"x" * 10_000_000)
         assert talk.read()["error"] == "message: too large (more than 1048576 bytes)"
     assert serves(manager)
@@ -131,7 +131,7 @@ def test_ten_megabytes_get_an_error_reply(manager: ExperimentManager) -> None:
 def test_garbage_gets_an_error_reply_and_the_connection_goes_on(
     manager: ExperimentManager, line: bytes
 ) -> None:
-    with Talk(manager.port) as talk:
+    with RawClient(manager.port) as talk:
         talk.socket.sendall(line + b"\n")
         assert talk.read()["error"].startswith("message: ")
         assert talk.say("status")["type"] == "status"
@@ -154,7 +154,7 @@ def test_garbage_gets_an_error_reply_and_the_connection_goes_on(
 def test_what_the_protocol_does_not_know_is_refused_by_name(
     manager: ExperimentManager, message: dict[str, object], found: str
 ) -> None:
-    with Talk(manager.port) as talk:
+    with RawClient(manager.port) as talk:
         talk.socket.sendall(json.dumps(message).encode())
         reply = talk.read()
     assert reply["type"] == "error"
@@ -165,7 +165,7 @@ def test_what_the_protocol_does_not_know_is_refused_by_name(
 
 
 def test_300_simultaneous_connections_are_all_answered(manager: ExperimentManager) -> None:
-    talks = [Talk(manager.port) for _ in range(300)]
+    talks = [RawClient(manager.port) for _ in range(300)]
     for talk in talks:
         talk.socket.sendall(STATUS)
     assert {talk.read()["type"] for talk in talks} == {"status"}
@@ -177,7 +177,7 @@ def test_a_client_that_never_reads_blocks_nobody_and_is_left(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(server, "MESSAGE_S", 0.3)
-    with folder.serving() as manager, Talk(manager.port) as deaf:
+    with folder.serving() as manager, RawClient(manager.port) as deaf:
         caplog.set_level("DEBUG", server.__name__)
         deaf.socket.setblocking(False)
         with pytest.raises(BlockingIOError):  # there is no room for more
@@ -194,18 +194,18 @@ def test_an_idle_connection_is_closed_unless_a_task_is_out_on_it(
     with folder.serving() as manager, worker(manager) as busy:
         assert busy.say("request_task")["type"] == "task"
         for _ in range(2):  # the second one began to be silent long after the first
-            with Talk(manager.port) as idle:
+            with RawClient(manager.port) as idle:
                 assert idle.is_ended()
         assert busy.say("status")["type"] == "status"
 
 
 def test_a_peer_that_leaves_in_the_middle_of_a_message_harms_nobody(manager: ExperimentManager) -> None:
-    with Talk(manager.port) as talk:
+    with RawClient(manager.port) as talk:
         talk.socket.sendall(STATUS[:7])
-    reset = Talk(manager.port)
+    reset = RawClient(manager.port)
     reset.socket.sendall(STATUS[:7])
     reset.reset()
-    asked = Talk(manager.port)
+    asked = RawClient(manager.port)
     asked.socket.sendall(STATUS)
     asked.reset()  # before the reply
     assert serves(manager)
@@ -214,7 +214,7 @@ def test_a_peer_that_leaves_in_the_middle_of_a_message_harms_nobody(manager: Exp
 def test_a_bug_becomes_an_error_reply_and_a_traceback_in_the_log(
     folder: Folder, manager: ExperimentManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Talk(manager.port, token=folder.token) as talk:
+    with RawClient(manager.port, token=folder.token) as talk:
         with monkeypatch.context() as patch:
             patch.setattr(Control, "status", lambda self: 1 // 0)
             error = talk.say("status")["error"]
@@ -228,7 +228,7 @@ def test_a_bug_becomes_an_error_reply_and_a_traceback_in_the_log(
 
 def test_a_stopped_manager_closes_its_connections(folder: Folder) -> None:
     with folder.serving() as manager:
-        talk = Talk(manager.port)
+        talk = RawClient(manager.port)
         talk.say("status")
     with talk:
         assert talk.is_ended()

@@ -13,16 +13,16 @@ from distexp.wire.auth import client_context, parse_token
 from distexp.wire.client import Client
 from distexp.wire.messages import RequestTask, Status, StatusReply, TaskReply
 from distexp.workdir import Workdir
-from tests.live_manager import Folder, Talk
+from tests.live_manager import Folder, RawClient
 from tests.support import poll
 
 HELLO = b"\x16\x03\x01"  # how a TLS handshake begins
 
 
 @contextmanager
-def tls(port: int) -> Iterator[Talk]:
+def tls(port: int) -> Iterator[RawClient]:
     """A connection in TLS that looks at no certificate."""
-    with Talk(port) as talk:
+    with RawClient(port) as talk:
         talk.socket = client_context().wrap_socket(talk.socket)
         yield talk
 
@@ -32,7 +32,7 @@ def threads() -> int:
 
 
 def test_both_languages_are_spoken_on_one_port(folder: Folder) -> None:
-    with folder.serving() as manager, Talk(manager.port) as plain, tls(manager.port) as secret:
+    with folder.serving() as manager, RawClient(manager.port) as plain, tls(manager.port) as secret:
         assert plain.say("status") == secret.say("status")
         assert secret.say("request_task", worker_id="w", token=folder.token)["type"] == "task"
         assert plain.say("request_task", worker_id="v", token=folder.token)["type"] == "task"
@@ -48,10 +48,10 @@ def test_old_tls_is_refused(folder: Folder) -> None:
     context = client_context()
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with folder.serving() as manager, Talk(manager.port) as talk:
+    with folder.serving() as manager, RawClient(manager.port) as talk:
         with pytest.raises(ssl.SSLError):
             context.wrap_socket(talk.socket)
-        with Talk(manager.port) as other:
+        with RawClient(manager.port) as other:
             assert other.say("status")["type"] == "status"
 
 
@@ -63,7 +63,7 @@ def test_old_tls_is_refused(folder: Folder) -> None:
 def test_tls_rubbish_ends_its_connection_and_nothing_else(folder: Folder, rubbish: bytes) -> None:
     with folder.serving() as manager:
         before = threads()
-        with Talk(manager.port) as talk:
+        with RawClient(manager.port) as talk:
             talk.socket.sendall(rubbish)
             with pytest.raises((ConnectionError, AssertionError)):  # closed; perhaps after a TLS alert
                 while True:
@@ -78,7 +78,7 @@ def test_a_handshake_that_never_ends_is_left_though_it_drips(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(server, "MESSAGE_S", 0.5)
-    with folder.serving() as manager, Talk(manager.port) as talk:
+    with folder.serving() as manager, RawClient(manager.port) as talk:
         caplog.set_level("DEBUG", server.__name__)
         talk.socket.sendall(HELLO + b"\x02\x00\x01\x00\x01\xfc\x03\x03")  # of a record of 512 bytes
         talk.socket.settimeout(0.02)
@@ -94,11 +94,11 @@ def test_a_handshake_that_never_ends_is_left_though_it_drips(
 
 
 def test_a_third_refusal_ends_the_connection_of_a_unauthenticated_and_of_nobody_else(folder: Folder) -> None:
-    with folder.serving() as manager, Talk(manager.port, token="guess", worker_id="w") as talk:
+    with folder.serving() as manager, RawClient(manager.port, token="guess", worker_id="w") as talk:
         for _ in range(3):
             assert "found a wrong token" in talk.say("request_task")["error"]
         assert talk.is_ended()
-        with Talk(manager.port, token=folder.token) as known:
+        with RawClient(manager.port, token=folder.token) as known:
             assert known.say("workers")["type"] == "workers"
             for _ in range(5):
                 assert known.say("nonsense")["type"] == "error"
@@ -108,14 +108,14 @@ def test_a_third_refusal_ends_the_connection_of_a_unauthenticated_and_of_nobody_
 def test_a_right_secret_is_welcome_whatever_others_have_guessed(folder: Folder) -> None:
     with folder.serving() as manager:
         for _ in range(50):
-            with Talk(manager.port, token="guess", worker_id="w") as talk:
+            with RawClient(manager.port, token="guess", worker_id="w") as talk:
                 talk.say("request_task")
         with Client(Workdir(folder.root)) as client:
             assert client.call(RequestTask(worker_id="w"), TaskReply).attempt == 1
 
 
 def test_a_form_that_a_browser_sends_does_nothing_even_without_auth(folder: Folder) -> None:
-    with folder.serving(auth=False) as manager, Talk(manager.port) as browser:
+    with folder.serving(auth=False) as manager, RawClient(manager.port) as browser:
         body = '{"type":"cancel","tasks":["exp1_vary_width_0_42"]}'
         head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nOrigin: http://x\r\n"
         browser.socket.sendall(f"{head}\r\n{body}".encode())
@@ -130,14 +130,14 @@ def test_unauthenticated_connections_beyond_the_limit_are_refused_and_workers_wo
     monkeypatch.setattr(server, "MAX_UNAUTHENTICATED", 5)
     with folder.serving() as manager, Client(Workdir(folder.root)) as client:
         client.call(RequestTask(worker_id="w"), TaskReply)  # authenticated from now on
-        silent = [Talk(manager.port) for _ in range(5)]
-        with Talk(manager.port) as late:
+        silent = [RawClient(manager.port) for _ in range(5)]
+        with RawClient(manager.port) as late:
             assert late.is_ended()
         assert client.call(Status(), StatusReply).status["total"] == 3
         for talk in silent:
             talk.socket.close()
         poll(lambda: not manager._server.limits._unauthenticated, "the end of the silent connections")
-        with Talk(manager.port) as talk:
+        with RawClient(manager.port) as talk:
             assert talk.say("status")["type"] == "status"
     assert any("too many connections from this address, or in all" in line for line in folder.log())
 
@@ -160,7 +160,7 @@ def test_many_requests_at_once_pass_through_tls(folder: Folder) -> None:
 
 
 def test_the_secret_is_in_no_reply_and_in_no_line_of_the_log(folder: Folder) -> None:
-    with folder.serving() as manager, Talk(manager.port, token=folder.token) as talk:
+    with folder.serving() as manager, RawClient(manager.port, token=folder.token) as talk:
         said = [
             talk.say("request_task", worker_id="w"),
             talk.say("workers"),

@@ -27,7 +27,7 @@ from distexp.worker.delivery import Delivery, ResultDelivery
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
 from distexp.worker.worker import Worker
-from tests.live_manager import Folder, Talk
+from tests.live_manager import Folder, RawClient
 from tests.live_worker import await_began, gated_folder, open_gate, worker_process
 from tests.row_cases import tasks_of
 from tests.support import poll
@@ -214,7 +214,7 @@ def test_a_worker_that_may_not_wait_for_its_disk_keeps_the_result_for_its_next_s
 def test_a_cancelled_task_is_ended_and_leaves_no_row(quick: Folder, caplog: Capture) -> None:
     with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
         await_began(quick.root)
-        with Talk(manager.port, token=quick.token) as talk:
+        with RawClient(manager.port, token=quick.token) as talk:
             assert talk.say("cancel", tasks=["exp1_vary_width_0_42"])["count"] == 1
         await_said(caplog, "Task exp1_vary_width_0_42 was cancelled or completed by another worker")
         threaded.await_end()

@@ -15,7 +15,7 @@ from distexp.workdir import Workdir
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.device import acquire_device
 from distexp.worker.signals import StopRequests
-from tests.live_manager import Folder, Talk
+from tests.live_manager import Folder, RawClient
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import gpu, write_scenario
 from tests.support import Clock
@@ -146,7 +146,7 @@ def test_who_waits_for_a_gpu_leaves_when_no_task_is_left(
 ) -> None:
     caplog.set_level("INFO")
     write_scenario(scenario, gpu(0, 900))
-    with folder.serving() as manager, Talk(manager.port, token=folder.token) as talk:
+    with folder.serving() as manager, RawClient(manager.port, token=folder.token) as talk:
         assert find("auto", lambda: talk.say("cancel", tasks=["exp1_vary_width_0_42"])) is None
     assert "No task is left" in caplog.messages
 

@@ -8,7 +8,7 @@ import pytest
 
 import distexp.worker.gpu_monitor
 from distexp.wire.messages import GpuUse
-from tests.live_manager import Folder, Talk
+from tests.live_manager import Folder, RawClient
 from tests.live_worker import CONFIG, gated_folder, open_gate, worker_process
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import environment, gpu, write_scenario
@@ -77,7 +77,7 @@ def test_a_worker_tells_progress_and_use_of_its_gpu_soon_after_its_task_has_some
     sees = environment(scenario, folder.root / "gpu-claims")
     with (
         folder.serving() as manager,
-        Talk(manager.port, token=folder.token) as user,
+        RawClient(manager.port, token=folder.token) as user,
         worker_process(folder.root, device="auto", environment=sees) as process,
     ):
         poll(lambda: any(each["progress"] for each in user.say("workers")["workers"]), "progress", 60)

@@ -8,7 +8,7 @@ import pytest
 
 from distexp.cli.worker import main
 from distexp.manager.manager import ExperimentManager
-from tests.live_manager import Folder, Talk
+from tests.live_manager import Folder, RawClient
 from tests.live_worker import CONFIG, await_began, await_rows, gated_folder, open_gate, worker_process
 from tests.stand_in.machine import environment, gpu, write_scenario
 from tests.support import poll
@@ -150,7 +150,7 @@ def test_a_task_waits_until_the_memory_that_it_needs_is_free_and_show_says_so(tm
     sees = sees_of(folder, gpu(0, 8 * 1024))
     with (
         folder.serving() as manager,
-        Talk(manager.port, token=folder.token) as user,
+        RawClient(manager.port, token=folder.token) as user,
         worker_process(folder.root, device="gpu", environment=sees) as worker,
     ):
 

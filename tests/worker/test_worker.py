@@ -14,7 +14,7 @@ import pytest
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.entry import Entry
 from distexp.task import State
-from tests.live_manager import Folder, Talk, secret_of
+from tests.live_manager import Folder, RawClient, secret_of
 from tests.live_worker import (
     GATED,
     WorkerProcess,
@@ -65,7 +65,7 @@ def was_given_back(manager: ExperimentManager, width: int = 1) -> bool:
 
 
 def say(manager: ExperimentManager, type_: str, **fields: object) -> dict[str, object]:
-    with Talk(manager.port, token=secret_of(manager)) as talk:
+    with RawClient(manager.port, token=secret_of(manager)) as talk:
         return talk.say(type_, **fields)
 
 

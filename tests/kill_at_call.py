@@ -1,6 +1,6 @@
 """Run a script of the product and kill this process with SIGKILL at one of its calls.
 
-python killer.py MODULE:NAME before|half|after SCRIPT [WORDS...]
+python kill_at_call.py MODULE:NAME before|half|after SCRIPT [WORDS...]
 
 It dies at the first call that has no empty list among its arguments: before it begins, after it has ended,
 or, where the call is `append_durably(path, data)`, once half of the data is in the file.
