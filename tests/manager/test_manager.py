@@ -86,7 +86,7 @@ def test_the_log_counts_tasks_and_rows_word_for_word(folder: Folder) -> None:
 
 def test_a_start_that_fails_holds_nothing(folder: Folder) -> None:
     write_private(folder.root / ".experiment_token", "{}")
-    with pytest.raises(UserError, match="found no token"):
+    with pytest.raises(UserError, match="holds no token"):
         ExperimentManager(port=0, workdir=folder.root).start()
     folder.root.joinpath(".experiment_token").unlink()
     with folder.serving() as manager:
