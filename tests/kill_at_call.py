@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+del sys.path[0]  # this folder, whose packages are called like modules of the standard library
 where, moment, script, *words = sys.argv[1:]
 module, _, name = where.partition(":")
 *owners, last = name.split(".")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import PROJECT, environment
-from distexp.system.process_tree import kill_tree
+from distexp.system.process import ProcessMark, end_tree
 
 FOLDER = PROJECT / ".venv-rivals"
 PYTHON = FOLDER / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
@@ -67,14 +67,16 @@ class Rival:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # what `kill_tree` expects
+            start_new_session=True,  # what `end_tree` looks for
         )
+        root = ProcessMark.of(process.pid)
         try:
             told, problems = process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             told, problems = "", f"found no end in {PATIENCE_S:g} s"
         finally:
-            kill_tree(process.pid)  # with servers and workers that it has left, or that Ctrl+C cut off
+            if root:
+                end_tree(root)  # with servers and workers that it has left, or that Ctrl+C cut off
             process.wait()
         if process.returncode:
             last = (problems or told or "said nothing").strip().splitlines()[-1]

@@ -15,8 +15,7 @@ from distexp.errors import DistexpError, NoGpuError, UserError
 from distexp.gpu.claim import Claim, unclaimable
 from distexp.gpu.devices import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
 from distexp.system.logs import log_to_console
-from distexp.system.process import host_name, machine_id
-from distexp.system.process_tree import end_descendants
+from distexp.system.process import end_descendants, host_name, machine_id
 from distexp.wire.auth import TOKEN_VARIABLE, Token, given_token
 from distexp.wire.client import Client
 from distexp.workdir import Workdir

@@ -5,7 +5,6 @@ the task's log. Torch is imported by the first call.
 """
 
 import io
-import os
 import pickle
 import uuid
 import zipfile
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distexp.context import CHECKPOINT_FILE
-from distexp.system.files import sync_folder
+from distexp.system.files import replace_durably
 
 _DAMAGED = (
     OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile,
@@ -48,25 +47,13 @@ def save_checkpoint(folder: Path, state: dict[str, Any], identity: str = "") -> 
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f".{CHECKPOINT_FILE}.*.tmp"):  # of a save that was killed
             left.unlink(missing_ok=True)
-        _replace(path, buffer.getbuffer())
+        replace_durably(
+            path, buffer.getbuffer(), writer=uuid.uuid4().hex
+        )  # two, of which one has lost its lease
     except OSError as cause:
         print(f"warning: {path}: cannot write the checkpoint ({cause}); the task goes on", flush=True)
         return False
     return True
-
-
-def _replace(path: Path, data: memoryview) -> None:
-    """Put `data` in the place of a file; two writers, of which one has lost its lease, spoil no byte."""
-    half = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(half, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(half, path)
-    finally:
-        half.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def load_checkpoint(folder: Path, identity: str = "") -> dict[str, Any] | None:

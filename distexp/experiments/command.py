@@ -11,16 +11,16 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, TextIO
 
-import psutil
-
 from distexp.context import Context
 from distexp.sweep.templates import fill, split_command
+from distexp.system.process import ProcessMark, descendants, end_tree
 from distexp.task import Scalar
 
 POLL_S = 0.2  # how soon a request to stop is seen
@@ -139,18 +139,18 @@ def _stop(program: "subprocess.Popen[str]") -> bool:
 
     A shell script passes no signal on to the program that it waits for, so each is asked by itself.
     """
-    try:
-        root = psutil.Process(program.pid)
-        family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return True
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=STOP_GRACE_S)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    asked = [mark for pid in (program.pid, *descendants(program.pid)) if (mark := ProcessMark.of(pid))]
+    for each in asked:
+        with contextlib.suppress(OSError):  # it has ended
+            os.kill(each.pid, signal.SIGTERM)
+    until_s = time.monotonic() + STOP_GRACE_S
+    while alive := [each for each in asked if not each.is_gone()]:
+        if time.monotonic() > until_s:
+            break
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.wait(POLL_S / 10)
+    for each in alive:
+        end_tree(each)
     return not alive
 
 

@@ -1,21 +1,134 @@
-"""A sweep on this machine: one manager, its workers, from the first to the last process.
+"""Processes that are started, signalled and ended together: N workers, or a manager with its workers.
 
-`LocalRun.turn` is one look at processes and signals, made until all is done.
+Each leads a session of its own (a process group on Windows): a terminal's Ctrl+C reaches the launcher alone,
+which passes it on, so each gets every signal exactly once, wherever it came from.
 """
 
+import ctypes
 import signal
+import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
 
-from distexp.launcher.crew import GroupProcess, ProcessGroup
+from distexp.system.process import ProcessMark, end_tree
 from distexp.workdir import Workdir
 
 LEAVE_S = 2.0  # for workers to leave by themselves once the manager has ended, before they are asked to
 FINISH_S = 10.0  # for the manager to see that all is done once the last worker has left
 END_S = 30.0  # from SIGTERM to a kill: a worker takes up to 20 s to save a checkpoint
 KILL_S = 5.0  # from a third Ctrl+C to a kill
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # those that the system knows
+
+
+@dataclass(frozen=True)
+class GroupProcess:
+    """One started process."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path | None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.poll() is None
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell counts it: 128 + signal for a killed process. Only once it has ended."""
+        code = self.process.poll()
+        assert code is not None, f"{self.name} still runs"
+        return code if code >= 0 else 128 - code
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it has ended. Windows has only Ctrl+Break for another process."""
+        if not self.is_running:
+            return
+        if sys.platform == "win32":
+            self.process.send_signal(signal.CTRL_BREAK_EVENT)
+        else:
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it and whatever it started, at once."""
+        if root := ProcessMark.of(self.process.pid):
+            end_tree(root)
+        self.process.wait()
+
+
+@dataclass
+class ProcessGroup:
+    """The processes, and the signals that arrived for them. Leaving its `with` block kills who still runs."""
+
+    processes: list[GroupProcess] = field(default_factory=list)
+    _arrived: list[signal.Signals] = field(default_factory=list)
+    _before: dict[signal.Signals, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> Self:
+        for name in PASSED_ON:
+            number = getattr(signal.Signals, name, None)
+            if number is None or (name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN):
+                continue  # started under nohup: a closed terminal is to change nothing
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self.running:
+            process.kill()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._arrived.append(signal.Signals(number))
+
+    def take_signals(self) -> list[signal.Signals]:
+        """Return the signals that arrived since the last call."""
+        taken = []
+        while self._arrived:
+            taken.append(self._arrived.pop(0))
+        return taken
+
+    @property
+    def running(self) -> list[GroupProcess]:
+        """The processes that have not ended."""
+        return [process for process in self.processes if process.is_running]
+
+    def start(self, name: str, command: Sequence[str], log: Path | None = None) -> GroupProcess:
+        """Start a process; its output goes to `log`, or where the launcher's own goes."""
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+        output = log.open("wb") if log is not None else None
+        try:
+            started = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=sys.platform != "win32",
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                preexec_fn=_end_with_launcher(),  # noqa: PLW1509  the launcher has one thread
+            )
+        finally:
+            if output is not None:
+                output.close()
+        process = GroupProcess(name, started, log)
+        self.processes.append(process)
+        return process
+
+
+def _end_with_launcher() -> Callable[[], object] | None:
+    """Return what a new process does first on Linux: ask for SIGTERM should the launcher be killed."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # loaded here: a child between fork and exec may not load anything
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -39,7 +152,7 @@ def read_address(workdir: Path) -> Address | None:
 
 
 class Stopping:
-    """Signals passed on to the members: how many came, and when patience ends."""
+    """Signals passed on to the processes: how many came, and when patience ends."""
 
     def __init__(self) -> None:
         self.first: signal.Signals | None = None
@@ -55,8 +168,8 @@ class Stopping:
             self.kill_by(now_s + END_S)
         elif self.count >= 3:
             self.kill_by(now_s + KILL_S)
-        for member in receivers:
-            member.send(number)
+        for process in receivers:
+            process.send(number)
 
     def kill_by(self, at_s: float) -> None:
         """Set the time of the kill, unless it is set for earlier."""
@@ -68,9 +181,10 @@ class Stopping:
 
 
 class LocalRun:
-    """The manager and, once it says where it is, `count` workers.
+    """The manager of a sweep and, once it says where it is, `count` workers.
 
-    One Ctrl+C: the workers finish their task and report it, then the manager stops.
+    `turn` is one look at processes and signals, made until all is done. One Ctrl+C: the workers finish their
+    task and report it, then the manager stops.
     """
 
     def __init__(
@@ -110,18 +224,18 @@ class LocalRun:
         if not self._group.running:
             return True
         if self._stopping.is_over(now_s):
-            for member in self._group.running:
-                member.kill()
+            for process in self._group.running:
+                process.kill()
         elif not self._manager.is_running:
             self._after_manager(now_s)
         elif not self._workers:
             self._await_address()
-        elif not any(member.is_running for member in self._workers):
+        elif not any(process.is_running for process in self._workers):
             self._after_workers(now_s)
         return False
 
     def _on_signal(self, number: signal.Signals, now_s: float) -> None:
-        receivers = [member for member in self._workers if member.is_running] or [self._manager]
+        receivers = [process for process in self._workers if process.is_running] or [self._manager]
         if self._stopping.first is None and self._workers:
             say("Stopping: workers finish their tasks, then the manager ends (again: give the tasks back)")
         self._stopping.pass_on(number, receivers, now_s)
@@ -142,8 +256,8 @@ class LocalRun:
             self._manager_ended_s = now_s
         if now_s >= self._manager_ended_s + LEAVE_S and not self._has_asked_workers:
             self._has_asked_workers = True
-            for member in self._workers:
-                member.send(signal.SIGINT)
+            for process in self._workers:
+                process.send(signal.SIGINT)
 
     def _after_workers(self, now_s: float) -> None:
         if self._workers_ended_s is None:
@@ -159,11 +273,11 @@ class LocalRun:
         self._manager.send(signal.SIGINT)
 
 
-def _ending(member: GroupProcess) -> str:
+def _ending(process: GroupProcess) -> str:
     """Return how it ended: its exit code, its log, the last line of that."""
-    lines = member.log.read_text(encoding="utf-8", errors="replace").split("\n") if member.log else []
+    lines = process.log.read_text(encoding="utf-8", errors="replace").split("\n") if process.log else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-    return f"{member.name}: exit code {member.exit_code}, {last} ({member.log})"
+    return f"{process.name}: exit code {process.exit_code}, {last} ({process.log})"
 
 
 def say(line: str) -> None:

@@ -6,6 +6,7 @@ The launchers have changed to the project's folder: relative paths count from th
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,9 @@ import psutil
 
 from distexp.cluster.slurm import pilot_script, submit
 from distexp.errors import UserError
-from distexp.launcher.checks import run_checks
-from distexp.launcher.crew import ProcessGroup
-from distexp.launcher.local_run import LocalRun, Stopping, read_address, say
+from distexp.launcher.local_run import LocalRun, ProcessGroup, Stopping, read_address, say
 from distexp.system import locks
+from distexp.system.process import ProcessMark
 from distexp.workdir import Workdir
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -33,6 +33,11 @@ LIST_GPUS_S = 60.0  # a driver that wakes many GPUs takes seconds
 STOP_S = 60.0  # for `stop` to see the manager gone
 RESULTS_DEPTH = 4  # folders below the working folder: `output_dir: a/{b}/{c}/{d}`, and an end to the search
 VERBS = "run | test | manager | worker | workers N | slurm N | status | stop | help"
+SHELL_FILES = ("launch_distributed.sh", ".ci/run")
+# pytest's words when the user gives none. Tests wait for processes more than they compute; those of one file
+# share what is slow to make (a virtual environment, a wine folder), so a file runs in one process.
+# The slow ones are for `.ci/run`, so that these end in five minutes.
+PARALLEL = ("-n", "2", "--dist", "loadfile", "-m", "not slow")
 
 
 class Arguments(argparse.ArgumentParser):
@@ -76,6 +81,31 @@ def main(words: Sequence[str]) -> int:
 def python(script: str, *words: str) -> list[str]:
     """Return the command that runs a script of the project with this Python."""
     return [sys.executable, str(PROJECT / script), *words]
+
+
+def checks(pytest_words: Sequence[str]) -> list[list[str]]:
+    """Return the commands in their order, cheapest first."""
+    tool = [sys.executable, "-m"]
+    shell = ["shellcheck", *SHELL_FILES]
+    return [
+        [*tool, "ruff", "format", "--check", "."],
+        [*tool, "ruff", "check", "."],
+        [*tool, "mypy"],
+        *([shell] if shutil.which("shellcheck") else []),
+        [*tool, "pytest", *(pytest_words or PARALLEL)],
+    ]
+
+
+def run_checks(project: Path, pytest_words: Sequence[str]) -> int:
+    """Run every check in the project's folder, each named before it starts; return the first code but 0."""
+    for command in checks(pytest_words):
+        name = " ".join(command[2:] if command[0] == sys.executable else command)
+        print(f"== {name}", flush=True)
+        code = subprocess.run(command, cwd=project, check=False).returncode
+        if code != 0:
+            print(f"Check failed (exit code {code}): {name}", file=sys.stderr)
+            return code
+    return 0
 
 
 def become(command: Sequence[str]) -> int:
@@ -173,9 +203,9 @@ def workers(words: Sequence[str]) -> int:
             if stopping.is_over(time.monotonic()):
                 break  # leaving the block kills
             time.sleep(LOOK_S)
-    failed = [member for member in group.members if member.exit_code != 0]
-    for member in failed:
-        say(f"{member.name} ended with exit code {member.exit_code}")
+    failed = [process for process in group.processes if process.exit_code != 0]
+    for process in failed:
+        say(f"{process.name} ended with exit code {process.exit_code}")
     return 1 if failed else 0
 
 
@@ -218,21 +248,13 @@ def stop(words: Sequence[str]) -> int:
             manager.terminate()  # Windows cannot send Ctrl+C to another console; journal and rows stand it
         else:
             manager.send_signal(signal.SIGINT)
-    give_up_s = time.monotonic() + STOP_S
-    while is_alive(manager):
+    mark, give_up_s = ProcessMark.of(manager.pid), time.monotonic() + STOP_S
+    while mark and not mark.is_gone():
         if time.monotonic() > give_up_s:
             raise UserError(f"launch_distributed stop: manager {manager.pid} still runs after {STOP_S:.0f} s")
         time.sleep(LOOK_S)
     print(f"Stopped the manager (process {manager.pid}); its workers finish their tasks")
     return 0
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Return whether it runs. One that has ended stays listed until its parent looks, maybe for ever."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def find_manager(workdir: Path) -> psutil.Process | None:

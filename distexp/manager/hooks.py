@@ -15,7 +15,7 @@ from tempfile import TemporaryFile
 
 from distexp.errors import UserError
 from distexp.sweep.templates import split_command
-from distexp.system.process_tree import kill_tree
+from distexp.system.process import ProcessMark, end_tree
 from distexp.text import one_line
 
 HOOK_S = 60.0  # a mail or a webhook; longer, and it is killed
@@ -107,7 +107,8 @@ class Hooks:
         try:
             return process.wait(self._hook_s)
         except subprocess.TimeoutExpired:
-            kill_tree(process.pid)
+            if root := ProcessMark.of(process.pid):
+                end_tree(root)
             process.wait()
             return None
 

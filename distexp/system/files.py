@@ -5,13 +5,17 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def replace_durably(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Put `data` in the place of a file that one process writes; what a kill leaves half is written over.
+def replace_durably(path: Path, data: bytes | memoryview, mode: int = 0o666, writer: str = "") -> None:
+    """Put `data` in the place of a file, whole or not at all.
+
+    Args:
+        writer: Tells the temporary file `.NAME.WRITER.tmp` from that of another process, where two may write;
+            then the caller removes what a kill has left. Empty: the next write goes over it.
 
     Raises:
         OSError: The file is as it was, and nothing half is left.
     """
-    half = path.with_name(f".{path.name}.tmp")
+    half = path.with_name(f".{path.name}.{writer}.tmp" if writer else f".{path.name}.tmp")
     try:
         half.unlink(missing_ok=True)  # it may have another mode
         descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)

@@ -1,12 +1,30 @@
-"""Which host is this, and is that process still there?"""
+"""Processes: which one is it, is it gone, and end it with everything that it has started."""
 
+import contextlib
+import ctypes
+import multiprocessing.util
 import os
 import platform
+import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 import psutil
+
+MARK_VARIABLE = "DISTEXP_TASK_PROCESS"  # in the environment of all that a task starts
+CLUSTER_SIGNALS = ("SIGTERM", "SIGUSR2")  # Slurm sends them to every process of a job
+END_S = 10.0  # a killed process is gone by then, unless the kernel holds it in a device call
+TRACKER_S = 1.0  # for a resource tracker to free what it knows, once nobody is left to ask for it
+POLL_S = 0.005  # between two looks at processes that were killed
+PR_SET_CHILD_SUBREAPER = 36  # of <linux/prctl.h>
 
 
 def host_name() -> str:
@@ -28,22 +46,266 @@ class ProcessMark:
     """A process that cannot be mistaken for a later one with the same pid."""
 
     pid: int
-    started: float  # as the system tells it; never compared with a clock
+    started: float  # as the kernel stored it; on Linux in clock ticks since boot, which no clock's step moves
 
     @classmethod
     def of(cls, pid: int) -> "ProcessMark | None":
-        """Return the mark of a live process of this host, or None when there is none."""
-        try:
-            return cls(pid, psutil.Process(pid).create_time())
-        except (psutil.Error, OSError):  # the latter when no file can be opened
-            return None
+        """Return the mark of a process of this host, or None when there is none, or it cannot be seen."""
+        seen = _see(pid)
+        return cls(pid, seen.started) if seen else None
 
     def is_gone(self) -> bool:
         """Return whether the process has ended. A zombie, which waits for its parent alone, has."""
+        seen = _see(self.pid)
+        if seen is None:
+            return not psutil.pid_exists(self.pid)  # it is there, but we cannot look at it now
+        return seen.started != self.started or seen.is_zombie
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the kernel tells of a process."""
+
+    pid: int
+    parent: int
+    session: int
+    started: float
+    is_zombie: bool
+
+
+if sys.platform == "linux":
+
+    def _see(pid: int) -> _Seen | None:
         try:
-            process = psutil.Process(self.pid)
-            return process.create_time() != self.started or process.status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                text = file.read()
+        except OSError:
+            return None
+        fields = text[text.rindex(b")") + 2 :].split()  # the name before may hold anything
+        return _Seen(pid, int(fields[1]), int(fields[3]), float(fields[19]), fields[0] in (b"Z", b"X"))
+
+    def _pids() -> list[int]:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+else:
+
+    def _see(pid: int) -> _Seen | None:
+        try:
+            process = psutil.Process(pid)
+            session = os.getsid(pid) if sys.platform != "win32" else -1
+            is_zombie = process.status() == psutil.STATUS_ZOMBIE
+            return _Seen(pid, process.ppid(), session, process.create_time(), is_zombie)
         except (psutil.Error, OSError):
-            return False  # it is there, but we cannot look at it now
+            return None
+
+    def _pids() -> list[int]:
+        return psutil.pids()
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the pids of all that run below a process now."""
+    return [each.pid for each in _below(pid, list(_everyone()))]
+
+
+def end_tree(root: ProcessMark, mark: str = "") -> list[int]:
+    """End a process and everything it has started, again until nothing is left; return what does not end.
+
+    That is all below it, all of its session if it leads one, and every program with the mark in its
+    environment. A process that `detach`ed itself is, on Linux, above all that it has started while it lives.
+    Resource trackers of multiprocessing go last: they free shared memory and semaphores of the dead.
+
+    Args:
+        root: It may have ended before.
+        mark: The value of `MARK_VARIABLE` that its programs have; empty: none.
+    """
+    _send(root.pid, "SIGSTOP", unless=root.is_gone())  # so that it starts nothing more
+    until_s, trackers = time.monotonic() + END_S, set[ProcessMark]()
+    while True:
+        is_gone = root.is_gone()
+        found = {ProcessMark(each.pid, each.started) for each in _family(root, mark, is_gone=is_gone)}
+        trackers |= {each for each in found - trackers if _is_tracker(each.pid)}
+        for each in found - trackers or {root}:
+            _send(each.pid, "SIGKILL", unless=is_gone and each == root)
+        is_over = time.monotonic() > until_s
+        if is_over or (is_gone and not found - trackers):
+            break
+        time.sleep(POLL_S)
+    _end_trackers(trackers)
+    return [each.pid for each in {root, *found, *trackers} if not each.is_gone()]
+
+
+def end_descendants() -> None:
+    """End everything that this process has started; on Linux, after `detach`, also what detached itself."""
+    until_s = time.monotonic() + END_S
+    trackers: set[ProcessMark] = set()
+    while has_children() and time.monotonic() < until_s:
+        found = {ProcessMark(each.pid, each.started) for each in _below(os.getpid(), list(_everyone()))}
+        trackers |= {each for each in found - trackers if _is_tracker(each.pid)}
+        if not found - trackers:
+            break
+        for each in found - trackers:
+            _send(each.pid, "SIGKILL")
+        time.sleep(POLL_S)
+    if trackers:
+        _close_own_tracker()
+        _end_trackers(trackers)
+
+
+def end_own_tree() -> NoReturn:
+    """End this process, which has `detach`ed itself, and everything it has started, now."""
+    start_nothing_more()
+    end_descendants()
+    if sys.platform != "win32" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def start_nothing_more() -> None:
+    """Let no thread of this process start another one: a pool replaces each worker that it loses."""
+
+    def wait_for_ever(*_: object, **__: object) -> NoReturn:
+        while True:
+            threading.Event().wait()
+
+    for module, name in ((os, "fork"), (subprocess, "_fork_exec"), (multiprocessing.util, "spawnv_passfds")):
+        if hasattr(module, name):
+            setattr(module, name, wait_for_ever)
+
+
+def has_children() -> bool:
+    """Return False if there are surely none; cheap, since that is the rule."""
+    if sys.platform == "win32":
+        return True
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def has_group(pid: int) -> bool:
+    """Return whether anybody is left of the process group that this process leads or led; cheap."""
+    if sys.platform == "win32":
+        return False
+    try:
+        os.killpg(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
+
+
+def _everyone() -> Iterator[_Seen]:
+    for pid in _pids():
+        seen = _see(pid)
+        if seen is not None and not seen.is_zombie:
+            yield seen
+
+
+def _below(pid: int, everyone: list[_Seen]) -> list[_Seen]:
+    children: dict[int, list[_Seen]] = {}
+    for each in everyone:
+        children.setdefault(each.parent, []).append(each)
+    found: list[_Seen] = []
+    parents = [pid]
+    while parents:
+        new = children.pop(parents.pop(), [])
+        found += new
+        parents += [each.pid for each in new]
+    return found
+
+
+def _family(root: ProcessMark, mark: str, *, is_gone: bool) -> list[_Seen]:
+    """Return what `root` has started, as far as can be seen, without itself."""
+    everyone = list(_everyone())
+    is_reused = any(each.pid == root.pid and each.started != root.started for each in everyone)
+    found = {} if is_gone else {each.pid: each for each in _below(root.pid, everyone)}
+    if not is_reused:
+        found |= {each.pid: each for each in everyone if each.session == root.pid != each.pid}
+    if mark and (is_gone or sys.platform != "linux"):
+        found |= {each.pid: each for each in everyone if _has_mark(each.pid, mark)}
+        found.pop(root.pid, None)
+    found.pop(os.getpid(), None)
+    return list(found.values())
+
+
+def _has_mark(pid: int, mark: str) -> bool:
+    try:
+        return psutil.Process(pid).environ().get(MARK_VARIABLE) == mark
+    except (psutil.Error, OSError):
+        return False  # another user's
+
+
+def _is_tracker(pid: int) -> bool:
+    try:
+        return any("multiprocessing.resource_tracker" in word for word in psutil.Process(pid).cmdline())
+    except (psutil.Error, OSError):
+        return False
+
+
+def _close_own_tracker() -> None:
+    """Let the tracker of this process see that nobody is left to ask for anything."""
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    descriptor = getattr(getattr(module, "_resource_tracker", None), "_fd", None)
+    if descriptor is not None:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def _end_trackers(trackers: set[ProcessMark]) -> None:
+    until_s = time.monotonic() + TRACKER_S
+    while trackers and time.monotonic() < until_s:
+        time.sleep(POLL_S)
+        trackers = {each for each in trackers if not each.is_gone()}
+    for each in trackers:
+        _send(each.pid, "SIGKILL")
+
+
+def _send(pid: int, name: str, *, unless: bool = False) -> None:
+    """Send a signal by name, or on Windows end the process; no error when it is gone."""
+    if unless:
+        return
+    with contextlib.suppress(psutil.Error, OSError):
+        if sys.platform != "win32":
+            os.kill(pid, getattr(signal, name))
+        elif name == "SIGKILL":
+            psutil.Process(pid).kill()
+
+
+def detach() -> None:
+    """Leave the terminal's reach: its Ctrl+C is for the worker; nobody types into a task."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        os.setsid()  # its own group, so that the whole tree can be ended at once
+        outlive_cluster_signals()
+    if sys.platform == "linux":  # what outlives its parent below becomes this process's child, not init's
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def outlive_cluster_signals() -> None:
+    """Survive what a cluster sends to every process: the worker is told, too, and asks for the checkpoint.
+
+    By a handler, since a started program would inherit an ignored signal. What is forked ends by them as
+    ever; they are held back during the fork, in which Python loses a signal that has a handler.
+    """
+    numbers = {getattr(signal, name) for name in CLUSTER_SIGNALS}
+
+    def in_forked() -> None:
+        for number in numbers:
+            if signal.getsignal(number) is _survive:
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+    for number in numbers:
+        signal.signal(number, _survive)
+    os.register_at_fork(
+        before=lambda: signal.pthread_sigmask(signal.SIG_BLOCK, numbers),
+        after_in_parent=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers),
+        after_in_child=in_forked,
+    )
+
+
+def _survive(number: int, frame: FrameType | None) -> None:
+    """Go on."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from distexp.system.process_tree import CLUSTER_SIGNALS
+from distexp.system.process import CLUSTER_SIGNALS
 from distexp.worker import task_main
 
 VARIABLE = "DISTEXP_TEMPLATE"  # what to prepare (JSON); gone from the environment of experiments

@@ -28,7 +28,7 @@ import msgspec
 from distexp.context import Context
 from distexp.errors import TaskStopped
 from distexp.results.row import check_result
-from distexp.system.process_tree import MARK_VARIABLE, detach, end_descendants, end_own_tree
+from distexp.system.process import MARK_VARIABLE, detach, end_descendants, end_own_tree
 from distexp.task import Cause, Scalar, Task
 from distexp.task_log import LOG_FILE
 from distexp.text import one_line

@@ -20,8 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from distexp.system.process import ProcessMark
-from distexp.system.process_tree import end_marked, kill_tree
+from distexp.system.process import ProcessMark, end_tree, has_group
 from distexp.task import Cause, Task
 from distexp.task_log import LOG_FILE, last_lines
 from distexp.worker.fork_template import template_order
@@ -45,7 +44,8 @@ class Attempt:
         self.has_begun = False
         self.progress: Reported | None = None
         self._process, self._channel = process, channel
-        self._mark = ProcessMark.of(process.pid) if process.pid else None
+        pid = process.pid or 0
+        self._mark = ProcessMark.of(pid) or ProcessMark(pid, 0.0)  # the latter where it has ended already
         self._log = Path()
         self._outcome: Outcome | None = None
         self.has_reported_end = False  # then all that it had started has ended, and it is about to exit
@@ -80,14 +80,12 @@ class Attempt:
         """End the child and everything it has started; return when it is gone. Once: its pid gets free."""
         if self._is_over:
             return
-        self._is_over, was_dead = True, self._has_died()
+        self._is_over = True
         if self.has_reported_end:  # it has ended what it started, and is about to exit
             self._process.join(EXIT_S)
-        if not self.has_reported_end or not self._has_died():
-            kill_tree(self._process.pid)
+        if not self.has_reported_end or not self._has_died() or has_group(self._mark.pid):
+            end_tree(self._mark, self.setup.mark)
             self._process.join(REAP_S)
-        if was_dead and not self.has_reported_end:  # killed from outside: what it had detached lives on
-            end_marked(self.setup.mark)
         self._channel.close()
 
     def is_ready_for(self, experiment: str, gpus: tuple[str, ...]) -> bool:
@@ -95,7 +93,7 @@ class Attempt:
         return (self.setup.experiment, self.setup.gpus) == (experiment, gpus) and not self._has_died()
 
     def _has_died(self) -> bool:
-        return not self._process.is_alive() and (self._mark is None or self._mark.is_gone())
+        return not self._process.is_alive() and self._mark.is_gone()
 
     def _take(self, message: FromChild) -> None:
         if isinstance(message, Started):

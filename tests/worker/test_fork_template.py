@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distexp.system.process import ProcessMark
-from distexp.system.process_tree import MARK_VARIABLE
+from distexp.system.process import MARK_VARIABLE, ProcessMark
 from distexp.task import Cause
 from distexp.worker.task_main import Failed, Finished, Run
 from distexp.worker.task_process import Children
