@@ -41,6 +41,7 @@ from distexp.wire.messages import (
     TaskReply,
     Tasks,
     TasksReply,
+    TaskStatus,
 )
 from distexp.workdir import Workdir
 
@@ -121,7 +122,7 @@ def fuzz(seed: int, numbers: Sequence[int], *, clients: int, tasks: int) -> Find
         _judge_rows(workdir, tasks, found)
         with manager(workdir):
             after = status(workdir)
-            if after["complete"] != tasks:
+            if after.complete != tasks:
                 found.note(f"a fresh manager: found {after}, expected {tasks} complete")
     return found
 
@@ -130,13 +131,13 @@ def _target(workdir: Workdir, pid: int) -> Target:
     with Client(workdir) as client:
         assigned = client.call(RequestTask(worker_id="first"), TaskReply)
         described = _tasks(client)
-    ids = tuple(str(task["task_id"]) for task in described)
+    ids = tuple(task.task_id for task in described)
     return Target(
         port=int(workdir.read_info()["port"]),
         token=json.loads(workdir.token.read_text(encoding="utf-8"))["secret"],
         sweep_id=assigned.sweep_id,
         task_ids=ids,
-        keys=tuple(str(task["key"]) for task in described),
+        keys=tuple(task.key for task in described),
         machine=machine_id(),
         nonce=workdir.read_nonce(),
         pid=pid,
@@ -144,8 +145,8 @@ def _target(workdir: Workdir, pid: int) -> Target:
     )
 
 
-def _tasks(client: Client, state: str | None = None) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
+def _tasks(client: Client, state: str | None = None) -> list[TaskStatus]:
+    found: list[TaskStatus] = []
     while True:
         page = client.call(Tasks(state=state, offset=len(found)), TasksReply)
         found += page.tasks
@@ -202,9 +203,9 @@ def _settle(workdir: Workdir) -> None:
     """Bring every task that has no row back to pending, as a person would."""
     with Client(workdir) as client:
         client.call(Resume(), Ack)
-        client.call(Cancel(tasks=[str(task["task_id"]) for task in _tasks(client, "assigned")]), Ack)
+        client.call(Cancel(tasks=[task.task_id for task in _tasks(client, "assigned")]), Ack)
         ended = _tasks(client, "failed") + _tasks(client, "cancelled")
-        client.call(Requeue(tasks=[str(task["task_id"]) for task in ended]), Ack)
+        client.call(Requeue(tasks=[task.task_id for task in ended]), Ack)
 
 
 def _finish(workdir: Workdir, found: Findings) -> None:
@@ -215,7 +216,7 @@ def _finish(workdir: Workdir, found: Findings) -> None:
     except (subprocess.TimeoutExpired, DistexpError) as error:
         found.note(f"the sweep cannot be finished: {error}")
         return
-    if after["complete"] != after["total"]:
+    if after.complete != after.total:
         found.note(f"after the worker: found {after}, expected every task complete")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distexp.errors import DistexpError
 from distexp.wire.client import Client
-from distexp.wire.messages import Status, StatusReply
+from distexp.wire.messages import Status, StatusReply, SweepStatus
 from distexp.workdir import Workdir
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -101,10 +101,10 @@ def _script(
         process.wait()
 
 
-def status(workdir: Workdir) -> dict[str, int]:
+def status(workdir: Workdir) -> SweepStatus:
     """Return what the folder's manager says of its sweep."""
     with Client(workdir) as client:
-        return dict(client.call(Status(), StatusReply).status)
+        return client.call(Status(), StatusReply).status
 
 
 def await_true(condition: Callable[[], bool], what: str, patience_s: float = READY_S) -> None:

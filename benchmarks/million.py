@@ -49,6 +49,6 @@ def _start(a: int, b: int) -> tuple[float, float]:
         began_s = time.perf_counter()
         with manager(workdir) as process:
             took_s = time.perf_counter() - began_s
-            if (found := status(workdir)["total"]) != a * b:
+            if (found := status(workdir).total) != a * b:
                 raise AssertionError(f"found {found} tasks, expected {a * b}")
             return took_s, psutil.Process(process.pid).memory_info().rss / 1000

@@ -66,7 +66,7 @@ def _fault(workdir: Workdir, first: "subprocess.Popen[bytes]", number: signal.Si
     """Send the signal while a second worker waits, and return how long that takes to get the task."""
     _await_leases(workdir, 1)
     with worker(workdir):
-        await_true(lambda: status(workdir)["workers"] == 2, "second worker", PATIENCE_S)
+        await_true(lambda: status(workdir).workers == 2, "second worker", PATIENCE_S)
         first.send_signal(number)
         began_s = time.perf_counter()
         _await_leases(workdir, 2)

@@ -112,7 +112,7 @@ def _restart(workdir: Workdir) -> _Start:
         found = status(workdir)
         process.kill()
         process.wait()
-    if (found["total"], found["complete"], found["assigned"]) != (TASKS, ROWS, LEASES):
+    if (found.total, found.complete, found.assigned) != (TASKS, ROWS, LEASES):
         raise AssertionError(f"the manager does not know the sweep: found {found}")
     return _Start(wall_s, times.user + times.system)
 

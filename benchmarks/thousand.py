@@ -47,7 +47,7 @@ def measure() -> list[Figure]:
             shares = [_share_pct(watched) for _ in range(ROUNDS)]
             latencies = [_latencies_ms(port) for _ in range(ROUNDS)]
             grown_mb = (watched.memory_info().rss - before) / 1e6
-            if (alive := status(workdir)["workers"]) < WORKERS:
+            if (alive := status(workdir).workers) < WORKERS:
                 raise AssertionError(f"found {alive} workers, expected {WORKERS}")
         finally:
             ours.close()  # tells the crowd to leave

@@ -15,7 +15,7 @@ from benchmarks.figures import Figure, at_most
 from benchmarks.harness import ROUNDS
 from distexp.cli.render import render
 from distexp.cli.screen import REFRESH_S
-from distexp.manager.admin import Control
+from distexp.manager.admin import Admin
 from distexp.manager.forecast import FORECAST_S, Forecaster
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.task_queue import TaskQueue
@@ -32,15 +32,15 @@ BAR_PCT = 2.0
 def measure() -> list[Figure]:
     """Return the share of a core that the view takes."""
     now_s = [1000.0]
-    control = _busy(now_s)
-    shares = [100 * _minute(control, now_s) / MINUTE_S for _ in range(ROUNDS)]
+    admin = _busy(now_s)
+    shares = [100 * _minute(admin, now_s) / MINUTE_S for _ in range(ROUNDS)]
     return [
         Figure(f"live view, {WORKERS} workers, {TASKS:,} tasks, of one core", "%", shares, at_most(BAR_PCT))
     ]
 
 
-def _busy(now_s: list[float]) -> Control:
-    """Return the control of a sweep in which each worker has completed tasks and runs one."""
+def _busy(now_s: list[float]) -> Admin:
+    """Return the admin of a sweep in which each worker has completed tasks and runs one."""
     tasks = [
         make_task(
             task_id=f"p_{number}_{seed}",
@@ -61,7 +61,7 @@ def _busy(now_s: list[float]) -> Control:
         for number in range(WORKERS):
             _work(queue, registry, forecaster, number, is_last=turn == DONE_EACH)
             now_s[0] += 0.1
-    return Control(queue, ResultsStore(Path(), lambda scan: None), registry, Workdir(Path()), forecaster)
+    return Admin(queue, ResultsStore(Path(), lambda scan: None), registry, Workdir(Path()), forecaster)
 
 
 def _work(
@@ -86,13 +86,13 @@ def _work(
         forecaster.completed(before.lease)
 
 
-def _minute(control: Control, now_s: list[float]) -> float:
+def _minute(admin: Admin, now_s: list[float]) -> float:
     """Return the time that a minute of views takes this process, in seconds."""
     console = Console(file=io.StringIO(), width=200, height=50, force_terminal=True, soft_wrap=True)
     began_s = time.process_time()
     with Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
         for _ in range(int(MINUTE_S / REFRESH_S)):
             now_s[0] += REFRESH_S  # so a forecast is due each FORECAST_S
-            live.update(render(control.view(), 200, 49), refresh=True)
+            live.update(render(admin.view(), 200, 49), refresh=True)
     assert REFRESH_S < FORECAST_S < MINUTE_S
     return time.process_time() - began_s

@@ -124,7 +124,7 @@ def test_the_experiment_of_readme_makes_the_journey_as_it_is_told(
     said = overhear(monkeypatch)
     with serving(mine) as manager:
         run_worker(mine.root, manager.port)
-        assert manager.service.status()["progress"] == "6/6 (100.0%)"
+        assert manager.dispatcher.status().progress == "6/6 (100.0%)"
     messages = [each for each in said if each["type"] != "heartbeat"]
     told = [json.loads(line) for block in blocks(DESIGN, "json") for line in block.splitlines()]
     told = [each for each in told if "type" in each and each["type"] != "heartbeat"]

@@ -21,6 +21,10 @@ PARTS = {
     messages.Progress: "Object `progress`",
     messages.GpuUse: "Object `gpu`",
     task.Provenance: "Object `run`",
+    messages.SweepStatus: "Object `status`",
+    messages.WorkerStatus: "Object of `workers`",
+    messages.TaskStatus: "Object of `tasks`",
+    messages.FailureStatus: "Object of `failures`",
     task.Bookmark: "Object `seen`",
 }
 REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "status", "workers", "tasks", "show", "logs", "view")

@@ -80,8 +80,8 @@ def is_broken(say: RawClient, type_: str, **fields: object) -> bool:
 LENDING = [
     ("distexp.queue.journal:Journal._commit", "before"),
     ("distexp.queue.journal:Journal._commit", "after"),
-    ("distexp.manager.dispatch:Service._reply", "before"),
-    ("distexp.manager.dispatch:Service._reply", "after"),
+    ("distexp.manager.dispatch:Dispatcher._reply", "before"),
+    ("distexp.manager.dispatch:Dispatcher._reply", "after"),
 ]
 
 
@@ -236,7 +236,7 @@ def test_a_worker_elsewhere_killed_at_its_hand_over_leaves_one_row_and_an_empty_
         assert first.wait(DEADLINE_S) == -signal.SIGKILL, first.communicate()[0]
         first.communicate()
         for lease in manager.queue.leases():  # the ten seconds that it has to come back, spared
-            manager.service.completion.lose(lease, "no sign of life")
+            manager.dispatcher.completion.lose(lease, "no sign of life")
         with worker_process(elsewhere, *words) as second:
             assert second.code() == 0
         assert len((elsewhere / "began").read_text().split()) == runs

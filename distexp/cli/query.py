@@ -5,7 +5,8 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+import msgspec
 
 from distexp.cli.connection import DONE, NOTHING, ask, client_of, parser_of, say
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
@@ -21,6 +22,7 @@ from distexp.wire.messages import (
     StatusReply,
     Tasks,
     TasksReply,
+    TaskStatus,
 )
 
 LIMIT = 100  # tasks that are listed unless `--limit` says otherwise
@@ -32,7 +34,7 @@ def status(words: Sequence[str]) -> int:
     """Print how far a running manager is."""
     settings = parse_status(words)
     reply = ask(settings, Status(), StatusReply)
-    say(settings, reply, json.dumps(reply.status, indent=2))
+    say(settings, reply, msgspec.json.format(msgspec.json.encode(reply.status), indent=2).decode())
     return DONE
 
 
@@ -56,7 +58,7 @@ def tasks(words: Sequence[str]) -> int:
 
 
 def _read_tasks(settings: argparse.Namespace, where: dict[str, Value]) -> TasksReply:
-    found: list[dict[str, Value]] = []
+    found: list[TaskStatus] = []
     with client_of(settings) as client:
         while True:
             request = Tasks(state=settings.state, phase=settings.phase, where=where, offset=len(found))
@@ -67,12 +69,12 @@ def _read_tasks(settings: argparse.Namespace, where: dict[str, Value]) -> TasksR
                 return TasksReply(tasks=found[: settings.limit or None], total=page.total)
 
 
-def task_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def task_table(rows: Sequence[TaskStatus]) -> list[str]:
     """Return tasks as lines in columns: id, state, attempts, worker, and what went wrong."""
     cells = [("task", "state", "attempts", "worker", "")]
     for task in rows:
-        error = (task["error"].strip().splitlines() or [""])[-1]
-        cells.append((task["task_id"], task["state"], str(task["attempts"]), task["worker"], error))
+        error = (task.error.strip().splitlines() or [""])[-1]
+        cells.append((task.task_id, task.state, str(task.attempts), task.worker, error))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -124,22 +126,22 @@ def show(words: Sequence[str]) -> int:
 def describe(reply: ShowReply) -> str:
     """Return the reply as lines for people."""
     task, row = reply.task, reply.row
-    tried = f"{task['attempts']} attempts, {task['failures']} failures, {task['losses']} lost workers"
-    values = {**task["config"], "seed": task["seed"]}
+    tried = f"{task.attempts} attempts, {task.failures} failures, {task.losses} lost workers"
+    values = {**task.config, "seed": task.seed}
     lines = [
-        f"{task['task_id']}: {task['state']}",
+        f"{task.task_id}: {task.state}",
         f"  {reply.why}",
-        f"  tried       {tried}" + (f", last on {task['worker']}" if task["worker"] else ""),
+        f"  tried       {tried}" + (f", last on {task.worker}" if task.worker else ""),
         "  parameters  " + ", ".join(f"{name}={number_text(value)}" for name, value in values.items()),
     ]
-    if need := need_text(task.get("gpus"), task.get("min_free_gb")):  # an older manager tells of none
+    if need := need_text(task.gpus, task.min_free_gb):
         lines.append(f"  needs       {need}")
     if reply.running_s is not None:
         lines.append(f"  running     for {duration_text(reply.running_s)}")
     if row:
         lines += _describe_row(row, set(values))
-    if task["error"]:
-        lines += [f"  error       ({task['cause']})", *[f"    {line}" for line in task["error"].splitlines()]]
+    if task.error:
+        lines += [f"  error       ({task.cause})", *[f"    {line}" for line in task.error.splitlines()]]
     lines.append(f"  log         {reply.log_path}" + ("" if reply.log else " (nothing here yet)"))
     return "\n".join([*lines, *[f"    {line}" for line in reply.log]])
 

@@ -6,15 +6,14 @@ second, beside a manager that has other things to do.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
 from rich.text import Text
 
-from distexp.task import MIB_PER_GB
+from distexp.task import MIB_PER_GB, Scalar
 from distexp.text import duration_text, number_text, one_line, short_duration
-from distexp.wire.messages import ViewReply
+from distexp.wire.messages import ViewReply, WorkerStatus
 
 WIDE = 110  # columns from which each figure has a column of its own
 BAR_MIN = 10
@@ -23,15 +22,13 @@ TASK_CELLS = 44  # of a task id at most, the end of which tells most
 LEAST = 12  # cells that the metrics, then the task give way to
 GAP = "  "
 
-Row = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Column:
     """One column of the workers' table."""
 
     title: str
-    text: Callable[[Row], str]
+    text: Callable[[WorkerStatus], str]
     limit: int  # cells that it takes at most
     keeps_end: bool = False  # of a text that is too long
     is_right: bool = False
@@ -66,11 +63,11 @@ def _stacked(lines: Sequence[Text], width: int) -> Text:
 
 def _bar(view: ViewReply, width: int) -> Text:
     status = view.status
-    figures = f" {status['progress']}  {_rate(view)}  {_eta(view)}"
+    figures = f" {status.progress}  {_rate(view)}  {_eta(view)}"
     space = max(BAR_MIN, width - cell_len(figures))
-    total = max(1, status["total"])
-    done = space * status["complete"] // total
-    ended = space * (status["complete"] + status["failed"] + status["cancelled"]) // total
+    total = max(1, status.total)
+    done = space * status.complete // total
+    ended = space * (status.complete + status.failed + status.cancelled) // total
     return Text.assemble(
         ("━" * done, "green"), ("━" * (ended - done), "red"), ("━" * (space - ended), "bright_black"), figures
     )
@@ -85,7 +82,7 @@ def _rate(view: ViewReply) -> str:
 
 
 def _eta(view: ViewReply) -> str:
-    if view.status["done"]:
+    if view.status.done:
         return "done"
     if view.why_no_eta or view.eta_s is None:
         return f"ETA: {view.why_no_eta}"
@@ -97,9 +94,10 @@ def _figures(view: ViewReply, width: int) -> Text:
     styles = {"pending": "", "assigned": "cyan", "complete": "green", "failed": "red", "cancelled": "yellow"}
     line = Text()
     for state, style in styles.items():
-        line.append(f"{status[state]} {state}{GAP}", style if status[state] else "bright_black")
-    line.append(f"{status['workers']} worker{'s'[: status['workers'] != 1]}")
-    if status["paused"]:
+        number = getattr(status, state)
+        line.append(f"{number} {state}{GAP}", style if number else "bright_black")
+    line.append(f"{status.workers} worker{'s'[: status.workers != 1]}")
+    if status.paused:
         line.append(f"{GAP}PAUSED", "bold yellow")
     return line
 
@@ -108,13 +106,13 @@ def _failures(view: ViewReply, width: int) -> list[Text]:
     lines = []
     for failure in view.failures[:FAILURES_SHOWN]:
         at, task_id = (
-            failure["at_utc"][11:16],
-            _cut(one_line(failure["task_id"]), min(TASK_CELLS, width // 3), True),
+            failure.at_utc[11:16],
+            _cut(one_line(failure.task_id), min(TASK_CELLS, width // 3), True),
         )
         line = Text.assemble(
             (f"{at}Z ", "bright_black"),
             (task_id, "red"),
-            one_line(f" {failure['why']} ({failure['worker']}, now {failure['state']})"),
+            one_line(f" {failure.why} ({failure.worker}, now {failure.state})"),
         )
         lines.append(line)
     return [Text("Last failures", style="bold"), *lines] if lines else []
@@ -142,12 +140,12 @@ def _workers(view: ViewReply, width: int, space: int) -> list[Text]:
     return [head, *lines]
 
 
-def _style(worker: Row) -> str:
-    if worker["benched"]:
+def _style(worker: WorkerStatus) -> str:
+    if worker.excluded:
         return "red"
-    if not worker["connected"] or worker["drained"]:
+    if not worker.connected or worker.drained:
         return "yellow"
-    return "" if worker["task"] else "bright_black"
+    return "" if worker.task else "bright_black"
 
 
 def _columns(width: int) -> list[Column]:
@@ -155,7 +153,7 @@ def _columns(width: int) -> list[Column]:
     if width >= WIDE:
         return [
             Column("worker", _name, 28),
-            Column("device", lambda each: one_line(each["device"]), 24),
+            Column("device", lambda each: one_line(each.device), 24),
             Column("used GB", lambda each: _gb(each, "used_mib"), 7, is_right=True),
             Column("free GB", lambda each: _gb(each, "free_mib"), 7, is_right=True),
             Column("GPU", _utilization, 4, is_right=True),
@@ -216,46 +214,50 @@ def _cut(text: str, width: int, keeps_end: bool) -> str:
     return f"…{text}"
 
 
-def _name(worker: Row) -> str:
-    return one_line(worker["worker"])
+def _name(worker: WorkerStatus) -> str:
+    return one_line(worker.worker)
 
 
-def _gb(worker: Row, which: str) -> str:
-    return f"{worker['gpu'][which] / MIB_PER_GB:.1f}" if worker["gpu"] else ""
+def _gb(worker: WorkerStatus, which: str) -> str:
+    return f"{getattr(worker.gpu, which) / MIB_PER_GB:.1f}" if worker.gpu else ""
 
 
-def _memory(worker: Row) -> str:
-    return f"{_gb(worker, 'used_mib')}+{_gb(worker, 'free_mib')}" if worker["gpu"] else ""
+def _memory(worker: WorkerStatus) -> str:
+    return f"{_gb(worker, 'used_mib')}+{_gb(worker, 'free_mib')}" if worker.gpu else ""
 
 
-def _utilization(worker: Row) -> str:
-    share = worker["gpu"] and worker["gpu"]["utilization_pct"]
+def _utilization(worker: WorkerStatus) -> str:
+    share = worker.gpu and worker.gpu.utilization_pct
     return "" if share is None else f"{share}%"
 
 
-def _task(worker: Row) -> str:
-    if worker["task"]:
-        return one_line(worker["task"])
-    if worker["benched"]:
+def _task(worker: WorkerStatus) -> str:
+    if worker.task:
+        return one_line(worker.task)
+    if worker.excluded:
         return "excluded"
-    return "drained" if worker["drained"] else "idle" if worker["connected"] else "gone"
+    return "drained" if worker.drained else "idle" if worker.connected else "gone"
 
 
-def _task_time(worker: Row) -> str:
-    return "" if worker["task_s"] is None else short_duration(worker["task_s"])
+def _task_time(worker: WorkerStatus) -> str:
+    return "" if worker.task_s is None else short_duration(worker.task_s)
 
 
-def _step(worker: Row) -> str:
-    return "" if not worker["progress"] else "{}/{}".format(*worker["progress"])
+def _step(worker: WorkerStatus) -> str:
+    return "" if not worker.progress else "{}/{}".format(*worker.progress)
 
 
-def _metrics(worker: Row) -> str:
-    return one_line(" ".join(f"{name}={number_text(value)}" for name, value in worker["metrics"].items()))
+def _metrics(worker: WorkerStatus) -> str:
+    return _metrics_text(worker.metrics)
 
 
-def _metric(worker: Row) -> str:
-    return _metrics({"metrics": dict(list(worker["metrics"].items())[:1])})
+def _metric(worker: WorkerStatus) -> str:
+    return _metrics_text(dict(list(worker.metrics.items())[:1]))
 
 
-def _age(worker: Row) -> str:
-    return short_duration(worker["age_s"])
+def _metrics_text(metrics: Mapping[str, Scalar]) -> str:
+    return one_line(" ".join(f"{name}={number_text(value)}" for name, value in metrics.items()))
+
+
+def _age(worker: WorkerStatus) -> str:
+    return short_duration(worker.age_s)

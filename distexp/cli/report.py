@@ -107,11 +107,11 @@ def _asked(workdir: Workdir, state: str) -> list[TaskRecord]:
             reply = client.call(Tasks(state=state, offset=len(found)), TasksReply)
             found += [
                 TaskRecord(
-                    key=task["key"],
+                    key=task.key,
                     state=state,
-                    attempts=task["attempts"],
-                    cause=task["cause"],
-                    error=task["error"],
+                    attempts=task.attempts,
+                    cause=task.cause,
+                    error=task.error,
                 )
                 for task in reply.tasks
             ]

@@ -45,10 +45,10 @@ def _print(settings: argparse.Namespace, client: Client) -> None:
 def plain(view: ViewReply) -> str:
     """Return the view as one line, as a manager without a terminal logs it."""
     status = view.status
-    eta = "" if view.eta_s is None or status["done"] else f", ETA {duration_text(view.eta_s)}"
+    eta = "" if view.eta_s is None or status.done else f", ETA {duration_text(view.eta_s)}"
     return (
-        f"Progress {status['progress']}: {status['assigned']} assigned, {status['failed']} failed, "
-        f"{status['workers']} workers{eta}"
+        f"Progress {status.progress}: {status.assigned} assigned, {status.failed} failed, "
+        f"{status.workers} workers{eta}"
     )
 
 
@@ -60,7 +60,7 @@ def _views(client: Client, every_s: float) -> Iterator[tuple[ViewReply, str]]:
     """
     view = client.call(View(), ViewReply)
     yield view, ""
-    while not view.status["done"]:
+    while not view.status.done:
         time.sleep(every_s)
         note = ""
         try:

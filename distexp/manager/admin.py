@@ -1,28 +1,29 @@
-"""Looking at the sweep and steering it, by hand: status, workers, tasks, cancel, requeue, pause, drain."""
+"""Answers to people's requests: status, view, workers, tasks, show, logs, cancel, requeue, pause, drain."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 
 import msgspec
 
 from distexp.errors import ProtocolError, UnknownTask
+from distexp.manager.explain import QueueView, why_not_running
 from distexp.manager.forecast import Forecaster
-from distexp.manager.inspection import Inspection, describe
-from distexp.manager.workers import WorkerRegistry
-from distexp.queue.entry import Entry
+from distexp.manager.workers import Worker, WorkerRegistry
+from distexp.queue.entry import Entry, Lease
 from distexp.queue.lookup import Where
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
-from distexp.task import State, Value, canonical
+from distexp.task import Scalar, State, canonical
+from distexp.task_log import LOG_FILE, last_lines, read_piece
 from distexp.wire import messages as wire
 from distexp.workdir import Workdir
 
 METRICS, METRIC_CHARS = 8, 100  # of a worker in a view, and of one metric there
 EXCLUDED_BYTES = 200  # of names in a status: the whole has to stay below MAX_STATUS_BYTES
+SHOWN_LINES = 12  # of a log, in a reply to `show`
 
 
-class Control:
-    """Answers to people.  Safe from any thread."""
+class Admin:
+    """Looks at the sweep and steers it by hand.  Safe from any thread."""
 
     def __init__(
         self,
@@ -33,8 +34,21 @@ class Control:
         forecaster: Forecaster,
     ) -> None:
         self._queue, self._store, self._registry, self._forecaster = queue, store, registry, forecaster
-        self._inspection = Inspection(queue, store, registry, workdir)
+        self._workdir = workdir
         self.is_paused = False
+        self._answers: Mapping[type, Callable[..., wire.AnyReply]] = {
+            wire.Status: lambda request: wire.StatusReply(status=self.status()),
+            wire.Workers: lambda request: wire.WorkersReply(workers=self._workers()),
+            wire.View: lambda request: self.view(),
+            wire.Tasks: self._tasks,
+            wire.Show: self._show,
+            wire.Logs: self._logs,
+            wire.Cancel: self._cancel,
+            wire.Requeue: lambda request: wire.Ack(count=sum(self._requeue(request))),
+            wire.Pause: lambda request: self._pause(True),
+            wire.Resume: lambda request: self._pause(False),
+            wire.Drain: self._drain,
+        }
 
     def handle(self, request: wire.AnyRequest) -> wire.AnyReply:
         """Return the reply.
@@ -42,110 +56,178 @@ class Control:
         Raises:
             UnknownTask: A task or worker that is named does not exist.
             ProtocolError: The request is not one of these, or asks for values that no task can have.
+            ResultsUnwritable: The results file of the task cannot be read now.
         """
-        match request:
-            case wire.Status():
-                return wire.StatusReply(status=self.status())
-            case wire.Workers():
-                return wire.WorkersReply(workers=self._workers())
-            case wire.View():
-                return self.view()
-            case wire.Tasks():
-                page, total = self._queue.page(_accepted(request), request.offset, wire.PAGE)
-                return wire.TasksReply(tasks=[describe(entry) for entry in page], total=total)
-            case wire.Show():
-                return self._inspection.show(request, is_paused=self.is_paused)
-            case wire.Logs():
-                return self._inspection.logs(request)
-            case wire.Cancel():
-                keys = [self._queue.key_of(task_id) for task_id in request.tasks]
-                return wire.Ack(count=sum(self._queue.cancel(key) for key in keys))
-            case wire.Requeue():
-                return wire.Ack(count=sum(self._requeue(request)))
-            case wire.Pause() | wire.Resume():
-                self.is_paused = isinstance(request, wire.Pause)
-                return wire.Ack(message="paused" if self.is_paused else "resumed")
-            case wire.Drain():
-                if not self._registry.drain(request.worker_id):
-                    raise UnknownTask(
-                        f"worker {request.worker_id}: not known; `workers` lists those that are"
-                    )
-                return wire.Ack(message=f"{request.worker_id} leaves after its current task")
-        raise ProtocolError(
-            f"message: found {type(request).__name__}, expected a request of docs/protocol.md"
-        )
+        answer = self._answers.get(type(request))
+        if answer is None:
+            raise ProtocolError(
+                f"message: found {type(request).__name__}, expected a request of docs/protocol.md"
+            )
+        return answer(request)
 
-    def status(self) -> dict[str, Value]:
+    # -- the sweep -----------------------------------------------------------------------------------------
+
+    def status(self) -> wire.SweepStatus:
         """Return how far the sweep is; its reply never passes `MAX_STATUS_BYTES`."""
         counts = self._queue.counts()
         total = sum(counts.values()) - counts[State.WITHDRAWN]
         complete = counts[State.COMPLETE]
         share = 100 * complete / total if total else 100.0
-        excluded = " ".join(worker.name for worker, _ in self._registry.all() if worker.excluded)
-        return {
-            "total": total,
+        excluded = _cut(" ".join(worker.name for worker, _ in self._registry.all() if worker.excluded))
+        return wire.SweepStatus(
+            total=total,
             **{state.value: counts[state] for state in State if state is not State.WITHDRAWN},
-            "progress": f"{complete}/{total} ({share:.1f}%)",
-            "done": self._queue.is_over(),
-            "paused": self.is_paused,
-            "workers": self._registry.connected(),
-            "benched": excluded.encode()[:EXCLUDED_BYTES].decode(errors="ignore"),
-        }
+            progress=f"{complete}/{total} ({share:.1f}%)",
+            done=self._queue.is_over(),
+            paused=self.is_paused,
+            workers=self._registry.connected(),
+            benched=excluded,
+            excluded_workers=excluded,
+        )
 
     def view(self) -> wire.ViewReply:
         """Return the sweep at a glance."""
         forecast = self._forecaster.forecast(self._queue.counts())
-        workers = sorted(self._workers(), key=lambda each: (each["task"] is None, not each["connected"]))
+        workers = sorted(self._workers(), key=lambda each: (each.task is None, not each.connected))
+        shown = workers[: wire.PAGE]
         return wire.ViewReply(
             status=self.status(),
             per_hour=forecast.per_hour,
             eta_s=forecast.eta_s,
             why_no_eta="paused" if self.is_paused else forecast.why_no_eta,
-            workers=[{**each, "metrics": _short(each["metrics"])} for each in workers[: wire.PAGE]],
-            failures=[asdict(failure) for failure in self._forecaster.failures()],
+            workers=[msgspec.structs.replace(each, metrics=_short(each.metrics)) for each in shown],
+            failures=self._forecaster.failures(),
         )
 
-    def _workers(self) -> list[dict[str, Value]]:
-        now_s = self._queue.now_s()
+    def _workers(self) -> list[wire.WorkerStatus]:
         leases = {(lease.worker.name, lease.worker.instance): lease for lease in self._queue.leases()}
         return [
-            {
-                "worker": worker.name,
-                "host": worker.host,
-                "device": worker.device,
-                "memory_mib": worker.memory_mib,
-                "connected": worker.connection is not None,
-                "age_s": round(age_s, 1),
-                "task": lease and lease.task.task_id,
-                "task_s": None if lease is None or lease.since_s is None else round(now_s - lease.since_s, 1),
-                "progress": told and [told.step, told.total],
-                "metrics": told.metrics if told else {},
-                "gpu": worker.gpu and msgspec.to_builtins(worker.gpu),
-                "completed": worker.completed,
-                "failed": worker.failed,
-                "drained": worker.drained,
-                "benched": worker.excluded,
-                "git_commit": worker.git_commit,
-                "other_commit": self._registry.has_other_commit(worker),
-            }
+            self._worker(worker, age_s, leases.get((worker.name, worker.instance)))
             for worker, age_s in self._registry.all()
-            for lease in [leases.get((worker.name, worker.instance))]
-            for told in [worker.progress if lease else None]
         ]
 
+    def _worker(self, worker: Worker, age_s: float, lease: Lease | None) -> wire.WorkerStatus:
+        since_s = lease.since_s if lease else None
+        progress = worker.progress if lease else None
+        return wire.WorkerStatus(
+            worker=worker.name,
+            host=worker.info.host,
+            device=worker.info.device,
+            memory_mib=worker.info.memory_mib,
+            connected=worker.info.connection is not None,
+            age_s=round(age_s, 1),
+            task=lease.task.task_id if lease else None,
+            task_s=None if since_s is None else round(self._queue.now_s() - since_s, 1),
+            progress=(progress.step, progress.total) if progress else None,
+            metrics=progress.metrics if progress else {},
+            gpu=worker.gpu,
+            completed=worker.completed,
+            failed=worker.failed,
+            drained=worker.drained,
+            benched=worker.excluded,
+            excluded=worker.excluded,
+            git_commit=worker.git_commit,
+            other_commit=self._registry.has_other_commit(worker),
+        )
+
+    # -- tasks ---------------------------------------------------------------------------------------------
+
+    def _tasks(self, request: wire.Tasks) -> wire.TasksReply:
+        page, total = self._queue.page(_accepted(request), request.offset, wire.PAGE)
+        return wire.TasksReply(tasks=[describe(entry) for entry in page], total=total)
+
+    def _show(self, request: wire.Show) -> wire.ShowReply:
+        entry = self._queue.entry(self._queue.key_of(request.task))
+        since_s = entry.lease.since_s if entry.lease else None
+        folder, is_complete = entry.planned.output_dir, entry.state is State.COMPLETE
+        is_pending = entry.state is State.PENDING
+        duplicate, before = self._queue.place(entry.key) if is_pending else (None, 0)
+        view = QueueView(self._queue.now_s(), self.is_paused, duplicate, before)
+        return wire.ShowReply(
+            task=describe(entry),
+            why=why_not_running(entry, self._registry.available(), view),
+            running_s=None if since_s is None else round(self._queue.now_s() - since_s, 1),
+            row=self._store.find(folder, [entry.task]).get(entry.key) if is_complete else None,
+            log_path=f"{self._run_folder(entry)}/{LOG_FILE}",
+            log=last_lines(self._workdir.root / self._run_folder(entry) / LOG_FILE, SHOWN_LINES),
+        )
+
+    def _logs(self, request: wire.Logs) -> wire.LogsReply:
+        """Return a piece of what the task has printed, or why that is not to be had here."""
+        entry = self._queue.entry(self._queue.key_of(request.task))
+        path = f"{self._run_folder(entry)}/{LOG_FILE}"
+        piece = read_piece(self._workdir.root / path, request.offset)
+        if piece is not None:
+            return wire.LogsReply(
+                text=piece.text, offset=piece.offset, size=piece.size, state=entry.state.value
+            )
+        absent = f"{request.task}: has not run yet, so there is no log"
+        if worker := describe(entry).worker:
+            absent = (
+                f"{request.task}: found no log here, expected it where {worker} ran it: {path} in its folder"
+            )
+        return wire.LogsReply(text="", offset=0, size=0, state=entry.state.value, absent=absent)
+
+    def _run_folder(self, entry: Entry) -> str:
+        task = entry.assigned_task
+        folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
+        return folder.relative_to(self._workdir.root).as_posix()
+
+    # -- steering ------------------------------------------------------------------------------------------
+
+    def _cancel(self, request: wire.Cancel) -> wire.Ack:
+        keys = [self._queue.key_of(task_id) for task_id in request.tasks]
+        return wire.Ack(count=sum(self._queue.cancel(key) for key in keys))
+
     def _requeue(self, request: wire.Requeue) -> Iterator[bool]:
-        for key in [
-            self._queue.key_of(task_id) for task_id in request.tasks
-        ]:  # all known, or none is touched
-            yield self._queue.requeue(key)
-        for entry in self._queue.entries(State.FAILED) if request.failed else ():
-            yield self._queue.requeue(entry.key)
+        keys = [self._queue.key_of(task_id) for task_id in request.tasks]  # all known, or none is touched
+        yield from map(self._queue.requeue, keys)
+        if request.failed:
+            yield from (self._queue.requeue(entry.key) for entry in self._queue.entries(State.FAILED))
         if request.missing:
             complete = [entry.planned for entry in self._queue.entries(State.COMPLETE)]
             yield from map(self._queue.reset_complete, self._store.without_row(complete))
 
+    def _pause(self, is_paused: bool) -> wire.Ack:
+        self.is_paused = is_paused
+        return wire.Ack(message="paused" if is_paused else "resumed")
 
-def _short(metrics: Mapping[str, Value]) -> dict[str, Value]:
+    def _drain(self, request: wire.Drain) -> wire.Ack:
+        if not self._registry.drain(request.worker_id):
+            raise UnknownTask(f"worker {request.worker_id}: not known; `workers` lists those that are")
+        return wire.Ack(message=f"{request.worker_id} leaves after its current task")
+
+
+def describe(entry: Entry) -> wire.TaskStatus:
+    """Return a task as `tasks` and `show` tell of it."""
+    task = entry.task
+    return wire.TaskStatus(
+        task_id=task.task_id,
+        key=task.key,
+        phase=task.phase,
+        config=task.config,
+        seed=task.seed,
+        output_dir=task.output_dir,
+        gpus=task.gpus,
+        min_free_gb=task.min_free_gb,
+        state=entry.state.value,
+        attempts=entry.attempts,
+        failures=entry.failures,
+        losses=entry.losses,
+        worker=entry.lease.worker.name if entry.lease else entry.last_worker,
+        cause=entry.cause,
+        error=entry.error[-500:],  # the end of a traceback; a page of these stays a small message
+    )
+
+
+def _cut(names: str, limit: int = EXCLUDED_BYTES) -> str:
+    """Return as much of the names as takes `limit` bytes in JSON, quotes included."""
+    while len(msgspec.json.encode(names)) > limit:
+        names = names[: -max(1, (len(msgspec.json.encode(names)) - limit) // 6)]
+    return names
+
+
+def _short(metrics: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return what a view has room for; a hundred workers may tell of a thousand metrics each."""
     told = [(name, value) for name, value in metrics.items() if len(f"{name}{value}") <= METRIC_CHARS]
     return dict(told[:METRICS])

@@ -1,4 +1,4 @@
-"""How attempts end: complete, failed, given back, lost.
+"""Ends attempts: complete (its row checked and written), failed, given back, lost.
 
 The order is the promise: a row is on disk before it is acknowledged, and a task that may have finished is
 looked for in its file before it is assigned again.
@@ -34,12 +34,12 @@ class Completion:
     worker: Worker
     row: dict[str, str] | None  # None: the worker has written it
     wants_next: bool
-    offer: Lease | wire.NoTask | None = None  # what the worker gets next
+    next: wire.TaskReply | wire.NoTask | None = None  # what the worker gets next
     error: DistexpError | None = None  # why it is refused
 
 
 class CompletionHandler:
-    """What is done when an attempt ends, or a row is seen.  Safe from any thread."""
+    """Ends attempts, as workers report or rows show.  Safe from any thread."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class CompletionHandler:
     # -- what workers report -------------------------------------------------------------------------------
 
     def validate(self, request: wire.TaskComplete, worker: Worker) -> Completion:
-        """Return what the worker hands over, ready for `complete`. It is a sign of life.
+        """Return the reported completion, ready for `complete`. The report is a sign of life.
 
         Raises:
             ProtocolError: The result is of another sweep, or none that could become a row.
@@ -68,13 +68,9 @@ class CompletionHandler:
                 f"expected one of this sweep ({self._journal.sweep_id})"
             )
         entry = self._reported(request)
-        task = (
-            entry.lease.task if entry.lease else entry.task
-        )  # as assigned: an edit may have moved its folder
+        task = entry.assigned_task
         lease_id = _lease_id(request, entry, worker)
-        self._queue.heartbeat(
-            lease_id, task.key, worker.info
-        )  # it lives, also where no row can be written now
+        self._queue.heartbeat(lease_id, task.key, worker.info)  # alive, also where no row can be written now
         row = None if request.result is None else self._row(task, request, worker, entry.attempts)
         self._reporters.setdefault(task.key, worker.info)  # whatever sees the row: it is its work
         return Completion(task, lease_id, worker, row, request.next)
@@ -103,31 +99,35 @@ class CompletionHandler:
                 self._refuse(each, entry)
 
     def forget(self, completion: Completion) -> None:
-        """Take no notice any more of who has reported that task."""
+        """Forget who has reported that task."""
         self._reporters.pop(completion.task.key, None)
 
     def _refuse(self, completion: Completion, entry: Entry) -> None:
         task, lease = completion.task, entry.lease
-        if completion.worker.shares_folder and lease is not None and lease.lease_id == completion.lease_id:
-            self.lose(lease, "the row that it has reported is not there")  # or it gets it for ever
+        if (
+            completion.worker.info.shares_folder
+            and lease is not None
+            and lease.lease_id == completion.lease_id
+        ):
+            self.lose(lease, "the row that it has reported is not there")  # else it gets the task for ever
         completion.error = ProtocolError(
             f"task_complete {task.task_id}: found no row of it in {self._store.path(task)}, "
             "expected the row before the report, or a `result` to write it from"
         )
 
     def failed(self, request: wire.TaskFailed, worker: Worker) -> wire.Ack:
-        """Charge the failure to the task; one by import ends its phase, or shows the worker to be unfit."""
+        """Charge the failure to the task; one by import ends its phase, or excludes the worker."""
         entry = self._reported(request)
         cause = Cause(request.cause)
         why = (request.error.strip().splitlines() or ["no message"])[-1]
         if cause is Cause.IMPORT:
-            is_news = self._not_imported(request, entry, worker, why)
+            is_live = self._not_imported(request, entry, worker, why)
         else:
-            has_larger = (self._registry.largest_mib(entry.need.gpus) or 0) > worker.memory_mib
+            has_larger = (self._registry.largest_mib(entry.need.gpus) or 0) > worker.info.memory_mib
             retry = cause is not Cause.OUT_OF_MEMORY or has_larger
-            is_news = self._charge(request, entry, worker, why, retry=retry)
+            is_live = self._charge(request, entry, worker, why, retry=retry)
         self._journal.flush()
-        return wire.Ack() if is_news else _LATE
+        return wire.Ack() if is_live else _LATE
 
     def _charge(
         self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str, *, retry: bool
@@ -147,7 +147,7 @@ class CompletionHandler:
         return True
 
     def _not_imported(self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str) -> bool:
-        """Return whether that is news: the worker is unfit where others can import, else the phase ends."""
+        """Exclude the worker where others can import, else end the phase; return if the lease was live."""
         task, lease_id = entry.task, _lease_id(request, entry, worker)
         is_live = entry.lease is not None and entry.lease.lease_id == lease_id
         why_excluded = f"cannot import {task.experiment}, which others can: {why}"

@@ -4,34 +4,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distexp.queue.entry import Entry
+from distexp.queue.entry import Entry, WorkerInfo
 from distexp.task import MIB_PER_GB, Cause, Need, State
 from distexp.text import duration_text
 
-
-@dataclass(frozen=True)
-class Hand:
-    """A connected worker, as far as it matters to a task that waits."""
-
-    name: str
-    memory_mib: int  # of its device
-    refusal: str = ""  # why it gets no task, whichever is pending
-    gpus: int = 0  # cards that it holds
-    free_mib: int = 0  # on the fullest of them, when it last asked for a task
+Available = tuple[WorkerInfo, str]  # a connected worker, and why it gets no task; empty: it may have one
 
 
 @dataclass(frozen=True)
 class QueueView:
-    """What stands around a task."""
+    """What a task waits for, other than workers."""
 
     now_s: float  # on the queue's clock
     is_paused: bool = False
-    hands: Sequence[Hand] = ()
     duplicate: Entry | None = None  # that asks for the same work, and runs or is complete
     before: int = 0  # pending tasks whose turn comes first
 
 
-def why_not_running(entry: Entry, view: QueueView) -> str:
+def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView) -> str:
     """Return why; for a task that runs: where, and since when."""
     task_id = entry.task.task_id
     match entry.state:
@@ -43,12 +33,12 @@ def why_not_running(entry: Entry, view: QueueView) -> str:
             spent = f"{entry.failures} failures, {entry.losses} lost workers"
             return f"failed ({spent}): {_last_line(entry)}; `requeue {task_id}` runs it again"
         case State.CANCELLED if entry.cause == Cause.IMPORT:
-            return f"its phase has ended: {_last_line(entry)}; mend the module, then `requeue {task_id}`"
+            return f"its phase has ended: {_last_line(entry)}; fix the module, then `requeue {task_id}`"
         case State.CANCELLED:
             return f"{_last_line(entry)}; `requeue {task_id}` runs it again"
         case State.WITHDRAWN:
             return "withdrawn: the config files no longer ask for it"
-    return _pending(entry, view)
+    return _pending(entry, workers, view)
 
 
 def _assigned(entry: Entry, now_s: float) -> str:
@@ -64,45 +54,43 @@ def _assigned(entry: Entry, now_s: float) -> str:
     )
 
 
-def _pending(entry: Entry, view: QueueView) -> str:
+def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str:
     if view.duplicate is not None:
-        what = (
-            "runs"
-            if view.duplicate.state is State.ASSIGNED
-            else "is complete; its row is copied at the next scan"
-        )
+        is_running = view.duplicate.state is State.ASSIGNED
+        what = "runs" if is_running else "is complete; its row is copied at the next scan"
         other = view.duplicate.task.task_id
         return f"waits for its duplicate {other}, the same work in another phase, which {what}"
     if view.is_paused:
         return "the sweep is paused; `resume` goes on"
-    if not view.hands:
+    if not workers:
         return "no worker is connected; start one with `python experiment_runner_gpu.py`"
-    fit = [hand for hand in view.hands if not hand.refusal]
-    if not fit:
-        why = "; ".join(f"{hand.name}: {hand.refusal}" for hand in view.hands[:3])
+    allowed = [worker for worker, excluded in workers if not excluded]
+    if not allowed:
+        why = "; ".join(f"{worker.name}: {excluded}" for worker, excluded in workers[:3])
         return f"all workers are excluded ({why})"
-    able = [hand for hand in fit if hand.gpus >= entry.need.gpus]
-    if not any(entry.need.is_met_by(hand.gpus, hand.free_mib) for hand in able):
-        return _unmet(entry.need, fit, able)
-    largest_mib = max(hand.memory_mib for hand in able)
-    if entry.oom_at_mib and largest_mib <= entry.oom_at_mib:
+    able = [worker for worker in allowed if worker.gpus >= entry.need.gpus]
+    if not any(worker.meets(entry.need) for worker in able):
+        return _unmet(entry.need, allowed, able)
+    largest_mib = max(worker.memory_mib for worker in able)
+    if entry.is_beyond(largest_mib):
         return (
-            f"needs a larger GPU: it ran out of memory with {entry.oom_at_mib} MiB, "
-            f"and the largest device of a worker has {largest_mib} MiB"
+            f"needs a larger GPU: it ran out of memory with {entry.oom_at_mib} MiB, and the largest device "
+            f"of a worker has {largest_mib} MiB"
         )
     if view.before:
         return f"its turn has not come: {view.before} pending tasks before it"
     return "it is next: the workers are busy with other tasks"
 
 
-def _unmet(need: Need, fit: Sequence[Hand], able: Sequence[Hand]) -> str:
-    """Return what no worker has; `able` are those of `fit` that hold cards enough."""
+def _unmet(need: Need, allowed: Sequence[WorkerInfo], able: Sequence[WorkerInfo]) -> str:
+    """Return what no worker has; `able` are those of `allowed` that hold GPUs enough."""
     if not able and need.gpus == 1:
         return "needs a GPU, and no worker that is connected holds one"
     if not able:
-        most, remedy = max(hand.gpus for hand in fit), f"python experiment_runner_gpu.py --gpus {need.gpus}"
+        most = max(worker.gpus for worker in allowed)
+        remedy = f"python experiment_runner_gpu.py --gpus {need.gpus}"
         return f"needs {need.gpus} GPUs, and no worker that is connected holds more than {most}: `{remedy}`"
-    best = max(able, key=lambda hand: hand.free_mib)
+    best = max(able, key=lambda worker: worker.free_mib)
     where = "on its GPU" if need.gpus == 1 else f"on each of {need.gpus} GPUs"
     return (
         f"needs {need.min_free_gb:g} GB free {where}, and the most that a worker had when it last asked "

@@ -17,6 +17,7 @@ from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
 from distexp.task import State, Task
+from distexp.wire.messages import FailureStatus
 
 KEPT = 400  # measured tasks that the model is made of
 SAMPLE = 400  # pending tasks that stand for all
@@ -27,17 +28,6 @@ MIN_SHARE, MIN_TOLD_S = 0.02, 10.0  # of a running task, before its progress out
 MEDIAN_OF = 25  # tasks of a phase that were completed last
 RATE_TASKS = 100  # completed last, whose rate is told
 FAILURES = 8  # told of
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An attempt that failed, or whose worker was lost."""
-
-    at_utc: str  # ISO 8601, seconds, ending in Z
-    task_id: str
-    worker: str
-    why: str  # cause and last line
-    state: str  # of the task since
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,7 @@ class Forecaster:
         self._random = random.Random(0)
         self._done_s: deque[float] = deque(maxlen=RATE_TASKS)  # when each was completed, on its clock
         self._took_s: dict[str, deque[float]] = {}  # phase -> seconds, of those completed last
-        self._failures: deque[Failure] = deque(maxlen=FAILURES)
+        self._failures: deque[FailureStatus] = deque(maxlen=FAILURES)
         self._sample: dict[str, tuple[Task, Features]] = {}
         self._told, self._stale_at_s = Forecast(None, None), 0.0
 
@@ -88,9 +78,11 @@ class Forecaster:
         """Note a failure, or the loss of a worker."""
         at_utc = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         with self._lock:
-            self._failures.append(Failure(at_utc, task.task_id, worker, why, state.value))
+            self._failures.append(
+                FailureStatus(at_utc=at_utc, task_id=task.task_id, worker=worker, why=why, state=state.value)
+            )
 
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[FailureStatus]:
         """Return the last failures, the latest first."""
         with self._lock:
             return list(reversed(self._failures))

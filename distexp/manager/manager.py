@@ -5,15 +5,15 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
 from distexp.errors import ConfigError, DistexpError, UserError
-from distexp.manager.alerts import Alerts, Commands
-from distexp.manager.dispatch import Service
+from distexp.manager.dispatch import Dispatcher
 from distexp.manager.duplicates import copy_duplicate_rows
+from distexp.manager.hooks import Commands, Hooks
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
@@ -76,6 +76,7 @@ class ExperimentManager:
         self._sweep = Sweep(self.workdir.root, configs)
         self._commands = Commands.parse(on_finish, on_failure)
         self._is_serving = self._is_stopping = self._is_done = False
+        self._signals = 0  # that asked for a stop
         self._next_rescan_s = 0.0
         self._exit_at_s: float | None = None
         self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
@@ -125,8 +126,8 @@ class ExperimentManager:
             undo.callback(self.journal.close)
             self.journal.sweep_id = self.workdir.keep_sweep_id(self.journal.sweep_id)
             token, tls = load_or_make_identity(self.workdir)
-            self._open_rooms(tasks, token.secret if self._auth else None)
-            self._server = Server(self.host, self._wanted_port, self.service, tls)
+            self._load(tasks, token.secret if self._auth else None)
+            self._server = Server(self.host, self._wanted_port, self.dispatcher, tls)
             undo.callback(self._server.server_close)
             self.workdir.announce(self.host, self.port)
             self._held, self._log_open = undo.pop_all(), log_open.pop_all()
@@ -137,14 +138,14 @@ class ExperimentManager:
         if is_reachable:
             log.info("Workers on other machines need a copy of %s", self.workdir.token)
 
-    def _open_rooms(self, tasks: Sequence[Planned], secret: str | None) -> None:
+    def _load(self, tasks: Sequence[Planned], secret: str | None) -> None:
         """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
         self.queue = TaskQueue(time.monotonic, self.journal.record)
         self.store = ResultsStore(self.workdir.root, self._on_scan)
         self._registry = WorkerRegistry(
             host=host_name(), machine=machine_id(), nonce=self.workdir.read_nonce(), clock=time.monotonic
         )
-        self.service = Service(
+        self.dispatcher = Dispatcher(
             queue=self.queue,
             journal=self.journal,
             store=self.store,
@@ -162,28 +163,32 @@ class ExperimentManager:
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):
             self._stays_until_s = time.monotonic() + EXIT_WAIT_S
-        self.service.take_over()
-        self._alerts = Alerts(self.queue, self._commands, self.service.status, self.workdir.root)
-        self.service.completion.say_what_failed_before()
+        self.dispatcher.restore_leases()
+        self._hooks = Hooks(self.queue, self._commands, self.dispatcher.status, self.workdir.root)
+        self.dispatcher.completion.say_what_failed_before()
 
     def stop(self) -> None:
         """Answer `restarting` from now on, close connections and files. Workers outlive it."""
-        self.service.is_stopping = True
+        self.dispatcher.is_stopping = True
         self._server.stop()
-        log.info("Manager stopped at %s", self.service.status()["progress"])
+        log.info("Manager stopped at %s", self.dispatcher.status().progress)
         self._held.close()
-        self._alerts.look(has_ended=self._is_done)  # the last report may have come after the last turn
-        self._alerts.close()
+        self._hooks.look(has_ended=self._is_done)  # the last report may have come after the last turn
+        self._hooks.close(self._signals_after(self._signals))
         self._log_open.close()  # only now: the last command may have failed
         gc.take_back()
 
     def view(self) -> ViewReply | None:
         """Return the sweep at a glance; None before it is served.  Safe from any thread."""
-        return self.service.view() if self._is_serving else None
+        return self.dispatcher.view() if self._is_serving else None
 
     def request_stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """End `serve` after its current turn. A signal handler: it only sets a flag."""
+        self._signals += 1
         self._is_stopping = True
+
+    def _signals_after(self, known: int) -> Callable[[], bool]:
+        return lambda: self._signals > known
 
     def stop_on_signals(self) -> None:
         """Let Ctrl+C and SIGTERM stop the manager in good order. For the main thread."""
@@ -203,7 +208,7 @@ class ExperimentManager:
         if time.monotonic() >= self._next_rescan_s:
             self.rescan()
             self._next_rescan_s = time.monotonic() + self._rescan_s
-        self._alerts.look()
+        self._hooks.look()
         if self._exit_when_done:
             self._exit_when_done_()
 
@@ -214,17 +219,17 @@ class ExperimentManager:
         if self._sweep.has_changed():
             self._reload()
         copy_duplicate_rows(self.queue, self.store)
-        self.service.completion.fail_unplaceable()
+        self.dispatcher.completion.fail_unplaceable()
         try:
             self.journal.flush()
         except DistexpError as error:
             log.warning("%s", error)
         counts = self.queue.counts()
         if counts != self._last_counts:
-            status = self.service.status()
+            status = self.dispatcher.status()
             log.info(
                 "Progress %s: %d assigned, %d failed, %d workers",
-                *(status["progress"], status["assigned"], status["failed"], status["workers"]),
+                *(status.progress, status.assigned, status.failed, status.workers),
             )
         self._last_counts = counts
 
@@ -236,19 +241,19 @@ class ExperimentManager:
                 log.error("%s", problem)
             log.error("The sweep goes on as it was until the config files are mended")
             return
-        with self.service.assigning:  # no task that has its row already is assigned meanwhile
+        with self.dispatcher.assigning:  # no task that has its row already is assigned meanwhile
             joined, left = self.queue.sync(tasks)
             self.store.sync(tasks)
             self.store.scan_all()
-        self.service.sweep_changed()
+        self.dispatcher.sweep_changed()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
 
     def _end_leases(self) -> None:
         for lease in self.queue.overdue():
-            self.service.completion.lose(lease, "no sign of life")
+            self.dispatcher.completion.lose(lease, "no sign of life")
         for lease in self.queue.leases():
             if self._registry.has_died(lease.worker):
-                self.service.completion.lose(lease, "its process is gone")
+                self.dispatcher.completion.lose(lease, "its process is gone")
 
     def _exit_when_done_(self) -> None:
         """Once nothing more can be done, go, after idle workers and those of an earlier manager heard it."""
@@ -273,7 +278,7 @@ class ExperimentManager:
     def _on_scan(self, scan: Scan) -> None:
         for warning in scan.warnings:
             log.warning("%s", warning)
-        self.service.completion.finished(scan.complete)
+        self.dispatcher.completion.finished(scan.complete)
         if scan.vanished:
             names = sorted(self.queue.entry(key).task.task_id for key in scan.vanished)
             log.warning(

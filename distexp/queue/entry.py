@@ -1,7 +1,4 @@
-"""One task as the queue sees it: where it stands, who holds it, what it has cost.
-
-`TRANSITIONS` is the table of states; `task_queue` keeps it.
-"""
+"""The queue's record of one task: state, lease, history; the table of states; who a worker is."""
 
 import copy
 from dataclasses import dataclass
@@ -9,10 +6,11 @@ from dataclasses import dataclass
 import msgspec
 
 from distexp.sweep.grid import Planned
+from distexp.system.process import ProcessMark
 from distexp.task import LeaseRecord, Need, State, Task, TaskRecord
 
-MISSED_HEARTBEATS = 4  # one lost beat is a hiccup, four are a death
-SILENT_LEASE_S = 7200.0  # without declared beats a task may stay out for two hours without a sign of life
+MISSED_HEARTBEATS = 4  # one may get lost; after four the worker is gone
+SILENT_LEASE_S = 7200.0  # a worker without heartbeats may be silent for two hours
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
@@ -27,19 +25,23 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """Who asks for a task."""
+    """Who a worker is, as of its last request."""
 
-    name: str
-    heartbeat_s: float | None = None  # None: never beats, may disconnect
+    name: str  # as it stands in log lines, rows and replies
+    heartbeat_s: float | None = None  # None: it sends no heartbeats, and may disconnect
     memory_mib: int = 0  # of its device; 0 when unknown
-    connection: int | None = None
+    connection: int | None = None  # None: not connected
     instance: str = ""  # of its process: two processes may have one name
     too_long: frozenset[str] = frozenset()  # phases whose tasks take longer than it has time
-    gpus: int = 0  # cards that it holds
-    free_mib: int = 0  # on the fullest of them, when it asked; 0 when unknown
+    gpus: int = 0  # that it holds
+    free_mib: int = 0  # on the fullest of them, when it last asked for a task; 0 when unknown
+    host: str = ""
+    device: str = ""
+    shares_folder: bool = False  # on the manager's host and folder: it writes its rows itself
+    process: ProcessMark | None = None  # only where the manager can see it
 
     def meets(self, need: Need) -> bool:
-        """Return whether its device has what a task needs."""
+        """Return whether its devices have what a task needs."""
         return need.is_met_by(self.gpus, self.free_mib)
 
     @property
@@ -87,6 +89,11 @@ class Entry(msgspec.Struct, gc=False):
         return self.planned.task
 
     @property
+    def assigned_task(self) -> Task:
+        """The task as its worker knows it: an edit may have moved its folder since it was assigned."""
+        return self.lease.task if self.lease else self.planned.task
+
+    @property
     def need(self) -> Need:
         """What its device must have."""
         return self.planned.need
@@ -94,7 +101,7 @@ class Entry(msgspec.Struct, gc=False):
     def fits(self, worker: WorkerInfo) -> bool:
         """Return whether the worker's device has more memory than the one on which the task ran out.
 
-        What the task needs by its config is another matter: see `Borrower.meets`.
+        What the task needs by its config is another matter: see `WorkerInfo.meets`.
         """
         return self.oom_at_mib == 0 or worker.memory_mib > self.oom_at_mib
 

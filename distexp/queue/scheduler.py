@@ -1,8 +1,8 @@
-"""Which pending task is assigned next: the sweep in its order, retries to other workers, duplicates one at a
-time. It looks at states and changes none; that is for `task_queue`, which calls it under its lock. Two
-tasks are duplicates when they ask for the same work: while one runs or is complete, the other waits. Tasks
-wait by what they need of a device and by phase, so that those that do not fit a worker, or its time, stand
-in nobody's way.
+"""Chooses which pending task a worker gets next: the order of the sweep, retries, needs, duplicates.
+
+It looks at states and changes none; that is for `task_queue`, which calls it under its lock. Two tasks are
+duplicates when they ask for the same work: while one runs or is complete, the other waits. Tasks wait in
+lines by need and phase, so that those that do not fit a worker, or its time, block no others.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from distexp.queue.entry import Entry, WorkerInfo
 from distexp.sweep.grid import GridPoint, Planned, duplicates_among
 from distexp.task import Need, State, Task
 
-RETRY_LOOK = 16  # retries looked at per request and line: keeps assigning at a constant cost
+RETRY_LOOK = 16  # retries looked at per request and line: assigning costs the same however many wait
 
 
 class TaskLines:
@@ -30,15 +30,12 @@ class Scheduler:
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         """Look into `entries`, by key, which grow and change meanwhile."""
         self._entries = entries
-        self._lines: dict[
-            tuple[Need, str], TaskLines
-        ] = {}  # the greatest need first, then phases as they joined
-        self._duplicates: dict[
-            str, list[str]
-        ] = {}  # key -> keys that ask for the same work, if there are several
+        # by need and phase: the greatest need first, then phases as they joined
+        self._lines: dict[tuple[Need, str], TaskLines] = {}
+        self._duplicates: dict[str, list[str]] = {}  # key -> keys of the same work, where there are several
 
-    def join(self, tasks: Sequence[Planned]) -> None:
-        """Put new tasks at the end of the sweep."""
+    def push(self, tasks: Sequence[Planned]) -> None:
+        """Add new tasks at the end of the sweep."""
         for kind, group in itertools.groupby(tasks, lambda t: t.grid if isinstance(t, GridPoint) else t):
             self._of(kind.need, kind.phase).fresh.extend([task.key for task in group])
 
@@ -46,6 +43,11 @@ class Scheduler:
         """Put a task that is pending again, or has another need, among the retries."""
         entry = self._entries[key]
         self._of(entry.need, entry.planned.phase).retry.append(key)
+
+    def push_front(self, entry: Entry) -> None:
+        """Put a pending task where it was taken from: an assignment was undone."""
+        lines = self._of(entry.need, entry.planned.phase)
+        (lines.retry if entry.attempts else lines.fresh).appendleft(entry.key)
 
     def retries(self) -> list[Entry]:
         """Return the pending tasks among the retries, by a walk; not those that wait for a duplicate."""
@@ -65,7 +67,7 @@ class Scheduler:
             self.push_retry(key)
         self._duplicates = duplicates_among(tasks)
 
-    def take(self, worker: WorkerInfo) -> Entry | None:
+    def pop_next(self, worker: WorkerInfo) -> Entry | None:
         """Take the next task for this worker out of its line; None when none is free for it.
 
         The greatest need that it meets comes first: others can do the rest. Retries go first to workers

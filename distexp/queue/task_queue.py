@@ -1,20 +1,24 @@
-"""Every task of the sweep: one table of states, an injected clock, no I/O.
+"""Every task of the sweep: its state, its lease, what it has cost. An injected clock, no I/O.
 
-Every state change goes through `_move`, which refuses what the table `TRANSITIONS` does not hold; beside it
-stand `complete_unlent`, for a million tasks at once, and `readmit`, which starts a complete task all over
-again. What must outlive the manager leaves through `on_change`, called under the lock, in the order of the
-changes.
+Every state change goes through `_transition`, which refuses what the table `TRANSITIONS` does not hold;
+beside it stand `complete_unassigned`, for a million tasks at once, and `reset_complete`, which starts a
+complete task all over again. What must outlive the manager leaves through `on_change`, called under the lock,
+in the order of the changes.
 """
 
+import random
 import secrets
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 
-from distexp.errors import IllegalTransition
+from distexp.errors import IllegalTransition, UnknownTask
 from distexp.queue.entry import TRANSITIONS, Entry, Lease, WorkerInfo
-from distexp.queue.register import Register
+from distexp.queue.lookup import Labels
+from distexp.queue.scheduler import Scheduler
 from distexp.sweep.grid import Planned
-from distexp.task import Cause, State, TaskRecord
+from distexp.task import Cause, State, Task, TaskRecord
 
 FAILURE_BUDGET = 3  # failures of the experiment before the task stands as failed
 LOSS_BUDGET = 5  # losses of the worker: not the task's fault, so more patience, but a killer task must end
@@ -22,13 +26,21 @@ RECONNECT_S = 10.0  # a broken connection may be a hiccup of the network
 REATTACH_S = 60.0  # after a restart of the manager, each known lease gets this long to show up
 
 
-class TaskQueue(Register):
+class TaskQueue:
     """Every task of the sweep and who runs it.  Safe from any thread."""
 
     def __init__(self, clock: Callable[[], float], on_change: Callable[[TaskRecord], None]) -> None:
         """Read time (seconds, monotonic) from `clock`; hand every change to `on_change` under the lock."""
-        super().__init__(clock)
-        self._on_change = on_change
+        self._clock, self._on_change = clock, on_change
+        self._lock = threading.RLock()
+        self._entries: dict[str, Entry] = {}
+        self._scheduler = Scheduler(self._entries)
+        self._leases: dict[str, str] = {}  # live lease id -> key
+        self._labels: Labels | None = None  # of the sweep; made when first asked for
+        self._counts: Counter[State] = Counter()
+        self._failed_ever = 0
+
+    # -- the sweep -----------------------------------------------------------------------------------------
 
     def sync(self, tasks: Sequence[Planned]) -> tuple[int, int]:
         """Make `tasks` the sweep and return how many joined it and how many pending ones left it.
@@ -61,16 +73,17 @@ class TaskQueue(Register):
         return False
 
     def _begin(self, tasks: Sequence[Planned]) -> None:
-        """Take new tasks up, in few steps: there may be a million."""
+        """Add new tasks, in few steps: there may be a million."""
         self._entries.update([(task.key, Entry(task)) for task in tasks])
         self._counts[State.PENDING] += len(tasks)
-        self._scheduler.join(tasks)
+        self._scheduler.push(tasks)
 
     def restore(self, records: Iterable[TaskRecord], *, retry_failed: bool = False) -> None:
         """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
 
-        Each live lease gets `REATTACH_S` to show up; one without beats, which shows up only when it is done,
-        its full time. Failures by import are forgotten (the module may be mended), with `retry_failed` all.
+        Each live lease gets `REATTACH_S` to show up; one without heartbeats, which shows up only when it is
+        done, its full time. Failures by import are forgotten (the module may be fixed), with `retry_failed`
+        all.
         """
         with self._lock:
             for record in records:
@@ -90,10 +103,10 @@ class TaskQueue(Register):
                     term_s = REATTACH_S if worker.heartbeat_s else worker.term_s
                     self._assign(entry, held.lease_id, worker, term_s)
                 elif record.state in (State.FAILED, State.CANCELLED):
-                    self._settle(entry, State(record.state))
+                    self._end_unassigned(entry, State(record.state))
 
-    def _settle(self, entry: Entry, state: State) -> None:
-        """Reach an ended state by moves of the table, though nobody holds the task."""
+    def _end_unassigned(self, entry: Entry, state: State) -> None:
+        """End a task that nobody holds, by transitions of the table."""
         if state is State.FAILED:
             self._transition(entry, State.ASSIGNED)
         self._transition(entry, state)
@@ -103,7 +116,7 @@ class TaskQueue(Register):
     def assign(self, worker: WorkerInfo) -> Lease | None:
         """Assign a pending task, or return None when none is free for this worker."""
         with self._lock:
-            if (entry := self._scheduler.take(worker)) is None:
+            if (entry := self._scheduler.pop_next(worker)) is None:
                 return None
             entry.attempts += 1
             return self._assign(entry, secrets.token_hex(8), worker, worker.term_s, self._clock())
@@ -122,8 +135,8 @@ class TaskQueue(Register):
     def heartbeat(self, lease_id: str, key: str, worker: WorkerInfo) -> bool:
         """Return whether the attempt may go on; extends its lease.
 
-        A worker that was given up comes back to its task when nobody else has it or its duplicate. A task
-        that was withdrawn meanwhile finishes, too.
+        A worker that was thought to be lost comes back to its task when nobody else has it or its duplicate.
+        A task that was withdrawn meanwhile finishes, too.
         """
         with self._lock:
             entry = self._entry(key)
@@ -141,7 +154,7 @@ class TaskQueue(Register):
     def disconnect(self, connection: int) -> list[Lease]:
         """Shorten the leases of a broken connection to `RECONNECT_S` and return them.
 
-        A worker that never beats may disconnect: its lease stays as it is.
+        A worker without heartbeats may disconnect: its lease stays as it is.
         """
         with self._lock:
             shortened = []
@@ -169,7 +182,7 @@ class TaskQueue(Register):
         return others
 
     def complete(self, key: str) -> Entry | None:
-        """Mark a task whose row is on disk as complete; None when it is no news.
+        """Mark a task whose row is on disk as complete; None when it is so already.
 
         Legal from any other state: the first valid row wins, whoever wrote it. Returns the entry before that.
         """
@@ -225,7 +238,7 @@ class TaskQueue(Register):
             if len(pending) < number or not all(e.is_beyond(largest_mib(e.need.gpus)) for e in pending):
                 return []
             for entry in pending:
-                self._settle(entry, State.FAILED)
+                self._end_unassigned(entry, State.FAILED)
             return [entry.copy() for entry in pending]
 
     def release(self, lease_id: str, key: str) -> State | None:
@@ -233,6 +246,18 @@ class TaskQueue(Register):
         with self._lock:
             entry = self._held(lease_id, key)
             return None if entry is None else self._give_back(entry, State.PENDING)
+
+    def unassign(self, lease: Lease) -> None:
+        """Undo an assignment that nobody has heard of: it counts as no attempt."""
+        with self._lock:
+            entry = self._held(lease.lease_id, lease.task.key)
+            if entry is None:
+                return
+            entry.attempts -= 1
+            self._give_back(entry, State.PENDING)
+            self._on_change(entry.record())  # also of a first attempt: it replaces the record of the lease
+            if entry.state is State.PENDING:
+                self._scheduler.push_front(entry)
 
     def cancel(self, key: str, *, cause: str = "", error: str = "cancelled by the user") -> bool:
         """Cancel a pending or assigned task; False when it has ended already."""
@@ -284,6 +309,125 @@ class TaskQueue(Register):
             del self._leases[entry.lease.lease_id]
             entry.lease = None
 
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def duplicate_copies(self) -> list[tuple[Task, Task]]:
+        """Return (complete task, pending duplicate) pairs: the duplicate's row is a copy of the other's."""
+        with self._lock:
+            return self._scheduler.duplicate_copies()
+
+    def now_s(self) -> float:
+        """Return the time on the queue's clock, by which leases are counted."""
+        return self._clock()
+
+    def counts(self) -> dict[State, int]:
+        """Return the number of tasks in each state."""
+        with self._lock:
+            return {state: self._counts[state] for state in State}
+
+    def failed_ever(self) -> int:
+        """Return how often a task has become failed: unlike the number of failed ones, it never falls."""
+        with self._lock:
+            return self._failed_ever
+
+    def entry(self, key: str) -> Entry:
+        """Return a copy of the entry.
+
+        Raises:
+            UnknownTask: No task has this key.
+        """
+        with self._lock:
+            return self._entry(key).copy()
+
+    def knows(self, key: str) -> bool:
+        """Return whether a task has this key."""
+        with self._lock:
+            return key in self._entries
+
+    def key_of(self, task_id: str) -> str:
+        """Return the key of the task that has this label now.
+
+        Raises:
+            UnknownTask: None has.
+        """
+        with self._lock:
+            if self._labels is None:
+                self._labels = Labels([each.planned for each in self._entries.values() if each.is_wanted])
+            key = self._labels.key_of(task_id)
+            if key is None:
+                raise UnknownTask(
+                    f"task {task_id!r}: not in this sweep, expected a task id such as exp1_width_0_42"
+                )
+            return key
+
+    def entries(self, state: State | None = None) -> list[Entry]:
+        """Return copies of all entries, or of those in one state, in the order of the sweep."""
+        with self._lock:
+            return [entry.copy() for entry in self._entries.values() if state in (None, entry.state)]
+
+    def page(self, accept: Callable[[Entry], bool], offset: int, limit: int) -> tuple[list[Entry], int]:
+        """Return copies of the accepted entries from the `offset`th on, at most `limit`, and of how many.
+
+        The sweep goes on while it looks: a task may have moved since it was accepted.
+        """
+        with self._lock:
+            entries = list(self._entries.values())
+        found = [entry for entry in entries if accept(entry)]
+        with self._lock:
+            return [entry.copy() for entry in found[offset : offset + limit]], len(found)
+
+    def place(self, key: str) -> tuple[Entry | None, int]:
+        """Return what a pending task waits for: a duplicate that runs or is complete, and how many before it.
+
+        Raises:
+            UnknownTask: No task has this key.
+        """
+        with self._lock:
+            entry = self._entry(key)
+            duplicate = self._scheduler.duplicate_ahead(entry)
+            return duplicate and duplicate.copy(), self._scheduler.before(entry)
+
+    def is_short_of_time(self, worker: WorkerInfo) -> bool:
+        """Return whether a task waits that this worker would be assigned if it had the time."""
+        with self._lock:
+            return self._scheduler.is_short_of_time(worker)
+
+    def sample(self, limit: int) -> list[Task]:
+        """Return at most `limit` tasks, picked at random among the pending ones.
+
+        It walks through the whole sweep. Not every so-manyth: the axes of a sweep repeat, too.
+        """
+        with self._lock:
+            left = [entry for entry in self._entries.values() if entry.state is State.PENDING]
+        return [entry.task for entry in (left if len(left) <= limit else random.sample(left, limit))]
+
+    def pending_among(self, tasks: Iterable[Task]) -> list[Task]:
+        """Return those of the tasks that are pending now."""
+        with self._lock:
+            found = ((task, self._entries.get(task.key)) for task in tasks)
+            return [task for task, entry in found if entry is not None and entry.state is State.PENDING]
+
+    def is_over(self) -> bool:
+        """Return whether every task of the sweep is complete, failed or cancelled."""
+        with self._lock:
+            return not self._counts[State.PENDING] and not self._counts[State.ASSIGNED]
+
+    def overdue(self) -> list[Lease]:
+        """Return the leases whose time is up; `lose` ends them, once their results file has been read."""
+        with self._lock:
+            return [lease for lease in self.leases() if lease.until_s <= self._clock()]
+
+    def leases(self) -> list[Lease]:
+        """Return the live leases."""
+        with self._lock:
+            found = (self._entries[key].lease for key in self._leases.values())
+            return [lease for lease in found if lease is not None]
+
+    def is_live(self, lease: Lease) -> bool:
+        """Return whether the lease has not ended."""
+        with self._lock:
+            return lease.lease_id in self._leases
+
     # -- the table ---------------------------------------------------------------------------------------
 
     def _transition(self, entry: Entry, state: State) -> None:
@@ -299,3 +443,15 @@ class TaskQueue(Register):
             self._scheduler.wake_duplicates(entry)
         if entry.attempts or State.CANCELLED in (was, state):  # what never was assigned has no history
             self._on_change(entry.record())
+
+    def _known(self, keys: Set[str]) -> list[Entry]:
+        """Return the entries of those keys that there are.  Caller holds the lock."""
+        if len(keys) > len(self._entries) / 8:  # memory is read much faster in its order
+            return [entry for key, entry in self._entries.items() if key in keys]
+        return [self._entries[key] for key in keys if key in self._entries]
+
+    def _entry(self, key: str) -> Entry:
+        entry = self._entries.get(key)
+        if entry is None:
+            raise UnknownTask(f"task {key}: not in this sweep; `status` and `tasks` list what is")
+        return entry

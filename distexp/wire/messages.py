@@ -203,29 +203,99 @@ class HeartbeatReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     stop: bool
 
 
+class SweepStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a sweep is: its tasks by state, and what keeps them from running."""
+
+    total: int
+    pending: int
+    assigned: int
+    complete: int
+    failed: int
+    cancelled: int
+    progress: str  # "45/240 (18.8%)"
+    done: bool
+    paused: bool
+    workers: int  # that are connected
+    benched: str = ""  # the former name of `excluded_workers`
+    excluded_workers: str = ""  # names with blanks between; cut where there are many
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker: who it is, what it runs, how it has done."""
+
+    worker: str
+    host: str
+    device: str
+    memory_mib: int
+    connected: bool
+    age_s: float  # since it was last heard
+    task: str | None
+    task_s: float | None  # since its task was assigned
+    progress: tuple[int, int] | None  # step and total
+    metrics: dict[str, Scalar]
+    gpu: GpuUse | None
+    completed: int
+    failed: int
+    drained: bool
+    benched: str = ""  # the former name of `excluded`
+    excluded: str = ""  # why it gets no more tasks
+    git_commit: str = ""
+    other_commit: bool = False
+
+
+class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One task: what it is, where it stands, what it has cost."""
+
+    task_id: str
+    key: str
+    phase: str
+    config: dict[str, Value]
+    seed: int
+    output_dir: str
+    gpus: int | None = None
+    min_free_gb: float | None = None
+    state: str
+    attempts: int
+    failures: int
+    losses: int
+    worker: str
+    cause: str
+    error: str
+
+
+class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that failed, or whose worker was lost."""
+
+    at_utc: str  # ISO 8601, seconds, ending in Z
+    task_id: str
+    worker: str
+    why: str  # cause and last line
+    state: str  # of the task since
+
+
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="status"):
     """Never longer than `MAX_STATUS_BYTES`, newline included."""
 
-    status: dict[str, Value]
+    status: SweepStatus
 
 
 class WorkersReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="workers"):
     """One mapping a worker."""
 
-    workers: list[dict[str, Value]]
+    workers: list[WorkerStatus]
 
 
 class TasksReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="tasks"):
     """A page of tasks, and how many there are in all that match."""
 
-    tasks: list[dict[str, Value]]
+    tasks: list[TaskStatus]
     total: int
 
 
 class ShowReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="show"):
     """One task: as `tasks` lists it, and what it waits for, how it ended, what it printed last."""
 
-    task: dict[str, Value]
+    task: TaskStatus
     why: str
     running_s: float | None
     row: dict[str, str] | None
@@ -246,12 +316,12 @@ class LogsReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
 class ViewReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="view"):
     """A sweep at a glance. At most `PAGE` workers: those that run a task first."""
 
-    status: dict[str, Value]
+    status: SweepStatus
     per_hour: float | None
     eta_s: float | None
     why_no_eta: str
-    workers: list[dict[str, Value]]
-    failures: list[dict[str, Value]]
+    workers: list[WorkerStatus]
+    failures: list[FailureStatus]
 
 
 class ErrorReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error"):

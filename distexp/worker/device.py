@@ -58,7 +58,7 @@ def acquire_device(
                 last_problem = str(error)
                 log.warning("%s. Waiting for %s", last_problem, wanted)
         status = connection.try_request(Status(), StatusReply, "Error requesting task")
-        if status is not None and status.status["done"]:
+        if status is not None and status.status.done:
             log.info("No task is left")
             return None
         connection.wait(RETRY_S)

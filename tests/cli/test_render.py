@@ -7,28 +7,40 @@ from msgspec import structs
 from rich.console import Console
 
 from distexp.cli.render import render
-from distexp.wire.messages import ViewReply
+from distexp.wire.messages import FailureStatus, GpuUse, SweepStatus, ViewReply, WorkerStatus
 
 
-def a_worker(number: int = 0, **more: Any) -> dict[str, Any]:
-    return {
+def a_worker(number: int = 0, **more: Any) -> WorkerStatus:
+    about = {
         **{"worker": f"box{number}/gpu0", "host": f"box{number}", "device": "NVIDIA H100 80GB HBM3"},
         **{"memory_mib": 81559, "connected": True, "age_s": 3.2, "task": f"exp1_vary_width_{number}_42"},
-        **{"task_s": 132.0, "progress": [12, 300], "metrics": {"loss": 0.12345, "test_acc": 0.9}},
-        **{"gpu": {"used_mib": 31744, "free_mib": 49152, "utilization_pct": 97}},
-        **{"completed": 3, "failed": 0, "drained": False, "benched": ""},
+        **{"task_s": 132.0, "progress": (12, 300), "metrics": {"loss": 0.12345, "test_acc": 0.9}},
+        "gpu": GpuUse(used_mib=31744, free_mib=49152, utilization_pct=97),
+        **{"completed": 3, "failed": 0, "drained": False},
         **more,
     }
+    return WorkerStatus(**about)
 
 
-STATUS = {
-    **{"total": 240, "pending": 183, "assigned": 4, "complete": 45, "failed": 7, "cancelled": 1},
-    **{"progress": "45/240 (18.8%)", "done": False, "paused": False, "workers": 4, "benched": ""},
-}
-FAILURE = {
-    **{"at_utc": "2026-11-24T09:01:05Z", "task_id": "exp1_vary_width_7_2024", "worker": "box3/gpu1"},
-    **{"why": "out_of_memory: CUDA out of memory", "state": "pending"},
-}
+STATUS = SweepStatus(
+    total=240,
+    pending=183,
+    assigned=4,
+    complete=45,
+    failed=7,
+    cancelled=1,
+    progress="45/240 (18.8%)",
+    done=False,
+    paused=False,
+    workers=4,
+)
+FAILURE = FailureStatus(
+    at_utc="2026-11-24T09:01:05Z",
+    task_id="exp1_vary_width_7_2024",
+    worker="box3/gpu1",
+    why="out_of_memory: CUDA out of memory",
+    state="pending",
+)
 VIEW = ViewReply(
     status=STATUS,
     per_hour=372.4,
@@ -106,24 +118,26 @@ def test_what_a_worker_does_not_tell_takes_no_room() -> None:
 
 @pytest.mark.parametrize(
     ("facts", "word"),
-    [({"connected": False}, "gone"), ({"drained": True}, "drained"), ({"benched": "it fails"}, "excluded")],
+    [({"connected": False}, "gone"), ({"drained": True}, "drained"), ({"excluded": "it fails"}, "excluded")],
 )
 def test_a_worker_without_a_task_says_why(facts: dict[str, Any], word: str) -> None:
     assert word in lines(changed(workers=[a_worker(task=None, **facts)]), 80)[3]
 
 
 def test_why_there_is_no_estimate_is_said() -> None:
-    paused = changed(eta_s=None, why_no_eta="paused", per_hour=None, status={**STATUS, "paused": True})
+    paused = changed(
+        eta_s=None, why_no_eta="paused", per_hour=None, status=structs.replace(STATUS, paused=True)
+    )
     shown = lines(paused, 80)
     assert shown[0].endswith("- tasks/h  ETA: paused")
     assert shown[1].endswith("4 workers  PAUSED")
-    assert lines(changed(status={**STATUS, "done": True}), 80)[0].endswith("done")
+    assert lines(changed(status=structs.replace(STATUS, done=True)), 80)[0].endswith("done")
 
 
 def test_what_others_say_does_not_steer_the_terminal() -> None:
     evil = "\x1b[2J[red]x"
     worker = a_worker(device=evil, metrics={evil: evil})
-    shown = "\n".join(lines(changed(workers=[worker], failures=[{**FAILURE, "why": evil}]), 200))
+    shown = "\n".join(lines(changed(workers=[worker], failures=[structs.replace(FAILURE, why=evil)]), 200))
     assert "\x1b" not in shown
     assert shown.count("\\x1b[2J[red]x") == 4
 

@@ -100,7 +100,7 @@ def test_a_row_that_comes_to_light_while_its_task_is_assigned_again_ends_that_le
 
     with worker(manager) as late, worker(manager, "gpu1") as other:
         task = late.say("request_task")
-        manager.service.completion.lose(manager.queue.leases()[0], "no sign of life")
+        manager.dispatcher.completion.lose(manager.queue.leases()[0], "no sign of life")
         monkeypatch.setattr(manager.journal, "flush", after_a_row)
         assert other.say("request_task")["key"] != task["key"], "its bookmark would be beyond the row"
     assert manager.queue.entry(task["key"]).state is State.COMPLETE
@@ -110,7 +110,7 @@ def test_a_row_that_comes_to_light_while_its_task_is_assigned_again_ends_that_le
 def test_a_lease_that_a_heartbeat_has_taken_back_is_in_the_journal(manager: ExperimentManager) -> None:
     with worker(manager) as talk:
         task = talk.say("request_task")
-        manager.service.completion.lose(manager.queue.leases()[0], "no sign of life")
+        manager.dispatcher.completion.lose(manager.queue.leases()[0], "no sign of life")
         heartbeat = {"lease_id": task["lease_id"], "key": task["key"]}
         assert talk.say("heartbeat", **heartbeat)["stop"] is False
         (record,) = manager.journal.load()
@@ -245,7 +245,7 @@ def test_the_late_result_wins_and_the_other_attempt_is_stopped_at_its_heartbeat(
 ) -> None:
     with worker(manager) as late, worker(manager, "gpu1", instance="") as other:
         task = late.say("request_task")
-        manager.service.completion.lose(manager.queue.leases()[0], "no sign of life")
+        manager.dispatcher.completion.lose(manager.queue.leases()[0], "no sign of life")
         retried = other.say("request_task")  # retries go first to another worker
         assert (retried["key"], retried["attempt"]) == (task["key"], 2)
         heartbeat = {"lease_id": retried["lease_id"], "key": task["key"]}
@@ -264,7 +264,7 @@ def test_the_row_of_a_worker_that_died_before_its_report_counts(
         talk.say("request_task")
         folder.add_rows("1,42,0.9")
         (lease,) = manager.queue.leases()
-        manager.service.completion.lose(lease, "its process is gone")
+        manager.dispatcher.completion.lose(lease, "its process is gone")
     assert manager.queue.entry(lease.task.key).state is State.COMPLETE
     assert "Task exp1_vary_width_0_42 completed by gpu0" in folder.log()
 
@@ -324,7 +324,7 @@ def test_without_journal_nothing_is_assigned_and_losses_do_not_end_the_manager(
         assert reply["again"] is True
         assert reply["error"].startswith(f"{manager.workdir.journal}: ")
         assert count(manager, State.ASSIGNED) == 1
-        manager.service.completion.lose(manager.queue.leases()[0], "no sign of life")
+        manager.dispatcher.completion.lose(manager.queue.leases()[0], "no sign of life")
         assert other.say("status")["status"]["pending"] == 3
         manager.journal._database.execute("PRAGMA query_only=OFF")
         assert other.say("request_task")["type"] == "task"
@@ -342,7 +342,7 @@ def test_a_results_file_that_refuses_costs_nothing(folder: Folder, manager: Expe
         assert refused["again"] is True
         assert refused["error"].startswith(f"{folder.csv}: cannot be written now (Is a directory)")
         (lease,) = manager.queue.leases()
-        manager.service.completion.lose(lease, "no sign of life")
+        manager.dispatcher.completion.lose(lease, "no sign of life")
         assert talk.say("task_complete", **named, result={"score": 1})["again"] is True
         assert manager.queue.leases()[0].until_s > lease.until_s, "a report is a sign of life"
         assert talk.say("heartbeat", **named)["stop"] is False

@@ -54,7 +54,7 @@ def together(
 ) -> list[Reply]:
     """Let the first be on its way alone, all others wait for it, and then `meanwhile` happen."""
     folder.csv.parent.mkdir(exist_ok=True)
-    desks = manager.service._batches
+    desks = manager.dispatcher._batches
     with ThreadPoolExecutor(len(says)) as pool:
         with locks.acquire(f"{folder.csv}.lock"):  # another program writes
             replies = [pool.submit(says[0])]

@@ -40,7 +40,7 @@ class Office:
         """Let the worker fail as many new tasks and return why it gets no more."""
         for _ in range(times):
             self.registry.failed(WorkerInfo(name), a_task(width=next(self.widths)))
-        return self.registry.refusal(self.greet(name))
+        return self.registry.exclusion(self.greet(name))
 
 
 def test_a_worker_of_another_host_is_named_after_it() -> None:
@@ -78,8 +78,8 @@ def test_a_worker_that_only_fails_where_others_succeed_gets_no_more() -> None:
     office.registry.completed(GPU1, TASK)
     assert office.fails("gpu0", EXCLUDE_AFTER - 1) == ""
     assert office.fails("gpu0", 1) == "3 failures in a row where other workers succeed"
-    assert office.registry.refusal(office.greet("gpu1", 2)) == ""
-    assert office.registry.refusal(office.greet("gpu0", instance="restarted")) == ""
+    assert office.registry.exclusion(office.greet("gpu1", 2)) == ""
+    assert office.registry.exclusion(office.greet("gpu0", instance="restarted")) == ""
 
 
 def test_a_success_in_between_clears_the_slate() -> None:
@@ -109,7 +109,7 @@ def test_nobody_is_excluded_for_another_phase() -> None:
     assert office.fails("gpu0", 10) == ""
 
 
-def test_tasks_that_fail_everywhere_bench_nobody_for_long() -> None:
+def test_tasks_that_fail_everywhere_exclude_nobody_for_long() -> None:
     office = Office()
     office.greet("gpu0"), office.greet("gpu1", 2)
     office.registry.completed(GPU0, TASK), office.registry.completed(GPU1, TASK)
@@ -117,9 +117,11 @@ def test_tasks_that_fail_everywhere_bench_nobody_for_long() -> None:
     for task in corner:
         office.registry.failed(GPU0, task)
         office.registry.failed(GPU0, task)
-    assert office.registry.refusal(office.greet("gpu0")) == "3 failures in a row where other workers succeed"
+    assert (
+        office.registry.exclusion(office.greet("gpu0")) == "3 failures in a row where other workers succeed"
+    )
     office.registry.failed(GPU1, corner[0])
-    assert office.registry.refusal(office.greet("gpu0")) == "", "it is the task"
+    assert office.registry.exclusion(office.greet("gpu0")) == "", "it is the task"
     for task in corner[1:]:
         office.registry.failed(GPU1, task)
     assert office.fails("gpu1", EXCLUDE_AFTER - 1) == "", "none of the others speaks against it"
@@ -132,10 +134,10 @@ def test_two_bad_machines_do_not_excuse_each_other_once_a_third_succeeds() -> No
     tasks = [a_task(width=width) for width in (7, 8, 9)]
     for task in tasks:
         office.registry.failed(GPU0, task), office.registry.failed(GPU1, task)
-    assert office.registry.refusal(office.greet("gpu0")) == ""
+    assert office.registry.exclusion(office.greet("gpu0")) == ""
     for task in tasks:
         office.registry.completed(WorkerInfo("gpu2"), task)
-    assert all(office.registry.refusal(office.greet(name)) for name in ("gpu0", "gpu1"))
+    assert all(office.registry.exclusion(office.greet(name)) for name in ("gpu0", "gpu1"))
 
 
 def test_the_last_worker_keeps_its_tasks() -> None:
@@ -144,12 +146,12 @@ def test_the_last_worker_keeps_its_tasks() -> None:
     office.registry.completed(GPU1, TASK)
     assert office.fails("gpu0") != ""
     office.clock.advance(LIVE_S + 1)
-    assert office.registry.refusal(office.greet("gpu0")) == "", "gpu1 has not been heard of for a minute"
+    assert office.registry.exclusion(office.greet("gpu0")) == "", "gpu1 has not been heard of for a minute"
     office.greet("gpu1", 2)
     assert office.registry.exclude(office.greet("gpu2", 3).info, "cannot import it")
     office.clock.advance(LIVE_S + 1)
-    assert office.registry.refusal(office.greet("gpu0")) == "", "it is better than none"
-    assert office.registry.refusal(office.greet("gpu2", 3)) == "cannot import it", "this one is not"
+    assert office.registry.exclusion(office.greet("gpu0")) == "", "it is better than none"
+    assert office.registry.exclusion(office.greet("gpu2", 3)) == "cannot import it", "this one is not"
 
 
 def test_there_is_no_fit_worker_left_when_all_live_ones_cannot_import() -> None:
@@ -170,7 +172,7 @@ def test_two_processes_of_one_name_are_two_workers() -> None:
     assert [worker.completed for worker, _ in office.registry.all()] == [1, 0]
     assert office.registry.drain("cpu0")
     assert all(office.greet("cpu0", number, instance=f"{number}").drained for number in (1, 2))
-    office.registry.disconnect(one.connection or 0)
+    office.registry.disconnect(one.info.connection or 0)
     office.clock.advance(LIVE_S + 1)
     office.greet("cpu0", 3, instance="3")
     assert [worker.instance for worker, _ in office.registry.all()] == ["2", "3"], "the first is long gone"
@@ -193,13 +195,13 @@ def test_the_memory_of_live_workers_alone_counts() -> None:
 
 def test_who_shares_the_folder_and_the_machine_writes_rows_itself() -> None:
     office = Office()
-    assert office.greet("a", machine="boot/pid", nonce="n0nce").shares_folder
-    assert not office.greet("b", machine="boot/pid", nonce="another").shares_folder
-    assert not office.greet("c", machine="other", nonce="n0nce").shares_folder
-    assert not office.greet("d").shares_folder
+    assert office.greet("a", machine="boot/pid", nonce="n0nce").info.shares_folder
+    assert not office.greet("b", machine="boot/pid", nonce="another").info.shares_folder
+    assert not office.greet("c", machine="other", nonce="n0nce").info.shares_folder
+    assert not office.greet("d").info.shares_folder
     without_nonce = WorkerRegistry(host="here", machine="boot/pid", nonce="", clock=Clock())
     request = wire.RequestTask(worker_id="a", machine="boot/pid")
-    assert not without_nonce.register(request, 1).shares_folder
+    assert not without_nonce.register(request, 1).info.shares_folder
 
 
 def test_a_worker_is_dead_when_its_connection_broke_and_its_process_is_gone() -> None:
@@ -286,9 +288,9 @@ def test_who_cannot_import_what_others_can_is_excluded_and_else_the_phase_ends(
         assert states == [State.PENDING] * 6, "the task goes back without cost"
         why = "cannot import distexp.experiments.classification:run, which others can: "
         assert (
-            office.registry.refusal(office.greet("gpu0"))
+            office.registry.exclusion(office.greet("gpu0"))
             == f"{why}ModuleNotFoundError: No module named 'mine'"
         )
     else:
         assert states == [State.FAILED, *[State.CANCELLED] * 2, *[State.PENDING] * 3]
-        assert office.registry.refusal(office.greet("gpu0")) == ""
+        assert office.registry.exclusion(office.greet("gpu0")) == ""

@@ -50,7 +50,7 @@ def another_program(answer: bytes, tls: ssl.SSLContext | None = None) -> Iterato
 def test_a_client_finds_port_and_secret_in_the_folder(folder: Folder) -> None:
     with folder.serving() as manager, Client(Workdir(folder.root)) as client:
         assert client.address == f"localhost:{manager.port}"
-        assert client.call(Status(), StatusReply).status["total"] == 3
+        assert client.call(Status(), StatusReply).status.total == 3
         assert client.call(RequestTask(worker_id="gpu0"), TaskReply).task_id == "exp1_vary_width_0_42"
 
 
@@ -59,7 +59,7 @@ def test_a_client_follows_a_manager_that_restarts_on_another_port(folder: Folder
         with folder.serving():
             client.call(Status(), StatusReply)
         with folder.serving():  # the old connection is found dead, and a new one made
-            assert client.call(Status(), StatusReply).status["total"] == 3
+            assert client.call(Status(), StatusReply).status.total == 3
 
 
 def test_a_manager_that_is_not_there_is_named_with_cause_and_remedy(folder: Folder) -> None:
@@ -161,7 +161,7 @@ def test_a_manager_with_a_new_certificate_is_believed_by_workers_of_its_folder_a
     (folder.root / ".experiment_manager" / "certificate.pem").unlink()
     with folder.serving():
         with Client(Workdir(folder.root)) as client:
-            assert client.call(Status(), StatusReply).status["total"] == 3
+            assert client.call(Status(), StatusReply).status.total == 3
         with (
             Client(Workdir(folder.root), token=old) as elsewhere,
             pytest.raises(
@@ -217,7 +217,7 @@ def test_on_another_machine_a_shared_folder_says_which_machine_its_manager_is_on
 
 def test_workers_of_a_folder_find_its_manager_at_the_address_that_it_serves(folder: Folder) -> None:
     with folder.serving(host="127.0.0.7") as manager, Client(Workdir(folder.root)) as client:
-        assert client.call(Status(), StatusReply).status["total"] == 3
+        assert client.call(Status(), StatusReply).status.total == 3
         assert client.address == f"127.0.0.7:{manager.port}"
 
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distexp.errors import ProtocolError
-from distexp.manager.admin import Control
+from distexp.manager.admin import Admin
 from distexp.manager.forecast import Forecaster
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import WorkerInfo
@@ -42,15 +42,18 @@ NAME = st.from_regex(re.compile(r"[a-z]+[0-9./é]{0,9}", re.ASCII), fullmatch=Tr
 NAMED = {"worker_id": NAME, "host": NAME, "git_commit": st.text("0123456789abcdef", max_size=64)}
 
 
+PARTS = (wire.SweepStatus, wire.WorkerStatus, wire.TaskStatus, wire.FailureStatus)
+
+
 def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
     """Values that a field of a message may hold."""
     text = str(kind)
-    if name in ("config", "where", "status") or (name == "task" and "dict" in text):
+    if (struct := next((each for each in PARTS if each.__name__ in text), None)) is not None:
+        return st.lists(messages(struct), max_size=2) if "list" in text else messages(struct)
+    if name in ("config", "where"):
         return st.dictionaries(TEXT, JSON, max_size=3)
     if name in ("result", "metrics"):
         return st.dictionaries(TEXT, SCALAR, max_size=3)
-    if name in ("workers", "failures") or (name == "tasks" and "dict" in text):
-        return st.lists(st.dictionaries(TEXT, JSON, max_size=2), max_size=2)
     if name in NAMED:
         return NAMED[name]
     if name in ("heartbeat_s", "left_s"):
@@ -231,7 +234,7 @@ def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -
         registry.register(wire.RequestTask(worker_id="substitute"), number)
         registry.exclude(worker.info, "it cannot import the experiment, which others can")
     assert queue.assign(WorkerInfo("cpu0"))
-    reply = Control(
+    reply = Admin(
         queue,
         ResultsStore(tmp_path, lambda scan: None),
         registry,

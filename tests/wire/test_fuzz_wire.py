@@ -10,7 +10,10 @@ import pytest
 from benchmarks.fuzz_wire import figures, fuzz
 from benchmarks.wire_cases import SENTINEL, Conversation, Target, conversation
 from benchmarks.wire_peer import hold
+from distexp.wire.messages import StatusReply, SweepStatus, encode
 
+COUNTS = dict.fromkeys(("total", "pending", "assigned", "complete", "failed", "cancelled", "workers"), 0)
+STATUS = SweepStatus(**COUNTS, progress="0/0 (100.0%)", done=True, paused=False)
 TARGET = Target(
     port=0,
     token="secret",
@@ -58,7 +61,7 @@ def answering(reply: bytes) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("reply", "fault"),
     [
-        (b'{"type":"status","status":{}}\n', ""),
+        (encode(StatusReply(status=STATUS)), ""),
         (b"", "found no reply, expected one"),
         (b'{"type":"stat\n', 'found the reply b\'{"type":"stat\''),
         (b'{"type":"error","error":"internal error; see the log"}\n', "found the reply 'internal error"),

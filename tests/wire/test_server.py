@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distexp.errors import AlreadyRunning
-from distexp.manager.admin import Control
+from distexp.manager.admin import Admin
 from distexp.manager.manager import ExperimentManager
 from distexp.text import MAX_LINE_CHARS
 from distexp.wire import server
@@ -216,7 +216,7 @@ def test_a_bug_becomes_an_error_reply_and_a_traceback_in_the_log(
 ) -> None:
     with RawClient(manager.port, token=folder.token) as talk:
         with monkeypatch.context() as patch:
-            patch.setattr(Control, "status", lambda self: 1 // 0)
+            patch.setattr(Admin, "status", lambda self: 1 // 0)
             error = talk.say("status")["error"]
         assert error == "internal error; the manager's log has the traceback"
         assert talk.say("status")["type"] == "status"

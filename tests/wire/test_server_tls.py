@@ -69,7 +69,7 @@ def test_tls_rubbish_ends_its_connection_and_nothing_else(folder: Folder, rubbis
                 while True:
                     assert talk.socket.recv(1000)
         with Client(Workdir(folder.root)) as client:
-            assert client.call(Status(), StatusReply).status["total"] == 3
+            assert client.call(Status(), StatusReply).status.total == 3
         poll(lambda: threads() <= before, "the end of the connections' threads")
     assert any(": refused: [SSL" in line for line in folder.log())
 
@@ -121,7 +121,7 @@ def test_a_form_that_a_browser_sends_does_nothing_even_without_auth(folder: Fold
         browser.socket.sendall(f"{head}\r\n{body}".encode())
         assert [browser.read()["type"] for _ in range(3)] == ["error"] * 3
         assert browser.is_ended()
-        assert manager.service.status()["cancelled"] == 0
+        assert manager.dispatcher.status().cancelled == 0
 
 
 def test_unauthenticated_connections_beyond_the_limit_are_refused_and_workers_work_on(
@@ -133,7 +133,7 @@ def test_unauthenticated_connections_beyond_the_limit_are_refused_and_workers_wo
         silent = [RawClient(manager.port) for _ in range(5)]
         with RawClient(manager.port) as late:
             assert late.is_ended()
-        assert client.call(Status(), StatusReply).status["total"] == 3
+        assert client.call(Status(), StatusReply).status.total == 3
         for talk in silent:
             talk.socket.close()
         poll(lambda: not manager._server.limits._unauthenticated, "the end of the silent connections")

@@ -9,7 +9,7 @@ from tests.support import Clock
 CPU0, CPU1 = WorkerInfo("cpu0", 15.0), WorkerInfo("cpu1", 15.0)
 
 
-class Desk:
+class SampleQueue:
     """A queue of tasks with its clock and what it has recorded."""
 
     def __init__(self, tasks: list[Task] | int = 1) -> None:
@@ -28,7 +28,7 @@ class Desk:
         return self.queue.entry((task or self.tasks[0]).key).state
 
     def reach(self, state: State) -> None:
-        """Bring the first task into a state by the public doors alone."""
+        """Bring the first task into a state, by what is public alone."""
         match state:
             case State.ASSIGNED:
                 self.assign()
