@@ -10,7 +10,8 @@ import pytest
 from benchmarks.fuzz_wire import figures, fuzz
 from benchmarks.wire_cases import SENTINEL, Conversation, Target, conversation
 from benchmarks.wire_peer import hold
-from distexp.wire.messages import StatusReply, SweepStatus, encode
+from distexp.wire.framing import encode
+from distexp.wire.messages import StatusReply, SweepStatus
 
 COUNTS = dict.fromkeys(("total", "pending", "assigned", "complete", "failed", "cancelled", "workers"), 0)
 STATUS = SweepStatus(**COUNTS, progress="0/0 (100.0%)", done=True, paused=False)
