@@ -38,7 +38,7 @@ call python3 -c "import sys; sys.exit(sys.version_info < (3, 11))" >nul 2>nul
 if not errorlevel 1 goto install
 set "FOUND=no Python"
 for /f "delims=" %%V in ('python --version 2^>nul') do set "FOUND=%%V"
->&2 echo launch_distributed.bat: found %FOUND%, expected Python ^>= 3.11
+>&2 echo launch_distributed.bat: needs Python ^>= 3.11, and found %FOUND%
 set "CODE=2"
 goto end
 
@@ -67,7 +67,7 @@ set "WORDS=workers %COUNT%"
 goto environment
 
 :unknown
->&2 echo launch_distributed.bat: found another choice, expected 1 or 2
+>&2 echo launch_distributed.bat: choose 1 or 2
 set "CODE=2"
 goto end
 

@@ -1,9 +1,9 @@
-"""Every deliberate error.
+"""Every error that the package raises deliberately, as one tree.
 
 ::
 
     DistexpError
-    +-- UserError              the user's: one line (where, found, expected), exit code 2
+    +-- UserError              the user's: one line (where, what is wrong, what to do), exit code 2
     |   +-- ConfigError        one or more problems in config files, all of them listed
     |   +-- AlreadyRunning     another manager holds the folder, or a program holds the port
     |   +-- NoGpuError         no GPU qualifies; lists every GPU with its free memory
@@ -15,7 +15,7 @@
     +-- JournalUnwritable      the journal cannot be written now; nothing was acknowledged
     +-- TaskStopped            raised by an experiment that was asked to stop and has saved its checkpoint
     +-- UnknownTask            a task, lease or worker that the manager does not know
-    +-- IllegalTransition          ours: a state change that is not in the table; nothing was changed
+    +-- IllegalTransition      ours: a state change that is not in the table; nothing was changed
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class DistexpError(Exception):
 
 
 class UserError(DistexpError):
-    """Something the user can mend. The message is one line: where, what was found, what was expected."""
+    """Something the user can fix. The message is one line: where, what is wrong, what to do."""
 
 
 class ConfigError(UserError):

@@ -1,4 +1,4 @@
-"""The one door to Slurm: pilots submitted, the time a job has left, a job put back in line.
+"""Slurm: submit workers as jobs, ask how much time a job has left, requeue a job.
 
 A pilot is a worker that is a job; the tasks stay with the manager. The script is a template and not
 submitit's: that library pickles a function for each job, and a pilot is a command.
@@ -50,7 +50,7 @@ def submit(script: str, options: Sequence[str]) -> int:
         return subprocess.run(["sbatch", *options], input=script, text=True, check=False).returncode
     except FileNotFoundError:
         raise UserError(
-            "sbatch: found no such program, expected that of Slurm; run this where you submit your jobs"
+            "sbatch, the program of Slurm, is not installed here; run this where you submit your jobs"
         ) from None
 
 
@@ -62,7 +62,7 @@ def parse_time(text: str) -> float:
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip(), re.ASCII)
     if match is None:
-        raise ValueError(f"found {text!r}, expected a time such as 90 (minutes), 1:30:00 or 2-12:00:00")
+        raise ValueError(f"{text!r} is no time such as 90 (minutes), 1:30:00 or 2-12:00:00")
     days, *parts = match.groups()
     first, second, third = (int(part or 0) for part in parts)
     if days is None and parts[2] is None:  # no hours: minutes and seconds
@@ -88,7 +88,7 @@ def requeue(environment: Mapping[str, str] = os.environ) -> None:
     """Put this process's job back in line, as the last thing that it does: Slurm ends it."""
     job = _job(environment)
     if not job:
-        log.warning("--requeue: found no SLURM_JOB_ID, expected a job of Slurm; nothing is requeued")
+        log.warning("--requeue: nothing is requeued, since this is no job of Slurm (SLURM_JOB_ID is not set)")
     elif _ask("scontrol", "requeue", job) is not None:
         log.info("Job %s is back in line: it was stopped before the sweep's end", job)
 
@@ -107,10 +107,10 @@ def _ask(*command: str) -> str | None:
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("%s: %s, expected an answer of Slurm", command[0], error)
+        log.warning("%s: Slurm does not answer (%s)", command[0], error)
         return None
     if asked.returncode != 0:
         said = (asked.stderr.strip().splitlines() or ["no reason"])[-1]
-        log.warning("%s: found exit code %d (%s), expected 0", shlex.join(command), asked.returncode, said)
+        log.warning("%s: failed with exit code %d (%s)", shlex.join(command), asked.returncode, said)
         return None
     return asked.stdout

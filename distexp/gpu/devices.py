@@ -1,4 +1,4 @@
-"""The one door to NVML: list the GPUs of this host, and choose among them.
+"""List the GPUs of this host through NVML, and choose among them.
 
 `pynvml` is imported when a list is asked for; the CPU needs neither it nor a driver. A GB is 1024 MiB
 here, as in `nvidia-smi`.

@@ -1,4 +1,4 @@
-"""The folder `.venv`: made once, complete or made again. `python -m distexp.launcher.bootstrap [--dev]`.
+"""Make the virtual environment `.venv`, or complete it: `python -m distexp.launcher.bootstrap [--dev]`.
 
 Runs before anything is installed, so standard library only. Both launchers start it with
 `.venv`'s own Python, or with the first Python >= 3.11 they find while there is none.
@@ -93,7 +93,7 @@ def _create(venv: Path) -> None:
     command = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(venv)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode != 0:
-        raise UserError(f"{venv}: found {_last_line(made.stdout + made.stderr)}, expected a new environment")
+        raise UserError(f"{venv} cannot be made: {_last_line(made.stdout + made.stderr)}")
 
 
 def _install(venv: Path, requirements: Path) -> None:
@@ -105,7 +105,7 @@ def _install(venv: Path, requirements: Path) -> None:
         has_pip = _logged([python, "-m", "pip", "--version"], output) == 0
         if not has_pip and _logged([python, "-m", "ensurepip"], output) != 0:
             raise UserError(
-                f"{venv}: found a Python without pip ({sys.executable}), expected its module ensurepip "
+                f"{venv}: {sys.executable} has neither pip nor its module ensurepip; install them "
                 "(on Debian and Ubuntu: apt-get install python3-venv)"
             )
         pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-r", str(requirements)]
@@ -113,7 +113,7 @@ def _install(venv: Path, requirements: Path) -> None:
     if code != 0:
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
         print("\n".join(tail), file=sys.stderr)
-        raise UserError(f"{requirements}: found pip's exit code {code}, expected 0 (whole output: {log})")
+        raise UserError(f"{requirements} cannot be installed (pip: exit code {code}), see {log}")
     _stamp_path(venv, requirements.name).write_text(checksum(requirements), encoding="ascii")
 
 

@@ -1,4 +1,4 @@
-"""What stands behind both launchers: `python -m distexp.launcher.main VERB ...`.
+"""The verbs of launch_distributed.sh and launch_distributed.bat: run, workers, stop, slurm, test, ...
 
 The launchers have changed to the project's folder: relative paths count from there.
 """
@@ -72,7 +72,7 @@ def main(words: Sequence[str]) -> int:
                 return become(python(RUNNER, *rest))
             case "status":
                 return become(python(MANAGER, "status", *rest))
-        raise UserError(f"launch_distributed: found {verb}, expected {VERBS}")
+        raise UserError(f"launch_distributed: there is no verb {verb}; choose one of {VERBS}")
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -129,14 +129,12 @@ def run(words: Sequence[str]) -> int:
     options, manager_words = arguments.parse_known_args(words)
     workdir = Path(options.workdir).resolve()
     if not workdir.is_dir():
-        raise UserError(f"launch_distributed run: --workdir: found no folder {workdir}, expected one")
+        raise UserError(f"launch_distributed run: --workdir {workdir}: there is no such folder")
     free_gpus = 0 if options.device == "cpu" else count_free_gpus()
     workers_wanted = free_gpus // max(1, options.gpus)
     if not workers_wanted and options.gpus > 1:
-        found = f"found {free_gpus} free GPU{'s' * (free_gpus != 1)}"
-        raise UserError(
-            f"launch_distributed run: --gpus {options.gpus}: {found}, expected at least {options.gpus}"
-        )
+        verb = "is" if free_gpus == 1 else "are"
+        raise UserError(f"launch_distributed run: --gpus {options.gpus}: only {free_gpus} {verb} free")
     device = "cpu" if options.device == "auto" and not free_gpus else options.device
     manager = python(MANAGER, "--exit-when-done", "--workdir", str(workdir), *manager_words)
     with ProcessGroup() as group:
@@ -213,7 +211,7 @@ def how_many(verb: str, words: Sequence[str]) -> int:
     """Return the number that the first word says."""
     if not words or not words[0].isdecimal() or int(words[0]) == 0:
         found = words[0] if words else "no number"
-        raise UserError(f"launch_distributed {verb}: found {found}, expected how many, such as: {verb} 3")
+        raise UserError(f"launch_distributed {verb}: say how many, such as `{verb} 3` (you said {found})")
     return int(words[0])
 
 
@@ -226,7 +224,7 @@ def slurm(words: Sequence[str]) -> int:
     options, worker_words = arguments.parse_known_args(words[1:cut])
     folder = Workdir(Path(options.workdir).resolve())
     if not folder.root.is_dir():
-        raise UserError(f"launch_distributed slurm: --workdir: found no folder {folder.root}, expected one")
+        raise UserError(f"launch_distributed slurm: --workdir {folder.root}: there is no such folder")
     folder.state.mkdir(exist_ok=True)
     if not has_manager(folder.root):
         say(f"No manager runs in {folder.root} yet; pilots wait for one for 300 s (--manager-wait-s)")

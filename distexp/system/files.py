@@ -1,4 +1,4 @@
-"""Files on the disk: replaced whole, and there after a power cut."""
+"""Replace a file whole, so that it is there after a kill or a power cut."""
 
 import os
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What git says of a folder."""
+"""Ask git for the commit of a folder."""
 
 import contextlib
 import os

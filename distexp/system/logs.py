@@ -1,4 +1,4 @@
-"""Where log lines go: console and file, one format."""
+"""Send log lines to the console and to files, in one format."""
 
 import logging
 import os

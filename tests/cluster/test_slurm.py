@@ -75,7 +75,7 @@ def test_a_time_is_read_as_slurm_writes_it(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "UNLIMITED", "NOT_SET", "1:2:3:4", "-5", "1.5", "1h"])
 def test_what_is_no_time_is_told(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^found '.*', expected a time such as 90 \(minutes\), 1:30:00 or"):
+    with pytest.raises(ValueError, match=r"^'.*' is no time such as 90 \(minutes\), 1:30:00 or"):
         slurm.parse_time(text)
 
 
@@ -94,7 +94,7 @@ def test_the_place_of_a_log_is_quoted_for_slurm() -> None:
 
 def test_without_slurm_a_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"^sbatch: found no such program, expected that of Slurm; run this"):
+    with pytest.raises(UserError, match=r"^sbatch, the program of Slurm, is not installed here; run this"):
         slurm.submit("", [])
 
 
@@ -104,7 +104,7 @@ def test_outside_a_job_there_is_no_end_and_nothing_to_requeue(caplog: pytest.Log
     assert caplog.messages == []
     slurm.requeue({})
     assert caplog.messages == [
-        "--requeue: found no SLURM_JOB_ID, expected a job of Slurm; nothing is requeued"
+        "--requeue: nothing is requeued, since this is no job of Slurm (SLURM_JOB_ID is not set)"
     ]
 
 
@@ -115,7 +115,7 @@ def test_a_slurm_that_does_not_answer_is_told_and_no_end(
     assert slurm.seconds_left({"SLURM_JOB_ID": "7"}) is None
     (message,) = caplog.messages
     assert message.startswith("squeue: ")
-    assert message.endswith(", expected an answer of Slurm")
+    assert "Slurm does not answer (" in message
 
 
 # -- on a real one -----------------------------------------------------------------------------------------

@@ -217,10 +217,10 @@ def test_ctrl_c_reaches_each_of_several_workers_once(copy: Copy) -> None:
 
 
 def test_words_that_make_no_sense_are_answered_in_one_line(copy: Copy) -> None:
-    assert copy.call("go") == (2, f"launch_distributed: found go, expected {VERBS}\n")
+    assert copy.call("go") == (2, f"launch_distributed: there is no verb go; choose one of {VERBS}\n")
     assert copy.call("workers", "many") == (
         2,
-        "launch_distributed workers: found many, expected how many, such as: workers 3\n",
+        "launch_distributed workers: say how many, such as `workers 3` (you said many)\n",
     )
     assert copy.call("run", "--device", "tpu")[1].startswith("launch_distributed run: argument --device: ")
 
@@ -260,5 +260,5 @@ def test_without_a_recent_python_the_launcher_says_what_it_found(copy: Copy) -> 
     code, output = copy.call("run", DISTEXP_PYTHON="", PATH=path)
     assert (code, output) == (
         2,
-        "launch_distributed.sh: found Python 3.9.1 (python3.11), expected Python >= 3.11\n",
+        "launch_distributed.sh: needs Python >= 3.11, and found Python 3.9.1 (python3.11)\n",
     )

@@ -133,7 +133,7 @@ def test_the_environment_is_made_with_a_python_of_the_path(windows: Windows) -> 
 def test_without_a_recent_python_it_says_what_it_found(windows: Windows) -> None:
     windows.add_environment()
     code, output = windows.call(BATCH, "run", IS_OLD="1")
-    assert (code, output) == (2, "launch_distributed.bat: found no Python, expected Python >= 3.11\n")
+    assert (code, output) == (2, "launch_distributed.bat: needs Python >= 3.11, and found no Python\n")
 
 
 @pytest.mark.parametrize(("typed", "words"), [("1", "[manager]"), ("2", "[workers][1]")])
@@ -150,7 +150,7 @@ def test_a_double_click_asks_what_to_start_and_keeps_the_window(
 def test_another_choice_is_refused(windows: Windows) -> None:
     code, output = windows.call(BATCH, typed="9\r\n")
     assert code == 2
-    assert "launch_distributed.bat: found another choice, expected 1 or 2\n" in output
+    assert "launch_distributed.bat: choose 1 or 2\n" in output
 
 
 def test_help_needs_no_python(windows: Windows) -> None:

@@ -68,10 +68,10 @@ def test_slurm_needs_a_number_and_slurm(
     assert main(["slurm", "4", "--workdir", str(tmp_path / "typo")]) == 2
     assert main(["slurm", "4", "--workdir", str(tmp_path), "--", "--time=60"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "launch_distributed slurm: found no number, expected how many, such as: slurm 3",
-        f"launch_distributed slurm: --workdir: found no folder {tmp_path / 'typo'}, expected one",
+        "launch_distributed slurm: say how many, such as `slurm 3` (you said no number)",
+        f"launch_distributed slurm: --workdir {tmp_path / 'typo'}: there is no such folder",
         f"No manager runs in {tmp_path} yet; pilots wait for one for 300 s (--manager-wait-s)",
-        "sbatch: found no such program, expected that of Slurm; run this where you submit your jobs",
+        "sbatch, the program of Slurm, is not installed here; run this where you submit your jobs",
     ]
 
 
@@ -83,4 +83,4 @@ def test_a_run_with_more_gpus_a_worker_than_are_free_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as caught:
         run(["--gpus", "2", "--workdir", str(tmp_path)])
-    assert str(caught.value) == "launch_distributed run: --gpus 2: found 1 free GPU, expected at least 2"
+    assert str(caught.value) == "launch_distributed run: --gpus 2: only 1 is free"

@@ -1,3 +1,5 @@
+"""Log lines: one line each, whatever they quote."""
+
 import logging
 from pathlib import Path
 

@@ -100,7 +100,7 @@ def test_a_worker_leaves_when_no_task_fits_into_its_time_and_asks_for_more_if_th
         assert manager.queue.counts()[State.PENDING] == 1
     for worker in (first, second):
         assert "No time is left: no task that is left takes less than 0 s" in worker.output()
-    assert "--requeue: found no SLURM_JOB_ID, expected a job of Slurm" in first.output()
+    assert "--requeue: nothing is requeued, since this is no job of Slurm" in first.output()
     assert "--requeue" not in second.output(), "the next turn would be as short"
 
 
