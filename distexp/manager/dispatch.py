@@ -128,7 +128,7 @@ class Dispatcher:
 
     def sweep_changed(self) -> None:
         """Estimate by the tasks that there are now."""
-        self._forecaster.forget_sample()
+        self._forecaster.sweep_changed()
 
     # -- assigning -----------------------------------------------------------------------------------------
 

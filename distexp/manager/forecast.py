@@ -1,22 +1,23 @@
-"""How fast the sweep goes, when it will be done, what failed last: kept as it happens.
+"""Forecasts how fast the sweep goes and when it will be done, and keeps the last failures.
 
-Looking costs the same whatever the size of the sweep: of the measured and of the pending tasks a sample is
-kept.
+The model is a mean, times a factor for each value of a phase's axes; a number that was not seen yet follows
+the trend of those that were. It costs the same whatever the size of the sweep: of the measured and of the
+pending tasks a sample is kept.
 """
 
+import math
 import random
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from statistics import median
+from statistics import fmean, linear_regression, median
 
-from distexp.manager.eta import Features, Model, features_of, fit, remaining_s
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
-from distexp.task import State, Task
+from distexp.task import State, Task, Value, canonical
 from distexp.wire.messages import FailureStatus
 
 KEPT = 400  # measured tasks that the model is made of
@@ -28,6 +29,10 @@ MIN_SHARE, MIN_TOLD_S = 0.02, 10.0  # of a running task, before its progress out
 MEDIAN_OF = 25  # tasks of a phase that were completed last
 RATE_TASKS = 100  # completed last, whose rate is told
 FAILURES = 8  # told of
+ROUNDS = 4  # of fitting; factors of a crossed grid are exact after one, others settle by then
+MAX_TREND = 16.0  # by how much a value that nobody has seen may differ from those seen, whatever their trend
+
+Features = Mapping[str, Value]  # name of a parameter, or "" for the phase -> value, as something to look up
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Forecaster:
         self._took_s: dict[str, deque[float]] = {}  # phase -> seconds, of those completed last
         self._failures: deque[FailureStatus] = deque(maxlen=FAILURES)
         self._sample: dict[str, tuple[Task, Features]] = {}
-        self._told, self._stale_at_s = Forecast(None, None), 0.0
+        self._last, self._stale_at_s = Forecast(None, None), 0.0
 
     # -- what happens --------------------------------------------------------------------------------------
 
@@ -77,15 +82,21 @@ class Forecaster:
     def failed(self, task: Task, worker: str, why: str, state: State) -> None:
         """Note a failure, or the loss of a worker."""
         at_utc = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        failure = FailureStatus(
+            at_utc=at_utc, task_id=task.task_id, worker=worker, why=why, state=state.value
+        )
         with self._lock:
-            self._failures.append(
-                FailureStatus(at_utc=at_utc, task_id=task.task_id, worker=worker, why=why, state=state.value)
-            )
+            self._failures.append(failure)
 
     def failures(self) -> list[FailureStatus]:
         """Return the last failures, the latest first."""
         with self._lock:
             return list(reversed(self._failures))
+
+    def sweep_changed(self) -> None:
+        """Draw another sample of pending tasks."""
+        with self._lock:
+            self._sample, self._stale_at_s = {}, 0.0
 
     # -- what is to come -----------------------------------------------------------------------------------
 
@@ -94,8 +105,8 @@ class Forecaster:
         with self._lock:
             now_s = self._queue.now_s()
             if now_s >= self._stale_at_s:
-                self._told, self._stale_at_s = self._forecast(counts, now_s), now_s + FORECAST_S
-            return self._told
+                self._last, self._stale_at_s = self._forecast(counts, now_s), now_s + FORECAST_S
+            return self._last
 
     def _forecast(self, counts: Mapping[State, int], now_s: float) -> Forecast:
         per_hour = None
@@ -115,22 +126,10 @@ class Forecaster:
         pending_s = self._pending_s(model, pending)
         return Forecast(per_hour, remaining_s(pending_s, pending, running_s, workers))
 
-    def _whole_s(self, lease: Lease) -> float | None:
-        """Return how long a running task will take, by what it has told of its progress; None: not enough."""
-        told = self._registry.share_done(lease.worker)
-        if told is None or lease.since_s is None:
-            return None
-        share, at_s = told
-        gone_s = at_s - lease.since_s
-        return gone_s / share if share >= MIN_SHARE and gone_s >= MIN_TOLD_S else None
-
     def _fit(
         self, leases: Sequence[Lease], whole_s: Mapping[str, float | None], now_s: float
-    ) -> Model | None:
-        """Return a model of what was measured, and of what runs, which may be the first of its kind.
-
-        The short tasks of a kind are measured first. So what runs for longer than expected counts as well.
-        """
+    ) -> "Model | None":
+        """Return a model of what was measured, and of what runs: short tasks of a kind are measured first."""
         known, late = list(self._measured), list[tuple[Features, float]]()
         for lease in leases[:KEPT]:
             if (told_s := whole_s[lease.lease_id]) is not None:
@@ -140,9 +139,18 @@ class Forecaster:
         model = fit(known)
         if model is None:
             return None
-        return fit([*known, *((facts, s) for facts, s in late if s > OVERRUN * model.predict_s(facts))])
+        return fit([*known, *((each, s) for each, s in late if s > OVERRUN * model.predict_s(each))])
 
-    def _pending_s(self, model: Model, pending: int) -> list[float]:
+    def _whole_s(self, lease: Lease) -> float | None:
+        """Return how long a running task will take, by what it has told of its progress; None: not enough."""
+        told = self._registry.share_done(lease.worker)
+        if told is None or lease.since_s is None:
+            return None
+        share, at_s = told
+        gone_s = at_s - lease.since_s
+        return gone_s / share if share >= MIN_SHARE and gone_s >= MIN_TOLD_S else None
+
+    def _pending_s(self, model: "Model", pending: int) -> list[float]:
         left = self._queue.pending_among([task for task, _ in self._sample.values()])
         if len(left) < min(RESAMPLE_BELOW, pending):
             left = self._queue.pending_among(self._queue.sample(SAMPLE))
@@ -156,12 +164,98 @@ class Forecaster:
         with self._lock:
             return frozenset(phase for phase, took_s in self._took_s.items() if median(took_s) > left_s)
 
-    def forget_sample(self) -> None:
-        """Draw another sample: the sweep has changed."""
-        with self._lock:
-            self._sample, self._stale_at_s = {}, 0.0
 
-
-def _left_s(model: Model, lease: Lease, whole_s: float | None, now_s: float) -> float:
+def _left_s(model: "Model", lease: Lease, whole_s: float | None, now_s: float) -> float:
     expected_s = whole_s or model.predict_s(features_of(lease.task))
     return expected_s if lease.since_s is None else max(0.0, expected_s - (now_s - lease.since_s))
+
+
+def remaining_s(pending_s: Sequence[float], pending: int, running_s: Sequence[float], workers: int) -> float:
+    """Return how long the rest of a sweep takes, in seconds, with `workers` at it.
+
+    Args:
+        pending_s: How long each of a sample of the pending tasks will take.
+        pending: How many are pending in all.
+        running_s: How long each running task will still take.
+        workers: How many work, one task each; at least 1.
+    """
+    work_s = sum(running_s)
+    if pending_s:
+        work_s += pending * sum(pending_s) / len(pending_s)
+    return max(work_s / workers, *running_s, *pending_s, 0.0)
+
+
+# -- the model, pure ---------------------------------------------------------------------------------------
+
+
+def features_of(task: Task) -> Features:
+    """Return what the time of a task may depend on: its parameters and its phase, not its seed."""
+    return {name: _simple(value) for name, value in task.config.items()} | {"": task.phase}
+
+
+def _simple(value: Value) -> Value:
+    return value if isinstance(value, int | float | str) else canonical(value)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What attempts have taken, in seconds: a mean, times a factor for each value."""
+
+    mean_s: float
+    factors: Mapping[str, Mapping[Value, float]]  # of the values that were seen
+
+    def predict_s(self, features: Features) -> float:
+        """Return how long a task of these values will take, in seconds."""
+        return self.mean_s * math.prod(_factor(seen, features.get(n)) for n, seen in self.factors.items())
+
+
+def fit(measured: Sequence[tuple[Features, float]]) -> Model | None:
+    """Return the model of what was measured, in seconds; None of nothing.
+
+    The factors are those for which the sum over all tasks of one value is what was measured: iterative
+    proportional fitting, Deming & Stephan 1940, https://doi.org/10.1214/aoms/1177731829.
+    """
+    if not measured:
+        return None
+    names = dict.fromkeys(name for features, _ in measured for name in features)
+    columns = {name: [features.get(name) for features, _ in measured] for name in names}
+    columns = {name: column for name, column in columns.items() if len(set(column)) > 1}
+    took_s = [max(seconds, 1e-3) for _, seconds in measured]  # zero would be a factor for ever
+    mean_s = fmean(took_s)
+    expected_s = [mean_s] * len(took_s)
+    factors: dict[str, dict[Value, float]] = {name: dict.fromkeys(col, 1.0) for name, col in columns.items()}
+    for _ in range(ROUNDS):
+        for name, column in columns.items():
+            ratios = _ratios(column, took_s, expected_s)
+            expected_s = [seconds * ratios[value] for seconds, value in zip(expected_s, column, strict=True)]
+            factors[name] = {value: factor * ratios[value] for value, factor in factors[name].items()}
+    for name, column in columns.items():  # so that 1 is the mean of what was seen, for values that were not
+        middle = fmean(factors[name][value] for value in column)
+        mean_s *= middle
+        factors[name] = {value: factor / middle for value, factor in factors[name].items()}
+    return Model(mean_s, factors)
+
+
+def _ratios(column: Sequence[Value], took_s: list[float], expected_s: list[float]) -> dict[Value, float]:
+    took, expected = dict.fromkeys(column, 0.0), dict.fromkeys(column, 0.0)
+    for value, seconds, guess_s in zip(column, took_s, expected_s, strict=True):
+        took[value] += seconds
+        expected[value] += guess_s
+    return {value: seconds / expected[value] for value, seconds in took.items()}
+
+
+def _factor(seen: Mapping[Value, float], value: Value) -> float:
+    """Return the factor of a value; of a number that was not seen, what the trend of the others says."""
+    if value in seen:
+        return seen[value]
+    known = {math.log(each): math.log(factor) for each, factor in seen.items() if _is_positive(each)}
+    if len(known) < 2 or not _is_positive(value):
+        return 1.0
+    slope, height = linear_regression(list(known), list(known.values()))
+    limit = math.log(MAX_TREND)
+    trend = height + slope * math.log(value)
+    return math.exp(min(max(trend, min(known.values()) - limit), max(known.values()) + limit))
+
+
+def _is_positive(value: Value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

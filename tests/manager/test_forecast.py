@@ -1,11 +1,21 @@
 """How fast a sweep goes, when it will be done: told while workers come, work and go."""
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from distexp.manager.forecast import KEPT, SAMPLE, Forecast, Forecaster
+from distexp.manager.forecast import (
+    KEPT,
+    SAMPLE,
+    Features,
+    Forecast,
+    Forecaster,
+    features_of,
+    fit,
+    remaining_s,
+)
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
@@ -15,8 +25,8 @@ from tests.row_cases import a_task
 from tests.support import Clock
 
 
-class Shop:
-    """A queue that workers work off on a clock of its own, with its pace."""
+class SimulatedSweep:
+    """A queue that workers work through, on a clock of its own, with its forecaster."""
 
     def __init__(self, tasks: Sequence[Task], workers: int = 4) -> None:
         self.clock = Clock()
@@ -27,7 +37,7 @@ class Shop:
         self.busy: dict[int, tuple[Lease, float]] = {}  # worker -> what it runs, until when
         self.workers = range(workers)
 
-    def greet(self, worker: int, progress: wire.Progress | None = None) -> None:
+    def heartbeat(self, worker: int, progress: wire.Progress | None = None) -> None:
         request = wire.Heartbeat(worker_id=f"gpu{worker}", instance=str(worker), progress=progress)
         self.registry.register(request, worker)
 
@@ -54,8 +64,8 @@ class Shop:
                     self.busy[worker] = (lease, self.clock() + took_s(lease.task))
             worker = min(self.busy, key=lambda each: self.busy[each][1])
             self.clock.advance(self.busy[worker][1] - self.clock())
-            for each in self.workers:  # all beat
-                self.greet(each)
+            for each in self.workers:  # all send heartbeats
+                self.heartbeat(each)
             self.complete(worker)
         return self.clock() - began_s
 
@@ -78,77 +88,178 @@ def mixed(count: int) -> list[Task]:
 @pytest.mark.parametrize("workers", [1, 4, 16])
 def test_the_estimate_is_right_within_one_and_a_half_once_a_tenth_is_done(count: int, workers: int) -> None:
     tasks, noise = mixed(count), random.Random(7)
-    shop = Shop(tasks, workers)
-    shop.run(took_s := lambda task: (2 + task.config["width"]) * noise.uniform(0.7, 1.4), len(tasks) // 10)
-    estimate_s = shop.eta_s()
+    sweep = SimulatedSweep(tasks, workers)
+    sweep.run(took_s := lambda task: (2 + task.config["width"]) * noise.uniform(0.7, 1.4), len(tasks) // 10)
+    estimate_s = sweep.eta_s()
     assert estimate_s is not None
-    assert 1 / 1.5 < estimate_s / shop.run(took_s, len(tasks)) < 1.5
-    assert shop.eta_s() == 0.0
+    assert 1 / 1.5 < estimate_s / sweep.run(took_s, len(tasks)) < 1.5
+    assert sweep.eta_s() == 0.0
 
 
 def test_a_task_of_a_new_kind_tells_by_its_progress_how_long_its_like_will_take() -> None:
     tasks = [a_task(seed, epochs=epochs) for epochs in ("few", "many") for seed in range(10)]
-    shop = Shop(tasks, 1)
-    shop.run(lambda task: 10.0, 10)
-    assert shop.eta_s() == pytest.approx(100.0)
-    shop.assign(0)
-    shop.clock.advance(20.0)
-    shop.greet(0, wire.Progress(step=2, total=100))
-    assert shop.eta_s() == pytest.approx(10 * 1000 - 20)
+    sweep = SimulatedSweep(tasks, 1)
+    sweep.run(lambda task: 10.0, 10)
+    assert sweep.eta_s() == pytest.approx(100.0)
+    sweep.assign(0)
+    sweep.clock.advance(20.0)
+    sweep.heartbeat(0, wire.Progress(step=2, total=100))
+    assert sweep.eta_s() == pytest.approx(10 * 1000 - 20)
 
 
 def test_there_is_no_estimate_before_the_first_task_nor_without_a_worker() -> None:
-    shop = Shop(mixed(10))
-    assert shop.forecast().why_no_eta == "after the first task"
-    shop.run(lambda task: 1.0, 1)
-    assert shop.eta_s() is not None
-    for lease, _ in shop.busy.values():
-        shop.queue.release(lease.lease_id, lease.task.key)
-    for worker in shop.workers:
-        shop.registry.disconnect(worker)
-    assert shop.forecast().why_no_eta == "no worker may have tasks"
+    sweep = SimulatedSweep(mixed(10))
+    assert sweep.forecast().why_no_eta == "after the first task"
+    sweep.run(lambda task: 1.0, 1)
+    assert sweep.eta_s() is not None
+    for lease, _ in sweep.busy.values():
+        sweep.queue.release(lease.lease_id, lease.task.key)
+    for worker in sweep.workers:
+        sweep.registry.disconnect(worker)
+    assert sweep.forecast().why_no_eta == "no worker may have tasks"
 
 
 def test_the_rate_is_that_of_the_tasks_completed_last() -> None:
-    shop = Shop(mixed(100), 1)
-    assert shop.forecast().per_hour is None
-    shop.run(lambda task: 36.0, 11)
-    assert shop.forecast().per_hour == pytest.approx(100.0)
+    sweep = SimulatedSweep(mixed(100), 1)
+    assert sweep.forecast().per_hour is None
+    sweep.run(lambda task: 36.0, 11)
+    assert sweep.forecast().per_hour == pytest.approx(100.0)
 
 
 def test_what_is_kept_stays_small_whatever_the_sweep_and_a_changed_sweep_is_sampled_anew() -> None:
-    shop = Shop(mixed(3000))
-    shop.run(lambda task: 1.0, 3 * KEPT)
-    shop.eta_s()
-    assert len(shop.forecaster._measured) == KEPT
-    assert len(shop.forecaster._sample) <= SAMPLE
-    sample = dict(shop.forecaster._sample)
-    shop.eta_s()
-    assert shop.forecaster._sample == sample, "it is not drawn at each look"
-    shop.queue.sync(shop.queue.sample(10))
-    shop.forecaster.forget_sample()
-    shop.eta_s()
-    assert len(shop.forecaster._sample) <= 10
+    sweep = SimulatedSweep(mixed(3000))
+    sweep.run(lambda task: 1.0, 3 * KEPT)
+    sweep.eta_s()
+    assert len(sweep.forecaster._measured) == KEPT
+    assert len(sweep.forecaster._sample) <= SAMPLE
+    sample = dict(sweep.forecaster._sample)
+    sweep.eta_s()
+    assert sweep.forecaster._sample == sample, "it is not drawn at each look"
+    sweep.queue.sync(sweep.queue.sample(10))
+    sweep.forecaster.sweep_changed()
+    sweep.eta_s()
+    assert len(sweep.forecaster._sample) <= 10
 
 
 def test_a_phase_is_too_long_by_the_median_of_its_tasks_that_were_completed_last() -> None:
     phases = (("exp1", 1), ("exp2", 2))
-    shop = Shop([a_task(seed, phase=phase, width=width) for phase, width in phases for seed in range(40)], 1)
-    assert shop.forecaster.too_long(0.0) == frozenset(), (
+    sweep = SimulatedSweep(
+        [a_task(seed, phase=phase, width=width) for phase, width in phases for seed in range(40)], 1
+    )
+    assert sweep.forecaster.too_long(0.0) == frozenset(), (
         "of a phase without a completed task nothing is known"
     )
     took_s = iter([10.0] * 10 + [100.0, 100.0, 30.0] * 10)
-    shop.run(lambda task: next(took_s), 40)
-    assert shop.forecaster.too_long(99.0) == {"exp1"}
-    assert shop.forecaster.too_long(100.0) == frozenset()
-    shop.run(lambda task: 5.0, 41)
-    assert shop.forecaster.too_long(4.0) == {"exp1", "exp2"}
-    assert shop.forecaster.too_long(None) == frozenset()
+    sweep.run(lambda task: next(took_s), 40)
+    assert sweep.forecaster.too_long(99.0) == {"exp1"}
+    assert sweep.forecaster.too_long(100.0) == frozenset()
+    sweep.run(lambda task: 5.0, 41)
+    assert sweep.forecaster.too_long(4.0) == {"exp1", "exp2"}
+    assert sweep.forecaster.too_long(None) == frozenset()
 
 
 def test_failures_are_told_with_the_latest_first() -> None:
-    shop = Shop(mixed(1))
+    sweep = SimulatedSweep(mixed(1))
     for number in range(20):
-        shop.forecaster.failed(a_task(number), "gpu0", "error: no", State.PENDING)
-    assert [each.task_id for each in shop.forecaster.failures()][:2] == ["exp1_1_19", "exp1_1_18"]
-    assert len(shop.forecaster.failures()) == 8
+        sweep.forecaster.failed(a_task(number), "gpu0", "error: no", State.PENDING)
+    assert [each.task_id for each in sweep.forecaster.failures()][:2] == ["exp1_1_19", "exp1_1_18"]
+    assert len(sweep.forecaster.failures()) == 8
+
+
+# -- the model ----------------------------------------------------------------------------------------------
+
+Times = Callable[[Task], float]
+
+
+def grid(phase: str = "exp1", seeds: int = 5, **axes: Sequence[object]) -> list[Task]:
+    """The tasks of a phase in the order of the sweep: the first axis varies slowest, the seed fastest."""
+    points = itertools.product(*axes.values())
+    return [
+        a_task(seed, phase=phase, axes=tuple(axes), **dict(zip(axes, point, strict=True)))
+        for point in points
+        for seed in range(seeds)
+    ]
+
+
+def error_after(tasks: list[Task], took_s: Times, done: int, workers: int = 4) -> float:
+    """The estimate once the first `done` tasks are measured, divided by the truth."""
+    noise = random.Random(1)
+    times_s = [took_s(task) * noise.uniform(0.8, 1.25) for task in tasks]
+    measured = [(features_of(task), s) for task, s in zip(tasks[:done], times_s, strict=False)]
+    model = fit(measured)
+    assert model is not None
+    left = tasks[done:]
+    guess_s = remaining_s([model.predict_s(features_of(task)) for task in left], len(left), [], workers)
+    return guess_s * workers / sum(times_s[done:])
+
+
+def tenth(tasks: list[Task]) -> int:
+    return -(-len(tasks) // 10)
+
+
+SWEEPS: dict[str, tuple[list[Task], Times]] = {
+    "all alike": (grid(lr=[0.1, 0.2, 0.3], width=[1, 2, 4, 8]), lambda task: 20.0),
+    "a slow axis without effect, a fast one with a large one": (
+        grid(lr=list(range(12)), width=[1, 2, 4, 8]),
+        lambda task: 3.0 * task.config["width"] ** 1.5,
+    ),
+    "two axes that multiply, the slow one of many values": (
+        grid(epochs=[5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60], width=[1, 2, 4], seeds=3),
+        lambda task: task.config["epochs"] * (1.0 + task.config["width"]),
+    ),
+    "a slow axis of numbers of which two values were seen": (
+        grid(epochs=[10, 11, *range(12, 32)], seeds=10),
+        lambda task: 0.5 * task.config["epochs"],
+    ),
+    "a second phase that takes other values of the same parameter": (
+        grid("exp1", epochs=[5, 10, 20], seeds=4) + grid("exp2", epochs=[40, 80], seeds=30),
+        lambda task: 2.0 * task.config["epochs"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_model_is_right_within_one_and_a_half_once_a_tenth_is_done(name: str) -> None:
+    tasks, took_s = SWEEPS[name]
+    assert 1 / 1.5 < error_after(tasks, took_s, tenth(tasks)) < 1.5
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+@pytest.mark.parametrize("name", SWEEPS)
+def test_the_model_stays_right_to_the_end(name: str, share: float) -> None:
+    tasks, took_s = SWEEPS[name]
+    assert 1 / 1.5 < error_after(tasks, took_s, int(share * len(tasks))) < 1.5
+
+
+def features(**values: object) -> Features:
+    return features_of(a_task(**values))  # type: ignore[arg-type]
+
+
+def test_factors_of_a_crossed_grid_are_told_exactly() -> None:
+    measured = [(features(a=a, b=b), 2.0 * a * b) for a in (1, 3) for b in (1, 5)]
+    model = fit(measured)
+    assert model is not None
+    for values, seconds in measured:
+        assert model.predict_s(values) == pytest.approx(seconds)
+
+
+def test_a_value_that_was_not_seen_follows_the_trend_of_numbers_and_else_takes_the_mean() -> None:
+    model = fit([(features(epochs=e, model=m), s) for e, m, s in [(10, "a", 10.0), (20, "a", 20.0)]])
+    assert model is not None
+    assert model.predict_s(features(epochs=40, model="a")) == pytest.approx(40.0)
+    assert model.predict_s(features(epochs="many", model="a")) == pytest.approx(15.0)
+    assert model.predict_s(features(epochs=10**9, model="a")) == pytest.approx(320.0), "a bounded trend"
+
+
+def test_odd_values_and_no_time_at_all_make_no_trouble() -> None:
+    odd = [True, None, [1, 2], {"a": 1}, "", -1, 0, 1e300, float("inf")]
+    model = fit([(features(x=value), 0.0) for value in odd])
+    assert model is not None
+    assert model.predict_s(features(x=[3])) == pytest.approx(1e-3)
+    assert fit([]) is None
+
+
+def test_the_rest_is_shared_by_the_workers_and_never_shorter_than_its_longest_task() -> None:
+    assert remaining_s([10.0, 20.0], 100, [6.0], 4) == pytest.approx((1500 + 6) / 4)
+    assert remaining_s([], 0, [5.0, 90.0], 8) == 90.0
+    assert remaining_s([], 0, [], 1) == 0.0
