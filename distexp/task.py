@@ -50,17 +50,17 @@ class Cause(StrEnum):
 class Need(NamedTuple):
     """What a task needs of the device that it runs on. The greater need sorts last."""
 
-    gpus: int = 0  # cards at once; 0: none, any worker will do
+    gpus: int = 0  # at once; 0: none, any worker will do
     min_free_gb: float = 0.0  # on each of them
 
     def is_met_by(self, gpus: int, free_mib: int) -> bool:
-        """Return whether so many cards meet it, the fullest of which has so much memory free."""
+        """Return whether so many GPUs meet it, the fullest of which has so much memory free."""
         return gpus >= self.gpus and free_mib >= self.min_free_gb * MIB_PER_GB
 
 
 @functools.lru_cache(maxsize=256)  # one a phase, and asked for once a task
 def need_of(gpus: int | None, min_free_gb: float | None) -> Need:
-    """Return what the two settings of a phase ask for; who asks for memory of a card asks for a card."""
+    """Return what the two settings of a phase ask for; who asks for memory of a GPU asks for a GPU."""
     return Need(gpus or int(min_free_gb is not None), min_free_gb or 0.0)
 
 
@@ -81,8 +81,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     command: str | None = None  # the template text of a `command:` task
     timeout_s: float | None = None
     process: Process = "forked"
-    gpus: int | None = None  # cards that it sees, on a worker that holds as many; None: one, if there is one
-    min_free_gb: float | None = None  # on each card, when it is assigned
+    gpus: int | None = None  # that it sees, on a worker that holds as many; None: one, if there is one
+    min_free_gb: float | None = None  # on each GPU, when it is assigned
     tags: tuple[str, ...] = ()  # parameters that are no part of its identity
     key: str = ""  # identity: phase, experiment, parameters without tags, seed
 
@@ -193,7 +193,7 @@ def _normalised(value: Value) -> Value:
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a result came from; the last columns of its row."""
 
-    peak_gpu_mib: int | None = None  # most memory that torch held on the card; None without one
+    peak_gpu_mib: int | None = None  # most memory that torch held on the GPU; None without one
     torch_version: str = ""  # empty for a task that has not imported it
     python_version: str = ""
     git_commit: str = ""  # of the worker's folder; empty without git or repository

@@ -284,8 +284,8 @@ def test_three_machines_share_a_sweep_and_the_one_with_other_code_is_told(sweep:
     assert not any((sweep.root(at) / "results_exp1" / "final_results.csv").exists() for at in (1, 2))
     warnings = [line for line in sweep.folder.log() if "git commit" in line]
     assert warnings == [
-        f"Worker far/cpu0: found git commit {other[:10]} in its folder, expected {first[:10]} as in the "
-        "manager's; its rows hold the worker's (git_commit)"
+        f"Worker far/cpu0 runs the code of git commit {other[:10]}, the manager's folder is at {first[:10]}; "
+        "column git_commit of its rows says so"
     ]
 
 

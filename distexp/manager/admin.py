@@ -61,7 +61,7 @@ class Admin:
         answer = self._answers.get(type(request))
         if answer is None:
             raise ProtocolError(
-                f"message: found {type(request).__name__}, expected a request of docs/protocol.md"
+                f"message: {type(request).__name__} is no request; docs/protocol.md lists them"
             )
         return answer(request)
 
@@ -163,9 +163,7 @@ class Admin:
             )
         absent = f"{request.task}: has not run yet, so there is no log"
         if worker := describe(entry).worker:
-            absent = (
-                f"{request.task}: found no log here, expected it where {worker} ran it: {path} in its folder"
-            )
+            absent = f"{request.task}: its log is where {worker} ran it: {path} in that folder"
         return wire.LogsReply(text="", offset=0, size=0, state=entry.state.value, absent=absent)
 
     def _run_folder(self, entry: Entry) -> str:
@@ -199,7 +197,7 @@ class Admin:
 
 
 def describe(entry: Entry) -> wire.TaskStatus:
-    """Return a task as `tasks` and `show` tell of it."""
+    """Return a task as `tasks` and `show` answer."""
     task = entry.task
     return wire.TaskStatus(
         task_id=task.task_id,
@@ -228,16 +226,18 @@ def _cut(names: str, limit: int = EXCLUDED_BYTES) -> str:
 
 
 def _short(metrics: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return what a view has room for; a hundred workers may tell of a thousand metrics each."""
-    told = [(name, value) for name, value in metrics.items() if len(f"{name}{value}") <= METRIC_CHARS]
-    return dict(told[:METRICS])
+    """Return what fits into a view; a hundred workers may report a thousand metrics each."""
+    short = [(name, value) for name, value in metrics.items() if len(f"{name}{value}") <= METRIC_CHARS]
+    return dict(short[:METRICS])
 
 
 def _accepted(request: wire.Tasks) -> Callable[[Entry], bool]:
     try:
         where = Where({name: canonical(value) for name, value in request.where.items()})
     except RecursionError:
-        raise ProtocolError("tasks.where: found hundreds of levels, expected values of a config") from None
+        raise ProtocolError(
+            "tasks.where: it nests hundreds of levels deep; give values of a config"
+        ) from None
     return lambda entry: (
         request.state in (None, entry.state.value)
         and request.phase in (None, entry.planned.phase)

@@ -64,8 +64,8 @@ class CompletionHandler:
         """
         if request.sweep_id not in ("", self._journal.sweep_id):
             raise ProtocolError(
-                f"task_complete {request.task_id}: found a result of another sweep ({request.sweep_id}), "
-                f"expected one of this sweep ({self._journal.sweep_id})"
+                f"task_complete {request.task_id}: the result is of another sweep ({request.sweep_id}), "
+                f"not of this one ({self._journal.sweep_id})"
             )
         entry = self._reported(request)
         task = entry.assigned_task
@@ -111,8 +111,8 @@ class CompletionHandler:
         ):
             self.lose(lease, "the row that it has reported is not there")  # else it gets the task for ever
         completion.error = ProtocolError(
-            f"task_complete {task.task_id}: found no row of it in {self._store.path(task)}, "
-            "expected the row before the report, or a `result` to write it from"
+            f"task_complete {task.task_id}: no row of it is in {self._store.path(task)}: write the row "
+            "before you report, or send a `result` with it"
         )
 
     def failed(self, request: wire.TaskFailed, worker: Worker) -> wire.Ack:

@@ -27,8 +27,8 @@ OVERRUN = 1.25  # what runs for longer than expected will take so many times wha
 FORECAST_S = 5.0  # between two forecasts: one takes some 10 ms
 MIN_SHARE, MIN_TOLD_S = 0.02, 10.0  # of a running task, before its progress outweighs what its start took
 MEDIAN_OF = 25  # tasks of a phase that were completed last
-RATE_TASKS = 100  # completed last, whose rate is told
-FAILURES = 8  # told of
+RATE_TASKS = 100  # completed last, whose rate is shown
+FAILURES = 8  # shown
 ROUNDS = 4  # of fitting; factors of a crossed grid are exact after one, others settle by then
 MAX_TREND = 16.0  # by how much a value that nobody has seen may differ from those seen, whatever their trend
 
@@ -45,7 +45,7 @@ class Forecast:
 
 
 class Forecaster:
-    """What has happened, as far as it tells of what is to come.  Safe from any thread."""
+    """What has happened, and what it says about what is to come.  Safe from any thread."""
 
     def __init__(self, queue: TaskQueue, registry: WorkerRegistry) -> None:
         self._queue, self._registry = queue, registry
@@ -142,11 +142,11 @@ class Forecaster:
         return fit([*known, *((each, s) for each, s in late if s > OVERRUN * model.predict_s(each))])
 
     def _whole_s(self, lease: Lease) -> float | None:
-        """Return how long a running task will take, by what it has told of its progress; None: not enough."""
-        told = self._registry.share_done(lease.worker)
-        if told is None or lease.since_s is None:
+        """Return how long a running task will take, by the progress it has reported; None: too little."""
+        done = self._registry.share_done(lease.worker)
+        if done is None or lease.since_s is None:
             return None
-        share, at_s = told
+        share, at_s = done
         gone_s = at_s - lease.since_s
         return gone_s / share if share >= MIN_SHARE and gone_s >= MIN_TOLD_S else None
 

@@ -66,7 +66,7 @@ class ExperimentManager:
             auth: Whether requests other than `status` need the folder's secret.
             exit_when_done: Return from `serve` once every task has ended.
             retry_failed: Give tasks that failed under an earlier manager new budgets.
-            on_finish: A command to run when nothing is left to do, with the figures in its environment.
+            on_finish: A command to run when nothing is left to do, with the counts in its environment.
             on_failure: The same, for each task that has failed for good.
         """
         self.host, self._wanted_port = host, port
@@ -114,8 +114,8 @@ class ExperimentManager:
         is_reachable = _is_reachable(self.host)
         if is_reachable and not self._auth:
             raise UserError(
-                f"--no-auth with --host {self.host}: found an address that other machines reach, expected a "
-                "loopback one such as 127.0.0.1: anybody there could take tasks and write results"
+                f"--no-auth with --host {self.host}: other machines reach this address, and anybody there "
+                "could take tasks and write results; leave out one of the two flags"
             )
         tasks = self._sweep.load()
         with ExitStack() as log_open, ExitStack() as undo:  # what is held when a later step fails
@@ -239,7 +239,7 @@ class ExperimentManager:
         except ConfigError as error:
             for problem in error.problems:
                 log.error("%s", problem)
-            log.error("The sweep goes on as it was until the config files are mended")
+            log.error("The sweep goes on as it was until the config files are fixed")
             return
         with self.dispatcher.assigning:  # no task that has its row already is assigned meanwhile
             joined, left = self.queue.sync(tasks)
@@ -297,5 +297,5 @@ def _is_reachable(host: str) -> bool:
         return not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
     except (OSError, UnicodeError) as error:
         raise UserError(
-            f"--host {host}: {getattr(error, 'strerror', '') or error}, expected an address of this host"
+            f"--host {host}: {getattr(error, 'strerror', '') or error}, give an address of this host"
         ) from None

@@ -43,7 +43,7 @@ class Worker:
 
     @property
     def instance(self) -> str:
-        """Of its process; empty for a client that tells of none."""
+        """Of its process; empty for a client without one."""
         return self.info.instance
 
 
@@ -130,7 +130,7 @@ class WorkerRegistry:
     # -- code of other machines ----------------------------------------------------------------------------
 
     def has_other_commit(self, worker: Worker) -> bool:
-        """Return whether the worker's code is of another commit than the manager's folder, as far as told."""
+        """Return whether the worker's code is known to be of another commit than the manager's folder."""
         is_told = bool(worker.git_commit and self._commit) and not worker.info.shares_folder
         return is_told and worker.git_commit != self._commit
 
@@ -148,8 +148,8 @@ class WorkerRegistry:
             if self.has_other_commit(worker) and found not in self._warned:
                 self._warned.add(found)
                 log.warning(
-                    "Worker %s: found git commit %s in its folder, expected %s as in the manager's; "
-                    "its rows hold the worker's (git_commit)",
+                    "Worker %s runs the code of git commit %s, the manager's folder is at %s; "
+                    "column git_commit of its rows says so",
                     *(worker.name, worker.git_commit[:COMMIT_DIGITS], self._commit[:COMMIT_DIGITS]),
                 )
 
@@ -174,7 +174,7 @@ class WorkerRegistry:
             return any((other.name, other.instance) != me for other in self._allowed())
 
     def completed(self, info: WorkerInfo, task: Task) -> None:
-        """Note a success of a worker. Who has failed at the same task stands alone with that."""
+        """Note a success of a worker. Workers that failed the same task then failed it alone."""
         with self._lock:
             self._succeeded.setdefault(task.phase, set()).add(info.name)
             self._proven.add(task.experiment)
@@ -255,7 +255,7 @@ class WorkerRegistry:
     def share_done(self, info: WorkerInfo) -> tuple[float, float] | None:
         """Return which share of its task a worker had done, and when that was, by its last heartbeat.
 
-        None where it has not told.
+        None where it has not reported.
         """
         with self._lock:
             worker = self._of(info)

@@ -20,9 +20,7 @@ CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 _BUSY_S = 1.0  # the folder has one manager: who else reads the file is soon done, or stays
-_REMEDY = (
-    "expected a journal that this manager alone uses; move it away to start one without attempts and leases"
-)
+_REMEDY = "end the process that uses it, or move the file away to start without attempts and leases"
 _UPSERT = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET record = excluded.record"
 
 

@@ -229,7 +229,7 @@ class TaskQueue:
     def fail_unplaceable(self, largest_mib: Callable[[int], int | None]) -> list[Entry]:
         """Fail, and return, the tasks that no device has the memory for, once nothing else is left.
 
-        `largest_mib`: of the largest device of so many cards; None: such a task waits for one.
+        `largest_mib`: of the largest device of so many GPUs; None: such a task waits for one.
         """
         with self._lock:
             if self._counts[State.ASSIGNED]:
@@ -355,9 +355,7 @@ class TaskQueue:
                 self._labels = Labels([each.planned for each in self._entries.values() if each.is_wanted])
             key = self._labels.key_of(task_id)
             if key is None:
-                raise UnknownTask(
-                    f"task {task_id!r}: not in this sweep, expected a task id such as exp1_width_0_42"
-                )
+                raise UnknownTask(f"task {task_id!r} is not in this sweep; `tasks` lists those that are")
             return key
 
     def entries(self, state: State | None = None) -> list[Entry]:
@@ -453,5 +451,5 @@ class TaskQueue:
     def _entry(self, key: str) -> Entry:
         entry = self._entries.get(key)
         if entry is None:
-            raise UnknownTask(f"task {key}: not in this sweep; `status` and `tasks` list what is")
+            raise UnknownTask(f"task {key} is not in this sweep; `tasks` lists those that are")
         return entry

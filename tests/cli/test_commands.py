@@ -82,7 +82,7 @@ def test_tasks_are_cancelled_and_requeued_by_id_and_by_state(manager: Experiment
 def test_a_refusal_is_code_1_and_an_absent_manager_or_wrong_words_code_2(folder: Folder, verb: Verb) -> None:
     code, out, err = verb("cancel", "exp9_0_42")
     assert (code, out) == (1, "")
-    assert err == "error: task 'exp9_0_42': not in this sweep, expected a task id such as exp1_width_0_42\n"
+    assert err == "error: task 'exp9_0_42' is not in this sweep; `tasks` lists those that are\n"
     code, _, err = verb("drain", "gpu7")
     assert (code, err) == (1, "error: worker gpu7: not known; `workers` lists those that are\n")
     code, _, err = verb("pause", "--port", "1")

@@ -115,7 +115,7 @@ def test_a_list_with_one_unknown_task_touches_none(user: RawClient, verb: str) -
     tasks = ["exp1_vary_width_0_42", "exp1_vary_width_1_42", "exp9_0_42"]
     before = user.say("status")
     reply = user.say(verb, tasks=tasks)
-    assert reply["error"].startswith("task 'exp9_0_42': not in this sweep")
+    assert reply["error"].startswith("task 'exp9_0_42' is not in this sweep")
     assert user.say("status") == before
 
 
@@ -161,7 +161,7 @@ def test_a_filter_that_nests_without_end_is_refused(user: RawClient) -> None:
     for _ in range(600):
         deep = [deep]
     error = user.say("tasks", where={"width": deep})["error"]
-    assert error == "tasks.where: found hundreds of levels, expected values of a config"
+    assert error == "tasks.where: it nests hundreds of levels deep; give values of a config"
 
 
 # -- one task ------------------------------------------------------------------------------------------------
@@ -239,9 +239,9 @@ def test_a_log_that_a_worker_elsewhere_keeps_is_said_to_be_there(
         talk.say("request_task")
         absent = user.say("logs", task=FIRST)["absent"]
     path = user.say("show", task=FIRST)["log_path"]
-    assert absent == (f"{FIRST}: found no log here, expected it where box7/gpu0 ran it: {path} in its folder")
+    assert absent == f"{FIRST}: its log is where box7/gpu0 ran it: {path} in that folder"
 
 
 def test_an_unknown_task_is_refused(user: RawClient) -> None:
     for verb in ("show", "logs"):
-        assert user.say(verb, task="exp9_0_42")["error"].startswith("task 'exp9_0_42': not in this sweep")
+        assert user.say(verb, task="exp9_0_42")["error"].startswith("task 'exp9_0_42' is not in this sweep")

@@ -165,8 +165,8 @@ def test_a_hand_written_client_writes_its_row_and_reports(folder: Folder, manage
         task_id = talk.say("request_task")["task_id"]
         refused = talk.say("task_complete", task_id=task_id)["error"]
         assert refused == (
-            f"task_complete {task_id}: found no row of it in {folder.csv}, "
-            "expected the row before the report, or a `result` to write it from"
+            f"task_complete {task_id}: no row of it is in {folder.csv}: write the row before you "
+            "report, or send a `result` with it"
         )
         folder.add_rows("1,42,0.9")
         assert talk.say("task_complete", task_id=task_id) == {"type": "ack"}
@@ -182,7 +182,7 @@ def test_a_worker_whose_rows_are_never_found_gets_a_task_five_times_at_most(
         for _ in range(3 * LOSS_BUDGET):
             task = talk.say("request_task")
             reply = talk.say("task_complete", lease_id=task["lease_id"], key=task["key"])
-            assert "found no row of it" in reply["error"]
+            assert "no row of it is in" in reply["error"]
         assert talk.say("request_task")["reason"] == "done"
     assert count(manager, State.FAILED) == 3
     assert len([line for line in folder.log() if "the row that it has reported is not there" in line]) == 15

@@ -131,7 +131,7 @@ STATUS = SweepStatus(
 )
 TELL = """
 import json, os, sys
-with open("told.jsonl", "a") as file:
+with open("calls.jsonl", "a") as file:
     told = {name: value for name, value in os.environ.items() if name.startswith("DISTEXP_")}
     file.write(json.dumps([sys.argv[1], told]) + chr(10))
 """
@@ -139,7 +139,7 @@ with open("told.jsonl", "a") as file:
 
 def serve(folder: Folder, turns: str) -> list[list[object]]:
     """Run a manager whose commands tell what they were told; `turns` is what its worker says of each task."""
-    (folder.root / "tell.py").write_text(TELL.replace("told.jsonl", str(folder.root / "told.jsonl")))
+    (folder.root / "tell.py").write_text(TELL.replace("calls.jsonl", str(folder.root / "calls.jsonl")))
     command = shlex.join([sys.executable, str(folder.root / "tell.py")])
     with folder.serving(on_finish=f"{command} finish", on_failure=f"{command} failure") as manager:
         with worker(manager) as talk:
@@ -147,7 +147,7 @@ def serve(folder: Folder, turns: str) -> list[list[object]]:
                 play(manager, talk.say("request_task"), talk, turn)
                 manager.run_once()
         manager.run_once()
-    path = folder.root / "told.jsonl"
+    path = folder.root / "calls.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -178,7 +178,7 @@ def test_a_failure_is_told_with_task_cause_and_error_before_the_end(folder: Fold
 
 
 def test_a_task_that_fails_as_another_is_requeued_is_told(folder: Folder) -> None:
-    (folder.root / "tell.py").write_text(TELL.replace("told.jsonl", str(folder.root / "told.jsonl")))
+    (folder.root / "tell.py").write_text(TELL.replace("calls.jsonl", str(folder.root / "calls.jsonl")))
     command = shlex.join([sys.executable, str(folder.root / "tell.py"), "failure"])
     with folder.serving(on_failure=command) as manager:
         (entry, *_) = manager.queue.entries()
@@ -188,7 +188,7 @@ def test_a_task_that_fails_as_another_is_requeued_is_told(folder: Folder) -> Non
             assert lease is not None
             manager.queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, "no", retry=False)
             manager.run_once()
-    assert len((folder.root / "told.jsonl").read_text().splitlines()) == 2
+    assert len((folder.root / "calls.jsonl").read_text().splitlines()) == 2
 
 
 def test_the_end_of_a_manager_that_leaves_tasks_behind_is_told(folder: Folder) -> None:

@@ -59,8 +59,8 @@ def test_without_auth_only_this_machine_is_served(folder: Folder) -> None:
     with pytest.raises(UserError) as refusal:
         manager.start()
     assert str(refusal.value) == (
-        "--no-auth with --host 0.0.0.0: found an address that other machines reach, expected a loopback one "
-        "such as 127.0.0.1: anybody there could take tasks and write results"
+        "--no-auth with --host 0.0.0.0: other machines reach this address, and anybody there could "
+        "take tasks and write results; leave out one of the two flags"
     )
 
 
@@ -72,7 +72,7 @@ def test_the_log_tells_what_workers_on_other_machines_need(folder: Folder) -> No
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b"])
 def test_a_host_that_is_none_is_named(folder: Folder, host: str) -> None:
-    with pytest.raises(UserError, match=f"^--host {host}: .*, expected an address of this host$"):
+    with pytest.raises(UserError, match=f"^--host {host}: .*, give an address of this host$"):
         PublicManager(host=host, port=0, workdir=folder.root).start()
 
 
@@ -262,7 +262,7 @@ def test_leases_survive_a_restart(folder: Folder) -> None:
             "type": "ack"
         }
         refused = talk.say("task_complete", **named, result={"score": 1}, sweep_id="another")
-        assert "found a result of another sweep (another)" in refused["error"]
+        assert "the result is of another sweep (another)" in refused["error"]
     assert manager.queue.entry(task["key"]).state is State.COMPLETE
 
 

@@ -109,9 +109,7 @@ def test_a_second_process_cannot_open_the_journal(tmp_path: Path) -> None:
     journal.close()
     assert second.returncode == 1
     line = second.stderr.splitlines()[-1]
-    assert line.startswith(
-        f"distexp.errors.JournalUnwritable: {tmp_path / 'j'}: database is locked; expected a"
-    )
+    assert line.startswith(f"distexp.errors.JournalUnwritable: {tmp_path / 'j'}: database is locked; end the")
 
 
 def full_disk(path: Path) -> None:
@@ -168,7 +166,9 @@ def test_a_damaged_journal_is_one_clear_line(tmp_path: Path, content: bytes) -> 
     with pytest.raises(JournalUnwritable) as error:
         Journal(path)
     assert str(error.value).startswith(f"{path}: ")
-    assert str(error.value).endswith("; move it away to start one without attempts and leases")
+    assert str(error.value).endswith(
+        "; end the process that uses it, or move the file away to start without attempts and leases"
+    )
     assert "\n" not in str(error.value)
 
 
@@ -182,13 +182,13 @@ def test_damage_in_the_middle_of_the_file_is_one_clear_line(tmp_path: Path) -> N
     data[4096 * 3 : -4096] = b"\xff" * (len(data) - 4096 * 4)
     path.write_bytes(data)
     journal = Journal(path)
-    with pytest.raises(JournalUnwritable, match="expected a journal that this manager alone uses"):
+    with pytest.raises(JournalUnwritable, match="end the process that uses it"):
         journal.load()
     journal.close()
 
 
 def test_a_journal_in_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(JournalUnwritable, match="unable to open database file; expected a journal"):
+    with pytest.raises(JournalUnwritable, match="unable to open database file; end the process"):
         Journal(tmp_path / "none" / "j")
 
 

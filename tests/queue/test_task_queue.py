@@ -89,9 +89,9 @@ def test_rows_complete_tasks_that_were_never_assigned_at_once_and_the_others_are
 
 def test_unknown_keys_and_labels_are_refused_by_name() -> None:
     sample = SampleQueue()
-    with pytest.raises(UnknownTask, match="task nope: not in this sweep"):
+    with pytest.raises(UnknownTask, match="task nope is not in this sweep"):
         sample.queue.entry("nope")
-    with pytest.raises(UnknownTask, match="task 'exp9_0_1': not in this sweep, expected a task id such as"):
+    with pytest.raises(UnknownTask, match="task 'exp9_0_1' is not in this sweep; `tasks` lists"):
         sample.queue.key_of("exp9_0_1")
     assert sample.queue.key_of("exp1_0_42") == sample.key
     assert sample.queue.complete("nope") is None
@@ -340,7 +340,7 @@ def test_an_edit_of_what_tasks_need_counts_from_then_on() -> None:
     assert sample.queue.assign(ONE) is None
     sample.queue.release(lease.lease_id, lease.task.key)
     assert sample.queue.assign(ONE) is None, (
-        "what runs when the edit comes waits for two cards, too, when it is back"
+        "what runs when the edit comes waits for two GPUs, too, when it is back"
     )
     assert {sample.assign(TWO).task.key, sample.assign(TWO).task.key} == {task.key for task in sample.tasks}
     assert sample.queue.assign(TWO) is None
@@ -352,7 +352,7 @@ def test_what_ran_out_of_memory_on_two_cards_waits_for_two_larger_ones_unless_th
     sample = SampleQueue(needing(gpus=2))
     sample.queue.fail(sample.assign(TWO).lease_id, sample.key, Cause.OUT_OF_MEMORY, "too big")
     large: dict[int, int | None] = {2: None}
-    assert sample.queue.fail_unplaceable(large.get) == [], "no worker has two cards now; one may come"
+    assert sample.queue.fail_unplaceable(large.get) == [], "no worker has two GPUs now; one may come"
     large[2] = 80_000
     assert sample.queue.fail_unplaceable(large.get) == []
     large[2] = 40_000

@@ -10,7 +10,7 @@ from distexp.task import Cause, State, Task, TaskRecord
 from tests.queue.sample_queue import CPU0, CPU1, SampleQueue
 from tests.row_cases import a_task, tasks_of
 
-SCRIPT = WorkerInfo("script", None)  # a hand-written client: it never beats
+SCRIPT = WorkerInfo("script", None)  # a hand-written client: it sends no heartbeats
 
 
 def lost(sample: SampleQueue) -> int:
@@ -230,7 +230,7 @@ def test_budgets_and_memory_outlive_the_manager() -> None:
     entry = later.queue.entry(sample.key)
     assert (entry.failures, entry.attempts, entry.last_worker, entry.error) == (1, 1, "gpu0", "too big")
     small, large = WorkerInfo("gpu1", 15.0, memory_mib=8000), WorkerInfo("gpu2", 15.0, memory_mib=16000)
-    assert later.assign(small).task == sample.tasks[1], "not the one that needs a larger card"
+    assert later.assign(small).task == sample.tasks[1], "not the one that needs a larger GPU"
     assert later.queue.assign(small) is None
     assert later.assign(large).attempt == 2
 

@@ -54,13 +54,16 @@ def together(
 ) -> list[Reply]:
     """Let the first be on its way alone, all others wait for it, and then `meanwhile` happen."""
     folder.csv.parent.mkdir(exist_ok=True)
-    desks = manager.dispatcher._batches
+    batches = manager.dispatcher._batches
     with ThreadPoolExecutor(len(says)) as pool:
         with locks.acquire(f"{folder.csv}.lock"):  # another program writes
             replies = [pool.submit(says[0])]
-            poll(lambda: "results_exp1" in desks and desks["results_exp1"]._committing.locked(), "the first")
+            poll(
+                lambda: "results_exp1" in batches and batches["results_exp1"]._committing.locked(),
+                "the first",
+            )
             replies += [pool.submit(say) for say in says[1:]]
-            poll(lambda: len(desks["results_exp1"]._open.items) == len(says) - 1, "the others wait for it")
+            poll(lambda: len(batches["results_exp1"]._open.items) == len(says) - 1, "the others wait for it")
             meanwhile()
         return [reply.result() for reply in replies]
 
@@ -98,7 +101,7 @@ def test_one_that_is_refused_takes_nothing_from_those_beside_it(
         task = local.say("request_task")  # of which it has written no row
         replies = together(folder, manager, [*map(result_of, talks[:3]), report_of(local, task)])
     assert [reply["type"] for reply in replies] == ["ack", "ack", "ack", "error"]
-    assert f"found no row of it in {folder.csv}" in replies[3]["error"]
+    assert f"no row of it is in {folder.csv}" in replies[3]["error"]
     assert len(folder.rows()) == 3
     assert manager.queue.counts()[State.ASSIGNED] == 3
     assert manager.queue.entry(task["key"]).losses == 1
