@@ -14,7 +14,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 Value = Any  # a value as YAML 1.2 and JSON share them: None, bool, int, float, str, list, dict with str keys
-Scalar = bool | int | float | str  # what a result may hold
+Number = int | float
+Scalar = bool | int | float | str  # what a metric of a result may be
+Reportable = Scalar | None  # what a metric of a report may be
 Process = Literal["forked", "fresh"]
 
 DEFAULT_EXPERIMENT = "distexp.experiments.classification:run"
@@ -40,7 +42,7 @@ class State(StrEnum):
 class Cause(StrEnum):
     """Why an attempt failed."""
 
-    ERROR = "error"  # the experiment raised, or returned what no row can hold
+    ERROR = "error"  # the experiment raised
     CRASH = "crash"  # its process died: segfault, CUDA error, a kill from outside
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"

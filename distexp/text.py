@@ -1,8 +1,16 @@
-"""Figures as people read them: how long, how much. Pure."""
+"""Texts for people and files: durations, amounts, numbers, one printable line. Pure."""
+
+import re
 
 from distexp.task import MIB_PER_GB
 
 MAX_LINE_CHARS = 2000  # of one message: a screen of text
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # no UTF-8 file can hold a lone surrogate, no CSV reader a NUL
+
+
+def clean_text(text: object) -> str:
+    """Return the text with a replacement character for each NUL and lone surrogate."""
+    return _UNWRITABLE.sub("\ufffd", str(text))
 
 
 def one_line(text: str) -> str:

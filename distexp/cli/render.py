@@ -244,7 +244,10 @@ def _task_time(worker: WorkerStatus) -> str:
 
 
 def _step(worker: WorkerStatus) -> str:
-    return "" if not worker.progress else "{}/{}".format(*worker.progress)
+    if not worker.progress:
+        return ""
+    step, total = worker.progress
+    return f"{step:g}" if total is None else f"{step:g}/{total:g}"
 
 
 def _metrics(worker: WorkerStatus) -> str:

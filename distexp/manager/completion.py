@@ -17,7 +17,8 @@ from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Entry, Lease, WorkerInfo
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
-from distexp.results.row import check_result, row_for
+from distexp.results.conversion import convert
+from distexp.results.row import row_for
 from distexp.results.store import ResultsStore
 from distexp.task import Cause, Provenance, State, Task
 from distexp.wire import messages as wire
@@ -77,12 +78,8 @@ class CompletionHandler:
 
     def _row(self, task: Task, request: wire.TaskComplete, worker: Worker, attempts: int) -> dict[str, str]:
         run = request.run or Provenance(attempt=max(1, attempts))
-        try:
-            result = check_result(task, request.result or {})
-        except ValueError as error:
-            raise ProtocolError(str(error)) from None
         name = self._registry.name_of(run.worker, run.host) if run.worker else worker.name
-        return row_for(task, result, structs.replace(run, worker=name))
+        return row_for(task, convert(task, request.result).metrics, structs.replace(run, worker=name))
 
     def complete(self, completions: Sequence[Completion]) -> None:
         """Return once each task has its row on disk, or its `error`. All belong into one results file."""

@@ -260,9 +260,9 @@ class WorkerRegistry:
         with self._lock:
             worker = self._of(info)
             progress = worker.progress if worker else None
-            if worker is None or progress is None or not 0 < progress.step <= progress.total:
+            if worker is None or progress is None or not 0 < progress.step <= (progress.total or 0):
                 return None
-            return progress.step / progress.total, worker.seen_s
+            return progress.step / (progress.total or 1), worker.seen_s
 
     def able(self) -> int:
         """Return how many connected workers may have tasks now."""

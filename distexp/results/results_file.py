@@ -4,6 +4,7 @@ stands in it is read or named in a warning, and nothing is thrown away. Writers 
 beside it, of the kernel.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +26,12 @@ RESULTS_FILE = "final_results.csv"
 LOCK_TIMEOUT_S = 10.0  # a holder writes some rows, or copies the file once: longer means that it hangs
 UNFINISHED_S = 0.2  # for a program without our lock to end the line it is at: a buffer is flushed in one go
 
+MAX_COLUMNS = 2000  # of a file: what a spreadsheet or a table still shows
+MAX_HEADER_BYTES = 1 << 20  # every reader takes the header whole
+
 Row = Mapping[str, str]  # cell by column
+
+_log = logging.getLogger(__name__)
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,6 +214,7 @@ class ResultsFile:
             raise ResultsUnwritable(f"{self.path}:1: {header.problem}; move the file away: the row is kept")
         else:
             added = tuple(column for column in wanted if column not in header.columns)
+            added = _fitting(self.path, header.columns, added)
             columns = widen(self.path, header, added) if added else header.columns
             newline, above = header.newline, b""
             goes_on = goes_on and not added
@@ -222,3 +229,18 @@ class ResultsFile:
         status = append_durably(self.path, text)
         scan = self._reader.follow(cells, text, status) if goes_on else None
         return self._look_locked() if scan is None else [scan]
+
+
+def _fitting(path: Path, columns: Sequence[str], added: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of `added` for which the header has room; the log names those left out."""
+    size, fitting = len(line_of(columns, b"\n")), list[str]()
+    for column in added:
+        size += len(line_of([column], b"\n"))
+        if len(columns) + len(fitting) < MAX_COLUMNS and size <= MAX_HEADER_BYTES:
+            fitting.append(column)
+    if left_out := [column for column in added if column not in fitting]:
+        _log.warning(
+            "%s: has %d columns, and gets no more than %d: %d metrics are left out, %s among them",
+            *(path, len(columns), MAX_COLUMNS, len(left_out), left_out[0]),
+        )
+    return tuple(fitting)

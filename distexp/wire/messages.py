@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from distexp.task import Bookmark, Provenance, Scalar, Task, Value
+from distexp.task import Bookmark, Number, Provenance, Reportable, Task, Value
 
 DEFAULT_PORT = 5000
 SECRET_WANTED = "expected the secret in the manager's .experiment_token in the field `token`"
@@ -34,9 +34,9 @@ class Status(Request, frozen=True, kw_only=True, tag="status"):
 class Progress(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How far a task is, as its experiment last reported."""
 
-    step: int
-    total: int
-    metrics: dict[str, Scalar] = {}
+    step: Number
+    total: Number | None = None  # None: not known
+    metrics: dict[str, Reportable] = {}
 
 
 class GpuUse(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,7 +90,7 @@ class Report(WorkerRequest, frozen=True, kw_only=True):
 class TaskComplete(Report, frozen=True, kw_only=True, tag="task_complete"):
     """The row is in its file; or here is the `result`, write the row for me."""
 
-    result: dict[str, Scalar] | None = None
+    result: dict[str, Value] | None = None
     run: Provenance | None = None
     sweep_id: str = ""  # as assigned: a result kept for another sweep is refused
     next: bool = False  # assign me the next task in the same round trip

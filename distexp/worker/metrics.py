@@ -16,10 +16,11 @@ from typing import Any, BinaryIO
 
 from distexp.results.csv_format import line_of
 from distexp.results.row import cell_text
-from distexp.task import Scalar
+from distexp.task import Number, Reportable
 
 METRICS_FILE = "metrics.csv"
 MAX_DENSE_LINES = 10_000  # every report up to here, then one a second: a million steps stay a small file
+MAX_COLUMNS = 1000  # further metrics are left out
 FLUSH_EVERY_S = 1.0  # what a crash may cost
 BOARD = "distexp.experiments.board"  # imports torch
 _BOARD_PROBLEMS = (
@@ -44,10 +45,11 @@ class MetricsFile:
         self._lines = 0
         self._has_ended = False
 
-    def add(self, step: int, total: int, metrics: Mapping[str, Scalar]) -> None:
+    def add(self, step: Number, total: Number | None, metrics: Mapping[str, Reportable]) -> None:
         """Append one report."""
         now_s = self._clock()
-        is_due = now_s - self._flushed_s >= FLUSH_EVERY_S or step >= total
+        is_last = total is not None and step >= total
+        is_due = now_s - self._flushed_s >= FLUSH_EVERY_S or is_last
         if self._has_ended or (self._lines >= MAX_DENSE_LINES and not is_due):
             return
         try:
@@ -59,8 +61,8 @@ class MetricsFile:
             self._write(about | {_beside(name, about): value for name, value in metrics.items()})
             if self._board is not None:
                 for name, value in metrics.items():
-                    if not isinstance(value, str):
-                        self._board.add_scalar(name, value, step)
+                    if value is not None and not isinstance(value, str):
+                        self._board.add_scalar(name, value, int(step))
             if is_due:
                 self._flush(now_s)
         except OSError as error:
@@ -89,8 +91,8 @@ class MetricsFile:
         self._columns = next(csv.reader([first]), [])
         return file
 
-    def _write(self, row: Mapping[str, Scalar]) -> None:
-        added = [name for name in row if name not in self._columns]
+    def _write(self, row: Mapping[str, Reportable]) -> None:
+        added = [name for name in row if name not in self._columns][: MAX_COLUMNS - len(self._columns)]
         if added:
             self._widen(added)
         assert self._file is not None
@@ -119,13 +121,15 @@ class MetricsFile:
             self._board.flush()
 
 
-def _beside(name: str, taken: Mapping[str, Scalar]) -> str:
+def _beside(name: str, taken: Mapping[str, Reportable]) -> str:
     """Return the column of a metric; one that is called like a column of ours gets another name."""
     return f"metric_{name}" if name in taken else name
 
 
-def _cell(value: Scalar) -> str:
+def _cell(value: Reportable) -> str:
     """Return one line: a record is a line of the file, whatever a text holds."""
+    if value is None:
+        return ""
     return " ".join(cell_text(value).splitlines()) if isinstance(value, str) else cell_text(value)
 
 
@@ -145,6 +149,6 @@ def block_board() -> None:
     sys.modules[BOARD] = None  # type: ignore[assignment]  # Python's own sign for a module not to be imported
 
 
-def _open_board(folder: Path, first_step: int) -> Any:
+def _open_board(folder: Path, first_step: Number) -> Any:
     board = import_board()
-    return None if board is None else board.open_board(folder, first_step)
+    return None if board is None else board.open_board(folder, int(first_step))

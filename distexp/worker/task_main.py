@@ -8,7 +8,6 @@ device is pinned.
 import contextlib
 import importlib
 import io
-import math
 import os
 import queue
 import sys
@@ -27,16 +26,17 @@ import msgspec
 
 from distexp.context import Context
 from distexp.errors import TaskStopped
-from distexp.results.row import check_result
+from distexp.results.conversion import convert, whole_json
 from distexp.system.process import MARK_VARIABLE, detach, end_descendants, end_own_tree
 from distexp.task import Cause, Scalar, Task
 from distexp.task_log import LOG_FILE
 from distexp.text import one_line
 from distexp.worker import provenance
 from distexp.worker.metrics import MetricsFile, block_board, import_board
+from distexp.worker.reports import Reported, Reporter
 
 CHECKPOINT_FOLDER = "checkpoint"  # in the run folder
-REPORT_EVERY_S = 1.0  # each report wakes the worker, which sends the latest with its next heartbeat
+RESULT_FILE = "result.json"  # likewise: a result that is too long for its row
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
 OWN_FOLDER = Path(__file__).resolve().parents[1]  # what is in there is no code of the user
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
@@ -74,14 +74,6 @@ class Started(msgspec.Struct, frozen=True, tag="began"):
     """From the child: the experiment starts now."""
 
 
-class Reported(msgspec.Struct, frozen=True, tag="reported"):
-    """From the child: what the experiment passed to `context.report`."""
-
-    step: int
-    total: int
-    metrics: dict[str, Scalar]
-
-
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """From the child: the result."""
 
@@ -90,6 +82,7 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     duration_s: float  # of the experiment alone
     torch_version: str = ""
     peak_gpu_mib: int | None = None
+    notes: tuple[str, ...] = ()  # what its row shows differently, a line each
 
 
 class Failed(msgspec.Struct, frozen=True, tag="broke"):
@@ -147,7 +140,8 @@ def main(channel: Connection, setup: Setup) -> None:
     else:
         channel.send_bytes(_encode(Started()))
         metrics_file = MetricsFile(Path(run.run_folder), run.attempt)
-        context = make_context(run, setup, inbox.stop, channel, metrics_file.add)
+        reporter = Reporter(record=metrics_file.add, send=lambda message: _send(channel, message))
+        context = make_context(run, setup, inbox.stop, reporter.report)
         outcome = guarded(lambda: _encode(call(loaded, run.task, context)))
         metrics_file.close()
     with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
@@ -158,6 +152,11 @@ def main(channel: Connection, setup: Setup) -> None:
     end_descendants()
     channel.send_bytes(outcome if isinstance(outcome, bytes) else _encode(outcome))
     os._exit(0)  # nothing is left to save; the interpreter's own teardown takes half a second with torch
+
+
+def _send(channel: Connection, message: Reported) -> None:
+    with contextlib.suppress(OSError):  # the worker is gone: `Inbox` ends this process
+        channel.send_bytes(_encode(message))
 
 
 def redirect_output(run_folder: Path) -> None:
@@ -172,31 +171,18 @@ def redirect_output(run_folder: Path) -> None:
 
 
 def make_context(
-    run: Run,
-    setup: Setup,
-    stop: threading.Event,
-    channel: Connection,
-    keep: Callable[[int, int, Mapping[str, Scalar]], None],
+    run: Run, setup: Setup, stop: threading.Event, report: Callable[[Any, Any, Mapping[str, Any]], None]
 ) -> Context:
-    """Return the experiment's context. Every report goes to `keep`, one a second to the worker."""
-    sent_s = -math.inf
-
-    def report(step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        nonlocal sent_s
-        fields = {"step": _plain(step), "total": _plain(total), "metrics": plain(metrics)}
-        message = msgspec.convert(fields, Reported)
-        keep(message.step, message.total, message.metrics)
-        if message.step >= message.total or time.monotonic() - sent_s >= REPORT_EVERY_S:
-            sent_s = time.monotonic()
-            channel.send_bytes(_encode(message))
-
-    checkpoint_dir = Path(run.run_folder, CHECKPOINT_FOLDER)
+    """Return the experiment's context; its folders exist."""
+    run_dir = Path(run.run_folder)
+    checkpoint_dir = run_dir / CHECKPOINT_FOLDER
     checkpoint_dir.mkdir(parents=True, exist_ok=True)
     return Context(
         seed=run.task.seed,
         device=setup.device,
         gpus=len(setup.gpus),
         output_dir=Path(run.output_dir),
+        run_dir=run_dir,
         checkpoint_dir=checkpoint_dir,
         attempt=run.attempt,
         threads=setup.threads,
@@ -207,30 +193,35 @@ def make_context(
 
 
 def call(experiment: Experiment, task: Task, context: Context) -> Finished:
-    """Run the experiment and return its result as it travels.
-
-    Raises:
-        ValueError: No row can hold the result. One line: metric, found, expected.
-    """
+    """Run the experiment and return its result, as a row can hold it."""
     started_utc, started_s = datetime.now(UTC), time.monotonic()
-    result = experiment(dict(task.config), context)
+    try:
+        result = experiment(dict(task.config), context)
+    except SystemExit as leaving:  # a script ends well by `sys.exit()`, too
+        if leaving.code not in (None, 0):
+            raise
+        result = None
     duration_s = round(time.monotonic() - started_s, 3)
-    checked = check_result(task, plain(result) if isinstance(result, Mapping) else result)
+    converted = convert(task, result)
+    if converted.is_cut:
+        write_whole(context.run_dir / RESULT_FILE, result)
+    for note in converted.notes:
+        print(f"warning: {note}", flush=True)
     return Finished(
-        checked, started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"), duration_s, **provenance.of_process()
+        converted.metrics,
+        started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        duration_s,
+        **provenance.of_process(),
+        notes=converted.notes,
     )
 
 
-def plain(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return numbers of numpy and torch as Python's, and those JSON cannot hold (nan, inf) as text."""
-    return {name: _plain(value) for name, value in metrics.items()}
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):  # of more than one number
-            value = value.item()
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+def write_whole(path: Path, result: Any) -> None:
+    """Write a result that its row cannot hold; a disk that refuses costs a warning."""
+    try:
+        path.write_text(whole_json(result), encoding="utf-8")
+    except OSError as error:
+        print(f"warning: {path}: cannot be written ({error.strerror})", flush=True)
 
 
 def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Failed | Stopped:

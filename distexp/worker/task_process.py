@@ -24,7 +24,8 @@ from distexp.system.process import ProcessMark, end_tree, has_group
 from distexp.task import Cause, Task
 from distexp.task_log import LOG_FILE, last_lines
 from distexp.worker.fork_template import template_order
-from distexp.worker.task_main import Failed, FromChild, Outcome, Reported, Run, Setup, Started, Stop, main
+from distexp.worker.reports import Reported
+from distexp.worker.task_main import Failed, FromChild, Outcome, Run, Setup, Started, Stop, main
 
 StartMethod = Literal["forkserver", "spawn"]
 DEFAULT_START_METHOD: StartMethod = "forkserver" if sys.platform == "linux" else "spawn"

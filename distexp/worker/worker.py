@@ -247,6 +247,8 @@ class Worker:
                     duration_s=outcome.duration_s,
                 )
                 ack = self._delivery.deliver(Delivery(task=task, result=outcome.result, run=run))
+                for note in outcome.notes:
+                    log.warning("Task %s: %s", task.task_id, note)
                 if ack is not None:
                     log.info("Task %s completed", task.task_id)
                     self._completed += 1

@@ -213,13 +213,17 @@ def test_a_reported_result_becomes_a_row(folder: Folder, manager: ExperimentMana
     }
 
 
-def test_a_metric_named_like_a_parameter_is_refused(folder: Folder, manager: ExperimentManager) -> None:
-    with worker(manager) as talk:
+def test_any_reported_result_becomes_a_row(folder: Folder, manager: ExperimentManager) -> None:
+    with worker(manager, shares=False) as talk:
         task = talk.say("request_task")
-        reply = talk.say("task_complete", key=task["key"], result={"width": 3})
-    expected = "metric 'width': found the name of a parameter, expected another name"
-    assert reply["error"] == f"exp1_vary_width_0_42: {expected}"
-    assert not folder.csv.exists()
+        result = {"width": 3, "test": {"acc": 0.5}, "history": [1, None], "best": None, "note": "a\0"}
+        talk.say("task_complete", key=task["key"], result=result, run={"host": "a\0b", "device": "\0"})
+    (row,) = folder.rows()
+    assert (row["width"], row["width_result"], row["test.acc"]) == ("1", "3", "0.5")
+    assert (row["history"], row["best"], row["note"], row["device"]) == ("[1, null]", "", "a\ufffd", "\ufffd")
+    manager.stop()
+    with folder.serving() as restarted:
+        assert restarted.service.status()["complete"] == 1
 
 
 def test_many_completions_at_once_become_one_row_each(folder: Folder) -> None:

@@ -134,6 +134,19 @@ def test_a_link_to_the_file_stays_a_link_when_columns_are_added(tmp_path: Path, 
     assert len(read(elsewhere)) == 2
 
 
+def test_a_file_gets_no_more_columns_than_its_readers_bear(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = tasks_of(2)
+    ResultsFile(path, TaskIndex([old])).append([a_row(old, **{f"m{i}": i for i in range(1500)})])
+    appended = ResultsFile(path, TaskIndex([new])).append([a_row(new, **{f"n{i}": i for i in range(1500)})])
+    assert appended.written == keys(new)
+    columns = read(path).columns
+    assert len(columns) == 2000
+    assert "n0" in columns
+    assert "metrics are left out" in caplog.text
+
+
 @pytest.mark.parametrize("start", [b"", b"\n", b"   "])
 def test_a_file_without_text_gets_its_header(path: Path, start: bytes) -> None:
     path.write_bytes(start)

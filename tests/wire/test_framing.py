@@ -1,5 +1,6 @@
 """Messages and bytes: what goes out comes back, any split gives the same messages, nonsense is refused."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -187,7 +188,7 @@ def test_after_64_guesses_an_open_object_waits_for_its_newline() -> None:
         ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": 1e9}', "Expected `float` <= 3600.0"),
         ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": NaN}', "JSON is malformed"),
         ('{"type": "task_failed", "worker_id": "a", "error": "", "cause": "bad luck"}', "'bad luck'"),
-        ('{"type": "task_complete", "worker_id": "a", "result": {"acc": [1]}}', "`$.result[...]`"),
+        ('{"type": "task_complete", "worker_id": "a", "result": [1]}', "`$.result`"),
         ('{"type": "heartbeat", "worker_id": "gpu0", "pid": -1}', "`int` >= 0 - at `$.pid`"),
         ('{"type": "heartbeat", "worker_id": "gpu0", "memory_mib": 9007199254740992}', "`$.memory_mib`"),
         ('{"type": "cancel", "tasks": "exp1_0_42"}', "Expected `array`, got `str`"),
@@ -212,7 +213,7 @@ def test_what_is_no_request_is_refused_in_one_line_that_says_what_is_wrong(text:
 def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
     for line in MessageReader().feed(data + b"\n"):
         for decode in (decode_request, decode_reply):
-            with pytest.raises(ProtocolError):
+            with contextlib.suppress(ProtocolError):  # a sound message may come up, too
                 decode(line)
 
 

@@ -1,0 +1,199 @@
+"""Converts whatever an experiment returns into metrics that can stand in a row. Refuses nothing.
+
+Pure: no files, no clock.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping, Set
+from itertools import islice
+from typing import Any, NamedTuple
+
+from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
+from distexp.task import Scalar, Task
+from distexp.text import clean_text
+
+MAX_TEXT_CHARS = 32_767  # of one metric: a spreadsheet cell holds no more
+MAX_ROW_BYTES = 256 * 1024  # of all metrics together, as JSON: four of them fit into a message of 1 MiB
+MAX_METRICS = 1_000  # in a row: half the columns that a results file may have
+MAX_NAME_CHARS = 200
+MAX_NOTES = 5  # lines in logs
+MAX_DEPTH = 20  # of nested mappings; what is deeper stands as JSON
+NO_NAME = "result"  # the column of a result without names
+RENAMED = "_result"  # ends the name of a metric that is called like another column
+INT64 = range(-(2**63), 2**64)  # what every JSON library carries exactly; longer ones travel as text
+OUR_COLUMNS = frozenset((*IDENTITY, *CAPTURED, *PROVENANCE))
+
+_NOT_JSON = (TypeError, ValueError, RecursionError, OverflowError, AttributeError, RuntimeError)
+
+
+class Converted(NamedTuple):
+    """What stands in the row, and what does not."""
+
+    metrics: dict[str, Scalar]
+    notes: tuple[str, ...] = ()  # one line for each thing that the row shows differently
+    is_cut: bool = False  # the row does not hold all of the result: it belongs into `result.json`
+
+
+def convert(task: Task, result: Any) -> Converted:
+    """Return the metrics of a result; converted again, they stay as they are.
+
+    Nested mappings are flattened (`test.acc`); a number or text alone becomes the metric `result`; lists and
+    everything else become JSON. Names that are taken by a parameter or a column of ours end in `_result`.
+    """
+    if result is None:
+        return Converted({}, ("returned no metrics; its row holds none",))
+    plain = _plain_mapping(result)
+    named = [(NO_NAME, result)]
+    if plain is not None:
+        named = list(islice(_flattened(plain, "", MAX_DEPTH), MAX_METRICS + 1))
+    notes: list[str] = [] if named else ["returned no metrics; its row holds none"]
+    metrics = _renamed({*task.config, *OUR_COLUMNS}, named[:MAX_METRICS], notes)
+    is_cut = len(named) > MAX_METRICS
+    if is_cut:
+        notes.append(f"more than {MAX_METRICS} metrics: the row holds the first of them, result.json all")
+    if too_long := _cut(metrics):
+        notes.append(
+            f"too long for its row, and cut there: {', '.join(too_long)}; result.json holds all of it"
+        )
+    return Converted(metrics, tuple(notes), is_cut or bool(too_long))
+
+
+def whole_json(result: Any) -> str:
+    """Return a result as JSON, nothing cut; what JSON does not know stands as text."""
+    try:
+        return json.dumps(_jsonable(result), default=_jsonable_or_text, indent=1)
+    except _NOT_JSON:  # it holds itself, or nests without end
+        return json.dumps(_text_of(result))
+
+
+def _flattened(mapping: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    for name, value in mapping.items():
+        nested = _plain_mapping(value) if depth else None
+        if nested:
+            yield from _flattened(nested, f"{prefix}{name}.", depth - 1)
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _plain_mapping(value: Any) -> Mapping[Any, Any] | None:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return value if isinstance(value, Mapping) else None
+
+
+def _renamed(taken: Set[str], named: list[tuple[str, Any]], notes: list[str]) -> dict[str, Scalar]:
+    """Return the values by names that are free; names that are good as they are go before changed ones."""
+    wanted = [_clean_name(name) for name, _ in named]
+    used = {name for name in wanted if name not in taken}
+    metrics: dict[str, Scalar] = {}
+    for name, (_, value) in zip(wanted, named, strict=True):
+        free = name
+        while free in taken or free in metrics or (free != name and free in used):
+            free += RENAMED
+        if free != name:
+            notes.append(f"metric {name!r} is called like another column, and stands in column {free!r}")
+        metrics[free] = _scalar(value)
+    return metrics
+
+
+def _clean_name(name: str) -> str:
+    return " ".join(clean_text(name).split())[:MAX_NAME_CHARS].strip() or NO_NAME
+
+
+def _scalar(value: Any) -> Scalar:
+    """Return a value as a cell may hold it. None is an empty cell, and so is an empty text."""
+    value = number_of(value)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return bool(value)
+    if isinstance(value, int):
+        return int(value) if value in INT64 else _text_of(int(value))
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    return clean_text(str(value) if isinstance(value, str) else _json_of(value))
+
+
+def number_of(value: Any) -> Any:
+    """Return a number of NumPy or torch as one of Python; anything else as it is."""
+    if type(value) in (bool, int, float, str, type(None)) or not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except _NOT_JSON:  # an array of more than one number
+        return value
+
+
+def _json_of(value: Any) -> str:
+    """Return a value as JSON, or as its own text where it is no list, mapping or array."""
+    try:
+        text = json.dumps(_jsonable(value), default=_jsonable_or_text, ensure_ascii=False)
+        return str(json.loads(text)) if text.startswith('"') else text  # a date or a path, say
+    except _NOT_JSON:  # it holds itself, or nests without end
+        return _text_of(value)
+
+
+def _jsonable(value: Any) -> Any:
+    """Return a value whose keys are texts, down to where `json` asks again."""
+    plain = _plain_mapping(value)
+    if plain is not None:
+        return {str(name): _jsonable(item) for name, item in plain.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+def _jsonable_or_text(value: Any) -> Any:
+    if isinstance(value, Set):
+        return list(value)
+    try:
+        return _jsonable(value.tolist())  # arrays of NumPy and torch
+    except _NOT_JSON:
+        return _text_of(value)
+
+
+def _text_of(value: Any) -> str:
+    try:
+        return str(value)
+    except _NOT_JSON:  # an integer of thousands of digits, or a class of the user's
+        return hex(value) if isinstance(value, int) else f"<{type(value).__name__}>"
+
+
+def _cut(metrics: dict[str, Scalar]) -> list[str]:
+    """Cut texts in place until all fit into a row; return the names of those that were cut."""
+    texts = {name: value for name, value in metrics.items() if isinstance(value, str)}
+    cut = {name: text[:MAX_TEXT_CHARS] for name, text in texts.items()}
+    sizes = {name: _json_bytes(text) for name, text in cut.items()}
+    others = sum(_json_bytes(name) + 24 for name in metrics)  # 24: a number, and what stands around it
+    limit = _common_limit(list(sizes.values()), MAX_ROW_BYTES - others)
+    for name, text in cut.items():
+        if sizes[name] > limit:
+            cut[name] = _first_bytes(text, limit)
+    metrics |= cut
+    return [name for name, text in cut.items() if text != texts[name]]
+
+
+def _common_limit(sizes: list[int], budget: int) -> int:
+    """Return the greatest size to which all longer ones must be cut for the sum to stay within budget."""
+    left, count = max(0, budget), len(sizes)
+    for size in sorted(sizes):
+        if size * count > left:
+            return left // count
+        left -= size
+        count -= 1
+    return max(sizes, default=0)
+
+
+def _json_bytes(text: str) -> int:
+    return len(json.dumps(text, ensure_ascii=False).encode()) - 2
+
+
+def _first_bytes(text: str, limit: int) -> str:
+    """Return the longest beginning of a text that has at most `limit` bytes as JSON."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _json_bytes(text[:middle]) <= limit else (low, middle - 1)
+    return text[:low]
