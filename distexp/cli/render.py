@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
 from rich.text import Text
 
-from distexp.task import MIB_PER_GB, Scalar
+from distexp.task import MIB_PER_GB, Reportable
 from distexp.text import duration_text, number_text, one_line, short_duration
 from distexp.wire.messages import ViewReply, WorkerStatus
 
@@ -258,7 +258,7 @@ def _metric(worker: WorkerStatus) -> str:
     return _metrics_text(dict(list(worker.metrics.items())[:1]))
 
 
-def _metrics_text(metrics: Mapping[str, Scalar]) -> str:
+def _metrics_text(metrics: Mapping[str, Reportable]) -> str:
     return one_line(" ".join(f"{name}={number_text(value)}" for name, value in metrics.items()))
 
 

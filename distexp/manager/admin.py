@@ -12,7 +12,7 @@ from distexp.queue.entry import Entry, Lease
 from distexp.queue.lookup import Where
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
-from distexp.task import Scalar, State, canonical
+from distexp.task import Reportable, State, canonical
 from distexp.task_log import LOG_FILE, last_lines, read_piece
 from distexp.wire import messages as wire
 from distexp.workdir import Workdir
@@ -225,7 +225,7 @@ def _cut(names: str, limit: int = EXCLUDED_BYTES) -> str:
     return names
 
 
-def _short(metrics: Mapping[str, Scalar]) -> dict[str, Scalar]:
+def _short(metrics: Mapping[str, Reportable]) -> dict[str, Reportable]:
     """Return what fits into a view; a hundred workers may report a thousand metrics each."""
     short = [(name, value) for name, value in metrics.items() if len(f"{name}{value}") <= METRIC_CHARS]
     return dict(short[:METRICS])

@@ -231,8 +231,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float  # since it was last heard
     task: str | None
     task_s: float | None  # since its task was assigned
-    progress: tuple[int, int] | None  # step and total
-    metrics: dict[str, Scalar]
+    progress: tuple[Number, Number | None] | None  # step and total
+    metrics: dict[str, Reportable]
     gpu: GpuUse | None
     completed: int
     failed: int
