@@ -223,7 +223,7 @@ def test_any_reported_result_becomes_a_row(folder: Folder, manager: ExperimentMa
     assert (row["history"], row["best"], row["note"], row["device"]) == ("[1, null]", "", "a\ufffd", "\ufffd")
     manager.stop()
     with folder.serving() as restarted:
-        assert restarted.service.status()["complete"] == 1
+        assert restarted.dispatcher.status().complete == 1
 
 
 def test_many_completions_at_once_become_one_row_each(folder: Folder) -> None:
