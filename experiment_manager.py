@@ -1,20 +1,37 @@
-"""Start the manager of a sweep, or ask a running one.
+"""Start the manager of a sweep, or pass a verb on: `python experiment_manager.py [VERB] ...` is `distexp`.
 
-python experiment_manager.py                      # expand configs/, serve tasks on port 5000
-python experiment_manager.py init                 # a first config and a first experiment
-python experiment_manager.py plan                 # what would be done, and how long would it take?
-python experiment_manager.py report               # an HTML file with charts and all rows
-python experiment_manager.py status [host] [port] # how far is it?
-python experiment_manager.py watch [host] [port]  # the same, live
-python experiment_manager.py VERB --help          # cancel, drain, logs, pause, requeue, resume, show, tasks
+python experiment_manager.py           # expand configs/, serve tasks on port 5000: distexp manager
+python experiment_manager.py --help    # its flags
+python experiment_manager.py status    # how far is it? As with every other verb
+python experiment_manager.py help      # all verbs
 """
 
 import sys
+from collections.abc import Sequence
 
-from distexp.cli.main import main
-from distexp.manager.manager import ExperimentManager
+try:
+    from distexp.cli.main import main as command
+    from distexp.manager.manager import ExperimentManager
+except ModuleNotFoundError as error:
+    if __name__ != "__main__" or (error.name or "").startswith("distexp"):
+        raise
+    sys.exit(
+        f"error: the package {error.name} is not installed for {sys.executable}. Either run\n"
+        "  ./launch_distributed.sh manager                 which installs what is needed into .venv, or\n"
+        "  python -m pip install -r requirements.txt"
+    )
 
 __all__ = ["ExperimentManager"]
+
+
+def main(words: Sequence[str]) -> int:
+    """Return the exit code of the verb; of `manager` where the words begin with none."""
+    if [*words] == ["help"]:
+        words = ["--help"]
+    elif not words or (words[0].startswith("-") and words[0] != "--version"):
+        words = ["manager", *words]
+    return command(words, command="python experiment_manager.py")
+
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,14 +1,23 @@
 """Start a worker: it picks a GPU, then requests, runs, records and reports tasks until none is left.
 
-python experiment_runner_gpu.py [host] [port]
+python experiment_runner_gpu.py [host] [port]    # the same as: distexp worker [host] [port]
 """
 
 import sys
 
-from distexp.cli.worker import main
-from distexp.gpu.devices import MIN_FREE_GB, get_available_gpu
+try:
+    from distexp.cli.main import main
+    from distexp.gpu.devices import MIN_FREE_GB, get_available_gpu
+except ModuleNotFoundError as error:
+    if __name__ != "__main__" or (error.name or "").startswith("distexp"):
+        raise
+    sys.exit(
+        f"error: the package {error.name} is not installed for {sys.executable}. Either run\n"
+        "  ./launch_distributed.sh worker                  which installs what is needed into .venv, or\n"
+        "  python -m pip install -r requirements.txt"
+    )
 
 __all__ = ["MIN_FREE_GB", "get_available_gpu"]
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(["worker", *sys.argv[1:]], command="python experiment_runner_gpu.py"))

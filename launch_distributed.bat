@@ -1,9 +1,9 @@
 @echo off
 rem The twin of launch_distributed.sh for Windows: same verbs, same flags. It keeps CRLF line ends.
 rem Without a verb (double click) it asks what to start and leaves the window open.
-rem No blocks in parentheses: this folder's name may hold some.
+rem No blocks in parentheses: this folder's name may hold some. Paths count from where the user types.
 setlocal EnableExtensions DisableDelayedExpansion
-pushd "%~dp0"
+set "HERE=%~dp0"
 set "ASKED="
 set "NEEDS="
 set WORDS=%*
@@ -20,8 +20,8 @@ set "PYTHON=%DISTEXP_PYTHON%"
 goto launch
 
 :own
-set "PYTHON=.venv\Scripts\python.exe"
-set "STARTER=.venv\Scripts\python.exe"
+set "PYTHON=%HERE%.venv\Scripts\python.exe"
+set STARTER="%HERE%.venv\Scripts\python.exe"
 if not exist "%PYTHON%" goto search
 "%PYTHON%" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>nul
 if not errorlevel 1 goto install
@@ -43,12 +43,15 @@ set "CODE=2"
 goto end
 
 :install
+pushd "%HERE%"
 call %STARTER% -m distexp.launcher.bootstrap %NEEDS%
 set "CODE=%ERRORLEVEL%"
+popd
 if not "%CODE%"=="0" goto end
 
 :launch
-"%PYTHON%" -m distexp.launcher.main %WORDS%
+set "DISTEXP_COMMAND=launch_distributed.bat"
+"%PYTHON%" "%HERE%experiment_manager.py" %WORDS%
 set "CODE=%ERRORLEVEL%"
 goto end
 
@@ -72,25 +75,23 @@ set "CODE=2"
 goto end
 
 :help
-echo Usage: launch_distributed.bat VERB [words for the script behind the verb]
+echo Usage: launch_distributed.bat VERB [flags]       `launch_distributed.bat VERB --help` shows the flags
 echo(
-echo   run         the whole sweep: a manager and one worker per free GPU (none free: two CPU workers)
-echo               [--workers N] [--device auto^|gpu^|cpu] [--gpus N] [--workdir DIR] [flags of experiment_manager.py]
-echo   manager     the manager alone              [flags of experiment_manager.py]
-echo   worker      one worker                     [host] [port] [flags of experiment_runner_gpu.py]
-echo   workers N   N workers                      [host] [port] [flags of experiment_runner_gpu.py]
-echo   slurm N     N workers as jobs of Slurm     [flags of experiment_runner_gpu.py] [-- options of sbatch]
-echo   status      what a running manager says    [host] [port]
-echo   stop        end the manager at once: Windows cannot send Ctrl+C to another window; no row is lost
-echo               [--workdir DIR]
-echo   test        format, lint, types, tests     [words for pytest]
-echo   help        this text
+echo   run       the whole sweep: a manager and one worker per free GPU (none free: two CPU workers)
+echo   manager   the manager alone                     worker    one worker
+echo   workers   N workers: workers 3                  slurm     N workers as jobs of Slurm: slurm 8
+echo   stop      end the manager at once: Windows cannot send Ctrl+C to another window; no row is lost
+echo   status    how far is it?                        watch     the live view
+echo   tasks     list tasks                            show      one task, and why it is not running
+echo   logs      what a task has printed               plan      what would run, and for how long
+echo   report    an HTML file with charts              init      a first sweep of your own
+echo   cancel  requeue  pause  resume  drain           steer a running sweep
+echo   test      format, lint, types, tests            help      this text
 echo(
-echo The first start makes .venv here and installs requirements.txt. DISTEXP_PYTHON=C:\path\to\python.exe uses that
-echo Python as it is and installs nothing. Relative paths count from this folder.
+echo The first start makes .venv beside this file and installs requirements.txt. DISTEXP_PYTHON=C:\path\to\python.exe
+echo uses that Python as it is and installs nothing. Paths count from where you type.
 set "CODE=0"
 
 :end
-popd
 if defined ASKED pause
 exit /b %CODE%

@@ -1,28 +1,27 @@
 #!/usr/bin/env bash
-# Usage: ./launch_distributed.sh VERB [words for the script behind the verb]
+# Usage: ./launch_distributed.sh VERB [flags]       `./launch_distributed.sh VERB --help` shows the flags
 #
-#   run         the whole sweep: a manager and one worker per free GPU (none free: two CPU workers)
-#               [--workers N] [--device auto|gpu|cpu] [--gpus N] [--workdir DIR] [flags of experiment_manager.py]
-#   manager     the manager alone              [flags of experiment_manager.py]
-#   worker      one worker                     [host] [port] [flags of experiment_runner_gpu.py]
-#   workers N   N workers                      [host] [port] [flags of experiment_runner_gpu.py]
-#   slurm N     N workers as jobs of Slurm     [flags of experiment_runner_gpu.py] [-- options of sbatch]
-#   status      what a running manager says    [host] [port]
-#   stop        stop the manager as Ctrl+C would; its workers finish their tasks   [--workdir DIR]
-#   test        format, lint, types, shell check, tests   [words for pytest]
-#   help        this text
+#   run       the whole sweep: a manager and one worker per free GPU (none free: two CPU workers)
+#   manager   the manager alone                     worker    one worker
+#   workers   N workers: workers 3                  slurm     N workers as jobs of Slurm: slurm 8
+#   stop      stop the manager
+#   status    how far is it?                        watch     the live view
+#   tasks     list tasks                            show      one task, and why it is not running
+#   logs      what a task has printed               plan      what would run, and for how long
+#   report    an HTML file with charts              init      a first sweep of your own
+#   cancel  requeue  pause  resume  drain           steer a running sweep
+#   test      format, lint, types, tests            help      this text
 #
-# The first start makes .venv here and installs requirements.txt. DISTEXP_PYTHON=/path/to/python uses that Python as it
-# is and installs nothing. Relative paths count from this folder. The twin for Windows is launch_distributed.bat.
+# The first start makes .venv beside this file and installs requirements.txt. DISTEXP_PYTHON=/path/to/python uses that
+# Python as it is and installs nothing. Paths count from where you type. The twin for Windows is launch_distributed.bat.
 set -euo pipefail
 
+here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 python=${DISTEXP_PYTHON:-}
-[[ $python == */* && $python != /* ]] && python=$PWD/$python # it counts from the caller's folder
-CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 verb=${1:-help}
 
 if [[ $verb == help || $verb == -h || $verb == --help ]]; then
-    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]##*/}"
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
     exit 0
 fi
 
@@ -33,7 +32,7 @@ is_recent() {
 # Prints the Python that makes or checks .venv: its own, else the first that is recent enough.
 find_python() {
     local candidate found="no Python"
-    for candidate in .venv/bin/python python3 python python3.{14,13,12,11}; do
+    for candidate in "$here/.venv/bin/python" python3 python python3.{14,13,12,11}; do
         command -v "$candidate" >/dev/null || continue
         if is_recent "$candidate"; then
             printf '%s\n' "$candidate"
@@ -49,7 +48,8 @@ if [[ -z $python ]]; then
     starter=$(find_python)
     needs=()
     [[ $verb == test ]] && needs=(--dev)
-    "$starter" -m distexp.launcher.bootstrap ${needs[@]+"${needs[@]}"}
-    python=.venv/bin/python
+    (cd -- "$here" && "$starter" -m distexp.launcher.bootstrap ${needs[@]+"${needs[@]}"})
+    python=$here/.venv/bin/python
 fi
-exec "$python" -m distexp.launcher.main "$@"
+export DISTEXP_COMMAND=$0
+exec "$python" "$here/experiment_manager.py" "$@"

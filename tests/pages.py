@@ -9,6 +9,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/protocol.md",
+    "docs/commands.md",
     "docs/design.md",
     "docs/tutorial.md",
     "docs/checkpoints.md",

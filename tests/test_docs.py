@@ -1,25 +1,22 @@
 """Nothing that the pages show is unverified: flags, commands, messages, names, links, fields."""
 
-import argparse
 import ast
 import json
 import re
 import shlex
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 from msgspec import structs
 
 from distexp import task
-from distexp.cli import init, manager, plan, query, report, steer, watch
-from distexp.cli import worker as worker_command
-from distexp.cli.main import VERBS as MANAGER_VERBS
+from distexp.cli.main import VERBS, tree
+from distexp.cli.pages import commands_page
 from distexp.context import CHECKPOINT_FILE, Context
 from distexp.errors import ConfigError
 from distexp.experiments import command
-from distexp.launcher.main import VERBS
 from distexp.queue.entry import TRANSITIONS
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
@@ -28,121 +25,71 @@ from distexp.worker import worker
 from tests.pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
 README, DESIGN = page("README.md"), page("docs/design.md")
-RUN_FLAGS = {
-    "--workers",
-    "--device",
-    "--gpus",
-    "--workdir",
-}  # of `launch_distributed run`; the others go to the manager
-OFFLINE = {"init", "plan", "report"}  # they ask no manager
-Parse = Callable[[Sequence[str]], argparse.Namespace]
-PARSERS: dict[str, Parse] = {
-    "experiment_manager.py": manager.parse,
-    "experiment_manager.py cancel": steer.parse_cancel,
-    "experiment_manager.py drain": steer.parse_drain,
-    "experiment_manager.py init": init.parse,
-    "experiment_manager.py logs": query.parse_logs,
-    "experiment_manager.py pause": steer.parse_pause,
-    "experiment_manager.py plan": plan.parse,
-    "experiment_manager.py report": report.parse,
-    "experiment_manager.py requeue": steer.parse_requeue,
-    "experiment_manager.py resume": steer.parse_resume,
-    "experiment_manager.py show": query.parse_show,
-    "experiment_manager.py status": query.parse_status,
-    "experiment_manager.py tasks": query.parse_tasks,
-    "experiment_manager.py watch": watch.parse,
-    "experiment_runner_gpu.py": worker_command.parse,
+PROGRAMS = {  # what a command begins with, and the verb that it stands for
+    "distexp": None,
+    "./launch_distributed.sh": None,
+    "launch_distributed.bat": None,
+    "experiment_manager.py": "manager",
+    "experiment_runner_gpu.py": "worker",
 }
+PASSED_ON = {
+    "run": "manager",
+    "workers": "worker",
+    "slurm": "worker",
+}  # whose flags a verb takes beside its own
 
 
-def help_of(parse: Parse, capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit):
-        parse(["--help"])
-    return capsys.readouterr().out
+def flags_of(verb: str) -> set[str]:
+    command = tree.get_command(click.Context(tree), verb)
+    assert command is not None
+    own = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    return own | {"--help", "-h"} | (flags_of(PASSED_ON[verb]) if verb in PASSED_ON else set())
 
 
-def flags_in(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+def test_the_page_of_the_commands_is_that_of_the_command_tree() -> None:
+    assert page("docs/commands.md") == commands_page(), "python -m distexp.cli.pages > docs/commands.md"
 
 
-def test_readme_lists_the_flags_that_the_scripts_have_and_no_others(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    listed = re.split(
-        r"^`([a-z_]+(?:\.py)?(?: [a-z]+)?)(?: [^`]*)?`:", section(README, "All flags"), flags=re.M
-    )
-    found = {name: flags_in(text) for name, text in zip(listed[1::2], listed[2::2], strict=True)}
-    expected = {name: flags_in(help_of(parse, capsys)) - {"--help"} for name, parse in PARSERS.items()}
-    launcher = flags_in(page("launch_distributed.sh")) - {"--help", "--version", "--dev"}
-    assert launcher == RUN_FLAGS
-    assert found == expected | {"launch_distributed run": launcher}
-    known = set[str]().union(*found.values(), {"--help"})
-    others = r"`(?:command:|tensorboard) .*?`| -- --.*"  # of other programs, the last of sbatch
-    shown = re.sub(others, "", README)
-    assert flags_in(shown) <= known | {"--time"}
-
-
-def test_the_defaults_that_readme_lists_are_those_of_the_scripts() -> None:
-    of_manager, of_runner = section(README, "All flags").split("`experiment_runner_gpu.py [host] [port]`")
-    for table, settings in (
-        (of_manager, manager.parse([])),
-        (of_runner, worker_command.parse([])),
-    ):
-        for flag, default, _ in rows(table):
-            value = getattr(settings, flag.strip("`-").replace("-", "_"))
-            shown = default.strip("`").split(" (Windows")[0]
-            assert str(value) in (shown, f"{shown}.0") or (not shown and value in (False, None)), flag
-
-
-def test_readme_shows_every_verb_of_the_launcher_and_no_others() -> None:
-    verbs = {verb.split()[0] for verb in VERBS.split("|")}
-    shown = set(re.findall(r"launch_distributed\.(?:sh|bat) ([a-z]+)", README))
-    assert shown - {"with"} == verbs
-
-
-def test_every_verb_stands_in_the_pages_in_order() -> None:
-    verbs = {name.split()[1] for name in PARSERS if " " in name}
-    assert set(MANAGER_VERBS) == verbs
-    assert list(MANAGER_VERBS) == sorted(verbs)
-    for verb in verbs:
-        assert f"`python experiment_manager.py {verb}" in README, verb
-
-
-def test_the_help_of_each_verb_tells_its_exit_codes(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for name in (name for name in PARSERS if " " in name):
-        shown = " ".join(help_of(PARSERS[name], capsys).split())
-        refused = "" if name.split()[1] in OFFLINE else "1 nothing matched or the manager refuses, "
-        assert f"exit code: 0 done, {refused}2 wrong words" in shown, name
+def test_the_flags_that_the_pages_name_are_some_verbs() -> None:
+    known = set[str]().union(*map(flags_of, VERBS), {"--version"})
+    others = r"`(?:command:|tensorboard|python train).*?`| -- --.*|^```python.*?^```"  # of other programs
+    for name in ("README.md", "docs/tutorial.md", "docs/scale.md"):
+        shown = re.sub(others, "", page(name), flags=re.M | re.S)
+        flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", shown))
+        assert flags <= known | {
+            "--time",
+            "--lr",
+            "--seed",
+            "--standalone",
+            "--nproc-per-node",
+            "--logdir",
+        }, name
 
 
 def commands() -> list[str]:
-    shown = [line for block in blocks(README, "sh") for line in block.splitlines()]
-    shown += [span for span in spans(README) if re.match(r"(python|\./launch\S+|launch\S+\.bat) \S", span)]
-    return sorted(set(shown))
+    found = set()
+    for name in ("README.md", "docs/tutorial.md"):
+        found |= {line for block in blocks(page(name), "sh") for line in block.splitlines()}
+        programs = r"(python experiment|distexp|\./launch\S+|launch\S+\.bat) \S"
+        found |= {span for span in spans(page(name)) if re.match(programs, span)}
+    return sorted(found)
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_command_in_readme_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    program, *words = shlex.split(command)
-    if program in ("ssh", "scp"):
-        assert "5000:localhost:5000" in words or words == ["you@manager-host:distexp/.experiment_token", "."]
+def test_a_command_of_the_pages_parses(command: str) -> None:
+    words = shlex.split(command.partition("  #")[0])
+    if words[0] == "python":
+        del words[0]
+    if words[0] in ("ssh", "scp", "pip", "git", "cd", "sed"):
         return
-    if "launch_distributed" in program:
-        verb, *words = words
-        script = {"worker": "experiment_runner_gpu.py", "run": "experiment_manager.py"}.get(verb)
-        if script is None:
-            assert verb in VERBS
-            return
-    else:
-        script, *words = words
-    if words and f"{script} {words[0]}" in PARSERS:
-        script, words = f"{script} {words[0]}", words[1:]
-    if words == ["--help"]:
-        help_of(PARSERS[script], capsys)
-    else:
-        PARSERS[script](words)
+    verb = PROGRAMS[words.pop(0)]
+    if words and words[0] in VERBS:
+        verb = words.pop(0)
+    elif words and words[0] in ("help", "VERB", "--help", "--version"):
+        return
+    assert verb is not None, command
+    own = words[: words.index("--")] if "--" in words else words
+    assert {word.partition("=")[0] for word in own if word.startswith("-")} <= flags_of(verb)
 
 
 def strings_of_the_code() -> str:

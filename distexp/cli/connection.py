@@ -1,11 +1,15 @@
 """Connect a verb to the manager that its flags name, and print the reply."""
 
-import argparse
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import click
 import msgspec
 
+from distexp.cli.options import FOLDER
 from distexp.text import one_line
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
@@ -13,66 +17,83 @@ from distexp.wire.messages import Ack, AnyReply, AnyRequest
 from distexp.workdir import Workdir
 
 DONE, NOTHING = 0, 1  # exit codes; 2, for wrong words or no manager, is `cli.main`'s
-CODES = "exit code: 0 done, 1 nothing matched or the manager refuses, 2 wrong words or no manager answers"
 
 Reply = TypeVar("Reply", bound=AnyReply)
 
 
-def parser_of(verb: str, description: str, *, is_placed: bool = False) -> argparse.ArgumentParser:
-    """Return a parser of the words of a verb: what it does, whom to ask, how to print.
+@dataclass(frozen=True)
+class Target:
+    """Which manager a verb asks, and how it prints the reply."""
+
+    workdir: Path
+    host: str | None
+    port: int | None
+    json: bool
+
+    def client(self) -> Client:
+        """Return a client of that manager."""
+        return Client(Workdir(self.workdir), self.host, self.port, token=given_token())
+
+
+def asks_manager(*, is_placed: bool = False) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Add the flags that name a manager; the function gets them as its first argument, a `Target`.
 
     Args:
-        verb: As it is typed.
-        description: Of what it does.
-        is_placed: The manager's host and port are words of their own, not `--host` and `--port`.
+        is_placed: Host and port are words of their own, not `--host` and `--port`.
     """
-    parser = argparse.ArgumentParser(
-        prog=f"experiment_manager.py {verb}", description=description, epilog=CODES
-    )
-    where = "of the manager (default: this folder's, else localhost 5000)"
     if is_placed:
-        parser.add_argument("host", nargs="?", help=where)
-        parser.add_argument("port", nargs="?", type=int, help="of the manager")
+        place = [click.argument("host", required=False), click.argument("port", type=int, required=False)]
     else:
-        parser.add_argument("--host", help=where)
-        parser.add_argument("--port", type=int, help="of the manager")
-    parser.add_argument("--workdir", type=Path, default=Path(), help="folder that has the token (default: .)")
-    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
-    return parser
+        place = [
+            click.option("--host", help="Of the manager. [default: this folder's, else localhost]"),
+            click.option("--port", type=int, help="Of the manager. [default: this folder's, else 5000]"),
+        ]
+    options = [
+        *place,
+        click.option("--workdir", type=FOLDER, default=".", help="The sweep's folder.", show_default=True),
+        click.option("--json", is_flag=True, help="Print the reply as JSON, for scripts."),
+    ]
+
+    def decorate(function: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(function)
+        def command(*, workdir: Path, host: str | None, port: int | None, json: bool, **values: Any) -> int:
+            return function(Target(workdir, host, port, json), **values)
+
+        wrapped: Callable[..., int] = command
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
 
 
-def client_of(settings: argparse.Namespace) -> Client:
-    """Return a client of the manager that the words name."""
-    return Client(Workdir(settings.workdir), settings.host, settings.port, token=given_token())
-
-
-def ask(settings: argparse.Namespace, request: AnyRequest, expected: type[Reply]) -> Reply:
+def ask(target: Target, request: AnyRequest, expected: type[Reply]) -> Reply:
     """Return the manager's reply.
 
     Raises:
         Refused: The manager does not grant it.
         ManagerUnreachable: No manager answers.
     """
-    with client_of(settings) as client:
+    with target.client() as client:
         return client.call(request, expected)
 
 
-def order(settings: argparse.Namespace, request: AnyRequest, done: str = "{message}") -> int:
+def order(target: Target, request: AnyRequest, done: str = "{message}") -> int:
     """Have something done, say so, and return the exit code; `NOTHING` when it changed no task.
 
     Args:
-        settings: What `parser_of` made of the words.
+        target: Whom to ask.
         request: One that is answered by an `ack`.
         done: What to say; `{message}` and `{count}` stand for those of the reply.
     """
-    reply = ask(settings, request, Ack)
-    say(settings, reply, done.format(message=reply.message, count=reply.count))
+    reply = ask(target, request, Ack)
+    say(target, reply, done.format(message=reply.message, count=reply.count))
     return NOTHING if reply.count == 0 else DONE
 
 
-def say(settings: argparse.Namespace, reply: AnyReply, text: str) -> None:
+def say(target: Target, reply: AnyReply, text: str) -> None:
     """Print the reply as one line of JSON where that is wanted, else the text for people."""
-    if settings.json:
+    if target.json:
         print(msgspec.json.encode(reply).decode(), flush=True)
     else:
         print("\n".join(one_line(line) for line in text.splitlines()), flush=True)

@@ -1,10 +1,9 @@
 """`init`: a first sweep that runs at once, to be edited."""
 
-import argparse
 import shlex
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+import click
 
 from distexp.errors import UserError
 
@@ -39,25 +38,30 @@ def run(params, context):
 FILES = {"configs/config_exp1.yaml": CONFIG, "my_experiment.py": EXPERIMENT}
 
 
-def main(words: Sequence[str]) -> int:
-    """Write the files and say what comes next.
+@click.command()
+@click.option(
+    "--workdir",
+    type=click.Path(path_type=Path),
+    default=".",
+    show_default=True,
+    help="Folder to write in.",
+)
+def main(workdir: Path) -> int:
+    """Write a commented configs/config_exp1.yaml and a my_experiment.py of ten lines that run at once.
 
-    Raises:
-        UserError: One of them is there already, or cannot be written.
+    Nothing is overwritten.
     """
-    folder: Path = parse(words).workdir
-    there = [name for name in FILES if (folder / name).exists()]
+    there = [name for name in FILES if (workdir / name).exists()]
     if there:
-        found = f"found {', '.join(there)} there already"
-        raise UserError(f"{folder}: {found}, expected neither; choose another folder with --workdir")
+        is_there = "is there already" if len(there) == 1 else "are there already"
+        raise UserError(f"{workdir}: {' and '.join(there)} {is_there}; choose another folder with --workdir")
     for name, text in FILES.items():
-        _write(folder / name, text)
-        print(f"Wrote {folder / name}")
-    script = Path(sys.argv[0])
-    option = "" if folder == Path() else f" --workdir {shlex.quote(str(folder))}"
-    print("What would run:  ", f"python {script}", f"plan{option}")
-    print("Run it:          ", f"python {script}{option}", " (and in another terminal:)")
-    print("                 ", f"python {script.with_name('experiment_runner_gpu.py')}{option}")
+        _write(workdir / name, text)
+        print(f"Wrote {workdir / name}")
+    option = "" if workdir == Path() else f" --workdir {shlex.quote(str(workdir))}"
+    command = click.get_current_context().find_root().info_name
+    print(f"What would run:   {command} plan{option}")
+    print(f"Run it:           {command} run{option}")
     return 0
 
 
@@ -67,16 +71,4 @@ def _write(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}, expected a folder to write in") from None
-
-
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Return where to write."""
-    parser = argparse.ArgumentParser(
-        prog="experiment_manager.py init",
-        description="Write a commented configs/config_exp1.yaml and a my_experiment.py of ten lines that "
-        "run at once. Nothing is overwritten.",
-        epilog="exit code: 0 done, 2 wrong words or files",
-    )
-    parser.add_argument("--workdir", type=Path, default=Path(), help="folder to write in (default: .)")
-    return parser.parse_args(words)
+        raise UserError(f"{path}: cannot be written: {error.strerror}; choose another --workdir") from None

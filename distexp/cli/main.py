@@ -1,53 +1,138 @@
-"""One table of verbs, and what every verb's errors come to: a line on standard error and an exit code."""
+"""The command `distexp`: one tree of verbs in groups, each imported when it is typed.
+
+What the user can fix is one line on standard error. Exit codes: 0 all well, 1 a task failed, nothing matched
+or the manager refuses, 2 wrong words or files, or no manager answers.
+"""
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
+from typing import NamedTuple
 
+import click
+
+from distexp import __version__
 from distexp.errors import DistexpError, Refused
 
-VERBS = {  # verb: module and function, imported when the verb is typed
-    "cancel": "steer:cancel",
-    "drain": "steer:drain",
-    "init": "init:main",
-    "logs": "query:logs",
-    "pause": "steer:pause",
-    "plan": "plan:main",
-    "report": "report:main",
-    "requeue": "steer:requeue",
-    "resume": "steer:resume",
-    "show": "query:show",
-    "status": "query:status",
-    "tasks": "query:tasks",
-    "watch": "watch:main",
+COMMAND = "distexp"
+
+
+class Verb(NamedTuple):
+    """Where a verb is, and its line of help: what `--help` needs without importing it."""
+
+    place: str  # module:name in this package
+    help: str
+
+
+GROUPS = {
+    "Run": {
+        "run": Verb("launch:run", "Run the whole sweep here: a manager and its workers."),
+        "manager": Verb("manager:main", "Start the manager alone."),
+        "worker": Verb("worker:main", "Start one worker, on a free GPU or the CPU."),
+        "workers": Verb("launch:workers", "Start several workers."),
+        "slurm": Verb("launch:slurm", "Submit workers as jobs of Slurm."),
+        "stop": Verb("launch:stop", "Stop the manager of a folder."),
+    },
+    "Look": {
+        "status": Verb("query:status", "How far is the sweep?"),
+        "watch": Verb("watch:main", "The live view of a running sweep."),
+        "tasks": Verb("query:tasks", "List tasks, filtered."),
+        "show": Verb("query:show", "Everything about one task, and why it is not running."),
+        "logs": Verb("query:logs", "What a task has printed."),
+        "plan": Verb("plan:main", "What would run, and for how long? Starts nothing."),
+        "report": Verb("report:main", "Write an HTML file with charts and all rows."),
+    },
+    "Steer": {
+        "cancel": Verb("steer:cancel", "End tasks without a result."),
+        "requeue": Verb("steer:requeue", "Run tasks again that failed or lost their row."),
+        "pause": Verb("steer:pause", "Assign nothing for now; what runs goes on."),
+        "resume": Verb("steer:resume", "Assign tasks again."),
+        "drain": Verb("steer:drain", "Let a worker leave after its current task."),
+    },
+    "Make": {
+        "init": Verb("init:main", "Write a first sweep that runs at once."),
+    },
+    "Develop": {
+        "test": Verb("launch:test", "Check this project: format, lint, types, tests."),
+    },
 }
+VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
+EPILOG = """\b
+Examples:
+  distexp init                          a first sweep, to be edited
+  distexp run                           run what configs/ asks for, and say where the rows are
+  distexp show exp1_vary_width_0_42     why did this task fail?
+  distexp VERB --help                   the flags of a verb
+"""
 
 
-def main(words: Sequence[str]) -> int:
-    """Do what the first word says, or serve.
+class Tree(click.Group):
+    """The verbs; a verb's module is imported when the verb is typed or asked for its help."""
 
-    Returns 0 all well, 1 a task failed or nothing was done, 2 no start or no answer.
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of the groups."""
+        return [*VERBS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of a verb, None if there is none of that name."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, name = VERBS[cmd_name].place.partition(":")
+        command: click.Command = getattr(import_module(f"distexp.cli.{module}"), name)
+        command.name = cmd_name
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return what `args` begin with; a verb that there is not is answered by those like it."""
+        if not ctx.resilient_parsing and args[0] not in VERBS and not args[0].startswith("-"):
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=VERBS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs in their groups."""
+        for group, verbs in GROUPS.items():
+            with formatter.section(group):
+                formatter.write_dl([(name, verb.help) for name, verb in verbs.items()], col_max=12)
+
+
+@click.group(COMMAND, cls=Tree, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "--version", message="distexp %(version)s")
+def tree() -> None:
+    """Run sweeps of experiments on all your GPUs: YAML in, one row of CSV per experiment out."""
+
+
+def main(words: Sequence[str] | None = None, *, command: str | None = None) -> int:
+    """Do what the words say, by default those of the command line, and return the exit code.
+
+    Args:
+        words: A verb and what belongs to it.
+        command: How the user called this; help and hints show it. The launchers tell it by `DISTEXP_COMMAND`.
     """
+    name = os.environ.pop("DISTEXP_COMMAND", "") or command or COMMAND
     try:
-        if words and words[0] in VERBS:
-            return load(VERBS[words[0]])(words[1:])
-        return load("manager:main")(words)
+        code = tree.main(words if words is None else [*words], name, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        return 0 if not words else 2
+    except click.UsageError as error:
+        verb = error.ctx.command_path if error.ctx else name
+        return complain(f"{error.format_message()}\nSee `{verb} --help`.", 2)
     except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return complain(str(error), 1)
     except DistexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return complain(str(error), 2)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:  # in a verb that goes on until Ctrl+C; a manager takes it as a signal
+    except (KeyboardInterrupt, click.Abort):  # in a verb that goes on until Ctrl+C; a manager has its signals
         return 0
 
 
-def load(place: str) -> Callable[[Sequence[str]], int]:
-    """Return the function at `module:function` of this package."""
-    module, _, name = place.partition(":")
-    function: Callable[[Sequence[str]], int] = getattr(import_module(f"distexp.cli.{module}"), name)
-    return function
+def complain(text: str, code: int) -> int:
+    """Print the text as an error, red on a terminal, and return the code."""
+    click.secho(f"error: {text}", err=True, fg="red")
+    return code

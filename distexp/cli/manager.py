@@ -1,33 +1,55 @@
-"""The command line of a manager: flags -> `ExperimentManager` -> exit code."""
+"""The command line of a manager: flags to `ExperimentManager` and exit code."""
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
+import socket
+from typing import Any
 
-from distexp.cli.main import VERBS
+import click
+
+from distexp.cli.options import CONFIGS, WORKDIR
 from distexp.manager.manager import RESCAN_S, ExperimentManager
-from distexp.sweep.source import DEFAULT_CONFIGS
 from distexp.system.logs import is_terminal, log_to_console
 from distexp.wire.messages import DEFAULT_PORT
 
 
-def main(words: Sequence[str]) -> int:
-    """Run a manager until it is stopped or done; on a terminal below a live view."""
-    settings = parse(words)
-    manager = ExperimentManager(
-        settings.host,
-        settings.port,
-        workdir=settings.workdir,
-        configs=settings.configs,
-        rescan_s=settings.rescan_s,
-        auth=not settings.no_auth,
-        exit_when_done=settings.exit_when_done,
-        retry_failed=settings.retry_failed,
-        on_finish=settings.on_finish,
-        on_failure=settings.on_failure,
-    )
+@click.command()
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to serve; 0.0.0.0 for all of this machine.",
+)
+@click.option(
+    "--port", type=int, help=f"Port to serve; 0 takes a free one. [default: {DEFAULT_PORT}, else a free one]"
+)
+@CONFIGS
+@WORKDIR
+@click.option(
+    "--rescan-s",
+    type=float,
+    default=RESCAN_S,
+    show_default=True,
+    metavar="S",
+    help="Seconds between two looks at results and configs.",
+)
+@click.option(
+    "--exit-when-done", is_flag=True, help="End once every task has ended; exit code 1 if one failed."
+)
+@click.option("--retry-failed", is_flag=True, help="Run tasks again that failed under an earlier manager.")
+@click.option("--plain", is_flag=True, help="Lines only, also on a terminal.")
+@click.option("--on-finish", metavar="CMD", help="Run this when nothing is left to do.")
+@click.option("--on-failure", metavar="CMD", help="Run this for each task that has failed for good.")
+@click.option("--no-auth", is_flag=True, help="Do not ask for the folder's secret; loopback only.")
+def main(*, host: str, port: int | None, no_auth: bool, plain: bool, **flags: Any) -> int:
+    """Expand configs into tasks and assign them to workers until every task has its row.
+
+    On a terminal the log scrolls above a live view. Ctrl+C stops the manager; workers outlive a
+    restart of it.
+    """
+    if port is None:
+        port = DEFAULT_PORT if _is_free(host, DEFAULT_PORT) else 0
+    manager = ExperimentManager(host, port, auth=not no_auth, **flags)
     manager.stop_on_signals()
-    if settings.plain or not is_terminal():
+    if plain or not is_terminal():
         log_to_console()
         return manager.serve()
     from distexp.cli.screen import Screen  # rich: a tenth of a second, which no other start has to wait for
@@ -36,32 +58,10 @@ def main(words: Sequence[str]) -> int:
         return manager.serve()
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Return the settings of a manager to start."""
-    parser = argparse.ArgumentParser(
-        prog="experiment_manager.py",
-        description="Expand configs into tasks and assign them to workers until every task has its row.",
-        epilog=f"A running manager is asked and steered by verbs: {', '.join(VERBS)} (VERB --help)",
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="port to serve (default: %(default)s)")
-    parser.add_argument(
-        "--configs", default=DEFAULT_CONFIGS, metavar="GLOB", help="config files (%(default)s)"
-    )
-    parser.add_argument(
-        "--workdir", type=Path, default=Path(), help="folder of configs and results (default: .)"
-    )
-    parser.add_argument(
-        "--rescan-s",
-        type=float,
-        default=RESCAN_S,
-        metavar="S",
-        help="seconds between two looks at results and configs (default: %(default)g)",
-    )
-    parser.add_argument("--exit-when-done", action="store_true", help="end once every task has ended")
-    parser.add_argument("--retry-failed", action="store_true", help="run tasks again that failed earlier")
-    parser.add_argument("--plain", action="store_true", help="lines only, also on a terminal")
-    parser.add_argument("--on-finish", metavar="CMD", help="run this when nothing is left to do")
-    parser.add_argument("--on-failure", metavar="CMD", help="run this for each task that has failed for good")
-    parser.add_argument("--no-auth", action="store_true", help="do not ask for the folder's secret")
-    return parser.parse_args(words)
+def _is_free(host: str, port: int) -> bool:
+    """Return whether a manager could serve this port; else it takes a free one, which its workers find."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError:
+        return False
+    return True

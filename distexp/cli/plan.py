@@ -1,56 +1,38 @@
 """`plan`: what would a manager do? Starts nothing, writes nothing."""
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import msgspec
 
+from distexp.cli.options import CONFIGS, WORKDIR
 from distexp.reporting.plan import FilePlan, Plan, make_plan
 from distexp.results.audit import audit
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
-from distexp.sweep.source import DEFAULT_CONFIGS
 from distexp.system.gc import set_aside
 from distexp.text import duration_text, need_text
 
 
+@click.command()
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="How many share the work."
+)
+@CONFIGS
+@WORKDIR
+@click.option("--json", is_flag=True, help="The same as one JSON object.")
 @set_aside()
-def main(words: Sequence[str]) -> int:
-    """Print the plan; 0 unless a config is wrong."""
-    settings = parse(words)
-    phases = load_configs([Path(settings.configs)], settings.workdir)
+def main(workers: int, configs: str, workdir: Path, json: bool) -> int:
+    """Show what a manager would do; starts nothing and writes nothing.
+
+    Tasks per phase and file, what is complete, rows that do not count and why, and the hours that the
+    rest takes.
+    """
+    phases = load_configs([Path(configs)], workdir)
     tasks = expand(phases)
-    plan = make_plan(phases, tasks, audit(settings.workdir, tasks), settings.workers)
-    print(msgspec.json.format(msgspec.json.encode(plan)).decode() if settings.json else "\n".join(told(plan)))
+    plan = make_plan(phases, tasks, audit(workdir, tasks), workers)
+    print(msgspec.json.format(msgspec.json.encode(plan)).decode() if json else "\n".join(told(plan)))
     return 0
-
-
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Return what to plan."""
-    parser = argparse.ArgumentParser(
-        prog="experiment_manager.py plan",
-        description="Show what a manager would do: tasks per phase and file, what is complete, rows that do "
-        "not count and why, and the hours that the rest takes. Starts nothing and writes nothing.",
-        epilog="exit code: 0 done, 2 wrong words or files",
-    )
-    parser.add_argument(
-        "--workers", type=_at_least_one, default=1, metavar="N", help="how many share the work (%(default)s)"
-    )
-    parser.add_argument(
-        "--configs", default=DEFAULT_CONFIGS, metavar="GLOB", help="config files (%(default)s)"
-    )
-    parser.add_argument(
-        "--workdir", type=Path, default=Path(), help="folder of configs and results (default: .)"
-    )
-    parser.add_argument("--json", action="store_true", help="the same as one JSON object")
-    return parser.parse_args(words)
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number of at least 1")
-    return int(text)
 
 
 def told(plan: Plan) -> list[str]:

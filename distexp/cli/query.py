@@ -1,14 +1,15 @@
 """The verbs that look at a running sweep: `status`, `tasks`, `show`, `logs`."""
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import click
 import msgspec
 
-from distexp.cli.connection import DONE, NOTHING, ask, client_of, parser_of, say
+from distexp.cli.connection import DONE, NOTHING, Target, ask, asks_manager, say
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import State, Value
 from distexp.text import duration_text, need_text, number_text
@@ -30,43 +31,74 @@ LOOK_S = 0.5  # between two looks at a log that grows
 GOES_ON = (State.PENDING, State.ASSIGNED)
 
 
-def status(words: Sequence[str]) -> int:
-    """Print how far a running manager is."""
-    settings = parse_status(words)
-    reply = ask(settings, Status(), StatusReply)
-    say(settings, reply, msgspec.json.format(msgspec.json.encode(reply.status), indent=2).decode())
+@click.command()
+@asks_manager(is_placed=True)
+def status(target: Target) -> int:
+    """Ask a running manager how far it is."""
+    reply = ask(target, Status(), StatusReply)
+    say(target, reply, msgspec.json.format(msgspec.json.encode(reply.status), indent=2).decode())
     return DONE
-
-
-def parse_status(words: Sequence[str]) -> argparse.Namespace:
-    """Return whom to ask."""
-    return parser_of("status", "Ask a running manager how far it is.", is_placed=True).parse_args(words)
 
 
 # -- tasks -------------------------------------------------------------------------------------------------
 
 
-def tasks(words: Sequence[str]) -> int:
-    """Print a line per task that matches all filters."""
-    settings = parse_tasks(words)
-    reply = _read_tasks(settings, dict(settings.where))
+class Condition(click.ParamType[tuple[str, Value]]):
+    """NAME=VALUE; a value is read as JSON where it is some, else as text."""
+
+    name = "NAME=VALUE"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Value]:
+        """Return name and value."""
+        name, sign, text = str(value).partition("=")
+        if not sign or not name:
+            self.fail(f"{value} must be NAME=VALUE, such as width_factor=4", param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, text
+
+
+@click.command()
+@click.option(
+    "--state", type=click.Choice([state.value for state in State]), help="Only those in this state."
+)
+@click.option("--phase", help="Only those of this phase.")
+@click.option(
+    "--where",
+    type=Condition(),
+    multiple=True,
+    help="Only those whose parameter has this value, such as width_factor=4 or seed=42; may be repeated.",
+)
+@click.option(
+    "--limit", type=int, default=LIMIT, show_default=True, metavar="N", help="At most so many; 0: all."
+)
+@asks_manager()
+def tasks(
+    target: Target, state: str | None, phase: str | None, where: tuple[tuple[str, Value], ...], limit: int
+) -> int:
+    """List tasks; all filters must hold."""
+    reply = _read_tasks(target, state, phase, dict(where), limit)
     rest = reply.total - len(reply.tasks)
     more = [f"... {rest} more (--limit 0 shows all)"] if rest else []
     text = "\n".join([*task_table(reply.tasks), *more]) if reply.tasks else "No task matches"
-    say(settings, reply, text)
+    say(target, reply, text)
     return DONE if reply.tasks else NOTHING
 
 
-def _read_tasks(settings: argparse.Namespace, where: dict[str, Value]) -> TasksReply:
+def _read_tasks(
+    target: Target, state: str | None, phase: str | None, where: dict[str, Value], limit: int
+) -> TasksReply:
     found: list[TaskStatus] = []
-    with client_of(settings) as client:
+    with target.client() as client:
         while True:
-            request = Tasks(state=settings.state, phase=settings.phase, where=where, offset=len(found))
-            page = client.call(request, TasksReply)
+            page = client.call(Tasks(state=state, phase=phase, where=where, offset=len(found)), TasksReply)
             found += page.tasks
-            is_enough = settings.limit and len(found) >= settings.limit
+            is_enough = limit and len(found) >= limit
             if is_enough or len(page.tasks) < PAGE:
-                return TasksReply(tasks=found[: settings.limit or None], total=page.total)
+                return TasksReply(tasks=found[: limit or None], total=page.total)
 
 
 def task_table(rows: Sequence[TaskStatus]) -> list[str]:
@@ -82,44 +114,19 @@ def task_table(rows: Sequence[TaskStatus]) -> list[str]:
     ]
 
 
-def parse_tasks(words: Sequence[str]) -> argparse.Namespace:
-    """Return which tasks."""
-    parser = parser_of("tasks", "List tasks; all filters must hold.")
-    parser.add_argument("--state", choices=[state.value for state in State], help="only those in this state")
-    parser.add_argument("--phase", help="only those of this phase")
-    parser.add_argument(
-        "--where",
-        type=_condition,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="only those whose parameter has this value, such as width_factor=4 or seed=42; may be repeated",
-    )
-    parser.add_argument(
-        "--limit", type=int, default=LIMIT, metavar="N", help="at most so many (%(default)s); 0: all"
-    )
-    return parser.parse_args(words)
-
-
-def _condition(text: str) -> tuple[str, Value]:
-    """Return name and value; a value is read as JSON where it is some, else as text."""
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise argparse.ArgumentTypeError(f"{text} must be NAME=VALUE, such as width_factor=4")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
 # -- show --------------------------------------------------------------------------------------------------
 
 
-def show(words: Sequence[str]) -> int:
-    """Print everything about one task, and why it is not running."""
-    settings = parse_show(words)
-    reply = ask(settings, Show(task=settings.task), ShowReply)
-    say(settings, reply, describe(reply))
+@click.command()
+@click.argument("task")
+@asks_manager()
+def show(target: Target, task: str) -> int:
+    """Show one task: parameters, attempts, result or error, log, and why it is not running.
+
+    TASK is a task id, such as exp1_vary_width_0_42.
+    """
+    reply = ask(target, Show(task=task), ShowReply)
+    say(target, reply, describe(reply))
     return DONE
 
 
@@ -156,39 +163,38 @@ def _describe_row(row: Mapping[str, str], parameters: set[str]) -> list[str]:
     return [*lines, f"  result      {metrics}"]
 
 
-def parse_show(words: Sequence[str]) -> argparse.Namespace:
-    """Return which task."""
-    parser = parser_of("show", "Show one task: parameters, attempts, log, and why it is not running.")
-    parser.add_argument("task", metavar="TASK", help="task id, such as exp1_vary_width_0_42")
-    return parser.parse_args(words)
-
-
 # -- logs --------------------------------------------------------------------------------------------------
 
 
-def logs(words: Sequence[str]) -> int:
-    """Print what a task has printed; with `-f` until the task has ended or Ctrl+C."""
-    settings = parse_logs(words)
+@click.command()
+@click.argument("task")
+@click.option("-f", "--follow", is_flag=True, help="Go on while the task runs, or until Ctrl+C.")
+@asks_manager()
+def logs(target: Target, task: str, follow: bool) -> int:
+    """Print what a task has printed, in all its attempts.
+
+    TASK is a task id, such as exp1_vary_width_0_42.
+    """
     offset, absent = 0, ""
-    with client_of(settings) as client:
+    with target.client() as client:
         while True:
-            reply = client.call(Logs(task=settings.task, offset=offset), LogsReply)
+            reply = client.call(Logs(task=task, offset=offset), LogsReply)
             is_over = reply.state not in GOES_ON
             if reply.absent and reply.absent != absent:
                 print(reply.absent, file=sys.stderr)
             absent = reply.absent
-            _print_log(settings, reply)
+            _print_log(target, reply)
             is_news, offset = reply.offset != offset, reply.offset
             if is_news:
                 continue  # there may be more
-            if not settings.follow or is_over:
+            if not follow or is_over:
                 return NOTHING if absent else DONE
             time.sleep(LOOK_S)
 
 
-def _print_log(settings: argparse.Namespace, reply: LogsReply) -> None:
-    if settings.json:
-        say(settings, reply, "")
+def _print_log(target: Target, reply: LogsReply) -> None:
+    if target.json:
+        say(target, reply, "")
     else:
         print("".join(map(_harmless, reply.text)), end="", flush=True)
 
@@ -197,11 +203,3 @@ def _harmless(character: str) -> str:
     """Return the character as it may reach a terminal: tasks print whatever they like."""
     is_good = character.isprintable() or character in "\n\t\r"
     return character if is_good else character.encode("unicode_escape").decode()
-
-
-def parse_logs(words: Sequence[str]) -> argparse.Namespace:
-    """Return which task."""
-    parser = parser_of("logs", "Print what a task has printed, in all its attempts.")
-    parser.add_argument("task", metavar="TASK", help="task id, such as exp1_vary_width_0_42")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on while the task runs")
-    return parser.parse_args(words)

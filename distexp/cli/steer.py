@@ -1,73 +1,81 @@
 """The verbs that change a running sweep: `cancel`, `requeue`, `pause`, `resume`, `drain`."""
 
-import argparse
-from collections.abc import Sequence
+import click
 
-from distexp.cli.connection import order, parser_of
-from distexp.wire.messages import Cancel, Drain, Pause, Requeue, Resume
+from distexp.cli.connection import NOTHING, Target, ask, asks_manager, order
+from distexp.errors import Refused
+from distexp.wire.messages import (
+    Cancel,
+    Drain,
+    Pause,
+    Requeue,
+    Resume,
+    Show,
+    ShowReply,
+    Workers,
+    WorkersReply,
+)
 
-
-def cancel(words: Sequence[str]) -> int:
-    """Cancel tasks that have not ended; all are known, or none is touched."""
-    settings = parse_cancel(words)
-    done = f"Cancelled {{count}} of {len(settings.task)} tasks (the others had ended)"
-    return order(settings, Cancel(tasks=settings.task), done)
-
-
-def parse_cancel(words: Sequence[str]) -> argparse.Namespace:
-    """Return which tasks."""
-    parser = parser_of("cancel", "End pending and running tasks without a result.")
-    parser.add_argument("task", nargs="+", metavar="TASK", help="task id, such as exp1_vary_width_0_42")
-    return parser.parse_args(words)
+TASKS = click.argument("task", nargs=-1, metavar="TASK...")
 
 
-def requeue(words: Sequence[str]) -> int:
-    """Give tasks that failed, were cancelled or have lost their row new budgets."""
-    settings = parse_requeue(words)
-    request = Requeue(tasks=settings.task, failed=settings.failed, missing=settings.missing)
-    return order(settings, request, "Requeued {count} tasks")
+@click.command()
+@click.argument("task", nargs=-1, required=True, metavar="TASK...")
+@asks_manager()
+def cancel(target: Target, task: tuple[str, ...]) -> int:
+    """End pending and running tasks without a result.
+
+    TASK is a task id, such as exp1_vary_width_0_42. All are known, or none is touched.
+    """
+    done = f"Cancelled {{count}} of {len(task)} tasks (the others had ended)"
+    return order(target, Cancel(tasks=[*task]), done)
 
 
-def parse_requeue(words: Sequence[str]) -> argparse.Namespace:
-    """Return which tasks."""
-    parser = parser_of("requeue", "Run tasks again that failed or were cancelled, or whose row is gone.")
-    parser.add_argument("task", nargs="*", metavar="TASK", help="task id, such as exp1_vary_width_0_42")
-    parser.add_argument("--failed", action="store_true", help="all that failed")
-    parser.add_argument("--missing", action="store_true", help="all whose row is no longer in its file")
-    settings = parser.parse_args(words)
-    if not (settings.task or settings.failed or settings.missing):
-        parser.error("name task ids, --failed or --missing")
-    return settings
+@click.command()
+@click.argument("task", nargs=-1, metavar="TASK...")
+@click.option("--failed", is_flag=True, help="All that failed.")
+@click.option("--missing", is_flag=True, help="All whose row is no longer in its file.")
+@asks_manager()
+def requeue(target: Target, task: tuple[str, ...], failed: bool, missing: bool) -> int:
+    """Run tasks again that failed or were cancelled, or whose row is gone.
+
+    TASK is a task id, such as exp1_vary_width_0_42.
+    """
+    if not (task or failed or missing):
+        raise click.UsageError("Name task ids, --failed or --missing.", click.get_current_context())
+    request = Requeue(tasks=[*task], failed=failed, missing=missing)
+    code = order(target, request, "Requeued {count} tasks")
+    if code == NOTHING and not target.json:
+        for task_id in task:
+            print(f"{task_id}: {ask(target, Show(task=task_id), ShowReply).why}")
+    return code
 
 
-def pause(words: Sequence[str]) -> int:
-    """Have the manager assign nothing for now; what runs goes on."""
-    return order(parse_pause(words), Pause())
+@click.command()
+@asks_manager()
+def pause(target: Target) -> int:
+    """Assign nothing until `resume`; what runs goes on."""
+    return order(target, Pause())
 
 
-def parse_pause(words: Sequence[str]) -> argparse.Namespace:
-    """Return whom to tell."""
-    return parser_of("pause", "Assign nothing until `resume`; what runs goes on.").parse_args(words)
+@click.command()
+@asks_manager()
+def resume(target: Target) -> int:
+    """Assign tasks again after `pause`."""
+    return order(target, Resume())
 
 
-def resume(words: Sequence[str]) -> int:
-    """Have the manager assign tasks again."""
-    return order(parse_resume(words), Resume())
+@click.command()
+@click.argument("worker")
+@asks_manager()
+def drain(target: Target, worker: str) -> int:
+    """Let a worker leave after its current task.
 
-
-def parse_resume(words: Sequence[str]) -> argparse.Namespace:
-    """Return whom to tell."""
-    return parser_of("resume", "Assign tasks again after `pause`.").parse_args(words)
-
-
-def drain(words: Sequence[str]) -> int:
-    """Let a worker leave after its current task."""
-    settings = parse_drain(words)
-    return order(settings, Drain(worker_id=settings.worker))
-
-
-def parse_drain(words: Sequence[str]) -> argparse.Namespace:
-    """Return which worker."""
-    parser = parser_of("drain", "Let a worker leave after its current task.")
-    parser.add_argument("worker", metavar="WORKER", help="as `watch` shows it, such as gpu0 or box7/gpu0")
-    return parser.parse_args(words)
+    WORKER is its name as `watch` shows it, such as gpu0 or box7/gpu0.
+    """
+    try:
+        return order(target, Drain(worker_id=worker))
+    except Refused as error:
+        names = sorted(each.worker for each in ask(target, Workers(), WorkersReply).workers)
+        known = f"the workers are {', '.join(names)}" if names else "no worker is connected"
+        raise Refused(f"worker {worker}: {known}" if worker not in names else str(error)) from None

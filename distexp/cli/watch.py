@@ -3,11 +3,12 @@
 It ends once every task has ended, or by Ctrl+C; while no manager answers, it says so and goes on.
 """
 
-import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from distexp.cli.connection import DONE, client_of, parser_of, say
+import click
+
+from distexp.cli.connection import DONE, Target, asks_manager, say
 from distexp.errors import ManagerUnreachable
 from distexp.system.logs import is_terminal
 from distexp.text import duration_text
@@ -17,12 +18,16 @@ from distexp.wire.messages import View, ViewReply
 LINE_S = 5.0  # between two lines where there is no terminal
 
 
-def main(words: Sequence[str]) -> int:
-    """Show the view until the sweep is done."""
-    settings = parse(words)
-    with client_of(settings) as client:
-        if settings.json or not is_terminal():
-            _print(settings, client)
+@click.command()
+@asks_manager(is_placed=True)
+def main(target: Target) -> int:
+    """Show the sweep of a running manager, live, until it is done or Ctrl+C.
+
+    In a pipe: a line whenever something changes.
+    """
+    with target.client() as client:
+        if target.json or not is_terminal():
+            _print(target, client)
         else:
             from distexp.cli.screen import REFRESH_S, Screen  # rich: a tenth of a second, for this verb alone
 
@@ -32,13 +37,13 @@ def main(words: Sequence[str]) -> int:
     return DONE
 
 
-def _print(settings: argparse.Namespace, client: Client) -> None:
+def _print(target: Target, client: Client) -> None:
     """Print a line when something has changed; with `--json` a reply each time."""
     last = ""
     for view, note in _views(client, LINE_S):
         line = note or plain(view)
-        if line != last or settings.json:
-            say(settings, view, line)
+        if line != last or target.json:
+            say(target, view, line)
         last = line
 
 
@@ -68,9 +73,3 @@ def _views(client: Client, every_s: float) -> Iterator[tuple[ViewReply, str]]:
         except ManagerUnreachable as error:
             note = f"{error}; trying again"
         yield view, note
-
-
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Return whom to ask."""
-    description = "Show the sweep of a running manager, live, until it is done or Ctrl+C."
-    return parser_of("watch", description, is_placed=True).parse_args(words)

@@ -1,17 +1,20 @@
 """The command line of a worker: arguments to device, connection, `Worker` and exit code."""
 
-import argparse
 import contextlib
 import logging
 import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
+
+import click
 
 from distexp.cluster import slurm
-from distexp.errors import DistexpError, NoGpuError, UserError
+from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, unclaimable
 from distexp.gpu.devices import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
 from distexp.system.logs import log_to_console
@@ -32,98 +35,130 @@ MANAGER_WAIT_S = 300.0
 log = logging.getLogger("distexp.worker")
 
 
-def main(words: Sequence[str]) -> int:
-    """Return the exit code: 0 nothing is left to do, 1 the manager stayed away, 2 it could not start."""
-    settings = parse(words)
-    try:
-        check_gpus(settings)
-        if settings.list_gpus:
-            return print_gpus(settings)
-        return work(settings)
-    except DistexpError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+class SlurmTime(click.ParamType[float]):
+    """A time as Slurm writes it, such as 90 (minutes) or 1:30:00; becomes seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        try:
+            return slurm.parse_time(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Return the settings of a worker."""
-    parser = argparse.ArgumentParser(
-        prog="experiment_runner_gpu.py",
-        description="Run tasks of a manager on one GPU, several, or the CPU, until none is left.",
-    )
-    parser.add_argument("host", nargs="?", help="of the manager (default: localhost)")
-    parser.add_argument(
-        "port", nargs="?", type=int, help="(default: that of this folder's manager, else 5000)"
-    )
-    parser.add_argument("--device", choices=("auto", "gpu", "cpu"), default="auto", help="(auto)")
-    parser.add_argument(
-        "--min-free-gb",
-        type=float,
-        default=MIN_FREE_GB,
-        metavar="GB",
-        help="a GPU needs more free memory than this, in GB (%(default)g)",
-    )
-    parser.add_argument(
-        "--slots-per-gpu", type=at_least_one, default=1, metavar="K", help="workers that share a GPU (1)"
-    )
-    parser.add_argument(
-        "--gpus", type=at_least_one, default=1, metavar="N", help="GPUs to claim at once (%(default)s)"
-    )
-    parser.add_argument(
-        "--threads", type=at_least_one, default=1, metavar="N", help="compute threads on the CPU (1)"
-    )
-    parser.add_argument(
-        "--start-method",
-        choices=("forkserver", "spawn"),
-        default=DEFAULT_START_METHOD,
-        help="how a task's process is started (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--manager-wait-s",
-        type=float,
-        default=MANAGER_WAIT_S,
-        metavar="S",
-        help="leave after S seconds without a manager (%(default)g)",
-    )
-    parser.add_argument(
-        "--workdir", type=Path, default=Path(), help="folder of results and experiments (default: .)"
-    )
-    parser.add_argument(
-        "--time-limit",
-        type=slurm_time,
-        metavar="TIME",
-        help="take no task that will not end in this time: minutes, or as Slurm writes it, 1:30:00 "
-        "(default: that of a job of Slurm)",
-    )
-    parser.add_argument(
-        "--requeue",
-        action="store_true",
-        help="in a job of Slurm: put it back in line when its time ends before the sweep does",
-    )
-    parser.add_argument("--list-gpus", action="store_true", help="show the GPUs and who holds them, then end")
-    return parser.parse_args(words)
+AT_LEAST_ONE = click.IntRange(min=1)
 
 
-def at_least_one(text: str) -> int:
-    """Return a whole number of 1 or more."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1 (it is {text})")
-    return number
+@dataclass(frozen=True)
+class Settings:
+    """The flags of a worker, as `main` declares them."""
+
+    host: str | None
+    port: int | None
+    device: Literal["auto", "gpu", "cpu"]
+    min_free_gb: float
+    slots_per_gpu: int
+    gpus: int
+    threads: int
+    start_method: Literal["forkserver", "spawn"]
+    manager_wait_s: float
+    workdir: Path
+    time_limit: float | None  # seconds
+    requeue: bool
+    list_gpus: bool
 
 
-def slurm_time(text: str) -> float:
-    """Return the seconds of a time as Slurm writes it."""
-    try:
-        return slurm.parse_time(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+@click.command()
+@click.argument("host", required=False)
+@click.argument("port", type=int, required=False)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "gpu", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="gpu: fail without a GPU; cpu: use none.",
+)
+@click.option(
+    "--min-free-gb",
+    type=float,
+    default=MIN_FREE_GB,
+    show_default=True,
+    metavar="GB",
+    help="A GPU needs more free memory than this.",
+)
+@click.option(
+    "--slots-per-gpu",
+    type=AT_LEAST_ONE,
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="How many workers may share a GPU.",
+)
+@click.option(
+    "--gpus",
+    type=AT_LEAST_ONE,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="GPUs to claim at once; more than 1: never the CPU.",
+)
+@click.option(
+    "--threads",
+    type=AT_LEAST_ONE,
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Compute threads on the CPU.",
+)
+@click.option(
+    "--start-method",
+    type=click.Choice(["forkserver", "spawn"]),
+    default=DEFAULT_START_METHOD,
+    show_default=True,
+    help="How a task's process is started.",
+)
+@click.option(
+    "--manager-wait-s",
+    type=float,
+    default=MANAGER_WAIT_S,
+    show_default=True,
+    metavar="S",
+    help="Leave after so many seconds without a manager.",
+)
+@click.option(
+    "--workdir",
+    type=click.Path(path_type=Path),
+    default=".",
+    show_default=True,
+    help="Folder of results and experiments.",
+)
+@click.option(
+    "--time-limit",
+    type=SlurmTime(),
+    help="Take no task that will not end in this time: minutes, or as Slurm writes it, 1:30:00. "
+    "[default: that of a job of Slurm]",
+)
+@click.option(
+    "--requeue",
+    is_flag=True,
+    help="In a job of Slurm: put it back in line when its time ends before the sweep does.",
+)
+@click.option("--list-gpus", is_flag=True, help="Show the GPUs and who holds them, then end.")
+def main(**flags: Any) -> int:
+    """Run tasks of a manager on one GPU, several, or the CPU, until none is left.
+
+    HOST and PORT are the manager's. [default: this folder's, else localhost 5000]
+
+    Exit code: 0 nothing is left to do, 1 the manager stayed away, 2 it could not start.
+    """
+    settings = Settings(**flags)
+    check_gpus(settings)
+    return print_gpus(settings) if settings.list_gpus else work(settings)
 
 
-def check_gpus(settings: argparse.Namespace) -> None:
+def check_gpus(settings: Settings) -> None:
     """Raise UserError when several GPUs are asked for together with what excludes them."""
     if settings.gpus > 1 and settings.device == "cpu":
         raise UserError(f"--gpus {settings.gpus} cannot be used together with --device cpu")
@@ -134,7 +169,7 @@ def check_gpus(settings: argparse.Namespace) -> None:
         )
 
 
-def print_gpus(settings: argparse.Namespace) -> int:
+def print_gpus(settings: Settings) -> int:
     """Show each card on a line: its id, then `free`, `busy` or `error`, then more."""
     try:
         gpus = list_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -146,7 +181,7 @@ def print_gpus(settings: argparse.Namespace) -> int:
     return 0
 
 
-def work(settings: argparse.Namespace) -> int:
+def work(settings: Settings) -> int:
     """Claim a device and work on it until nothing is left to do."""
     log_to_console()
     workdir = Workdir(settings.workdir.absolute())
@@ -207,7 +242,7 @@ def take_token() -> Token | None:
 def work_on(
     *,
     claim: Claim,
-    settings: argparse.Namespace,
+    settings: Settings,
     workdir: Workdir,
     connection: ManagerConnection,
     stop: StopRequests,

@@ -74,6 +74,9 @@ def test_tasks_are_cancelled_and_requeued_by_id_and_by_state(manager: Experiment
     assert verb("requeue", FIRST)[:2] == (0, "Requeued 1 tasks\n")
     assert json.loads(verb("requeue", "--failed", "--json")[1]) == {"type": "ack", "count": 0}
     assert verb("requeue", "--missing")[:2] == (1, "Requeued 0 tasks\n")
+    code, out, _ = verb("requeue", FIRST)
+    assert (code, out.splitlines()[0]) == (1, "Requeued 0 tasks")
+    assert out.splitlines()[1].startswith(f"{FIRST}: "), "why nothing happened"
     with worker(manager) as talk:
         fail(talk)
     assert verb("requeue", "--failed")[:2] == (0, "Requeued 1 tasks\n")
@@ -84,12 +87,21 @@ def test_a_refusal_is_code_1_and_an_absent_manager_or_wrong_words_code_2(folder:
     assert (code, out) == (1, "")
     assert err == "error: task 'exp9_0_42' is not in this sweep; `tasks` lists those that are\n"
     code, _, err = verb("drain", "gpu7")
-    assert (code, err) == (1, "error: worker gpu7: not known; `workers` lists those that are\n")
+    assert (code, err) == (1, "error: worker gpu7: no worker is connected\n")
     code, _, err = verb("pause", "--port", "1")
     assert (code, "no manager answers at localhost:1" in err) == (2, True)
     for words in (["requeue"], ["show"], ["tasks", "--where", "width"]):
-        with pytest.raises(SystemExit, match="2"):
-            verb(*words)
+        assert verb(*words)[0] == 2
+
+
+def test_a_typo_is_answered_by_what_is_like_it(
+    folder: Folder, verb: Verb, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Did you mean one of: 'pause', 'status', 'tasks'" in verb("staus")[2]
+    assert "Did you mean '--phase'?" in verb("tasks", "--phases", "a")[2]
+    assert verb("tasks", "--state", "faild")[0] == 2
+    assert experiment_manager.main(["status", "--workdir", str(folder.root / "absent")]) == 2
+    assert f"Directory '{folder.root / 'absent'}' does not exist" in capsys.readouterr().err
 
 
 def test_pause_resume_and_drain_do_as_they_say(manager: ExperimentManager, verb: Verb) -> None:

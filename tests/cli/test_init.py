@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from distexp.cli import init
+from distexp.cli.main import main as command
 from distexp.context import Context
-from distexp.errors import UserError
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 
 
 def test_the_first_sweep_can_be_expanded_and_its_experiment_runs(tmp_path: Path) -> None:
     folder = tmp_path / "new"
-    assert init.main(["--workdir", str(folder)]) == 0
+    assert command(["init", "--workdir", str(folder)]) == 0
     tasks = [point.task for point in expand(load_configs([Path("configs/config_exp*.yaml")], folder))]
     assert len(tasks) == 18
     assert {task.experiment for task in tasks} == {"my_experiment:run"}
@@ -28,24 +28,27 @@ def test_the_first_sweep_can_be_expanded_and_its_experiment_runs(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", list(init.FILES))
-def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, name: str) -> None:
+def test_nothing_is_overwritten_and_nothing_half_written(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     mine = tmp_path / name
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
-    with pytest.raises(UserError) as caught:
-        init.main(["--workdir", str(tmp_path)])
-    expected = "expected neither; choose another folder with --workdir"
-    assert str(caught.value) == f"{tmp_path}: found {name} there already, {expected}"
+    assert command(["init", "--workdir", str(tmp_path)]) == 2
+    told = f"{name} is there already; choose another folder with --workdir"
+    assert capsys.readouterr().err == f"error: {tmp_path}: {told}\n"
     assert mine.read_text() == "mine"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"config_exp1.yaml: Not a directory, expected a folder to write in"):
-        init.main(["--workdir", str(tmp_path / "file")])
+    assert command(["init", "--workdir", str(tmp_path / "file")]) == 2
+    assert "config_exp1.yaml: cannot be written: Not a directory" in capsys.readouterr().err
 
 
 def test_what_comes_next_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    init.main(["--workdir", str(tmp_path / "my sweep")])
+    command(["init", "--workdir", str(tmp_path / "my sweep")])
     assert f"plan --workdir '{tmp_path / 'my sweep'}'" in capsys.readouterr().out

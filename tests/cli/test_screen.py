@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import experiment_manager
-from distexp.cli import watch
+from distexp.cli.main import main as command
 from distexp.manager.manager import ExperimentManager
 from tests.live_manager import Folder, RawClient, worker
 from tests.support import poll
@@ -163,7 +163,7 @@ def test_watch_in_a_pipe_prints_a_line_or_json(
         for _ in range(3):
             work(talk)
         where = ["localhost", str(manager.port), "--workdir", str(folder.root)]
-        assert watch.main(where) == 0
+        assert command(["watch", *where]) == 0
         assert capsys.readouterr().out == "Progress 3/3 (100.0%): 0 assigned, 0 failed, 1 workers\n"
-        assert watch.main([*where, "--json"]) == 0
+        assert command(["watch", *where, "--json"]) == 0
         assert capsys.readouterr().out.startswith('{"type":"view","status":{"total":3,')

@@ -1,6 +1,7 @@
 """The launchers, as a user starts them: launch_distributed.sh here, launch_distributed.bat under wine."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from distexp.launcher.main import MANAGER, PROJECT, RUNNER, VERBS
+from distexp.cli.main import VERBS
+from distexp.launcher.main import MANAGER, PROJECT, RUNNER
 
 SHELL = "launch_distributed.sh"
 BATCH = "launch_distributed.bat"
@@ -47,10 +49,10 @@ class Copy:
 
     @contextmanager
     def start(self, *words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-        """Start the .sh from another folder, as a background job of a script would: SIGINT ignored."""
+        """Start the .sh as a background job of a script would: SIGINT ignored."""
         launcher = subprocess.Popen(
             ["bash", "-c", 'trap "" INT; exec "$@"', "bash", str(self.root / SHELL), *words],
-            cwd=self.root.parent,
+            cwd=self.root,
             env={**os.environ, "DISTEXP_PYTHON": sys.executable, **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -217,21 +219,23 @@ def test_ctrl_c_reaches_each_of_several_workers_once(copy: Copy) -> None:
 
 
 def test_words_that_make_no_sense_are_answered_in_one_line(copy: Copy) -> None:
-    assert copy.call("go") == (2, f"launch_distributed: there is no verb go; choose one of {VERBS}\n")
-    assert copy.call("workers", "many") == (
-        2,
-        "launch_distributed workers: say how many, such as `workers 3` (you said many)\n",
-    )
-    assert copy.call("run", "--device", "tpu")[1].startswith("launch_distributed run: argument --device: ")
+    command = copy.root / SHELL
+    told = f"error: No such command 'runn'. Did you mean 'run'?\nSee `{command} --help`.\n"
+    assert copy.call("runn") == (2, told)
+    code, output = copy.call("workers", "many")
+    assert (code, output.splitlines()[1]) == (2, f"See `{command} workers --help`.")
+    assert "'many'" in output
+    assert copy.call("run", "--device", "tpu")[1].startswith("error: Invalid value for '--device': ")
+    assert "Did you mean '--rescan-s'?" in copy.call("run", "--rescan", "1")[1], "a flag of the manager"
 
 
 def test_help_of_both_launchers_names_every_verb(copy: Copy) -> None:
     code, output = copy.call("help", DISTEXP_PYTHON="")
     assert code == 0
     batch = (PROJECT / BATCH).read_text(encoding="ascii")
-    for verb in VERBS.split(" | "):
-        assert f"\n  {verb} " in output
-        assert f"\necho   {verb} " in batch
+    for verb in VERBS:
+        assert re.search(rf" {verb}(  |\n)", output), verb
+        assert re.search(rf"\necho .* {verb}(  |\r?\n)", batch), verb
 
 
 def test_the_environment_is_checked_before_each_verb_and_for_test_with_the_tools(copy: Copy) -> None:
@@ -241,11 +245,11 @@ def test_the_environment_is_checked_before_each_verb_and_for_test_with_the_tools
     python.chmod(0o755)
     assert copy.call("test", "-k", "a name", DISTEXP_PYTHON="") == (
         0,
-        "-m distexp.launcher.bootstrap --dev\n-m distexp.launcher.main test -k a name\n",
+        f"-m distexp.launcher.bootstrap --dev\n{copy.root / MANAGER} test -k a name\n",
     )
     assert copy.call("status", DISTEXP_PYTHON="") == (
         0,
-        "-m distexp.launcher.bootstrap\n-m distexp.launcher.main status\n",
+        f"-m distexp.launcher.bootstrap\n{copy.root / MANAGER} status\n",
     )
 
 

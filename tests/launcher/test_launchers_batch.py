@@ -21,7 +21,7 @@ PYTHON = r"""
 
 int main(int count, char **words) {
     int asks_version = count > 1 && strcmp(words[1], "-c") == 0;
-    int launches = count > 2 && strcmp(words[2], "distexp.launcher.main") == 0;
+    int launches = count > 1 && strstr(words[1], "experiment_manager.py") != 0;
     const char *code = getenv(asks_version ? "IS_OLD" : launches ? "LAUNCH_CODE" : "INSTALL_CODE");
     for (int i = 1; i < count && !asks_version; i++) printf(i + 1 < count ? "[%s]" : "[%s]\n", words[i]);
     return code ? atoi(code) : 0;
@@ -107,10 +107,15 @@ def on_windows(path: Path) -> str:
     return "Z:" + str(path).replace("/", "\\")
 
 
+def script(windows: Windows) -> str:
+    """Return the path of the script that the .bat starts."""
+    return on_windows(windows.root / "experiment_manager.py")
+
+
 def test_words_and_exit_code_pass_through_from_a_folder_of_any_name(windows: Windows) -> None:
     python = on_windows(windows.python)
     told = windows.call(BATCH, "run", "--port", "5001", "x & y", DISTEXP_PYTHON=python, LAUNCH_CODE="7")
-    assert told == (7, "[-m][distexp.launcher.main][run][--port][5001][x & y]\n")
+    assert told == (7, f"[{script(windows)}][run][--port][5001][x & y]\n")
 
 
 def test_it_works_from_another_folder(windows: Windows) -> None:
@@ -120,7 +125,7 @@ def test_it_works_from_another_folder(windows: Windows) -> None:
     )
     windows.add_environment()
     told = windows.call("caller.bat", cwd=caller.parent)[1]
-    assert told == "[-m][distexp.launcher.bootstrap]\n[-m][distexp.launcher.main][status]\n"
+    assert told == f"[-m][distexp.launcher.bootstrap]\n[{script(windows)}][status]\n"
 
 
 def test_the_environment_is_made_with_a_python_of_the_path(windows: Windows) -> None:
@@ -143,7 +148,7 @@ def test_a_double_click_asks_what_to_start_and_keeps_the_window(
     python = on_windows(windows.python)
     code, output = windows.call(BATCH, typed=f"{typed}\r\n", DISTEXP_PYTHON=python, LAUNCH_CODE="7")
     assert code == 7
-    assert f"[-m][distexp.launcher.main]{words}\n" in output
+    assert f"[{script(windows)}]{words}\n" in output
     assert output.endswith("Press any key to continue... ")
 
 

@@ -1,4 +1,4 @@
-"""What the verbs of the launchers decide by themselves: which manager, which GPUs, which rows."""
+"""What the verbs that start processes decide by themselves: which manager, which GPUs."""
 
 import json
 import subprocess
@@ -8,9 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from distexp.cli.main import main
 from distexp.errors import UserError
 from distexp.gpu.claim import claim_gpu
-from distexp.launcher.main import MANAGER, count_free_gpus, find_manager, main, run, say_rows
+from distexp.launcher.main import MANAGER, count_free_gpus, find_manager, run
 from distexp.workdir import Workdir
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import environment, gpu, write_scenario
@@ -28,22 +29,6 @@ def test_a_process_that_got_the_pid_of_an_ended_manager_is_no_manager(tmp_path: 
             assert find_manager(tmp_path) is None
         finally:
             another.kill()
-
-
-def test_the_rows_of_every_output_folder_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder in (
-        "results_a",
-        "out/wine/a/b",
-        "out/wine/a/b/too_deep",
-        ".venv/results_b",
-        "out/runs/c",
-    ):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "final_results.csv").write_text("width,seed\n1,42\n", encoding="utf-8")
-    say_rows(tmp_path)
-    assert capsys.readouterr().err == (
-        "out/wine/a/b/final_results.csv: 1 rows\nresults_a/final_results.csv: 1 rows\n"
-    )
 
 
 def test_a_free_gpu_is_one_that_a_worker_could_claim_now(
@@ -68,10 +53,12 @@ def test_slurm_needs_a_number_and_slurm(
     assert main(["slurm", "4", "--workdir", str(tmp_path / "typo")]) == 2
     assert main(["slurm", "4", "--workdir", str(tmp_path), "--", "--time=60"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "launch_distributed slurm: say how many, such as `slurm 3` (you said no number)",
-        f"launch_distributed slurm: --workdir {tmp_path / 'typo'}: there is no such folder",
+        "error: Missing argument 'N'.",
+        "See `distexp slurm --help`.",
+        f"error: Invalid value for '--workdir': Directory '{tmp_path / 'typo'}' does not exist.",
+        "See `distexp slurm --help`.",
         f"No manager runs in {tmp_path} yet; pilots wait for one for 300 s (--manager-wait-s)",
-        "sbatch, the program of Slurm, is not installed here; run this where you submit your jobs",
+        "error: sbatch, the program of Slurm, is not installed here; run this where you submit your jobs",
     ]
 
 
@@ -82,5 +69,5 @@ def test_a_run_with_more_gpus_a_worker_than_are_free_is_refused(
     for name, value in environment(tmp_path / "machine.json", tmp_path / "claims").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as caught:
-        run(["--gpus", "2", "--workdir", str(tmp_path)])
-    assert str(caught.value) == "launch_distributed run: --gpus 2: only 1 is free"
+        run(tmp_path, [], gpus=2)
+    assert str(caught.value) == "--gpus 2: only 1 GPU is free"

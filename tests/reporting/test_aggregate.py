@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.browser import CHROMIUM, Page, browser
-from distexp.cli import report as command
+from distexp.cli.main import main as command
+from distexp.cli.records import failures_of
 from distexp.errors import UserError
 from distexp.reporting.aggregate import make_report
 from distexp.reporting.html import embedded
@@ -139,8 +140,8 @@ def test_the_failures_are_those_of_the_running_manager_or_of_its_journal(tmp_pat
         entry, _ = manager.queue.entries()
         manager.queue.cancel(entry.task.key)
         manager.journal.flush()
-        asked = command.failures_of(manager.workdir)
-    read = [record for record in command.failures_of(manager.workdir) if record.state == "cancelled"]
+        asked = failures_of(manager.workdir)
+    read = [record for record in failures_of(manager.workdir) if record.state == "cancelled"]
     assert [(record.key, record.state) for record in asked] == [(entry.task.key, "cancelled")]
     assert [record.key for record in read] == [entry.task.key]
 
@@ -150,7 +151,7 @@ def test_a_report_of_no_rows_is_a_report_and_leaves_one_file(
 ) -> None:
     folder = Folder(tmp_path)
     folder.configure([1, 2])
-    assert command.main(["--workdir", str(tmp_path)]) == 0
+    assert command(["report", "--workdir", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"Wrote {tmp_path / 'report.html'}: 0 of 2 tasks complete\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["configs", "report.html"]
 
@@ -163,17 +164,19 @@ def test_a_report_is_made_without_failures_where_they_cannot_be_had(
     with folder.serving() as manager:
         journal = manager.workdir.journal
     journal.write_bytes(b"no database at all, but long enough to be looked at as one" * 100)
-    assert command.main(["--workdir", str(tmp_path)]) == 0
+    assert command(["report", "--workdir", str(tmp_path)]) == 0
     shown = capsys.readouterr()
     assert shown.err.startswith(f"warning: the report lists no failures: {journal}: ")
     assert shown.out == f"Wrote {tmp_path / 'report.html'}: 0 of 2 tasks complete\n"
 
 
-def test_a_report_that_cannot_be_written_is_one_line(folder: Folder) -> None:
+def test_a_report_that_cannot_be_written_is_one_line(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = folder.root / "absent" / "report.html"
-    with pytest.raises(UserError) as caught:
-        command.main(["--workdir", str(folder.root), "--out", str(out)])
-    assert str(caught.value) == f"{out}: No such file or directory, expected a file to write the report to"
+    assert command(["report", "--workdir", str(folder.root), "--out", str(out)]) == 2
+    told = f"error: --out {out}: cannot be written: No such file or directory\n"
+    assert capsys.readouterr().err == told
 
 
 # -- in a browser
@@ -189,7 +192,7 @@ def chromium() -> Iterator[Page]:
 @pytest.fixture
 def opened(folder: Folder, chromium: Page) -> Iterator[Page]:
     """The report of the folder, open in the browser; it neither complains nor uses a network."""
-    assert command.main(["--workdir", str(folder.root)]) == 0
+    assert command(["report", "--workdir", str(folder.root)]) == 0
     chromium.open(folder.root / "report.html")
     yield chromium
     assert chromium.said == []

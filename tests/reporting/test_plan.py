@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distexp.cli import plan as command
+from distexp.cli.main import main as command
+from distexp.cli.plan import told
 from distexp.reporting.plan import Plan, make_plan
 from distexp.results.audit import audit
 from distexp.sweep.config import parse_config
@@ -45,7 +46,7 @@ def test_the_same_work_in_two_phases_is_counted_as_a_copy(tmp_path: Path) -> Non
 def test_without_a_finished_row_the_hours_are_unknown(tmp_path: Path) -> None:
     plan = planned(tmp_path)
     assert plan.hours is None
-    assert command.told(plan)[-1] == "Time for 1 worker: unknown, no finished row has a duration_s"
+    assert told(plan)[-1] == "Time for 1 worker: unknown, no finished row has a duration_s"
 
 
 def test_hours_are_of_the_combination_else_of_the_phase_else_of_all(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_the_command_tells_rows_that_do_not_count_and_touches_nothing(
     (tmp_path / "configs" / "config_exp1.yaml").write_text(SWEEP, encoding="utf-8")
     planned(tmp_path, "narrow,1,3,1,0.5,60\nnarrow,9,3,1,0.5,100\nnarrow,9,3,2,0.5,100\n")
     before = sorted(tmp_path.rglob("*"))
-    assert command.main(["--workdir", str(tmp_path), "--workers", "5"]) == 0
+    assert command(["plan", "--workdir", str(tmp_path), "--workers", "5"]) == 0
     assert sorted(tmp_path.rglob("*")) == before
     assert capsys.readouterr().out.splitlines() == [
         "configs/config_exp1.yaml",
@@ -86,10 +87,10 @@ def test_the_command_tells_rows_that_do_not_count_and_touches_nothing(
 def test_the_plan_as_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "config_exp1.yaml").write_text(SWEEP, encoding="utf-8")
-    assert command.main(["--workdir", str(tmp_path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["tasks"], told["left"], told["hours"]) == (8, 6, None)
-    assert [phase["phase"] for phase in told["phases"]] == ["narrow", "wide"]
+    assert command(["plan", "--workdir", str(tmp_path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["tasks"], shown["left"], shown["hours"]) == (8, 6, None)
+    assert [phase["phase"] for phase in shown["phases"]] == ["narrow", "wide"]
 
 
 def test_what_tasks_need_is_told_with_their_phase() -> None:
@@ -97,6 +98,6 @@ def test_what_tasks_need_is_told_with_their_phase() -> None:
     phases = parse_config(text, "configs/config_exp1.yaml")
     plan = make_plan(phases, expand(phases), [], 1)
     assert [(phase.gpus, phase.min_free_gb) for phase in plan.phases] == [(2, 12), (None, None)]
-    narrow, wide = command.told(plan)[1:3]
+    narrow, wide = told(plan)[1:3]
     assert narrow.endswith(", each on 2 GPUs, 12 GB free on each")
     assert "GPU" not in wide

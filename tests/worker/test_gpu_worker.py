@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from distexp.cli.worker import main
+from distexp.cli.main import main
 from distexp.manager.manager import ExperimentManager
 from tests.live_manager import Folder, RawClient
 from tests.live_worker import CONFIG, await_began, await_rows, gated_folder, open_gate, worker_process
@@ -197,5 +197,5 @@ def test_a_worker_that_waits_for_memory_keeps_no_process_ready_that_holds_some(t
 def test_what_excludes_several_gpus_is_told_in_a_line(
     words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--gpus", "2", *words]) == 2
+    assert main(["worker", "--gpus", "2", *words]) == 2
     assert capsys.readouterr().err == f"error: {told}\n"

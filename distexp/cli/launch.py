@@ -1,0 +1,92 @@
+"""The verbs that start and stop processes: `run`, `workers`, `slurm`, `stop`, `test`."""
+
+from pathlib import Path
+
+import click
+
+from distexp.cli import manager as manager_command
+from distexp.cli import worker as worker_command
+from distexp.cli.options import CONFIGS, FOLDER, WORKDIR
+from distexp.cli.summary import print_summary
+from distexp.launcher import main as launcher
+
+REST = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+COUNT = click.IntRange(min=1)
+
+
+@click.command(context_settings=REST)
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=0, help="How many. [default: one per free GPU, else 2]"
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "gpu", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="Where they compute.",
+)
+@click.option("--gpus", type=COUNT, default=1, show_default=True, help="GPUs for each worker.")
+@CONFIGS
+@WORKDIR
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS OF manager]")
+def run(*, workers: int, device: str, gpus: int, configs: str, workdir: Path, flags: tuple[str, ...]) -> int:
+    """Run the whole sweep on this machine and say where the rows are.
+
+    Starts a manager and one worker per free GPU, two on the CPU where none is free. What has its
+    row is not run again. Ctrl+C: workers finish their tasks, then the manager ends.
+
+    Exit code: 0 all went well, 1 a task failed, 2 it could not start.
+    """
+    check("manager", manager_command.main, flags)
+    folder = workdir.resolve()
+    words = ["--configs", configs, *flags]
+    code, has_run = launcher.run(folder, words, workers=workers, device=device, gpus=gpus)
+    if has_run:
+        command = click.get_current_context().find_root().info_name or "distexp"
+        place = "" if workdir == Path() else f" --workdir {workdir}"
+        print_summary(folder, configs, lambda verb, words: f"{command} {verb}{place} {words}".rstrip())
+    return code
+
+
+@click.command(context_settings=REST)
+@click.argument("count", type=COUNT, metavar="N")
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[HOST] [PORT] [FLAGS OF worker]")
+def workers(count: int, flags: tuple[str, ...]) -> int:
+    """Start N workers here and wait for them, such as `workers 3`.
+
+    Exit code: 1 if any of them failed.
+    """
+    check("worker", worker_command.main, flags)
+    return launcher.workers(count, flags)
+
+
+@click.command(context_settings=REST)
+@click.argument("count", type=COUNT, metavar="N")
+@WORKDIR
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS OF worker] [-- OPTIONS OF sbatch]")
+def slurm(count: int, workdir: Path, flags: tuple[str, ...]) -> int:
+    """Submit N workers as jobs of Slurm.
+
+    Such as `slurm 8 -- --gres=gpu:1 --time=4:00:00`. They checkpoint and are requeued before their
+    time limit.
+    """
+    return launcher.slurm(count, workdir.resolve(), flags)
+
+
+@click.command()
+@click.option("--workdir", type=FOLDER, default=".", show_default=True, help="The manager's folder.")
+def stop(workdir: Path) -> int:
+    """Stop the manager of a folder as Ctrl+C would; its workers finish their tasks."""
+    return launcher.stop(workdir.resolve())
+
+
+@click.command(context_settings=REST)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[WORDS FOR pytest]")
+def test(words: tuple[str, ...]) -> int:
+    """Check this project, in a clone of it: format, lint, types, shell, tests."""
+    return launcher.run_checks(launcher.PROJECT, words)
+
+
+def check(verb: str, command: click.Command, words: tuple[str, ...]) -> None:
+    """Raise what is wrong with the words for another command, before anything is started."""
+    command.make_context(verb, [*words], parent=click.get_current_context().find_root())

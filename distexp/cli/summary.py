@@ -1,0 +1,69 @@
+"""What `run` ends with: where the rows are, what failed and why, and what to type next."""
+
+import sys
+from collections.abc import Callable, Sequence, Set
+from pathlib import Path
+
+from distexp.cli.records import failures_of
+from distexp.errors import DistexpError
+from distexp.launcher.local_run import say
+from distexp.reporting.failures import group_failures
+from distexp.results.audit import FileAudit, audit
+from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
+from distexp.sweep.config import load_configs
+from distexp.sweep.expand import expand
+from distexp.sweep.grid import GridPoint
+from distexp.task_log import LOG_FILE
+from distexp.text import one_line
+from distexp.workdir import Workdir
+
+SHOWN = 5  # causes; the report has all
+Command = Callable[[str, str], str]  # verb and words, as the user would type them
+
+
+def print_summary(folder: Path, configs: str, command: Command) -> None:
+    """Print the summary of a sweep that has ended to standard error, beside the manager's lines."""
+    workdir = Workdir(folder)
+    try:
+        phases = load_configs([Path(configs)], folder)
+        tasks = expand(phases)
+        files = audit(folder, tasks)
+        records = failures_of(workdir)
+    except DistexpError as error:
+        print(f"warning: no summary: {error}", file=sys.stderr)
+        return
+    for line in rows_told(files, {name for phase in phases for name in (*phase.axes, *phase.defaults)}):
+        say(line)
+    complete = {key for file in files for row in file.rows for key in row.keys}
+    by_key = {task.key: task for task in tasks if task.key not in complete}
+    groups = group_failures(record for record in records if record.key in by_key)
+    for group in groups[:SHOWN]:
+        first = by_key[group.keys[0]]
+        count = len(group.keys)
+        say(f"{count} task{'s' * (count != 1)} {group.state} ({group.cause}): {one_line(group.message)}")
+        say(f"  such as {first.task_id}; its log: {log_of(workdir, first)}")
+    if len(groups) > SHOWN:
+        say(f"... and {len(groups) - SHOWN} more causes: {command('report', '')}")
+    if groups:
+        say(f"Next: {command('run', '--retry-failed')}  runs them again, once the cause is corrected")
+    elif complete:
+        say(f"Next: {command('report', '')}")
+
+
+def rows_told(files: Sequence[FileAudit], parameters: Set[str]) -> list[str]:
+    """Return a line per results file: its rows that count, and how many of them hold no metrics."""
+    known = {*IDENTITY, *CAPTURED, *PROVENANCE, "run_dir"} | parameters
+    lines = []
+    for file in files:
+        places = [at for name, at in file.places().items() if name not in known]
+        count, bare = len(file.rows), sum(not any(row.fields[at] for at in places) for row in file.rows)
+        note = f", {bare} of them without metrics" if bare else ""
+        lines.append(f"{file.path}: {count} row{'s' * (count != 1)}{note}")
+    return lines
+
+
+def log_of(workdir: Workdir, task: GridPoint) -> Path:
+    """Return where the log of a task is."""
+    folder = workdir.run_folder(task.output_dir, task.grid.phase, task.seed, task.key)
+    path = folder / LOG_FILE
+    return path.relative_to(workdir.root) if path.is_relative_to(workdir.root) else path
