@@ -22,9 +22,8 @@ ASKED = 200  # times, for each median
 BOUND_MS = 50.0
 STATUS = json.dumps({"type": "status"}).encode()
 SLOW = json.dumps({"type": "status", "token": "x" * 1000}).encode()  # dripped, and never complete
-CONFIG = (
-    f"defaults: {{command: 'true', output_dir: r}}\ngrid: {{combinations: [{{a: {list(range(240))}}}]}}\n"
-)
+DEFAULTS = "defaults: {command: 'true {args}', output_dir: r}"
+CONFIG = f"{DEFAULTS}\ngrid: {{combinations: [{{a: {list(range(240))}}}]}}\n"
 
 
 def measure() -> list[Figure]:

@@ -13,7 +13,7 @@ HUEY = Rival("huey, SQLite with fsync", "on_huey.py", package="huey")
 SECONDS = 3.0  # of each round
 TASKS = 1000  # of huey, in each round
 CONFIG = (
-    "defaults: {command: 'true', output_dir: results}\n"
+    "defaults: {command: 'true {args}', output_dir: results}\n"
     f"grid: {{combinations: [{{a: {list(range(300))}}}, {{b: {list(range(1000))}}}]}}\n"
 )
 

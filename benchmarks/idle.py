@@ -23,7 +23,7 @@ SLEEPER = f"import time\nwhile True: time.sleep({TURN_S})"  # what a machine cha
 def measure() -> list[Figure]:
     """Return an idle manager's share of a core, and what its rescans read of a large file."""
     config = (
-        "defaults: {output_dir: results, command: 'true'}\nseeds: [1, 2, 3, 4, 5]\n"
+        "defaults: {output_dir: results, command: 'true {args}'}\nseeds: [1, 2, 3, 4, 5]\n"
         f"grid: {{combinations: [{{a: {list(range(48))}}}]}}\n"
     )
     work = [100 * _work_share(config) for _ in range(ROUNDS)]

@@ -21,7 +21,7 @@ BAR_S, BAR_KB = 10.0, 0.5
 def config(a: int, b: int) -> str:
     """Return a config of a x b tasks."""
     return (
-        "defaults: {command: 'true', output_dir: results}\n"
+        "defaults: {command: 'true {args}', output_dir: results}\n"
         f"grid: {{combinations: [{{a: {list(range(a))}}}, {{b: {list(range(b))}}}]}}\n"
     )
 

@@ -41,7 +41,7 @@ TRACEBACK = (
 )
 CONFIG = f"""
 defaults:
-  command: 'true'
+  command: 'true {{args}}'
   output_dir: ./results_{{dataset}}
   epochs: 30
   momentum: 0.9

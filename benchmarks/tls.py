@@ -18,7 +18,9 @@ BAR = 0.8  # a fifth of the rate of plain JSON may go
 def measure() -> list[Figure]:
     """Return the rate in TLS beside that in the clear, in alternating rounds."""
     axis = list(range(2 * ROUNDS * REQUESTS))
-    config = f"defaults: {{command: 'true', output_dir: results}}\ngrid: {{combinations: [a: {axis}]}}\n"
+    config = (
+        f"defaults: {{command: 'true {{args}}', output_dir: results}}\ngrid: {{combinations: [a: {axis}]}}\n"
+    )
     plain, tls = [], []
     with folder(config) as workdir, manager(workdir):
         token = read_token(workdir)

@@ -38,6 +38,8 @@ class Context:
     attempt: int = 1
     threads: int = 1  # compute threads this task may use on the CPU
     command: str | None = None  # the template of a `command:` task
+    python: str | None = None  # what `python` in it is; None: this interpreter
+    has_seeds: bool = False  # the sweep says which
     on_report: Callable[[Number, Number | None, Mapping[str, Reportable]], None] = field(
         default=_ignore_report, repr=False
     )

@@ -86,6 +86,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int | None = None  # that it sees, on a worker that holds as many; None: one, if there is one
     min_free_gb: float | None = None  # on each GPU, when it is assigned
     tags: tuple[str, ...] = ()  # parameters that are no part of its identity
+    python: str | None = None  # what `python` in its command is; None: the worker's own
+    has_seeds: bool = False  # its file says which seeds: `{args}` in its command holds the seed
     key: str = ""  # identity: phase, experiment, parameters without tags, seed
 
     @property
@@ -190,6 +192,34 @@ def _normalised(value: Value) -> Value:
     if isinstance(value, list | tuple):
         return [_normalised(item) for item in value]
     return value
+
+
+def joined(config: Mapping[str, Value]) -> dict[str, Value]:
+    """Return parameters as experiments get them: `model.width` stands at its place in the mapping `model`.
+
+    A dotted name without such a mapping stays a name.
+    """
+    found = dict(config)
+    for name in sorted((name for name in config if "." in name), key=lambda name: name.count(".")):
+        if (head := mapping_of(name, found)) is not None:
+            found[head] = _with(found[head], name[len(head) + 1 :].split("."), found.pop(name))
+    return found
+
+
+def mapping_of(name: str, config: Mapping[str, Value]) -> str | None:
+    """Return the parameter, a mapping, in which a dotted name is a place; None when there is none."""
+    dots = [at for at, character in enumerate(name) if character == "."]
+    return next((name[:at] for at in dots if isinstance(config.get(name[:at]), Mapping)), None)
+
+
+def _with(mapping: Mapping[str, Value], place: list[str], value: Value) -> dict[str, Value]:
+    """Return a copy of the mapping with the value at a place in it."""
+    name, *deeper = place
+    inner = mapping.get(name)
+    return {
+        **mapping,
+        name: _with(inner if isinstance(inner, Mapping) else {}, deeper, value) if deeper else value,
+    }
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,7 +1,6 @@
 """Runs any program as an experiment: `command: "python train.py --width {width_factor} --seed {seed}"`.
 
-The text is split like a shell line first, and each word is filled with values after, so that a value with
-spaces or quotes stays one argument. No shell runs.
+No shell runs.
 """
 
 import contextlib
@@ -13,40 +12,53 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, TextIO
 
 from distexp.context import Context
-from distexp.sweep.templates import fill, split_command
+from distexp.sweep.command_line import fill_command
+from distexp.sweep.templates import split_command
 from distexp.system.process import ProcessMark, descendants, end_tree
-from distexp.task import Scalar
+from distexp.task import Cause, Scalar
 
 POLL_S = 0.2  # how soon a request to stop is seen
 STOP_GRACE_S = 20.0  # for the program to save its checkpoint after SIGTERM
 PIPE_GRACE_S = 5.0  # for processes that the program leaves behind with its output open
-LINE_MAX = 1 << 20  # characters; a longer line is read in pieces
+CHUNK_BYTES = 65_536  # of a pipe, read at once
+MAX_LINE_BYTES = 16 * 1024 * 1024  # of which a line is looked at, for the result may be in it
 TAIL_LINES = 20  # of an output, quoted in an error
+MAX_QUOTED_CHARS = 2_000  # of each of them
+WINDOWS_CRASH = 0xC0000000  # exit codes from here on are its exceptions
+PARAMETERS_FILE = "params.json"
 
 
 class CommandFailed(RuntimeError):
-    """The program cannot be started, failed, or gave no result. Names it and quotes its last lines."""
+    """The program cannot be started, failed, or gave no sound result. Says how, and quotes its last lines."""
+
+    def __init__(
+        self, name: str, returncode: int | None, outputs: "Sequence[_Output]" = (), why: str = ""
+    ) -> None:
+        """Tell from the exit code whether the program ended by itself."""
+        how, self.failure_cause = (why, Cause.ERROR) if returncode is None else _end_of(returncode)
+        super().__init__(f"{name}: {how}{_quoted(outputs)}")
 
 
 def run(params: Mapping[str, Any], context: Context) -> dict[str, Scalar]:
-    """Run the program to its end and return its result.
+    """Run the program to its end and return its result; an empty one, and a warning, if it gives none.
 
     The result is the JSON object in the file `$DISTEXP_RESULT`, or else the last line of standard output that
-    is one. Both outputs are passed on to the task's log.
+    is one. Both outputs are passed on to the task's log as they come.
 
     Raises:
         ValueError: The template is malformed or names an unknown parameter.
         CommandFailed: See there.
         TaskStopped: `context.should_stop()` said so, and the program has ended.
     """
-    words = arguments(context.command or "", _values(params, context))
+    words = arguments(params, context)
     name = Path(words[0]).name
+    _keep_parameters(params, context)
     with TemporaryDirectory(prefix="distexp_") as folder:
         result_path = Path(folder) / "result.json"
         program = _start(words, {**os.environ, **_environment(result_path, context)})
@@ -57,32 +69,17 @@ def run(params: Mapping[str, Any], context: Context) -> dict[str, Scalar]:
             for output in outputs:
                 output.finish()
         if program.returncode != 0:
-            raise CommandFailed(f"{name}: {_cause(program.returncode)}{_quoted(outputs)}")
+            raise CommandFailed(name, program.returncode, outputs)
         return _result(name, result_path, outputs[0])
 
 
-def arguments(command: str, values: Mapping[str, object], windows: bool = os.name == "nt") -> list[str]:
-    """Return the words of the command with their placeholders filled; `python` is this interpreter.
-
-    Args:
-        windows: A backslash separates folders, and does not quote the next character.
+def arguments(params: Mapping[str, Any], context: Context, windows: bool = os.name == "nt") -> list[str]:
+    """Return the words of the task's command line; `python` is this interpreter, or as the sweep says.
 
     Raises:
-        ValueError: An empty command, an open quote, or a malformed or unknown placeholder.
+        ValueError: As `fill_command` does.
     """
-    try:
-        words = [fill(word, values) for word in split_command(command, windows)]
-    except ValueError as cause:
-        raise ValueError(f"command: {command!r}: {cause}") from None
-    if not words:
-        raise ValueError("command: found no words, expected a program and its arguments")
-    return [sys.executable if words[0] == "python" else words[0], *words[1:]]
-
-
-def _values(params: Mapping[str, Any], context: Context) -> dict[str, object]:
-    """Return what placeholders may name: the parameters, and the context, which wins."""
-    return {
-        **params,
+    own: dict[str, object] = {
         "seed": context.seed,
         "output_dir": str(context.output_dir),
         "checkpoint_dir": str(context.checkpoint_dir),
@@ -90,13 +87,31 @@ def _values(params: Mapping[str, Any], context: Context) -> dict[str, object]:
         "gpus": context.gpus,
         "attempt": context.attempt,
     }
+    if "run_dir" not in params:  # a parameter may be called so
+        own["run_dir"] = str(context.run_dir)
+    program, *others = fill_command(
+        context.command or "", params, own, windows=windows, with_seed=context.has_seeds
+    )
+    if program != "python":
+        return [program, *others]
+    return [*(split_command(context.python, windows) if context.python else [sys.executable]), *others]
+
+
+def _keep_parameters(params: Mapping[str, Any], context: Context) -> None:
+    """Write `params.json` into the run folder: parameters and seed, for programs that read them there."""
+    text = json.dumps({**params, "seed": context.seed}, ensure_ascii=False, indent=2)
+    context.run_dir.mkdir(parents=True, exist_ok=True)
+    (context.run_dir / PARAMETERS_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _environment(result_path: Path, context: Context) -> dict[str, str]:
     return {
+        "PYTHONUNBUFFERED": "1",  # what it prints is in the log at once
+        "PYTHONUTF8": "1",
         "DISTEXP_RESULT": str(result_path),
         "DISTEXP_SEED": str(context.seed),
         "DISTEXP_OUTPUT_DIR": str(context.output_dir.absolute()),
+        "DISTEXP_RUN_DIR": str(context.run_dir.absolute()),
         "DISTEXP_CHECKPOINT_DIR": str(context.checkpoint_dir.absolute()),
         "DISTEXP_ATTEMPT": str(context.attempt),
         "DISTEXP_DEVICE": context.device,
@@ -104,7 +119,7 @@ def _environment(result_path: Path, context: Context) -> dict[str, str]:
     }
 
 
-def _start(words: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
+def _start(words: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     try:
         return subprocess.Popen(
             words,
@@ -112,14 +127,13 @@ def _start(words: list[str], environment: dict[str, str]) -> "subprocess.Popen[s
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
+            bufsize=0,
         )
     except OSError as cause:
-        raise CommandFailed(f"{words[0]}: cannot be started ({cause.strerror})") from None
+        raise CommandFailed(words[0], None, why=f"cannot be started ({cause.strerror})") from None
 
 
-def _wait(program: "subprocess.Popen[str]", context: Context) -> None:
+def _wait(program: "subprocess.Popen[bytes]", context: Context) -> None:
     """Wait for the program to end; when the task is to stop, end it and raise `TaskStopped`."""
     try:
         while program.poll() is None:
@@ -134,7 +148,7 @@ def _wait(program: "subprocess.Popen[str]", context: Context) -> None:
         program.wait()
 
 
-def _stop(program: "subprocess.Popen[str]") -> bool:
+def _stop(program: "subprocess.Popen[bytes]") -> bool:
     """Ask the program and what it has started to end, and return whether all did; the rest is killed.
 
     A shell script passes no signal on to the program that it waits for, so each is asked by itself.
@@ -155,26 +169,39 @@ def _stop(program: "subprocess.Popen[str]") -> bool:
 
 
 class _Output(threading.Thread):
-    """Copies one output of the program line by line, and remembers its end and its last JSON object."""
+    """Copies one output of the program as it comes, and remembers its end and its last JSON object."""
 
-    def __init__(self, source: IO[str] | None, target: TextIO) -> None:
+    def __init__(self, source: IO[bytes] | None, target: TextIO) -> None:
         super().__init__(daemon=True)
         assert source is not None
         self.source = source
-        self.target = target
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.last_object: dict[str, Any] | None = None
+        self._target = target
+        self._line = bytearray()
         self.start()
 
     def run(self) -> None:
-        while line := self.source.readline(LINE_MAX):
-            encoding = self.target.encoding or "utf-8"
-            with contextlib.suppress(OSError):  # a full disk must not block the program at its pipe
-                self.target.write(line.encode(encoding, "replace").decode(encoding))
-                self.target.flush()
-            self.tail.append(line.rstrip("\n"))
-            found = _json_object(line)
-            self.last_object = self.last_object if found is None else found
+        while chunk := os.read(self.source.fileno(), CHUNK_BYTES):
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # a full disk must not block the program at its pipe
+                self._target.buffer.write(chunk)
+                self._target.buffer.flush()
+            *lines, rest = chunk.split(b"\n")
+            for line in lines:
+                self._end_line(self._line + line)
+                self._line.clear()
+            self._line += rest[: MAX_LINE_BYTES - len(self._line)]
+        self._end_line(self._line)
+
+    def _end_line(self, line: bytes | bytearray) -> None:
+        if not line:
+            return
+        text = line.decode(errors="replace")
+        self.tail.append(text.rstrip("\r").rpartition("\r")[2][:MAX_QUOTED_CHARS])  # of a bar, its last state
+        found = _json_object(text)
+        self.last_object = self.last_object if found is None else found
 
     def finish(self) -> None:
         """Wait for the end of the output, but not for processes that the program left behind."""
@@ -198,24 +225,39 @@ def _result(name: str, path: Path, output: _Output) -> dict[str, Scalar]:
         text = path.read_text(encoding="utf-8", errors="replace")
         found = _json_object(text)
         if found is None:
-            raise CommandFailed(f"{name}: found {text[:60]!r} in $DISTEXP_RESULT, expected a JSON object")
+            raise CommandFailed(
+                name, None, why=f"$DISTEXP_RESULT must hold a JSON object (it is {text[:60]!r})"
+            )
         return found
     if output.last_object is None:
-        expected = "a JSON object in the file $DISTEXP_RESULT or as a line of standard output"
-        raise CommandFailed(f"{name}: found no result, expected {expected}")
+        print(
+            f"{name} gave no result: its row has no metrics. Print one JSON object as a line, or write it to "
+            "the file $DISTEXP_RESULT.",
+            file=sys.stderr,
+        )
+        return {}
     return output.last_object
 
 
-def _cause(returncode: int) -> str:
-    if returncode > 0:
-        return f"exit code {returncode}"
+def _end_of(returncode: int) -> tuple[str, Cause]:
+    """Return how a program that failed has ended, and whether it did so by itself."""
+    if returncode < 0:
+        return _killed_by(-returncode), Cause.CRASH
+    if returncode >= WINDOWS_CRASH:
+        return f"crashed with exit code 0x{returncode:08X}", Cause.CRASH
+    if 128 < returncode <= 128 + 64:  # as shells pass it on
+        return f"exit code {returncode}: what it ran was {_killed_by(returncode - 128)}", Cause.CRASH
+    return f"exit code {returncode}", Cause.ERROR
+
+
+def _killed_by(number: int) -> str:
     try:
-        return f"killed by {signal.Signals(-returncode).name}"
+        name = signal.Signals(number).name
     except ValueError:
-        return f"killed by signal {-returncode}"
+        name = f"signal {number}"
+    return f"killed by {name}{', perhaps for want of memory' if name == 'SIGKILL' else ''}"
 
 
-def _quoted(outputs: tuple[_Output, _Output]) -> str:
-    stdout, stderr = outputs
-    lines = list(stderr.tail or stdout.tail)
-    return "; its last lines:\n" + "\n".join(lines) if lines else ", without output"
+def _quoted(outputs: "Sequence[_Output]") -> str:
+    lines = list(next((output.tail for output in reversed(outputs) if output.tail), ()))
+    return "; last output:\n" + "\n".join(lines) if lines else ", without output" if outputs else ""

@@ -154,7 +154,7 @@ class _Group:
 
     def fill(self, points: Iterable[GridPoint]) -> None:
         """Put tasks of the one grid of this group where they are."""
-        self._tasks.update([(point.number, point.key) for point in points])
+        self._tasks.update([(point.grid.code(point.number), point.key) for point in points])
 
     def find(self, cells: Row) -> list[str]:
         """Return the keys of the tasks at the point that the cells of the axes name."""

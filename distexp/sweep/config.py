@@ -2,23 +2,23 @@
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distexp.errors import ConfigError
+from distexp.sweep.axes import Item, read_items, read_seeds
+from distexp.sweep.combinations import Places, combine
+from distexp.sweep.defaults import Level, read_level
 from distexp.sweep.options import OPTIONS, Options, check_options, read_options
 from distexp.sweep.validation import (
     DEFAULT_OUTPUT_DIR,
-    RESERVED_LATER,
     SETTINGS,
-    Level,
     check_command,
+    check_nested,
     check_output_dir,
     check_phase_name,
-    read_axes,
-    read_level,
-    read_seeds,
+    check_size,
     shown,
 )
 from distexp.sweep.yaml_loader import Node, Problems, plain, read
@@ -36,6 +36,8 @@ class Phase:
     name: str
     where: str  # "configs/config_exp1.yaml:23"
     axes: Mapping[str, tuple[Value, ...]]  # in the file's order, the first varies slowest; without the seed
+    places: Places | None = None  # of each combination, where its values stand in `axes`; None: all crossed
+    absent: Mapping[str, int] = field(default_factory=dict)  # of an axis: the place for not being there
     defaults: Mapping[str, Value]  # the parameters that do not vary
     seeds: tuple[int, ...]
     experiment: str
@@ -45,6 +47,8 @@ class Phase:
     process: Process
     gpus: int | None = None
     min_free_gb: float | None = None
+    python: str | None = None  # what `python` in its command is; None: the worker's own
+    has_seeds: bool = False  # the file says which
     tags: tuple[str, ...] = ()  # of `defaults`: in rows and templates, but no part of a task's identity
     renamed_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # earlier names, newest first
     assume: Mapping[str, Value] = field(default_factory=dict)  # what rows without a value of these hold
@@ -77,8 +81,9 @@ def load_configs(patterns: Sequence[Path], root: Path = Path()) -> list[Phase]:
         for phase in parsed:
             first = phases.setdefault(phase.name, phase)
             if first is not phase:
-                expected = f"expected another name than that of {first.where}"
-                problems.append(f"{phase.where}: {phase.name}: found a second phase of this name, {expected}")
+                problems.append(
+                    f"{phase.where}: there is a phase {phase.name} already, at {first.where}: rename one"
+                )
     if problems:
         raise ConfigError(problems)
     return list(phases.values())
@@ -101,15 +106,15 @@ def _text_of(path: Path, name: str) -> str:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError([f"{name}: found {error.strerror}, expected a readable file"]) from error
+        raise ConfigError([f"{name}: cannot be read ({error.strerror})"]) from error
     if len(content) > MAX_BYTES:
-        raise ConfigError([f"{name}: found more than {MAX_BYTES} bytes, expected at most that"])
+        raise ConfigError([f"{name}: is larger than {MAX_BYTES} bytes: no config file needs that"])
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        found = f"found the byte 0x{error.object[error.start]:02x}"
-        raise ConfigError([f"{name}:{line}: {found}, expected text in UTF-8"]) from error
+        byte = f"0x{error.object[error.start]:02x}"
+        raise ConfigError([f"{name}:{line}: the byte {byte} is not UTF-8: save the file as that"]) from error
 
 
 def parse_config(text: str, name: str) -> list[Phase]:
@@ -122,7 +127,7 @@ def parse_config(text: str, name: str) -> list[Phase]:
     root = read(text, problems)
     phases = [] if root is None else _phases(root, problems)
     if not phases and not problems.lines:
-        problems.add(1, "", "found no phase, expected a mapping that holds `combinations`")
+        problems.add(1, "", "there is no phase: a mapping that holds `combinations`")
     if problems.lines:
         raise ConfigError(problems.lines)
     return phases
@@ -130,7 +135,7 @@ def parse_config(text: str, name: str) -> list[Phase]:
 
 def _phases(root: Node, problems: Problems) -> list[Phase]:
     if not isinstance(root.value, dict):
-        problems.at(root, f"found {shown(root)}, expected a mapping of phases")
+        problems.at(root, f"must be a mapping of phases (it is {shown(root)})")
         return []
     top = dict(root.value)
     file = read_level(top.pop("defaults", None), problems)
@@ -145,15 +150,19 @@ def _phases(root: Node, problems: Problems) -> list[Phase]:
             phases.append(_phase(node, file, seeds, options, problems))
             parameters += len(phases[-1].axes) + len(phases[-1].defaults)
             if parameters > MAX_PARAMETERS:
-                found = f"found {parameters} parameters in the phases up to here"
-                problems.at(node, f"{found}, expected at most {MAX_PARAMETERS} in a file")
+                problems.at(
+                    node, f"{parameters} parameters in the phases up to here: {MAX_PARAMETERS} is the most"
+                )
                 break
-        elif name in SETTINGS or name in RESERVED_LATER or name == "seed":
-            hint = "`seeds: [42, 101]`" if name == "seed" else "it under `defaults`"
-            problems.at(node, f"found {shown(node)} at the top level, expected {hint}")
+        elif name in SETTINGS or name == "seed":
+            hint = "write `seeds: [42, 101]`" if name == "seed" else "write it under `defaults`"
+            problems.at(node, f"has no place at the top of a file: {hint}")
         else:
-            expected = "`defaults`, `seeds` or a phase: a mapping that holds `combinations`"
-            problems.at(node, f"found {shown(node)}, expected {expected}")
+            problems.at(
+                node,
+                f"must be a phase, a mapping that holds `combinations` (it is {shown(node)}), "
+                f"or one of {', '.join(('defaults', 'seeds', *OPTIONS))}",
+            )
     if phases:
         known = {name for phase in phases for name in (*phase.axes, *phase.defaults)}
         check_options(options, "this file", known, problems)
@@ -170,34 +179,38 @@ def _phase(
     name = node.path
     for key, item in node.value.items():
         if key == "seeds":
-            expected = "expected it at the top level of the file, or an axis `- seed: [42, 101]`"
-            problems.at(item, f"found seeds inside a phase, {expected}")
+            problems.at(item, "write `seeds` at the top of the file, or an axis `- seed: [42, 101]`")
         elif key not in PHASE_KEYS:
-            problems.at(item, f"found an unknown key, expected one of: {', '.join(PHASE_KEYS)}")
+            problems.at(item, f"is no key of a phase. There are: {', '.join(PHASE_KEYS)}")
     own = read_level(node.value.get("defaults"), problems)
-    axes = read_axes(node.value["combinations"], problems)
-    seed_axis = tuple(item.value for item in axes.pop("seed", ()))
-    defaults = {n: item for n, item in (file.parameters | own.parameters).items() if n not in axes}
-    options = read_options(node.value, problems)
-    check_options(options, name, [*axes, *defaults], problems)
-    options = options.over(file_options, [*axes, *defaults])
-    for tag in [tag for tag in options.tags if tag in axes]:
-        if len(axes[tag]) > 1:
-            problems.at(options.tags[tag], f"a tag has one value in a phase, but {tag} is an axis of {name}")
-        else:
-            (defaults[tag],) = axes.pop(tag) or [options.tags[tag]]
+    items, seed_axis = read_items(node.value["combinations"], problems)
+    parameters = file.parameters | own.parameters
+    combinations = combine(items, parameters, None, problems)
+    places = {name: item.node.value.get(name, item.node) for item in items for name in item.columns}
+    known = _values_of(items, parameters)
+    options = _options(node, file_options, known, problems)
     settings = _combined(file.settings, own.settings)
-    check_output_dir(settings, node, axes | {n: [item] for n, item in defaults.items()}, problems)
-    check_command(settings, name, [*axes, *defaults], problems)
+    python = _python(settings, parameters.keys() - places.keys(), parameters)
+    check_output_dir(settings, node, known, problems)
+    check_command(settings, name, known, places, problems)
+    check_nested(known, {n: places.get(n, parameters.get(n, node)) for n in known if "." in n}, problems)
+    check_size(node, known, problems)
     said = {key: plain(item) for key, item in settings.items()}
+    stated_seeds = seed_axis or own.seeds or seeds
+    fixed_axes = {tag for tag in options.tags if len(combinations.axes.get(tag, ())) == 1}
+    defaults = {n: plain(item) for n, item in parameters.items() if n not in places and n != python}
     return Phase(
         name=name,
         where=f"{problems.name}:{node.line}",
-        axes={axis: tuple(plain(item) for item in items) for axis, items in axes.items()},
-        defaults={n: plain(item) for n, item in defaults.items()},
-        seeds=seed_axis or own.seeds or seeds or (DEFAULT_SEED,),
+        axes={axis: values for axis, values in combinations.axes.items() if axis not in fixed_axes},
+        places=_without(combinations.places, fixed_axes),
+        absent=combinations.absent,
+        defaults=defaults | {tag: combinations.axes[tag][0] for tag in options.tags if tag in fixed_axes},
+        seeds=stated_seeds or (DEFAULT_SEED,),
+        has_seeds=bool(stated_seeds),
         experiment=COMMAND_EXPERIMENT if "command" in said else said.get("experiment", DEFAULT_EXPERIMENT),
         command=said.get("command"),
+        python=None if python is None else plain(parameters[python]),
         output_dir=said.get("output_dir", DEFAULT_OUTPUT_DIR),
         timeout_s=said.get("timeout_s"),
         process=said.get("process", "forked"),
@@ -207,6 +220,46 @@ def _phase(
         renamed_from=options.renamed_from,
         assume=options.assume,
     )
+
+
+def _without(places: Places | None, names: Collection[str]) -> Places | None:
+    return {name: column for name, column in (places or {}).items() if name not in names} or None
+
+
+def _values_of(items: Sequence[Item], parameters: Mapping[str, Node]) -> dict[str, list[Node]]:
+    """Return every value that each parameter of a phase may take."""
+    known: dict[str, list[Node]] = {}
+    is_sometimes_unset = set()
+    for item in items:
+        for name, column in item.columns.items():
+            known.setdefault(name, []).extend(value for value in column if value is not None)
+            if item.when or None in column:
+                is_sometimes_unset.add(name)
+    for name, node in parameters.items():
+        if name not in known or name in is_sometimes_unset:
+            known.setdefault(name, []).append(node)
+    return known
+
+
+def _options(
+    node: Node, file_options: Options, known: Mapping[str, Sequence[Node]], problems: Problems
+) -> Options:
+    options = read_options(node.value, problems)
+    check_options(options, node.path, known, problems)
+    options = options.over(file_options, known)
+    for tag, place in options.tags.items():
+        if len(known.get(tag, ())) > 1:
+            problems.at(place, f"a tag has one value in a phase, but {tag} is an axis of {node.path}")
+    return options
+
+
+def _python(
+    settings: Mapping[str, Node], fixed: Collection[str], parameters: Mapping[str, Node]
+) -> str | None:
+    """Return `python` where that is a setting: a text beside a command that does not name it."""
+    if "python" not in fixed or "command" not in settings or not isinstance(parameters["python"].value, str):
+        return None
+    return None if "{python" in str(settings["command"].value) else "python"
 
 
 def _combined(file: dict[str, Node], own: dict[str, Node]) -> dict[str, Node]:

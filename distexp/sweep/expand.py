@@ -1,14 +1,13 @@
 """Checked phases to tasks: every combination of every phase, with its folder and its key. Pure."""
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from distexp.errors import ConfigError
 from distexp.sweep.config import Phase
-from distexp.sweep.grid import Grid, GridPoint
-from distexp.sweep.templates import output_folder, placeholders, render
-from distexp.task import Value, canonical, key_head, short_hash
+from distexp.sweep.grid import Grid, GridPoint, combination_count
+from distexp.sweep.templates import output_folder, placeholders
+from distexp.task import canonical, joined, key_head, short_hash
 
 MAX_VALUES = 50_000_000  # parameters of all combinations, each of which goes into a key: some seconds
 MAX_TASKS = 5_000_000  # a task is less than half a kilobyte in the manager: 2.5 GB
@@ -26,20 +25,16 @@ def expand(phases: Sequence[Phase]) -> list[GridPoint]:
     """
     total = held = 0
     for phase in phases:
-        combinations = math.prod(len(values) for values in phase.axes.values())
+        combinations = combination_count(phase.axes, phase.places)
         count = combinations * len(phase.seeds)
         total += count
         held += combinations * (len(phase.axes) + len(phase.defaults))
         if total > MAX_TASKS:
-            found = f"found {count} tasks here and {total} up to here"
-            raise ConfigError(
-                [f"{phase.where}: {phase.name}: {found}, expected at most {MAX_TASKS} in a sweep"]
-            )
+            found = f"{count} tasks, and {total} up to here: {MAX_TASKS} is the most in a sweep"
+            raise ConfigError([f"{phase.where}: {phase.name}: {found}"])
         if held > MAX_VALUES:
-            found = f"found {held} values of parameters in the combinations up to here"
-            raise ConfigError(
-                [f"{phase.where}: {phase.name}: {found}, expected at most {MAX_VALUES} in a sweep"]
-            )
+            found = f"{held} values of parameters in the combinations up to here"
+            raise ConfigError([f"{phase.where}: {phase.name}: {found}: {MAX_VALUES} is the most in a sweep"])
     return list(itertools.chain.from_iterable(_points(phase) for phase in phases))
 
 
@@ -55,6 +50,10 @@ def _points(phase: Phase) -> Iterator[GridPoint]:
         process=phase.process,
         gpus=phase.gpus,
         min_free_gb=phase.min_free_gb,
+        places=None if phase.places is None else dict(phase.places),
+        absent=dict(phase.absent),
+        python=phase.python,
+        has_seeds=phase.has_seeds,
         tags=phase.tags,
         renamed_from=dict(phase.renamed_from),
         assume=dict(phase.assume),
@@ -67,43 +66,66 @@ def _points(phase: Phase) -> Iterator[GridPoint]:
 
 def _config_texts(phase: Phase) -> Iterator[str]:
     """Yield the canonical text of each combination's parameters, joined from few pieces made beforehand."""
+    members: dict[str, list[str]] = {}
+    for name in sorted({*phase.axes, *phase.defaults}.difference(phase.tags)):
+        values = phase.axes.get(name, (phase.defaults.get(name),))
+        members[name] = [f"{canonical(name)}:{canonical(value)}" for value in values]
+        if name in phase.absent:
+            members[name][phase.absent[name]] = ""
+    if phase.places is None:
+        return _crossed_texts(phase, members)
+    columns = [
+        map(texts.__getitem__, phase.places[name]) if name in phase.axes else itertools.repeat(texts[0])
+        for name, texts in members.items()
+    ]
+    return (f"{{{','.join(filter(None, row))}}}" for row in zip(*columns, strict=False))
+
+
+def _crossed_texts(phase: Phase, members: Mapping[str, Sequence[str]]) -> Iterator[str]:
     pieces: dict[str, list[str]] = {}
     text = "{"
-    for name in sorted({*phase.axes, *phase.defaults}.difference(phase.tags)):
+    for name, texts in members.items():
         comma = "" if text == "{" and not pieces else ","
         if name in phase.axes:
-            pieces[name] = [f"{text}{comma}{_member(name, value)}" for value in phase.axes[name]]
+            pieces[name] = [f"{text}{comma}{member}" for member in texts]
             text = ""
         else:
-            text += comma + _member(name, phase.defaults[name])
+            text += comma + texts[0]
     in_order = list(phase.axes)
     by_name = [in_order.index(name) for name in pieces]
     for choice in itertools.product(*(pieces[name] for name in in_order)):
         yield "".join([choice[at] for at in by_name]) + text + "}"
 
 
-def _member(name: str, value: Value) -> str:
-    return f"{canonical(name)}:{canonical(value)}"
-
-
 def _folders(phase: Phase) -> Iterator[str]:
     """Yield the filled `output_dir` of each task; few differ, so each is checked and made once."""
     names = placeholders(phase.output_dir)
-    fixed = {name: render(value) for name, value in phase.defaults.items()} | {"phase": phase.name}
-    varying = {**phase.axes, "seed": phase.seeds}
-    shown = [
-        [render(value) for value in values] if name in names else [""] * len(values)
-        for name, values in varying.items()
-    ]
-    made: dict[tuple[str, ...], str] = {}
-    for chosen in itertools.product(*shown):
-        if chosen not in made:
-            made[chosen] = _folder(phase, fixed | dict(zip(varying, chosen, strict=True)))
-        yield made[chosen]
+    is_named = {axis: any(_concerns(name, axis) for name in names) for axis in phase.axes}
+    rows = (
+        itertools.product(*[range(len(v)) if is_named[n] else [0] * len(v) for n, v in phase.axes.items()])
+        if phase.places is None
+        else zip(*[c if is_named[n] else [0] * len(c) for n, c in phase.places.items()], strict=True)
+    )
+    seeds = phase.seeds if "seed" in names else [0] * len(phase.seeds)
+    made: dict[tuple[tuple[int, ...], int], str] = {}
+    for row in rows:
+        for seed in seeds:
+            if (row, seed) not in made:
+                made[row, seed] = _folder(phase, row, seed)
+            yield made[row, seed]
 
 
-def _folder(phase: Phase, values: Mapping[str, str]) -> str:
+def _concerns(placeholder: str, parameter: str) -> bool:
+    """Return whether a placeholder shows the parameter, a part of it, or a mapping it is part of."""
+    one, other = f"{placeholder}.", f"{parameter}."
+    return one.startswith(other) or other.startswith(one)
+
+
+def _folder(phase: Phase, row: Sequence[int], seed: int) -> str:
+    chosen = {name: values[at] for (name, values), at in zip(phase.axes.items(), row, strict=True)}
     try:
-        return output_folder(phase.output_dir, values)
+        return output_folder(
+            phase.output_dir, joined({**phase.defaults, **chosen}) | {"phase": phase.name, "seed": seed}
+        )
     except ValueError as error:
         raise ConfigError([f"{phase.where}: {phase.name}.output_dir: {error}"]) from error

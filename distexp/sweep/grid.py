@@ -5,7 +5,7 @@ Pure.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -25,6 +25,10 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     process: Process
     gpus: int | None = None
     min_free_gb: float | None = None
+    places: dict[str, Sequence[int]] | None = None  # of each combination, in each axis; None: all are crossed
+    absent: dict[str, int] = {}  # of an axis: the place at which a combination lacks the parameter
+    python: str | None = None
+    has_seeds: bool = False
     tags: tuple[str, ...] = ()  # of `defaults`: no part of a task's identity
     renamed_from: dict[str, tuple[str, ...]] = {}  # earlier names of phase, seed and parameters
     assume: dict[str, Value] = {}  # what rows without a value of these parameters hold
@@ -36,17 +40,38 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     def __len__(self) -> int:
         """Return the number of its tasks."""
-        return math.prod(len(values) for values in self.axes.values()) * len(self.seeds)
+        return combination_count(self.axes, self.places) * len(self.seeds)
 
     def positions(self, number: int) -> list[int]:
         """Return where this task's values stand in each axis; the seed's place comes last."""
         number, at = divmod(number, len(self.seeds))
+        if self.places is not None:
+            return [*[column[number] for column in self.places.values()], at]
         found = [at]
         for values in reversed(self.axes.values()):
             number, at = divmod(number, len(values))
             found.append(at)
         found.reverse()
         return found
+
+    def code(self, number: int) -> int:
+        """Return one number for this task's places in all axes and the seeds; the last varies fastest."""
+        if self.places is None:
+            return number
+        code = 0
+        for size, at in zip(self._sizes(), self.positions(number), strict=True):
+            code = code * size + at
+        return code
+
+    def _sizes(self) -> list[int]:
+        return [*[len(values) for values in self.axes.values()], len(self.seeds)]
+
+
+def combination_count(axes: Mapping[str, Sequence[Value]], places: Mapping[str, Sequence[int]] | None) -> int:
+    """Return how many combinations a phase has, without the seeds."""
+    if places is None:
+        return math.prod(len(values) for values in axes.values())
+    return len(next(iter(places.values())))
 
 
 class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
@@ -85,7 +110,8 @@ class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
         return Task(
             task_id=self.task_id,
             phase=grid.phase,
-            config={name: values[at] for (name, values), at in chosen} | grid.defaults,
+            config={name: values[at] for (name, values), at in chosen if grid.absent.get(name) != at}
+            | grid.defaults,
             seed=self.seed,
             output_dir=self.output_dir,
             axes=tuple(grid.axes),
@@ -96,6 +122,8 @@ class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
             gpus=grid.gpus,
             min_free_gb=grid.min_free_gb,
             tags=grid.tags,
+            python=grid.python,
+            has_seeds=grid.has_seeds,
             key=self.key,
         )
 
@@ -116,6 +144,7 @@ def duplicates_among(tasks: Sequence[Planned]) -> dict[str, list[str]]:
 def _candidates(tasks: Sequence[Planned]) -> Iterator[Planned]:
     """Yield all that may have a duplicate: points whose every value another grid of their kind has, too."""
     grids = {id(each.grid): each.grid for each in tasks if isinstance(each, GridPoint)}
+    varied = {(grid.experiment, grid.command) for grid in grids.values() if grid.absent}
     kinds: dict[tuple[object, ...], list[Grid]] = {}
     for grid in grids.values():
         kinds.setdefault((grid.experiment, grid.command, *sorted(_values_of(grid))), []).append(grid)
@@ -123,8 +152,8 @@ def _candidates(tasks: Sequence[Planned]) -> Iterator[Planned]:
         id(grid): found for kind in kinds.values() for grid, found in zip(kind, _shared(kind), strict=True)
     }
     for each in tasks:
-        if not isinstance(each, GridPoint):
-            yield each
+        if not isinstance(each, GridPoint) or (each.grid.experiment, each.grid.command) in varied:
+            yield each  # one that lacks a parameter may equal one of a grid that knows of none such
         elif allowed := shared[id(each.grid)]:
             at = each.grid.positions(each.number)
             if all(place in places for place, places in zip(at, allowed, strict=True)):

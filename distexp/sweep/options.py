@@ -54,11 +54,12 @@ def read_options(items: Mapping[str, Node], problems: Problems) -> Options:
 
 def check_options(options: Options, place: str, known: Iterable[str], problems: Problems) -> None:
     """Note names that are no parameters of `place` (a phase, a file), and earlier names that still are."""
-    here = {*known, "phase", "seed"}
+    here = dict.fromkeys((*known, "phase", "seed"))
     for name, node in options.names.items():
         if name not in here:
             problems.at(
-                node, f"there is no parameter {name} in {place}. There are: {', '.join(sorted(here))}"
+                node,
+                f"there is no parameter {name} in {place}. There are: {', '.join(here)}",
             )
     for name, earlier in options.renamed_from.items():
         for old in earlier:

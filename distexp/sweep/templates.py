@@ -7,22 +7,53 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 MAX_FOLDER_BYTES = 700  # macOS holds 1024 of a whole path: some are left for the rest of it
 MAX_NAME_BYTES = 255  # the longest name of one folder on ext4, APFS and NTFS
+FORMS = ("json", "flags", "no")  # of a placeholder in a command
 MAX_SHOWN_CHARS = 200  # of a template in a message about it
 _TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]|[^{}]+")
-_NAME = re.compile(r"[^\W\d]\w*(-\w+)*")  # a parameter name, as YAML keys are written
+_NAME = re.compile(r"[^\W\d]\w*([-.]\w+)*")  # a parameter's name, or a place in a mapping: `model.width`
+_MISSING = object()
+
+
+class Placeholder(NamedTuple):
+    """What stands in braces: `{name}` or `{name:form}`."""
+
+    name: str
+    form: str = ""
+
+
+Piece = str | Placeholder
+
+
+def parse(text: str) -> list[Piece]:
+    """Return the literal pieces and placeholders of a template in their order.
+
+    Raises:
+        ValueError: A brace is alone, or holds something else than a name. One line.
+    """
+    return list(_pieces(text))
 
 
 def placeholders(text: str) -> tuple[str, ...]:
-    """Return the names in `{name}` placeholders, each once, in the order of their first use.
+    """Return the names in the placeholders of a template without forms, each once, in order of first use.
 
     Raises:
-        ValueError: A brace is alone, or holds something else than a name. One line: text, found, expected.
+        ValueError: As `parse` does, or a placeholder has a form.
     """
-    return tuple(dict.fromkeys(token for token, is_name in _tokens(text) if is_name))
+    names = []
+    for piece in _pieces(text):
+        if isinstance(piece, Placeholder):
+            if piece.form:
+                raise ValueError(
+                    f"{_short(text)!r}: {{{piece.name}:{piece.form}}} works in a `command` only: "
+                    f"write {{{piece.name}}}"
+                )
+            names.append(piece.name)
+    return tuple(dict.fromkeys(names))
 
 
 def fill(text: str, values: Mapping[str, object]) -> str:
@@ -33,16 +64,40 @@ def fill(text: str, values: Mapping[str, object]) -> str:
     Raises:
         ValueError: As `placeholders` does, or a name that `values` lacks; the message lists the known names.
     """
-    parts = []
-    for token, is_name in _tokens(text):
-        if is_name and token not in values:
-            known = ", ".join(sorted(values)) or "none"
-            raise ValueError(
-                f"{_short(text)!r}: found placeholder {_short(f'{{{token}}}')}, "
-                f"expected one of the parameters: {known}"
-            )
-        parts.append(render(values[token]) if is_name else token)
-    return "".join(parts)
+    placeholders(text)
+    return "".join(
+        piece if isinstance(piece, str) else render(value_of(piece.name, values)) for piece in _pieces(text)
+    )
+
+
+def value_of(name: str, values: Mapping[str, object]) -> object:
+    """Return the value of that name, or what a mapping among the values holds at that dotted place.
+
+    Raises:
+        ValueError: There is none; the message lists the names that there are.
+    """
+    found = _find(name, values)
+    if found is _MISSING:
+        known = ", ".join(sorted(values)) or "none"
+        raise ValueError(f"placeholder {_short(f'{{{name}}}')} names no parameter. There are: {known}")
+    return found
+
+
+def has_value(name: str, values: Mapping[str, object]) -> bool:
+    """Return whether a placeholder of that name can be filled from the values."""
+    return _find(name, values) is not _MISSING
+
+
+def _find(name: str, values: Mapping[str, object]) -> object:
+    if name in values:
+        return values[name]
+    head, dot, rest = name.partition(".")
+    while dot:
+        if isinstance(inner := values.get(head), Mapping):
+            return _find(rest, inner)
+        part, dot, rest = rest.partition(".")
+        head += "." + part
+    return _MISSING
 
 
 def render(value: object) -> str:
@@ -78,27 +133,26 @@ def output_folder(template: str, values: Mapping[str, object]) -> str:
     Raises:
         ValueError: The template is broken, lacks a value, or leaves the working folder. One line.
     """
-    used = set(placeholders(template))
-    path = fill(template, {n: _harmless(n, value) if n in used else "" for n, value in values.items()})
+    path = fill(template, {n: _harmless(n, value_of(n, values)) for n in placeholders(template)})
     if path.startswith(("/", "~")) or re.match("[A-Za-z]:", path):
-        raise ValueError(f"found {template}, expected a path below the working folder, such as ./results_1")
+        raise ValueError(f"{template} must be a path below the working folder, such as ./results_1")
     parts = [part for part in path.split("/") if part not in ("", ".")]
     for part in parts:
         if part == "..":
-            raise ValueError(
-                f"found {template}, expected a path that does not leave the working folder by .."
-            )
+            raise ValueError(f"{template} must not leave the working folder by ..")
         if forbidden := re.search(r"\\", part) or _NOT_ON_WINDOWS.search(part):
             raise ValueError(
-                f"found {forbidden[0]!r} in {template}, expected / and characters Windows can hold"
+                f"{template} has {forbidden[0]!r}, which Windows cannot hold: use / and other characters"
             )
         if len(part.encode()) > MAX_NAME_BYTES:
             raise ValueError(
-                f"found a folder name of {len(part.encode())} bytes, expected at most {MAX_NAME_BYTES}"
+                f"{template} makes a folder name of {len(part.encode())} bytes: {MAX_NAME_BYTES} is the most"
             )
     folder = "/".join(parts) or "."
     if len(folder.encode()) > MAX_FOLDER_BYTES:
-        raise ValueError(f"found a path of {len(folder.encode())} bytes, expected at most {MAX_FOLDER_BYTES}")
+        raise ValueError(
+            f"{template} makes a path of {len(folder.encode())} bytes: {MAX_FOLDER_BYTES} is the most"
+        )
     return folder
 
 
@@ -106,7 +160,7 @@ def _harmless(name: str, value: object) -> str:
     text = render(value)
     if "/" in text or "\\" in text or ".." in text:
         raise ValueError(
-            f"found {text[:60]!r} for {{{name}}} of output_dir, expected a value without / \\ and .."
+            f"{text[:60]!r} cannot stand for {{{name}}} in output_dir: folder names hold no / \\ and .."
         )
     return _NOT_ON_WINDOWS.sub("_", text)
 
@@ -115,19 +169,19 @@ def _short(text: str) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 3] + "..."
 
 
-def _tokens(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield literal pieces (text, False) and placeholders (name, True)."""
+def _pieces(text: str) -> Iterator[Piece]:
     for token in _TOKEN.findall(text):
         if token in ("{{", "}}"):
-            yield token[0], False
+            yield token[0]
         elif token in ("{", "}"):
             raise ValueError(
-                f"{_short(text)!r}: found a lone {token}, expected {{name}}, or {token * 2} for the brace"
+                f"{_short(text)!r} has a lone {token}: write {{name}}, or {token * 2} for the brace itself"
             )
         elif token.startswith("{"):
-            if not _NAME.fullmatch(token[1:-1]):
-                expected = "a plain {name}, or {{ and }} for braces"
-                raise ValueError(f"{_short(text)!r}: found placeholder {_short(token)}, expected {expected}")
-            yield token[1:-1], True
+            name, colon, form = token[1:-1].partition(":")
+            if not _NAME.fullmatch(name) or (colon and form not in FORMS):
+                wanted = f"{{name}}, {{name:{'}, {name:'.join(FORMS)}}}, or {{{{ and }}}} for braces"
+                raise ValueError(f"{_short(text)!r} has {_short(token)}: write {wanted}")
+            yield Placeholder(name, form)
         else:
-            yield token, False
+            yield token

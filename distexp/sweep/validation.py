@@ -1,4 +1,4 @@
-"""Checks of a config file's parts: settings, parameters, axes, seeds, templates, names.
+"""Checks of a config file's parts: names, settings, templates, nested parameters, the size of a task.
 
 Pure. Each function returns what is sound and notes the rest in `Problems`, so that all errors of a file
 show at once.
@@ -7,158 +7,59 @@ show at once.
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 
-from distexp.sweep.templates import output_folder, placeholders, split_command
+from distexp.sweep.command_line import REST_NAMES, RUN_NAMES, Command, parse_command
+from distexp.sweep.templates import has_value, output_folder, placeholders
 from distexp.sweep.yaml_loader import Node, Problems, plain
-from distexp.task import Value, canonical
+from distexp.task import Value
 
 DEFAULT_OUTPUT_DIR = "./results_{phase}"
-# What a command may name beside parameters: the run's own.
-COMMAND_NAMES = ("seed", "output_dir", "checkpoint_dir", "device", "gpus", "attempt")
-RESERVED_LATER = ("zip", "exclude")
+MAX_TASK_BYTES = 900_000  # of parameters, as JSON: a message to a worker has 1 MiB
 MAX_NAME_BYTES = 200  # of a phase or parameter: with seed and key, a folder's name stays below 255
 COLUMNS = ("phase", "task_id")  # every row holds them, so no parameter may
 
 
-@dataclass(frozen=True)
-class Level:
-    """What the `defaults` of a file, or of a phase, say; only what is sound."""
-
-    settings: dict[str, Node] = field(default_factory=dict)  # reserved names other than the seeds
-    parameters: dict[str, Node] = field(default_factory=dict)
-    seeds: tuple[int, ...] = ()
-
-
-def read_level(node: Node | None, problems: Problems) -> Level:
-    """Return what a mapping of parameters and settings holds; what is unsound is noted and left out."""
-    if node is None or node.value is None:
-        return Level()
-    if not isinstance(node.value, dict):
-        problems.at(node, f"found {shown(node)}, expected a mapping of parameters")
-        return Level()
-    items: dict[str, Node] = node.value
-    for one, other in (("experiment", "command"), ("seed", "seeds")):
-        if one in items and other in items:
-            problems.at(items[other], f"found both {one} and {other}, expected one of them")
-    settings = {n: item for n, item in items.items() if n in SETTINGS and _is_sound(n, item, problems)}
-    seeds = read_seeds(items["seeds"], problems) if "seeds" in items else ()
-    if "seed" in items:
-        seeds = (items["seed"].value,)
-        if type(items["seed"].value) is not int:
-            expected = "expected a whole number; a list is called `seeds`"
-            problems.at(items["seed"], f"found {shown(items['seed'])}, {expected}")
-    names = [n for n in items if n not in SETTINGS and n not in ("seed", "seeds")]
-    parameters = {n: items[n] for n in names if _is_parameter(n, items[n], problems)}
-    return Level(settings, parameters, seeds)
-
-
-def _is_sound(name: str, node: Node, problems: Problems) -> bool:
-    is_right, expected = SETTINGS[name]
-    if not is_right(plain(node)):
-        problems.at(node, f"found {shown(node)}, expected {expected}")
+def is_parameter(name: str, node: Node, problems: Problems) -> bool:
+    """Return whether a parameter may be called so."""
+    if name in COLUMNS:
+        problems.at(node, f"every row of results has a column {name}: give the parameter another name")
         return False
-    return True
-
-
-def _is_parameter(name: str, node: Node, problems: Problems) -> bool:
-    if name in RESERVED_LATER:
-        found, expected = "found a reserved name, not supported by this version", "a parameter"
-    elif name in COLUMNS:
-        found, expected = "found a column that every row of results has", "another name for the parameter"
-    else:
-        return check_name(name, node, problems)
-    problems.at(node, f"{found}, expected {expected}")
-    return False
+    return check_name(name, node, problems)
 
 
 def check_name(name: str, node: Node, problems: Problems) -> bool:
     """Return whether a phase or parameter may be called so: names stand in logs, ids and CSV headers."""
     is_sound = bool(name) and name.isprintable() and name == name.strip()
     if not is_sound:
-        problems.at(
-            node, f"found the name {json.dumps(name)}, expected printable text without spaces around it"
-        )
+        problems.at(node, f"a name is printable text without blanks around it (it is {json.dumps(name)})")
     elif len(name.encode()) > MAX_NAME_BYTES:
         is_sound = False
-        problems.at(
-            node, f"found a name of {len(name.encode())} bytes, expected one of at most {MAX_NAME_BYTES}"
-        )
+        problems.at(node, f"a name has at most {MAX_NAME_BYTES} bytes (this one has {len(name.encode())})")
     return is_sound
 
 
 def check_phase_name(name: str, node: Node, problems: Problems) -> bool:
     """Return whether a phase may be called so: its name is part of a folder's: `runs/<phase>_...`."""
     if "/" in name or "\\" in name:
-        problems.at(node, f"found the name {json.dumps(name)}, expected a phase's name without / and \\")
+        problems.at(node, f"a phase's name has no / and \\ (it is {json.dumps(name)})")
         return False
     return check_name(name, node, problems)
 
 
-def read_axes(node: Node, problems: Problems) -> dict[str, list[Node]]:
-    """Return axis -> its values, among them the axis `seed`; what is unsound is reported."""
-    axes: dict[str, list[Node]] = {}
-    lines: dict[str, int] = {}
-    if not isinstance(node.value, list) or not node.value:
-        problems.at(node, f"found {shown(node)}, expected a list of axes such as `- width: [1, 2, 4]`")
-        return axes
-    for group in node.value:
-        if not isinstance(group.value, dict) or not group.value:
-            problems.at(group, f"found {shown(group)}, expected an axis such as `width: [1, 2, 4]`")
-            continue
-        for name, values in group.value.items():
-            if name in lines:
-                problems.at(values, f"found the axis again, expected it once (first at line {lines[name]})")
-                continue
-            lines[name] = values.line
-            if name in SETTINGS or name == "seeds":
-                expected = "`seed`" if name == "seeds" else "it under `defaults`"
-                problems.at(values, f"found a reserved name as an axis, expected {expected}")
-            elif name == "seed":
-                axes[name] = _distinct(values, problems, "whole numbers", _is_whole)
-            elif _is_parameter(name, values, problems):
-                axes[name] = _distinct(values, problems, "values")
-    return axes
-
-
-def read_seeds(node: Node, problems: Problems) -> tuple[int, ...]:
-    """Return the seeds of a list of distinct whole numbers; what is unsound is noted and left out."""
-    return tuple(item.value for item in _distinct(node, problems, "whole numbers", _is_whole))
-
-
-def _is_whole(value: Value) -> bool:
-    return type(value) is int  # `true` is no seed
-
-
-def _distinct(
-    node: Node, problems: Problems, what: str, is_right: Callable[[Value], bool] = lambda value: True
-) -> list[Node]:
-    """Return the items of a list that must not be empty and not name a value twice."""
-    if not isinstance(node.value, list) or not node.value:
-        problems.at(node, f"found {shown(node)}, expected a list such as [1, 2, 4]")
-        return []
-    seen: set[str] = set()
-    for item in node.value:
-        text = canonical(plain(item))
-        if not is_right(item.value):
-            problems.at(item, f"found {shown(item)}, expected {what}")
-        elif text in seen:
-            problems.at(item, f"found {shown(item)} again, expected distinct {what}")
-        seen.add(text)
-    return list(node.value)
-
-
 def check_output_dir(
-    settings: Mapping[str, Node], phase: Node, known: Mapping[str, list[Node]], problems: Problems
+    settings: Mapping[str, Node], phase: Node, known: Mapping[str, Sequence[Node]], problems: Problems
 ) -> None:
     """Fill the template once with harmless values, and once with each value that a placeholder may take."""
     node = settings.get("output_dir", Node(DEFAULT_OUTPUT_DIR, phase.line, phase.path))
-    sample = {**dict.fromkeys(known, "x"), "phase": phase.path, "seed": 0}
+    sample = {name: "x" if _is_flat(items) else plain(items[0]) for name, items in known.items()}
+    sample |= {"phase": phase.path, "seed": 0}
     try:
         names = placeholders(node.value)
         if _has_unknown(names, sample, node, phase.path, problems):
             return
-        output_folder(node.value, sample)
+        if all(name in sample for name in names):
+            output_folder(node.value, sample)
     except ValueError as error:
         problems.at(node, str(error))
         return
@@ -170,40 +71,112 @@ def check_output_dir(
                 problems.at(item, str(error))
 
 
-def check_command(settings: Mapping[str, Node], phase: str, known: list[str], problems: Problems) -> None:
-    """Note a `command` that is no command line, or has a placeholder that nobody or two could fill."""
+def _is_flat(items: Sequence[Node]) -> bool:
+    return not (items and isinstance(items[0].value, dict))
+
+
+def check_command(
+    settings: Mapping[str, Node],
+    phase: str,
+    known: Mapping[str, Sequence[Node]],
+    axes: Mapping[str, Node],
+    problems: Problems,
+) -> None:
+    """Note a `command` that is no command line, names what nobody or two could fill, or misses an axis.
+
+    Args:
+        known: The values of every parameter.
+        axes: Where each axis stands.
+    """
     if (node := settings.get("command")) is None:
         return
     try:
-        names = placeholders(node.value)
-        if not _has_unknown(names, dict.fromkeys([*known, *COMMAND_NAMES]), node, phase, problems):
-            for name in (name for name in names if name in COMMAND_NAMES and name in known):
-                expected = f"expected another name for the parameter {name} of {phase}"
-                problems.at(node, f"found placeholder {{{name}}}, which the run itself fills; {expected}")
+        command = _parsed(node.value, list(known))
     except ValueError as error:
         problems.at(node, str(error))
-    if not any(
-        _splits(node.value, windows) for windows in (False, True)
-    ):  # POSIX, Windows: workers may be either
+        return
+    sample = {name: plain(items[0]) if items else None for name, items in known.items()}
+    fillable = sample | dict.fromkeys(name for name in RUN_NAMES if name not in sample)
+    if _has_unknown([n for n in command.names if n not in REST_NAMES], fillable, node, phase, problems):
+        return
+    for name in command.names:
+        if name in RUN_NAMES and name in known and name != "run_dir":
+            problems.at(node, f"the run itself fills {{{name}}}: rename the parameter {name} of {phase}")
+    reached = {*command.names, *_names_in_folder(settings)}
+    if command.takes_rest or ("run_dir" in reached and "run_dir" not in known):
+        return
+    for name, place in axes.items():
+        if not any(
+            name == one or one.startswith(f"{name}.") or name.startswith(f"{one}.") for one in reached
+        ):
+            problems.at(
+                place,
+                f"{name} reaches neither the command nor output_dir: write {{{name}}} or {{args}} there",
+            )
+
+
+def _names_in_folder(settings: Mapping[str, Node]) -> tuple[str, ...]:
+    with suppress(ValueError):  # noted elsewhere
+        return placeholders(settings["output_dir"].value) if "output_dir" in settings else ()
+    return ()
+
+
+def _parsed(text: str, known: Sequence[str]) -> Command:
+    """Return the command as a worker on POSIX, or else on Windows, reads it: they may be either."""
+    try:
+        return parse_command(text, windows=False, known=known)
+    except ValueError:
+        with suppress(ValueError):
+            return parse_command(text, windows=True, known=known)
+        raise
+
+
+def check_nested(known: Mapping[str, Sequence[Node]], places: Mapping[str, Node], problems: Problems) -> None:
+    """Note each dotted parameter that would set a place in something else than a mapping."""
+    for name, place in places.items():
+        heads = [name[:at] for at, character in enumerate(name) if character == "." and name[:at] in known]
+        for item in known[heads[0]] if heads else ():
+            if not _leads_through_mappings(plain(item), name[len(heads[0]) + 1 :].split(".")):
+                found = f"{shown(item)} (line {item.line})"
+                problems.at(place, f"{name} sets a place in a mapping, but {heads[0]} is {found}: rename one")
+                break
+
+
+def _leads_through_mappings(value: Value, place: Sequence[str]) -> bool:
+    for part in place:
+        if not isinstance(value, dict):
+            return False
+        value = value.get(part, {})
+    return True
+
+
+def check_size(phase: Node, known: Mapping[str, Sequence[Node]], problems: Problems) -> None:
+    """Note a phase whose largest task does not fit into a message to a worker."""
+    sizes = {name: max((_size(item) for item in items), default=0) for name, items in known.items()}
+    if sum(sizes.values()) > MAX_TASK_BYTES:
+        largest = max(sizes, key=lambda name: sizes[name])
         problems.at(
-            node, f"found {shown(node)} with an open quote, expected a text that splits like a shell line"
+            phase,
+            f"a task of {phase.path} would hold {sum(sizes.values()):,} bytes of parameters, and "
+            f"{MAX_TASK_BYTES:,} is the most: write {largest} to a file, and its name here",
         )
 
 
-def _splits(command: str, windows: bool) -> bool:
-    try:
-        return bool(split_command(command, windows))
-    except ValueError:
-        return False
+def _size(node: Node) -> int:
+    """Return the bytes of a value as JSON."""
+    if isinstance(node.value, dict):
+        return 2 + sum(len(json.dumps(name)) + 2 + _size(item) for name, item in node.value.items())
+    if isinstance(node.value, list):
+        return 2 + sum(1 + _size(item) for item in node.value)
+    return len(json.dumps(node.value))
 
 
 def _has_unknown(
     names: Sequence[str], known: Mapping[str, object], node: Node, phase: str, problems: Problems
 ) -> bool:
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if not has_value(name, known)]
     if unknown:
-        expected = f"expected one of the names of {phase}: {', '.join(known)}"
-        problems.at(node, f"found placeholder {{{unknown[0]}}}, {expected}")
+        problems.at(node, f"{{{unknown[0]}}} names nothing in {phase}. There are: {', '.join(known)}")
     return bool(unknown)
 
 
@@ -232,6 +205,6 @@ SETTINGS: dict[str, tuple[Callable[[Value], bool], str]] = {
     "output_dir": (_is_text, "text such as './results_{phase}'"),
     "timeout_s": (_is_positive, "a number of seconds above 0"),
     "process": (lambda value: value in ("forked", "fresh"), "forked or fresh"),
-    "gpus": (lambda value: _is_whole(value) and value > 0, "how many cards a task needs at once, 1 or more"),
+    "gpus": (lambda value: type(value) is int and value > 0, "a number of GPUs, 1 or more"),
     "min_free_gb": (_is_positive, "a number of GB above 0"),
 }

@@ -56,7 +56,7 @@ class Problems:
         self._lines: dict[tuple[int, str], str] = {}
 
     def add(self, line: int, path: str, text: str) -> None:
-        """Note `text` ("found ..., expected ...") for a place; an empty `path` means the file as a whole."""
+        """Note `text` (what is wrong, what to do) for a place; an empty `path` means the file as a whole."""
         shown = f"{self.name}:{line}: {path + ': ' if path else ''}{text}"
         self._lines.setdefault((line, path), one_line(shown))
 
@@ -92,14 +92,14 @@ def read(text: str, problems: Problems) -> Node | None:
         return None if root is None else _Builder(problems).build(root, "", _line(root.start_mark))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        problems.add(line, "", f"found the character {chr(error.character)!r}, expected printable text")
+        problems.add(line, "", f"the character {chr(error.character)!r} is not printable: remove it")
     except _Refused as error:
         problems.add(_line(error.problem_mark), "", str(error.problem))
     except yaml.MarkedYAMLError as error:
         found = ": ".join(part for part in (error.context, error.problem) if part)
-        problems.add(_line(error.problem_mark), "", f"found broken YAML ({found}), expected YAML 1.2")
+        problems.add(_line(error.problem_mark), "", f"broken YAML: {found}")
     except (ValueError, OverflowError) as error:  # PyYAML lets them through for "\UFFFFFFFF" and the like
-        problems.add(loader.line + 1, "", f"found broken YAML ({error}), expected YAML 1.2")
+        problems.add(loader.line + 1, "", f"broken YAML: {error}")
     return None
 
 
@@ -174,13 +174,12 @@ class _Builder:
             if key.tag == _TAG + "merge":
                 merged |= self._merged(value, place, path)
             elif name in own:
-                first = f"the first is at line {own[name].line}"
-                self._problems.add(line, place, f"found the key again, expected it once ({first})")
+                self._problems.add(
+                    line, place, f"stands here twice, first at line {own[name].line}: keep one"
+                )
             else:
                 if not isinstance(key, yaml.ScalarNode) or key.tag != _TAG + "str":
-                    self._problems.add(
-                        line, place, "found a key that is no text, expected a name, in quotes if need be"
-                    )
+                    self._problems.add(line, place, "a key must be text: put it in quotes")
                 own[name] = self.build(value, place, line)
         return merged | own
 
@@ -191,8 +190,8 @@ class _Builder:
             if isinstance(source, yaml.MappingNode):
                 merged |= self.build(source, path, _line(source.start_mark)).value or {}
             else:
-                found = f"found {source.value if isinstance(source, yaml.ScalarNode) else 'a list'}"
-                self._problems.add(_line(source.start_mark), place, f"{found}, expected a mapping to merge")
+                found = source.value if isinstance(source, yaml.ScalarNode) else "a list"
+                self._problems.add(_line(source.start_mark), place, f"<< merges a mapping (it is {found})")
         return merged
 
 
@@ -201,20 +200,20 @@ def _cut(path: str) -> str:
 
 
 def _scalar(node: yaml.Node) -> Value:
-    """Return the value of a scalar; ValueError holds found and expected."""
+    """Return the value of a scalar; ValueError says what is wrong."""
     kind = node.tag.removeprefix(_TAG)
     shown = f"!!{kind}" if kind != node.tag else kind
     if not isinstance(node, yaml.ScalarNode) or kind not in _PARSE:
-        raise ValueError(f"found {shown}, expected a value that JSON can hold")
+        raise ValueError(f"{shown} is nothing that JSON can hold: write it as text or numbers")
     forms = ("int", "float") if kind == "float" else (kind,)
     if kind != "str" and not any(_FORMS[form].fullmatch(node.value) for form in forms):
-        raise ValueError(f"found {shown} {json.dumps(node.value)}, expected the form of YAML 1.2")
+        raise ValueError(f"{json.dumps(node.value)} is no {shown} of YAML 1.2")
     return _PARSE[kind](node.value)
 
 
 def _text(text: str) -> str:
     if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"found {json.dumps(text)}, expected text without NUL and lone surrogates")
+        raise ValueError(f"{json.dumps(text)} holds NUL or a lone surrogate: remove it")
     return text
 
 
@@ -222,16 +221,16 @@ def _int(text: str) -> int:
     base = {"0o": 8, "0x": 16}.get(text[:2], 10)
     number = int(text, base) if len(text) <= 100 else 2**64  # Python refuses to read thousands of digits
     if not -(2**63) <= number < 2**63:
-        raise ValueError(f"found {text[:30]}, expected a whole number of 64 bits")
+        raise ValueError(f"{text[:30]} has more than 64 bits: quote it to pass a text")
     return number
 
 
 def _float(text: str) -> float:
     if text[-3:].lower() in ("inf", "nan"):
-        raise ValueError(f"found {text}, expected a finite number; quote it to pass a text")
+        raise ValueError(f"{text} is no finite number: quote it to pass a text")
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"found {text[:30]}, expected a number below 1.8e308")
+        raise ValueError(f"{text[:30]} is above 1.8e308, the largest number: quote it to pass a text")
     return number
 
 

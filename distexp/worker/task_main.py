@@ -28,7 +28,7 @@ from distexp.context import Context
 from distexp.errors import TaskStopped
 from distexp.results.conversion import convert, whole_json
 from distexp.system.process import MARK_VARIABLE, detach, end_descendants, end_own_tree
-from distexp.task import Cause, Scalar, Task
+from distexp.task import Cause, Scalar, Task, joined
 from distexp.task_log import LOG_FILE
 from distexp.text import one_line
 from distexp.worker import provenance
@@ -187,6 +187,8 @@ def make_context(
         attempt=run.attempt,
         threads=setup.threads,
         command=run.task.command,
+        python=run.task.python,
+        has_seeds=run.task.has_seeds,
         on_report=report,
         stop_requested=stop.is_set,
     )
@@ -196,7 +198,7 @@ def call(experiment: Experiment, task: Task, context: Context) -> Finished:
     """Run the experiment and return its result, as a row can hold it."""
     started_utc, started_s = datetime.now(UTC), time.monotonic()
     try:
-        result = experiment(dict(task.config), context)
+        result = experiment(joined(task.config), context)
     except SystemExit as leaving:  # a script ends well by `sys.exit()`, too
         if leaving.code not in (None, 0):
             raise
@@ -261,6 +263,8 @@ def guarded(step: Callable[[], Value], *, on_import: bool = False) -> Value | Fa
 def _cause(error: BaseException, on_import: bool) -> Cause:
     if type(error).__name__ in OUT_OF_MEMORY_NAMES:
         return Cause.OUT_OF_MEMORY
+    if isinstance(cause := getattr(error, "failure_cause", None), Cause):
+        return cause
     return Cause.IMPORT if on_import else Cause.ERROR
 
 

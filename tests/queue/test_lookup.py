@@ -12,7 +12,7 @@ from distexp.task import canonical
 from tests.row_cases import a_task, tasks_of
 
 CONFIG = """
-defaults: {command: 'true', output_dir: results, epochs: 3}
+defaults: {command: 'true {args}', output_dir: results, epochs: 3}
 exp1_a_b:
   combinations: [{seed: [-1, 0, 42]}, {width: [1, 2, 2.5]}, {kind: ["1", null, [1, 2]]}]
 exp2:

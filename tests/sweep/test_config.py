@@ -43,6 +43,7 @@ def test_a_users_own_file_is_read_as_it_stands() -> None:
         output_dir="./results_exp1_{dataset}",
         timeout_s=None,
         process="forked",
+        has_seeds=True,
     )
     assert list(width.axes) == ["dataset", "model", "width_factor"]
     assert ratio.defaults["epochs"] == 10
@@ -64,14 +65,14 @@ def test_every_problem_of_a_file_is_reported_at_once_with_its_line() -> None:
 
 def test_of_very_many_problems_the_first_are_listed_and_the_rest_counted() -> None:
     problems = problems_of("\n".join(f"a{n}: 1" for n in range(MAX_SHOWN + 7)))
-    assert problems[MAX_SHOWN - 1].startswith(f"{FILE}:{MAX_SHOWN}: a{MAX_SHOWN - 1}: found 1, ")
+    assert problems[MAX_SHOWN - 1].startswith(f"{FILE}:{MAX_SHOWN}: a{MAX_SHOWN - 1}: must be a phase, ")
     assert problems[MAX_SHOWN:] == [f"{FILE}: and 7 problems more"]
 
 
 def test_a_problem_stays_on_one_line_whatever_the_key_holds() -> None:
     assert problems_of('"a\\nb": 1') == [
-        f"{FILE}:1: a\\nb: found 1, "
-        "expected `defaults`, `seeds` or a phase: a mapping that holds `combinations`"
+        f"{FILE}:1: a\\nb: must be a phase, a mapping that holds `combinations` (it is 1), "
+        "or one of defaults, seeds, tags, renamed_from, assume"
     ]
 
 
@@ -99,15 +100,16 @@ def test_the_nearest_word_on_seeds_counts(before: str, own: str, seeds: tuple[in
     [
         ("{}", "{}", DEFAULT_EXPERIMENT, None),
         ("{experiment: 'm:f'}", "{}", "m:f", None),
-        ("{experiment: 'm:f'}", "{command: run it}", COMMAND_EXPERIMENT, "run it"),
-        ("{command: run it}", "{}", COMMAND_EXPERIMENT, "run it"),
+        ("{experiment: 'm:f'}", "{command: run it}", COMMAND_EXPERIMENT, "run it {a}"),
+        ("{command: run it}", "{}", COMMAND_EXPERIMENT, "run it {a}"),
         ("{command: run it}", "{experiment: 'a.b:c'}", "a.b:c", None),
     ],
 )
 def test_what_a_phase_runs_displaces_what_the_file_runs(
     file: str, own: str, experiment: str, command: str | None
 ) -> None:
-    phase = one_phase(f"defaults: {file}\np: {{defaults: {own}, combinations: [{{a: [1]}}]}}")
+    text = f"defaults: {file}\np: {{defaults: {own}, combinations: [{{a: [1]}}]}}"
+    phase = one_phase(text.replace("run it", "'run it {a}'"))
     assert (phase.experiment, phase.command) == (experiment, command)
 
 
@@ -138,39 +140,39 @@ def test_cards_and_their_memory_are_settings_of_file_or_phase_and_no_parameters(
     ("defaults", "problem"),
     [
         ("{experiment: 'm:f', command: x}",
-         "command: found both experiment and command, expected one of them"),
-        ("{seed: 1, seeds: [2]}", "seeds: found both seed and seeds, expected one of them"),
-        ("{seeds: []}", "seeds: found [], expected a list such as [1, 2, 4]"),
-        ("{seeds: [1, 1]}", "seeds[1]: found 1 again, expected distinct whole numbers"),
-        ("{seeds: [1.0]}", "seeds[0]: found 1.0, expected whole numbers"),
-        ("{timeout_s: .inf}", "timeout_s: found .inf, expected a finite number; quote it to pass a text"),
-        ("{gpus: 0}", "gpus: found 0, expected how many cards a task needs at once, 1 or more"),
-        ("{gpus: true}", "gpus: found true, expected how many cards a task needs at once, 1 or more"),
-        ("{min_free_gb: 0}", "min_free_gb: found 0, expected a number of GB above 0"),
-        ("{min_free_gb: 12 GB}", 'min_free_gb: found "12 GB", expected a number of GB above 0'),
-        ("{timeout_s: true}", "timeout_s: found true, expected a number of seconds above 0"),
-        ("{command: ''}", "command: found \"\", expected text such as 'python train.py --seed {seed}'"),
-        ("{command: 'a \"b'}", 'command: found "a \\"b" with an open quote, '
-         "expected a text that splits like a shell line"),
-        ("{command: 'a {b'}", "command: 'a {b': found a lone {, expected {name}, or {{ for the brace"),
-        ("{output_dir: 3}", "output_dir: found 3, expected text such as './results_{phase}'"),
-        ("{output_dir: 'r_{'}", "output_dir: 'r_{': found a lone {, expected {name}, or {{ for the brace"),
-        ("{output_dir: '/tmp/r'}", "output_dir: found /tmp/r, "
-         "expected a path below the working folder, such as ./results_1"),
-        ("{output_dir: '~/r'}", "output_dir: found ~/r, "
-         "expected a path below the working folder, such as ./results_1"),
-        ("{output_dir: 'C:r'}", "output_dir: found C:r, "
-         "expected a path below the working folder, such as ./results_1"),
-        ("{output_dir: 'a/../../r'}", "output_dir: found a/../../r, "
-         "expected a path that does not leave the working folder by .."),
-        ("{output_dir: 'a\\b'}", "output_dir: found '\\\\' in a\\b, "
-         "expected / and characters Windows can hold"),
-        ("{output_dir: 'r?'}", "output_dir: found '?' in r?, expected / and characters Windows can hold"),
+         "command: experiment and command cannot stand together: keep one of them"),
+        ("{seed: 1, seeds: [2]}", "seeds: seed and seeds cannot stand together: keep one of them"),
+        ("{seeds: []}", "seeds: must be a list that is not empty, such as [1, 2, 4]"),
+        ("{seeds: [1, 1]}", "seeds[1]: 1 stands in the list twice: keep one"),
+        ("{seeds: [1.0]}", "seeds[0]: must hold whole numbers (this is 1.0)"),
+        ("{timeout_s: .inf}", "timeout_s: .inf is no finite number: quote it to pass a text"),
+        ("{gpus: 0}", "gpus: must be a number of GPUs, 1 or more (it is 0)"),
+        ("{gpus: true}", "gpus: must be a number of GPUs, 1 or more (it is true)"),
+        ("{min_free_gb: 0}", "min_free_gb: must be a number of GB above 0 (it is 0)"),
+        ("{min_free_gb: 12 GB}", 'min_free_gb: must be a number of GB above 0 (it is "12 GB")'),
+        ("{timeout_s: true}", "timeout_s: must be a number of seconds above 0 (it is true)"),
+        ("{command: ''}", "command: must be text such as 'python train.py --seed {seed}' (it is \"\")"),
+        ("{command: 'a \"b'}", "command: 'a \"b' has an open quote"),
+        ("{command: 'a {b'}", "command: '{b' has a lone {: write {name}, or {{ for the brace itself"),
+        ("{output_dir: 3}", "output_dir: must be text such as './results_{phase}' (it is 3)"),
+        ("{output_dir: 'r_{'}", "output_dir: 'r_{' has a lone {: write {name}, or {{ for the brace itself"),
+        ("{output_dir: '/tmp/r'}", "output_dir: /tmp/r "
+         "must be a path below the working folder, such as ./results_1"),
+        ("{output_dir: '~/r'}", "output_dir: ~/r "
+         "must be a path below the working folder, such as ./results_1"),
+        ("{output_dir: 'C:r'}", "output_dir: C:r "
+         "must be a path below the working folder, such as ./results_1"),
+        ("{output_dir: 'a/../../r'}", "output_dir: a/../../r "
+         "must not leave the working folder by .."),
+        ("{output_dir: 'a\\b'}", "output_dir: a\\b has '\\\\', "
+         "which Windows cannot hold: use / and other characters"),
+        ("{output_dir: 'r?'}", "output_dir: r? has '?', "
+         "which Windows cannot hold: use / and other characters"),
     ],
 )  # fmt: skip
 def test_a_setting_that_cannot_be_used_gets_one_clear_line(defaults: str, problem: str) -> None:
     text = f"p:\n  defaults: {defaults}\n  combinations: [{{w: [1]}}]"
-    assert problems_of(text) == [f"{FILE}:2: p.defaults.{problem}"]
+    assert problems_of(text)[0] == f"{FILE}:2: p.defaults.{problem}"
 
 
 @pytest.mark.parametrize("name", ["device", "attempt", "checkpoint_dir"])
@@ -179,10 +181,9 @@ def test_a_parameter_named_like_a_placeholder_that_the_run_fills_is_refused_besi
 ) -> None:
     text = f"p:\n  defaults: {{command: 'a {{{name}}}'}}\n  combinations: [{{{name}: [1]}}]"
     assert problems_of(text) == [
-        f"{FILE}:2: p.defaults.command: found placeholder {{{name}}}, which the run itself fills; "
-        f"expected another name for the parameter {name} of p"
+        f"{FILE}:2: p.defaults.command: the run itself fills {{{name}}}: rename the parameter {name} of p"
     ]
-    assert one_phase(text.replace(f"a {{{name}}}", "a")).command == "a"
+    assert one_phase(text.replace(f"a {{{name}}}", "a {args}")).command == "a {args}"
 
 
 def test_a_value_that_would_leave_the_working_folder_is_named_where_it_stands() -> None:
@@ -197,12 +198,12 @@ p:
       - ".."
       - "openml:mnist_784"
 """
-    end = "of output_dir, expected a value without / \\ and .."
+    end = "in output_dir: folder names hold no / \\ and .."
     assert problems_of(text) == [
-        f"{FILE}:1: defaults.e: found 'a\\\\b' for {{e}} {end}",
-        f"{FILE}:6: p.combinations[0].d[1]: found '../up' for {{d}} {end}",
-        f"{FILE}:7: p.combinations[0].d[2]: found 'a/b' for {{d}} {end}",
-        f"{FILE}:8: p.combinations[0].d[3]: found '..' for {{d}} {end}",
+        f"{FILE}:1: defaults.e: 'a\\\\b' cannot stand for {{e}} {end}",
+        f"{FILE}:6: p.combinations[0].d[1]: '../up' cannot stand for {{d}} {end}",
+        f"{FILE}:7: p.combinations[0].d[2]: 'a/b' cannot stand for {{d}} {end}",
+        f"{FILE}:8: p.combinations[0].d[3]: '..' cannot stand for {{d}} {end}",
     ]
 
 
@@ -216,7 +217,7 @@ p:
 )
 def test_a_name_that_makes_too_long_a_folder_is_refused(text: str, place: str) -> None:
     name = "é" * 101
-    found = "found a name of 202 bytes, expected one of at most 200"
+    found = "a name has at most 200 bytes (this one has 202)"
     assert problems_of(text.format(name)) == [f"{FILE}:1: {place}{name}: {found}"]
     assert parse_config(text.format(name[:100]), FILE)
 
@@ -224,16 +225,15 @@ def test_a_name_that_makes_too_long_a_folder_is_refused(text: str, place: str) -
 @pytest.mark.parametrize("name", ["../../../elsewhere/x", "a/b", "..\\\\x"])
 def test_a_phase_whose_run_folders_would_lie_elsewhere_is_refused(name: str) -> None:
     assert problems_of(f'"{name}": {{combinations: [{{a: [1]}}]}}') == [
-        f'{FILE}:1: {name.replace(2 * chr(92), chr(92))}: found the name "{name}", '
-        "expected a phase's name without / and \\"
+        f"{FILE}:1: {name.replace(2 * chr(92), chr(92))}: "
+        f'a phase\'s name has no / and {chr(92)} (it is "{name}")'
     ]
 
 
 def test_a_placeholder_that_nobody_fills_is_reported_once() -> None:
     text = "p: {defaults: {output_dir: 'r_{a}_{b}'}, combinations: [{a: [1, 2]}]}"
     assert problems_of(text) == [
-        f"{FILE}:1: p.defaults.output_dir: found placeholder {{b}}, "
-        "expected one of the names of p: a, phase, seed"
+        f"{FILE}:1: p.defaults.output_dir: {{b}} names nothing in p. There are: a, phase, seed"
     ]
 
 
@@ -241,15 +241,14 @@ def test_parameters_of_very_many_phases_are_refused_at_the_phase_that_passes_the
     many = ", ".join(f"a{number}: 1" for number in range(999))
     phases = "".join(f"p{number}: {{combinations: [{{b: [1]}}]}}\n" for number in range(300))
     assert problems_of(f"defaults: {{{many}}}\n{phases}") == [
-        f"{FILE}:202: p200: found 201000 parameters in the phases up to here, "
-        f"expected at most {MAX_PARAMETERS} in a file"
+        f"{FILE}:202: p200: 201000 parameters in the phases up to here: {MAX_PARAMETERS} is the most"
     ]
 
 
 def test_the_place_of_a_problem_is_cut_when_its_keys_are_long() -> None:
     (problem,) = problems_of(f"? {'k' * 5_000}\n: [{'1, ' * 1_000}]")
     place = "k" * (MAX_PATH_CHARS - 3) + "..."
-    assert problem.startswith(f"{FILE}:1: {place}: found [1, 1, ")
+    assert problem.startswith(f"{FILE}:1: {place}: must be a phase, ")
 
 
 def test_files_are_read_in_natural_order(tmp_path: Path) -> None:
@@ -282,11 +281,11 @@ def test_problems_of_all_files_are_reported_together(tmp_path: Path) -> None:
     lines = list(caught.value.problems)
     assert lines[:2] == [
         "d*.yaml: there is no such config file; `init` makes one",
-        "c2.yaml:1: p: found a second phase of this name, expected another name than that of c1.yaml:2",
+        "c2.yaml:1: there is a phase p already, at c1.yaml:2: rename one",
     ]
-    assert lines[2].startswith("c3.yaml:1: found broken YAML (")
+    assert lines[2].startswith("c3.yaml:1: broken YAML: ")
     assert lines[3:] == [
-        "c4.yaml:2: found the byte 0xff, expected text in UTF-8",
-        f"c5.yaml: found more than {MAX_BYTES} bytes, expected at most that",
-        "c6.yaml: found Is a directory, expected a readable file",
+        "c4.yaml:2: the byte 0xff is not UTF-8: save the file as that",
+        f"c5.yaml: is larger than {MAX_BYTES} bytes: no config file needs that",
+        "c6.yaml: cannot be read (Is a directory)",
     ]

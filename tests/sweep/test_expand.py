@@ -65,7 +65,7 @@ exp2:
 def test_a_task_carries_what_its_phase_says() -> None:
     (found,) = tasks_of("""\
 p:
-  defaults: {command: "run {a}", timeout_s: 1.5, process: fresh, a: 0}
+  defaults: {command: "run {a} {b}", timeout_s: 1.5, process: fresh, a: 0}
   combinations: [{b: [x]}]
 """)
     assert found == task(
@@ -75,7 +75,7 @@ p:
         output_dir="results_p",
         axes=("b",),
         experiment="distexp.experiments.command:run",
-        command="run {a}",
+        command="run {a} {b}",
         timeout_s=1.5,
         process="fresh",
     )
@@ -83,7 +83,7 @@ p:
 
 def test_a_value_that_windows_cannot_hold_is_replaced_in_the_folder_and_kept_in_the_task() -> None:
     (found,) = tasks_of(
-        'p: {defaults: {output_dir: "r_{d}_{e}"}, combinations: [{d: ["a:b"], e: [[1, "x"]]}]}'
+        'p: {defaults: {output_dir: "r_{d}_{e}"}, combinations: [{d: ["a:b"]}, {e: [[1, "x"]]}]}'
     )
     assert found.output_dir == "r_a_b_[1, _x_]"
     assert found.config == {"d": "a:b", "e": [1, "x"]}
@@ -91,10 +91,9 @@ def test_a_value_that_windows_cannot_hold_is_replaced_in_the_folder_and_kept_in_
 
 def test_several_values_that_leave_the_working_folder_together_are_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        tasks_of('p: {defaults: {output_dir: "r/{d}{e}"}, combinations: [{d: ["."], e: [x, "."]}]}')
+        tasks_of('p: {defaults: {output_dir: "r/{d}{e}"}, combinations: [{d: ["."]}, {e: [x, "."]}]}')
     assert str(caught.value) == (
-        "configs/config_exp1.yaml:1: p.output_dir: found r/{d}{e}, "
-        "expected a path that does not leave the working folder by .."
+        "configs/config_exp1.yaml:1: p.output_dir: r/{d}{e} must not leave the working folder by .."
     )
 
 
@@ -103,7 +102,7 @@ def test_a_folder_name_longer_than_file_systems_hold_is_refused() -> None:
         tasks_of(f"p: {{defaults: {{output_dir: 'r{{d}}'}}, combinations: [{{d: [{'x' * 255}]}}]}}")
     assert str(caught.value) == (
         "configs/config_exp1.yaml:1: p.combinations[0].d[0]: "
-        "found a folder name of 256 bytes, expected at most 255"
+        "r{d} makes a folder name of 256 bytes: 255 is the most"
     )
 
 
@@ -116,8 +115,8 @@ huge:
   combinations: [{{a: [{axis}]}}, {{b: [{axis}]}}, {{c: [{axis}]}}, {{d: [{axis}]}}]
 """)
     assert str(caught.value) == (
-        "configs/config_exp1.yaml:2: huge: found 1000000000000 tasks here and 1000000000002 up to here, "
-        f"expected at most {MAX_TASKS} in a sweep"
+        "configs/config_exp1.yaml:2: huge: 1000000000000 tasks, and 1000000000002 up to here: "
+        f"{MAX_TASKS} is the most in a sweep"
     )
 
 
@@ -130,8 +129,8 @@ small: {{combinations: [{{a: [1, 2]}}]}}
 wide: {{defaults: {{{many}}}, combinations: [{{a: [{axis}]}}, {{b: [{axis}]}}]}}
 """)
     assert str(caught.value) == (
-        "configs/config_exp1.yaml:2: wide: found 200000002 values of parameters in the combinations up to "
-        f"here, expected at most {MAX_VALUES} in a sweep"
+        "configs/config_exp1.yaml:2: wide: 200000002 values of parameters in the combinations up to "
+        f"here: {MAX_VALUES} is the most in a sweep"
     )
 
 
@@ -139,7 +138,8 @@ def test_a_path_longer_than_file_systems_hold_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         tasks_of(f"p: {{defaults: {{output_dir: '{'{d}/' * 4}'}}, combinations: [{{d: [{'x' * 200}]}}]}}")
     assert str(caught.value) == (
-        "configs/config_exp1.yaml:1: p.combinations[0].d[0]: found a path of 803 bytes, expected at most 700"
+        "configs/config_exp1.yaml:1: p.combinations[0].d[0]: "
+        "{d}/{d}/{d}/{d}/ makes a path of 803 bytes: 700 is the most"
     )
 
 

@@ -81,7 +81,7 @@ def test_the_names_are_reserved_in_their_place_only(name: str) -> None:
     [
         (
             "tags: [x]",
-            "f.yaml:4: p.tags[0]: there is no parameter x in p. There are: dropout, lr, phase, project, seed",
+            "f.yaml:4: p.tags[0]: there is no parameter x in p. There are: lr, dropout, project, phase, seed",
         ),
         ("tags: [lr]", "f.yaml:4: p.tags[0]: a tag has one value in a phase, but lr is an axis of p"),
         (

@@ -44,21 +44,21 @@ def test_braces_inside_a_value_are_not_looked_at_again() -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("x{", "a lone {"),
-        ("x}", "a lone }"),
-        ("{a", "a lone {"),
-        ("{}", "placeholder {}"),
-        ("{0}", "placeholder {0}"),
-        ("{a.b}", "placeholder {a.b}"),
-        ("{a!r}", "placeholder {a!r}"),
-        ("{a:>3}", "placeholder {a:>3}"),
-        ("{a[0]}", "placeholder {a[0]}"),
-        ("{ a }", "placeholder { a }"),
+        ("x{", "has a lone {: "),
+        ("x}", "has a lone }: "),
+        ("{a", "has a lone {: "),
+        ("{}", "has {}: "),
+        ("{0}", "has {0}: "),
+        ("{a..b}", "has {a..b}: "),
+        ("{a!r}", "has {a!r}: "),
+        ("{a:>3}", "has {a:>3}: "),
+        ("{a[0]}", "has {a[0]}: "),
+        ("{ a }", "has { a }: "),
     ],
 )
 def test_a_malformed_placeholder_is_refused_in_one_line(text: str, found: str) -> None:
     for function in (placeholders, lambda malformed: fill(malformed, {"a": 1})):
-        with pytest.raises(ValueError, match=re.escape(f"{text!r}: found {found}, expected ")) as refusal:
+        with pytest.raises(ValueError, match=re.escape(f"{text!r} {found}write ")) as refusal:
             function(text)
         assert "\n" not in str(refusal.value)
 
@@ -67,11 +67,11 @@ def test_of_a_long_template_the_message_shows_the_beginning() -> None:
     with pytest.raises(ValueError) as refusal:
         placeholders("y" * 5000 + "{" + "x" * 5000 + "!}")
     shown, placeholder = "y" * 197 + "...", "{" + "x" * 196 + "..."
-    assert str(refusal.value).startswith(f"{shown!r}: found placeholder {placeholder}, expected a plain ")
+    assert str(refusal.value).startswith(f"{shown!r} has {placeholder}: write {{name}}, ")
 
 
 def test_a_placeholder_without_a_value_is_refused_with_the_known_names() -> None:
-    expected = "'run_{widht}': found placeholder {widht}, expected one of the parameters: depth, width"
+    expected = "placeholder {widht} names no parameter. There are: depth, width"
     with pytest.raises(ValueError, match=re.escape(expected)):
         fill("run_{widht}", {"width": 1, "depth": 2})
 

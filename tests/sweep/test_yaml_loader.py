@@ -21,7 +21,7 @@ def problems_of(text: str) -> list[str]:
 
 
 def broken(line: int, found: str) -> str:
-    return f":{line}: found broken YAML ({found}), expected YAML 1.2"
+    return f":{line}: broken YAML: {found}"
 
 
 def one_phase(text: str) -> Phase:
@@ -71,24 +71,24 @@ def test_scalars_follow_the_core_schema_of_yaml_1_2(text: str, value: object) ->
         ("a: 1\n---\nb: 1", broken(2, "expected a single document in the stream: "
                                    "but found another document")),
         ('a: "\\UFFFFFFFF"', broken(1, "Python int too large to convert to C int")),
-        ("a: b\nc: \x00", ":2: found the character '\\x00', expected printable text"),
-        ("", ":1: found no phase, expected a mapping that holds `combinations`"),
-        ("# nothing yet", ":1: found no phase, expected a mapping that holds `combinations`"),
-        ("defaults: {a: 1}", ":1: found no phase, expected a mapping that holds `combinations`"),
-        ("\n- a", ':2: found ["a"], expected a mapping of phases'),
-        ("defaults: 3", ":1: defaults: found 3, expected a mapping of parameters"),
+        ("a: b\nc: \x00", ":2: the character '\\x00' is not printable: remove it"),
+        ("", ":1: there is no phase: a mapping that holds `combinations`"),
+        ("# nothing yet", ":1: there is no phase: a mapping that holds `combinations`"),
+        ("defaults: {a: 1}", ":1: there is no phase: a mapping that holds `combinations`"),
+        ("\n- a", ':2: must be a mapping of phases (it is ["a"])'),
+        ("defaults: 3", ":1: defaults: must be a mapping of parameters, such as {epochs: 30} (it is 3)"),
         ("a: &a [*a]", DEEP),
         ("a: " + "[" * 10_000, DEEP),
         ("- " * 10_000, DEEP),
         ("? " * 10_000, DEEP),
-        ("a: .nan", ":1: a: found .nan, expected a finite number; quote it to pass a text"),
-        ('a: "\\ud800"', ':1: a: found "\\ud800", expected text without NUL and lone surrogates'),
-        ("a: !foo {b: 1}", ":1: a: found !foo, expected a value that JSON can hold"),
-        ("a: !!set {b}", ":1: a: found !!set, expected a value that JSON can hold"),
+        ("a: .nan", ":1: a: .nan is no finite number: quote it to pass a text"),
+        ('a: "\\ud800"', ':1: a: "\\ud800" holds NUL or a lone surrogate: remove it'),
+        ("a: !foo {b: 1}", ":1: a: !foo is nothing that JSON can hold: write it as text or numbers"),
+        ("a: !!set {b}", ":1: a: !!set is nothing that JSON can hold: write it as text or numbers"),
         ("a: !!python/name:os.system x",
-         ":1: a: found !!python/name:os.system, expected a value that JSON can hold"),
-        ("a: !!int x", ':1: a: found !!int "x", expected the form of YAML 1.2'),
-        ("a: {<<: 3}", ":1: a.<<: found 3, expected a mapping to merge"),
+         ":1: a: !!python/name:os.system is nothing that JSON can hold: write it as text or numbers"),
+        ("a: !!int x", ':1: a: "x" is no !!int of YAML 1.2'),
+        ("a: {<<: 3}", ":1: a.<<: << merges a mapping (it is 3)"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_sweep_gets_one_clear_line(text: str, problem: str) -> None:
