@@ -123,7 +123,7 @@ def test_a_worker_of_two_gpus_shows_each_task_as_many_as_it_asks_for(tmp_path: P
 
 def test_a_command_of_two_gpus_knows_their_number_and_no_variables_of_torchrun(tmp_path: Path) -> None:
     config = """
-defaults: {{output_dir: ./results_exp1, command: "python show.py --nproc-per-node={{gpus}} {{args}}", gpus: 2}}
+defaults: {{output_dir: results_exp1, command: "python show.py --nproc-per-node={{gpus}} {{args}}", gpus: 2}}
 pair:
   combinations:
     - width: {widths}
@@ -138,7 +138,7 @@ pair:
     ):
         assert worker.code() == 0
     (row,) = folder.rows()
-    assert row["words"] == "--nproc-per-node=2 --width=1"
+    assert row["words"] == "--nproc-per-node=2"
     both = f"{gpus[0]['uuid']},{gpus[1]['uuid']}"
     assert [row[name] for name in TOLD] == [both, "PCI_BUS_ID", "2", "cuda:0", "unset", "unset"]
 
