@@ -35,6 +35,7 @@ from distexp.wire.messages import DEFAULT_PORT
     "--exit-when-done", is_flag=True, help="End once every task has ended; exit code 1 if one failed."
 )
 @click.option("--retry-failed", is_flag=True, help="Run tasks again that failed under an earlier manager.")
+@click.option("--keep-going", is_flag=True, help="Hold no phase, though all its tasks fail.")
 @click.option("--plain", is_flag=True, help="Lines only, also on a terminal.")
 @click.option("--on-finish", metavar="CMD", help="Run this when nothing is left to do.")
 @click.option("--on-failure", metavar="CMD", help="Run this for each task that has failed for good.")

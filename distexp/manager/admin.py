@@ -1,5 +1,6 @@
 """Answers to people's requests: status, view, workers, tasks, show, logs, cancel, requeue, pause, drain."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
@@ -17,8 +18,10 @@ from distexp.task_log import LOG_FILE, last_lines, read_piece
 from distexp.wire import messages as wire
 from distexp.workdir import Workdir
 
+log = logging.getLogger("distexp.manager")
+
 METRICS, METRIC_CHARS = 8, 100  # of a worker in a view, and of one metric there
-EXCLUDED_BYTES = 200  # of names in a status: the whole has to stay below MAX_STATUS_BYTES
+EXCLUDED_BYTES, HELD_BYTES = 200, 100  # of names in a status: it has to stay below MAX_STATUS_BYTES
 SHOWN_LINES = 12  # of a log, in a reply to `show`
 
 
@@ -83,6 +86,7 @@ class Admin:
             workers=self._registry.connected(),
             benched=excluded,
             excluded_workers=excluded,
+            held_phases=_cut(" ".join(self._queue.holds.explain()), HELD_BYTES),
         )
 
     def view(self) -> wire.ViewReply:
@@ -142,7 +146,8 @@ class Admin:
         folder, is_complete = entry.planned.output_dir, entry.state is State.COMPLETE
         is_pending = entry.state is State.PENDING
         duplicate, before = self._queue.place(entry.key) if is_pending else (None, 0)
-        view = QueueView(self._queue.now_s(), self.is_paused, duplicate, before)
+        held = self._queue.holds.explain().get(entry.planned.phase, "")
+        view = QueueView(self._queue.now_s(), self.is_paused, duplicate, before, held)
         return wire.ShowReply(
             task=describe(entry),
             why=why_not_running(entry, self._registry.available(), view),
@@ -188,7 +193,15 @@ class Admin:
 
     def _pause(self, is_paused: bool) -> wire.Ack:
         self.is_paused = is_paused
-        return wire.Ack(message="paused" if is_paused else "resumed")
+        if is_paused:
+            return wire.Ack(message="paused")
+        return wire.Ack(message=" ".join(["resumed", *self.end_holds("`resume`")]))
+
+    def end_holds(self, why: str) -> list[str]:
+        """Let held phases go on, with their code imported anew; return them."""
+        for phase in (ended := self._queue.holds.end_all()):
+            log.info("Phase %s goes on: %s", phase, why)
+        return ended
 
     def _drain(self, request: wire.Drain) -> wire.Ack:
         if not self._registry.drain(request.worker_id):

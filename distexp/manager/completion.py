@@ -113,7 +113,7 @@ class CompletionHandler:
         )
 
     def failed(self, request: wire.TaskFailed, worker: Worker) -> wire.Ack:
-        """Charge the failure to the task; one by import ends its phase, or excludes the worker."""
+        """Charge the failure to the task; one by import holds its phase, or excludes the worker."""
         entry = self._reported(request)
         cause = Cause(request.cause)
         why = (request.error.strip().splitlines() or ["no message"])[-1]
@@ -132,6 +132,7 @@ class CompletionHandler:
         """Return whether the lease was live."""
         task, cause = entry.task, Cause(request.cause)
         lease_id = _lease_id(request, entry, worker)
+        was_held = task.phase in self._queue.holds.explain()
         state = self._queue.fail(lease_id, task.key, cause, request.error, retry=retry)
         if state is None:
             return False
@@ -139,12 +140,14 @@ class CompletionHandler:
         self._forecaster.failed(task, worker.name, f"{cause}: {why}", state)
         log.warning(
             "Task %s failed on %s (%s, failure %d of %d, now %s): %s",
-            *(task.task_id, worker.name, cause, entry.failures + 1, FAILURE_BUDGET, state, why),
+            *(task.task_id, worker.name, cause, entry.failures + (not was_held), FAILURE_BUDGET, state, why),
         )
+        if not was_held:
+            self._log_hold(task.phase)
         return True
 
     def _not_imported(self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str) -> bool:
-        """Exclude the worker where others can import, else end the phase; return if the lease was live."""
+        """Exclude the worker where others can import, else hold the phase; return if the lease was live."""
         task, lease_id = entry.task, _lease_id(request, entry, worker)
         is_live = entry.lease is not None and entry.lease.lease_id == lease_id
         why_excluded = f"cannot import {task.experiment}, which others can: {why}"
@@ -153,20 +156,18 @@ class CompletionHandler:
             log.warning("%s gets no more tasks: it %s", worker.name, why_excluded)
             return self._queue.release(lease_id, task.key) is not None
         error = f"{task.experiment} cannot be imported: {why}"
-        same = [
-            each
-            for each in self._queue.entries()
-            if each.planned.phase == task.phase and each.task.experiment == task.experiment
-        ]
-        if any(each.state is State.FAILED and each.cause == Cause.IMPORT for each in same):
-            self._queue.cancel(task.key, cause=Cause.IMPORT, error=error)  # the phase has ended, all know why
-            return True
-        if not self._charge(request, entry, worker, why, retry=False):
-            return False
-        left = [each.key for each in same if each.state is State.PENDING]
-        ended = sum(self._queue.cancel(key, cause=Cause.IMPORT, error=error) for key in left)
-        log.error("Phase %s ended: %s (%d more tasks cancelled)", task.phase, error, ended)
+        was_held = task.phase in self._queue.holds.explain()
+        if not is_live or not self._queue.not_imported(lease_id, task.key, error):
+            return self._charge(request, entry, worker, why, retry=True)
+        self._forecaster.failed(task, worker.name, f"import: {why}", State.PENDING)
+        if not was_held:
+            self._log_hold(task.phase)
         return True
+
+    def _log_hold(self, phase: str) -> None:
+        why = self._queue.holds.explain().get(phase)
+        if why is not None:
+            log.error("Phase %s is held: %s; fix it, then `resume` goes on, or an edit does", phase, why)
 
     def released(self, request: wire.TaskReleased, worker: Worker) -> wire.Ack:
         """Take a task back without cost."""
@@ -211,9 +212,12 @@ class CompletionHandler:
             self._finish(key)
 
     def _finish(self, key: str) -> None:
+        held = self._queue.holds.explain()
         before = self._queue.complete(key)
         if before is None:
             return
+        if (phase := before.planned.phase) in held and phase not in self._queue.holds.explain():
+            log.info("Phase %s goes on: %s has succeeded", phase, before.planned.task_id)
         if before.lease is not None:
             self._forecaster.completed(before.lease)
         worker = self._reporters.get(key) or (before.lease.worker if before.lease else None)

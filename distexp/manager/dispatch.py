@@ -58,7 +58,7 @@ class Dispatcher:
         self.completion = CompletionHandler(
             queue=queue, journal=journal, store=store, registry=registry, forecaster=self._forecaster
         )
-        self.is_stopping = False
+        self.is_stopping = self.is_ending = False
         self.assigning = threading.Lock()  # held while tasks join whose rows have not been looked for yet
         self._last_leases: dict[str, Lease] = {}  # instance of a worker -> the last lease it was given
         self._batches: dict[str, GroupCommit[Completion]] = {}  # by results folder
@@ -127,8 +127,18 @@ class Dispatcher:
         return self._admin.view()
 
     def sweep_changed(self) -> None:
-        """Estimate by the tasks that there are now."""
+        """Estimate by the tasks that there are now; an edit lets held phases go on."""
         self._forecaster.sweep_changed()
+        self._admin.end_holds("a config file was edited")
+
+    def code_changed(self) -> None:
+        """Let held phases go on: a file of their code was edited."""
+        self._admin.end_holds("its code was edited")
+
+    def held_text(self) -> str:
+        """Return which phases are held, and why, in one line."""
+        held = self._queue.holds.explain()
+        return "; ".join(f"phase {phase} is held: {why}" for phase, why in held.items())
 
     # -- assigning -----------------------------------------------------------------------------------------
 
@@ -179,6 +189,8 @@ class Dispatcher:
             return wire.NoTask(reason="done", message="drained: this worker gets no more tasks")
         if self._queue.is_over():
             return wire.NoTask(reason="done", message="every task of the sweep has ended")
+        if self.is_ending:
+            return wire.NoTask(reason="done", message="no task that is left can run")
         if excluded := "paused" if self._admin.is_paused else self._registry.exclusion(worker):
             return self._wait(excluded)
         info = replace(worker.info, too_long=self._forecaster.too_long(worker.left_s))
@@ -191,15 +203,17 @@ class Dispatcher:
             left_s = worker.left_s or 0
             message = f"no task that is left takes less than {left_s:.0f} s"
             return wire.NoTask(reason="no_time", message=message)
+        if not self._queue.can_run():
+            return self._wait(self.held_text(), cannot_run=True)
         return self._wait("the tasks that are left run on other workers")
 
     def _next_lease(self, info: WorkerInfo) -> Lease | None:
         with self.assigning:
             return self._queue.assign(info)
 
-    def _wait(self, message: str) -> wire.NoTask:
+    def _wait(self, message: str, *, cannot_run: bool = False) -> wire.NoTask:
         wait_s = min(WAIT_MAX_S, max(WAIT_S, 0.01 * self._registry.connected()))
-        return wire.NoTask(reason="wait", retry_after_s=wait_s, message=message)
+        return wire.NoTask(reason="wait", retry_after_s=wait_s, message=message, cannot_run=cannot_run)
 
     def _reply(self, lease: Lease, worker: Worker) -> Assignment:
         task = lease.task
@@ -213,6 +227,7 @@ class Dispatcher:
             writes_row=worker.info.shares_folder,
             sweep_id=self._journal.sweep_id,
             seen=seen,
+            code_version=self._queue.holds.code_version(task.phase),
         )
 
     # -- while a task runs, and at its end -----------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distexp.queue.entry import Entry, WorkerInfo
-from distexp.task import MIB_PER_GB, Cause, Need, State
+from distexp.task import MIB_PER_GB, Need, State
 from distexp.text import duration_text
 
 Available = tuple[WorkerInfo, str]  # a connected worker, and why it gets no task; empty: it may have one
@@ -19,6 +19,7 @@ class QueueView:
     is_paused: bool = False
     duplicate: Entry | None = None  # that asks for the same work, and runs or is complete
     before: int = 0  # pending tasks whose turn comes first
+    held: str = ""  # why its phase is held
 
 
 def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView) -> str:
@@ -32,8 +33,6 @@ def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView)
         case State.FAILED:
             spent = f"{entry.failures} failures, {entry.losses} lost workers"
             return f"failed ({spent}): {_last_line(entry)}; `requeue {task_id}` runs it again"
-        case State.CANCELLED if entry.cause == Cause.IMPORT:
-            return f"its phase has ended: {_last_line(entry)}; fix the module, then `requeue {task_id}`"
         case State.CANCELLED:
             return f"{_last_line(entry)}; `requeue {task_id}` runs it again"
         case State.WITHDRAWN:
@@ -62,6 +61,8 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
         return f"waits for its duplicate {other}, the same work in another phase, which {what}"
     if view.is_paused:
         return "the sweep is paused; `resume` goes on"
+    if view.held:
+        return f"its phase is held: {view.held}; fix it, then `resume` goes on"
     if not workers:
         return "no worker is connected; start one with `python experiment_runner_gpu.py`"
     allowed = [worker for worker, excluded in workers if not excluded]

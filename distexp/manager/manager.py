@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +25,7 @@ from distexp.system import gc
 from distexp.system.git import commit_of
 from distexp.system.logs import log_to_file, stop_logging_to
 from distexp.system.process import host_name, machine_id
-from distexp.task import State
+from distexp.task import State, Task
 from distexp.wire.auth import load_or_make_identity
 from distexp.wire.messages import DEFAULT_PORT, ViewReply
 from distexp.wire.server import Server
@@ -34,6 +34,8 @@ from distexp.workdir import Workdir
 RESCAN_S = 5.0
 TURN_S = 0.25  # a worker that died is noticed within a turn
 EXIT_WAIT_S = 10.0  # how long a manager that is done waits for idle workers to hear it
+
+CodeSignature = tuple[tuple[str, int, int], ...]  # name, time of change in ns, size of each file
 
 log = logging.getLogger("distexp.manager")
 
@@ -54,6 +56,7 @@ class ExperimentManager:
         retry_failed: bool = False,
         on_finish: str | None = None,
         on_failure: str | None = None,
+        keep_going: bool = False,
     ) -> None:
         """Touch nothing yet; `start` does.
 
@@ -68,11 +71,13 @@ class ExperimentManager:
             retry_failed: Give tasks that failed under an earlier manager new budgets.
             on_finish: A command to run when nothing is left to do, with the counts in its environment.
             on_failure: The same, for each task that has failed for good.
+            keep_going: Hold no phase, though all its tasks fail.
         """
         self.host, self._wanted_port = host, port
         self.workdir = Workdir(Path(workdir).absolute())
         self._rescan_s = rescan_s
         self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
+        self._keep_going = keep_going
         self._sweep = Sweep(self.workdir.root, configs)
         self._commands = Commands.parse(on_finish, on_failure)
         self._is_serving = self._is_stopping = self._is_done = False
@@ -81,6 +86,7 @@ class ExperimentManager:
         self._exit_at_s: float | None = None
         self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
         self._last_counts: dict[State, int] = {}
+        self._held_code: dict[str, CodeSignature] = {}  # held phase -> its code, when last looked at
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -140,7 +146,7 @@ class ExperimentManager:
 
     def _load(self, tasks: Sequence[Planned], secret: str | None) -> None:
         """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
-        self.queue = TaskQueue(time.monotonic, self.journal.record)
+        self.queue = TaskQueue(time.monotonic, self.journal.record, keep_going=self._keep_going)
         self.store = ResultsStore(self.workdir.root, self._on_scan)
         self._registry = WorkerRegistry(
             host=host_name(), machine=machine_id(), nonce=self.workdir.read_nonce(), clock=time.monotonic
@@ -218,6 +224,7 @@ class ExperimentManager:
         self._registry.compare_commits(lambda: commit_of(self.workdir.root))
         if self._sweep.has_changed():
             self._reload()
+        self._look_at_held_code()
         copy_duplicate_rows(self.queue, self.store)
         self.dispatcher.completion.fail_unplaceable()
         try:
@@ -248,6 +255,15 @@ class ExperimentManager:
         self.dispatcher.sweep_changed()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
 
+    def _look_at_held_code(self) -> None:
+        """Let held phases go on once a file of their code is another one."""
+        known, self._held_code = self._held_code, {}
+        for phase in self.queue.holds.explain():
+            if (task := self.queue.some_task(phase)) is not None:
+                self._held_code[phase] = _code_signature(self.workdir.root, task)
+        if any(known.get(phase, found) != found for phase, found in self._held_code.items()):
+            self.dispatcher.code_changed()
+
     def _end_leases(self) -> None:
         for lease in self.queue.overdue():
             self.dispatcher.completion.lose(lease, "no sign of life")
@@ -258,7 +274,9 @@ class ExperimentManager:
     def _exit_when_done_(self) -> None:
         """Once nothing more can be done, go, after idle workers and those of an earlier manager heard it."""
         counts = self.queue.counts()
-        nothing_can_run = not counts[State.ASSIGNED] and self._registry.are_all_excluded()
+        is_held = not self.queue.can_run()
+        nothing_can_run = is_held or (not counts[State.ASSIGNED] and self._registry.are_all_excluded())
+        self.dispatcher.is_ending = nothing_can_run and self._exit_at_s is not None
         if not self.queue.is_over() and not nothing_can_run:
             self._exit_at_s = None  # perhaps again: an edit of the configs brought more
             return
@@ -268,7 +286,7 @@ class ExperimentManager:
         is_alone = not self._registry.connected() and now_s >= self._stays_until_s
         if now_s >= self._exit_at_s or is_alone:
             if counts[State.PENDING]:
-                why = "no worker that is left can import their experiment"
+                why = self.dispatcher.held_text() or "no worker that is left can import their experiment"
                 log.error("Stopping with %d tasks pending: %s", counts[State.PENDING], why)
             self._is_done = True
             self.request_stop()
@@ -285,6 +303,21 @@ class ExperimentManager:
                 "Rows of %d complete tasks have vanished (%s%s); `requeue --missing` runs them again",
                 *(len(names), ", ".join(names[:3]), ", ..." if len(names) > 3 else ""),
             )
+
+
+def _code_signature(root: Path, task: Task) -> CodeSignature:
+    """Return time and size of the files of the working folder that a task's code begins with."""
+    if task.command is not None:
+        names = task.command.split()
+    else:
+        module = task.experiment.partition(":")[0].replace(".", "/")
+        names = [f"{folder}{module}{end}" for folder in ("", "src/") for end in (".py", "/__init__.py")]
+    found = []
+    for name in names:
+        with suppress(OSError, ValueError):
+            status = (root / name).stat()
+            found.append((name, status.st_mtime_ns, status.st_size))
+    return tuple(found)
 
 
 def _is_reachable(host: str) -> bool:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from distexp.queue.entry import Entry, WorkerInfo
+from distexp.queue.holds import PhaseHolds
 from distexp.sweep.grid import GridPoint, Planned, duplicates_among
 from distexp.task import Need, State, Task
 
@@ -27,9 +28,9 @@ class TaskLines:
 class Scheduler:
     """The pending tasks, in two lines for each need and phase.  Caller holds the lock."""
 
-    def __init__(self, entries: Mapping[str, Entry]) -> None:
-        """Look into `entries`, by key, which grow and change meanwhile."""
-        self._entries = entries
+    def __init__(self, entries: Mapping[str, Entry], holds: PhaseHolds) -> None:
+        """Look into `entries`, by key, and `holds`, which change meanwhile."""
+        self._entries, self._holds = entries, holds
         # by need and phase: the greatest need first, then phases as they joined
         self._lines: dict[tuple[Need, str], TaskLines] = {}
         self._duplicates: dict[str, list[str]] = {}  # key -> keys of the same work, where there are several
@@ -71,26 +72,40 @@ class Scheduler:
         """Take the next task for this worker out of its line; None when none is free for it.
 
         The greatest need that it meets comes first: others can do the rest. Retries go first to workers
-        other than the one that had them; when nothing else is left, to anyone.
+        other than the one that had them; when nothing else is left, to anyone. In a phase of which tasks
+        have failed and none has succeeded, they wait behind the first attempts.
         """
+        closed = worker.too_long | self._holds.closed_to(worker)
         met = [
-            (need, lines)
+            (need, phase, lines)
             for (need, phase), lines in self._lines.items()
-            if worker.meets(need) and phase not in worker.too_long
+            if worker.meets(need) and phase not in closed
         ]
 
         def is_for_me(entry: Entry) -> bool:
             return entry.last_worker != worker.name and entry.fits(worker)
 
-        for need, group in itertools.groupby(met, lambda pair: pair[0]):
-            some = [lines for _, lines in group]
-            retries = (self._first(lines.retry, need, is_for_me) for lines in some)
-            fresh = (self._first(lines.fresh, need) for lines in some)
-            entry = next((entry for entry in itertools.chain(retries, fresh) if entry is not None), None)
-            if entry is not None:
+        for need, group in itertools.groupby(met, lambda each: each[0]):
+            some = [(lines, phase, self._holds.lets_retries_wait(phase)) for _, phase, lines in group]
+            retries = (self._first(lines.retry, need, is_for_me) for lines, _, wait in some if not wait)
+            fresh = (self._first_fresh(lines.fresh, need, phase) for lines, phase, _ in some)
+            late = (self._first(lines.retry, need, is_for_me) for lines, _, wait in some if wait)
+            found = (entry for entry in itertools.chain(retries, fresh, late) if entry is not None)
+            if (entry := next(found, None)) is not None:
                 return entry
-        left = (self._first(lines.retry, need, lambda e: e.fits(worker)) for need, lines in met)
+        left = (self._first(lines.retry, need, lambda e: e.fits(worker)) for need, _, lines in met)
         return next((entry for entry in left if entry is not None), None)
+
+    def _first_fresh(self, line: deque[str], need: Need, phase: str) -> Entry | None:
+        """Return the first that has never been assigned; one from all over a phase that only fails."""
+        place = self._holds.spread_place(phase)
+        if place is None:
+            return self._first(line, need)
+        skipped = int(place * len(line))
+        line.rotate(-skipped)
+        entry = self._first(line, need)
+        line.rotate(min(skipped, len(line)))
+        return entry
 
     def is_short_of_time(self, worker: WorkerInfo) -> bool:
         """Return whether a task waits that this worker would be assigned if it had the time."""

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from distexp.errors import IllegalTransition, UnknownTask
 from distexp.queue.entry import TRANSITIONS, Entry, Lease, WorkerInfo
+from distexp.queue.holds import COUNTED, PhaseHolds
 from distexp.queue.lookup import Labels
 from distexp.queue.scheduler import Scheduler
 from distexp.sweep.grid import Planned
@@ -29,12 +30,22 @@ REATTACH_S = 60.0  # after a restart of the manager, each known lease gets this 
 class TaskQueue:
     """Every task of the sweep and who runs it.  Safe from any thread."""
 
-    def __init__(self, clock: Callable[[], float], on_change: Callable[[TaskRecord], None]) -> None:
-        """Read time (seconds, monotonic) from `clock`; hand every change to `on_change` under the lock."""
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        on_change: Callable[[TaskRecord], None],
+        *,
+        keep_going: bool = False,
+    ) -> None:
+        """Read time (seconds, monotonic) from `clock`; call `on_change` under the lock with every change.
+
+        With `keep_going` no phase is held, though all its tasks fail.
+        """
         self._clock, self._on_change = clock, on_change
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
-        self._scheduler = Scheduler(self._entries)
+        self.holds = PhaseHolds(self._lock, keep_going=keep_going)
+        self._scheduler = Scheduler(self._entries, self.holds)
         self._leases: dict[str, str] = {}  # live lease id -> key
         self._labels: Labels | None = None  # of the sweep; made when first asked for
         self._counts: Counter[State] = Counter()
@@ -119,6 +130,7 @@ class TaskQueue:
             if (entry := self._scheduler.pop_next(worker)) is None:
                 return None
             entry.attempts += 1
+            self.holds.assigned(entry.planned.phase, entry.key, worker)
             return self._assign(entry, secrets.token_hex(8), worker, worker.term_s, self._clock())
 
     def _assign(
@@ -191,6 +203,8 @@ class TaskQueue:
             if entry is None or entry.state is State.COMPLETE:
                 return None
             before = entry.copy()
+            if entry.attempts:
+                self.holds.succeeded(entry.planned.phase)
             entry.cause = entry.error = ""
             self._end_lease(entry)
             self._transition(entry, State.COMPLETE)
@@ -199,14 +213,22 @@ class TaskQueue:
     def fail(self, lease_id: str, key: str, cause: Cause, error: str, *, retry: bool = True) -> State | None:
         """Charge a failure of the experiment and return the task's new state; None when that lease has ended.
 
-        Without `retry`, or when the budget is spent, the task stands as failed.
+        Without `retry`, or when the budget is spent, the task stands as failed. While its phase is held, a
+        failure is not charged; those that led to the hold are taken back.
         """
         with self._lock:
             entry = self._held(lease_id, key)
             if entry is None:
                 return None
+            phase = entry.planned.phase
+            was_held = phase in self.holds.held
             entry.failures += 1
             entry.cause, entry.error = cause.value, error
+            free = [entry] if was_held and cause in COUNTED else []
+            free += [self._entries[each] for each in self.holds.failed(phase, key, cause, error)]
+            for each in free:
+                each.failures = max(0, each.failures - 1)
+                self._on_change(each.record())
             if cause is Cause.OUT_OF_MEMORY and entry.lease is not None:
                 entry.oom_at_mib = max(entry.oom_at_mib, entry.lease.worker.memory_mib)
             spent = not retry or entry.failures >= FAILURE_BUDGET
@@ -240,6 +262,20 @@ class TaskQueue:
             for entry in pending:
                 self._end_unassigned(entry, State.FAILED)
             return [entry.copy() for entry in pending]
+
+    def not_imported(self, lease_id: str, key: str, error: str) -> bool:
+        """Take a task back whose experiment cannot be imported, free, and hold its phase.
+
+        False when the lease has ended, or the phase is never held.
+        """
+        with self._lock:
+            entry = self._held(lease_id, key)
+            phase = self._entry(key).planned.phase
+            if entry is None or not (phase in self.holds.held or self.holds.not_imported(phase, error)):
+                return False
+            entry.cause, entry.error = Cause.IMPORT.value, error
+            self._give_back(entry, State.PENDING)
+            return True
 
     def release(self, lease_id: str, key: str) -> State | None:
         """Take a task back that was returned on purpose, without cost; None when that lease has ended."""
@@ -404,6 +440,21 @@ class TaskQueue:
         with self._lock:
             found = ((task, self._entries.get(task.key)) for task in tasks)
             return [task for task, entry in found if entry is not None and entry.state is State.PENDING]
+
+    def some_task(self, phase: str) -> Task | None:
+        """Return the first task of the phase, by a walk."""
+        with self._lock:
+            found = (each.task for each in self._entries.values() if each.planned.phase == phase)
+            return next(found, None)
+
+    def can_run(self) -> bool:
+        """Return whether a task runs, or is pending in a phase that is not held."""
+        with self._lock:
+            held, counts = self.holds.held, self._counts
+            if counts[State.ASSIGNED] or not held:
+                return bool(counts[State.ASSIGNED] or counts[State.PENDING])
+            entries = self._entries.values()
+            return any(each.state is State.PENDING and each.planned.phase not in held for each in entries)
 
     def is_over(self) -> bool:
         """Return whether every task of the sweep is complete, failed or cancelled."""

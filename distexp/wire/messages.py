@@ -176,6 +176,7 @@ class TaskReply(Task, frozen=True, kw_only=True, tag_field="type", tag="task"):
     writes_row: bool
     sweep_id: str
     seen: Bookmark | None = None  # up to here, the results file holds no row of this task
+    code_version: int = 0  # of the phase; another one than before: import its code anew
 
 
 class NoTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="no_task"):
@@ -187,6 +188,7 @@ class NoTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="n
     reason: Literal["wait", "done", "restarting", "no_time"]
     retry_after_s: float = 1.0
     message: str = ""
+    cannot_run: bool = False  # nothing that is left can run until somebody acts: its phases are held
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ack", omit_defaults=True):
@@ -218,6 +220,7 @@ class SweepStatus(msgspec.Struct, frozen=True, kw_only=True):
     workers: int  # that are connected
     benched: str = ""  # the former name of `excluded_workers`
     excluded_workers: str = ""  # names with blanks between; cut where there are many
+    held_phases: str = ""  # likewise
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,7 @@ def test_status_counts_tasks_by_state(folder: Folder, manager: ExperimentManager
             **{"total": 8, "pending": 5, "assigned": 1, "complete": 1, "failed": 0, "cancelled": 1},
             **{"progress": "1/8 (12.5%)", "done": False, "paused": False, "workers": 1, "benched": ""},
             "excluded_workers": "",
+            "held_phases": "",
         }
 
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from distexp.manager.manager import ExperimentManager
+from distexp.queue.holds import HOLD_AFTER
 from distexp.queue.task_queue import LOSS_BUDGET
 from distexp.results.row import CAPTURED
 from distexp.task import State
@@ -287,7 +288,7 @@ def test_a_late_failure_changes_nothing(manager: ExperimentManager) -> None:
     assert manager.queue.entry(task["key"]).failures == 0
 
 
-def test_an_experiment_that_cannot_be_imported_ends_its_phase_once(
+def test_an_experiment_that_cannot_be_imported_holds_its_phase_once(
     folder: Folder, manager: ExperimentManager
 ) -> None:
     with worker(manager) as one, worker(manager, "gpu1") as two:
@@ -295,24 +296,72 @@ def test_an_experiment_that_cannot_be_imported_ends_its_phase_once(
         for talk, task in zip((one, two), tasks, strict=True):
             named = {"lease_id": task["lease_id"], "key": task["key"]}
             talk.say("task_failed", **named, cause="import", error="No module named 'absent_module'")
-        assert one.say("request_task")["reason"] == "done"
-    assert [count(manager, state) for state in (State.FAILED, State.CANCELLED)] == [1, 2]
-    assert [line for line in folder.log() if "cannot be imported" in line] == [
-        "Phase exp1_vary_width ended: absent_module:run cannot be imported: "
-        "No module named 'absent_module' (1 more tasks cancelled)"
+        waits = one.say("request_task")
+        why = "absent_module:run cannot be imported: No module named 'absent_module'"
+        assert (waits["reason"], waits["cannot_run"]) == ("wait", True)
+        assert waits["message"] == f"phase exp1_vary_width is held: {why}"
+        assert count(manager, State.PENDING) == 3
+        assert [line for line in folder.log() if "cannot be imported" in line] == [
+            f"Phase exp1_vary_width is held: {why}; fix it, then `resume` goes on, or an edit does"
+        ]
+        with RawClient(manager.port, token=folder.token) as user:
+            assert user.say("status")["status"]["held_phases"] == "exp1_vary_width"
+            told = user.say("show", task="exp1_vary_width_0_42")["why"]
+            assert told == f"its phase is held: {why}; fix it, then `resume` goes on"
+            assert user.say("resume")["message"] == "resumed exp1_vary_width"
+            assert user.say("status")["status"]["held_phases"] == ""
+        again = one.say("request_task")
+        assert (again["code_version"], tasks[0]["code_version"]) == (1, 0)
+        one.say("task_complete", key=again["key"], result={"score": 1})
+    assert "Phase exp1_vary_width goes on: `resume`" in folder.log()
+
+
+@pytest.mark.parametrize("edited", ["configs/config_exp1.yaml", "absent_module.py"])
+def test_an_edit_of_config_or_code_ends_a_hold(
+    folder: Folder, manager: ExperimentManager, edited: str
+) -> None:
+    with worker(manager) as talk:
+        task = talk.say("request_task")
+        named = {"lease_id": task["lease_id"], "key": task["key"]}
+        talk.say("task_failed", **named, cause="import", error="No module named 'absent_module'")
+        manager.rescan()
+        assert talk.say("request_task")["cannot_run"] is True
+        with (folder.root / edited).open("a") as file:
+            file.write("# fixed\n")
+        manager.rescan()
+        assert talk.say("request_task")["code_version"] == 1
+
+
+def test_a_success_of_another_worker_ends_a_hold_and_the_log_says_so(folder: Folder) -> None:
+    folder.configure(list(range(20)))
+    with folder.serving() as manager, worker(manager) as bad, worker(manager, "gpu1") as good:
+        for _ in range(HOLD_AFTER):
+            task = bad.say("request_task")
+            named = {"lease_id": task["lease_id"], "key": task["key"]}
+            bad.say("task_failed", **named, error="Traceback\nNameError: x")
+        why = "5 different tasks failed and none succeeded (each: NameError: x)"
+        assert bad.say("request_task")["message"] == f"phase exp1_vary_width is held: {why}"
+        task = good.say("request_task")
+        good.say("task_complete", key=task["key"], result={"score": 1})
+        assert bad.say("request_task")["type"] == "task"
+    assert [line for line in folder.log() if "Phase " in line] == [
+        f"Phase exp1_vary_width is held: {why}; fix it, then `resume` goes on, or an edit does",
+        f"Phase exp1_vary_width goes on: {task['task_id']} has succeeded",
     ]
 
 
-def test_a_phase_ends_by_import_also_where_the_journal_cannot_be_written(manager: ExperimentManager) -> None:
+def test_a_phase_is_held_by_import_also_where_the_journal_cannot_be_written(
+    manager: ExperimentManager,
+) -> None:
     with worker(manager) as talk:
         task = talk.say("request_task")
         named = {"lease_id": task["lease_id"], "key": task["key"], "cause": "import", "error": "No module"}
         manager.journal._database.execute("PRAGMA query_only=ON")
         assert talk.say("task_failed", **named)["again"] is True
-        assert [count(manager, state) for state in (State.FAILED, State.CANCELLED)] == [1, 2]
         manager.journal._database.execute("PRAGMA query_only=OFF")
-        assert talk.say("task_failed", **named) == {"type": "ack"}
-    assert {record.state for record in manager.journal.load()} == {"failed", "cancelled"}
+        assert count(manager, State.PENDING) == 3
+        assert "that lease has ended" in talk.say("task_failed", **named)["message"]
+    assert {record.state for record in manager.journal.load()} == {"pending"}
 
 
 # -- disks that refuse ---------------------------------------------------------------------------------------

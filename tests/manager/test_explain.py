@@ -42,6 +42,11 @@ def waiting(**facts: int) -> Entry:
             QueueView(0.0, before=7),
             "its turn has not come: 7 pending tasks before it",
         ),
+        (
+            [GPU],
+            QueueView(0.0, held="5 tasks failed"),
+            "its phase is held: 5 tasks failed; fix it, then `resume` goes on",
+        ),
         ([GPU], QueueView(0.0), "it is next: the workers are busy with other tasks"),
         (
             [GPU],
@@ -158,7 +163,6 @@ def test_an_ended_task_says_how_it_ended_and_what_brings_it_back() -> None:
         "failed (1 failures, 0 lost workers): RuntimeError: CUDA out of memory; "
         "`requeue exp1_1_42` runs it again",
         "cancelled by the user; `requeue exp1_2_42` runs it again",
-        "its phase has ended: mine:run cannot be imported: No module; "
-        "fix the module, then `requeue exp1_3_42`",
+        "mine:run cannot be imported: No module; `requeue exp1_3_42` runs it again",
         "withdrawn: the config files no longer ask for it",
     ]

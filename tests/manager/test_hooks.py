@@ -154,7 +154,7 @@ def serve(folder: Folder, turns: str) -> list[list[object]]:
 def play(manager: ExperimentManager, task: dict[str, object], talk: object, turn: str) -> None:
     about = {"task_id": task["task_id"], "key": task["key"], "lease_id": task["lease_id"]}
     if turn == "f":
-        talk.say("task_failed", **about, cause="import", error="mine.py:3: ValueError: no")  # type: ignore[attr-defined]
+        talk.say("task_failed", **about, cause="out_of_memory", error="mine.py:3: ValueError: no")  # type: ignore[attr-defined]
     else:
         talk.say("task_complete", **about, result={"score": 1.0})  # type: ignore[attr-defined]
 
@@ -168,12 +168,13 @@ def test_the_end_of_the_sweep_is_told_once_with_its_counts(folder: Folder) -> No
 
 
 def test_a_failure_is_told_with_task_cause_and_error_before_the_end(folder: Folder) -> None:
+    folder.configure([1])
     failure, finish = serve(folder, "f")
     assert (failure[0], finish[0]) == ("failure", "finish")
     told = failure[1]
     assert isinstance(told, dict)
     assert told["DISTEXP_TASK_ID"] == "exp1_vary_width_0_42"
-    assert (told["DISTEXP_CAUSE"], told["DISTEXP_ERROR"]) == ("import", "mine.py:3: ValueError: no")
+    assert (told["DISTEXP_CAUSE"], told["DISTEXP_ERROR"]) == ("out_of_memory", "mine.py:3: ValueError: no")
     assert told["DISTEXP_FAILED"] == "1"
 
 
@@ -202,6 +203,7 @@ def test_the_end_of_a_manager_that_leaves_tasks_behind_is_told(folder: Folder) -
 
 
 def test_what_an_earlier_manager_told_is_not_told_again(folder: Folder) -> None:
+    folder.configure([1])
     assert len(serve(folder, "f")) == 2
     assert len(serve(folder, "")) == 2
 

@@ -256,7 +256,7 @@ def test_two_processes_of_one_host_agree_on_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(("is_proven", "is_alone"), [(True, False), (True, True), (False, False)])
-def test_who_cannot_import_what_others_can_is_excluded_and_else_the_phase_ends(
+def test_who_cannot_import_what_others_can_is_excluded_and_else_the_phase_is_held(
     tmp_path: Path, is_proven: bool, is_alone: bool
 ) -> None:
     sample = SampleRegistry()
@@ -292,5 +292,6 @@ def test_who_cannot_import_what_others_can_is_excluded_and_else_the_phase_ends(
             == f"{why}ModuleNotFoundError: No module named 'mine'"
         )
     else:
-        assert states == [State.FAILED, *[State.CANCELLED] * 2, *[State.PENDING] * 3]
+        assert states == [State.PENDING] * 6, "the task goes back without cost"
+        assert list(queue.holds.explain()) == ["exp1"]
         assert sample.registry.exclusion(sample.request("gpu0")) == ""

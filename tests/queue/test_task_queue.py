@@ -176,11 +176,12 @@ def test_requeue_gives_new_budgets_and_reset_complete_starts_all_over() -> None:
 
 
 def test_a_retry_goes_to_another_worker_first_and_to_the_same_one_last() -> None:
-    sample = SampleQueue(3)
-    first = sample.assign()
+    sample = SampleQueue(4)
+    first, other = sample.assign(), sample.assign()
+    sample.queue.complete(other.task.key)
     sample.queue.fail(first.lease_id, sample.key, Cause.ERROR, "boom")
-    assert [sample.assign().task, sample.assign(CPU1).task] == [sample.tasks[1], sample.tasks[0]]
-    assert sample.assign().task == sample.tasks[2]
+    assert [sample.assign().task, sample.assign(CPU1).task] == [sample.tasks[2], sample.tasks[0]]
+    assert sample.assign().task == sample.tasks[3]
     second = sample.queue.entry(sample.key).lease
     assert second is not None
     sample.queue.fail(second.lease_id, sample.key, Cause.ERROR, "boom")
@@ -267,13 +268,14 @@ def test_assigning_and_completing_cost_the_same_however_many_tasks_wait(
     sample = SampleQueue(
         [structs.replace(one, task_id=name, key=name, config={"name": name}) for name in names]
     )
+    sample.queue.complete(sample.assign().task.key)
     for lease in [sample.assign() for _ in range(50)]:
         sample.queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, "boom")
     CountingDeque.turns = 0
     for _ in range(50):  # the worker that failed them all: its retries are looked past, within the bound
         sample.queue.complete(sample.assign().task.key)
     assert CountingDeque.turns == 50 * (RETRY_LOOK + 1)
-    assert sample.queue.counts()[State.PENDING] == size - 50
+    assert sample.queue.counts()[State.PENDING] == size - 51
 
 
 # -- who has what a task needs -----------------------------------------------------------------------------
