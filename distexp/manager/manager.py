@@ -259,8 +259,9 @@ class ExperimentManager:
         """Let held phases go on once a file of their code is another one."""
         known, self._held_code = self._held_code, {}
         for phase in self.queue.holds.explain():
-            if (task := self.queue.some_task(phase)) is not None:
-                self._held_code[phase] = _code_signature(self.workdir.root, task)
+            some, _ = self.queue.page(lambda entry, phase=phase: entry.planned.phase == phase, 0, 1)  # type: ignore[misc]
+            for entry in some:
+                self._held_code[phase] = _code_signature(self.workdir.root, entry.task)
         if any(known.get(phase, found) != found for phase, found in self._held_code.items()):
             self.dispatcher.code_changed()
 

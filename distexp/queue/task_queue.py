@@ -441,12 +441,6 @@ class TaskQueue:
             found = ((task, self._entries.get(task.key)) for task in tasks)
             return [task for task, entry in found if entry is not None and entry.state is State.PENDING]
 
-    def some_task(self, phase: str) -> Task | None:
-        """Return the first task of the phase, by a walk."""
-        with self._lock:
-            found = (each.task for each in self._entries.values() if each.planned.phase == phase)
-            return next(found, None)
-
     def can_run(self) -> bool:
         """Return whether a task runs, or is pending in a phase that is not held."""
         with self._lock:
