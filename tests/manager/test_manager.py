@@ -200,7 +200,7 @@ def test_a_broken_edit_changes_nothing_and_is_said_once(folder: Folder, manager:
     manager.rescan()
     manager.rescan()
     assert counts(manager) == {"pending": 3}
-    said = "configs/config_exp1.yaml:5: exp1_vary_width.combinations[0].width: found 7"
+    said = "configs/config_exp1.yaml:5: exp1_vary_width.combinations[0].width: must be a list"
     assert len([line for line in folder.log() if line.startswith(said)]) == 1
     touch_up(folder, [1])
     manager.rescan()
