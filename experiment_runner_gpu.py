@@ -20,4 +20,4 @@ except ModuleNotFoundError as error:
 __all__ = ["MIN_FREE_GB", "get_available_gpu"]
 
 if __name__ == "__main__":
-    sys.exit(main(["worker", *sys.argv[1:]], command="python experiment_runner_gpu.py"))
+    sys.exit(main(sys.argv[1:], command="python experiment_runner_gpu.py", verb="worker"))

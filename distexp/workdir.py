@@ -3,6 +3,7 @@
 The manager's own files lie in `.experiment_manager/`.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -13,7 +14,7 @@ from typing import Any
 
 from distexp.errors import AlreadyRunning, UserError
 from distexp.system import locks
-from distexp.system.files import replace_durably
+from distexp.system.files import make_ignored, replace_durably
 from distexp.system.process import host_name
 
 LOG_FILE = "experiment_manager.log"
@@ -69,7 +70,8 @@ class Workdir:
     @property
     def token(self) -> Path:
         """What a worker has to know: see `trust`."""
-        return self.root / ".experiment_token"
+        old = self.root / ".experiment_token"  # of earlier versions, and where a copy may lie
+        return old if old.exists() else self.state / "token"
 
     @property
     def log(self) -> Path:
@@ -112,6 +114,7 @@ class Workdir:
             AlreadyRunning: Another manager holds it; names its pid and port.
             UserError: The folder cannot be written, or its file system has no locks.
         """
+        self.make_state()
         try:
             lock = locks.acquire(self.state / "lock")
         except TimeoutError:
@@ -128,6 +131,11 @@ class Workdir:
         if not self.read_nonce():
             write_private(self.nonce, secrets.token_hex(16))
         return lock
+
+    def make_state(self) -> None:
+        """Make the folder of the manager's own files, which git ignores: a secret is among them."""
+        with contextlib.suppress(OSError):  # whoever writes the first file there says what is wrong
+            make_ignored(self.state)
 
     def keep_sweep_id(self, new: str) -> str:
         """Return the id of this folder's sweep; `new` when it has none yet. Caller holds the folder."""

@@ -59,7 +59,7 @@ class Folder:
     @property
     def token_text(self) -> str:
         """What a worker elsewhere is given."""
-        return (self.root / ".experiment_token").read_text(encoding="utf-8")
+        return (self.root / ".experiment_manager" / "token").read_text(encoding="utf-8")
 
     @property
     def token(self) -> str:

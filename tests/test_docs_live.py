@@ -181,7 +181,7 @@ def test_a_worker_in_another_folder_works_through_a_tunnel_with_the_token(
     assert not any(word in passed for word in (b"learning_rate", b"request_task", mine.token.encode()))
     assert len(mine.rows(f"results_{PHASE}")) == 6
     assert not (elsewhere.root / f"results_{PHASE}" / "final_results.csv").exists()
-    assert not list((elsewhere.root / ".experiment_spool").iterdir())
+    assert not list((elsewhere.root / ".experiment_spool").glob("[!.]*"))
 
 
 def run_client(client: str, folder: Folder, manager: ExperimentManager) -> str:

@@ -165,7 +165,7 @@ def test_a_worker_on_another_machine_works_with_the_token_and_only_with_it(
         code, said = there.run(*runner, *where)
         assert code == 1
         assert "found no file, expected a copy of that in the manager's folder" in said
-        shutil.copy(folder.root / ".experiment_token", elsewhere)
+        shutil.copy(folder.root / ".experiment_manager" / "token", elsewhere / ".experiment_token")
         code, said = there.run(*runner, *where)
         assert code == 0, said
         code, said = there.run(HOUSE / "experiment_manager.py", "status", *where, "--workdir", elsewhere)
@@ -192,7 +192,7 @@ def test_a_worker_on_another_machine_outlives_a_cable_that_is_pulled(
     runner = (HOUSE / "experiment_runner_gpu.py", "--device", "cpu", "--workdir", elsewhere)
     with here.running(*manager):
         where = (here.address, port_of(folder))
-        shutil.copy(folder.root / ".experiment_token", elsewhere)
+        shutil.copy(folder.root / ".experiment_manager" / "token", elsewhere / ".experiment_token")
         with there.running(*runner, *where) as worker:
             poll((elsewhere / "began1").exists, "the first task's begin")
             ip(f"-n {there.name} link set wire0 down")
@@ -245,7 +245,9 @@ class Sweep:
         """Start a worker there, with a copy of the token."""
         where = (host or self.machines[0].address, port or port_of(self.folder))
         if at:
-            shutil.copy(self.folder.root / ".experiment_token", self.root(at))
+            shutil.copy(
+                self.folder.root / ".experiment_manager" / "token", self.root(at) / ".experiment_token"
+            )
         return self.running(at, "experiment_runner_gpu.py", "--device", "cpu", *where, **variables)
 
     def await_began(self, at: int, attempt: int = 1) -> None:

@@ -104,23 +104,25 @@ def tree() -> None:
     """Run sweeps of experiments on all your GPUs: YAML in, one row of CSV per experiment out."""
 
 
-def main(words: Sequence[str] | None = None, *, command: str | None = None) -> int:
+def main(words: Sequence[str] | None = None, *, command: str | None = None, verb: str = "") -> int:
     """Do what the words say, by default those of the command line, and return the exit code.
 
     Args:
         words: A verb and what belongs to it.
         command: How the user called this; help and hints show it. The launchers tell it by `DISTEXP_COMMAND`.
+        verb: What `command` always does; the words hold no verb then.
     """
     name = os.environ.pop("DISTEXP_COMMAND", "") or command or COMMAND
     try:
-        code = tree.main(words if words is None else [*words], name, standalone_mode=False)
+        doing = tree.get_command(click.Context(tree), verb) or tree
+        code = doing.main(words if words is None else [*words], name, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         return 0 if not words else 2
     except click.UsageError as error:
-        verb = error.ctx.command_path if error.ctx else name
-        return complain(f"{error.format_message()}\nSee `{verb} --help`.", 2)
+        where = error.ctx.command_path if error.ctx else name
+        return complain(f"{error.format_message()}\nSee `{where} --help`.", 2)
     except Refused as error:
         return complain(str(error), 1)
     except DistexpError as error:

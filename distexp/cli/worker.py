@@ -190,7 +190,8 @@ def work(settings: Settings) -> int:
             f"--workdir {settings.workdir}: no such folder; name that of your configs and results"
         )
     os.chdir(workdir.root)  # experiments and `command:` programs are found from here
-    sys.path.insert(0, str(workdir.root))
+    workdir.make_state()
+    sys.path[:0] = [str(folder) for folder in (workdir.root, workdir.root / "src") if folder.is_dir()]
     with contextlib.closing(StopRequests()) as stop:
         stop.install()
         left_s = clock_of(slurm.seconds_left() if settings.time_limit is None else settings.time_limit)

@@ -137,7 +137,7 @@ def slurm(count: int, workdir: Path, words: Sequence[str]) -> int:
     """Submit pilots; words before `--` go to each, those after it to sbatch. Returns sbatch's exit code."""
     cut = words.index("--") if "--" in words else len(words)
     folder = Workdir(workdir)
-    folder.state.mkdir(exist_ok=True)
+    folder.make_state()
     if not has_manager(workdir):
         say(f"No manager runs in {workdir} yet; pilots wait for one for 300 s (--manager-wait-s)")
     worker = python(RUNNER, *words[:cut], "--workdir", str(workdir), "--requeue")

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from distexp.errors import ResultsUnwritable
-from distexp.system.files import replace_durably
+from distexp.system.files import make_ignored, replace_durably
 
 SUFFIX = ".result"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -34,7 +34,7 @@ class Spool:
         if not _NAME.fullmatch(name):
             raise ValueError(f"spool name {name!r}: expected letters, digits, dot, dash and underscore")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_ignored(self._folder)
             replace_durably(self._folder / (name + SUFFIX), _digest(payload) + b"\n" + payload)
         except OSError as error:
             raise ResultsUnwritable(f"{self._folder}: cannot be written now ({error.strerror})") from error

@@ -74,7 +74,9 @@ def given_token() -> Token | None:
     text = os.environ.get(TOKEN_VARIABLE)
     if not text:
         return None
-    return parse_token(text.encode(errors="replace"), TOKEN_VARIABLE, "give it the text of .experiment_token")
+    return parse_token(
+        text.encode(errors="replace"), TOKEN_VARIABLE, "give it the text of .experiment_manager/token"
+    )
 
 
 def read_token(workdir: Workdir) -> Token | None:
@@ -106,7 +108,7 @@ def require_private(path: Path) -> None:
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise UserError(
             f"{path}: other users can read this secret (mode {mode:04o}); "
-            f"run `chmod 600 {path.name}`, or delete it if somebody may have read it"
+            f"run `chmod 600 {path}`, or delete it if somebody may have read it"
         )
 
 

@@ -37,7 +37,7 @@ def test_a_request_without_the_secret_is_told_where_it_is(
     with RawClient(manager.port) as talk:
         reply = talk.say("request_task", worker_id="stranger", **said)
         assert reply["error"] == (
-            f"request_task: found {found}, expected the secret in the manager's .experiment_token "
+            f"request_task: found {found}, expected the secret in the manager's .experiment_manager/token "
             "in the field `token`"
         )
         assert talk.say("status")["status"]["assigned"] == 0

@@ -9,7 +9,7 @@ import pytest
 from distexp.errors import ConfigError, UserError
 from distexp.manager.manager import ExperimentManager
 from distexp.task import State
-from distexp.workdir import write_private
+from distexp.workdir import Workdir, write_private
 from experiment_manager import ExperimentManager as PublicManager
 from tests.live_manager import CONFIG, PATIENCE_S, Folder, worker
 from tests.support import poll
@@ -67,7 +67,7 @@ def test_without_auth_only_this_machine_is_served(folder: Folder) -> None:
 def test_the_log_tells_what_workers_on_other_machines_need(folder: Folder) -> None:
     with folder.serving(host="0.0.0.0"):
         pass
-    assert f"Workers on other machines need a copy of {folder.root}/.experiment_token" in folder.log()
+    assert f"Workers on other machines need a copy of {folder.root}/.experiment_manager/token" in folder.log()
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b"])
@@ -85,10 +85,11 @@ def test_the_log_counts_tasks_and_rows_word_for_word(folder: Folder) -> None:
 
 
 def test_a_start_that_fails_holds_nothing(folder: Folder) -> None:
-    write_private(folder.root / ".experiment_token", "{}")
+    Workdir(folder.root).make_state()
+    write_private(folder.root / ".experiment_manager" / "token", "{}")
     with pytest.raises(UserError, match="holds no token"):
         ExperimentManager(port=0, workdir=folder.root).start()
-    folder.root.joinpath(".experiment_token").unlink()
+    folder.root.joinpath(".experiment_manager", "token").unlink()
     with folder.serving() as manager:
         assert counts(manager) == {"pending": 3}
 

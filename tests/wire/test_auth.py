@@ -40,6 +40,7 @@ def test_a_folder_without_a_token_has_none(tmp_path: Path) -> None:
 )
 def test_a_damaged_token_file_is_one_clear_line_without_its_text(tmp_path: Path, content: bytes) -> None:
     workdir = Workdir(tmp_path)
+    workdir.make_state()
     write_private(workdir.token, "")
     workdir.token.write_bytes(content)
     with pytest.raises(UserError) as error:
@@ -54,13 +55,14 @@ def test_a_damaged_token_file_is_one_clear_line_without_its_text(tmp_path: Path,
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
 def test_a_token_file_that_others_can_read_is_refused_with_the_remedy(tmp_path: Path, mode: int) -> None:
     workdir = Workdir(tmp_path)
+    workdir.make_state()
     write_private(workdir.token, TEXT)
     workdir.token.chmod(mode)
     with pytest.raises(UserError) as error:
         read_token(workdir)
     assert str(error.value) == (
         f"{workdir.token}: other users can read this secret (mode {mode:04o}); run "
-        "`chmod 600 .experiment_token`, or delete it if somebody may have read it"
+        f"`chmod 600 {workdir.token}`, or delete it if somebody may have read it"
     )
     workdir.token.chmod(0o600)
     assert read_token(workdir) == Token("geheim", FINGERPRINT, str(workdir.token))
@@ -78,7 +80,7 @@ def test_the_environment_holds_a_token_or_none(monkeypatch: pytest.MonkeyPatch) 
         given_token()
     assert str(error.value) == (
         'EXPERIMENT_TOKEN: holds no token such as {"secret": ..., "fingerprint": ...}; '
-        "give it the text of .experiment_token"
+        "give it the text of .experiment_manager/token"
     )
 
 
@@ -97,7 +99,7 @@ def test_secret_and_certificate_are_made_once_and_only_their_owner_can_read_them
         for path in (workdir.token, workdir.certificate):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
     left = {path.name for path in workdir.root.rglob("*")}
-    assert left == {".experiment_token", ".experiment_manager", "certificate.pem"}, "nothing half written"
+    assert left == {".experiment_manager", "certificate.pem", "token"}, "nothing half written"
 
 
 def test_two_folders_have_nothing_in_common(workdir: Workdir) -> None:

@@ -89,7 +89,7 @@ def test_the_manager_of_another_folder_is_none_until_this_folder_has_had_its_own
 ) -> None:
     here = Folder(tmp_path_factory.mktemp("here"))
     here.configure([1])
-    refusal = f"{here.root}/.experiment_token: missing; copy it from the manager's folder"
+    refusal = f"{here.root}/.experiment_manager/token: missing; copy it from the manager's folder"
     with folder.serving() as other, Client(Workdir(here.root)) as client:
         monkeypatch.setattr("distexp.wire.client.DEFAULT_PORT", other.port)
         with pytest.raises(ManagerUnreachable) as error:
@@ -149,7 +149,7 @@ def test_a_program_with_a_certificate_of_its_own_hands_out_nothing_and_hears_no_
             client.call(RequestTask(worker_id="gpu0"), TaskReply)
         assert str(error.value) == (
             f"localhost:{port}: this manager's certificate is not the one that "
-            f"{folder.root}/.experiment_token names (no secret was sent): copy it again if "
+            f"{folder.root}/.experiment_manager/token names (no secret was sent): copy it again if "
             "it is of an earlier manager, or name another host and port"
         )
     assert heard == [], "the client has left before its first word"
@@ -200,7 +200,7 @@ def test_a_connection_that_ends_in_the_handshake_may_be_tried_again(folder: Fold
 
 def test_a_token_that_others_can_read_is_not_used(folder: Folder) -> None:
     with folder.serving(), Client(Workdir(folder.root)) as client:
-        (folder.root / ".experiment_token").chmod(0o644)
+        (folder.root / ".experiment_manager" / "token").chmod(0o644)
         with pytest.raises(Unauthorized, match=r"other users can read this secret .mode 0644"):
             client.call(Status(), StatusReply)
 

@@ -132,7 +132,7 @@ def test_a_refused_request_for_a_task_ends_the_worker_and_a_refused_report_does_
         assert "Error reporting task: " in caplog.text
         assert "no_such_task" in caplog.text
         connection.close()
-        (folder.root / ".experiment_token").write_text("damaged", encoding="utf-8")
+        (folder.root / ".experiment_manager" / "token").write_text("damaged", encoding="utf-8")
         assert connection.try_request(RequestTask(worker_id="cpu0"), TaskReply, WHAT) is None
         assert connection.has_given_up
 

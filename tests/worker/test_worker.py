@@ -328,7 +328,7 @@ def test_a_worker_without_a_token_is_told_where_it_lies(folder: Folder, tmp_path
     with folder.serving() as manager, worker_process(elsewhere, "localhost", manager.port) as worker:
         assert worker.code() == 1
     assert (
-        f"Error requesting task: {elsewhere}/.experiment_token: missing; copy it from the "
+        f"Error requesting task: {elsewhere}/.experiment_manager/token: missing; copy it from the "
         "manager's folder, or put its text into EXPERIMENT_TOKEN"
     ) in worker.output()
 
