@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from distexp.manager.manager import ExperimentManager
 from distexp.system.process import machine_id
+from distexp.workdir import Workdir
 
 CONFIG = """
 defaults: {{output_dir: "./results_exp1", experiment: "absent_module:run"}}
@@ -59,7 +60,7 @@ class Folder:
     @property
     def token_text(self) -> str:
         """What a worker elsewhere is given."""
-        return (self.root / ".experiment_manager" / "token").read_text(encoding="utf-8")
+        return Workdir(self.root).token.read_text(encoding="utf-8")
 
     @property
     def token(self) -> str:
