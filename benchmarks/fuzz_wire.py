@@ -32,7 +32,6 @@ from distexp.errors import DistexpError
 from distexp.system.process import machine_id
 from distexp.wire.client import Client
 from distexp.wire.messages import (
-    PAGE,
     Ack,
     Cancel,
     RequestTask,
@@ -150,7 +149,7 @@ def _tasks(client: Client, state: str | None = None) -> list[TaskStatus]:
     while True:
         page = client.call(Tasks(state=state, offset=len(found)), TasksReply)
         found += page.tasks
-        if len(page.tasks) < PAGE:
+        if not page.tasks or len(found) >= page.total:
             return found
 
 

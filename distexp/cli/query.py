@@ -14,7 +14,6 @@ from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import State, Value
 from distexp.text import duration_text, need_text, number_text
 from distexp.wire.messages import (
-    PAGE,
     Logs,
     LogsReply,
     Show,
@@ -97,7 +96,7 @@ def _read_tasks(
             page = client.call(Tasks(state=state, phase=phase, where=where, offset=len(found)), TasksReply)
             found += page.tasks
             is_enough = limit and len(found) >= limit
-            if is_enough or len(page.tasks) < PAGE:
+            if is_enough or not page.tasks or len(found) >= page.total:
                 return TasksReply(tasks=found[: limit or None], total=page.total)
 
 

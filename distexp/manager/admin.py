@@ -16,10 +16,12 @@ from distexp.results.store import ResultsStore
 from distexp.task import Reportable, State, canonical
 from distexp.task_log import LOG_FILE, last_lines, read_piece
 from distexp.wire import messages as wire
+from distexp.wire.framing import MAX_MESSAGE_BYTES
 from distexp.workdir import Workdir
 
 log = logging.getLogger("distexp.manager")
 
+PAGE_BYTES = MAX_MESSAGE_BYTES // 2  # of tasks in a reply; one task alone may take more
 METRICS, METRIC_CHARS = 8, 100  # of a worker in a view, and of one metric there
 EXCLUDED_BYTES, HELD_BYTES = 200, 100  # of names in a status: it has to stay below MAX_STATUS_BYTES
 SHOWN_LINES = 12  # of a log, in a reply to `show`
@@ -137,8 +139,15 @@ class Admin:
     # -- tasks ---------------------------------------------------------------------------------------------
 
     def _tasks(self, request: wire.Tasks) -> wire.TasksReply:
-        page, total = self._queue.page(_accepted(request), request.offset, wire.PAGE)
-        return wire.TasksReply(tasks=[describe(entry) for entry in page], total=total)
+        entries, total = self._queue.page(_accepted(request), request.offset, wire.PAGE)
+        page, size = list[wire.TaskStatus](), 0
+        for entry in entries:
+            described = describe(entry)
+            size += len(msgspec.json.encode(described))
+            if page and size > PAGE_BYTES:
+                break
+            page.append(described)
+        return wire.TasksReply(tasks=page, total=total)
 
     def _show(self, request: wire.Show) -> wire.ShowReply:
         entry = self._queue.entry(self._queue.key_of(request.task))

@@ -112,6 +112,21 @@ class CompletionHandler:
             "before you report, or send a `result` with it"
         )
 
+    def charge_refusal(self, request: wire.TaskComplete, worker: Worker, why: str) -> None:
+        """Charge a report that was refused for good as a failure: its worker would repeat it for ever."""
+        if not self._queue.knows(request.key):
+            return
+        entry = self._queue.entry(request.key)
+        failure = wire.TaskFailed(
+            worker_id=request.worker_id,
+            task_id=request.task_id,
+            lease_id=request.lease_id,
+            key=request.key,
+            error=f"its result was refused: {why}",
+        )
+        if entry.state is State.ASSIGNED:
+            self._charge(failure, entry, worker, failure.error, retry=True)
+
     def failed(self, request: wire.TaskFailed, worker: Worker) -> wire.Ack:
         """Charge the failure to the task; one by import holds its phase, or excludes the worker."""
         entry = self._reported(request)

@@ -15,7 +15,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from distexp.errors import DistexpError, Unauthorized
+from distexp.errors import DistexpError, ProtocolError, Unauthorized
 from distexp.manager.admin import Admin
 from distexp.manager.completion import Completion, CompletionHandler
 from distexp.manager.forecast import Forecaster
@@ -241,6 +241,15 @@ class Dispatcher:
         return wire.HeartbeatReply(stop=not goes_on)
 
     def _task_complete(self, request: wire.TaskComplete, worker: Worker) -> wire.Ack:
+        try:
+            return self._complete(request, worker)
+        except ProtocolError as error:
+            if worker.instance:  # a hand-written client may still write its row, and report again
+                self.completion.charge_refusal(request, worker, str(error))
+                self._journal.flush()
+            raise
+
+    def _complete(self, request: wire.TaskComplete, worker: Worker) -> wire.Ack:
         completion = self.completion.validate(request, worker)
         folder = completion.task.output_dir
         batch = self._batches.get(folder) or self._batches.setdefault(

@@ -98,6 +98,19 @@ def test_tasks_come_in_pages(folder: Folder) -> None:
     assert {page["total"] for page in pages} == {PAGE + 20}
 
 
+def test_a_page_of_large_tasks_fits_into_a_message(folder: Folder) -> None:
+    text = CONFIG + f"    - big: [{'x' * 30_000}]\n"
+    folder.configure(list(range(PAGE)), text)
+    with folder.serving() as manager, RawClient(manager.port, token=folder.token) as user:
+        found: list[str] = []
+        while len(found) < PAGE:
+            page = user.say("tasks", offset=len(found))
+            assert page["total"] == PAGE
+            assert 0 < len(page["tasks"]) < PAGE
+            found += [task["task_id"] for task in page["tasks"]]
+    assert found == [f"exp1_vary_width_{number}_42" for number in range(PAGE)]
+
+
 def test_a_cancelled_task_that_runs_is_told_to_stop_and_a_requeued_one_runs_again(
     manager: ExperimentManager, user: RawClient
 ) -> None:

@@ -200,6 +200,22 @@ def test_a_result_that_another_worker_hands_over_names_the_one_that_computed_it(
     assert (row["worker"], row["host"]) == ("node9/gpu3", "node9")
 
 
+def test_a_report_that_is_refused_for_good_is_charged_with_its_reason(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with worker(manager, shares=False) as talk:
+        task = talk.say("request_task")
+        for attempt in range(3):
+            named = {"lease_id": task["lease_id"], "key": task["key"], "sweep_id": "another"}
+            assert "of another sweep" in talk.say("task_complete", **named, result={"x": 1})["error"]
+            entry = manager.queue.entry(task["key"])
+            assert entry.failures == attempt + 1
+            assert entry.error.startswith("its result was refused: task_complete ")
+            while attempt < 2 and (task := talk.say("request_task"))["key"] != entry.key:
+                talk.say("task_complete", key=task["key"], result={"x": 1})
+    assert entry.state is State.FAILED
+
+
 def test_a_reported_result_becomes_a_row(folder: Folder, manager: ExperimentManager) -> None:
     with worker(manager, shares=False, host="node7") as talk:
         task = talk.say("request_task")
