@@ -31,6 +31,7 @@ ROWS = (
 ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packages.split()}
 
 CATCHERS = {  # who may catch whatever comes; the reason
+    "worker.worker.Worker._try_start": "around a task's start: whatever prevents it is a failure of it",
     "worker.task_main.guarded": "around the experiment: whatever it raises is its failure",
     "wire.server._ConnectionHandler._answer": "around one request: whatever it breaks, the manager serves on",
 }

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -21,6 +22,7 @@ LEAVE_S = 2.0  # for workers to leave by themselves once the manager has ended, 
 FINISH_S = 10.0  # for the manager to see that all is done once the last worker has left
 END_S = 30.0  # from SIGTERM to a kill: a worker takes up to 20 s to save a checkpoint
 KILL_S = 5.0  # from a third Ctrl+C to a kill
+BAD_GPU_CODE = 2  # of a worker that cannot start, or whose GPU torch cannot use
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # those that the system knows
 
@@ -245,10 +247,25 @@ class LocalRun:
         if address is None or address == self._old_address or self._stopping.first is not None:
             return
         where = [address.host, str(address.port), "--workdir", str(self._workdir)]
-        for index in range(self._count):
-            log = Workdir(self._workdir).state / f"worker-{index}.log"
-            self._workers.append(self._group.start(f"worker {index}", [*self._worker, *where], log))
+        self._worker = [*self._worker, *where]
+        self._start_workers()
         say(f"Started {self._count} workers (their output: {Workdir(self._workdir).state}/worker-*.log)")
+
+    def _start_workers(self) -> None:
+        first = len(self._workers)
+        for index in range(first, first + self._count):
+            log = Workdir(self._workdir).state / f"worker-{index}.log"
+            self._workers.append(self._group.start(f"worker {index}", self._worker, log))
+
+    def _fall_back(self) -> bool:
+        """Start CPU workers in place of those whose GPUs torch cannot use; return whether that was done."""
+        devices = [after for word, after in pairwise(self._worker) if word == "--device"]
+        if devices[-1:] != ["auto"] or any(each.exit_code != BAD_GPU_CODE for each in self._workers):
+            return False
+        say(f"No worker can use its GPU, so CPU workers are started: {_ending(self._workers[0])}")
+        self._worker = [*self._worker, "--device", "cpu"]
+        self._start_workers()
+        return True
 
     def _after_manager(self, now_s: float) -> None:
         """The manager tells its workers when all is done; ask those to leave that did not hear it."""
@@ -260,6 +277,8 @@ class LocalRun:
                 process.send(signal.SIGINT)
 
     def _after_workers(self, now_s: float) -> None:
+        if self._stopping.first is None and self._fall_back():
+            return
         if self._workers_ended_s is None:
             self._workers_ended_s = now_s
         waited = now_s >= self._workers_ended_s + FINISH_S

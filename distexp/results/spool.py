@@ -39,6 +39,10 @@ class Spool:
         except OSError as error:
             raise ResultsUnwritable(f"{self._folder}: cannot be written now ({error.strerror})") from error
 
+    def path(self, name: str) -> Path:
+        """Where the payload of this name lies."""
+        return self._folder / (name + SUFFIX)
+
     def items(self) -> list[tuple[str, bytes]]:
         """Return name and payload of all that is kept, oldest first; what is no such file is left alone."""
         kept: list[tuple[int, str, bytes]] = []

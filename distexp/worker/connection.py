@@ -29,7 +29,7 @@ class ManagerConnection:
         self._manager_wait_s = manager_wait_s
         self._away_since_s: float | None = None  # since when nobody answers
         self._retry_s = RETRY_MIN_S
-        self._was_refused = False
+        self.refusal = ""  # why the manager refused the last request for good; empty: it did not
         self._requested_s = 0.0
         self.next_heartbeat_s = 0.0  # when the manager has to hear from this worker again
         self.has_given_up = False
@@ -53,12 +53,12 @@ class ManagerConnection:
 
     def try_request(self, request: AnyRequest, expected: Any, what: str) -> Any:
         """Return the reply; None when the manager refuses or, after a wait, does not answer."""
-        self._was_refused = False
+        self.refusal = ""
         try:
             return self.request(request, expected)
         except ProtocolError as error:
             log.error("%s: %s", what, error)
-            self._was_refused = True
+            self.refusal = str(error)
             self.has_given_up = isinstance(request, RequestTask)
             return None
         except ManagerUnreachable as error:
@@ -77,12 +77,12 @@ class ManagerConnection:
             self.has_given_up = True
 
     def report(self, report: TaskComplete | TaskFailed | TaskReleased) -> Ack | None:
-        """Tell the manager, as often as it takes; None when it refuses or stays away too long."""
+        """Tell the manager, as often as it takes; None when it refuses (`refusal`) or stays away too long."""
         while not self.has_given_up:
             ack: Ack | None = self.try_request(report, Ack, "Error reporting task")
             if ack is not None:
                 return ack
-            if self._was_refused or self._stop.wants_checkpoint:
+            if self.refusal or self._stop.wants_checkpoint:
                 break
         return None
 

@@ -101,7 +101,25 @@ class ResultDelivery:
         """Send what an earlier worker could not."""
         for delivery in self.spooled():
             log.info("Delivering a spooled result of task %s", delivery.task.task_id)
-            self._send(delivery, wants_next=False)
+            if self._send(delivery, wants_next=False) is None and self._connection.refusal:
+                self._keep_refused(delivery, self._connection.refusal)
+
+    def _keep_refused(self, delivery: Delivery, refusal: str) -> None:
+        """Write the row of a task that the manager does not know (any more), where this worker may."""
+        task = delivery.task
+        try:
+            if task.writes_row:
+                self.write_row(delivery)
+                self.unspool(delivery)
+                log.warning("Task %s: its row is in %s, though %s", task.task_id, task.output_dir, refusal)
+                return
+        except ResultsUnwritable as error:
+            refusal = str(error)
+        log.error(
+            "Task %s: its result stays in %s (%s). Put its phase back into the configs and start a worker "
+            "here, or delete that file",
+            *(task.task_id, self._spool.path(delivery.name), refusal),
+        )
 
     def _send(self, delivery: Delivery, *, wants_next: bool) -> Ack | None:
         report = TaskComplete(

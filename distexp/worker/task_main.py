@@ -7,7 +7,6 @@ device is pinned.
 
 import contextlib
 import importlib
-import io
 import os
 import queue
 import sys
@@ -29,10 +28,10 @@ from distexp.errors import TaskStopped
 from distexp.results.conversion import convert, whole_json
 from distexp.system.process import MARK_VARIABLE, detach, end_descendants, end_own_tree
 from distexp.task import Cause, Scalar, Task, joined
-from distexp.task_log import LOG_FILE
 from distexp.text import one_line
 from distexp.worker import provenance
 from distexp.worker.metrics import MetricsFile, block_board, import_board
+from distexp.worker.output import redirect_output
 from distexp.worker.reports import Reported, Reporter
 
 CHECKPOINT_FOLDER = "checkpoint"  # in the run folder
@@ -74,6 +73,12 @@ class Started(msgspec.Struct, frozen=True, tag="began"):
     """From the child: the experiment starts now."""
 
 
+class OutputLost(msgspec.Struct, frozen=True, tag="output_lost"):
+    """From the child: its log does not take what it prints."""
+
+    problem: str
+
+
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
     """From the child: the result."""
 
@@ -96,8 +101,14 @@ class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
     """From the child: stopped as asked; the task goes back."""
 
 
-Outcome = Finished | Failed | Stopped
-FromChild = Started | Reported | Outcome
+class Unusable(msgspec.Struct, frozen=True, tag="unusable"):
+    """From the child: torch cannot use the GPU that the worker has claimed."""
+
+    problem: str  # in torch's words
+
+
+Outcome = Finished | Failed | Stopped | Unusable
+FromChild = Started | Reported | OutputLost | Outcome
 _from_worker: msgspec.json.Decoder[Run | Stop] = msgspec.json.Decoder(Run | Stop)
 _encode = msgspec.json.encode
 
@@ -133,10 +144,12 @@ def main(channel: Connection, setup: Setup) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup.gpus)
     loaded = prepare(setup.experiment, None if setup.is_warm else setup.device)
     run = inbox.runs.get()
-    redirect_output(Path(run.run_folder))
-    outcome: bytes | Failed | Stopped
+    redirect_output(Path(run.run_folder), lambda error: _send(channel, OutputLost(str(error))))
+    outcome: bytes | Failed | Stopped | Unusable
     if isinstance(loaded, Failed | Stopped):
         outcome = loaded
+    elif setup.gpus and (problem := torch_problem()):
+        outcome = Unusable(problem)
     else:
         channel.send_bytes(_encode(Started()))
         metrics_file = MetricsFile(Path(run.run_folder), run.attempt)
@@ -144,6 +157,8 @@ def main(channel: Connection, setup: Setup) -> None:
         context = make_context(run, setup, inbox.stop, reporter.report)
         outcome = guarded(lambda: _encode(call(loaded, run.task, context)))
         metrics_file.close()
+        if isinstance(outcome, Failed) and setup.gpus and (problem := torch_problem()):
+            outcome = Unusable(problem)  # the experiment imported torch when it ran
     with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
         if isinstance(outcome, Failed):
             print(outcome.error, file=sys.stderr)
@@ -154,20 +169,22 @@ def main(channel: Connection, setup: Setup) -> None:
     os._exit(0)  # nothing is left to save; the interpreter's own teardown takes half a second with torch
 
 
-def _send(channel: Connection, message: Reported) -> None:
+def _send(channel: Connection, message: Reported | OutputLost) -> None:
     with contextlib.suppress(OSError):  # the worker is gone: `Inbox` ends this process
         channel.send_bytes(_encode(message))
 
 
-def redirect_output(run_folder: Path) -> None:
-    """Append everything the task prints, at any level, to its log."""
-    run_folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(run_folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # the last line before a crash tells most
+def torch_problem() -> str:
+    """Return in torch's words why it cannot use the GPU; empty where it can, or is not imported."""
+    torch: Any = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    if cuda is None or cuda.is_available():
+        return ""
+    try:
+        torch.zeros(1, device="cuda")
+    except (AssertionError, RuntimeError) as error:
+        return one_line(f"torch {torch.__version__}: {str(error).strip().splitlines()[0]}")
+    return f"torch {torch.__version__}: torch.cuda.is_available() is false"
 
 
 def make_context(

@@ -23,9 +23,10 @@ import msgspec
 from distexp.system.process import ProcessMark, end_tree, has_group
 from distexp.task import Cause, Task
 from distexp.task_log import LOG_FILE, last_lines
+from distexp.text import one_line
 from distexp.worker.fork_template import template_order
 from distexp.worker.reports import Reported
-from distexp.worker.task_main import Failed, FromChild, Outcome, Run, Setup, Started, Stop, main
+from distexp.worker.task_main import Failed, FromChild, Outcome, OutputLost, Run, Setup, Started, Stop, main
 
 StartMethod = Literal["forkserver", "spawn"]
 DEFAULT_START_METHOD: StartMethod = "forkserver" if sys.platform == "linux" else "spawn"
@@ -101,6 +102,8 @@ class Attempt:
             self.has_begun = True
         elif isinstance(message, Reported):
             self.progress = message
+        elif isinstance(message, OutputLost):
+            log.warning("%s: the rest of the task's output is dropped (%s)", self._log, message.problem)
         else:
             self._outcome = message
             self.has_reported_end = True
@@ -113,12 +116,13 @@ class Attempt:
         code = self._process.exitcode
         if code is not None and code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            cause = f"its process was ended by {name}"
-            if name == "SIGKILL":
-                cause += " (by the kernel when memory ran out, or by somebody)"
+            cause = f"killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
         else:
-            cause = f"its process ended with exit code {code} without a result"
-        return "\n".join([*last_lines(self._log, LOG_LINES), cause])
+            cause = f"ended with exit code {code} without a result"
+        lines = last_lines(self._log, LOG_LINES)
+        if last := next((line.strip() for line in reversed(lines) if line.strip()), ""):
+            cause += f"; last output: {one_line(last)}"
+        return "\n".join([*lines, cause])
 
 
 class Children:

@@ -6,26 +6,41 @@ signals, the next heartbeat).
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from distexp.context import forget_checkpoints
 from distexp.system.logs import WorkerLog
 from distexp.task import Cause, Provenance
-from distexp.task_log import LOG_FILE
-from distexp.wire.messages import GpuUse, NoTask, Progress, RequestTask, TaskFailed, TaskReleased, TaskReply
+from distexp.text import clean_text
+from distexp.wire.messages import (
+    GpuUse,
+    NoTask,
+    Progress,
+    RequestTask,
+    Status,
+    StatusReply,
+    TaskFailed,
+    TaskReleased,
+    TaskReply,
+)
 from distexp.workdir import Workdir
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
+from distexp.worker.folders import is_disk_full, is_full_at, make_folders
 from distexp.worker.signals import StopRequests
-from distexp.worker.task_main import CHECKPOINT_FOLDER, Failed, Finished, Outcome, Run, Stopped
+from distexp.worker.task_main import CHECKPOINT_FOLDER, Failed, Finished, Outcome, Run, Stopped, Unusable
 from distexp.worker.task_process import Attempt, Children
 
 INTERRUPT_GRACE_S = 30.0  # second Ctrl+C: to save a checkpoint
 PREEMPTION_GRACE_S = 20.0  # SIGTERM, Slurm: before the cluster kills
+MAX_FULL_DISKS = 3  # of one task: then it may be what fills the disk
+MAX_ERROR_CHARS = 16_000  # of a failure that travel: its end
 START_S = 600.0  # for a child to import its experiment, from a slow network drive, too
 
 log = logging.getLogger("distexp.worker")
@@ -34,6 +49,14 @@ log = logging.getLogger("distexp.worker")
 @dataclass(frozen=True)
 class Fenced:
     """The manager wants no result of this attempt any more."""
+
+
+@dataclass(frozen=True)
+class DiskFull:
+    """The disk of the task's folder is full or read-only."""
+
+    folder: Path
+    problem: str
 
 
 class Worker:
@@ -82,7 +105,8 @@ class Worker:
         self._is_hopeless = False  # it has completed nothing, and its task has saved nothing
         self._log_file = WorkerLog(str(identity["worker_id"]))
         self._next: TaskReply | NoTask | None = None
-        self._is_stuck = False  # a child did not start and holds the way to all others
+        self._exit_code: int | None = None  # set when it must leave before its work is done
+        self._full_disks: Counter[str] = Counter()  # key -> how often that task met one here
 
     def _identity(self) -> dict[str, Any]:
         """Return who asks, as fields of a request.
@@ -105,7 +129,7 @@ class Worker:
         return (self._stop.is_warned and not self._is_hopeless) or (self._is_short and self._completed > 0)
 
     def run(self) -> int:
-        """Work until there is nothing left to do; return 0, or 1 when the manager stayed away."""
+        """Work until nothing is left to do; return 0, 1 when the manager stayed away, 2 for a bad GPU."""
         try:
             self._delivery.deliver_spooled()
             while self.run_one():
@@ -116,11 +140,11 @@ class Worker:
             self._children.close()
             self._connection.close()
             self._log_file.close()
-        return int(self._connection.has_given_up or self._is_stuck)
+        return int(self._connection.has_given_up) if self._exit_code is None else self._exit_code
 
     def run_one(self) -> bool:
         """Take one turn: at most one task. Return whether there is a next turn."""
-        if self._stop.wants_leave or self._connection.has_given_up or self._is_stuck:
+        if self._stop.wants_leave or self._connection.has_given_up or self._exit_code is not None:
             return False
         reply, self._next = self._next, None
         if reply is None:
@@ -152,17 +176,19 @@ class Worker:
     def _work_on(self, task: TaskReply) -> None:
         output_dir = self._workdir.results_folder(task.output_dir)
         run_folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
-        if not self._open_folders(task, output_dir, run_folder):
-            return
+        if problem := self._open_folders(output_dir, run_folder):
+            return self._conclude(task, problem)
         log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
         run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
         attempt = self._start_child(task, run)
         if attempt is None:
-            return
+            return None
         try:
             self._children.prepare(task)
             self._run_provenance = self._provenance(task.process == "forked" and task.command is None)
             outcome = self._watch(task, attempt)
+            if isinstance(outcome, Failed) and outcome.cause is Cause.ERROR and is_full_at(run_folder):
+                outcome = DiskFull(run_folder, outcome.error.splitlines()[-1])
             if self._free_mib or not isinstance(outcome, Finished):
                 attempt.kill()  # before anybody else may run this task, and before its GPU is looked at
             self._conclude(task, outcome)
@@ -176,17 +202,10 @@ class Worker:
         heartbeats and hearing signals.
         """
         over, theirs = Pipe(duplex=False)
-        started: list[Attempt] = []
+        started, problems = list[Attempt](), list[str]()
 
-        def start() -> None:
-            try:
-                started.append(self._children.start(run))
-            except OSError as error:
-                log.warning("No process could be started (%s); trying again in %g s", error, DISK_RETRY_S)
-            finally:
-                theirs.close()
-
-        threading.Thread(target=start, daemon=True, name="start").start()
+        arguments = (run, started, problems, theirs)
+        threading.Thread(target=self._try_start, args=arguments, daemon=True, name="start").start()
         give_up_at_s = self._clock() + START_S
         with over:
             while not over.poll():  # readable once the thread has closed its end
@@ -194,7 +213,7 @@ class Worker:
                     self._conclude(task, Stopped())
                     return None
                 if self._clock() >= give_up_at_s:
-                    self._is_stuck = True  # the thread cannot be ended, but the worker can
+                    self._exit_code = 1  # the thread cannot be ended, but the worker can
                     self._conclude(
                         task, Failed(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
                     )
@@ -205,33 +224,33 @@ class Worker:
                 self._connection.wait(max(0.0, until_s - self._clock()), [over])
         if started:
             return started[0]
-        self._conclude(task, Stopped())
-        self._connection.wait(DISK_RETRY_S)
+        self._conclude(task, Failed(Cause.ERROR, problems[0]))
         return None
 
-    def _open_folders(self, task: TaskReply, output_dir: Path, run_folder: Path) -> bool:
-        """Make the task's folders and log, trying again until it works; False when the task is not to run."""
-        while True:
-            try:
-                self._log_file.follow(output_dir)
-                run_folder.mkdir(parents=True, exist_ok=True)
-                (run_folder / LOG_FILE).touch()
-                (run_folder / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
-                return True
-            except OSError as error:
-                log.warning(
-                    "%s: cannot be written now (%s); trying again every %g s",
-                    *(error.filename or run_folder, error.strerror, DISK_RETRY_S),
-                )
-            self._connection.wait(DISK_RETRY_S)
-            if self._stop.wants_leave:
-                self._conclude(task, Stopped())
-                return False
-            if not self._delivery.heartbeat(task):
-                self._conclude(task, Fenced())
-                return False
+    def _try_start(self, run: Run, started: list[Attempt], problems: list[str], is_over: Connection) -> None:
+        """Start the child; put it into `started`, or into `problems` why there is none."""
+        try:
+            started.append(self._children.start(run))
+        except Exception as error:  # noqa: BLE001 - around a task's start: a failed attempt
+            problems.append(f"its process could not be started: {type(error).__name__}: {error}")
+        finally:
+            is_over.close()
 
-    def _conclude(self, task: TaskReply, outcome: Outcome | Fenced) -> None:
+    def _open_folders(self, output_dir: Path, run_folder: Path) -> Failed | DiskFull | None:
+        """Make the task's folders and log; return why that cannot be done."""
+        try:
+            self._log_file.follow(output_dir)
+            make_folders(run_folder)
+        except OSError as error:
+            where = error.filename or run_folder
+            if is_disk_full(error):
+                return DiskFull(run_folder, f"{where}: {error.strerror}")
+            return Failed(Cause.ERROR, f"{where}: the task's folder cannot be made ({error.strerror})")
+        except ValueError as error:  # a name that this system cannot make
+            return Failed(Cause.ERROR, f"{run_folder}: the task's folder cannot be made ({error})")
+        return None
+
+    def _conclude(self, task: TaskReply, outcome: Outcome | Fenced | DiskFull) -> None:
         """Deliver the result, or report to the manager what happened instead."""
         match outcome:
             case Finished():
@@ -249,6 +268,9 @@ class Worker:
                 ack = self._delivery.deliver(Delivery(task=task, result=outcome.result, run=run))
                 for note in outcome.notes:
                     log.warning("Task %s: %s", task.task_id, note)
+                if ack is None and self._connection.refusal:
+                    refusal = f"the manager refused its result: {self._connection.refusal}"
+                    self._conclude(task, Failed(Cause.ERROR, refusal))
                 if ack is not None:
                     log.info("Task %s completed", task.task_id)
                     self._completed += 1
@@ -256,6 +278,7 @@ class Worker:
                     self._next = ack.next
             case Failed(cause=cause, error=error):
                 log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
+                error = clean_text(error)[-MAX_ERROR_CHARS:]
                 self._connection.report(
                     TaskFailed(**self._delivery.report_fields(task), cause=cause.value, error=error)
                 )
@@ -263,18 +286,51 @@ class Worker:
                 reason = "preempted" if self._stop.is_preempted else "interrupted"
                 log.info("Giving task %s back: %s", task.task_id, reason)
                 self._is_hopeless = not self._completed and not any(self._checkpoints(task).rglob("*"))
-                self._connection.report(TaskReleased(**self._delivery.report_fields(task), reason=reason))
+                self._give_back(task, reason)
+            case Unusable(problem=problem):
+                log.error(
+                    "The GPU of this worker cannot be used by %s. Install a build of torch for this driver "
+                    "(pytorch.org/get-started), or start the worker with --device cpu",
+                    problem,
+                )
+                self._exit_code = 2
+                self._give_back(task, f"GPU not usable: {problem}")
+            case DiskFull():
+                self._meet_full_disk(task, outcome)
             case Fenced():
                 log.warning(
                     "Task %s was cancelled or completed by another worker; its result is not wanted",
                     task.task_id,
                 )
 
+    def _give_back(self, task: TaskReply, reason: str) -> None:
+        self._connection.report(TaskReleased(**self._delivery.report_fields(task), reason=clean_text(reason)))
+
+    def _meet_full_disk(self, task: TaskReply, disk: DiskFull) -> None:
+        """Give the task back free, and wait until there is room; the third time it is charged."""
+        self._full_disks[task.key] += 1
+        if self._full_disks[task.key] >= MAX_FULL_DISKS:
+            problem = (
+                f"{disk.folder}: disk full or read-only, for the {MAX_FULL_DISKS}rd time ({disk.problem})"
+            )
+            self._conclude(task, Failed(Cause.ERROR, problem))
+        else:
+            log.warning(
+                "%s: disk full or read-only (%s); giving task %s back, and asking for none until it is not",
+                *(disk.folder, disk.problem, task.task_id),
+            )
+            self._give_back(task, f"disk full: {disk.problem}")
+        while is_full_at(disk.folder) and not self._stop.wants_leave and not self._connection.has_given_up:
+            self._connection.wait(DISK_RETRY_S)
+            status = self._connection.try_request(Status(), StatusReply, "Error requesting task")
+            if status is not None and status.status.done:
+                return
+
     def _checkpoints(self, task: TaskReply) -> Path:
         folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
         return folder / CHECKPOINT_FOLDER
 
-    def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced:
+    def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced | DiskFull:
         """Return how the attempt ends, or is ended."""
         timeout_at_s = kill_at_s = None
         has_news = True

@@ -1,7 +1,10 @@
 """Results reach their file: from another folder, through the spool, past disks that refuse."""
 
 import contextlib
+import resource
+import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -9,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distexp.errors import ResultsUnwritable
@@ -168,30 +172,32 @@ def await_said(caplog: Capture, words: str) -> None:
     poll(lambda: words in caplog.text, f"{words!r} logged", 60)
 
 
-@pytest.mark.parametrize("state", ["folder is a file", "file is a folder"])
-def test_a_results_file_that_cannot_be_written_costs_no_attempt(
-    quick: Folder, caplog: Capture, state: str
-) -> None:
+def test_a_results_file_that_cannot_be_written_costs_no_attempt(quick: Folder, caplog: Capture) -> None:
     open_gate(quick.root)
-    obstacle = quick.csv.parent if state == "folder is a file" else quick.csv
-    if state == "folder is a file":
-        obstacle.write_text("")
-    else:
-        obstacle.mkdir(parents=True)
+    quick.csv.mkdir(parents=True)
     with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
         await_said(caplog, "trying again every 0.05 s")
-        assert f"{obstacle}: cannot be written now" in caplog.text
-        if state == "file is a folder":  # the result is there, and on disk meanwhile
-            poll(lambda: len(spooled(quick.root)) == 1, "the result spooled")
-        if state == "folder is a file":
-            obstacle.unlink()
-        else:
-            obstacle.rmdir()
+        assert f"{quick.csv}: cannot be written now" in caplog.text
+        poll(lambda: len(spooled(quick.root)) == 1, "the result spooled")  # on disk meanwhile
+        quick.csv.rmdir()
         threaded.await_end()
         (entry,) = manager.queue.entries()
         assert (entry.state, entry.attempts, entry.failures, entry.losses) == (State.COMPLETE, 1, 0, 0)
     assert [row["score"] for row in quick.rows()] == ["10"]
     assert spooled(quick.root) == []
+
+
+@pytest.mark.parametrize("obstacle", ["file", "dangling link"])
+def test_a_folder_that_cannot_be_made_is_a_failed_attempt_with_its_text(quick: Folder, obstacle: str) -> None:
+    if obstacle == "file":
+        quick.csv.parent.write_text("")
+    else:
+        quick.csv.parent.symlink_to(quick.root / "absent" / "folder")
+    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
+        threaded.await_end()
+        (entry,) = manager.queue.entries()
+        assert (entry.state, entry.failures, entry.losses) == (State.FAILED, 3, 0)
+        assert "the task's folder cannot be made (" in entry.error
 
 
 def test_a_worker_that_may_not_wait_for_its_disk_keeps_the_result_for_its_next_start(
@@ -209,6 +215,49 @@ def test_a_worker_that_may_not_wait_for_its_disk_keeps_the_result_for_its_next_s
         threaded.await_end()
     assert [(row["score"], row["attempt"]) for row in quick.rows()] == [("10", "1")]
     assert spooled(quick.root) == []
+
+
+def test_a_spooled_result_whose_task_has_left_the_configs_gets_its_row(
+    quick: Folder, caplog: Capture
+) -> None:
+    open_gate(quick.root)
+    quick.csv.mkdir(parents=True)
+    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
+        await_said(caplog, "trying again every 0.05 s")
+        threaded.stop.preempt()
+        threaded.await_end()
+    quick.csv.rmdir()
+    shutil.rmtree(quick.root / ".experiment_manager")  # with the journal, which knows it
+    config = quick.root / "configs" / "config_exp1.yaml"
+    config.write_text(config.read_text().replace("[1]", "[7]"))
+    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
+        threaded.await_end()
+    assert [(row["width"], row["score"]) for row in quick.rows()] == [("1", "10"), ("7", "70")]
+    assert spooled(quick.root) == []
+    assert "Task exp1_vary_width_0_42: its row is in results_exp1, though" in caplog.text
+
+
+def test_a_result_that_is_refused_for_good_is_charged_and_kept(
+    quick: Folder, other: Path, caplog: Capture
+) -> None:
+    (quick.root / "experiment.py").write_text("", encoding="utf-8")
+    for path in quick.root.glob("experiment_*.py"):
+        shutil.copy(path, other)
+    with quick.serving() as manager:
+        port, token = manager.port, quick.token_text
+        (other / ".experiment_token").write_text(token)
+        (other / ".experiment_token").chmod(0o600)
+        with threaded_worker(other, port) as threaded:
+            poll(lambda: bool(list(quick.root.glob("began-1-*"))), "the task began", 60)
+            manager.stop()
+            (manager.workdir.sweep_id).write_text("0123")
+            with serving_at(quick, port) as later:
+                open_gate(quick.root)
+                await_said(caplog, "the manager refused its result: task_complete")
+                threaded.await_end()
+                assert [entry.state for entry in later.queue.entries()] == [State.COMPLETE]
+    assert len(spooled(other)) == 1
+    assert [row["score"] for row in quick.rows()] == ["10"]
 
 
 def test_a_cancelled_task_is_ended_and_leaves_no_row(quick: Folder, caplog: Capture) -> None:
@@ -318,3 +367,22 @@ def test_a_spooled_result_of_another_version_is_left_alone_and_named(
     assert said.startswith("spooled result old: not of this version (Expected `object`, got `int`")
     assert said.endswith("; left alone")
     assert (tmp_path / ".experiment_spool" / "old.result").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system sets the limits of another process")
+def test_a_full_disk_costs_nothing_and_the_worker_asks_for_no_task_until_there_is_room(
+    folder: Folder,
+) -> None:
+    open_gate(folder.root)
+    with folder.serving() as manager:
+        port = manager.port
+    with worker_process(folder.root, "localhost", port) as process:
+        process.await_words("Trying again")
+        full, free = (1000, resource.RLIM_INFINITY), (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_FSIZE, full)
+        with serving_at(folder, port) as manager:
+            process.await_words("disk full or read-only")
+            psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_FSIZE, free)
+            assert process.code() == 0
+            (entry,) = manager.queue.entries()
+    assert (entry.state, entry.failures, entry.losses) == (State.COMPLETE, 0, 0)

@@ -162,4 +162,4 @@ def test_a_template_that_dies_of_an_import_is_a_crash_of_the_attempt(
 ) -> None:
     experiment = write("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\ndef run(p, c): return {}")
     outcome = outcome_of(children, a_run(tmp_path, experiment))
-    assert outcome == Failed(Cause.CRASH, "its process was ended by SIGSEGV")
+    assert outcome == Failed(Cause.CRASH, "killed by SIGSEGV")

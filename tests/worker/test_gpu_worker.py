@@ -5,9 +5,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from distexp.cli.main import main
 from distexp.manager.manager import ExperimentManager
+from distexp.task import State
 from tests.live_manager import Folder, RawClient
 from tests.live_worker import CONFIG, await_began, await_rows, gated_folder, open_gate, worker_process
 from tests.stand_in.machine import environment, gpu, write_scenario
@@ -199,3 +201,31 @@ def test_what_excludes_several_gpus_is_told_in_a_line(
 ) -> None:
     assert main(["worker", "--gpus", "2", *words]) == 2
     assert capsys.readouterr().err == f"error: {told}\n"
+
+
+USES_TORCH = """
+import torch
+def run(params, context):
+    return {"score": params["width"]}
+"""
+USES_TORCH_LATE = """
+def run(params, context):
+    import torch
+    return {"score": float(torch.ones(1, device=context.device).sum())}
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use a GPU here")
+@pytest.mark.parametrize("source", [USES_TORCH, USES_TORCH_LATE], ids=["at its import", "when it runs"])
+def test_a_gpu_that_torch_cannot_use_is_the_workers_fault(tmp_path: Path, source: str) -> None:
+    folder = gated_folder(tmp_path, "[1, 2]", source)
+    with folder.serving() as manager:
+        sees = sees_of(folder, gpu(0))
+        with worker_process(folder.root, device="auto", environment=sees) as worker:
+            assert worker.code() == 2
+            assert "cannot be used by torch" in worker.output()
+            assert "start the worker with --device cpu" in worker.output()
+        with worker_process(folder.root) as worker:
+            assert worker.code() == 0
+        states = [(entry.state, entry.failures, entry.losses) for entry in manager.queue.entries()]
+    assert states == [(State.COMPLETE, 0, 0)] * 2

@@ -52,7 +52,7 @@ def test_a_segfault_is_a_crash_that_names_the_signal_and_ends_with_the_tasks_las
 ) -> None:
     source = f"import ctypes, os, signal\ndef run(params, context):\n print('epoch 7')\n {death}"
     outcome = outcome_of(children, a_run(tmp_path, write(source)))
-    assert outcome == Failed(Cause.CRASH, "epoch 7\nits process was ended by SIGSEGV")
+    assert outcome == Failed(Cause.CRASH, "epoch 7\nkilled by SIGSEGV; last output: epoch 7")
 
 
 @posix_only
@@ -61,7 +61,7 @@ def test_a_kill_from_outside_says_who_it_may_have_been(
 ) -> None:
     source = "import os, signal\ndef run(params, context): os.kill(os.getpid(), signal.SIGKILL)"
     outcome = outcome_of(children, a_run(tmp_path, write(source)))
-    expected = "its process was ended by SIGKILL (by the kernel when memory ran out, or by somebody)"
+    expected = "killed by SIGKILL, perhaps for want of memory"
     assert outcome == Failed(Cause.CRASH, expected)
 
 
@@ -72,14 +72,14 @@ def test_a_signal_without_a_name_is_told_by_its_number(
     outcome = outcome_of(
         children, a_run(tmp_path, write("import os\ndef run(p, c): os.kill(os.getpid(), 40)"))
     )
-    assert outcome == Failed(Cause.CRASH, "its process was ended by signal 40")
+    assert outcome == Failed(Cause.CRASH, "killed by signal 40")
 
 
 def test_a_process_that_leaves_without_a_result_is_a_crash_with_its_exit_code(
     children: Children, write: Write, tmp_path: Path
 ) -> None:
     outcome = outcome_of(children, a_run(tmp_path, write("import os\ndef run(p, c): os._exit(3)")))
-    assert outcome == Failed(Cause.CRASH, "its process ended with exit code 3 without a result")
+    assert outcome == Failed(Cause.CRASH, "ended with exit code 3 without a result")
 
 
 # -- what it leaves behind

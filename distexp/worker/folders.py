@@ -1,0 +1,52 @@
+"""Makes the folders of a task, and tells a full disk from a folder that can never be made."""
+
+import contextlib
+import errno
+from pathlib import Path
+
+from distexp.task_log import LOG_FILE
+from distexp.worker.task_main import CHECKPOINT_FOLDER
+
+DISK_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+PROBE_FILE = ".probe"
+PROBE_BYTES = 64 * 1024  # a disk with less room than this is full: a log and a row need some of it
+
+
+def make_folders(run_folder: Path) -> None:
+    """Make the run folder with its log and `checkpoint/`, on a disk that has room.
+
+    Raises:
+        OSError: That cannot be done; `is_disk_full` tells whether it may be later.
+    """
+    run_folder.mkdir(parents=True, exist_ok=True)
+    (run_folder / LOG_FILE).touch()
+    (run_folder / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
+    probe(run_folder)
+
+
+def probe(folder: Path) -> None:
+    """Return when `folder` takes `PROBE_BYTES` bytes more.
+
+    Raises:
+        OSError: It does not.
+    """
+    path = folder / PROBE_FILE
+    try:
+        path.write_bytes(bytes(PROBE_BYTES))
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Return whether the disk is full or read-only, which is no fault of the task."""
+    return error.errno in DISK_FULL
+
+
+def is_full_at(folder: Path) -> bool:
+    """Return whether the disk of a folder is full or read-only now."""
+    try:
+        probe(folder)
+    except OSError as error:
+        return is_disk_full(error)
+    return False

@@ -1,0 +1,66 @@
+"""Sends everything a task prints to its log; what a full disk does not take is dropped and fails no task."""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distexp.task_log import LOG_FILE
+
+
+class LogWriter(io.RawIOBase):
+    """Writes to the log's descriptor, and drops what it does not take."""
+
+    def __init__(self, descriptor: int, lost: Callable[[OSError], None]) -> None:
+        """Call `lost` each time that output is dropped."""
+        self._descriptor, self._lost = descriptor, lost
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def fileno(self) -> int:
+        """The descriptor, for programs that the task starts."""
+        return self._descriptor
+
+    def write(self, data: Any) -> int:
+        """Write as much as the log takes; return as if it were all when it takes nothing."""
+        try:
+            return os.write(self._descriptor, data)
+        except OSError as error:
+            self._lost(error)
+            return len(data)
+
+
+def redirect_output(run_folder: Path, lost: Callable[[OSError], None]) -> None:
+    """Append everything this process prints, at any level, to the log in its run folder.
+
+    Args:
+        run_folder: Holds the log.
+        lost: Called once if the log does not take the output; the rest of that is dropped.
+    """
+    losses: list[OSError] = []
+
+    def lose(error: OSError) -> None:
+        if not losses:
+            losses.append(error)
+            lost(error)
+
+    try:
+        run_folder.mkdir(parents=True, exist_ok=True)
+        log = os.open(run_folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:  # the disk has filled up since the folder was made
+        lose(error)
+        log = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    sys.stdout, sys.stderr = (_text_stream(LogWriter(number, lose)) for number in (1, 2))
+
+
+def _text_stream(writer: LogWriter) -> io.TextIOWrapper:
+    """Return a stream of lines: the last one before a crash tells most."""
+    buffer = io.BufferedWriter(writer)
+    return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
