@@ -55,7 +55,9 @@ def _busy(now_s: list[float]) -> Admin:
     ]
     queue = TaskQueue(lambda: now_s[0], lambda record: None)
     queue.sync(tasks)
-    registry = WorkerRegistry(host="here", machine="", nonce="", clock=lambda: now_s[0])
+    registry = WorkerRegistry(
+        host="here", machine="", nonce="", task_lock=Workdir(Path()).task_lock, clock=lambda: now_s[0]
+    )
     forecaster = Forecaster(queue, registry)
     for turn in range(DONE_EACH + 1):
         for number in range(WORKERS):

@@ -254,6 +254,9 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: float | None
     memory_mib: int = 0
     instance: str = ""
+    machine: str = ""  # the boot and the pid namespace that the pid is of
+    pid: int = 0  # of the worker; 0: not on the manager's host
+    started: float = 0.0  # as the kernel stored it, see `ProcessMark`
 
 
 class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from typing import Any
 from distexp.errors import AlreadyRunning, UserError
 from distexp.system import locks
 from distexp.system.files import make_ignored, replace_durably
-from distexp.system.process import host_name
+from distexp.system.process import ProcessMark, host_name
 
 LOG_FILE = "experiment_manager.log"
 EVERYWHERE = ("", "0.0.0.0", "::")  # addresses to bind, not to connect to
@@ -56,6 +56,10 @@ class Workdir:
     def cpu_claims(self) -> Path:
         """The locks that number CPU workers."""
         return self.state / "claims"
+
+    def task_lock(self, worker: ProcessMark) -> Path:
+        """The lock that is held while something of a local worker's task may run, also after its death."""
+        return self.state / "watchers" / f"{worker.pid}-{worker.started:.0f}.lock"
 
     @property
     def spool(self) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from distexp.worker.task_process import Children
+from distexp.worker.watcher import Watcher
 from tests.live_child import METHODS, Write
 from tests.live_manager import Folder
 
@@ -35,9 +36,17 @@ def folder(tmp_path: Path) -> Folder:
     return folder
 
 
+@pytest.fixture(scope="session")
+def watcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watcher]:
+    """What ends the task processes of these tests should the tests be killed."""
+    made = Watcher(tmp_path_factory.mktemp("watcher") / "tests.lock")
+    yield made
+    made.close()
+
+
 @pytest.fixture(params=METHODS[:1])
-def children(request: pytest.FixtureRequest) -> Iterator[Children]:
+def children(request: pytest.FixtureRequest, watcher: Watcher) -> Iterator[Children]:
     """Children on the CPU, started as is the default here."""
-    made = Children(method=request.param, device="cpu", threads=1)
+    made = Children(method=request.param, device="cpu", threads=1, watcher=watcher)
     yield made
     made.close()

@@ -17,8 +17,9 @@ from distexp.cluster import slurm
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, unclaimable
 from distexp.gpu.devices import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
+from distexp.system.files import make_ignored
 from distexp.system.logs import log_to_console
-from distexp.system.process import end_descendants, host_name, machine_id
+from distexp.system.process import ProcessMark, end_descendants, host_name, machine_id
 from distexp.wire.auth import TOKEN_VARIABLE, Token, given_token
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
@@ -28,6 +29,7 @@ from distexp.worker.device import acquire_device
 from distexp.worker.gpu_monitor import GpuMonitor
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
+from distexp.worker.watcher import Watcher
 from distexp.worker.worker import Worker
 
 MANAGER_WAIT_S = 300.0
@@ -254,12 +256,19 @@ def work_on(
     uuids = [gpu.uuid for gpu in claim.gpus]
     monitor = GpuMonitor(uuids) if uuids else None
     code = provenance.Code(workdir.root)
+    with contextlib.suppress(OSError):  # a folder that cannot be written has no lock in it either
+        make_ignored(workdir.state)
+    watcher = Watcher(workdir.task_lock(ProcessMark.own()))
     worker = Worker(
         identity=identity_of(claim),
         workdir=workdir,
         connection=connection,
         children=Children(
-            method=settings.start_method, device=claim.device, threads=settings.threads, gpus=uuids
+            method=settings.start_method,
+            device=claim.device,
+            threads=settings.threads,
+            gpus=uuids,
+            watcher=watcher,
         ),
         stop=stop,
         clock=time.monotonic,
@@ -271,7 +280,8 @@ def work_on(
     try:
         return worker.run(), worker.wants_another_turn
     finally:
-        end_descendants()  # a template that hangs in an import, too
+        watcher.close()  # with it ends a template that hangs in an import
+        end_descendants()
 
 
 def pin(claim: Claim, threads: int) -> None:

@@ -156,7 +156,8 @@ class Admin:
         is_pending = entry.state is State.PENDING
         duplicate, before = self._queue.place(entry.key) if is_pending else (None, 0)
         held = self._queue.holds.explain().get(entry.planned.phase, "")
-        view = QueueView(self._queue.now_s(), self.is_paused, duplicate, before, held)
+        stuck = self._registry.stuck(entry.lease.worker) if entry.lease else ""
+        view = QueueView(self._queue.now_s(), self.is_paused, duplicate, before, held, stuck)
         return wire.ShowReply(
             task=describe(entry),
             why=why_not_running(entry, self._registry.available(), view),

@@ -10,6 +10,7 @@ journal's.
 import hmac
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -30,6 +31,9 @@ from distexp.wire.server import Connection
 from distexp.workdir import Workdir
 
 WAIT_S = 0.5  # an idle worker of few asks again after this, so that a lost task is assigned within 1 s
+PROCESS_ENDS_S = 0.1  # from the end of a killed worker's connection to that of its process, and more
+TASK_ENDS_S = 2.5  # for its watcher to end the task
+DEATH_LOOK_S = 0.01
 WAIT_MAX_S = 10.0  # ... one of a thousand after this: together they ask 100 times a second
 
 log = logging.getLogger("distexp.manager")
@@ -102,8 +106,18 @@ class Dispatcher:
         """Give the worker a moment to come back; none when its process is seen to be gone."""
         self._registry.disconnect(connection.number)
         for lease in self._queue.disconnect(connection.number):
-            if self._registry.has_died(lease.worker):
+            if self._is_seen_to_die(lease.worker):
                 self.completion.lose(lease, "its process is gone")
+
+    def _is_seen_to_die(self, worker: WorkerInfo) -> bool:
+        """Return whether process and task are gone; wait for that as long as it usually takes."""
+        began_s = time.monotonic()
+        while not self._registry.has_died(worker):
+            patience_s = TASK_ENDS_S if self._registry.is_ending(worker) else PROCESS_ENDS_S
+            if worker.process is None or time.monotonic() > began_s + patience_s:
+                return False
+            time.sleep(DEATH_LOOK_S)
+        return True
 
     def _authorise(self, request: wire.Request) -> None:
         if self._secret is not None and not self.knows(request):

@@ -20,6 +20,7 @@ class QueueView:
     duplicate: Entry | None = None  # that asks for the same work, and runs or is complete
     before: int = 0  # pending tasks whose turn comes first
     held: str = ""  # why its phase is held
+    stuck: str = ""  # the process of its dead worker's attempt that does not end
 
 
 def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView) -> str:
@@ -27,7 +28,7 @@ def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView)
     task_id = entry.task.task_id
     match entry.state:
         case State.ASSIGNED:
-            return _assigned(entry, view.now_s)
+            return _assigned(entry, view)
         case State.COMPLETE:
             return f"complete: its row is in {entry.task.output_dir}/final_results.csv"
         case State.FAILED:
@@ -40,10 +41,16 @@ def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView)
     return _pending(entry, workers, view)
 
 
-def _assigned(entry: Entry, now_s: float) -> str:
+def _assigned(entry: Entry, view: QueueView) -> str:
     if entry.lease is None:
         return "assigned"
+    now_s = view.now_s
     worker, left_s = entry.lease.worker.name, max(0.0, entry.lease.until_s - now_s)
+    if view.stuck:
+        return (
+            f"its worker {worker} has died, and {view.stuck} of the task does not end: the task goes back "
+            "when it has ended"
+        )
     since = "before this manager started"
     if entry.lease.since_s is not None:
         since = f"{duration_text(now_s - entry.lease.since_s)} ago"

@@ -84,6 +84,7 @@ class ExperimentManager:
         self._signals = 0  # that asked for a stop
         self._next_rescan_s = 0.0
         self._exit_at_s: float | None = None
+        self._stuck: set[str] = set()  # ids of leases whose worker has died and whose task does not end
         self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
         self._last_counts: dict[State, int] = {}
         self._held_code: dict[str, CodeSignature] = {}  # held phase -> its code, when last looked at
@@ -149,7 +150,11 @@ class ExperimentManager:
         self.queue = TaskQueue(time.monotonic, self.journal.record, keep_going=self._keep_going)
         self.store = ResultsStore(self.workdir.root, self._on_scan)
         self._registry = WorkerRegistry(
-            host=host_name(), machine=machine_id(), nonce=self.workdir.read_nonce(), clock=time.monotonic
+            host=host_name(),
+            machine=machine_id(),
+            nonce=self.workdir.read_nonce(),
+            task_lock=self.workdir.task_lock,
+            clock=time.monotonic,
         )
         self.dispatcher = Dispatcher(
             queue=self.queue,
@@ -267,16 +272,24 @@ class ExperimentManager:
 
     def _end_leases(self) -> None:
         for lease in self.queue.overdue():
-            self.dispatcher.completion.lose(lease, "no sign of life")
+            if not self._registry.is_ending(lease.worker):
+                self.dispatcher.completion.lose(lease, "no sign of life")
         for lease in self.queue.leases():
             if self._registry.has_died(lease.worker):
                 self.dispatcher.completion.lose(lease, "its process is gone")
+            elif (stuck := self._registry.stuck(lease.worker)) and lease.lease_id not in self._stuck:
+                self._stuck.add(lease.lease_id)
+                log.error(
+                    "Task %s is not assigned again: its worker %s has died, and %s of the task does not end",
+                    *(lease.task.task_id, lease.worker.name, stuck),
+                )
 
     def _exit_when_done_(self) -> None:
         """Once nothing more can be done, go, after idle workers and those of an earlier manager heard it."""
         counts = self.queue.counts()
-        is_held = not self.queue.can_run()
-        nothing_can_run = is_held or (not counts[State.ASSIGNED] and self._registry.are_all_excluded())
+        stuck = sum(lease.lease_id in self._stuck for lease in self.queue.leases())
+        is_held = not self.queue.can_run(stuck)
+        nothing_can_run = is_held or (counts[State.ASSIGNED] == stuck and self._registry.are_all_excluded())
         self.dispatcher.is_ending = nothing_can_run and self._exit_at_s is not None
         if not self.queue.is_over() and not nothing_can_run:
             self._exit_at_s = None  # perhaps again: an edit of the configs brought more

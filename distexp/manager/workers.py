@@ -5,13 +5,16 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from distexp.queue.entry import WorkerInfo
+from distexp.system import locks
 from distexp.system.process import ProcessMark
 from distexp.task import Task
 from distexp.wire.messages import GpuUse, Heartbeat, Progress, RequestTask, TaskComplete, WorkerRequest
 
 EXCLUDE_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not fail the sweep
+STUCK_S = 60.0  # a killed process is gone in milliseconds, unless the kernel holds it in a device call
 LIVE_S = 60.0  # a worker not heard of for longer counts as gone
 COMMIT_DIGITS = 10  # that are shown
 
@@ -50,8 +53,22 @@ class Worker:
 class WorkerRegistry:
     """All workers by name and instance.  Safe from any thread."""
 
-    def __init__(self, *, host: str, machine: str, nonce: str, clock: Callable[[], float]) -> None:
-        """Know the manager's own host name, machine id and folder nonce, to tell who shares them."""
+    def __init__(
+        self,
+        *,
+        host: str,
+        machine: str,
+        nonce: str,
+        task_lock: Callable[[ProcessMark], Path],
+        clock: Callable[[], float],
+    ) -> None:
+        """Know the manager's own host name, machine id and folder nonce, to tell who shares them.
+
+        Args:
+            task_lock: Which lock a worker's process holds while its task may run, see `Workdir`.
+        """
+        self._task_lock = task_lock
+        self._ending_since: dict[ProcessMark, float] = {}  # when a dead worker's task was first seen to run
         self._host, self._machine, self._nonce = host, machine, nonce
         self._clock = clock
         self._commit = ""  # of the manager's folder, when it was last asked for
@@ -106,6 +123,7 @@ class WorkerRegistry:
             memory_mib=request.memory_mib,
             gpus=request.gpus,
             shares_folder=shares_folder,
+            machine=request.machine,
             process=ProcessMark.of(request.pid) if shares_folder and request.pid else None,
         )
         worker = self._workers[name, request.instance] = Worker(info)
@@ -119,13 +137,38 @@ class WorkerRegistry:
                     worker.info = replace(worker.info, connection=None)
 
     def has_died(self, info: WorkerInfo) -> bool:
-        """Return whether the worker's connection broke and its process, visible from here, is gone."""
+        """Return whether a worker of this host has died, and nothing of its task is left."""
+        return (process := self._dead(info)) is not None and not self._may_run(process)
+
+    def is_ending(self, info: WorkerInfo) -> bool:
+        """Return whether a worker of this host has died, and something of its task may still run."""
+        return (process := self._dead(info)) is not None and self._may_run(process)
+
+    def stuck(self, info: WorkerInfo) -> str:
+        """Return what of a dead worker's task has not ended in `STUCK_S`, such as `pid 4711`; else empty."""
+        process = self._dead(info)
+        if process is None or not self._may_run(process):
+            return ""
+        with self._lock:
+            since_s = self._ending_since.setdefault(process, self._clock())
+        if self._clock() < since_s + STUCK_S:
+            return ""
+        return locks.read_note(self._task_lock(process)) or f"a process of {info.name}"
+
+    def _dead(self, info: WorkerInfo) -> ProcessMark | None:
+        """Return the process of a worker whose connection broke and which is seen to be gone."""
         with self._lock:
             worker = self._of(info)
-            if worker is None or worker.info.connection is not None or worker.info.process is None:
-                return False
-            mark = worker.info.process
-        return mark.is_gone()
+            known = info if worker is None else worker.info  # the former: of an earlier manager's lease
+        is_visible = known.connection is None and known.machine == self._machine
+        return known.process if is_visible and known.process and known.process.is_gone() else None
+
+    def _may_run(self, process: ProcessMark) -> bool:
+        """Return whether the watcher of a worker still ends its task."""
+        try:
+            return locks.is_held(self._task_lock(process))
+        except OSError:
+            return False  # it could not be locked either
 
     # -- code of other machines ----------------------------------------------------------------------------
 

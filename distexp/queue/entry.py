@@ -38,7 +38,20 @@ class WorkerInfo:
     host: str = ""
     device: str = ""
     shares_folder: bool = False  # on the manager's host and folder: it writes its rows itself
+    machine: str = ""  # the boot and the pid namespace that its pid is of
     process: ProcessMark | None = None  # only where the manager can see it
+
+    @classmethod
+    def of(cls, held: LeaseRecord) -> "WorkerInfo":
+        """Return the worker of an earlier manager's lease, which has no connection yet."""
+        return cls(
+            name=held.worker,
+            heartbeat_s=held.heartbeat_s,
+            memory_mib=held.memory_mib,
+            instance=held.instance,
+            machine=held.machine,
+            process=ProcessMark(held.pid, held.started) if held.pid else None,
+        )
 
     def meets(self, need: Need) -> bool:
         """Return whether its devices have what a task needs."""
@@ -122,6 +135,7 @@ class Entry(msgspec.Struct, gc=False):
         """Return what must survive the manager."""
         lease = None
         if self.lease is not None:
+            process = self.lease.worker.process
             lease = LeaseRecord(
                 lease_id=self.lease.lease_id,
                 worker=self.lease.worker.name,
@@ -129,6 +143,9 @@ class Entry(msgspec.Struct, gc=False):
                 heartbeat_s=self.lease.worker.heartbeat_s,
                 memory_mib=self.lease.worker.memory_mib,
                 instance=self.lease.worker.instance,
+                machine=self.lease.worker.machine,
+                pid=process.pid if process else 0,
+                started=process.started if process else 0.0,
             )
         return TaskRecord(
             key=self.key,

@@ -110,7 +110,7 @@ class TaskQueue:
                     continue
                 entry.recall(record)
                 if (held := record.lease) is not None:
-                    worker = WorkerInfo(held.worker, held.heartbeat_s, held.memory_mib, None, held.instance)
+                    worker = WorkerInfo.of(held)
                     term_s = REATTACH_S if worker.heartbeat_s else worker.term_s
                     self._assign(entry, held.lease_id, worker, term_s)
                 elif record.state in (State.FAILED, State.CANCELLED):
@@ -441,12 +441,12 @@ class TaskQueue:
             found = ((task, self._entries.get(task.key)) for task in tasks)
             return [task for task, entry in found if entry is not None and entry.state is State.PENDING]
 
-    def can_run(self) -> bool:
-        """Return whether a task runs, or is pending in a phase that is not held."""
+    def can_run(self, stuck: int = 0) -> bool:
+        """Return whether a task runs, other than `stuck` ones, or is pending in a phase that is not held."""
         with self._lock:
             held, counts = self.holds.held, self._counts
-            if counts[State.ASSIGNED] or not held:
-                return bool(counts[State.ASSIGNED] or counts[State.PENDING])
+            if (running := counts[State.ASSIGNED] - stuck) or not held:
+                return bool(running or counts[State.PENDING])
             entries = self._entries.values()
             return any(each.state is State.PENDING and each.planned.phase not in held for each in entries)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import multiprocessing.util
 import os
 import platform
 import signal
@@ -53,6 +52,11 @@ class ProcessMark:
         """Return the mark of a process of this host, or None when there is none, or it cannot be seen."""
         seen = _see(pid)
         return cls(pid, seen.started) if seen else None
+
+    @classmethod
+    def own(cls) -> "ProcessMark":
+        """Return the mark of this process."""
+        return cls.of(os.getpid()) or cls(os.getpid(), 0.0)  # the latter where nothing can be seen
 
     def is_gone(self) -> bool:
         """Return whether the process has ended. A zombie, which waits for its parent alone, has."""
@@ -118,14 +122,14 @@ def end_tree(root: ProcessMark, mark: str = "") -> list[int]:
         root: It may have ended before.
         mark: The value of `MARK_VARIABLE` that its programs have; empty: none.
     """
-    _send(root.pid, "SIGSTOP", unless=root.is_gone())  # so that it starts nothing more
+    signal_process(root, "SIGSTOP")  # so that it starts nothing more
     until_s, trackers = time.monotonic() + END_S, set[ProcessMark]()
     while True:
         is_gone = root.is_gone()
         found = {ProcessMark(each.pid, each.started) for each in _family(root, mark, is_gone=is_gone)}
         trackers |= {each for each in found - trackers if _is_tracker(each.pid)}
         for each in found - trackers or {root}:
-            _send(each.pid, "SIGKILL", unless=is_gone and each == root)
+            signal_process(each, "SIGKILL")
         is_over = time.monotonic() > until_s
         if is_over or (is_gone and not found - trackers):
             break
@@ -144,7 +148,7 @@ def end_descendants() -> None:
         if not found - trackers:
             break
         for each in found - trackers:
-            _send(each.pid, "SIGKILL")
+            signal_process(each, "SIGKILL")
         time.sleep(POLL_S)
     if trackers:
         _close_own_tracker()
@@ -167,9 +171,23 @@ def start_nothing_more() -> None:
         while True:
             threading.Event().wait()
 
-    for module, name in ((os, "fork"), (subprocess, "_fork_exec"), (multiprocessing.util, "spawnv_passfds")):
+    in_python = sys.modules.get("multiprocessing.util")  # how that starts a new interpreter
+    for module, name in ((os, "fork"), (subprocess, "_fork_exec"), (in_python, "spawnv_passfds")):
         if hasattr(module, name):
             setattr(module, name, wait_for_ever)
+
+
+def own_resource_tracker() -> None:
+    """Let this process have a resource tracker of its own, once it needs one.
+
+    One that is shared with the parent frees what was left behind only when the parent has ended, too.
+    """
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    descriptor = getattr(tracker, "_fd", None)
+    if tracker is not None and descriptor is not None:
+        tracker._fd = tracker._pid = None
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def has_children() -> bool:
@@ -181,6 +199,17 @@ def has_children() -> bool:
     except ChildProcessError:
         return False
     return True
+
+
+def signal_process(process: ProcessMark, name: str) -> None:
+    """Send a signal by name; nothing happens when the process is gone, or the system knows no such signal."""
+    if process.is_gone():
+        return
+    with contextlib.suppress(psutil.Error, OSError):
+        if sys.platform != "win32":
+            os.kill(process.pid, getattr(signal, name))
+        elif name == "SIGKILL":
+            psutil.Process(process.pid).kill()
 
 
 def has_group(pid: int) -> bool:
@@ -257,18 +286,7 @@ def _end_trackers(trackers: set[ProcessMark]) -> None:
         time.sleep(POLL_S)
         trackers = {each for each in trackers if not each.is_gone()}
     for each in trackers:
-        _send(each.pid, "SIGKILL")
-
-
-def _send(pid: int, name: str, *, unless: bool = False) -> None:
-    """Send a signal by name, or on Windows end the process; no error when it is gone."""
-    if unless:
-        return
-    with contextlib.suppress(psutil.Error, OSError):
-        if sys.platform != "win32":
-            os.kill(pid, getattr(signal, name))
-        elif name == "SIGKILL":
-            psutil.Process(pid).kill()
+        signal_process(each, "SIGKILL")
 
 
 def detach() -> None:

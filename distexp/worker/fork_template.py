@@ -4,6 +4,7 @@ Imported by the forkserver, once, before the first fork. On a GPU it only import
 that sees a GPU starts autograd's device threads, and every forked child's backward would raise.
 """
 
+import atexit
 import contextlib
 import gc
 import json
@@ -47,9 +48,19 @@ def prepare(text: str) -> None:
     sys.path[:] = order["path"]
     for name in CLUSTER_SIGNALS:  # sent to every process of a job; children have to outlive them
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+    atexit.register(_reap, os.getpid())
     task_main.prepare(order["experiment"], order["warm_up"])
     gc.collect()
     gc.freeze()  # else each child's collector touches, and so copies, every object made here
+
+
+def _reap(own_pid: int) -> None:
+    """Stay until every child has ended: one that is left to init may be listed long after its end."""
+    while os.getpid() == own_pid:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
 
 
 def _restore(python_path: str | None) -> None:

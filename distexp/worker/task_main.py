@@ -26,7 +26,14 @@ import msgspec
 from distexp.context import Context
 from distexp.errors import TaskStopped
 from distexp.results.conversion import convert, whole_json
-from distexp.system.process import MARK_VARIABLE, detach, end_descendants, end_own_tree
+from distexp.system.process import (
+    MARK_VARIABLE,
+    detach,
+    end_descendants,
+    end_own_tree,
+    own_resource_tracker,
+    start_nothing_more,
+)
 from distexp.task import Cause, Scalar, Task, joined
 from distexp.text import one_line
 from distexp.worker import provenance
@@ -138,6 +145,8 @@ class Inbox:
 def main(channel: Connection, setup: Setup) -> None:
     """Run one task, the whole life of a child."""
     detach()
+    own_pid = os.getpid()
+    own_resource_tracker()
     os.environ[MARK_VARIABLE] = setup.mark
     inbox = Inbox(channel)
     if setup.gpus:  # before anything here starts CUDA
@@ -164,6 +173,9 @@ def main(channel: Connection, setup: Setup) -> None:
             print(outcome.error, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+    if os.getpid() != own_pid:  # the experiment has forked, and this is not the process that was started
+        os._exit(0 if isinstance(outcome, bytes) else 1)
+    start_nothing_more()
     end_descendants()
     channel.send_bytes(outcome if isinstance(outcome, bytes) else _encode(outcome))
     os._exit(0)  # nothing is left to save; the interpreter's own teardown takes half a second with torch

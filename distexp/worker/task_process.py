@@ -27,6 +27,7 @@ from distexp.text import one_line
 from distexp.worker.fork_template import template_order
 from distexp.worker.reports import Reported
 from distexp.worker.task_main import Failed, FromChild, Outcome, OutputLost, Run, Setup, Started, Stop, main
+from distexp.worker.watcher import Watcher
 
 StartMethod = Literal["forkserver", "spawn"]
 DEFAULT_START_METHOD: StartMethod = "forkserver" if sys.platform == "linux" else "spawn"
@@ -41,13 +42,15 @@ _from_child: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
 class Attempt:
     """A child, from its start to its end.  For one thread."""
 
-    def __init__(self, process: BaseProcess, channel: Connection, setup: Setup) -> None:
+    def __init__(self, process: BaseProcess, channel: Connection, setup: Setup, watcher: Watcher) -> None:
         self.setup = setup
         self.has_begun = False
         self.progress: Reported | None = None
         self._process, self._channel = process, channel
         pid = process.pid or 0
         self._mark = ProcessMark.of(pid) or ProcessMark(pid, 0.0)  # the latter where it has ended already
+        self._watcher = watcher
+        watcher.watch(self._mark, setup.mark)
         self._log = Path()
         self._outcome: Outcome | None = None
         self.has_reported_end = False  # then all that it had started has ended, and it is about to exit
@@ -82,12 +85,14 @@ class Attempt:
         """End the child and everything it has started; return when it is gone. Once: its pid gets free."""
         if self._is_over:
             return
-        self._is_over = True
+        self._is_over, left = True, list[int]()
         if self.has_reported_end:  # it has ended what it started, and is about to exit
             self._process.join(EXIT_S)
         if not self.has_reported_end or not self._has_died() or has_group(self._mark.pid):
-            end_tree(self._mark, self.setup.mark)
+            left = end_tree(self._mark, self.setup.mark)
             self._process.join(REAP_S)
+        if not left:
+            self._watcher.forget(self._mark)
         self._channel.close()
 
     def is_ready_for(self, experiment: str, gpus: tuple[str, ...]) -> bool:
@@ -128,13 +133,23 @@ class Attempt:
 class Children:
     """Starts children, one ahead of need.  For one thread."""
 
-    def __init__(self, *, method: StartMethod, device: str, threads: int, gpus: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        method: StartMethod,
+        device: str,
+        threads: int,
+        gpus: Sequence[str] = (),
+        watcher: Watcher,
+    ) -> None:
         """Pin nothing: children inherit the worker's environment, which shows its `gpus` (UUIDs)."""
+        self._watcher = watcher
         self._method: StartMethod = method
         self._device, self._threads, self._gpus = device, threads, tuple(gpus)
         self._standby: Attempt | None = None
         self._retired: Attempt | None = None
         self._template: str | None = None  # the experiment the template is made for
+        self._template_process: ProcessMark | None = None
 
     def start(self, run: Run) -> Attempt:
         """Return a child that runs the task, the standby if it fits."""
@@ -142,6 +157,7 @@ class Children:
             attempt = self._launch(run.task, "spawn")
         else:
             attempt = self._take_standby(run.task) or self._launch(run.task, self._method)
+        self._watcher.await_ready()
         attempt.run(run)
         self._end_retired()
         return attempt
@@ -187,7 +203,7 @@ class Children:
                 return self._fork(task)
             except (OSError, EOFError):  # the template died, perhaps of this import: let a child show it
                 log.warning("The template of forked children has ended; starting a new interpreter instead")
-        return _start("spawn", self._setup(task, is_warm=False))
+        return _start("spawn", self._setup(task, is_warm=False), self._watcher)
 
     def _setup(self, task: Task, *, is_warm: bool) -> Setup:
         mark = secrets.token_hex(8)
@@ -204,10 +220,26 @@ class Children:
         is_warm = self._template == task.experiment and warm_up_device is not None
         multiprocessing.set_forkserver_preload(["distexp.worker.fork_template"])
         with template_order(self._template, warm_up_device):
-            return _start("forkserver", self._setup(task, is_warm=is_warm))
+            self._start_template()
+            return _start("forkserver", self._setup(task, is_warm=is_warm), self._watcher)
+
+    def _start_template(self) -> None:
+        """Start the forkserver unless it runs, and let it be watched: its import may take for ever."""
+        if sys.platform == "win32":
+            return
+        from multiprocessing import forkserver  # a class of systems with fork
+
+        forkserver.ensure_running()
+        pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+        if pid and (self._template_process is None or self._template_process.pid != pid):
+            if self._template_process:
+                self._watcher.forget(self._template_process)
+            self._template_process = ProcessMark.of(pid)
+            if self._template_process:
+                self._watcher.watch(self._template_process)
 
 
-def _start(method: StartMethod, setup: Setup) -> Attempt:
+def _start(method: StartMethod, setup: Setup, watcher: Watcher) -> Attempt:
     ours, theirs = multiprocessing.Pipe()
     if method == "spawn":
         process: BaseProcess = multiprocessing.get_context("spawn").Process(target=main, args=(theirs, setup))
@@ -220,4 +252,4 @@ def _start(method: StartMethod, setup: Setup) -> Attempt:
     finally:
         sys.modules["__main__"] = script
         theirs.close()
-    return Attempt(process, ours, setup)
+    return Attempt(process, ours, setup, watcher)

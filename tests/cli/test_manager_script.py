@@ -189,3 +189,23 @@ def test_a_task_of_a_process_that_was_killed_is_assigned_again_at_once(folder: F
         with manager.talk("gpu1") as two:
             again = two.say("request_task")
     assert (again["key"], again["attempt"]) == (task["key"], 2)
+
+
+def test_the_lease_of_a_worker_that_died_with_its_manager_ends_at_the_restart(folder: Folder) -> None:
+    folder.configure([1])
+    holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with started(folder) as manager:
+        about = {"machine": machine_id(), "nonce": Workdir(folder.root).read_nonce(), "pid": holder.pid}
+        with manager.talk("gpu0", heartbeat_s=15, instance="g0", **about) as one:
+            task = one.say("request_task")
+            manager.process.kill()
+            manager.process.wait()
+    holder.kill()
+    holder.communicate()
+    with started(folder) as manager:
+        assert manager.process.stdout is not None
+        lost = next(line for line in manager.process.stdout if "lost by gpu0" in line)
+        assert "its process is gone (loss 1 of 5, now pending)" in lost
+        with manager.talk("gpu1") as two:
+            again = two.say("request_task")
+    assert (again["key"], again["attempt"]) == (task["key"], 2)

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
 from distexp.task import State, Task
 from distexp.wire import messages as wire
+from distexp.workdir import Workdir
 from tests.row_cases import a_task
 from tests.support import Clock
 
@@ -32,7 +34,9 @@ class SimulatedSweep:
         self.clock = Clock()
         self.queue = TaskQueue(self.clock, lambda record: None)
         self.queue.sync(tasks)
-        self.registry = WorkerRegistry(host="here", machine="", nonce="", clock=self.clock)
+        self.registry = WorkerRegistry(
+            host="here", machine="", nonce="", task_lock=Workdir(Path()).task_lock, clock=self.clock
+        )
         self.forecaster = Forecaster(self.queue, self.registry)
         self.busy: dict[int, tuple[Lease, float]] = {}  # worker -> what it runs, until when
         self.workers = range(workers)

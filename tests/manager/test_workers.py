@@ -1,9 +1,10 @@
-"""Who a worker is, and when it gets no more tasks. Beside it, whether its process is there."""
+"""Who a worker is, when it gets no more tasks, and when it has died."""
 
 import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from distexp.queue.entry import WorkerInfo
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
-from distexp.system.process import ProcessMark, host_name, machine_id
+from distexp.system import locks
 from distexp.task import State
 from distexp.wire import messages as wire
+from distexp.workdir import Workdir
 from tests.row_cases import a_task
 from tests.support import Clock
 
@@ -31,7 +33,13 @@ class SampleRegistry:
 
     def __init__(self) -> None:
         self.clock, self.widths = Clock(), itertools.count(2)
-        self.registry = WorkerRegistry(host="here", machine="boot/pid", nonce="n0nce", clock=self.clock)
+        self.registry = WorkerRegistry(
+            host="here",
+            machine="boot/pid",
+            nonce="n0nce",
+            task_lock=Workdir(Path()).task_lock,
+            clock=self.clock,
+        )
 
     def request(self, worker_id: str = "gpu0", connection: int = 1, **about: Any) -> Worker:
         return self.registry.register(wire.RequestTask(worker_id=worker_id, **about), connection)
@@ -199,7 +207,9 @@ def test_who_shares_the_folder_and_the_machine_writes_rows_itself() -> None:
     assert not sample.request("b", machine="boot/pid", nonce="another").info.shares_folder
     assert not sample.request("c", machine="other", nonce="n0nce").info.shares_folder
     assert not sample.request("d").info.shares_folder
-    without_nonce = WorkerRegistry(host="here", machine="boot/pid", nonce="", clock=Clock())
+    without_nonce = WorkerRegistry(
+        host="here", machine="boot/pid", nonce="", task_lock=Workdir(Path()).task_lock, clock=Clock()
+    )
     request = wire.RequestTask(worker_id="a", machine="boot/pid")
     assert not without_nonce.register(request, 1).info.shares_folder
 
@@ -226,33 +236,31 @@ def test_a_worker_is_dead_when_its_connection_broke_and_its_process_is_gone() ->
     assert not sample.registry.has_died(gpu0), "it asks, so it is alive"
 
 
-def test_a_process_that_has_ended_but_was_not_waited_for_is_gone() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "print()"], stdout=subprocess.PIPE)
-    mark = ProcessMark.of(process.pid)
-    assert mark is not None
-    assert process.stdout is not None
-    process.stdout.read()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
-    assert mark.is_gone()
-    process.communicate()
-    assert mark.is_gone()
-    assert ProcessMark.of(process.pid) is None
-
-
-def test_a_later_process_with_the_same_pid_is_not_mistaken_for_the_first() -> None:
-    mine = ProcessMark.of(os.getpid())
-    assert mine is not None
-    assert not mine.is_gone()
-    assert ProcessMark(mine.pid, mine.started - 1).is_gone()
-
-
-def test_two_processes_of_one_host_agree_on_what_it_is() -> None:
-    program = "from distexp.system.process import *; print(host_name(), machine_id())"
-    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert child.stdout.split() == [host_name(), machine_id()]
-
-
-# -- import failures ---------------------------------------------------------------------------------------
+def test_a_worker_has_died_once_nothing_of_its_task_is_left_and_after_a_minute_it_is_said_what_is(
+    tmp_path: Path,
+) -> None:
+    clock, lock = Clock(), tmp_path / "task.lock"
+    registry = WorkerRegistry(
+        host="here", machine="boot/pid", nonce="n0nce", task_lock=lambda process: lock, clock=clock
+    )
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    about = {"machine": "boot/pid", "nonce": "n0nce", "pid": process.pid}
+    gpu0 = registry.register(wire.RequestTask(worker_id="gpu0", **about), 1).info
+    earlier = replace(gpu0, name="of an earlier manager", connection=None)
+    process.wait()
+    assert not registry.is_ending(gpu0), "it is connected"
+    registry.disconnect(1)
+    with locks.acquire(lock) as watcher:
+        assert [registry.is_ending(info) for info in (gpu0, earlier)] == [True, True]
+        assert [registry.has_died(info) for info in (gpu0, earlier)] == [False, False]
+        assert registry.stuck(gpu0) == ""
+        clock.now_s += 61
+        assert registry.stuck(gpu0) == "a process of gpu0"
+        watcher.note("pid 4711")
+        assert registry.stuck(gpu0) == "pid 4711"
+    assert [registry.has_died(info) for info in (gpu0, earlier)] == [True, True]
+    assert (registry.is_ending(gpu0), registry.stuck(gpu0)) == (False, "")
+    assert not registry.has_died(replace(earlier, machine="another boot")), "its pid may be anybody's"
 
 
 @pytest.mark.parametrize(("is_proven", "is_alone"), [(True, False), (True, True), (False, False)])

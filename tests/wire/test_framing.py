@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import re
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -228,7 +229,9 @@ def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -
     queue.sync(tasks)
     for state in queue._counts:
         queue._counts[state] *= 1000  # as with a million tasks
-    registry = WorkerRegistry(host="here", machine="", nonce="", clock=Clock())
+    registry = WorkerRegistry(
+        host="here", machine="", nonce="", task_lock=Workdir(Path()).task_lock, clock=Clock()
+    )
     for number in range(300):
         request = wire.RequestTask(worker_id=f"{letter * 96}{number}", host=letter * 255)
         worker = registry.register(request, number)

@@ -20,7 +20,7 @@ from distexp.manager.manager import ExperimentManager
 from distexp.results.matching import TaskIndex
 from distexp.results.results_file import ResultsFile
 from distexp.results.spool import Spool
-from distexp.system.process import host_name, machine_id
+from distexp.system.process import ProcessMark, host_name, machine_id
 from distexp.task import Bookmark, Provenance, State
 from distexp.wire.client import Client
 from distexp.wire.messages import TaskReply
@@ -30,6 +30,7 @@ from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import Delivery, ResultDelivery
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
+from distexp.worker.watcher import Watcher
 from distexp.worker.worker import Worker
 from tests.live_manager import Folder, RawClient
 from tests.live_worker import await_began, gated_folder, open_gate, worker_process
@@ -129,6 +130,7 @@ class Threaded:
 @contextmanager
 def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
     workdir, stop = Workdir(root), StopRequests()
+    watcher = Watcher(workdir.task_lock(ProcessMark.own()))
     made = Worker(
         provenance=lambda is_imported: {"git_commit": "c0ffee", "git_dirty": is_imported},
         identity={
@@ -137,7 +139,7 @@ def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
         },
         workdir=workdir,
         connection=ManagerConnection(Client(workdir, "localhost", port), stop, time.monotonic, 300.0),
-        children=Children(method=DEFAULT_START_METHOD, device="cpu", threads=1),
+        children=Children(method=DEFAULT_START_METHOD, device="cpu", threads=1, watcher=watcher),
         stop=stop,
         clock=time.monotonic,
     )
@@ -149,6 +151,7 @@ def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
         for _ in range(3):
             stop.interrupt()
         thread.join(60)
+        watcher.close()
         stop.close()
 
 

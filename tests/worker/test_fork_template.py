@@ -13,6 +13,7 @@ from distexp.system.process import MARK_VARIABLE, ProcessMark
 from distexp.task import Cause
 from distexp.worker.task_main import Failed, Finished, Run
 from distexp.worker.task_process import Children
+from distexp.worker.watcher import Watcher
 from tests.live_child import Write, a_run, await_gone, outcome_of
 from tests.support import poll
 
@@ -85,8 +86,10 @@ def test_an_experiment_other_than_the_templates_is_imported_and_warmed_up_by_its
 
 
 @linux_only
-def test_on_a_gpu_the_template_only_imports(no_template: None, write: Write, tmp_path: Path) -> None:
-    children = Children(method="forkserver", device="cuda:0", threads=1)
+def test_on_a_gpu_the_template_only_imports(
+    no_template: None, watcher: Watcher, write: Write, tmp_path: Path
+) -> None:
+    children = Children(method="forkserver", device="cuda:0", threads=1, watcher=watcher)
     found = where(children, a_run(tmp_path, write(WHERE)))
     assert (found["imported_here"], found["warmed_here"], found["for"]) == (False, True, "cuda:0")
 

@@ -195,6 +195,55 @@ def run(params, context):
         assert outcome.result == {"files": attempt}
 
 
+@linux_only
+@pytest.mark.parametrize("children", METHODS, indirect=True)
+@pytest.mark.parametrize("ending", ["return {}", "raise RuntimeError('a hiccup')", "os._exit(3)"])
+def test_a_pool_that_the_task_forgets_ends_and_its_named_memory_is_freed(
+    children: Children, write: Write, tmp_path: Path, ending: str
+) -> None:
+    source = f"""
+import multiprocessing, os
+from multiprocessing import shared_memory
+def pid_of(_): return os.getpid()
+def run(params, context):
+    global pool, memory
+    pool = multiprocessing.get_context("fork").Pool(2)
+    memory = shared_memory.SharedMemory("test-{os.getpid()}", create=True, size=1_000_000)
+    (context.output_dir / "pids").write_text(" ".join(map(str, pool.map(pid_of, range(8)))) + "\\n")
+    {ending}
+"""
+    experiment = write(source)
+    for _ in range(2):  # the second finds no `File exists`
+        outcome = outcome_of(children, a_run(tmp_path, experiment))
+        if ending == "return {}":
+            assert isinstance(outcome, Finished), outcome
+        else:
+            assert isinstance(outcome, Failed)
+            assert "File exists" not in outcome.error
+        for pid in {int(pid) for pid in (tmp_path / "pids").read_text().split()}:
+            await_gone(pid)
+        assert not Path(f"/dev/shm/test-{os.getpid()}").exists()
+
+
+@posix_only
+@pytest.mark.parametrize("ending", ["return {'who': 'fork'}", "raise RuntimeError('in the fork')"])
+def test_a_fork_of_the_task_that_returns_through_run_is_not_its_result(
+    children: Children, write: Write, tmp_path: Path, ending: str
+) -> None:
+    source = f"""
+import os
+def run(params, context):
+    child = os.fork()
+    if child == 0:
+        {ending}
+    os.waitpid(child, 0)
+    return {{"who": "task"}}
+"""
+    outcome = outcome_of(children, a_run(tmp_path, write(source)))
+    assert isinstance(outcome, Finished)
+    assert outcome.result == {"who": "task"}
+
+
 @posix_only
 def test_ctrl_c_and_a_clusters_signals_reach_what_the_task_starts_but_not_the_task(
     children: Children, write: Write, tmp_path: Path

@@ -1,0 +1,156 @@
+"""What runs of a task once its worker has been killed: nothing, whatever the task does."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from distexp.system import locks
+from distexp.system.process import ProcessMark
+from distexp.worker.watcher import Watcher
+from tests.live_worker import await_file, gated_folder, worker_process
+from tests.support import ENVIRONMENT, poll
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, sessions and /proc")
+
+WITHIN_S = 2.0  # docs/durability.md
+OWNER = """
+import os, subprocess, sys
+from pathlib import Path
+from distexp.system.process import MARK_VARIABLE, ProcessMark
+from distexp.worker.watcher import Watcher
+
+watcher = Watcher(Path(sys.argv[1]))
+task = subprocess.Popen([sys.executable, "-c", sys.argv[2]], env=os.environ | {MARK_VARIABLE: "m1"})
+watcher.watch(ProcessMark.of(task.pid), "m1")
+watcher.await_ready()
+print(watcher._process.pid, task.pid, flush=True)
+sys.stdin.read()
+"""
+BEGIN = "import os, signal, subprocess, time\nfrom distexp.system.process import detach\ndetach()\n"
+HOLDS_THE_INTERPRETER = "print(os.getpid(), flush=True); sum(range(10**12))"
+IS_STOPPED = "print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+HAS_DETACHED_A_PROGRAM = (
+    "print(subprocess.Popen(['sleep', '600'], start_new_session=True, env={}).pid, flush=True); "
+    "sum(range(10**12))"
+)
+HAS_A_DAEMON = """
+child = os.fork()
+if child == 0:
+    os.setsid()
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    os._exit(0)
+os.waitpid(child, 0)
+sum(range(10**12))
+"""
+
+
+@contextmanager
+def owner(lock: Path, task: str) -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
+    """A process that has a task watched; the pids of its watcher, its task, and what that prints."""
+    command = [sys.executable, "-c", OWNER, str(lock), BEGIN + task]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=ENVIRONMENT, **streams) as process:  # type: ignore[call-overload]
+        assert process.stdout is not None
+        pids = [int(pid) for _ in range(2) for pid in process.stdout.readline().split()]
+        try:
+            yield process, sorted(set(pids))
+        finally:
+            process.kill()
+
+
+def mark_of(process: "subprocess.Popen[bytes]") -> ProcessMark:
+    mark = ProcessMark.of(process.pid)
+    assert mark is not None
+    return mark
+
+
+def live(pids: list[int]) -> list[int]:
+    marks = [ProcessMark.of(pid) for pid in pids]
+    return [mark.pid for mark in marks if mark and not mark.is_gone()]
+
+
+@pytest.mark.parametrize("task", [HOLDS_THE_INTERPRETER, IS_STOPPED, HAS_DETACHED_A_PROGRAM, HAS_A_DAEMON])
+def test_a_task_ends_within_two_seconds_of_a_kill_of_its_worker_and_holds_the_lock_so_long(
+    tmp_path: Path, task: str
+) -> None:
+    lock = tmp_path / "watchers" / "1-1.lock"
+    with owner(lock, task) as (process, pids):
+        assert len(live(pids)) == len(pids) >= 2
+        assert locks.is_held(lock)
+        process.kill()
+        began_s = time.monotonic()
+        poll(lambda: not locks.is_held(lock), "the lock free")
+        assert time.monotonic() < began_s + WITHIN_S
+        watcher, *others = pids
+        assert live(others) == []
+        poll(lambda: not live([watcher]), "the watcher gone")
+        assert list(lock.parent.iterdir()) == []
+
+
+def test_a_watcher_that_is_killed_is_replaced_and_the_next_one_knows_everything(tmp_path: Path) -> None:
+    lock = tmp_path / "w.lock"
+    first, second = (subprocess.Popen(["sleep", "600"], start_new_session=True) for _ in range(2))
+    watcher = Watcher(lock)
+    watcher.watch(mark_of(first))
+    watcher.await_ready()
+    assert watcher._process is not None
+    watcher._process.kill()
+    watcher._process.wait()
+    watcher.watch(mark_of(second))
+    watcher.await_ready()
+    assert locks.is_held(lock)
+    watcher.close()
+    assert (first.wait(WITHIN_S), second.wait(WITHIN_S)) == (-signal.SIGKILL, -signal.SIGKILL)
+
+
+def test_what_has_ended_is_forgotten_and_what_killed_watchers_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "1-1.lock").touch()
+    sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    mark = mark_of(sleeper)
+    watcher = Watcher(tmp_path / "2-2.lock")
+    watcher.watch(mark)
+    watcher.forget(mark)
+    watcher.close()
+    assert sleeper.poll() is None
+    sleeper.kill()
+    sleeper.wait()
+    assert list(tmp_path.iterdir()) == []
+
+
+LOOKS_FOR_THE_FIRST = """
+import os
+from pathlib import Path
+
+def run(params, context):
+    pids = Path("pids.txt").read_text().split() if context.attempt > 1 else []
+    stats = [Path("/proc", pid, "stat") for pid in pids]
+    still = [stat for stat in stats if stat.exists() and ") Z " not in stat.read_text()]
+    if not pids:
+        Path("pids.new").write_text(f"{os.getpid()} ")
+        os.rename("pids.new", "pids.txt")
+        sum(range(10**12))
+    return {"score": len(still)}
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_two_processes_never_run_one_task(tmp_path: Path, method: str) -> None:
+    folder = gated_folder(tmp_path, "[1]", LOOKS_FOR_THE_FIRST)
+    with (
+        folder.serving(),
+        worker_process(tmp_path, "--start-method", method) as doomed,
+    ):
+        await_file(tmp_path / "pids.txt")
+        with worker_process(tmp_path) as other:
+            doomed.signal(signal.SIGKILL)
+            assert other.code() == 0
+    (row,) = folder.rows()
+    assert (row["score"], row["attempt"]) == ("0", "2")
