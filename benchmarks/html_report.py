@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.browser import CHROMIUM, browser
 from benchmarks.figures import Figure, at_most
 from benchmarks.harness import PROJECT, ROUNDS, folder
-from distexp.results.csv_format import line_of
+from distexp.results.csv_format import Dialect, line_of
 from distexp.results.results_file import RESULTS_FILE
 from distexp.results.row import row_for
 from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
@@ -83,7 +83,7 @@ def _write_rows(workdir: Workdir) -> None:
     for output_dir, rows in by_folder.items():
         path = workdir.results_folder(output_dir)
         path.mkdir()
-        (path / RESULTS_FILE).write_bytes(b"".join(line_of(row, b"\n") for row in rows))
+        (path / RESULTS_FILE).write_bytes(b"".join(line_of(row, Dialect()) for row in rows))
 
 
 def _read_bare(workdir: Workdir) -> float:

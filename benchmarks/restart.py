@@ -154,7 +154,7 @@ def _sweep_until_killed(root: Path) -> None:
     journal.flush()
     index = TaskIndex(tasks)
     for output_dir, rows in done.items():
-        ResultsFile(workdir.results_folder(output_dir) / RESULTS_FILE, index).append(rows)
+        ResultsFile(workdir.root, output_dir, index).append(rows)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

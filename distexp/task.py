@@ -107,6 +107,15 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         return self
 
 
+class RowRule(msgspec.Struct, frozen=True, kw_only=True):
+    """Which rows complete a task, beyond its own values: what its phase says."""
+
+    varied: tuple[str, ...] = ()  # parameters to which the phase gives two or more values, perhaps `seed`
+    rivals: dict[str, list[Value]] = {}  # other values of an axis that a cell could hold as well
+    renamed_from: dict[str, tuple[str, ...]] = {}  # earlier names of phase, seed and parameters
+    assume: dict[str, Value] = {}  # what rows without a value of these parameters hold
+
+
 def make_task(
     *,
     task_id: str,

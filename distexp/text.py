@@ -1,11 +1,23 @@
-"""Texts for people and files: durations, amounts, numbers, one printable line. Pure."""
+"""Texts for people and files: cells of a row, durations, amounts, numbers, one printable line. Pure."""
 
+import json
 import re
 
-from distexp.task import MIB_PER_GB
+from distexp.task import MIB_PER_GB, Value
 
 MAX_LINE_CHARS = 2000  # of one message: a screen of text
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # no UTF-8 file can hold a lone surrogate, no CSV reader a NUL
+
+
+def cell_text(value: Value) -> str:
+    """Return the cell that holds `value` in rows that we write; a float comes back from it bit for bit."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return "null"
+    if isinstance(value, bool | int | float):
+        return repr(value)  # pandas reads True, 0.1, 1e-05, nan and inf as what they are
+    return json.dumps(value, ensure_ascii=False)
 
 
 def clean_text(text: object) -> str:

@@ -2,8 +2,11 @@
 
 from typing import Any
 
-from distexp.results.row import cell_forms, row_for, value_form
-from distexp.task import Provenance, Task, Value, make_task
+from distexp.results.row import row_for
+from distexp.sweep.config import parse_config
+from distexp.sweep.expand import expand
+from distexp.sweep.grid import GridPoint
+from distexp.task import Provenance, Task, make_task
 
 RUN = Provenance(
     torch_version="2.13.0",
@@ -17,10 +20,6 @@ RUN = Provenance(
     started_utc="2026-01-01T00:00:00Z",
     duration_s=1.25,
 )
-
-
-def cell_matches(value: Value, cell: str) -> bool:
-    return value_form(value) in cell_forms(cell)
 
 
 def a_task(seed: int = 42, *, phase: str = "exp1", axes: tuple[str, ...] = ("width",), **config: Any) -> Task:
@@ -39,6 +38,15 @@ def a_task(seed: int = 42, *, phase: str = "exp1", axes: tuple[str, ...] = ("wid
 def tasks_of(count: int) -> list[Task]:
     """Tasks of one phase that differ in width."""
     return [a_task(width=width, lr=0.1) for width in range(count)]
+
+
+def points_of(count: int) -> list[GridPoint]:
+    """The same tasks as a config file gives them."""
+    text = (
+        "defaults: {output_dir: results_exp1, lr: 0.1}\n"
+        f"exp1: {{combinations: [{{width: {list(range(count))}}}]}}\n"
+    )
+    return expand(parse_config(text, "configs/config_exp1.yaml"))
 
 
 def a_row(task: Task, **result: Any) -> tuple[Task, dict[str, str]]:

@@ -26,6 +26,7 @@ PARTS = {
     messages.TaskStatus: "Object of `tasks`",
     messages.FailureStatus: "Object of `failures`",
     task.Bookmark: "Object `seen`",
+    task.RowRule: "Object `rule`",
 }
 REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "status", "workers", "tasks", "show", "logs", "view")
 

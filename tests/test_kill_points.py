@@ -127,7 +127,7 @@ def test_a_manager_killed_while_it_takes_a_result_has_one_row_once_the_report_is
 
 WIDENING = [
     ("distexp.results.results_file:widen", "before"),
-    ("distexp.results.csv_disk:shutil.copymode", "before"),
+    ("distexp.results.results_file:shutil.copymode", "before"),
     ("distexp.results.results_file:widen", "after"),
 ]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.chaos.experiments import score
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET
-from distexp.results.row import cell_text
 from distexp.task import Task
+from distexp.text import cell_text
 
 LATE_S = 1.0  # between a line's making and its arrival here
 

@@ -175,7 +175,9 @@ class Faults:
     def _leave_part(self, task: Task, amount: float) -> bool:
         path = self.stage.workdir.results_folder(task.output_dir) / RESULTS_FILE
         with suppress(TimeoutError, FileNotFoundError), locks.acquire(f"{path}.lock", REAP_S):
-            if ResultsFile(path, TaskIndex([task])).find([task]) or not _ends_whole(path):
+            if ResultsFile(self.stage.workdir.root, task.output_dir, TaskIndex([task])).find(
+                {task.key}
+            ) or not _ends_whole(path):
                 return False
             with open(path, "rb") as file:
                 header = read_header(file)
@@ -183,7 +185,7 @@ class Faults:
                 return False
             result = {"score": score(task.config["kind"], task.config["size"], task.seed)}
             row = row_for(task, result, Provenance(worker="torn", host="torn", duration_s=0.123))
-            line = line_of([row.get(column, "") for column in header.columns], b"\n")
+            line = line_of([row.get(column, "") for column in header.columns], header.dialect)
             with open(path, "ab") as file:
                 file.write(line[: 1 + int(amount * (len(line) - 2))])
             return True

@@ -152,7 +152,7 @@ class Admin:
     def _show(self, request: wire.Show) -> wire.ShowReply:
         entry = self._queue.entry(self._queue.key_of(request.task))
         since_s = entry.lease.since_s if entry.lease else None
-        folder, is_complete = entry.planned.output_dir, entry.state is State.COMPLETE
+        is_complete = entry.state is State.COMPLETE
         is_pending = entry.state is State.PENDING
         duplicate, before = self._queue.place(entry.key) if is_pending else (None, 0)
         held = self._queue.holds.explain().get(entry.planned.phase, "")
@@ -162,7 +162,7 @@ class Admin:
             task=describe(entry),
             why=why_not_running(entry, self._registry.available(), view),
             running_s=None if since_s is None else round(self._queue.now_s() - since_s, 1),
-            row=self._store.find(folder, [entry.task]).get(entry.key) if is_complete else None,
+            row=self._store.find([entry.planned]).get(entry.key) if is_complete else None,
             log_path=f"{self._run_folder(entry)}/{LOG_FILE}",
             log=last_lines(self._workdir.root / self._run_folder(entry) / LOG_FILE, SHOWN_LINES),
         )

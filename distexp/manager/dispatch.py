@@ -242,6 +242,7 @@ class Dispatcher:
             sweep_id=self._journal.sweep_id,
             seen=seen,
             code_version=self._queue.holds.code_version(task.phase),
+            rule=self._store.rule(self._queue.entry(task.key).planned),
         )
 
     # -- while a task runs, and at its end -----------------------------------------------------------------

@@ -308,6 +308,8 @@ class ExperimentManager:
     # -- what others report --------------------------------------------------------------------------------
 
     def _on_scan(self, scan: Scan) -> None:
+        for note in scan.notes:
+            log.info("%s", note)
         for warning in scan.warnings:
             log.warning("%s", warning)
         self.dispatcher.completion.finished(scan.complete)

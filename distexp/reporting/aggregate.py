@@ -16,10 +16,11 @@ from distexp.errors import UserError
 from distexp.reporting.failures import group_failures
 from distexp.reporting.plan import durations_of, number_in
 from distexp.results.audit import FileAudit
-from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE, cell_text
+from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.sweep.config import Phase
 from distexp.sweep.grid import GridPoint
 from distexp.task import TaskRecord
+from distexp.text import cell_text
 
 BEST = 10  # combinations that are listed per phase
 TABLE_DIGITS = 8  # of a number in the table: half the page, and more than anybody reads

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from distexp.results.audit import FileAudit, Problem
+from distexp.results.audit import FileAudit
+from distexp.results.problems import Problem
 from distexp.sweep.config import Phase
 from distexp.sweep.grid import GridPoint, duplicates_among
 

@@ -1,24 +1,45 @@
-"""CSV text: bytes <-> header and records, one bad line never hiding the next.
+"""CSV text: bytes to header and records and back, in the file's own dialect.
 
-Nothing is inferred: a field is a str. A newline inside quotes belongs to its record only if the record then
-has as many fields as the header; if not, its first line alone is bad, and reading goes on with the next line.
+A dialect is the separator of cells (comma, semicolon or tab) and the end of lines (LF, CRLF or CR), with or
+without a byte order mark. Nothing is inferred: a cell is a text. A bad line never hides the next one: a line
+end inside quotes belongs to its record only if the record then has as many cells as the header; if not, its
+first line alone is bad, and reading goes on with the next line.
 """
 
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO, Literal
 
 import msgspec
 
-BLOCK_BYTES = 1 << 16  # read at a time; more rows alive at once would keep the garbage collector busy
+BLOCK_BYTES = 1 << 20  # read at a time
+HEADER_BYTES = 1 << 12  # read at first to find the header
 MAX_RECORD_BYTES = 4 << 20  # longer is junk: four times the largest message that could bring a row
 BOM = b"\xef\xbb\xbf"
+SEPARATORS = (",", ";", "\t")
+SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 csv.field_size_limit(MAX_RECORD_BYTES)  # the module's own 131072 would hide rows with a long list in them
 
 Tail = Literal["blank", "whole", "torn", "wide", "open"]
+
+_QUOTE_OR_END = re.compile(rb'["\r\n]')
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class Dialect(msgspec.Struct, frozen=True):
+    """How a file separates cells and ends lines."""
+
+    separator: str = ","
+    newline: bytes = b"\n"  # of lines that are added
+
+    @property
+    def end(self) -> bytes:
+        """The byte that ends each line."""
+        return self.newline[-1:]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,10 +47,12 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     columns: tuple[str, ...]
     digest: str
-    end: int  # offset of the byte after it
-    newline: bytes  # the file's style: b"\n" or b"\r\n"
-    closed: bool  # its newline was there
-    problem: str = ""  # why no row can be read under it: found and expected
+    raw: bytes  # the line without its end and byte order mark
+    start: int  # offset of its first byte
+    stop: int  # offset of the byte after its end
+    dialect: Dialect
+    closed: bool  # its line end was there
+    problem: str = ""  # why no row can be read under it
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -38,15 +61,16 @@ class Record(msgspec.Struct, frozen=True):
     start: int
     stop: int
     line: int
-    fields: list[str] | None  # None: a bad line, or a blank one when `found` is empty
-    found: str = ""
+    fields: list[str] | None  # None: a bad line, or a blank one when `problem` is empty
+    problem: str = ""
 
 
 class Block(msgspec.Struct):
     """What a run of whole lines holds."""
 
     columns: list[Sequence[str]]  # of the good records; empty: there is none
-    bad: list[tuple[int, str]]  # line within the block, counted from 0; what was found there
+    lines: Sequence[int]  # where each good record begins: lines within the block, counted from 0
+    bad: list[tuple[int, str]]  # line within the block, and what is wrong with it
     used: int  # bytes read; what follows is no whole record yet
     offset: int = 0  # where the block stands in the file
 
@@ -54,55 +78,94 @@ class Block(msgspec.Struct):
 def read_header(file: BinaryIO) -> Header | None:
     """Return the header, or None for a file without text. Reads no more than it must."""
     file.seek(0)
-    raw = file.readline(MAX_RECORD_BYTES).removeprefix(BOM)
-    while raw and not raw.strip():
-        raw = file.readline(MAX_RECORD_BYTES)
-    if not raw:
+    text, offset = file.read(HEADER_BYTES), 0
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return _unusable(text[:64], "is UTF-16 text; save it as UTF-8")
+    if text.startswith(BOM):
+        offset = len(BOM)
+    while True:
+        stop, newline = _line_end(text, offset)
+        if newline is None and len(text) < MAX_RECORD_BYTES and (more := file.read(len(text))):
+            text += more
+        elif newline is not None and not text[offset:stop].strip():
+            offset = stop + len(newline)
+        else:
+            break
+    raw = text[offset:stop]
+    if not raw.strip():
         return None
-    while raw.count(b'"') % 2 and len(raw) < MAX_RECORD_BYTES and (more := file.readline(MAX_RECORD_BYTES)):
-        raw += more
-    text = raw.rstrip(b"\r\n")
-    columns, problem = _columns(text)
+    columns, separator, problem = _columns(raw)
     return Header(
         columns=columns,
-        digest=hashlib.sha256(text).hexdigest()[:20],
-        end=file.tell(),
-        newline=b"\r\n" if raw.endswith(b"\r\n") else b"\n",
-        closed=raw.endswith(b"\n"),
+        digest=hashlib.sha256(raw).hexdigest()[:20],
+        raw=raw,
+        start=offset,
+        stop=stop + len(newline or b""),
+        dialect=Dialect(separator, newline or b"\n"),
+        closed=newline is not None,
         problem=problem,
     )
 
 
-def _columns(raw: bytes) -> tuple[tuple[str, ...], str]:
+def _unusable(raw: bytes, problem: str) -> Header:
+    digest = hashlib.sha256(raw).hexdigest()[:20]
+    return Header(
+        columns=(), digest=digest, raw=raw, start=0, stop=0, dialect=Dialect(), closed=True, problem=problem
+    )
+
+
+def _line_end(text: bytes, start: int) -> tuple[int, bytes | None]:
+    """Return where the line ends and by what; None where it does not end in `text`."""
+    is_quoted = False
+    for match in _QUOTE_OR_END.finditer(text, start):
+        if match[0] == b'"':
+            is_quoted = not is_quoted
+        elif not is_quoted:
+            at = match.start()
+            return at, b"\r\n" if text[at : at + 2] == b"\r\n" else match[0]
+    return len(text), None
+
+
+def _columns(raw: bytes) -> tuple[tuple[str, ...], str, str]:
+    """Return the names of the columns, what separates them, and why they cannot be used."""
     try:
         text = raw.decode()
-        fields = next(csv.reader(io.StringIO(text, newline=""), strict=True))
     except UnicodeDecodeError:
-        return (), "found bytes that are not UTF-8 text, expected names of columns"
-    except csv.Error as error:
-        return (), f"found a line that is no CSV ({error}), expected names of columns"
+        return (), ",", "is no UTF-8 text; save it as UTF-8"
     if "\0" in text:
-        return (), "found NUL bytes, expected names of columns"
-    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
-        if len(fields) == 1 and separator in text:
-            return (), f"found {name} between the columns, expected commas"
-    return tuple(field.strip() for field in fields), ""
+        return (), ",", "holds NUL bytes; save it as CSV in UTF-8"
+    if re.fullmatch(r"sep=.?.?", text.strip(), re.IGNORECASE):
+        return (), ",", f"begins with the line {text.strip()}; delete that line"
+    if text.startswith("#") and not any(separator in text for separator in SEPARATORS):
+        return (), ",", "begins with a comment, not with the names of its columns; delete that line"
+    found: list[tuple[list[str], str]] = []
+    for separator in [each for each in SEPARATORS if each in text] or SEPARATORS[:1]:
+        try:
+            cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+        except csv.Error as error:
+            problem = f"has a first line that is no CSV ({error})"
+            continue
+        found.append((cells, separator))
+    if not found:
+        return (), ",", problem
+    cells, separator = max(found, key=lambda each: len(each[0]))
+    return tuple([cell.strip() for cell in cells]), separator, ""
 
 
-def blocks(file: BinaryIO, offset: int, width: int) -> Iterator[Block]:
+def blocks(file: BinaryIO, offset: int, width: int, dialect: Dialect) -> Iterator[Block]:
     """Yield what the file holds from `offset`, the start of a line, to its last whole record."""
     rest = b""
     while more := _read_at(file, offset + len(rest)):
         text = rest + more
-        block = parse(text, width)
+        block = parse(text, width, dialect)
         block.offset = offset
         rest = text[block.used :]
         if len(rest) > MAX_RECORD_BYTES:
-            stop = _next_line(file, offset + block.used + len(rest))
+            stop = _next_line(file, offset + block.used + len(rest), dialect)
             if stop is None:
                 return  # one line without an end: looked at again when the file has grown
-            line = text.count(b"\n", 0, block.used)
-            block.bad.append((line, f"a line of more than {MAX_RECORD_BYTES} bytes"))
+            line = text.count(dialect.end, 0, block.used)
+            block.bad.append((line, f"is longer than {MAX_RECORD_BYTES} bytes"))
             block.used, rest = stop - offset, b""
         yield block
         offset += block.used
@@ -113,127 +176,136 @@ def _read_at(file: BinaryIO, offset: int) -> bytes:
     return file.read(BLOCK_BYTES)
 
 
-def _next_line(file: BinaryIO, offset: int) -> int | None:
+def _next_line(file: BinaryIO, offset: int, dialect: Dialect) -> int | None:
     """Return where the line after the one around `offset` begins, or None if it never ends."""
     while more := _read_at(file, offset):
-        if at := more.find(b"\n") + 1:
+        if at := more.find(dialect.end) + 1:
             return offset + at
         offset += len(more)
     return None
 
 
-def parse(block: bytes, width: int) -> Block:
-    """Return the columns of all whole records with `width` fields in `block`, and the bad lines."""
-    used = block.rfind(b"\n") + 1
+def parse(block: bytes, width: int, dialect: Dialect) -> Block:
+    """Return the columns of all whole records with `width` cells in `block`, and the bad lines."""
+    used = block.rfind(dialect.end) + 1
     if b'"' not in block and b"\0" not in block:
         try:
             text = block[:used].decode()
         except UnicodeDecodeError:
             pass  # line by line, then
         else:
-            return _plain(text, width, used)
-    rows, bad, used = list[list[str]](), list[tuple[int, str]](), 0
-    for record in records(block, width):
+            return _plain(text, width, used, dialect)
+    rows, lines, bad, used = list[list[str]](), list[int](), list[tuple[int, str]](), 0
+    for record in records(block, width, dialect):
         used = record.stop
         if record.fields is not None:
             rows.append(record.fields)
-        elif record.found:
-            bad.append((record.line, record.found))
-    return Block(columns=list(zip(*rows, strict=True)), bad=bad, used=used)
+            lines.append(record.line)
+        elif record.problem:
+            bad.append((record.line, record.problem))
+    return Block(columns=list(zip(*rows, strict=True)), lines=lines, bad=bad, used=used)
 
 
-def _plain(text: str, width: int, used: int) -> Block:
+def _plain(text: str, width: int, used: int, dialect: Dialect) -> Block:
     """Read lines without quotes: the common case, and five times as fast, more so if all are good."""
-    text = text.replace("\r\n", "\n")
-    lines, step = text.count("\n"), width + 1
-    if lines and width > 1:  # else a blank line looks like a record
-        cells = text.replace("\n", ",\n,").split(",")  # of each line, then a newline
-        if len(cells) == lines * step + 1 and cells[width::step].count("\n") == lines:
-            return Block(columns=[cells[at:-1:step] for at in range(width)], bad=[], used=used)
-    rows, bad = list[list[str]](), list[tuple[int, str]]()
-    for number, line in enumerate(text.split("\n")):
-        fields = line.split(",")
+    separator, end = dialect.separator, dialect.end.decode()
+    if end == "\n":
+        text = text.replace("\r\n", "\n")
+    count, step = text.count(end), width + 1
+    if count and width > 1:  # else a blank line looks like a record
+        cells = text.replace(end, f"{separator}{end}{separator}").split(separator)  # a line, then its end
+        if len(cells) == count * step + 1 and cells[width::step].count(end) == count:
+            columns: list[Sequence[str]] = [cells[at:-1:step] for at in range(width)]
+            return Block(columns=columns, lines=range(count), bad=[], used=used)
+    rows, lines, bad = list[list[str]](), list[int](), list[tuple[int, str]]()
+    for number, line in enumerate(text.split(end)):
+        fields = line.split(separator)
         if len(fields) == width and line:
             rows.append(fields)
+            lines.append(number)
         elif line.strip():
-            bad.append((number, _fields(fields)))
-    return Block(columns=list(zip(*rows, strict=True)), bad=bad, used=used)
+            bad.append((number, _wrong_width(fields, width)))
+    return Block(columns=list(zip(*rows, strict=True)), lines=lines, bad=bad, used=used)
 
 
-def records(block: bytes, width: int) -> Iterator[Record]:
+def records(block: bytes, width: int, dialect: Dialect) -> Iterator[Record]:
     """Yield every whole record of `block`, blank and bad lines included."""
     start = line = 0
-    while stop := block.find(b"\n", start) + 1:
+    end = dialect.end
+    while stop := block.find(end, start) + 1:
         raw = block[start:stop]
         if not raw.strip():
             record = Record(start, stop, line, None)
         else:
-            end, fields, found = _record(block, start, stop)
-            if end == 0:
+            after, fields, problem = _record(block, start, stop, dialect)
+            if after == 0:
                 return
             if fields is not None:
-                found = "NUL bytes" if b"\0" in block[start:end] else ""
-                found = found or (_fields(fields) if len(fields) != width else "")
-            record = Record(start, stop, line, None, found) if found else Record(start, end, line, fields)
+                problem = "holds NUL bytes" if b"\0" in block[start:after] else ""
+                problem = problem or (_wrong_width(fields, width) if len(fields) != width else "")
+            if problem:
+                record = Record(start, stop, line, None, problem)
+            else:
+                record = Record(start, after, line, fields)
         yield record
-        line += block.count(b"\n", start, record.stop)
+        line += block.count(end, start, record.stop)
         start = record.stop
 
 
-def _fields(fields: Sequence[str]) -> str:
-    return f"{len(fields)} field{'s' * (len(fields) != 1)}"
+def _wrong_width(fields: Sequence[str], width: int) -> str:
+    return f"has {len(fields)} cell{'s' * (len(fields) != 1)}, and the header {width}"
 
 
-def _record(block: bytes, start: int, stop: int) -> tuple[int, list[str] | None, str]:
-    """Return end, fields and problem of the record at `start`; end 0: its closing quote is not there yet."""
+def _record(block: bytes, start: int, stop: int, dialect: Dialect) -> tuple[int, list[str] | None, str]:
+    """Return end, cells and problem of the record at `start`; end 0: its closing quote is not there yet."""
     end = start
     ran_out = False
 
     def lines() -> Iterator[str]:
         nonlocal end, ran_out
-        while (after := block.find(b"\n", end) + 1) and after - start <= MAX_RECORD_BYTES:
+        while (after := block.find(dialect.end, end) + 1) and after - start <= MAX_RECORD_BYTES:
             raw, end = block[end:after], after
             yield raw.decode()
         ran_out = True
 
     try:
-        fields = next(csv.reader(lines(), strict=True))
+        fields = next(csv.reader(lines(), delimiter=dialect.separator, strict=True))
     except UnicodeDecodeError:
-        return stop, None, "bytes that are not UTF-8 text"
+        return stop, None, "is no UTF-8 text"
     except csv.Error as error:
         if ran_out and len(block) - start <= MAX_RECORD_BYTES:
             return 0, None, ""
-        return stop, None, "a quote that is never closed" if ran_out else f"a line that is no CSV ({error})"
+        return stop, None, "has a quote that is never closed" if ran_out else f"is no CSV ({error})"
     return end, fields, ""
 
 
-def judge_tail(tail: bytes, width: int) -> tuple[Tail, list[str]]:
-    """Say what the bytes after the last whole record are, with the fields if they are whole.
+def judge_tail(tail: bytes, width: int, dialect: Dialect) -> tuple[Tail, list[str]]:
+    """Say what the bytes after the last whole record are, with the cells if they are whole.
 
-    `whole`: all fields, only the newline lacks. `torn`: too few fields. `wide`: too many, or no text. `open`:
+    `whole`: all cells, only the line end lacks. `torn`: too few cells. `wide`: too many, or no text. `open`:
     more than one line since a quote was opened. `blank`: nothing.
     """
     if not tail.strip():
         return "blank", []
-    block = parse(tail + b"\n", width)
+    block = parse(tail + dialect.end, width, dialect)
     if block.columns and not block.bad and block.used > len(tail):
         return "whole", [column[0] for column in block.columns]
-    if b"\n" in tail:
+    if dialect.end in tail:
         return "open", []
-    return ("torn" if tail.count(b",") < width else "wide"), []
+    return ("torn" if tail.count(dialect.separator.encode()) < width else "wide"), []
 
 
 def whole_file(file: BinaryIO, header: Header) -> Iterator[tuple[bytes, list[str] | None]]:
-    """Yield the bytes of every record below the header, with its fields, or None for a bad or blank line.
+    """Yield the bytes of every record below the header, with its cells, or None for a bad or blank line.
 
     For a file that nobody writes at the moment: an unfinished last line is judged as it is.
     """
-    rest, width = b"", len(header.columns)
-    file.seek(header.end)
+    rest, width, dialect = b"", len(header.columns), header.dialect
+    file.seek(header.stop)
     while more := file.read(BLOCK_BYTES):
         rest += more
         used = 0
-        for record in records(rest, width):
+        for record in records(rest, width, dialect):
             yield rest[record.start : record.stop], record.fields
             used = record.stop
         rest = rest[used:]
@@ -241,18 +313,46 @@ def whole_file(file: BinaryIO, header: Header) -> Iterator[tuple[bytes, list[str
             yield rest, None
             rest = b""
     while rest:
-        kind, fields = judge_tail(rest, width)
-        stop = rest.index(b"\n") + 1 if kind == "open" else len(rest)
+        kind, fields = judge_tail(rest, width, dialect)
+        stop = rest.index(dialect.end) + 1 if kind == "open" else len(rest)
         yield rest[:stop], fields or None
         rest = rest[stop:]
 
 
-def line_of(cells: Iterable[str], newline: bytes) -> bytes:
+def line_of(cells: Iterable[str], dialect: Dialect) -> bytes:
     """Return one line of CSV; quotes only where a reader needs them. Lone surrogates are spelled out."""
-    return ",".join(map(_quoted, cells)).encode(errors="backslashreplace") + newline
+    quoted = (_quoted(cell, dialect.separator) for cell in cells)
+    return dialect.separator.join(quoted).encode(errors="backslashreplace") + dialect.newline
 
 
-def _quoted(cell: str) -> str:
-    if "," in cell or '"' in cell or "\n" in cell or "\r" in cell:
+def _quoted(cell: str, separator: str) -> str:
+    if separator in cell or '"' in cell or "\n" in cell or "\r" in cell:
         return '"' + cell.replace('"', '""') + '"'
     return cell
+
+
+def lengthened(raw: bytes, count: int, dialect: Dialect, *, before_last: bool) -> bytes:
+    """Return the line with `count` empty cells more, at its end or before its last cell, else as it was.
+
+    A bad line grows, too, so that it stays bad.
+    """
+    text = raw.rstrip(b"\r\n")
+    line_end, added = raw[len(text) :], dialect.separator.encode() * count
+    if not text.strip() or len(text) > MAX_RECORD_BYTES:
+        return raw
+    if not before_last:
+        return text + added + line_end
+    at = _last_separator(text, dialect.separator.encode())
+    return text[:at] + added + text[at:] + line_end
+
+
+def _last_separator(text: bytes, separator: bytes) -> int:
+    """Return where the last separator outside quotes stands; the end of the text if there is none."""
+    at = len(text)
+    pieces = text.split(b'"')
+    for number in range(len(pieces) - 1, -1, -1):
+        at -= len(pieces[number])
+        if number % 2 == 0 and (found := pieces[number].rfind(separator)) >= 0:
+            return at + found
+        at -= 1
+    return len(text)

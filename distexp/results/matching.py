@@ -1,36 +1,45 @@
 """From the rows of any CSV to the tasks that they complete, without trying each task.
 
-Pure: no files. A row completes a task when (1) the file records every axis that
-the phase varies and the seed, and (2) every column that is a parameter of the task holds the task's value; an
-empty cell matches any value of a parameter that is not an axis. Caller holds a lock.
+Pure: no files. A file counts for a phase when it has a column, or the phase assumes a value, for each
+parameter to which the phase gives two or more values, and a column that is an axis of the phase, or `phase`.
+A row completes a task when every cell in a column that is a parameter of the task holds the task's value; an
+empty cell matches any value of a parameter that the phase does not vary.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial, reduce
-from itertools import product
-from operator import add
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from operator import add, itemgetter
 from typing import Any
 
-from distexp.results.row import Form, cell_forms, value_form
-from distexp.sweep.grid import Grid, GridPoint, Planned
+from msgspec import structs
 
-MAX_REMEMBERED_CELLS = 100_000  # per column: a foreign column may hold another text in each of a million rows
-VALUE_BITS = 24  # a point holds the number of a value of each axis in as many bits: more than `MAX_TASKS`
+from distexp.results.compare import NOWHERE, AxisReader, holds
+from distexp.sweep.grid import Grid, GridPoint, Planned
+from distexp.task import RowRule, Task, Value, canonical
+from distexp.text import cell_text
+
+MAX_REMEMBERED_CELLS = 100_000  # per axis: a foreign column may hold another text in each of a million rows
+PREFIXES = ("", "config/", "config.")  # of a parameter's column, as W&B exports it
 
 Row = Sequence[str]
+Found = str | tuple[str, ...] | None  # the key of the task that a row completes, or several
+Column = Callable[[int], Row]  # the cells at a place in the header, of the rows in question
 
 
 class TaskIndex:
     """The tasks that rows are compared with, grouped so that a row costs a few dict lookups.
 
-    Tasks of one phase share their axes and, as a rule, all other parameters: one group. Caller holds a lock.
+    A matcher goes on with the tasks that were there when it was made.  Safe from any thread, but for `sync`.
     """
 
     def __init__(self, tasks: Iterable[Planned] = ()) -> None:
-        self._groups: dict[object, _Group] = {}  # by grid, or by what flat tasks have in common
+        self.groups: list[Group] = []
+        self._of_grid: dict[Grid, Group] = {}
         self._keys: set[str] = set()
-        self._matcher: tuple[Sequence[str], Matcher] | None = None  # the last one, and its columns
+        self._lock = threading.Lock()
+        self._writers: dict[str, set[str]] = {}  # folder -> the phases that write there
         self.sync(tasks)
 
     def __contains__(self, key: object) -> bool:
@@ -38,7 +47,7 @@ class TaskIndex:
 
     def sync(self, tasks: Iterable[Planned]) -> bool:
         """Make these the tasks; return whether one is new: rows read before are not looked at again."""
-        known, self._keys, self._groups, self._matcher = self._keys, set(), {}, None
+        known, self._keys, self.groups, self._of_grid, self._writers = self._keys, set(), [], {}, {}
         by_grid: dict[Grid, list[GridPoint]] = {}
         for task in tasks:
             if isinstance(task, GridPoint):
@@ -47,67 +56,35 @@ class TaskIndex:
                 self.add(task)
         for grid, points in by_grid.items():
             self._keys.update([point.key for point in points])
-            self._group_of(grid).fill(points)
+            group = self._of_grid[grid] = Group.of_grid(grid, points)
+            self.groups.append(group)
+            for folder in {point.output_dir for point in points}:
+                self._writers.setdefault(folder, set()).add(grid.phase)
         return not self._keys <= known
 
-    def add(self, task: Planned) -> None:
+    def add(self, task: Task, rule: RowRule | None = None) -> None:
         """Take one more task up; rows read before are not looked at again."""
-        self._keys.add(task.key)
-        self._matcher = None
-        if isinstance(task, GridPoint):
-            self._group_of(task.grid).fill([task])
-            return
-        axes = (*task.axes, "seed")
-        rest = _forms({name: value for name, value in task.config.items() if name not in axes})
-        strides = tuple([1 << VALUE_BITS * at for at in range(len(axes) + 1)])
-        group = self._groups.setdefault(
-            (task.phase, axes, tuple(rest.items())), _Group(task.phase, axes, rest, strides)
-        )
-        forms = _forms({**task.config, "seed": task.seed})
-        group.add(sum([group.number(at, forms[axis]) for at, axis in enumerate(axes)]), task.key)
+        with self._lock:
+            self._keys.add(task.key)
+            self.groups = [*self.groups, Group.of_task(task, rule)]
+            self._writers.setdefault(task.output_dir, set()).add(task.phase)
 
-    def _group_of(self, grid: Grid) -> "_Group":
-        """Return the grid's own group, in which the numbers of its tasks are their points."""
-        if grid in self._groups:
-            return self._groups[grid]
-        axes = {**grid.axes, "seed": grid.seeds}
-        sizes = [len(values) for values in axes.values()]
-        strides = tuple([math.prod(sizes[at + 1 :]) for at in range(len(sizes))])
-        group = _Group(grid.phase, tuple(axes), _forms(grid.defaults), (*strides, math.prod(sizes)))
-        for at, values in enumerate(axes.values()):
-            for value in values:
-                group.number(at, value_form(value))
-        self._groups[grid] = group
-        return group
+    def rule(self, task: Planned) -> RowRule | None:
+        """Return what another process needs to decide on this task's rows as this index does."""
+        if isinstance(task, Task) or task.grid not in self._of_grid:
+            return None
+        return self._of_grid[task.grid].rule_of(task)
 
-    def is_parameter(self, column: str) -> bool:
-        """Return whether the column takes part in the comparison with any task."""
-        return column == "phase" or any(
-            column in group.axes or column in group.rest for group in self._groups.values()
-        )
+    def writers(self, folder: str) -> Set[str]:
+        """Return the phases whose tasks write their rows into this folder."""
+        return self._writers.get(folder, set())
 
-    def missing_columns(self, columns: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Return by phase the axes (and `seed`) that the columns lack: no row completes a task of those."""
-        missing: dict[str, tuple[str, ...]] = {}
-        for group in self._groups.values():
-            lacking = missing.get(group.phase, ())
-            lacking += tuple(axis for axis in group.axes if axis not in columns and axis not in lacking)
-            if lacking:
-                missing[group.phase] = lacking
-        return missing
-
-    def matcher(self, columns: Sequence[str]) -> "Matcher":
-        """Return what compares rows of these columns with the tasks that are known now.
+    def matcher(self, columns: Sequence[str], folder: str) -> "Matcher":
+        """Return what compares rows of the file in this folder with the tasks that are known now.
 
         Of columns with one name the first counts.
         """
-        if self._matcher is None or self._matcher[0] != columns:
-            self._matcher = (columns, Matcher(self._groups.values(), first_places(columns)))
-        return self._matcher[1]
-
-
-def _forms(values: Mapping[str, object]) -> dict[str, Form]:
-    return {name: value_form(value) for name, value in values.items()}
+        return Matcher(self.groups, columns, self.writers(folder))
 
 
 def first_places(columns: Sequence[str]) -> dict[str, int]:
@@ -118,169 +95,368 @@ def first_places(columns: Sequence[str]) -> dict[str, int]:
     return places
 
 
-class _Group:
-    """Tasks with one phase, one set of axes (the seed is the last) and equal values beside them.
-
-    Each value of an axis has its number, a multiple of the axis's stride, so that the sum over the axes, a
-    point, tells tasks apart.
-    """
+class _Axis:
+    """A parameter that a phase varies: each value has its number, its position times the axis's stride."""
 
     def __init__(
-        self, phase: str, axes: tuple[str, ...], rest: Mapping[str, Form], strides: tuple[int, ...]
+        self,
+        name: str,
+        reader: AxisReader,
+        stride: int,
+        nowhere: int,
+        rule: RowRule,
     ) -> None:
-        """Take one stride for each axis, and what is larger than any point."""
-        self.phase = phase
-        self.axes = axes
-        self.rest = rest
-        self._tasks: dict[int, str] = {}  # point -> key
-        self._more: dict[int, list[str]] = {}  # point -> further keys: a phase whose experiment was edited
-        self._numbers: list[dict[Form, int]] = [{} for _ in axes]  # per axis: value -> its number
-        self._remembered: list[dict[str, int]] = [{} for _ in axes]  # per axis: cell -> its one number
-        self._strides = strides
-        self._nowhere = -strides[-1]  # the number of a value that no task has: the sum is no point
+        """Give cells without a value of this axis the number `nowhere`, which makes any sum negative."""
+        self.name = name
+        self.reader = reader
+        self.is_assumed = name in rule.assume
+        self._stride, self._nowhere = stride, nowhere
+        self._known: dict[str, int] = {}
+        self._takes_empty = self.is_assumed and "" not in reader.values  # else an empty cell is that text
+        self._assumed = self.reader.position(cell_text(rule.assume[name])) if self.is_assumed else NOWHERE
 
-    def number(self, place: int, form: Form) -> int:
-        """Return the number of a value of this axis, a new one if need be."""
-        numbers = self._numbers[place]
-        if form not in numbers:
-            numbers[form] = len(numbers) * self._strides[place]
-            self._remembered[place].clear()
-        return numbers[form]
+    def number(self, cell: str) -> int:
+        """Return the number of the value that the cell holds; a negative one if it holds none."""
+        is_empty = self._takes_empty and not cell.strip()
+        return self._number_of(self._assumed if is_empty else self.reader.position(cell))
 
-    def add(self, point: int, key: str) -> None:
-        """Put a task where its values are."""
-        if self._tasks.setdefault(point, key) != key:
-            self._more.setdefault(point, []).append(key)
+    @property
+    def needs_column(self) -> bool:
+        """Whether no row of a file without its column is of any of these tasks."""
+        return not self.is_assumed and self.reader.absent is None
 
-    def fill(self, points: Iterable[GridPoint]) -> None:
-        """Put tasks of the one grid of this group where they are."""
-        self._tasks.update([(point.grid.code(point.number), point.key) for point in points])
+    def number_without_column(self) -> int:
+        """Return the number of the value that is assumed, else that of tasks that lack the parameter."""
+        absent = NOWHERE if self.reader.absent is None else self.reader.absent
+        return self._number_of(self._assumed if self.is_assumed else absent)
 
-    def find(self, cells: Row) -> list[str]:
-        """Return the keys of the tasks at the point that the cells of the axes name."""
-        points = map(sum, product(*[self._recall(place, cell) for place, cell in enumerate(cells)]))
-        return [key for point in points if point in self._tasks for key in self._at(point)]
+    def _number_of(self, position: int) -> int:
+        return self._nowhere if position == NOWHERE else position * self._stride
 
-    def find_all(self, columns: Sequence[Row]) -> Iterator[str | None] | None:
-        """Return what `find` finds for each row, given the cells by axis; None where that is not one key."""
-        if self._more:
-            return None
-        numbers: list[Iterable[Any]] = []
-        for place, column in enumerate(columns):
-            known = self._remembered[place]
-            found = list(map(known.get, column))
-            if None in found:
-                if not self._remember(place, column):
-                    return None
-                found = list(map(known.get, column))
-            numbers.append(found)
-        return map(self._tasks.get, reduce(partial(map, add), numbers))
-
-    def _remember(self, place: int, column: Row) -> bool:
-        """Read all cells of a column once; return whether each has one number."""
-        known = self._remembered[place]
+    def numbers(self, column: Row) -> list[int]:
+        """Return the number of each cell's value; a text is read once."""
+        known = self._known
+        found: list[Any] = list(map(known.get, column))
+        if None not in found:
+            return found
         if len(known) >= MAX_REMEMBERED_CELLS:
-            known.clear()
+            known = self._known = {}
         for cell in set(column) - known.keys():
-            found = self._read(place, cell)
-            if len(found) > 1:
-                return False
-            known[cell] = found[0]
-        return True
-
-    def _recall(self, place: int, cell: str) -> Sequence[int]:
-        """Return what `_read` does, without reading a cell again that has one number."""
-        known = self._remembered[place]
-        if cell in known:
-            return (known[cell],)
-        found = self._read(place, cell)
-        if len(found) == 1 and len(known) < MAX_REMEMBERED_CELLS:
-            known[cell] = found[0]
-        return found
-
-    def _at(self, point: int) -> list[str]:
-        return [self._tasks[point], *self._more.get(point, ())]
-
-    def _read(self, place: int, cell: str) -> list[int]:
-        """Return the numbers of the values that the cell may hold: one, unless an axis has 1 and "1"."""
-        numbers = self._numbers[place]
-        return [numbers[form] for form in cell_forms(cell) if form in numbers] or [self._nowhere]
+            known[cell] = self.number(cell)
+        return [known[cell] for cell in column]
 
 
-def _among(columns: Sequence[Row], places: Sequence[int]) -> list[Row]:
-    """Return the columns of the rows in these places."""
-    return [[column[place] for place in places] for column in columns]
+class _Fixed:
+    """A parameter with one value in a phase."""
+
+    def __init__(self, name: str, value: Value, rule: RowRule) -> None:
+        self.name, self.value = name, value
+        self.matches_no_column = name not in rule.assume or holds(value, cell_text(rule.assume[name]))
+        self.matches_empty = self.matches_no_column or value == ""
+
+    def accepts(self, cell: str) -> bool:
+        """Return whether the cell holds the value; an empty one does, unless another is assumed."""
+        return holds(self.value, cell) if cell.strip() else self.matches_empty
+
+
+class Group:
+    """Tasks of one phase that differ in their axes alone: a sum over the axes, a number, tells them apart."""
+
+    def __init__(
+        self,
+        source: Grid | Task,
+        axes: Mapping[str, Sequence[Value]],
+        fixed: Mapping[str, Value],
+        rule: RowRule,
+        absent: Mapping[str, int],
+    ) -> None:
+        """Take the values of what varies, the last axis fastest, and of what does not.
+
+        Args:
+            source: What the tasks are of.
+            axes: At least two values each, or one and its rivals.
+            fixed: Tags among them are never compared.
+            rule: What the phase says besides.
+            absent: By axis, the position of null for tasks that lack that parameter.
+        """
+        self.source, self.rule = source, rule
+        self.phase = source.phase
+        self._numbers: dict[int, int] | None = None  # a task's number in its grid by that in this group
+        self.phase_names = (source.phase, *rule.renamed_from.get("phase", ()))
+        self.axis_names = frozenset(source.axes) or {"seed"}
+        sizes = [len(values) for values in axes.values()]
+        self.axes = [
+            _Axis(
+                name,
+                AxisReader(values, absent.get(name)),
+                math.prod(sizes[at + 1 :]),
+                -math.prod(sizes),
+                rule,
+            )
+            for at, (name, values) in enumerate(axes.items())
+        ]
+        self.fixed = [_Fixed(name, value, rule) for name, value in fixed.items() if name not in source.tags]
+        self.keys: dict[int, str] | list[str | None] = []  # by number; a list where few numbers lack a task
+
+    @classmethod
+    def of_grid(cls, grid: Grid, points: Sequence[GridPoint]) -> "Group":
+        """Return the group of these tasks of one grid."""
+        axes = {**grid.axes, "seed": grid.seeds}
+        varied = {name: values for name, values in axes.items() if len(values) > 1}
+        fixed = {name: values[0] for name, values in axes.items() if len(values) == 1} | grid.defaults
+        rule = RowRule(varied=tuple(varied), renamed_from=grid.renamed_from, assume=grid.assume)
+        group = cls(grid, varied, fixed, rule, grid.absent)
+        if grid.places is not None:
+            group.keys = {grid.code(point.number): point.key for point in points}
+            return group
+        group.keys = [None] * len(grid)
+        for point in points:
+            group.keys[point.number] = point.key
+        return group
+
+    @classmethod
+    def of_task(cls, task: Task, rule: RowRule | None) -> "Group":
+        """Return the group of one task, of whose phase no more is known than the rule says."""
+        values = {**task.config, "seed": task.seed}
+        rule = rule or RowRule(varied=(*task.axes, "seed"))
+        axes = {name: (values.get(name), *rule.rivals.get(name, ())) for name in rule.varied}
+        absent = {name: 0 for name in axes if name not in values}
+        fixed = {name: value for name, value in values.items() if name not in axes}
+        group = cls(task, axes, fixed, rule, absent)
+        group.keys = [task.key]  # each of its values stands first on its axis
+        return group
+
+    def rule_of(self, point: GridPoint) -> RowRule:
+        """Return what another process needs to decide on the rows of this task as this group does."""
+        task = point.task
+        values = {**task.config, "seed": task.seed}
+        rivals = {axis.name: axis.reader.rivals(values.get(axis.name)) for axis in self.axes}
+        return structs.replace(self.rule, rivals={name: others for name, others in rivals.items() if others})
+
+    def work(self, number: int) -> str:
+        """Return the identity of this task without the phase: equal work may stand in two phases."""
+        if isinstance(self.source, Task):
+            return self.source.work
+        if self.source.places is None:
+            return GridPoint(self.source, number, "", "").task.work
+        if self._numbers is None:
+            codes = ((self.source.code(at), at) for at in range(len(self.source)))
+            self._numbers = dict(codes)
+        return GridPoint(self.source, self._numbers[number], "", "").task.work
+
+    def kind(self) -> object:
+        """Return what two groups have in common whose tasks of equal number are the same work."""
+        if isinstance(self.source, Task):
+            return self.source.work
+        if self.source.absent:
+            return self
+        fixed = {each.name: each.value for each in self.fixed}
+        axes = [[axis.name, list(axis.reader.values)] for axis in self.axes]
+        return self.source.experiment, self.source.command, canonical([fixed, axes])
+
+    def columns_of(self, name: str) -> list[str]:
+        """Return the columns that may hold this parameter; the first that is not empty counts."""
+        earlier = () if name == "phase" else self.rule.renamed_from.get(name, ())
+        return [prefix + each for each in (name, *earlier) for prefix in PREFIXES]
 
 
 class Matcher:
     """Compares the rows of one file with tasks."""
 
-    def __init__(self, groups: Iterable[_Group], places: Mapping[str, int]) -> None:
-        """Know where each column stands."""
-        self._plans = [_Plan(g, places) for g in groups if all(axis in places for axis in g.axes)]
-        self._phase_at = places.get("phase")
+    def __init__(self, groups: Sequence[Group], columns: Sequence[str], writers: Set[str]) -> None:
+        """Know where each column stands; `writers` are the phases whose own file it is."""
+        places = first_places(columns)
+        self._phase_at = [places[prefix + "phase"] for prefix in PREFIXES if prefix + "phase" in places]
+        self.plans = [Plan(group, places, has_phase=bool(self._phase_at)) for group in groups]
+        self._writers = writers
+        self._of_phase: dict[str, list[Plan]] = {}
+        self._kinds: dict[int, object] = {}
+        self.unphased = [plan for plan in self.plans if plan.counts_without_phase]
 
-    def one(self, fields: Row) -> list[str]:
+    @property
+    def knows_columns(self) -> bool:
+        """Whether a column is `phase` or a parameter of a task."""
+        return bool(self.parameter_places)
+
+    @property
+    def parameter_places(self) -> set[int]:
+        """Where the columns stand that are `phase` or a parameter of a task."""
+        return {*self._phase_at}.union(*(at for plan in self.plans for at in plan.at.values()))
+
+    @property
+    def text_places(self) -> set[int]:
+        """Where the columns stand of parameters that may hold text, lists or mappings."""
+        return {
+            at
+            for plan in self.plans
+            for name, places in plan.at.items()
+            if any(isinstance(value, str | list | dict) for value in plan.values(name))
+            for at in places
+        }
+
+    def one(self, row: Row) -> list[str]:
         """Return the keys of the tasks that this row completes."""
-        return [key for plan in self._plans_for(self._phase(fields)) for key in plan.match(fields)]
+        (found,) = self.found([(cell,) for cell in row])
+        return [found] if isinstance(found, str) else [*(found or ())]
 
-    def all(self, columns: Sequence[Row]) -> set[str]:
-        """Return the keys of the tasks that rows complete, given all their columns."""
-        if not columns or self._phase_at is None:
-            return self._all("", columns) if columns else set()
-        phases = columns[self._phase_at]
-        if len(set(phases)) == 1:
-            return self._all(phases[0], columns)
-        places: dict[str, list[int]] = {}
-        for place, phase in enumerate(phases):
-            places.setdefault(phase, []).append(place)
-        return set[str]().union(*[self._all(phase, columns, at) for phase, at in places.items()])
+    def found(self, columns: Sequence[Row]) -> list[Found]:
+        """Return what each row completes, given all columns of the rows."""
+        if not columns:
+            return []
+        count = len(columns[0])
+        phases = _joined(self._phase_at, columns.__getitem__) if self._phase_at else None
+        if phases is None or phases.count(phases[0]) == count:
+            return self._found_in(phases[0] if phases else "", columns.__getitem__, count)
+        found: list[Found] = [None] * count
+        by_phase = defaultdict[str, list[int]](list)
+        for at, phase in enumerate(phases):
+            by_phase[phase].append(at)
+        for phase, rows in by_phase.items():
+            for at, key in zip(rows, self._found_in(phase, _picked(columns, rows), len(rows)), strict=True):
+                found[at] = key
+        return found
 
-    def _all(self, phase: str, columns: Sequence[Row], at: Sequence[int] | None = None) -> set[str]:
-        plans = self._plans_for(phase)
-        if plans and at is not None:
-            columns = _among(columns, at)
-        return set[str]().union(*[plan.match_all(columns) for plan in plans])
+    def phase_of(self, row: Row) -> str:
+        """Return the cell that names the phase; empty where none does."""
+        return next((row[at] for at in self._phase_at if row[at].strip()), "")
 
-    def _phase(self, fields: Row) -> str:
-        return "" if self._phase_at is None else fields[self._phase_at]
+    def plans_of(self, phase: str) -> "list[Plan]":
+        """Return the plans of the phase that a cell names, under its own or an earlier name."""
+        if phase not in self._of_phase:
+            plans = [plan for plan in self.plans if phase in plan.group.phase_names]
+            loose = (
+                plan for plan in self.plans if any(holds(name, phase) for name in plan.group.phase_names)
+            )
+            if len(self._of_phase) >= MAX_REMEMBERED_CELLS:
+                self._of_phase = {}
+            self._of_phase[phase] = plans or [*loose]
+        return self._of_phase[phase]
 
-    def _plans_for(self, phase: str) -> "list[_Plan]":
-        """An empty phase is that of a row from before the file got the column: it may be any."""
-        return [plan for plan in self._plans if phase in ("", plan.group.phase)]
+    def _found_in(self, phase: str, column: Column, count: int) -> list[Found]:
+        if not phase.strip():
+            return self._found_without_phase(column, count)
+        plans = [plan for plan in self.plans_of(phase) if plan.counts]
+        if len(plans) == 1:
+            return plans[0].found(column, count)
+        return _merged([plan.found(column, count) for plan in plans], count)
+
+    def _found_without_phase(self, column: Column, count: int) -> list[Found]:
+        """Rows of tasks of several phases count where those write; elsewhere if they are the same work."""
+        numbers = {plan: plan.numbers(column, count) for plan in self.unphased}
+        found: list[Found] = [None] * count
+        owner: list[Plan | None] = [None] * count
+        several: dict[int, list[Plan]] = {}
+        for plan in self.unphased:
+            keys = plan.keys(numbers[plan])
+            for at in [at for at, key in enumerate(keys) if key is not None]:
+                before = owner[at]
+                if before is None:
+                    owner[at], found[at] = plan, keys[at]
+                else:
+                    several.setdefault(at, [before]).append(plan)
+        for at, plans in several.items():
+            found[at] = self._resolved([(plan, numbers[plan][at]) for plan in plans])
+        return found
+
+    def _resolved(self, matched: "list[tuple[Plan, int]]") -> Found:
+        keys = [(plan.group.phase, plan.keys([number])[0]) for plan, number in matched]
+        if len({phase for phase, _ in keys}) > 1 and not self._is_same_work(matched):
+            keys = [(phase, key) for phase, key in keys if phase in self._writers]
+        return tuple([key for _, key in keys if isinstance(key, str)]) or None
+
+    def _is_same_work(self, matched: "list[tuple[Plan, int]]") -> bool:
+        kinds = {(self._kind(plan.group), number) for plan, number in matched}
+        return len(kinds) == 1 or len({plan.group.work(number) for plan, number in matched}) == 1
+
+    def _kind(self, group: Group) -> object:
+        if id(group) not in self._kinds:
+            self._kinds[id(group)] = group.kind()
+        return self._kinds[id(group)]
 
 
-class _Plan:
+class Plan:
     """How the rows of one file are compared with one group."""
 
-    def __init__(self, group: _Group, places: Mapping[str, int]) -> None:
+    def __init__(self, group: Group, places: Mapping[str, int], *, has_phase: bool) -> None:
         self.group = group
-        self._axes = [places[axis] for axis in group.axes]
-        self._rest = [(places[name], form) for name, form in group.rest.items() if name in places]
-        self._accepted: dict[tuple[str, ...], bool] = {}
+        names = [axis.name for axis in group.axes] + [fixed.name for fixed in group.fixed]
+        at = {
+            name: [places[column] for column in group.columns_of(name) if column in places] for name in names
+        }
+        self.at = at
+        self.missing = tuple([axis.name for axis in group.axes if not at[axis.name] and axis.needs_column])
+        self.axes = [(axis, at[axis.name]) for axis in group.axes]
+        self.fixed = [(fixed, at[fixed.name]) for fixed in group.fixed if at[fixed.name]]
+        self.wrongly_assumed = [f.name for f in group.fixed if not at[f.name] and not f.matches_no_column]
+        self.has_axis = any(at.get(name) for name in group.axis_names)
+        self.counts = not self.missing and not self.wrongly_assumed and (has_phase or self.has_axis)
+        self.counts_without_phase = self.counts and self.has_axis
 
-    def match(self, fields: Row) -> list[str]:
-        rest = tuple([fields[place] for place, _ in self._rest])
-        return self.group.find([fields[place] for place in self._axes]) if self._accepts(rest) else []
+    def found(self, column: Column, count: int) -> list[Found]:
+        """Return the key of the task that each row completes, None where there is none."""
+        return self.keys(self.numbers(column, count))
 
-    def match_all(self, columns: Sequence[Row]) -> set[str]:
-        if self._rest:
-            rests = list(zip(*[columns[place] for place, _ in self._rest], strict=True))
-            accepted = set(filter(self._accepts, set(rests)))
-            if not accepted.issuperset(rests):
-                columns = _among(columns, [place for place, rest in enumerate(rests) if rest in accepted])
-        found = self.group.find_all([columns[place] for place in self._axes])
-        if found is None:
-            return {key for row in zip(*columns, strict=True) for key in self.match(row)}
-        return set(filter(None, found))
+    def keys(self, numbers: Sequence[int]) -> list[Found]:
+        """Return the keys of the tasks of these numbers."""
+        keys, size = self.group.keys, len(self.group.keys)
+        if isinstance(keys, dict):
+            return [keys.get(number) for number in numbers]
+        return [keys[at] if 0 <= at < size else None for at in numbers]
 
-    def _accepts(self, rest: tuple[str, ...]) -> bool:
-        accepted = self._accepted.get(rest)
-        if accepted is None:
-            if len(self._accepted) >= MAX_REMEMBERED_CELLS:
-                self._accepted.clear()
-            accepted = all(
-                not cell or form in cell_forms(cell) for cell, (_, form) in zip(rest, self._rest, strict=True)
-            )
-            self._accepted[rest] = accepted
-        return accepted
+    def numbers(self, column: Column, count: int) -> list[int]:
+        """Return the number of the task that each row is of, a negative one where there is none."""
+        numbers = [0] * count
+        for turn, (axis, at) in enumerate(self.axes):
+            part = axis.numbers(_joined(at, column)) if at else [axis.number_without_column()] * count
+            numbers = list(map(add, numbers, part)) if turn else part
+        for fixed, at in self.fixed:
+            cells = _joined(at, column)
+            if cells.count(cells[0]) == count and fixed.accepts(cells[0]):
+                continue
+            refused = {cell for cell in set(cells) if not fixed.accepts(cell)}
+            if refused:
+                numbers = [NOWHERE if c in refused else n for c, n in zip(cells, numbers, strict=True)]
+        return numbers
+
+    def mismatch(self, row: Row) -> tuple[str, str]:
+        """Return the first parameter, axes first, of which the row holds no value, and its cell."""
+        for axis, at in self.axes:
+            cell = _joined(at, lambda place: (row[place],))[0] if at else ""
+            if (axis.number(cell) if at else axis.number_without_column()) < 0:
+                return axis.name, cell
+        for fixed, at in self.fixed:
+            cell = _joined(at, lambda place: (row[place],))[0]
+            if not fixed.accepts(cell):
+                return fixed.name, cell
+        return "", ""
+
+    def values(self, name: str) -> Sequence[Value]:
+        """Return the values that the phase gives to this parameter."""
+        axes = {axis.name: axis.reader.values for axis in self.group.axes}
+        return axes.get(name) or [fixed.value for fixed in self.group.fixed if fixed.name == name]
+
+
+def _joined(places: Sequence[int], column: Column) -> Row:
+    """Return the cells of a parameter that may stand in several columns: the first that is not empty."""
+    cells = column(places[0])
+    for place in places[1:]:
+        cells = [cell if cell.strip() else other for cell, other in zip(cells, column(place), strict=True)]
+    return cells
+
+
+def _picked(columns: Sequence[Row], rows: Sequence[int]) -> Column:
+    if len(rows) == 1:
+        return lambda place: (columns[place][rows[0]],)
+    pick = itemgetter(*rows)
+    return lambda place: pick(columns[place])
+
+
+def _merged(found: Sequence[list[Found]], count: int) -> list[Found]:
+    """Return what each row completes in any of the groups."""
+    if not found:
+        return [None] * count
+    merged: list[Found] = []
+    for keys in zip(*found, strict=True):
+        held = tuple([key for key in keys if isinstance(key, str)])
+        merged.append(held[0] if len(held) == 1 else held or None)
+    return merged

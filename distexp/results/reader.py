@@ -1,24 +1,30 @@
-"""What a results file holds, read as it grows; never writes.
+"""Reads a results file as it grows: which tasks its rows complete, and why the others do not count.
 
-A reader knows how far it has read and whose rows it has seen. If what it read no longer stands there (another
-file, a shorter one, other text before the bookmark), it reads everything again and says which rows are gone.
+It never writes. A reader knows how far it has read and whose rows it has seen. If what it read no longer
+stands there (another file, a shorter one, other text before the bookmark), it reads everything again and says
+which rows are gone.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from distexp.results.csv_format import MAX_RECORD_BYTES, Header, blocks, judge_tail, read_header
-from distexp.results.matching import Row, TaskIndex
+from distexp.results.csv_format import MAX_RECORD_BYTES, Block, Header, blocks, judge_tail, read_header
+from distexp.results.matching import Matcher, Row, TaskIndex
+from distexp.results.problems import Explainer, Problem, keys_of
 from distexp.task import Bookmark
 
-MAX_WARNINGS = 10  # of bad lines, per look: a binary file has thousands
+MAX_REASONS = 100  # per look: each of a million rows may name another phase
 MAX_REMEMBERED_WARNINGS = 10_000
 BEFORE_BYTES = 256  # compared to notice an edit in place: about two rows
 _COUNT_BYTES = 1 << 20
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*", re.ASCII)
+
+OnRow = Callable[[Row, tuple[str, ...]], None]  # gets the cells and keys of a row that counts
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +32,8 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
 
     complete: frozenset[str] = frozenset()  # keys of tasks whose row stands in what was read now
     vanished: frozenset[str] = frozenset()  # keys whose row this reader had seen, and which is gone
-    warnings: tuple[str, ...] = ()  # one line each: file and line, found, expected
+    warnings: tuple[str, ...] = ()  # one line each, said once: what does not count, why, what would help
+    notes: tuple[str, ...] = ()  # one line each, said once, that warn of nothing
 
 
 class Torn(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,24 +43,34 @@ class Torn(msgspec.Struct, frozen=True, kw_only=True):
     text: bytes
 
 
+class _Place(msgspec.Struct):
+    """Rows of one look that do not count for one reason."""
+
+    reason: str
+    offset: int  # of the block that holds the first
+    line: int  # of the first, within that block
+    rows: int = 0
+
+
 class Reader:
     """Reads one results file on from its bookmark. Caller holds a lock."""
 
-    def __init__(self, path: Path, index: TaskIndex, bookmark: Bookmark | None) -> None:
+    def __init__(self, path: Path, index: TaskIndex, folder: str, bookmark: Bookmark | None) -> None:
+        """Read the file at `path`, which is that of tasks whose `output_dir` is `folder`."""
         self.path = path
         self.bookmark = bookmark
         self.header: Header | None = None  # at the last look
         self.seen: set[str] = set()  # keys of tasks with a row
         self.torn: Torn | None = None  # to be set aside by who may write
-        self._index = index
+        self.unusable = ""  # why nothing is to be written to it
+        self.problems: list[Problem] = []  # what the last look met
+        self._index, self._folder = index, folder
+        self._known_header = bookmark.header if bookmark else ""  # that whoever handed the bookmark could use
+        self._matched: tuple[object, Sequence[str], Matcher] | None = None
         self._identity: tuple[int, ...] | None = None  # device, inode, size, mtime at the last look
         self._before = b""  # what stood just before the bookmark; of a handed one it is not known
         self._pending: tuple[int, int] | None = None  # offset and size of a last line that may still grow
-        self._bad: list[
-            tuple[int, int, str]
-        ] = []  # bad lines of this look: block's offset, line in it, found
-        self._bad_count = 0
-        self._warned: set[str] = set()
+        self._warned: set[Hashable] = set()
 
     def reset(self) -> None:
         """Let the next look read everything again."""
@@ -91,7 +108,7 @@ class Reader:
         offset, known, now = self.bookmark.offset + len(text), self._identity, _identity(status)
         if known is None or now[:3] != (*known[:2], offset):  # another file, or of another size
             return None
-        match = self._index.matcher(self.header.columns)
+        match = self._matcher(self.header)
         complete = frozenset([key for row in rows for key in match.one(row)])
         self.bookmark = Bookmark(offset=offset, header=self.header.digest)
         self._before = (self._before + text)[-BEFORE_BYTES:]
@@ -104,16 +121,18 @@ class Reader:
         self.torn = self._pending = None
         self._identity = _identity(os.stat(self.path))
 
-    def look(self, *, locked: bool) -> Scan:
+    def look(self, *, locked: bool, on_row: OnRow | None = None) -> Scan:
         """Read on if the bookmark fits, else everything; a file that is gone has no rows.
 
         Args:
             locked: No writer that honours the lock is at work, so a last line that is whole stays as it is.
+            on_row: Called for each row that counts: the first of each of its tasks.
 
         Raises:
             OSError: The file is there and cannot be read now.
         """
         seen_before, complete, warnings = set[str](), set[str](), list[str]()
+        self.problems = []
         try:
             with open(self.path, "rb") as file:
                 status = os.fstat(file.fileno())
@@ -121,16 +140,18 @@ class Reader:
                 if self.header is None or not self._fits(file, status, self.header):
                     self.bookmark, self.seen, seen_before = None, set(), self.seen
                 self._identity = _identity(status)
-                if self.header and self.header.problem:
-                    warnings = [f"{self.path}:1: {self.header.problem}; its rows do not count"]
+                self.unusable = self._why_unusable(self.header)
+                if self.header and not self.unusable and self.header.closed:
+                    judge = _Judge(self._matcher(self.header), self.header.columns, self.seen, on_row)
+                    self._read(file, self.header, judge, locked)
+                    complete = judge.complete
+                    warnings = self._told(file, self.header, judge.places)
+                if self.unusable:
                     self._pending = None
-                elif self.header and self.header.closed:
-                    if self.bookmark is None:
-                        warnings = self._missing_columns(self.header)
-                    complete = self._read(file, self.header, locked)
-                    warnings += self._bad_lines(file, len(self.header.columns))
+                    warnings = [f"{self.path} {self.unusable}; its rows do not count"]
         except FileNotFoundError:
             self.header = self.bookmark = self._identity = self._pending = None
+            self.unusable = ""
             self.seen, seen_before = set(), self.seen
         if self.seen:
             self.seen |= complete  # in place: a look costs what is new, not what has been seen
@@ -142,6 +163,35 @@ class Reader:
             warnings=tuple(text for text in warnings if self.is_new(text)),
         )
 
+    def look_through(self, on_row: OnRow) -> list[Problem]:
+        """Read everything now, for one who will not look again; return what does not count, and why.
+
+        Raises:
+            OSError: The file is there and cannot be read now.
+        """
+        self.reset()
+        self.look(locked=True, on_row=on_row)
+        problems = self.problems
+        while self.awaits_more:  # a quote that is never closed hides nothing below it
+            self.look(locked=True, on_row=on_row)
+            problems += self.problems
+        return problems
+
+    def _matcher(self, header: Header) -> Matcher:
+        known = self._matched
+        if known is None or known[0] is not self._index.groups or known[1] != header.columns:
+            matcher = self._index.matcher(header.columns, self._folder)
+            self._matched = known = (self._index.groups, header.columns, matcher)
+        return known[2]
+
+    def _why_unusable(self, header: Header | None) -> str:
+        if header is None or header.problem:
+            return header.problem if header else ""
+        if header.digest == self._known_header or self._matcher(header).knows_columns:
+            return ""
+        names = ", ".join(header.columns)[:80]
+        return f"has a first line that names no parameter of this sweep ({names}); give it a header"
+
     def _fits(self, file: BinaryIO, status: os.stat_result, header: Header) -> bool:
         bookmark, known, now = self.bookmark, self._identity, _identity(status)
         if bookmark is None or bookmark.header != header.digest or bookmark.offset > status.st_size:
@@ -151,79 +201,68 @@ class Reader:
             if replaced or (now[2] == known[2] and now[3] != known[3]):
                 return False  # a same size at another time: edited in place
         text = _before(file, bookmark.offset)
-        return text.endswith(b"\n") and self._before in (b"", text)
+        return text.endswith(header.dialect.end) and self._before in (b"", text)
 
-    def _read(self, file: BinaryIO, header: Header, locked: bool) -> set[str]:
-        """Return the tasks whose rows stand after the bookmark, and move it."""
-        width, match = len(header.columns), self._index.matcher(header.columns)
+    # -- rows ----------------------------------------------------------------------------------------------
+
+    def _read(self, file: BinaryIO, header: Header, judge: "_Judge", locked: bool) -> None:
+        """Take the rows after the bookmark, and move it."""
         first_look = self.bookmark is None
-        offset = header.end if self.bookmark is None else self.bookmark.offset
-        complete: set[str] = set()
+        offset = header.stop if self.bookmark is None else self.bookmark.offset
+        texts = self._matcher(header).text_places if header.dialect.separator != "," else set()
         skipped = -1
         while offset != skipped:
-            for block in blocks(file, offset, width):
-                complete |= match.all(block.columns)
-                for line, found in block.bad:
-                    self._add_bad(block.offset, line, found)
+            for block in blocks(file, offset, len(header.columns), header.dialect):
+                if header.dialect.separator != "," and (cell := _decimal_comma(block, texts)):
+                    self.unusable = f"has numbers with a decimal comma ({cell}); save it with decimal points"
+                    judge.complete.clear()
+                    return
+                judge.take(block)
                 offset = block.offset + block.used
             skipped = offset
-            last, offset = self._read_last_line(file, offset, header, first_look or locked)
+            last, offset = self._read_last_line(file, offset, header, judge, first_look or locked)
             if last is not None:
-                complete.update(match.one(last))
+                judge.take(Block([(cell,) for cell in last], [0], [], 0, offset))
         self.bookmark = Bookmark(offset=offset, header=header.digest)
         self._before = _before(file, offset)
-        return complete
 
     def _read_last_line(
-        self, file: BinaryIO, offset: int, header: Header, at_once: bool
+        self, file: BinaryIO, offset: int, header: Header, judge: "_Judge", at_once: bool
     ) -> tuple[list[str] | None, int]:
-        """Judge what follows the last whole record; return its fields if it counts, and where to read on."""
+        """Judge what follows the last whole record; return its cells if it counts, and where to read on."""
         file.seek(offset)
         tail = file.read(MAX_RECORD_BYTES)
-        kind, fields = judge_tail(tail, len(header.columns))
+        kind, fields = judge_tail(tail, len(header.columns), header.dialect)
         waited, self._pending = self._pending, None
         if kind == "whole":
-            if at_once or waited == (offset, len(tail)) or not self._index.is_parameter(header.columns[-1]):
+            is_last_open = len(header.columns) - 1 in self._matcher(header).parameter_places
+            if at_once or waited == (offset, len(tail)) or not is_last_open:
                 return fields, offset
         elif kind == "wide":
-            self._add_bad(offset, 0, "a last line of too many fields or no text")
+            judge.refuse(kind, "the last line has too many cells, or is no text", offset)
         elif kind == "torn" and waited == (offset, len(tail)):
             self.torn = Torn(offset=offset, text=tail)
-            self._add_bad(offset, 0, "a torn last line, moved to the .torn file")
+            judge.refuse(kind, "the last line is torn; it moves to the .torn file", offset)
             return None, offset
         elif kind == "open" and waited is not None and waited[0] == offset:
-            self._add_bad(offset, 0, "a quote that is never closed")
-            return None, offset + tail.index(b"\n") + 1
+            judge.refuse(kind, "the line has a quote that is never closed", offset)
+            return None, offset + tail.index(header.dialect.end) + 1
         if kind in ("whole", "torn", "open"):
             self._pending = (offset, len(tail))
         return None, offset
 
-    def _missing_columns(self, header: Header) -> list[str]:
-        return [
-            f"{self.path}:1: found no column {', '.join(columns)}, expected what {phase} varies; "
-            f"its rows complete nothing of {phase}"
-            for phase, columns in self._index.missing_columns(header.columns).items()
-        ]
-
-    def _add_bad(self, offset: int, line: int, found: str) -> None:
-        self._bad_count += 1
-        if len(self._bad) < MAX_WARNINGS:
-            self._bad.append((offset, line, found))
-
-    def _bad_lines(self, file: BinaryIO, width: int) -> list[str]:
-        """Return a warning per bad line; only now is it worth counting the lines before it."""
+    def _told(self, file: BinaryIO, header: Header, places: Mapping[Hashable, _Place]) -> list[str]:
+        """Keep what was met as problems, and return a line for each of a new kind."""
         warnings = []
-        for offset, line, found in self._bad:
-            where = f"{self.path}:{_lines_before(file, offset) + line + 1}"
-            if self.is_new(where):  # a file that was rewritten is not complained about again
-                warnings.append(f"{where}: found {found}, expected {width} fields; the line does not count")
-        if self._bad_count > len(self._bad):
-            more = self._bad_count - len(self._bad)
-            warnings.append(f"{self.path}: found {more} more such lines, expected {width} fields in each")
-        self._bad, self._bad_count = [], 0
+        end = header.dialect.end
+        for kind, place in places.items():  # only now is it worth counting the lines before
+            line = line_at(file, place.offset, end) + place.line
+            self.problems.append(Problem(place.reason, line, place.rows))
+            if self.is_new(kind):
+                warnings.append(self.problems[-1].told(self.path))
         return warnings
 
-    def is_new(self, warning: str) -> bool:
+    def is_new(self, warning: Hashable) -> bool:
         """Return whether the warning has not been given yet, and remember it as given."""
         if warning in self._warned:
             return False
@@ -231,6 +270,55 @@ class Reader:
             self._warned.clear()
         self._warned.add(warning)
         return True
+
+
+class _Judge:
+    """Takes the rows of one look: those that count, and those that do not with their reason."""
+
+    def __init__(
+        self, matcher: Matcher, columns: Sequence[str], seen: set[str], on_row: OnRow | None
+    ) -> None:
+        self.complete: set[str] = set()
+        self.places: dict[Hashable, _Place] = {}  # by what the rows have in common
+        self._matcher, self._explainer = matcher, Explainer(matcher, columns)
+        self._seen, self._on_row = seen, on_row
+
+    def take(self, block: Block) -> None:
+        """Compare the rows of a block with the tasks."""
+        for line, problem in block.bad:
+            self.refuse(re.sub(r"\d+", "N", problem), f"the line {problem}", block.offset, line)
+        found = self._matcher.found(block.columns)
+        if self._on_row is None and {*map(type, found)} == {str}:
+            keys: set[str] = set(found)  # type: ignore[arg-type]
+            if len(keys) == len(found) and keys.isdisjoint(self._seen) and keys.isdisjoint(self.complete):
+                self.complete |= keys
+                return
+        for at, each in enumerate(found):
+            self._take_row(block, at, keys_of(each))
+
+    def _take_row(self, block: Block, at: int, keys: tuple[str, ...]) -> None:
+        row = [column[at] for column in block.columns] if not keys or self._on_row else []
+        new = tuple([key for key in keys if key not in self.complete and key not in self._seen])
+        if new:
+            self.complete.update(new)
+            if self._on_row is not None:
+                self._on_row(row, new)
+            return
+        kind = "again" if keys else self._explainer.kind(row)
+        if kind not in self.places and len(self.places) >= MAX_REASONS:
+            kind = "other"
+        reason = "" if kind in self.places else self._explainer.text(kind, row)
+        self.refuse(kind, reason, block.offset, block.lines[at])
+
+    def refuse(self, kind: Hashable, reason: str, offset: int, line: int = 0) -> None:
+        """Note a line that does not count."""
+        self.places.setdefault(kind, _Place(reason, offset, line)).rows += 1
+
+
+def _decimal_comma(block: Block, but: Set[int]) -> str:
+    """Return a number that is written with a comma, in columns other than those; empty if there is none."""
+    columns = [column for place, column in enumerate(block.columns) if place not in but]
+    return next((cell for column in columns for cell in column if _DECIMAL_COMMA.fullmatch(cell)), "")
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
@@ -243,12 +331,11 @@ def _before(file: BinaryIO, offset: int) -> bytes:
     return file.read(offset - start)
 
 
-def _pieces(file: BinaryIO, stop: int) -> Iterator[bytes]:
+def line_at(file: BinaryIO, offset: int, end: bytes) -> int:
+    """Return the number of the line that begins at this offset, counted from 1."""
     file.seek(0)
-    while stop > 0 and (piece := file.read(min(stop, _COUNT_BYTES))):
-        stop -= len(piece)
-        yield piece
-
-
-def _lines_before(file: BinaryIO, offset: int) -> int:
-    return sum(piece.count(b"\n") for piece in _pieces(file, offset))
+    line = 1
+    while offset > 0 and (piece := file.read(min(offset, _COUNT_BYTES))):
+        offset -= len(piece)
+        line += piece.count(end)
+    return line

@@ -1,29 +1,36 @@
-"""Rows <-> `final_results.csv`: what it holds, and rows more. The file belongs to its user:
-other programs write it too, with other columns; editors rewrite it; kills and full disks tear it. So whatever
-stands in it is read or named in a warning, and nothing is thrown away. Writers agree by a lock on a file
-beside it, of the kernel.
+"""One `final_results.csv`: reads what it holds, and appends rows under a lock, durably.
+
+The file belongs to its user: other programs write it too, with other columns; editors rewrite it; kills and
+full disks tear it. So whatever stands in it is read or named in a warning, and nothing is thrown away.
+Writers agree by a kernel lock on a file beside it.
 """
 
+import errno
 import logging
+import os
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 
 from distexp.errors import ResultsUnwritable
-from distexp.results.csv_disk import append_durably, lacks_newline, set_aside, widen
-from distexp.results.csv_format import line_of, read_header, whole_file
+from distexp.results.csv_format import Dialect, Header, lengthened, line_of, whole_file
 from distexp.results.matching import TaskIndex, first_places
-from distexp.results.reader import Reader, Scan
+from distexp.results.problems import Problem
+from distexp.results.reader import OnRow, Reader, Scan
 from distexp.system import locks
+from distexp.system.files import sync_folder
 from distexp.task import Bookmark, Task
 
 __all__ = ["RESULTS_FILE", "Appended", "ResultsFile", "Scan"]
 
 RESULTS_FILE = "final_results.csv"
 LOCK_TIMEOUT_S = 10.0  # a holder writes some rows, or copies the file once: longer means that it hangs
+TORN_SUFFIX = ".torn"
+LAST_COLUMN = "duration_s"
 UNFINISHED_S = 0.2  # for a program without our lock to end the line it is at: a buffer is flushed in one go
 
 MAX_COLUMNS = 2000  # of a file: what a spreadsheet or a table still shows
@@ -32,6 +39,8 @@ MAX_HEADER_BYTES = 1 << 20  # every reader takes the header whole
 Row = Mapping[str, str]  # cell by column
 
 _log = logging.getLogger(__name__)
+
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,21 +58,33 @@ class ResultsFile:
 
     def __init__(
         self,
-        path: Path,
+        root: Path,
+        folder: str,
         index: TaskIndex,
         bookmark: Bookmark | None = None,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
     ) -> None:
-        self.path = path
-        self._index = index
-        self._reader = Reader(path, index, bookmark)
-        self._lock = f"{path}.lock"
+        """Look at the file of `folder`, the `output_dir` of some tasks, below the working folder `root`."""
+        self.path = root / folder / RESULTS_FILE
+        self._index, self._folder = index, folder
+        self._reader = Reader(self.path, index, folder, bookmark)
+        self._lock = f"{self.path}.lock"
         self._lock_timeout_s = lock_timeout_s
 
     @property
     def bookmark(self) -> Bookmark | None:
         """How far this reader has read, for another one to go on from; None before it met a header."""
         return self._reader.bookmark
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names in its header, as of the last look."""
+        return self._reader.header.columns if self._reader.header else ()
+
+    @property
+    def unusable(self) -> str:
+        """Why nothing can be written to it, as of the last look; empty where something can."""
+        return self._reader.unusable
 
     def reset(self) -> None:
         """Let the next scan read everything again: the set of tasks has changed."""
@@ -92,6 +113,16 @@ class ResultsFile:
         except OSError as error:
             raise ResultsUnwritable(f"{self.path}: cannot be read now ({error.strerror})") from error
 
+    def audit(self, on_row: OnRow) -> list[Problem]:
+        """Read the whole file; call `on_row` for each row that counts, and return why others do not.
+
+        It writes nothing, and takes no lock.
+
+        Raises:
+            OSError: The file is there and cannot be read now.
+        """
+        return self._reader.look_through(on_row)
+
     def _look(self) -> Scan:
         scan = self._reader.look(locked=False)
         if self._reader.torn is not None:
@@ -112,8 +143,8 @@ class ResultsFile:
             ResultsUnwritable: No row was written. One line: file, cause, what happens next.
         """
         try:
-            with self._held():
-                return self._append(rows)
+            with self._held() as lock:
+                return self._append(rows, lock)
         except ResultsUnwritable:
             self.reset()  # nobody was told what the looks of this append brought
             raise
@@ -124,7 +155,7 @@ class ResultsFile:
                 f"{self.path}: cannot be written now ({cause}); the row is kept and tried again"
             ) from error
 
-    def find(self, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
+    def find(self, keys: Set[str]) -> dict[str, dict[str, str]]:
         """Return by key the rows of those tasks that have one, from one full read; each task's first.
 
         A row is cells by column.
@@ -133,35 +164,29 @@ class ResultsFile:
             ResultsUnwritable: The file is there and cannot be read now.
         """
         found: dict[str, dict[str, str]] = {}
+        reader = Reader(self.path, self._index, self._folder, None)
+
+        def keep(row: Sequence[str], held: tuple[str, ...]) -> None:
+            for key in keys & {*held}:
+                places = first_places(reader.header.columns) if reader.header else {}
+                found[key] = {name: row[at] for name, at in places.items()}
+
         try:
-            with open(self.path, "rb") as file:
-                header = read_header(file)
-                if header is None or header.problem:
-                    return found
-                match, places = TaskIndex(tasks).matcher(header.columns), first_places(header.columns)
-                for _, fields in whole_file(file, header):
-                    if fields is None:
-                        continue
-                    for key in match.one(fields):
-                        found.setdefault(key, {name: fields[at] for name, at in places.items()})
-                    if len(found) == len(tasks):
-                        break
-        except FileNotFoundError:
-            return found
+            reader.look_through(keep)
         except OSError as error:
             raise ResultsUnwritable(f"{self.path}: cannot be read now ({error.strerror})") from error
         return found
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
+    def _held(self) -> Iterator[locks.FileLock]:
         try:
             lock = locks.acquire(self._lock, self._lock_timeout_s)
         except TimeoutError as error:
             raise ResultsUnwritable(f"{error}; the row is kept and tried again") from None
         with lock:
-            yield
+            yield lock
 
-    def _append(self, rows: Sequence[tuple[Task, Row]]) -> Appended:
+    def _append(self, rows: Sequence[tuple[Task, Row]], lock: locks.FileLock) -> Appended:
         for task, _ in rows:
             if task.key not in self._index:  # withdrawn while it ran: its row may stand anywhere in the file
                 self._index.add(task)
@@ -172,7 +197,7 @@ class ResultsFile:
             if task.key not in self._reader.seen:
                 new.setdefault(task.key, row)
         if new:
-            scans += self._write(list(new.values()))
+            scans += self._write(list(new.values()), lock)
             self._reader.seen.update(new)  # not `|=`, which with keys copies all that was seen
         scan = Scan(
             complete=frozenset(task.key for task, _ in rows).union(*(scan.complete for scan in scans)),
@@ -191,8 +216,7 @@ class ResultsFile:
             scans.append(self._reader.look(locked=True))
         if self._reader.awaits_more:
             raise ResultsUnwritable(
-                f"{self.path}: found a last line that another program still writes, expected its end in "
-                f"{UNFINISHED_S:g} s; the row is kept and tried again"
+                f"{self.path}: another program still writes its last line; the row is kept and tried again"
             )
         if self._reader.torn is not None:
             self._set_aside()
@@ -204,38 +228,40 @@ class ResultsFile:
             self._reader.accept()
         self._reader.torn = None
 
-    def _write(self, rows: Sequence[Row]) -> list[Scan]:
+    def _write(self, rows: Sequence[Row], lock: locks.FileLock) -> list[Scan]:
         """Append rows; return what was new in the file, theirs among it."""
+        if self.unusable:
+            raise ResultsUnwritable(f"{self.path} {self.unusable}, or move the file away: the row is kept")
         wanted = tuple(dict.fromkeys(column for row in rows for column in row))
         header, goes_on = self._reader.header, self._reader.is_at_end
         if header is None:
-            columns, newline, above = wanted, b"\n", line_of(wanted, b"\n")
-        elif header.problem:
-            raise ResultsUnwritable(f"{self.path}:1: {header.problem}; move the file away: the row is kept")
+            columns, dialect, above = wanted, Dialect(), line_of(wanted, Dialect())
         else:
             added = tuple(column for column in wanted if column not in header.columns)
             added = _fitting(self.path, header.columns, added)
-            columns = widen(self.path, header, added) if added else header.columns
-            newline, above = header.newline, b""
+            columns = widen(self.path, header, added, lock) if added else header.columns
+            dialect, above = header.dialect, b""
             goes_on = goes_on and not added
         places = first_places(columns)
         cells = [
             [row.get(column, "") if places[column] == at else "" for at, column in enumerate(columns)]
             for row in rows
         ]
-        text = above + b"".join([line_of(each, newline) for each in cells])
-        if not goes_on and lacks_newline(self.path):
-            text = newline + text
+        text = above + b"".join([line_of(each, dialect) for each in cells])
+        if not goes_on and lacks_line_end(self.path, dialect):
+            text = dialect.newline + text
         status = append_durably(self.path, text)
+        if not lock.is_at(self._lock):
+            raise ResultsUnwritable(f"{self._lock} was deleted meanwhile; the row is kept and tried again")
         scan = self._reader.follow(cells, text, status) if goes_on else None
         return self._look_locked() if scan is None else [scan]
 
 
 def _fitting(path: Path, columns: Sequence[str], added: Sequence[str]) -> tuple[str, ...]:
     """Return the columns of `added` for which the header has room; the log names those left out."""
-    size, fitting = len(line_of(columns, b"\n")), list[str]()
+    size, fitting = len(line_of(columns, Dialect())), list[str]()
     for column in added:
-        size += len(line_of([column], b"\n"))
+        size += len(line_of([column], Dialect()))
         if len(columns) + len(fitting) < MAX_COLUMNS and size <= MAX_HEADER_BYTES:
             fitting.append(column)
     if left_out := [column for column in added if column not in fitting]:
@@ -244,3 +270,99 @@ def _fitting(path: Path, columns: Sequence[str], added: Sequence[str]) -> tuple[
             *(path, len(columns), MAX_COLUMNS, len(left_out), left_out[0]),
         )
     return tuple(fitting)
+
+
+def append_durably(path: Path, data: bytes) -> os.stat_result:
+    """Append `data` in one write and sync it, or cut off what fits only in part; return the file's status.
+
+    Raises:
+        OSError: Nothing was appended.
+    """
+    created = not path.exists()
+    descriptor = os.open(path, _APPEND, 0o666)
+    try:
+        opened = os.fstat(descriptor)
+        size = opened.st_size
+        try:
+            written = os.write(descriptor, data)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        except OSError:
+            with suppress(OSError):  # a device has no size; the first error is the one that tells
+                os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+    if created:
+        sync_folder(path.parent)
+    now = os.stat(path)  # of the closed file: an open one has no final time on Windows
+    if now.st_ino != opened.st_ino:
+        raise OSError(errno.ESTALE, "the file was replaced meanwhile")
+    return now
+
+
+def set_aside(path: Path, offset: int, tail: bytes) -> bool:
+    """Move the torn last line to the `.torn` file beside; return False if it is no longer the last line."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        if file.read(len(tail) + 1) != tail:
+            return False
+        append_durably(path.with_name(path.name + TORN_SUFFIX), tail + b"\n")
+        file.truncate(offset)
+        os.fsync(file.fileno())
+    return True
+
+
+def widen(path: Path, header: Header, added: tuple[str, ...], lock: locks.FileLock) -> tuple[str, ...]:
+    """Give the file more columns, empty in every row, by replacing it with a copy; return all columns.
+
+    Each line stays what it was, byte for byte, but for the empty cells; they come before a last `duration_s`.
+
+    Raises:
+        OSError: Nothing was changed.
+    """
+    at = len(header.columns) - (header.columns[-1] == LAST_COLUMN)
+    is_before_last = at < len(header.columns)
+    target = Path(os.path.realpath(path))  # a link stays a link
+    copy = target.with_name(target.name + ".tmp")
+    try:
+        with open(target, "rb") as old, open(copy, "wb") as new:
+            new.write(old.read(header.start))
+            new.write(_wider_header(header, added, is_before_last))
+            for raw, fields in whole_file(old, header):
+                is_good = fields is not None
+                new.write(lengthened(raw, len(added), header.dialect, before_last=is_good and is_before_last))
+            new.flush()
+            os.fsync(new.fileno())
+        shutil.copymode(target, copy)
+        if not lock.is_at(f"{path}.lock"):
+            raise OSError(errno.ESTALE, "its lock file was deleted meanwhile")
+        os.replace(copy, target)
+    except OSError:
+        with suppress(OSError):
+            copy.unlink()
+        raise
+    sync_folder(target.parent)
+    return header.columns[:at] + added + header.columns[at:]
+
+
+def _wider_header(header: Header, added: tuple[str, ...], is_before_last: bool) -> bytes:
+    """Return the header's line with these names more, where `lengthened` puts empty cells."""
+    separator = header.dialect.separator.encode()
+    names = line_of(added, Dialect(header.dialect.separator, b""))
+    head, _, last = header.raw.rpartition(separator)
+    if is_before_last and len(header.columns) > 1:
+        line = separator.join([head, names, last])
+    else:
+        line = separator.join([names, header.raw] if is_before_last else [header.raw, names])
+    return line + header.dialect.newline
+
+
+def lacks_line_end(path: Path, dialect: Dialect) -> bool:
+    """Return whether the file has a last line without its end."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != dialect.end

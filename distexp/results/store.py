@@ -1,26 +1,43 @@
-"""All results files of the sweep: scan them, append to them.
+"""All results files of a sweep: finds them, scans them, appends to them.
+
+Rows anywhere count: in the file of each task's `output_dir`, in `results_*/final_results.csv`, and in
+`final_results.csv` of the working folder. Our own rows go to the task's own file alone.
 
 Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); never the other way round.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import structs
+
+from distexp.errors import ResultsUnwritable
 from distexp.results.matching import TaskIndex
 from distexp.results.results_file import RESULTS_FILE, ResultsFile, Scan
 from distexp.sweep.grid import Planned
-from distexp.task import Bookmark, Task
+from distexp.task import Bookmark, RowRule, Task
+
+PREFIX = "results_"  # of the folders whose results are read, whether or not a task writes there
+
+
+def folders_with_results(root: Path) -> list[str]:
+    """Return `.` and every `results_*` folder that holds a results file, as `output_dir` calls them."""
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(PREFIX)]
+    return [name for name in (".", *sorted(names)) if (root / name / RESULTS_FILE).is_file()]
 
 
 @dataclass
 class _OpenFile:
-    """One results file.  `file` and `index` are used under `lock` alone."""
+    """One results file.  `file` is used under `lock` alone."""
 
     file: ResultsFile
-    index: TaskIndex
     lock: threading.Lock = field(default_factory=threading.Lock)
+    is_named: bool = False  # as one that completes tasks, though none writes there
+    problem: str = ""  # why the last append failed
 
 
 class ResultsStore:
@@ -31,35 +48,39 @@ class ResultsStore:
         self._root = root
         self._on_scan = on_scan
         self._lock = threading.Lock()
-        self._files: dict[str, _OpenFile] = {}
+        self._index = TaskIndex()
+        self._files: dict[str, _OpenFile] = {}  # by folder
 
     def sync(self, tasks: Sequence[Planned]) -> None:
-        """Make `tasks` those whose rows are looked for; files that new tasks look to are read again."""
-        by_folder: dict[str, list[Planned]] = {}
-        for task in tasks:
-            by_folder.setdefault(task.output_dir, []).append(task)
-        for folder in {*by_folder, *self._files}:
+        """Make `tasks` those whose rows are looked for; where some are new, all files are read again."""
+        own = dict.fromkeys(task.output_dir for task in tasks)
+        has_new = self._index.sync(tasks)
+        for folder in [*own, *[folder for folder in self._files if folder not in own]]:
             opened = self._file(folder)
-            with opened.lock:
-                if opened.index.sync(by_folder.get(folder, ())):
+            if has_new:
+                with opened.lock:
                     opened.file.reset()
 
     def scan_all(self) -> None:
-        """Look at what every file has got since the last look."""
+        """Look at what every file has got since the last look, new files among them."""
+        for folder in folders_with_results(self._root):
+            self._file(folder)
         with self._lock:
-            files = list(self._files.values())
-        for opened in files:
+            files = list(self._files.items())
+        for folder, opened in files:
             with opened.lock:
-                self._on_scan(opened.file.scan())
+                scan = opened.file.scan()
+                self._tell(opened, scan)
+                self._name(folder, opened, scan)
 
     def scan(self, task: Task) -> None:
-        """Look at what this task's file has got since the last look."""
+        """Look at what this task's own file has got since the last look."""
         opened = self._file(task.output_dir)
         with opened.lock:
-            if task.key not in opened.index:  # it left the configs while it ran: its row is kept all the same
-                opened.index.add(task)
+            if task.key not in self._index:  # it left the configs while it ran: its row is kept all the same
+                self._index.add(task)
                 opened.file.reset()
-            self._on_scan(opened.file.scan())
+            self._tell(opened, opened.file.scan())
 
     def append(self, rows: Sequence[tuple[Task, Mapping[str, str]]]) -> None:
         """Return once each task has a row on disk: this one, or the one that it had already.
@@ -73,7 +94,29 @@ class ResultsStore:
             return
         opened = self._file(rows[0][0].output_dir)
         with opened.lock:
-            self._on_scan(opened.file.append(rows).scan)
+            try:
+                scan = opened.file.append(rows).scan
+            except ResultsUnwritable as error:
+                opened.problem = str(error)
+                raise
+            opened.problem = ""
+            self._tell(opened, scan)
+
+    def _tell(self, opened: _OpenFile, scan: Scan) -> None:
+        """Hand on what a look found; a row is gone only if no other file holds one of its task."""
+        if scan.vanished:
+            others = [each.file for each in self._files.values() if each is not opened]
+            gone = [key for key in scan.vanished if not any(file.has_row(key) for file in others)]
+            scan = structs.replace(scan, vanished=frozenset(gone))
+        self._on_scan(scan)
+
+    def _name(self, folder: str, opened: _OpenFile, scan: Scan) -> None:
+        """Say once of a file that is no task's own that its rows count."""
+        if scan.complete and not opened.is_named and not self._index.writers(folder):
+            opened.is_named = True
+            many = "1 task" if len(scan.complete) == 1 else f"{len(scan.complete)} tasks"
+            note = f"{opened.file.path} completes {many}, though no task writes there"
+            self._on_scan(Scan(notes=(note,)))
 
     def bookmark(self, task: Task) -> Bookmark | None:
         """Return how far this task's file has been read; None where this task's row was not looked for.
@@ -82,43 +125,72 @@ class ResultsStore:
         """
         opened = self._file(task.output_dir)
         with opened.lock:
-            return opened.file.bookmark if task.key in opened.index else None
+            return opened.file.bookmark if task.key in self._index else None
 
-    def find(self, output_dir: str, tasks: Sequence[Task]) -> dict[str, dict[str, str]]:
-        """Return by key the rows of those tasks of one file that have one, cells by column.
+    def rule(self, task: Planned) -> RowRule | None:
+        """Return what another process needs to decide on the rows of this task as this store does."""
+        return self._index.rule(task)
 
-        It reads the whole file, and nobody waits for that.
+    def problems(self) -> dict[str, str]:
+        """Return, by folder that tasks write to, why nothing can be written to its file now."""
+        with self._lock:
+            files = list(self._files.items())
+        return {
+            folder: f"{opened.file.path} {opened.file.unusable}" if opened.file.unusable else opened.problem
+            for folder, opened in files
+            if (opened.file.unusable and self._index.writers(folder)) or opened.problem
+        }
+
+    def find(self, tasks: Iterable[Planned]) -> dict[str, dict[str, str]]:
+        """Return by key the rows of those tasks that have one, cells by column; own files first.
+
+        It reads whole files, and nobody waits for that.
 
         Raises:
-            ResultsUnwritable: The file is there and cannot be read now.
+            ResultsUnwritable: A file is there and cannot be read now.
         """
-        return self._file(output_dir).file.find(tasks)
+        by_folder: dict[str, set[str]] = {}
+        for task in tasks:
+            by_folder.setdefault(task.output_dir, set()).add(task.key)
+        found: dict[str, dict[str, str]] = {}
+        for folder, keys in by_folder.items():
+            found |= self._file(folder).file.find(keys)
+        with self._lock:
+            others = [opened.file for folder, opened in self._files.items()]
+        wanted = set().union(*by_folder.values()) - found.keys()
+        for file in others:
+            if held := {key for key in wanted if file.has_row(key)}:
+                found |= file.find(held)
+                wanted -= found.keys()
+        return found
 
     def without_row(self, tasks: Iterable[Planned]) -> list[str]:
-        """Return the keys of those tasks that have no row in what their files hold now.
+        """Return the keys of those tasks that have no row in what the files hold now.
 
         Raises:
             ResultsUnwritable: One is there and cannot be read now.
         """
-        by_folder: dict[str, list[str]] = {}
-        for task in tasks:
-            by_folder.setdefault(task.output_dir, []).append(task.key)
-        missing = []
-        for folder, keys in by_folder.items():
-            opened = self._file(folder)
+        for folder in folders_with_results(self._root):
+            self._file(folder)
+        with self._lock:
+            files = list(self._files.values())
+        for opened in files:
             with opened.lock:
-                self._on_scan(opened.file.read_again())
-                missing += [key for key in keys if not opened.file.has_row(key)]
-        return missing
+                self._tell(opened, opened.file.read_again())
+        return [task.key for task in tasks if not any(opened.file.has_row(task.key) for opened in files)]
 
     def path(self, task: Task) -> Path:
         """Return the file in which this task's row belongs."""
         return self._root / task.output_dir / RESULTS_FILE
 
+    def where(self, key: str) -> Path | None:
+        """Return the file that was seen to hold this task's row."""
+        with self._lock:
+            files = list(self._files.values())
+        return next((opened.file.path for opened in files if opened.file.has_row(key)), None)
+
     def _file(self, folder: str) -> _OpenFile:
         with self._lock:
             if folder not in self._files:
-                index = TaskIndex()
-                file = ResultsFile(self._root / folder / RESULTS_FILE, index)
-                self._files[folder] = _OpenFile(file, index)
+                self._files[folder] = _OpenFile(ResultsFile(self._root, folder, self._index))
             return self._files[folder]

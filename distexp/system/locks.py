@@ -64,6 +64,10 @@ class FileLock:
         finally:
             os.close(self._descriptor)
 
+    def is_at(self, path: str | Path) -> bool:
+        """Return whether the path still names the locked file: deleted or replaced, it keeps nobody out."""
+        return _is_at(path, os.fstat(self._descriptor))
+
     def note(self, text: str) -> None:
         """Write into the file, for people and `read_note`; no error when the disk is full."""
         try:

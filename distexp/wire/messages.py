@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from distexp.task import Bookmark, Number, Provenance, Reportable, Task, Value
+from distexp.task import Bookmark, Number, Provenance, Reportable, RowRule, Task, Value
 
 DEFAULT_PORT = 5000
 SECRET_WANTED = "expected the secret in the manager's .experiment_manager/token in the field `token`"
@@ -177,6 +177,7 @@ class TaskReply(Task, frozen=True, kw_only=True, tag_field="type", tag="task"):
     sweep_id: str
     seen: Bookmark | None = None  # up to here, the results file holds no row of this task
     code_version: int = 0  # of the phase; another one than before: import its code anew
+    rule: RowRule | None = None  # which rows are rows of it, beyond its own values
 
 
 class NoTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="no_task"):

@@ -11,7 +11,7 @@ import msgspec
 
 from distexp.errors import ManagerUnreachable, ProtocolError, ResultsUnwritable
 from distexp.results.matching import TaskIndex
-from distexp.results.results_file import RESULTS_FILE, ResultsFile
+from distexp.results.results_file import ResultsFile
 from distexp.results.row import row_for
 from distexp.results.spool import Spool
 from distexp.task import Provenance, Scalar
@@ -174,7 +174,9 @@ class ResultDelivery:
             ResultsUnwritable: It cannot be written now; try again.
         """
         task = delivery.task
-        file = ResultsFile(self._root / task.output_dir / RESULTS_FILE, TaskIndex([task]), task.seen)
+        index = TaskIndex()
+        index.add(task, task.rule)
+        file = ResultsFile(self._root, task.output_dir, index, task.seen)
         file.append([(task, row_for(task, delivery.result, delivery.run))])
 
     def spool(self, delivery: Delivery) -> None:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distexp.results.csv_format import line_of
-from distexp.results.row import cell_text
+from distexp.results.csv_format import Dialect, line_of
 from distexp.task import Number, Reportable
+from distexp.text import cell_text
 
 METRICS_FILE = "metrics.csv"
 MAX_DENSE_LINES = 10_000  # every report up to here, then one a second: a million steps stay a small file
@@ -97,7 +97,7 @@ class MetricsFile:
             self._widen(added)
         assert self._file is not None
         cells = [_cell(row[name]) if name in row else "" for name in self._columns]
-        self._file.write(line_of(cells, b"\n"))
+        self._file.write(line_of(cells, Dialect()))
         self._lines += 1
 
     def _widen(self, added: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ class MetricsFile:
         old = self._path.read_bytes().split(b"\n")[had:-1]
         copy = self._path.with_name(f"{METRICS_FILE}.tmp")
         lines = [line + b"," * len(added) + b"\n" for line in old]
-        copy.write_bytes(line_of(map(_cell, self._columns), b"\n") + b"".join(lines))
+        copy.write_bytes(line_of(map(_cell, self._columns), Dialect()) + b"".join(lines))
         os.replace(copy, self._path)
         self._file = open(self._path, "ab")  # noqa: SIM115 - open until the task ends
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distexp.manager.manager import ExperimentManager
-from distexp.results import csv_disk
+from distexp.results import results_file
 from distexp.system import locks
 from distexp.task import State, TaskRecord
 from tests.live_manager import Folder, RawClient, worker
@@ -72,7 +72,7 @@ def test_results_that_arrive_together_cost_one_sync_of_rows_and_one_of_leases(
     folder: Folder, manager: ExperimentManager, talks: list[RawClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes, leases = list[int](), list[int]()
-    append, commit = csv_disk.append_durably, manager.journal._commits._commit
+    append, commit = results_file.append_durably, manager.journal._commits._commit
     monkeypatch.setattr(
         "distexp.results.results_file.append_durably",
         lambda path, data: writes.append(data.count(b"\n")) or append(path, data),

@@ -102,7 +102,9 @@ def test_every_row_is_in_the_table_and_every_line_that_does_not_count_is_told(fo
     report = made(folder)
     acc = next(column for column in report["columns"] if column["name"] == "acc")
     assert (report["rows"], len(acc["numbers"])) == (17, 17)
-    assert report["problems"] == [["results/final_results.csv", 19, "found 2 fields, expected 20 fields", 1]]
+    assert report["problems"] == [
+        ["results/final_results.csv", 19, "the line has 2 cells, and the header 20", 1]
+    ]
 
 
 def failed(task: Task, error: str) -> TaskRecord:

@@ -79,7 +79,7 @@ def test_the_command_tells_rows_that_do_not_count_and_touches_nothing(
         "2 min 0 s of one worker",
         "Sum             8 tasks       1 complete       5 to run       2 copied from the same work",
         "results/final_results.csv: completes 1 task",
-        "  line 3: width = '9', which no task of narrow has (and 1 more like it)",
+        "  line 3: width is '9', which no task of narrow has (and 1 more like it)",
         "Time for 5 workers: about 1 min 0 s (0.02 hours), from the duration_s of 1 tasks",
     ]
 

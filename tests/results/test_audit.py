@@ -1,4 +1,4 @@
-"""Every row of a results file counts, or has its reason."""
+"""Every row of every results file counts, or has its reason."""
 
 from pathlib import Path
 
@@ -12,67 +12,128 @@ TASKS = expand(
         """
 defaults: {output_dir: results_exp1, experiment: "mine:run", lr: 0.1}
 exp1: {combinations: [{width: [0, 1, 2]}]}
-exp2: {combinations: [{width: [1]}]}
+exp2: {combinations: [{width: [1, 5]}]}
 """,
         "configs/config_exp1.yaml",
     )
 )
 
 
-def look(root: Path, *lines: str, header: str = HEADER) -> FileAudit:
-    path = root / "results_exp1" / "final_results.csv"
+def look(root: Path, *lines: str, header: str = HEADER, folder: str = "results_exp1") -> list[FileAudit]:
+    path = root / folder / "final_results.csv"
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
-    (found,) = audit(root, TASKS)
-    return found
+    return audit(root, TASKS)
 
 
 def reasons(found: FileAudit) -> list[tuple[int, str, int]]:
     return [(problem.line, problem.reason, problem.rows) for problem in found.problems]
 
 
-def test_a_row_that_completes_a_task_is_found_with_its_line(tmp_path: Path) -> None:
-    found = look(tmp_path, "exp1,0,0.1,42,0.5", "exp1,2,0.10,42,0.7")
-    assert [(row.line, row.fields[4]) for row in found.rows] == [(2, "0.5"), (3, "0.7")]
+def test_a_row_that_completes_a_task_is_found_with_its_cells(tmp_path: Path) -> None:
+    (found,) = look(tmp_path, "exp1,0,0.1,42,0.5", "exp1,2,0.10,42,0.7")
+    assert [row.fields[4] for row in found.rows] == ["0.5", "0.7"]
     assert [row.keys for row in found.rows] == [[TASKS[0].key], [TASKS[2].key]]
     assert found.problems == []
 
 
-def test_each_row_that_does_not_count_is_told_with_line_and_reason(tmp_path: Path) -> None:
-    found = look(
+def test_each_row_that_does_not_count_is_told_with_line_reason_and_help(tmp_path: Path) -> None:
+    (found,) = look(
         tmp_path,
         "exp1,0,0.1,42,0.5",
         "exp1,0,0.1,42,0.6",
-        "old,0,0.1,42,0.5",
+        "old,5,0.1,42,0.5",
         "exp1,9,0.1,42,0.5",
         "exp1,0,0.1",
         "",
         "exp1,1,0.1,7,0.5",
         "exp1,9,0.1,42,0.6",
     )
-    assert reasons(found) == [
-        (3, "a second row of a task that has one; the first counts", 1),
-        (4, "of phase 'old', which no config asks for", 1),
-        (5, "width = '9', which no task of exp1 has", 2),
-        (6, "found 3 fields, expected 5 fields", 1),
-        (8, "seed = '7', which no task of exp1 has", 1),
+    assert sorted(reasons(found)) == [
+        (3, "a second row of a task; the first counts", 1),
+        (
+            4,
+            "phase 'old' is in no config; if its rows belong to exp2, "
+            "write `renamed_from: {phase: [old]}` there",
+            1,
+        ),
+        (5, "width is '9', which no task of exp1 has", 2),
+        (6, "the line has 3 cells, and the header 5", 1),
+        (8, "seed is '7', which no task of exp1 has", 1),
     ]
     assert len(found.rows) == 1
 
 
-def test_a_file_without_an_axis_completes_nothing_and_says_which(tmp_path: Path) -> None:
-    found = look(tmp_path, "exp1,42,0.5", header="phase,seed,score")
-    assert found.rows == []
-    assert reasons(found) == [(2, "no column width, which exp1 varies", 1)]
-
-
-def test_a_file_that_is_no_csv_has_one_problem(tmp_path: Path) -> None:
-    found = look(tmp_path, "1;2", header="width;seed")
+def test_a_missing_column_is_told_with_the_one_that_looks_like_it(tmp_path: Path) -> None:
+    (found,) = look(tmp_path, "exp1,1,42,0.5", header="phase,Width,seed,score")
     assert reasons(found) == [
-        (1, "found semicolons between the columns, expected commas", 1),
+        (
+            2,
+            "no column `width`, which phase exp1 varies; "
+            "`Width` looks like it: `renamed_from: {width: [Width]}`",
+            1,
+        )
     ]
 
 
-def test_no_file_is_no_survey_and_looking_makes_none(tmp_path: Path) -> None:
+def test_a_row_that_fits_two_phases_outside_their_files_counts_for_neither(tmp_path: Path) -> None:
+    tasks = expand(
+        parse_config(
+            """
+exp1: {combinations: [{width: [1, 2]}]}
+exp2: {defaults: {depth: 3}, combinations: [{width: [1, 5]}]}
+""",
+            "c.yaml",
+        )
+    )
+    path = tmp_path / "results_all" / "final_results.csv"
+    path.parent.mkdir()
+    path.write_text("width,acc\n1,0.5\n2,0.6\n9,0.7\n")
+    (found,) = audit(tmp_path, tasks)
+    assert [row.keys for row in found.rows] == [[tasks[1].key]]
+    assert reasons(found) == [
+        (2, "it fits tasks of several phases (exp1, exp2); a column `phase` would say which", 1),
+        (4, "width is '9', which no task of exp1 has", 1),
+    ]
+
+
+def test_a_rounded_number_is_told_with_the_value_it_may_be(tmp_path: Path) -> None:
+    tasks = expand(parse_config(f"exp1: {{combinations: [{{lr: [{1 / 3}, {2 / 3}]}}]}}", "c.yaml"))
+    path = tmp_path / "results_all" / "final_results.csv"
+    path.parent.mkdir()
+    path.write_text("lr,acc\n0.333,0.5\n")
+    (found,) = audit(tmp_path, tasks)
+    assert reasons(found) == [
+        (
+            2,
+            "lr is '0.333', which no task of exp1 has; it looks like 0.3333333333333333, "
+            "rounded as spreadsheets do: restore its digits",
+            1,
+        )
+    ]
+
+
+def test_a_file_that_is_no_csv_has_one_problem(tmp_path: Path) -> None:
+    (found,) = look(tmp_path, "width;seed", header="sep=;")
+    assert reasons(found) == [(1, "the file begins with the line sep=;; delete that line", 0)]
+    assert found.rows == []
+
+
+def test_a_tasks_row_is_counted_once_its_own_file_first(tmp_path: Path) -> None:
+    look(tmp_path, "exp1,0,0.1,42,0.5", "exp1,1,0.1,42,0.5", folder="results_a")
+    found = look(tmp_path, "exp1,0,0.1,42,0.7")
+    assert [(file.path, file.is_own, len(file.rows)) for file in found] == [
+        ("results_exp1/final_results.csv", True, 1),
+        ("results_a/final_results.csv", False, 1),
+    ]
+
+
+def test_a_quote_that_is_never_closed_hides_nothing_below_it(tmp_path: Path) -> None:
+    (found,) = look(tmp_path, 'exp1,"0,0.1,42,0.5', "exp1,1,0.1,42,0.5")
+    assert [row.keys for row in found.rows] == [[TASKS[1].key]]
+    assert [line for line, _, _ in reasons(found)] == [2]
+
+
+def test_no_file_is_no_audit_and_looking_makes_none(tmp_path: Path) -> None:
     assert audit(tmp_path, TASKS) == []
     assert list(tmp_path.iterdir()) == []

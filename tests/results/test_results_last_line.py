@@ -37,12 +37,11 @@ def test_a_torn_last_line_is_set_aside_after_two_scans(path: Path) -> None:
     task = a_task(lr=0.1)
     path.write_bytes(b"width,seed,lr\n1,4")
     torn = path.with_name(RESULTS_FILE + ".torn")
-    file = ResultsFile(path, TaskIndex([task]))
+    file = ResultsFile(path.parent, ".", TaskIndex([task]))
     assert file.scan().warnings == ()
     assert not torn.exists()
     assert file.scan().warnings == (
-        f"{path}:2: found a torn last line, moved to the .torn file, expected 3 fields; "
-        "the line does not count",
+        f"{path}:2: 1 row does not count: the last line is torn; it moves to the .torn file",
     )
     assert torn.read_bytes() == b"1,4\n"
     assert path.read_bytes() == b"width,seed,lr\n"
@@ -54,7 +53,7 @@ def test_a_torn_last_line_is_set_aside_after_two_scans(path: Path) -> None:
 def test_a_line_that_grows_is_not_torn(path: Path) -> None:
     task = a_task(lr=0.1)
     path.write_bytes(b"width,seed,lr\n")
-    file = ResultsFile(path, TaskIndex([task]))
+    file = ResultsFile(path.parent, ".", TaskIndex([task]))
     for piece in (b"1", b",", b"4", b"2,0.1"):
         with path.open("ab") as more:
             more.write(piece)
@@ -67,7 +66,7 @@ def test_a_line_that_grows_is_not_torn(path: Path) -> None:
 def test_an_append_sets_a_torn_line_aside_that_stays_so_for_two_looks(path: Path) -> None:
     task = a_task(lr=0.1)
     path.write_bytes(b'width,seed,lr\n7,"4')
-    appended = ResultsFile(path, TaskIndex([task])).append(
+    appended = ResultsFile(path.parent, ".", TaskIndex([task])).append(
         [(task, {"width": "1", "seed": "42", "lr": "0.1"})]
     )
     assert len(appended.scan.warnings) == 1
@@ -80,14 +79,13 @@ def test_an_append_gives_a_program_without_our_lock_the_time_to_end_its_line(pat
     path.write_bytes(b"width,seed,lr,acc\n1,42,0.1,1\n2,4")
     writer = path.open("ab", buffering=0)
 
-    file = ResultsFile(path, TaskIndex([mine, others, one_more]))
+    file = ResultsFile(path.parent, ".", TaskIndex([mine, others, one_more]))
     row = (mine, {"width": "0", "seed": "42", "lr": "0.1", "acc": "1"})
     BEFORE_LOOKS.extend([lambda: None, lambda: writer.write(b"2,")])
     with pytest.raises(ResultsUnwritable) as refused:
         file.append([row])
     assert str(refused.value) == (
-        f"{path}: found a last line that another program still writes, expected its end in 0.2 s; "
-        "the row is kept and tried again"
+        f"{path}: another program still writes its last line; the row is kept and tried again"
     )
     BEFORE_LOOKS.extend([lambda: writer.write(b"0"), lambda: writer.write(b".1,1\n")])
     scan = file.append([row]).scan
@@ -99,7 +97,7 @@ def test_an_append_gives_a_program_without_our_lock_the_time_to_end_its_line(pat
 def test_a_whole_last_line_without_newline_counts_and_the_next_row_begins_a_new_one(path: Path) -> None:
     first, second = tasks_of(2)
     path.write_bytes(b"width,seed,lr,acc\n0,42,0.1,0.98")
-    file = ResultsFile(path, TaskIndex([first, second]))
+    file = ResultsFile(path.parent, ".", TaskIndex([first, second]))
     assert file.scan().complete == keys(first)
     assert file.scan().complete == frozenset()
     file.append([(second, {"width": "1", "seed": "42", "lr": "0.1", "acc": "1"})])
@@ -109,7 +107,7 @@ def test_a_whole_last_line_without_newline_counts_and_the_next_row_begins_a_new_
 def test_a_line_whose_last_parameter_may_still_grow_waits_for_the_next_scan(path: Path) -> None:
     short, long = a_task(seed=4), a_task(seed=42)
     path.write_bytes(b"width,seed\n")
-    file = ResultsFile(path, TaskIndex([short, long]))
+    file = ResultsFile(path.parent, ".", TaskIndex([short, long]))
     file.scan()
     with path.open("ab") as more:
         more.write(b"1,4")

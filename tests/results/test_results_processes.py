@@ -33,7 +33,7 @@ sys.stdin.readline()
 for place in range(count):
     task = tasks[(first + place) % count]
     result = {f"metric{place % 10}": 1} if new_columns else {"acc": 0.5}
-    if ResultsFile(path, TaskIndex([task])).append([a_row(task, **result)]).written:
+    if ResultsFile(path.parent, ".", TaskIndex([task])).append([a_row(task, **result)]).written:
         print(task.key, flush=True)
 """
 
@@ -94,7 +94,7 @@ def test_processes_that_append_the_same_tasks_at_once_leave_one_whole_row_of_eac
 def test_a_reader_misses_and_loses_nothing_while_others_add_columns(path: Path) -> None:
     count = 24
     tasks = tasks_of(count)
-    reader = ResultsFile(path, TaskIndex(tasks))
+    reader = ResultsFile(path.parent, ".", TaskIndex(tasks))
     complete = set[str]()
     with writer(path, count, new_columns=True) as a, writer(path, count, 12, new_columns=True) as b:
         start(a)
@@ -106,7 +106,7 @@ def test_a_reader_misses_and_loses_nothing_while_others_add_columns(path: Path) 
         complete |= reader.scan().complete
         assert len(printed(a)) + len(printed(b)) == count
     assert complete == {task.key for task in tasks}
-    assert len(ResultsFile(path, TaskIndex(tasks)).scan().complete) == count
+    assert len(ResultsFile(path.parent, ".", TaskIndex(tasks)).scan().complete) == count
     assert len(pd.read_csv(path)) == count
 
 
@@ -120,7 +120,7 @@ def test_a_writer_that_is_killed_leaves_a_readable_file(path: Path) -> None:
             process.send_signal(signal.SIGKILL)
             written += process.stdout.read().split()
     tasks = tasks_of(count)
-    file = ResultsFile(path, TaskIndex(tasks))
+    file = ResultsFile(path.parent, ".", TaskIndex(tasks))
     complete = file.scan().complete
     assert complete >= set(written)
     file.append([a_row(task, acc=0.5) for task in tasks])
@@ -137,7 +137,7 @@ from distexp.results.matching import TaskIndex
 
 path, room = Path(sys.argv[1]), int(sys.argv[2])
 first, second = tasks_of(2)
-file = ResultsFile(path, TaskIndex([first, second]))
+file = ResultsFile(path.parent, ".", TaskIndex([first, second]))
 file.append([a_row(first)])
 before = path.read_bytes()
 resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + room, resource.RLIM_INFINITY))

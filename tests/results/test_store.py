@@ -71,9 +71,9 @@ def test_the_bookmark_spares_a_writer_what_was_read(tmp_path: Path) -> None:
     bookmark = store.bookmark(task)
     assert bookmark is not None
     assert bookmark.offset == os.path.getsize(store.path(task))
-    assert store.find(task.output_dir, [task]) == {}
+    assert store.find([task]) == {}
     store.append([a_row(task, score=1)])
-    found = store.find(task.output_dir, [task])[task.key]
+    found = store.find([task])[task.key]
     assert (found["width"], found["score"]) == ("1", "1")
 
 
@@ -87,3 +87,60 @@ def test_tasks_without_a_row_are_those_whose_files_hold_none_now(tmp_path: Path)
     store.path(there).unlink()
     assert store.without_row([here, there]) == [there.key]
     assert store.without_row([here]) == []
+
+
+def test_rows_of_any_results_folder_count_and_the_file_is_named_once(tmp_path: Path) -> None:
+    tasks = tasks_of(3)
+    complete: list[str] = []
+    notes: list[str] = []
+
+    def on_scan(scan: Scan) -> None:
+        complete.extend(scan.complete)
+        notes.extend(scan.notes)
+
+    store = ResultsStore(tmp_path, on_scan)
+    store.sync(tasks)
+    store.scan_all()
+    for folder, width in (("results_by_hand", 0), (".", 1), ("elsewhere", 2)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "final_results.csv").write_text(f"width,seed\n{width},42\n")
+    for _ in range(2):
+        store.scan_all()
+    assert sorted(complete) == sorted(task.key for task in tasks[:2])
+    assert notes == [
+        f"{tmp_path}/final_results.csv completes 1 task, though no task writes there",
+        f"{tmp_path}/results_by_hand/final_results.csv completes 1 task, though no task writes there",
+    ]
+    assert store.find(tasks).keys() == {task.key for task in tasks[:2]}
+    assert store.without_row(tasks) == [tasks[2].key]
+
+
+def test_a_row_is_gone_only_when_no_file_holds_one(tmp_path: Path) -> None:
+    (task,) = tasks_of(1)
+    vanished: list[str] = []
+    store = ResultsStore(tmp_path, lambda scan: vanished.extend(scan.vanished))
+    store.sync([task])
+    for folder in ("results_exp1", "results_copy"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "final_results.csv").write_text("width,seed\n0,42\n")
+    store.scan_all()
+    (tmp_path / "results_exp1" / "final_results.csv").unlink()
+    store.scan_all()
+    assert vanished == []
+    (tmp_path / "results_copy" / "final_results.csv").unlink()
+    store.scan_all()
+    assert vanished == [task.key]
+
+
+def test_a_file_that_cannot_be_used_is_a_problem_until_it_is_moved_away(tmp_path: Path) -> None:
+    task = a_task()
+    store = ResultsStore(tmp_path, lambda scan: None)
+    store.sync([task])
+    path = store.path(task)
+    path.parent.mkdir()
+    path.write_bytes("width,seed\n1,42\n".encode("utf-16"))
+    store.scan_all()
+    assert store.problems() == {"results_exp1": f"{path} is UTF-16 text; save it as UTF-8"}
+    path.unlink()
+    store.scan_all()
+    assert store.problems() == {}

@@ -333,8 +333,8 @@ def test_a_row_written_after_the_managers_scan_is_seen(offline: ResultDelivery, 
     first = a_delivery()
     path = tmp_path / first.task.output_dir / "final_results.csv"
     path.parent.mkdir()
-    path.write_text("other\n1\n")
-    file = ResultsFile(path, TaskIndex([first.task]))
+    path.write_text("task_id,seed\na,1\n")
+    file = ResultsFile(path.parent, ".", TaskIndex([first.task]))
     file.scan()
     seen = file.bookmark
     offline.write_row(a_delivery())

@@ -1,0 +1,162 @@
+"""Why a row does not count, and what would help, in one line. Pure."""
+
+import difflib
+import re
+from collections.abc import Hashable, Sequence
+
+import msgspec
+
+from distexp.results.compare import value_forms
+from distexp.results.matching import Found, Matcher, Plan, Row
+from distexp.text import cell_text
+
+MAX_EXPLAINED = 10_000  # rows without a phase that are compared with several phases, per look
+SHOWN_CHARS = 60  # of a cell in a message
+ALIKE = 0.8  # of two names, by difflib's measure: `learning_rate` and `learningRate`, not `lr` and `layers`
+
+
+class Problem(msgspec.Struct):
+    """Why some rows of a file do not count."""
+
+    reason: str
+    line: int  # of the first of them
+    rows: int = 1
+
+    def told(self, path: object) -> str:
+        """Return the line that a user reads."""
+        rows = "1 row does not count" if self.rows == 1 else f"{self.rows} rows do not count"
+        return f"{path}:{self.line}: {rows}: {self.reason}"
+
+
+class Explainer:
+    """Says of rows that complete nothing why."""
+
+    def __init__(self, matcher: Matcher, columns: Sequence[str]) -> None:
+        """Explain by what `matcher` compares, for a file of these columns."""
+        self._matcher, self._columns = matcher, columns
+        self._budget = MAX_EXPLAINED
+
+    def kind(self, row: Row) -> Hashable:
+        """Return what rows have in common that do not count for one reason."""
+        phase = self._matcher.phase_of(row).strip()
+        if not phase:
+            return self._kind_without_phase(row)
+        plans = self._matcher.plans_of(phase)
+        if not plans:
+            return "phase", phase
+        return _kind(next((plan for plan in plans if plan.counts), plans[0]), row)
+
+    def _kind_without_phase(self, row: Row) -> Hashable:
+        plans = self._matcher.unphased
+        if not plans:
+            with_axis = [plan for plan in self._matcher.plans if plan.has_axis]
+            best = min(with_axis, key=lambda plan: len(plan.missing), default=None)
+            return ("axes",) if best is None else _kind(best, row)
+        if len(plans) == 1:
+            return _kind(plans[0], row)
+        self._budget -= 1
+        if self._budget < 0:
+            return ("values",)
+        matched = sorted({plan.group.phase for plan in plans if plan.found(lambda at: (row[at],), 1)[0]})
+        if matched:
+            return ("several", *matched)
+        names = {plan.mismatch(row)[0] for plan in plans}
+        return _kind(plans[0], row) if len(names) == 1 else ("values",)
+
+    def text(self, kind: Hashable, row: Row) -> str:
+        """Return the reason in words, with what would help; `row` is the first of this kind."""
+        match kind:
+            case ("phase", str(phase)):
+                return f"phase {_shown(phase)} is in no config; {self._rename_phase(phase, row)}"
+            case ("column", str(phase), str(name)):
+                return f"no column `{name}`, which phase {phase} varies; {self._column_hint(name)}"
+            case ("assumed", str(phase), str(name)):
+                return f"no column `{name}`, and phase {phase} assumes another value where there is none"
+            case ("value", str(phase), str(name)):
+                plan = next(p for p in self._matcher.plans if p.group.phase == phase and p.at.get(name))
+                cell = plan.mismatch(row)[1]
+                return (
+                    f"{name} is {_shown(cell)}, which no task of {phase} has{_value_hint(plan, name, cell)}"
+                )
+            case ("combination", str(phase)):
+                return f"no task of {phase} has this combination of values"
+            case ("several", *phases):
+                names = ", ".join(map(str, phases))
+                return f"it fits tasks of several phases ({names}); a column `phase` would say which"
+            case ("axes",):
+                return "no column is an axis of a phase, and there is no column `phase`"
+            case "other":
+                return "other reasons"
+            case "again":
+                return "a second row of a task; the first counts"
+        return "no task of any phase has these values"
+
+    def _rename_phase(self, phase: str, row: Row) -> str:
+        rename = f"`renamed_from: {{phase: [{phase}]}}`"
+        plans = [plan for plan in self._matcher.plans if plan.counts]
+        fits = {plan.group.phase for plan in plans if plan.found(lambda at: (row[at],), 1)[0]}
+        if len(fits) == 1:
+            return f"if its rows belong to {fits.pop()}, write {rename} there"
+        return f"write {rename} into the phase that its rows belong to"
+
+    def _column_hint(self, name: str) -> str:
+        if alike := _looks_like(name, self._columns):
+            return f"`{alike}` looks like it: `renamed_from: {{{name}: [{alike}]}}`"
+        return f"if all its rows have one value of it, write `assume: {{{name}: VALUE}}` into the phase"
+
+
+def _kind(plan: Plan, row: Row) -> Hashable:
+    phase = plan.group.phase
+    if plan.missing:
+        return "column", phase, plan.missing[0]
+    if plan.wrongly_assumed:
+        return "assumed", phase, plan.wrongly_assumed[0]
+    name, _ = plan.mismatch(row)
+    if name and not plan.at[name]:
+        return "assumed", phase, name
+    return ("value", phase, name) if name else ("combination", phase)
+
+
+def keys_of(found: Found) -> tuple[str, ...]:
+    """Return the keys of what a row completes."""
+    return found if isinstance(found, tuple) else () if found is None else (found,)
+
+
+def _shown(cell: str) -> str:
+    return repr(cell if len(cell) <= SHOWN_CHARS else cell[:SHOWN_CHARS] + "...")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def _looks_like(name: str, columns: Sequence[str]) -> str:
+    """Return the column whose name is the most like this one's; empty when none is."""
+    by_plain = {_plain(column): column for column in reversed(columns) if _plain(column)}
+    last_parts = {_plain(re.split(r"[./]", column)[-1]): column for column in reversed(columns)}
+    found = by_plain.get(_plain(name)) or last_parts.get(_plain(name))
+    close = difflib.get_close_matches(_plain(name), by_plain, 1, ALIKE)
+    return found or (by_plain[close[0]] if close else "")
+
+
+def _value_hint(plan: Plan, name: str, cell: str) -> str:
+    """Return which value the cell may be meant to hold."""
+    text = cell.strip()
+    values = plan.values(name)
+    alike = [value for value in values if isinstance(value, str) and value.casefold() == text.casefold()]
+    rounded = [value for value in values if isinstance(value, float) and _is_rounded(value, text)]
+    if len(alike) == 1:
+        return f"; {alike[0]!r} is written otherwise"
+    if len(rounded) == 1:
+        return f"; it looks like {cell_text(rounded[0])}, rounded as spreadsheets do: restore its digits"
+    if any(form[0] == "float" for value in values for form in value_forms(value)) and "," in text:
+        return "; numbers need a decimal point"
+    return ""
+
+
+def _is_rounded(value: float, text: str) -> bool:
+    digits = re.sub(r"[eE].*|[^0-9]", "", text).lstrip("0")
+    try:
+        return 2 <= len(digits) <= 15 and float(f"{value:.{len(digits)}g}") == float(text)
+    except ValueError:
+        return False
