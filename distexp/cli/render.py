@@ -99,6 +99,8 @@ def _figures(view: ViewReply, width: int) -> Text:
     line.append(f"{status.workers} worker{'s'[: status.workers != 1]}")
     if status.paused:
         line.append(f"{GAP}PAUSED", "bold yellow")
+    if status.held_phases:
+        line.append(f"{GAP}HELD: {one_line(status.held_phases)}", "bold red")
     return line
 
 

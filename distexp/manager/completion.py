@@ -168,7 +168,6 @@ class CompletionHandler:
         why_excluded = f"cannot import {task.experiment}, which others can: {why}"
         is_proven = is_live and self._registry.is_proven(task.experiment)
         if is_proven and self._registry.exclude(worker.info, why_excluded):
-            log.warning("%s gets no more tasks: it %s", worker.name, why_excluded)
             return self._queue.release(lease_id, task.key) is not None
         error = f"{task.experiment} cannot be imported: {why}"
         was_held = task.phase in self._queue.holds.explain()

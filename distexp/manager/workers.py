@@ -245,7 +245,14 @@ class WorkerRegistry:
         for worker in (each for name in names for each in self._named(name) if not each.is_excluded_for_good):
             streak = sum(len(self._failed_on.get(key, ())) < 2 for key in worker.failed_alone)
             why = f"{streak} failures in a row where other workers succeed"
-            worker.excluded = why if streak >= EXCLUDE_AFTER else ""
+            self._set_excluded(worker, why if streak >= EXCLUDE_AFTER else "")
+
+    def _set_excluded(self, worker: Worker, why: str) -> None:
+        if why and not worker.excluded:
+            log.warning("Worker %s is excluded: %s", worker.name, why)
+        elif worker.excluded and not why:
+            log.info("Worker %s gets tasks again", worker.name)
+        worker.excluded = why
 
     def exclude(self, info: WorkerInfo, why: str) -> bool:
         """Give this worker nothing more until it is restarted; False when there is no other for its tasks."""
@@ -253,7 +260,8 @@ class WorkerRegistry:
             worker = self._of(info)
             if worker is None or not self.has_substitute(worker):
                 return False
-            worker.excluded, worker.is_excluded_for_good = why, True
+            self._set_excluded(worker, why)
+            worker.is_excluded_for_good = True
             return True
 
     def are_all_excluded(self) -> bool:

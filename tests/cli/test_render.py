@@ -134,6 +134,11 @@ def test_why_there_is_no_estimate_is_said() -> None:
     assert lines(changed(status=structs.replace(STATUS, done=True)), 80)[0].endswith("done")
 
 
+def test_held_phases_are_named() -> None:
+    held = changed(status=structs.replace(STATUS, held_phases="exp1_width"))
+    assert lines(held, 120)[1].endswith("4 workers  HELD: exp1_width")
+
+
 def test_what_others_say_does_not_steer_the_terminal() -> None:
     evil = "\x1b[2J[red]x"
     worker = a_worker(device=evil, metrics={evil: evil})

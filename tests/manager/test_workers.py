@@ -80,7 +80,9 @@ def test_a_worker_with_other_code_is_told_once_per_commit(caplog: pytest.LogCapt
     assert not sample.registry.has_other_commit(here), "it reads the manager's own folder, a moment earlier"
 
 
-def test_a_worker_that_only_fails_where_others_succeed_gets_no_more() -> None:
+def test_a_worker_that_only_fails_where_others_succeed_gets_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     sample = SampleRegistry()
     sample.request("gpu0"), sample.request("gpu1", 2)
     sample.registry.completed(GPU1, TASK)
@@ -88,6 +90,7 @@ def test_a_worker_that_only_fails_where_others_succeed_gets_no_more() -> None:
     assert sample.fails("gpu0", 1) == "3 failures in a row where other workers succeed"
     assert sample.registry.exclusion(sample.request("gpu1", 2)) == ""
     assert sample.registry.exclusion(sample.request("gpu0", instance="restarted")) == ""
+    assert caplog.messages == ["Worker gpu0 is excluded: 3 failures in a row where other workers succeed"]
 
 
 def test_a_success_in_between_ends_the_row_of_failures() -> None:
