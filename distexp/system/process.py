@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ import psutil
 MARK_VARIABLE = "DISTEXP_TASK_PROCESS"  # in the environment of all that a task starts
 CLUSTER_SIGNALS = ("SIGTERM", "SIGUSR2")  # Slurm sends them to every process of a job
 END_S = 10.0  # a killed process is gone by then, unless the kernel holds it in a device call
-TRACKER_S = 1.0  # for a resource tracker to free what it knows, once nobody is left to ask for it
+TRACKER_S = 3.0  # for a resource tracker, which may have only started, to free what it knows and end
 POLL_S = 0.005  # between two looks at processes that were killed
 PR_SET_CHILD_SUBREAPER = 36  # of <linux/prctl.h>
 
@@ -106,12 +106,17 @@ else:
         return psutil.pids()
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the pids of a process's own children that run now."""
+    return [each.pid for each in _everyone() if each.parent == pid]
+
+
 def descendants(pid: int) -> list[int]:
     """Return the pids of all that run below a process now."""
     return [each.pid for each in _below(pid, list(_everyone()))]
 
 
-def end_tree(root: ProcessMark, mark: str = "") -> list[int]:
+def end_tree(root: ProcessMark, mark: str = "", orphans: Callable[[], list[int]] = list) -> list[int]:
     """End a process and everything it has started, again until nothing is left; return what does not end.
 
     That is all below it, all of its session if it leads one, and every program with the mark in its
@@ -121,12 +126,16 @@ def end_tree(root: ProcessMark, mark: str = "") -> list[int]:
     Args:
         root: It may have ended before.
         mark: The value of `MARK_VARIABLE` that its programs have; empty: none.
+        orphans: Returns the pids of more roots, once this one has ended: what it had detached, say.
     """
     signal_process(root, "SIGSTOP")  # so that it starts nothing more
     until_s, trackers = time.monotonic() + END_S, set[ProcessMark]()
     while True:
         is_gone = root.is_gone()
         found = {ProcessMark(each.pid, each.started) for each in _family(root, mark, is_gone=is_gone)}
+        for pid in orphans() if is_gone else []:
+            found |= {seen for each in (pid, *descendants(pid)) if (seen := ProcessMark.of(each))}
+        found = {each for each in found if not each.is_gone()}
         trackers |= {each for each in found - trackers if _is_tracker(each.pid)}
         for each in found - trackers or {root}:
             signal_process(each, "SIGKILL")
@@ -295,11 +304,16 @@ def detach() -> None:
     if sys.platform != "win32":
         os.setsid()  # its own group, so that the whole tree can be ended at once
         outlive_cluster_signals()
-    if sys.platform == "linux":  # what outlives its parent below becomes this process's child, not init's
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+
+
+def adopt_orphans() -> None:
+    """Let what outlives its parent, below this process, become its child and not init's; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def outlive_cluster_signals() -> None:

@@ -11,10 +11,11 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from distexp.system.process import CLUSTER_SIGNALS
+from distexp.system.process import CLUSTER_SIGNALS, adopt_orphans
 from distexp.worker import task_main
 
 VARIABLE = "DISTEXP_TEMPLATE"  # what to prepare (JSON); gone from the environment of experiments
@@ -49,6 +50,8 @@ def prepare(text: str) -> None:
     for name in CLUSTER_SIGNALS:  # sent to every process of a job; children have to outlive them
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     atexit.register(_reap, os.getpid())
+    adopt_orphans()  # of tasks that were killed: else nobody could tell whose they are
+    warnings.filterwarnings("ignore", "forkserver: waitpid returned unexpected pid")
     task_main.prepare(order["experiment"], order["warm_up"])
     gc.collect()
     gc.freeze()  # else each child's collector touches, and so copies, every object made here

@@ -11,7 +11,7 @@ import multiprocessing
 import secrets
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,8 +19,9 @@ from types import ModuleType
 from typing import Literal
 
 import msgspec
+import psutil
 
-from distexp.system.process import ProcessMark, end_tree, has_group
+from distexp.system.process import ProcessMark, children_of, end_tree, has_group
 from distexp.task import Cause, Task
 from distexp.task_log import LOG_FILE, last_lines
 from distexp.text import one_line
@@ -42,7 +43,16 @@ _from_child: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
 class Attempt:
     """A child, from its start to its end.  For one thread."""
 
-    def __init__(self, process: BaseProcess, channel: Connection, setup: Setup, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        process: BaseProcess,
+        channel: Connection,
+        setup: Setup,
+        watcher: Watcher,
+        orphans: Callable[[], list[int]],
+    ) -> None:
+        """Watch a child that was started; `orphans` tells what a dead child has left, see `end_tree`."""
+        self._orphans = orphans
         self.setup = setup
         self.has_begun = False
         self.progress: Reported | None = None
@@ -55,6 +65,11 @@ class Attempt:
         self._outcome: Outcome | None = None
         self.has_reported_end = False  # then all that it had started has ended, and it is about to exit
         self._is_over = False
+
+    @property
+    def pid(self) -> int:
+        """The child's pid."""
+        return self._mark.pid
 
     @property
     def waitables(self) -> Sequence[Connection | int]:
@@ -89,7 +104,7 @@ class Attempt:
         if self.has_reported_end:  # it has ended what it started, and is about to exit
             self._process.join(EXIT_S)
         if not self.has_reported_end or not self._has_died() or has_group(self._mark.pid):
-            left = end_tree(self._mark, self.setup.mark)
+            left = end_tree(self._mark, self.setup.mark, self._orphans)
             self._process.join(REAP_S)
         if not left:
             self._watcher.forget(self._mark)
@@ -150,6 +165,7 @@ class Children:
         self._retired: Attempt | None = None
         self._template: str | None = None  # the experiment the template is made for
         self._template_process: ProcessMark | None = None
+        self._pids: set[int] = set()  # of children that may run
 
     def start(self, run: Run) -> Attempt:
         """Return a child that runs the task, the standby if it fits."""
@@ -203,7 +219,7 @@ class Children:
                 return self._fork(task)
             except (OSError, EOFError):  # the template died, perhaps of this import: let a child show it
                 log.warning("The template of forked children has ended; starting a new interpreter instead")
-        return _start("spawn", self._setup(task, is_warm=False), self._watcher)
+        return self._start("spawn", self._setup(task, is_warm=False))
 
     def _setup(self, task: Task, *, is_warm: bool) -> Setup:
         mark = secrets.token_hex(8)
@@ -221,7 +237,18 @@ class Children:
         multiprocessing.set_forkserver_preload(["distexp.worker.fork_template"])
         with template_order(self._template, warm_up_device):
             self._start_template()
-            return _start("forkserver", self._setup(task, is_warm=is_warm), self._watcher)
+            return self._start("forkserver", self._setup(task, is_warm=is_warm))
+
+    def _start(self, method: StartMethod, setup: Setup) -> Attempt:
+        process, channel = _start(method, setup)
+        attempt = Attempt(process, channel, setup, self._watcher, self._orphans)
+        self._pids = {pid for pid in self._pids if psutil.pid_exists(pid)} | {attempt.pid}
+        return attempt
+
+    def _orphans(self) -> list[int]:
+        """Return the children of the template that are no task's process: dead ones have left them."""
+        template = self._template_process
+        return [pid for pid in children_of(template.pid) if pid not in self._pids] if template else []
 
     def _start_template(self) -> None:
         """Start the forkserver unless it runs, and let it be watched: its import may take for ever."""
@@ -239,7 +266,7 @@ class Children:
                 self._watcher.watch(self._template_process)
 
 
-def _start(method: StartMethod, setup: Setup, watcher: Watcher) -> Attempt:
+def _start(method: StartMethod, setup: Setup) -> tuple[BaseProcess, Connection]:
     ours, theirs = multiprocessing.Pipe()
     if method == "spawn":
         process: BaseProcess = multiprocessing.get_context("spawn").Process(target=main, args=(theirs, setup))
@@ -252,4 +279,4 @@ def _start(method: StartMethod, setup: Setup, watcher: Watcher) -> Attempt:
     finally:
         sys.modules["__main__"] = script
         theirs.close()
-    return Attempt(process, ours, setup, watcher)
+    return process, ours

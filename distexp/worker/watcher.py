@@ -24,6 +24,7 @@ from distexp.system.process import ProcessMark, end_tree, signal_process
 
 PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 READY_S = 10.0  # for the watcher to start; it takes 0.1 s on a quiet machine
+LOCK_S = 2.0  # others look whether it is held, for an instant
 CLOSE_S = 5.0  # for it to end, and with it a template that hangs in an import
 REAPED_S = 0.3  # for the template to do so
 LOOK_S = 0.2  # between two looks at processes that do not end
@@ -138,14 +139,13 @@ def main(words: Sequence[str]) -> None:
 def held(path: Path) -> Iterator[locks.FileLock | None]:
     """Hold the lock, and remove what killed watchers have left; None where the folder cannot be written."""
     try:
-        lock = locks.acquire(path)
+        lock = locks.acquire(path, LOCK_S)
     except OSError:
         yield None
         return
     for other in path.parent.glob(f"*{path.suffix}"):
-        with contextlib.suppress(OSError):
-            if not locks.is_held(other):
-                other.unlink()
+        with contextlib.suppress(OSError), locks.acquire(other):  # which nobody can take meanwhile
+            other.unlink()
     with lock:
         yield lock
 

@@ -225,6 +225,40 @@ def run(params, context):
         assert not Path(f"/dev/shm/test-{os.getpid()}").exists()
 
 
+@linux_only
+@pytest.mark.parametrize(
+    "ending", ["return {}", "os._exit(3)", "os.kill(os.getpid(), 9)", "while True: pass"]
+)
+def test_a_daemon_without_a_program_of_its_own_ends_with_the_task_however_that_ends(
+    children: Children, write: Write, tmp_path: Path, ending: str
+) -> None:
+    source = f"""
+import os, signal
+def run(params, context):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for descriptor in range(3, 50):
+                try: os.close(descriptor)
+                except OSError: pass
+            (context.output_dir / "daemon").write_text(f"{{os.getpid()}}\\n")
+            while True: signal.pause()
+        os._exit(0)
+    while not (context.output_dir / "daemon").exists(): pass
+    {ending}
+"""
+    run = a_run(tmp_path, write(source))
+    attempt = children.start(run)
+    children.prepare(run.task)
+    daemon = await_pid(tmp_path / "daemon")
+    if ending != "while True: pass":
+        await_end(attempt)
+    attempt.kill()
+    await_gone(daemon)
+    assert children._standby is not None
+    assert children._standby._process.is_alive(), "it is a child of the template, too"
+
+
 @posix_only
 @pytest.mark.parametrize("ending", ["return {'who': 'fork'}", "raise RuntimeError('in the fork')"])
 def test_a_fork_of_the_task_that_returns_through_run_is_not_its_result(
