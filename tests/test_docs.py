@@ -24,7 +24,8 @@ from distexp.wire.messages import SweepStatus
 from distexp.worker import worker
 from tests.pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
-README, DESIGN = page("README.md"), page("docs/design.md")
+README, DESIGN, EXPERIMENTS = page("README.md"), page("docs/design.md"), page("docs/experiments.md")
+TROUBLESHOOTING, WATCHING = page("docs/troubleshooting.md"), page("docs/watching.md")
 PROGRAMS = {  # what a command begins with, and the verb that it stands for
     "distexp": None,
     "./launch_distributed.sh": None,
@@ -32,11 +33,12 @@ PROGRAMS = {  # what a command begins with, and the verb that it stands for
     "experiment_manager.py": "manager",
     "experiment_runner_gpu.py": "worker",
 }
-PASSED_ON = {
-    "run": "manager",
-    "workers": "worker",
-    "slurm": "worker",
-}  # whose flags a verb takes beside its own
+COMMANDS_IN = ["README.md", "docs/scale.md"] + [
+    f"docs/{name}.md" for name in ("tutorial", "experiments", "workers", "watching", "troubleshooting")
+]
+# Whose flags a verb takes beside its own; what other programs are given.
+PASSED_ON = {"run": "manager", "workers": "worker", "slurm": "worker"}
+OTHERS = r"`(?:command:|tensorboard).*?`|python train.py[^`\n]*| -- --.*|^```python.*?^```"
 
 
 def flags_of(verb: str) -> set[str]:
@@ -52,23 +54,14 @@ def test_the_page_of_the_commands_is_that_of_the_command_tree() -> None:
 
 def test_the_flags_that_the_pages_name_are_some_verbs() -> None:
     known = set[str]().union(*map(flags_of, VERBS), {"--version"})
-    others = r"`(?:command:|tensorboard|python train).*?`| -- --.*|^```python.*?^```"  # of other programs
-    for name in ("README.md", "docs/tutorial.md", "docs/scale.md"):
-        shown = re.sub(others, "", page(name), flags=re.M | re.S)
-        flags = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", shown))
-        assert flags <= known | {
-            "--time",
-            "--lr",
-            "--seed",
-            "--standalone",
-            "--nproc-per-node",
-            "--logdir",
-        }, name
+    for name in COMMANDS_IN:
+        shown = re.sub(OTHERS, "", page(name), flags=re.M | re.S)
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", shown)) <= known | {"--time"}, name
 
 
 def commands() -> list[str]:
     found = set()
-    for name in ("README.md", "docs/tutorial.md"):
+    for name in COMMANDS_IN:
         found |= {line for block in blocks(page(name), "sh") for line in block.splitlines()}
         programs = r"(python experiment|distexp|\./launch\S+|launch\S+\.bat) \S"
         found |= {span for span in spans(page(name)) if re.match(programs, span)}
@@ -77,7 +70,8 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_a_command_of_the_pages_parses(command: str) -> None:
-    words = shlex.split(command.partition("  #")[0])
+    words = shlex.split(command.partition("  #")[0].partition(" ||")[0])
+    words = words[words[0] == "nohup" : words.index(">") if ">" in words else None]
     if words[0] == "python":
         del words[0]
     if words[0] in ("ssh", "scp", "pip", "git", "cd", "sed"):
@@ -104,9 +98,9 @@ def strings_of_the_code() -> str:
     return "\n".join(texts)
 
 
-def test_each_message_of_section_6_is_one_of_the_code() -> None:
+def test_each_message_of_troubleshooting_is_one_of_the_code() -> None:
     code = strings_of_the_code()
-    messages = [spans(cells[0])[0] for cells in rows(section(README, "6. When something goes wrong"))]
+    messages = [spans(cells[0])[0] for cells in rows(section(TROUBLESHOOTING, "Messages"))]
     assert len(messages) > 20
     for message in messages:
         if message.startswith("configs/"):
@@ -118,17 +112,17 @@ def test_each_message_of_section_6_is_one_of_the_code() -> None:
             assert words in code, f"{message}: {words!r} is in no text of the code"
 
 
-def test_the_config_error_of_section_6_is_told_word_for_word() -> None:
+def test_the_config_error_of_troubleshooting_is_told_word_for_word() -> None:
     text = "exp1_vary_width:\n  combinations:\n" + "#\n" * 20 + "    - width_factor: 0.1\n"
     with pytest.raises(ConfigError) as caught:
         parse_config(text, "configs/config_exp1.yaml")
-    assert f"| `{caught.value}` |" in README
+    assert f"| `{caught.value}` |" in TROUBLESHOOTING
 
 
 @pytest.mark.parametrize(
     "table",
     [
-        section(README, "7. Where is ...?"),
+        section(DESIGN, "Where is ...?"),
         section(DESIGN, "One task, hop by hop"),
         section(DESIGN, "One killed worker, hop by hop"),
     ],
@@ -166,8 +160,8 @@ def test_readme_shows_the_lines_that_users_look_for_in_the_log() -> None:
         assert line in README
 
 
-def test_readme_explains_every_field_of_a_status() -> None:
-    listed = [spans(cells[0])[0] for cells in rows(section(README, "3. Three terminals"))]
+def test_watching_explains_every_field_of_a_status() -> None:
+    listed = [spans(cells[0])[0] for cells in rows(section(WATCHING, "Status"))]
     explained = {name for name in listed if name.isidentifier()}
     assert explained == {field.name for field in structs.fields(SweepStatus)} - {"benched"}
 
@@ -175,8 +169,8 @@ def test_readme_explains_every_field_of_a_status() -> None:
 # -- docs/design.md, CONTRIBUTING.md ----------------------------------------------------------------------
 
 
-def test_the_journey_begins_with_a_line_of_readme_and_holds_its_first_task() -> None:
-    sweep = blocks(README, "yaml")[0]
+def test_the_journey_begins_with_a_line_of_experiments_and_holds_its_first_task() -> None:
+    sweep = blocks(EXPERIMENTS, "yaml")[0]
     assert blocks(DESIGN, "yaml")[0] in sweep
     first, *_ = [point.task for point in expand(parse_config(sweep, "configs/config_exp6.yaml"))]
     shown = json.loads(blocks(DESIGN, "json")[0])

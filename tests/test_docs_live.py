@@ -26,6 +26,7 @@ from tests.live_manager import Folder, RawClient
 from tests.pages import PROJECT, blocks, page, rows, section, spans
 
 README, PROTOCOL, DESIGN = page("README.md"), page("docs/protocol.md"), page("docs/design.md")
+EXPERIMENTS = page("docs/experiments.md")
 PHASE = "exp6_learning_rate"
 FIRST = f"{PHASE}_0_42"
 GONE_BY_RUN = {"lease_id", "sweep_id", "token", "instance", "machine", "nonce", "host", "pid", "memory_mib"}
@@ -61,11 +62,11 @@ class Tunnel:
 
 
 def my_experiment(root: Path) -> Folder:
-    """A folder with the function and the sweep of README."""
-    function = next(block for block in blocks(README, "python") if block.startswith("def run("))
+    """A folder with the function and the sweep of docs/experiments.md."""
+    function = next(block for block in blocks(EXPERIMENTS, "python") if block.startswith("def run("))
     (root / "configs").mkdir(parents=True)
     (root / "my_experiment.py").write_text(function, encoding="utf-8")
-    (root / "configs" / "config_exp6.yaml").write_text(blocks(README, "yaml")[0], encoding="utf-8")
+    (root / "configs" / "config_exp6.yaml").write_text(blocks(EXPERIMENTS, "yaml")[0], encoding="utf-8")
     return Folder(root)
 
 
@@ -88,6 +89,20 @@ def mine(tmp_path: Path) -> Folder:
 def serving(folder: Folder) -> Iterator[ExperimentManager]:
     with folder.serving(configs="configs/config_exp6.yaml") as manager:
         yield manager
+
+
+def test_the_example_of_readme_leaves_the_row_that_is_shown(tmp_path: Path) -> None:
+    function = next(block for block in blocks(README, "python") if block.startswith("def run("))
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "config_exp1.yaml").write_text(blocks(README, "yaml")[0], encoding="utf-8")
+    (tmp_path / "my_experiment.py").write_text(function, encoding="utf-8")
+    words = ["run", "--device", "cpu", "--port", "0"]
+    subprocess.run([sys.executable, PROJECT / "experiment_manager.py", *words], cwd=tmp_path, check=True)
+    (shown,) = csv.DictReader(blocks(README, "csv")[0].splitlines())
+    made = Folder(tmp_path).rows("results_exp1_lr")
+    assert len(made) == 18
+    row = next(row for row in made if row["task_id"] == shown["task_id"])
+    assert {name: row[name] for name in shown} == shown
 
 
 def test_the_status_client_of_readme_works_as_printed(mine: Folder) -> None:
@@ -118,7 +133,7 @@ def overhear(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return said
 
 
-def test_the_experiment_of_readme_makes_the_journey_as_it_is_told(
+def test_the_experiment_of_the_pages_makes_the_journey_as_it_is_told(
     mine: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = overhear(monkeypatch)
@@ -232,4 +247,4 @@ def test_a_worker_called_gpu0_stands_in_the_log_as_readme_shows(tmp_path: Path) 
     log = folder.log()
     for line in (f"Assigned task {task['task_id']} to gpu0", f"Task {task['task_id']} completed by gpu0"):
         assert line in log
-        assert line in README
+        assert line in page("docs/watching.md")
