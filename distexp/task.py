@@ -266,6 +266,8 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     machine: str = ""  # the boot and the pid namespace that the pid is of
     pid: int = 0  # of the worker; 0: not on the manager's host
     started: float = 0.0  # as the kernel stored it, see `ProcessMark`
+    host: str = ""
+    unseen_s: float = 0.0  # for which managers have served and waited for its worker
 
 
 class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,6 +33,11 @@ class Workdir:
         return self.root / ".experiment_manager"
 
     @property
+    def lock(self) -> Path:
+        """Whoever holds it is the manager of this folder."""
+        return self.state / "lock"
+
+    @property
     def journal(self) -> Path:
         """The SQLite file of `Journal`."""
         return self.state / "journal.sqlite3"
@@ -120,7 +125,7 @@ class Workdir:
         """
         self.make_state()
         try:
-            lock = locks.acquire(self.state / "lock")
+            lock = locks.acquire(self.lock)
         except TimeoutError:
             info = self.read_info()
             raise AlreadyRunning(

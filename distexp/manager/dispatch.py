@@ -53,8 +53,10 @@ class Dispatcher:
         registry: WorkerRegistry,
         workdir: Workdir,
         secret: str | None,
+        holds_folder: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`secret` None means that no request needs a token."""
+        """`secret` None: no request needs a token. Nothing is assigned unless `holds_folder()`."""
+        self._holds_folder = holds_folder
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
         self._secret = secret
         self._forecaster = Forecaster(queue, registry)
@@ -197,7 +199,7 @@ class Dispatcher:
 
     def _choose(self, worker: Worker) -> Lease | wire.NoTask:
         """Return a lease that is not in the journal yet, of a task whose row has been looked for."""
-        if self.is_stopping:
+        if self.is_stopping or not self._holds_folder():
             return wire.NoTask(reason="restarting", retry_after_s=WAIT_S)
         if worker.drained:
             return wire.NoTask(reason="done", message="drained: this worker gets no more tasks")

@@ -6,14 +6,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 
-from distexp.errors import ConfigError, DistexpError, UserError
+from distexp.errors import ConfigError, DistexpError, JournalUnwritable, UserError
 from distexp.manager.dispatch import Dispatcher
 from distexp.manager.duplicates import copy_duplicate_rows
 from distexp.manager.hooks import Commands, Hooks
+from distexp.manager.pauses import PauseWatch
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
@@ -81,6 +82,8 @@ class ExperimentManager:
         self._sweep = Sweep(self.workdir.root, configs)
         self._commands = Commands.parse(on_finish, on_failure)
         self._is_serving = self._is_stopping = self._is_done = False
+        self._is_lost = False  # the folder of its state was deleted or replaced
+        self._pauses = PauseWatch(self._on_pause)
         self._signals = 0  # that asked for a stop
         self._next_rescan_s = 0.0
         self._exit_at_s: float | None = None
@@ -94,7 +97,8 @@ class ExperimentManager:
     def serve(self) -> int:
         """Start, work until a stop is asked for or all is done, stop; return the exit code.
 
-        It is 1 when nothing more can be done and a task has failed, or is left; else 0.
+        It is 1 when nothing more can be done and a task has failed, or is left, and when the folder of its
+        state was deleted; else 0.
 
         Raises:
             UserError: It cannot start; the message says why.
@@ -107,7 +111,7 @@ class ExperimentManager:
         finally:
             self.stop()
         is_good = self.queue.is_over() and not self.queue.counts()[State.FAILED]
-        return int(self._is_done and not is_good)
+        return int(self._is_lost or (self._is_done and not is_good))
 
     @gc.set_aside()
     def start(self) -> None:
@@ -126,8 +130,9 @@ class ExperimentManager:
             )
         tasks = self._sweep.load()
         with ExitStack() as log_open, ExitStack() as undo:  # what is held when a later step fails
-            folder = self.workdir.hold()
-            undo.callback(folder.release)
+            self._folder = self.workdir.hold()
+            undo.callback(self._folder.release)
+            undo.callback(self._pauses.stop)
             log_open.callback(stop_logging_to, log_to_file(self.workdir.log))
             self.journal = Journal(self.workdir.journal)
             undo.callback(self.journal.close)
@@ -138,6 +143,7 @@ class ExperimentManager:
             undo.callback(self._server.server_close)
             self.workdir.announce(self.host, self.port)
             self._held, self._log_open = undo.pop_all(), log_open.pop_all()
+        self._pauses.start()
         self._server.start()
         self._is_serving = True
         self._next_rescan_s = time.monotonic() + self._rescan_s
@@ -163,6 +169,7 @@ class ExperimentManager:
             registry=self._registry,
             workdir=self.workdir,
             secret=secret,
+            holds_folder=self._holds_folder,
         )
         self.queue.sync(tasks)
         self.store.sync(tasks)
@@ -183,7 +190,9 @@ class ExperimentManager:
         self.dispatcher.is_stopping = True
         self._server.stop()
         log.info("Manager stopped at %s", self.dispatcher.status().progress)
-        self._held.close()
+        self._note_unseen()
+        with suppress(JournalUnwritable) if self._is_lost else nullcontext():
+            self._held.close()
         self._hooks.look(has_ended=self._is_done)  # the last report may have come after the last turn
         self._hooks.close(self._signals_after(self._signals))
         self._log_open.close()  # only now: the last command may have failed
@@ -202,9 +211,16 @@ class ExperimentManager:
         return lambda: self._signals > known
 
     def stop_on_signals(self) -> None:
-        """Let Ctrl+C and SIGTERM stop the manager in good order. For the main thread."""
-        signal.signal(signal.SIGINT, self.request_stop)
-        signal.signal(getattr(signal, "SIGBREAK", signal.SIGTERM), self.request_stop)
+        """Let Ctrl+C, SIGTERM and SIGHUP stop the manager in good order. For the main thread.
+
+        SIGHUP stays ignored where it is already, by `nohup`; so may SIGINT be, but then by the shell that
+        started this in the background.
+        """
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
+            number = getattr(signal, name, None)
+            is_nohup = name == "SIGHUP" and number and signal.getsignal(number) is signal.SIG_IGN
+            if number is not None and not is_nohup:
+                signal.signal(number, self.request_stop)
 
     @property
     def port(self) -> int:
@@ -215,6 +231,14 @@ class ExperimentManager:
 
     def run_once(self) -> None:
         """Look at the leases; every `rescan_s` also at results and configs; see whether all is done."""
+        if not self._holds_folder():
+            log.error(
+                "Stopping: %s was deleted or replaced while the manager ran; start it again",
+                self.workdir.state,
+            )
+            self._is_lost = True
+            self.request_stop()
+            return
         self._end_leases()
         if time.monotonic() >= self._next_rescan_s:
             self.rescan()
@@ -232,6 +256,7 @@ class ExperimentManager:
         self._look_at_held_code()
         copy_duplicate_rows(self.queue, self.store)
         self.dispatcher.completion.fail_unplaceable()
+        self._note_unseen()
         try:
             self.journal.flush()
         except DistexpError as error:
@@ -270,8 +295,28 @@ class ExperimentManager:
         if any(known.get(phase, found) != found for phase, found in self._held_code.items()):
             self.dispatcher.code_changed()
 
+    def _holds_folder(self) -> bool:
+        try:
+            return self._folder.is_at(self.workdir.lock)
+        except NotADirectoryError:
+            return False
+
+    def _note_unseen(self) -> None:
+        """Let the journal remember for how long the workers of earlier leases have been waited for."""
+        now_s = self.queue.now_s()
+        self.queue.update_leases(lambda lease: lease.waited(now_s), is_recorded=True)
+
+    def _on_pause(self, seconds: float) -> None:
+        """Give every lease a fresh term: no worker is to blame for the manager's own sleep."""
+        now_s = self.queue.now_s()
+        self.queue.update_leases(lambda lease: lease.extended(seconds, now_s))
+        log.warning("The manager did not run for %.0f s; every worker gets as long as usual", seconds)
+
     def _end_leases(self) -> None:
-        for lease in self.queue.overdue():
+        now_s = self.queue.now_s()
+        if not self._pauses.is_awake(now_s):
+            return  # it has slept, and the clock thread has not noticed yet
+        for lease in self.queue.overdue(now_s):
             if not self._registry.is_ending(lease.worker):
                 self.dispatcher.completion.lose(lease, "no sign of life")
         for lease in self.queue.leases():

@@ -160,8 +160,16 @@ class WorkerRegistry:
         with self._lock:
             worker = self._of(info)
             known = info if worker is None else worker.info  # the former: of an earlier manager's lease
-        is_visible = known.connection is None and known.machine == self._machine
-        return known.process if is_visible and known.process and known.process.is_gone() else None
+        if known.connection is not None or known.process is None:
+            return None
+        if known.machine != self._machine:
+            return known.process if self._has_rebooted(known) else None
+        return known.process if known.process.is_gone() else None
+
+    def _has_rebooted(self, info: WorkerInfo) -> bool:
+        """Return whether the manager's host was started again since it saw this worker."""
+        boots = {machine.partition("/")[0] for machine in (info.machine, self._machine)}
+        return bool(info.machine) and info.host == self._host and len(boots) == 2
 
     def _may_run(self, process: ProcessMark) -> bool:
         """Return whether the watcher of a worker still ends its task."""

@@ -1,7 +1,7 @@
 """The queue's record of one task: state, lease, history; the table of states; who a worker is."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -10,6 +10,8 @@ from distexp.system.process import ProcessMark
 from distexp.task import LeaseRecord, Need, State, Task, TaskRecord
 
 MISSED_HEARTBEATS = 4  # one may get lost; after four the worker is gone
+RECONNECT_S = 10.0  # a broken connection may be a hiccup of the network
+REATTACH_S = 60.0  # of serving time that each lease of an earlier manager gets for its worker to show up
 SILENT_LEASE_S = 7200.0  # a worker without heartbeats may be silent for two hours
 
 
@@ -50,6 +52,7 @@ class WorkerInfo:
             memory_mib=held.memory_mib,
             instance=held.instance,
             machine=held.machine,
+            host=held.host,
             process=ProcessMark(held.pid, held.started) if held.pid else None,
         )
 
@@ -73,6 +76,30 @@ class Lease:
     attempt: int
     until_s: float
     since_s: float | None = None  # when it was assigned, on the queue's clock; None: by an earlier manager
+    earlier_worker: str = ""  # that had the task before
+    unseen_s: float = 0.0  # for which managers have waited for its worker to show up
+
+    @property
+    def is_unseen(self) -> bool:
+        """Whether an earlier manager assigned it, and its worker has not shown up since."""
+        is_from_earlier = self.since_s is None and self.worker.connection is None
+        return is_from_earlier and self.worker.heartbeat_s is not None
+
+    def disconnected(self, connection: int, now_s: float) -> "Lease":
+        """Return it with the time to reconnect, if its worker sends heartbeats and was on this connection."""
+        if self.worker.connection != connection or self.worker.heartbeat_s is None:
+            return self
+        return replace(self, until_s=min(self.until_s, now_s + RECONNECT_S))
+
+    def extended(self, paused_s: float, now_s: float) -> "Lease":
+        """Return it with a fresh term: the manager has slept for so long, and heard nobody."""
+        until_s = self.until_s + paused_s if self.is_unseen else now_s + self.worker.term_s
+        return replace(self, until_s=until_s)
+
+    def waited(self, now_s: float) -> "Lease":
+        """Return it with the time for which its worker has been waited for until now."""
+        unseen_s = REATTACH_S - max(0.0, self.until_s - now_s)
+        return replace(self, unseen_s=unseen_s) if self.is_unseen else self
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -144,6 +171,8 @@ class Entry(msgspec.Struct, gc=False):
                 memory_mib=self.lease.worker.memory_mib,
                 instance=self.lease.worker.instance,
                 machine=self.lease.worker.machine,
+                host=self.lease.worker.host,
+                unseen_s=self.lease.unseen_s,
                 pid=process.pid if process else 0,
                 started=process.started if process else 0.0,
             )

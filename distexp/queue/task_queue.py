@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import replace
 
 from distexp.errors import IllegalTransition, UnknownTask
-from distexp.queue.entry import TRANSITIONS, Entry, Lease, WorkerInfo
+from distexp.queue.entry import REATTACH_S, TRANSITIONS, Entry, Lease, WorkerInfo
 from distexp.queue.holds import COUNTED, PhaseHolds
 from distexp.queue.lookup import Labels
 from distexp.queue.scheduler import Scheduler
@@ -23,8 +23,6 @@ from distexp.task import Cause, State, Task, TaskRecord
 
 FAILURE_BUDGET = 3  # failures of the experiment before the task stands as failed
 LOSS_BUDGET = 5  # losses of the worker: not the task's fault, so more patience, but a killer task must end
-RECONNECT_S = 10.0  # a broken connection may be a hiccup of the network
-REATTACH_S = 60.0  # after a restart of the manager, each known lease gets this long to show up
 
 
 class TaskQueue:
@@ -92,9 +90,8 @@ class TaskQueue:
     def restore(self, records: Iterable[TaskRecord], *, retry_failed: bool = False) -> None:
         """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
 
-        Each live lease gets `REATTACH_S` to show up; one without heartbeats, which shows up only when it is
-        done, its full time. Failures by import are forgotten (the module may be fixed), with `retry_failed`
-        all.
+        Each live lease gets what is left of `REATTACH_S`; one without heartbeats its full time, as it shows
+        up only when it is done. Failures by import are forgotten, with `retry_failed` all.
         """
         with self._lock:
             for record in records:
@@ -111,7 +108,7 @@ class TaskQueue:
                 entry.recall(record)
                 if (held := record.lease) is not None:
                     worker = WorkerInfo.of(held)
-                    term_s = REATTACH_S if worker.heartbeat_s else worker.term_s
+                    term_s = max(0.0, REATTACH_S - held.unseen_s) if worker.heartbeat_s else worker.term_s
                     self._assign(entry, held.lease_id, worker, term_s)
                 elif record.state in (State.FAILED, State.CANCELLED):
                     self._end_unassigned(entry, State(record.state))
@@ -137,7 +134,8 @@ class TaskQueue:
         self, entry: Entry, lease_id: str, worker: WorkerInfo, term_s: float, since_s: float | None = None
     ) -> Lease:
         until_s = self._clock() + term_s
-        entry.lease = Lease(lease_id, entry.task, worker, entry.attempts, until_s, since_s)
+        earlier = entry.last_worker
+        entry.lease = Lease(lease_id, entry.task, worker, entry.attempts, until_s, since_s, earlier)
         entry.last_worker = worker.name
         entry.lost_lease_id = ""
         self._leases[lease_id] = entry.key
@@ -159,24 +157,28 @@ class TaskQueue:
                 self._assign(entry, lease_id, worker, worker.term_s)
             if entry.lease is None or entry.lease.lease_id != lease_id:
                 return False
-            until_s = self._clock() + worker.term_s
-            entry.lease = replace(entry.lease, worker=worker, until_s=until_s)
+            was_unseen, until_s = entry.lease.unseen_s > 0, self._clock() + worker.term_s
+            entry.lease = replace(entry.lease, worker=worker, until_s=until_s, unseen_s=0.0)
+            if was_unseen:
+                self._on_change(entry.record())
             return True
 
     def disconnect(self, connection: int) -> list[Lease]:
-        """Shorten the leases of a broken connection to `RECONNECT_S` and return them.
+        """Shorten the leases of a broken connection and return them; not of a worker without heartbeats."""
+        now_s = self._clock()
+        return self.update_leases(lambda lease: lease.disconnected(connection, now_s))
 
-        A worker without heartbeats may disconnect: its lease stays as it is.
-        """
+    def update_leases(self, update: Callable[[Lease], Lease], *, is_recorded: bool = False) -> list[Lease]:
+        """Replace each live lease by what `update` makes of it; return those that are new."""
         with self._lock:
-            shortened = []
-            until_s = self._clock() + RECONNECT_S
-            for lease in self.leases():
-                if lease.worker.connection == connection and lease.worker.heartbeat_s is not None:
-                    entry = self._entries[lease.task.key]
-                    entry.lease = replace(lease, until_s=min(lease.until_s, until_s))
-                    shortened.append(entry.lease)
-            return shortened
+            pairs = [(lease, update(lease)) for lease in self.leases()]
+            changed = [new for lease, new in pairs if new is not lease]
+            for lease in changed:
+                entry = self._entries[lease.task.key]
+                entry.lease = lease
+                if is_recorded:
+                    self._on_change(entry.record())
+            return changed
 
     # -- endings -----------------------------------------------------------------------------------------
 
@@ -286,14 +288,13 @@ class TaskQueue:
     def unassign(self, lease: Lease) -> None:
         """Undo an assignment that nobody has heard of: it counts as no attempt."""
         with self._lock:
-            entry = self._held(lease.lease_id, lease.task.key)
-            if entry is None:
+            if (entry := self._held(lease.lease_id, lease.task.key)) is None:
                 return
             entry.attempts -= 1
+            entry.last_worker = lease.earlier_worker
             self._give_back(entry, State.PENDING)
             self._on_change(entry.record())  # also of a first attempt: it replaces the record of the lease
-            if entry.state is State.PENDING:
-                self._scheduler.push_front(entry)
+            self._scheduler.push_front(entry)
 
     def cancel(self, key: str, *, cause: str = "", error: str = "cancelled by the user") -> bool:
         """Cancel a pending or assigned task; False when it has ended already."""
@@ -455,10 +456,9 @@ class TaskQueue:
         with self._lock:
             return not self._counts[State.PENDING] and not self._counts[State.ASSIGNED]
 
-    def overdue(self) -> list[Lease]:
+    def overdue(self, now_s: float) -> list[Lease]:
         """Return the leases whose time is up; `lose` ends them, once their results file has been read."""
-        with self._lock:
-            return [lease for lease in self.leases() if lease.until_s <= self._clock()]
+        return [lease for lease in self.leases() if lease.until_s <= now_s]
 
     def leases(self) -> list[Lease]:
         """Return the live leases."""

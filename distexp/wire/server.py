@@ -239,6 +239,8 @@ class _ConnectionHandler(socketserver.BaseRequestHandler):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._accept_tls(connection)
             self._serve_requests(connection)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            log.debug("%s: connection ended: %s", connection.peer, error)
         except ssl.SSLError as error:
             self.server.limits.log_refusal(connection.peer, error)
         except (OSError, ProtocolError) as error:

@@ -396,7 +396,12 @@ def test_without_journal_nothing_is_assigned_and_losses_do_not_end_the_manager(
         manager.dispatcher.completion.lose(manager.queue.leases()[0], "no sign of life")
         assert other.say("status")["status"]["pending"] == 3
         manager.journal._database.execute("PRAGMA query_only=OFF")
-        assert other.say("request_task")["type"] == "task"
+        for _ in range(9):
+            manager.journal._database.execute("PRAGMA query_only=ON")
+            assert other.say("request_task")["again"] is True
+            manager.journal._database.execute("PRAGMA query_only=OFF")
+        assert other.say("request_task")["attempt"] == 2, "what nobody has heard of is no attempt"
+        assert talk.say("request_task")["attempt"] == 1
     manager.journal.flush()
     with pytest.raises(sqlite3.OperationalError, match="locked"):  # nobody else may write it meanwhile
         sqlite3.connect(manager.workdir.journal, timeout=0).execute("BEGIN IMMEDIATE")

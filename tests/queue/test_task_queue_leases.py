@@ -1,11 +1,11 @@
 """How long a lease lasts, duplicates, edits of the sweep, and what outlives the manager."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
-from distexp.queue.entry import WorkerInfo
-from distexp.queue.task_queue import REATTACH_S, RECONNECT_S
+from distexp.queue.entry import REATTACH_S, RECONNECT_S, WorkerInfo
 from distexp.task import Cause, State, Task, TaskRecord
 from tests.queue.sample_queue import CPU0, CPU1, SampleQueue
 from tests.row_cases import a_task, tasks_of
@@ -15,7 +15,7 @@ SCRIPT = WorkerInfo("script", None)  # a hand-written client: it sends no heartb
 
 def lost(sample: SampleQueue) -> int:
     """End the leases whose time is up, as the manager does, and return how many."""
-    overdue = sample.queue.overdue()
+    overdue = sample.queue.overdue(sample.clock())
     for lease in overdue:
         sample.queue.lose(lease.lease_id, lease.task.key)
     return len(overdue)
@@ -31,7 +31,7 @@ def test_a_lease_ends_after_four_missed_heartbeats_or_two_silent_hours(
     sample = SampleQueue()
     lease = sample.assign(worker)
     sample.clock.advance(term_s - 1)
-    assert sample.queue.overdue() == []
+    assert sample.queue.overdue(sample.clock()) == []
     assert sample.queue.heartbeat(lease.lease_id, sample.key, worker)
     sample.clock.advance(term_s - 1)
     assert lost(sample) == 0
@@ -49,7 +49,7 @@ def test_a_worker_has_ten_seconds_to_come_back_on_a_new_connection() -> None:
     assert lost(sample) == 0
     assert sample.queue.heartbeat(back.lease_id, back.task.key, WorkerInfo("cpu1", 15.0, connection=2))
     sample.clock.advance(1)
-    assert [lease.lease_id for lease in sample.queue.overdue()] == [gone.lease_id]
+    assert [lease.lease_id for lease in sample.queue.overdue(sample.clock())] == [gone.lease_id]
     assert lost(sample) == 1
     assert sample.queue.disconnect(1) == [], "the lease lives on the new connection now"
     assert sample.state(back.task) is State.ASSIGNED
@@ -210,6 +210,49 @@ def test_a_known_lease_gets_a_minute_to_show_up_after_a_restart() -> None:
     later.clock.advance(REATTACH_S)
     assert lost(later) == 1
     assert later.assign(CPU1).attempt == 2
+
+
+def test_the_minute_to_show_up_is_serving_time_summed_over_restarts() -> None:
+    sample = SampleQueue()
+    sample.assign()
+    for _ in range(2):
+        sample = after_restart(sample)
+        sample.clock.advance(25)
+        now_s = sample.clock()
+        sample.queue.update_leases(lambda lease, now_s=now_s: lease.waited(now_s), is_recorded=True)  # type: ignore[misc]
+    sample = after_restart(sample)
+    sample.clock.advance(9)
+    assert lost(sample) == 0
+    sample.clock.advance(1)
+    assert lost(sample) == 1
+
+
+def test_a_worker_that_showed_up_has_its_minute_again_at_the_next_restart() -> None:
+    sample = SampleQueue()
+    lease = sample.assign()
+    sample = after_restart(sample)
+    now_s = sample.clock() + 40
+    sample.queue.update_leases(lambda each: each.waited(now_s), is_recorded=True)
+    assert sample.queue.heartbeat(lease.lease_id, sample.key, replace(CPU0, connection=1))
+    sample = after_restart(sample)
+    sample.clock.advance(59)
+    assert lost(sample) == 0
+
+
+def test_after_a_pause_of_the_manager_every_lease_has_a_fresh_term() -> None:
+    sample = SampleQueue(2)
+    sample.assign()
+    gone = sample.assign(WorkerInfo("cpu1", 15.0, connection=1))
+    sample.queue.disconnect(1)
+    sample.clock.advance(75)
+    now_s = sample.clock()
+    sample.queue.update_leases(lambda lease: lease.extended(75, now_s))
+    assert lost(sample) == 0
+    sample.clock.advance(59)
+    assert lost(sample) == 0
+    sample.clock.advance(1)
+    assert lost(sample) == 2
+    assert gone.until_s < now_s
 
 
 def test_a_lease_without_heartbeats_keeps_its_two_hours_over_a_restart() -> None:
