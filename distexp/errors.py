@@ -5,6 +5,7 @@
     DistexpError
     +-- UserError              the user's: one line (where, what is wrong, what to do), exit code 2
     |   +-- ConfigError        one or more problems in config files, all of them listed
+    |   +-- TokenIncomplete    a token file that ends in the middle: somebody copies it just now
     |   +-- AlreadyRunning     another manager holds the folder, or a program holds the port
     |   +-- NoGpuError         no GPU qualifies; lists every GPU with its free memory
     +-- ProtocolError          the peer's: a message that is refused
@@ -35,6 +36,10 @@ class ConfigError(UserError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+class TokenIncomplete(UserError):
+    """A token file that ends in the middle, as while it is copied. The message names it."""
 
 
 class AlreadyRunning(UserError):

@@ -215,7 +215,7 @@ def test_checkpoints_lists_each_variable_of_a_command_and_the_times_to_save() ->
     text = page("docs/checkpoints.md")
     times_s = (worker.PREEMPTION_GRACE_S, worker.INTERRUPT_GRACE_S, command.STOP_GRACE_S)
     assert times_s == (20, 30, 20)
-    assert "20 s after SIGTERM or SIGUSR2, 30 s after the second Ctrl+C" in text
+    assert "20 s after SIGTERM, SIGHUP or SIGUSR2, 30 s after the second Ctrl+C" in text
     assert f"`{CHECKPOINT_FILE}`" in text
 
 

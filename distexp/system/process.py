@@ -19,7 +19,7 @@ from typing import NoReturn
 import psutil
 
 MARK_VARIABLE = "DISTEXP_TASK_PROCESS"  # in the environment of all that a task starts
-CLUSTER_SIGNALS = ("SIGTERM", "SIGUSR2")  # Slurm sends them to every process of a job
+CLUSTER_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR2")  # sent to every process of a job, or of a terminal
 END_S = 10.0  # a killed process is gone by then, unless the kernel holds it in a device call
 TRACKER_S = 3.0  # for a resource tracker, which may have only started, to free what it knows and end
 POLL_S = 0.005  # between two looks at processes that were killed

@@ -20,10 +20,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from distexp.errors import ManagerUnreachable, UserError
+from distexp.errors import ManagerUnreachable, TokenIncomplete, UserError
 from distexp.workdir import Workdir, write_private
 
 TOKEN_VARIABLE = "EXPERIMENT_TOKEN"
+TOKEN_BEGINS = b'{"secret":'  # as `Token.text` writes it
 TLS_FIRST_BYTE = b"\x16"  # of a handshake record (RFC 8446, section 5.1); no JSON begins with it
 SECRET_BYTES = 32  # 256 bits: nobody guesses it
 VALID_DAYS = 36500  # nobody looks at the dates: workers pin the certificate, and clocks jump
@@ -84,6 +85,7 @@ def read_token(workdir: Workdir) -> Token | None:
 
     Raises:
         UserError: The file holds none, or other users can read it.
+        TokenIncomplete: It holds the beginning of one.
     """
     try:
         text = workdir.token.read_bytes()
@@ -91,8 +93,10 @@ def read_token(workdir: Workdir) -> Token | None:
         return None
     except OSError as error:
         raise UserError(f"{workdir.token}: cannot be read ({error.strerror})") from None
-    require_private(workdir.token)
     remedy = "delete it, and the next start of the manager makes a new one"
+    if TOKEN_BEGINS.startswith(text.strip()[: len(TOKEN_BEGINS)]) and not text.strip().endswith(b"}"):
+        raise TokenIncomplete(f"{workdir.token}: ends in the middle of the token; {remedy}")
+    require_private(workdir.token)
     return parse_token(text, str(workdir.token), remedy)
 
 

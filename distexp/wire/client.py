@@ -10,7 +10,14 @@ from typing import Self, TypeVar
 
 from msgspec import structs
 
-from distexp.errors import ManagerUnreachable, ProtocolError, Refused, Unauthorized, UserError
+from distexp.errors import (
+    ManagerUnreachable,
+    ProtocolError,
+    Refused,
+    TokenIncomplete,
+    Unauthorized,
+    UserError,
+)
 from distexp.system.process import host_name
 from distexp.wire.auth import TOKEN_VARIABLE, Token, client_context, read_token, secure
 from distexp.wire.framing import MAX_MESSAGE_BYTES, decode_reply, encode
@@ -160,6 +167,8 @@ class Client:
     def _token(self) -> Token:
         try:
             token = self._given or read_token(self._workdir)
+        except TokenIncomplete as error:
+            raise ManagerUnreachable(str(error)) from None
         except UserError as error:  # not the end of a worker that has a task in hand
             raise Unauthorized(str(error)) from None
         if token is None:

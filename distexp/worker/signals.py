@@ -5,7 +5,8 @@ import signal
 import socket
 from types import FrameType
 
-PREEMPTION_SIGNALS = ("SIGTERM", "SIGUSR2")  # Slurm's warning is USR2: NCCL catches USR1
+PREEMPTION_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR2")  # Slurm's warning is USR2: NCCL catches USR1
+END_SIGNALS = ("SIGTERM", "SIGHUP")  # no warning any more
 INTERRUPT_SIGNALS = ("SIGINT", "SIGBREAK")  # SIGBREAK: Windows, for processes of another group
 
 
@@ -15,7 +16,7 @@ class StopRequests:
     def __init__(self) -> None:
         self.interrupts = 0  # 1: finish the task, 2: checkpoint and stop, 3: kill
         self.is_preempted = False
-        self.is_ended = False  # by SIGTERM: no warning any more, and nobody may want this worker back
+        self.is_ended = False  # by SIGTERM or SIGHUP: nobody may want this worker back
         self._is_installed = False
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
@@ -27,8 +28,10 @@ class StopRequests:
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self.interrupt)
         for name in PREEMPTION_SIGNALS:
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), self.preempt)
+            number = getattr(signal, name, None)
+            is_nohup = name == "SIGHUP" and number and signal.getsignal(number) is signal.SIG_IGN
+            if number and not is_nohup:  # started by nohup: a closed terminal changes nothing
+                signal.signal(number, self.preempt)
         # on Windows a handler runs only after the wait that it is to end
         signal.set_wakeup_fd(self._theirs.fileno(), warn_on_full_buffer=False)
         self._is_installed = True
@@ -41,7 +44,7 @@ class StopRequests:
     def preempt(self, number: int = 0, frame: FrameType | None = None) -> None:
         """Note that this process has to end soon."""
         self.is_preempted = True
-        self.is_ended = self.is_ended or number == signal.SIGTERM
+        self.is_ended = self.is_ended or number in {getattr(signal, name, None) for name in END_SIGNALS}
         self._wake()
 
     @property

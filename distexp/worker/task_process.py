@@ -11,6 +11,7 @@ import multiprocessing
 import secrets
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -34,6 +35,7 @@ StartMethod = Literal["forkserver", "spawn"]
 DEFAULT_START_METHOD: StartMethod = "forkserver" if sys.platform == "linux" else "spawn"
 LOG_LINES = 50  # of a crashed task's log that travel with the failure
 EXIT_S = 1.0  # for a child that has reported its outcome: only its memory has to be freed
+LAUNCH_S = 1.0  # for a standby to be forked, in whose midst its pid is not known yet
 REAP_S = 10.0  # a killed process is gone by then, unless the kernel holds it in a device call
 
 log = logging.getLogger("distexp.worker")
@@ -145,6 +147,45 @@ class Attempt:
         return "\n".join([*lines, cause])
 
 
+class Standby:
+    """A child that starts in a thread of its own: an import may stall, and nobody is to wait for it.
+
+    For one thread.
+    """
+
+    def __init__(self, launch: Callable[[], Attempt]) -> None:
+        self._launch = launch
+        self._lock = threading.Lock()
+        self._attempt: Attempt | None = None
+        self._is_abandoned = False
+        self._thread = threading.Thread(target=self._start, name="standby", daemon=True)
+        self._thread.start()
+
+    def _start(self) -> None:
+        try:
+            attempt = self._launch()
+        except (OSError, EOFError, RuntimeError, ValueError) as error:
+            log.warning("No child could be started ahead of need: %s", error)  # the next start shows why
+            return
+        with self._lock:
+            if not self._is_abandoned:
+                self._attempt = attempt
+                return
+        attempt.kill()
+
+    def take(self) -> Attempt | None:
+        """Wait until it has started and return it; None when it could not be."""
+        self._thread.join()
+        return self._attempt
+
+    def abandon(self) -> None:
+        """End it: now, or as soon as it has started."""
+        with self._lock:
+            self._is_abandoned = True
+        if self._attempt is not None:
+            self._attempt.kill()
+
+
 class Children:
     """Starts children, one ahead of need.  For one thread."""
 
@@ -161,11 +202,12 @@ class Children:
         self._watcher = watcher
         self._method: StartMethod = method
         self._device, self._threads, self._gpus = device, threads, tuple(gpus)
-        self._standby: Attempt | None = None
+        self._standby: Standby | None = None
         self._retired: Attempt | None = None
         self._template: str | None = None  # the experiment the template is made for
         self._template_process: ProcessMark | None = None
         self._pids: set[int] = set()  # of children that may run
+        self._launching = threading.Lock()  # a standby may be on its way while another child starts
 
     def start(self, run: Run) -> Attempt:
         """Return a child that runs the task, the standby if it fits."""
@@ -192,21 +234,24 @@ class Children:
             retired.kill()
 
     def prepare(self, task: Task) -> None:
-        """Start the child for one more such task now, while the current one works."""
+        """Begin to start the child for one more such task, while the current one works. Never waits."""
         if self._standby is None and task.process == "forked":
-            self._standby = self._launch(task, self._method)
+            self._standby = Standby(lambda: self._launch(task, self._method))
 
     def close(self) -> None:
-        """End the standby and the retired one."""
-        self._take_standby(None)
+        """End the standby and the retired one. Does not wait for an import that stalls."""
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            standby.abandon()
         self._end_retired()
 
-    def _take_standby(self, task: Task | None) -> Attempt | None:
+    def _take_standby(self, task: Task) -> Attempt | None:
         """Return the standby if it can run this task; end it if not."""
         standby, self._standby = self._standby, None
-        if standby is None or (task and standby.is_ready_for(task.experiment, self._shown_to(task))):
-            return standby
-        standby.kill()
+        attempt = standby.take() if standby else None
+        if attempt is None or attempt.is_ready_for(task.experiment, self._shown_to(task)):
+            return attempt
+        attempt.kill()
         return None
 
     def _shown_to(self, task: Task) -> tuple[str, ...]:
@@ -214,12 +259,15 @@ class Children:
         return self._gpus[: task.gpus or 1]
 
     def _launch(self, task: Task, method: StartMethod) -> Attempt:
-        if method == "forkserver":
-            try:
-                return self._fork(task)
-            except (OSError, EOFError):  # the template died, perhaps of this import: let a child show it
-                log.warning("The template of forked children has ended; starting a new interpreter instead")
-        return self._start("spawn", self._setup(task, is_warm=False))
+        with self._launching:
+            if method == "forkserver":
+                try:
+                    return self._fork(task)
+                except (OSError, EOFError):  # the template died, perhaps of this import: let a child show it
+                    log.warning(
+                        "The template of forked children has ended; starting a new interpreter instead"
+                    )
+            return self._start("spawn", self._setup(task, is_warm=False))
 
     def _setup(self, task: Task, *, is_warm: bool) -> Setup:
         mark = secrets.token_hex(8)
@@ -248,7 +296,12 @@ class Children:
     def _orphans(self) -> list[int]:
         """Return the children of the template that are no task's process: dead ones have left them."""
         template = self._template_process
-        return [pid for pid in children_of(template.pid) if pid not in self._pids] if template else []
+        if template is None or not self._launching.acquire(timeout=LAUNCH_S):
+            return []  # a template that stalls in its import has no children yet
+        try:
+            return [pid for pid in children_of(template.pid) if pid not in self._pids]
+        finally:
+            self._launching.release()
 
     def _start_template(self) -> None:
         """Start the forkserver unless it runs, and let it be watched: its import may take for ever."""

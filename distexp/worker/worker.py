@@ -176,13 +176,10 @@ class Worker:
     def _work_on(self, task: TaskReply) -> None:
         output_dir = self._workdir.results_folder(task.output_dir)
         run_folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
-        if problem := self._open_folders(output_dir, run_folder):
-            return self._conclude(task, problem)
-        log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
         run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
         attempt = self._start_child(task, run)
-        if attempt is None:
-            return None
+        if not isinstance(attempt, Attempt):
+            return self._conclude(task, attempt)
         try:
             self._children.prepare(task)
             self._run_provenance = self._provenance(task.process == "forked" and task.command is None)
@@ -195,44 +192,41 @@ class Worker:
         finally:
             self._children.retire(attempt)
 
-    def _start_child(self, task: TaskReply, run: Run) -> Attempt | None:
-        """Return the child, or None when the task has been given back or has failed without one.
+    def _start_child(self, task: TaskReply, run: Run) -> Attempt | Outcome | DiskFull:
+        """Return the child, or how the task ends without one.
 
-        The first import of torch may take minutes: a thread waits for it, and this one goes on sending
-        heartbeats and hearing signals.
+        The first import of torch may take minutes, and a disk may hang: a thread waits for them, and this one
+        goes on sending heartbeats and hearing signals.
         """
         over, theirs = Pipe(duplex=False)
-        started, problems = list[Attempt](), list[str]()
-
-        arguments = (run, started, problems, theirs)
-        threading.Thread(target=self._try_start, args=arguments, daemon=True, name="start").start()
+        done: list[Attempt | Failed | DiskFull] = []
+        threading.Thread(target=self._try_start, args=(run, done, theirs), daemon=True, name="start").start()
         give_up_at_s = self._clock() + START_S
         with over:
             while not over.poll():  # readable once the thread has closed its end
                 if self._stop.wants_checkpoint:
-                    self._conclude(task, Stopped())
-                    return None
+                    return Stopped()
                 if self._clock() >= give_up_at_s:
                     self._exit_code = 1  # the thread cannot be ended, but the worker can
-                    self._conclude(
-                        task, Failed(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
-                    )
-                    return None
+                    return Failed(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
                 if self._clock() >= self._connection.next_heartbeat_s:
                     self._delivery.heartbeat(task)
                 until_s = min(self._connection.next_heartbeat_s, give_up_at_s)
                 self._connection.wait(max(0.0, until_s - self._clock()), [over])
-        if started:
-            return started[0]
-        self._conclude(task, Failed(Cause.ERROR, problems[0]))
-        return None
+        return done[0]
 
-    def _try_start(self, run: Run, started: list[Attempt], problems: list[str], is_over: Connection) -> None:
-        """Start the child; put it into `started`, or into `problems` why there is none."""
+    def _try_start(self, run: Run, done: list[Attempt | Failed | DiskFull], is_over: Connection) -> None:
+        """Put the child into `done`, or why there is none."""
         try:
-            started.append(self._children.start(run))
+            problem = self._open_folders(Path(run.output_dir), Path(run.run_folder))
+            if problem is None:
+                log.info("Running task %s (attempt %d)", run.task.task_id, run.attempt)
+            done.append(problem or self._children.start(run))
         except Exception as error:  # noqa: BLE001 - around a task's start: a failed attempt
-            problems.append(f"its process could not be started: {type(error).__name__}: {error}")
+            problem = Failed(
+                Cause.ERROR, f"its process could not be started: {type(error).__name__}: {error}"
+            )
+            done.append(problem)
         finally:
             is_over.close()
 

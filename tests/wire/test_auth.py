@@ -26,8 +26,6 @@ def test_a_folder_without_a_token_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
-        b"{",
         b"[]",
         b"null",
         b"\xff\xfe",

@@ -233,3 +233,17 @@ def test_a_host_that_is_none_is_refused(folder: Folder) -> None:
         pytest.raises(UserError, match=r"^host: 'a\.\.b' is no host name"),
     ):
         client.call(Status(), StatusReply)
+
+
+@pytest.mark.parametrize("length", [0, 5, 40, -3])
+def test_a_token_that_is_half_copied_is_waited_for(folder: Folder, length: int) -> None:
+    with folder.serving(), Client(Workdir(folder.root)) as client:
+        token = Workdir(folder.root).token
+        whole = token.read_text()
+        token.write_text(whole[:length])
+        token.chmod(0o644)  # a copy gets its mode at its end
+        with pytest.raises(ManagerUnreachable, match="ends in the middle of the token"):
+            client.call(Status(), StatusReply)
+        token.chmod(0o600)
+        token.write_text(whole)
+        assert client.call(Status(), StatusReply).status.total == 3

@@ -172,7 +172,10 @@ def test_a_wait_ends_when_the_manager_hangs_up_and_a_heartbeat_is_due(
 def test_a_wait_ends_at_a_signal_and_the_next_one_does_not(
     connection: ManagerConnection, stop: StopRequests
 ) -> None:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+    }
     try:
         stop.install()
         os.kill(os.getpid(), signal.SIGINT)
@@ -194,6 +197,7 @@ def test_a_wait_ends_at_a_signal_and_the_next_one_does_not(
     [
         (["SIGUSR2"], True),
         (["SIGTERM"], False),
+        (["SIGHUP"], False),
         (["SIGUSR2", "SIGTERM"], False),
         (["SIGTERM", "SIGUSR2"], False),
     ],

@@ -136,7 +136,8 @@ def test_a_fresh_process_is_a_new_interpreter_that_does_not_run_the_users_script
 
 
 def standby_of(children: Children) -> int:
-    pid = children._standby and children._standby._process.pid
+    attempt = children._standby and children._standby.take()
+    pid = attempt and attempt._process.pid
     assert pid is not None
     return pid
 

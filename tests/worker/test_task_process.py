@@ -285,7 +285,7 @@ def test_ctrl_c_and_a_clusters_signals_reach_what_the_task_starts_but_not_the_ta
     source = """
 import multiprocessing, os, signal, subprocess
 def run(params, context):
-    for name in ("SIGINT", "SIGTERM", "SIGUSR2"): os.kill(os.getpid(), getattr(signal, name))
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2"): os.kill(os.getpid(), getattr(signal, name))
     program = subprocess.Popen(["sleep", "600"])
     program.terminate()
     forked = multiprocessing.get_context("fork").Process(target=signal.pause)

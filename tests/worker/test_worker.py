@@ -233,7 +233,7 @@ def test_the_third_ctrl_c_ends_a_task_that_does_not_listen(tmp_path: Path) -> No
 
 
 @posix_only
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP])
 def test_a_preempted_job_gives_its_task_back_though_every_process_got_the_signal(
     folder: Folder, number: signal.Signals
 ) -> None:
@@ -246,6 +246,20 @@ def test_a_preempted_job_gives_its_task_back_though_every_process_got_the_signal
         assert "it has 20 s to save a checkpoint" in worker.output()
         assert "Giving task exp1_vary_width_0_42 back: preempted" in worker.output()
         assert was_given_back(manager)
+
+
+@posix_only
+def test_a_worker_under_nohup_works_on_when_its_terminal_is_closed(folder: Folder) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a started process inherits it, as from nohup
+    try:
+        with at_work(folder) as (_, worker):
+            for process in (*psutil.Process(worker.process.pid).children(recursive=True), worker.process):
+                process.send_signal(signal.SIGHUP)
+            open_gate(folder.root)
+            assert worker.code() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [row["attempt"] for row in folder.rows()] == ["1", "1"]
 
 
 @linux_only
@@ -351,3 +365,33 @@ def test_an_experiment_does_not_see_the_token(folder: Folder, tmp_path: Path) ->
         with worker_process(elsewhere, *words, environment=environment) as worker:
             assert worker.code() == 0
     assert {row["found"] for row in folder.rows()} == {"False"}
+
+
+STALLS = (
+    """
+import os, time
+from pathlib import Path
+while os.path.exists("stall"):
+    Path("stalled").touch()
+    time.sleep(0.01)
+"""
+    + GATED
+)
+
+
+@linux_only
+def test_a_worker_listens_while_the_import_for_a_later_task_stalls(tmp_path: Path) -> None:
+    folder = gated_folder(tmp_path, "[1, 2, 3]", STALLS)
+    with folder.serving() as manager, worker_process(tmp_path, "localhost", manager.port) as worker:
+        await_began(tmp_path)
+        (tmp_path / "stall").touch()
+        children = psutil.Process(worker.process.pid).children()
+        (template,) = [each for each in children if "forkserver" in " ".join(each.cmdline())]
+        template.kill()
+        open_gate(tmp_path)
+        await_file(tmp_path / "stalled")
+        worker.signal(signal.SIGINT)
+        worker.await_words("Finishing the current task")
+        worker.signal(signal.SIGINT)
+        assert worker.code() == 0
+        assert not any(entry.losses or entry.state is State.ASSIGNED for entry in manager.queue.entries())
