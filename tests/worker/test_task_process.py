@@ -255,8 +255,9 @@ def run(params, context):
         await_end(attempt)
     attempt.kill()
     await_gone(daemon)
-    assert children._standby is not None
-    assert children._standby._process.is_alive(), "it is a child of the template, too"
+    standby = children._standby and children._standby.take()
+    assert standby is not None
+    assert standby._process.is_alive(), "it is a child of the template, too"
 
 
 @posix_only
