@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from distexp.sweep.distributions import Distribution, is_distribution, read_distribution
 from distexp.sweep.validation import SETTINGS, is_parameter, shown
 from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import Value, canonical
@@ -21,11 +22,17 @@ class Item:
 
     node: Node
     columns: Mapping[str, Column]
-    when: Mapping[str, frozenset[str]] = field(default_factory=dict)  # by name, canonical texts: any of them
+    when: Mapping[str, frozenset[object]] = field(default_factory=dict)  # by name, identities: any of them
+    draws: Distribution | None = None  # of its one parameter, in place of choices
 
     def __len__(self) -> int:
         """Return the number of its choices."""
         return len(next(iter(self.columns.values()), ()))
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is the list of one axis, not `zip` or `cases`."""
+        return not any(name in self.node.value for name in ("zip", "cases"))
 
     def excludes(self, other: "Item") -> bool:
         """Return whether the conditions of both can never hold together."""
@@ -81,10 +88,13 @@ def _read_item(entry: Node, problems: Problems) -> Item | None:
         columns = _read_zip(parts[name], problems)
     elif name == "cases":
         columns = _read_cases(parts[name], problems)
-    elif _is_axis(name, parts[name], problems):
-        columns = {name: read_values(parts[name], problems)}
-    else:
+    elif not _is_axis(name, parts[name], problems):
         return None
+    elif is_distribution(parts[name]):
+        draws = read_distribution(parts[name], problems)
+        return Item(entry, {name: []}, when, draws)
+    else:
+        columns = {name: read_values(parts[name], problems)}
     return Item(entry, columns, when) if columns else None  # without choices when those are unsound
 
 
@@ -152,17 +162,22 @@ def _check_distinct(
         seen.setdefault(texts, at)
 
 
-def _read_when(node: Node, problems: Problems) -> dict[str, frozenset[str]]:
+def _read_when(node: Node, problems: Problems) -> dict[str, frozenset[object]]:
     if not isinstance(node.value, dict) or not node.value:
         problems.at(node, f"must be a condition, such as when: {{model: cnn}} (it is {shown(node)})")
         return {}
-    return {name: texts_of(value) for name, value in node.value.items()}
+    return {name: identities_of(value) for name, value in node.value.items()}
 
 
-def texts_of(node: Node) -> frozenset[str]:
-    """Return the values that a condition names, in canonical text: of a list, any of its items."""
+def identity(value: Value) -> object:
+    """Return what is equal for equal values alone: a number itself, else the canonical text."""
+    return value if type(value) in (int, float) else canonical(value)
+
+
+def identities_of(node: Node) -> frozenset[object]:
+    """Return the identities of the values that a condition names: of a list, any of its items."""
     items = node.value if isinstance(node.value, list) else [node]
-    return frozenset(canonical(plain(item)) for item in items)
+    return frozenset(identity(plain(item)) for item in items)
 
 
 def _check_again(item: Item, earlier: Sequence[Item], problems: Problems) -> None:

@@ -1,13 +1,14 @@
 """Every combination of a phase from its items: crosses them, heeds conditions, takes out exclusions. Pure."""
 
+import itertools
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from distexp.sweep.axes import Item, texts_of
+from distexp.sweep.axes import Item, identities_of, identity
 from distexp.sweep.validation import shown
 from distexp.sweep.yaml_loader import Node, Problems, plain
-from distexp.task import Value, canonical
+from distexp.task import Value
 
 MAX_COMBINATIONS = 5_000_000  # of a phase, before any is taken out: a second or two
 UNSET = -1  # a place of a parameter that no item has set (yet)
@@ -19,7 +20,7 @@ Places = Mapping[str, Sequence[int]]
 class Combinations:
     """Every combination of a phase, the first axis slowest."""
 
-    axes: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)  # the values that each takes
+    axes: Mapping[str, Sequence[Value]] = field(default_factory=dict)  # the values that each takes
     places: Places | None = (
         None  # of each combination: where its value of each axis stands; None: all crossed
     )
@@ -39,7 +40,7 @@ def combine(
         excluded: Combinations to take out; each a mapping of names to a value, or to a list: any of them.
     """
     items = [item for item in items if len(item)]
-    if all(len(item.columns) == 1 and not item.when for item in items) and excluded is None:
+    if all(item.is_list and not item.when for item in items) and excluded is None:
         return Combinations(
             {n: tuple(map(_value, column)) for item in items for n, column in item.columns.items()}
         )
@@ -50,12 +51,12 @@ def _value(node: Node | None) -> Value:
     return None if node is None else plain(node)
 
 
-class _Axis:
+class Axis:
     """The distinct values of one parameter, and what it is where no item sets it."""
 
     def __init__(self, default: Node | None) -> None:
         self.values: list[Value] = []
-        self.places: dict[str, int] = {}  # canonical text -> place in `values`
+        self.places: dict[object, int] = {}  # identity -> place in `values`
         self.default = default
         self.absent: int | None = None
 
@@ -63,15 +64,35 @@ class _Axis:
         """Return the place of a value; of none, `UNSET`."""
         if node is None:
             return UNSET
-        value = plain(node)
-        at = self.places.setdefault(canonical(value), len(self.values))
+        return self.place_of(plain(node))
+
+    def place_of(self, value: Value) -> int:
+        """Return the place of a value, a new one if need be."""
+        at = self.places.setdefault(identity(value), len(self.values))
         if at == len(self.values):
             self.values.append(value)
         return at
 
-    def unset_text(self) -> str:
+    def places_of(self, values: Sequence[Value]) -> list[int]:
+        """Return the places of many values, new ones if need be."""
+        keys = list(map(identity, values))
+        for key, value in zip(keys, values, strict=True):
+            if self.places.setdefault(key, len(self.values)) == len(self.values):
+                self.values.append(value)
+        return list(map(self.places.__getitem__, keys))
+
+    def places_of_numbers(self, numbers: Sequence[float]) -> list[int]:
+        """Return the places of many numbers, as `places_of` does, but faster."""
+        new = dict.fromkeys(numbers)
+        if self.places:
+            new = dict.fromkeys(number for number in new if number not in self.places)
+        self.values.extend(new)
+        self.places.update(zip(new, itertools.count(len(self.values) - len(new))))
+        return list(map(self.places.__getitem__, numbers))
+
+    def unset_identity(self) -> object:
         """Return what it counts as where no item sets it: its default, or null."""
-        return canonical(_value(self.default))
+        return identity(_value(self.default))
 
     def unset_place(self) -> int:
         """Return the place for combinations in which no item sets it; a new one without a default."""
@@ -82,13 +103,25 @@ class _Axis:
             self.values.append(None)
         return self.absent
 
+    def filled(self, column: "array[int]") -> "array[int]":
+        """Return the column with a place wherever no item has set one."""
+        if UNSET not in column:
+            return column
+        place = self.unset_place()
+        return array("i", [place if at == UNSET else at for at in column])
+
+
+def packed(values: Sequence[Value]) -> Sequence[Value]:
+    """Return the values in little memory: a million drawn numbers are 8 MB."""
+    return array("d", values) if all(type(value) is float for value in values) else tuple(values)
+
 
 class _Crossing:
     """Crosses items one after the other; each combination is a place in each axis."""
 
     def __init__(self, items: Sequence[Item], defaults: Mapping[str, Node], problems: Problems) -> None:
         self._items, self._defaults, self._problems = items, defaults, problems
-        self._axes: dict[str, _Axis] = {}
+        self._axes: dict[str, Axis] = {}
         self._columns: dict[str, array[int]] = {}
         self._count = 1
 
@@ -101,8 +134,13 @@ class _Crossing:
                 return Combinations()
             self._cross(item)
         for name, axis in self._axes.items():
-            if UNSET in self._columns[name]:
-                self._fill(name, axis)
+            self._columns[name] = axis.filled(self._columns[name])
+            if axis.absent is not None and identity(None) in axis.places:
+                item = next(item for item in self._items if name in item.columns)
+                why = (
+                    f"{name} is null in some combinations and missing in others, which no row can tell apart"
+                )
+                self._problems.at(item.node, why)
         before = self._count
         if excluded is not None:
             self._exclude(excluded)
@@ -115,11 +153,11 @@ class _Crossing:
 
     def _check_cases(self, item: Item, chosen: Mapping[str, Sequence[int]]) -> None:
         """Note a case that says the same as another, once defaults are filled in."""
-        seen: dict[tuple[str, ...], int] = {}
+        seen: dict[tuple[object, ...], int] = {}
         for at, row in enumerate(zip(*chosen.values(), strict=True)):
             axes = [self._axes[name] for name in chosen]
             texts = tuple(
-                canonical(axis.values[place]) if place != UNSET else axis.unset_text()
+                identity(axis.values[place]) if place != UNSET else axis.unset_identity()
                 for axis, place in zip(axes, row, strict=True)
             )
             if seen.setdefault(texts, at) != at:
@@ -130,7 +168,7 @@ class _Crossing:
         holds = self._holding(item.when, item.node) if item.when else None
         for name in item.columns:
             if name not in self._axes:
-                self._axes[name] = _Axis(self._defaults.get(name))
+                self._axes[name] = Axis(self._defaults.get(name))
                 self._columns[name] = array("i", [UNSET]) * self._count
         size = len(item)
         chosen = {n: array("i", map(self._axes[n].place, column)) for n, column in item.columns.items()}
@@ -147,52 +185,36 @@ class _Crossing:
             self._columns[name] = _branched(column, holds, chosen.get(name), size)
         self._count += (size - 1) * sum(holds)
 
-    def _holding(self, when: Mapping[str, frozenset[str]], node: Node) -> bytearray:
+    def _holding(self, when: Mapping[str, frozenset[object]], node: Node) -> bytearray:
         """Return 1 for each combination that meets the condition, else 0."""
         holds = bytearray([1]) * self._count
-        for name, texts in when.items():
+        for name, wanted in when.items():
             if name in self._axes:
                 axis = self._axes[name]
-                known = {*axis.places, axis.unset_text()}
-                allowed = {axis.places[text] for text in texts & axis.places.keys()}
-                if axis.unset_text() in texts:
+                known = {*axis.places, axis.unset_identity()}
+                allowed = {axis.places[each] for each in wanted & axis.places.keys()}
+                if axis.unset_identity() in wanted:
                     allowed.add(UNSET)
                 holds = bytearray(a and b in allowed for a, b in zip(holds, self._columns[name], strict=True))
             elif name in self._defaults:
-                known = {canonical(plain(self._defaults[name]))}
-                holds = holds if texts & known else bytearray(self._count)
-                known |= texts
+                known = {*wanted}
+                default = identity(plain(self._defaults[name]))
+                holds = holds if default in wanted else bytearray(self._count)
             else:
                 later = any(name in item.columns for item in self._items)
                 why = "its item comes later: move it up" if later else "there is no such parameter"
                 self._problems.at(node.value["when"], f"when: {name}: {why}")
                 continue
-            if unknown := texts - known:
-                self._problems.at(node.value["when"], f"when: {name} is never {', '.join(sorted(unknown))}")
+            if unknown := wanted - known:
+                never = ", ".join(sorted(map(str, unknown)))
+                self._problems.at(node.value["when"], f"when: {name} is never {never}")
         return holds
 
-    def _fill(self, name: str, axis: _Axis) -> None:
-        place = axis.unset_place()
-        if axis.absent is not None and canonical(None) in axis.places:
-            item = next(item for item in self._items if name in item.columns)
-            self._problems.at(
-                item.node,
-                f"{name} is null in some combinations and missing in others, which no row can tell apart",
-            )
-        self._columns[name] = array("i", [place if at == UNSET else at for at in self._columns[name]])
-
     def _exclude(self, excluded: Node) -> None:
-        if not isinstance(excluded.value, list) or not excluded.value:
-            example = "exclude: [{optimizer: sgd, width: 4}]"
-            self._problems.at(excluded, f"must be a list of combinations, such as {example}")
-            return
         keep = bytearray([1]) * self._count
-        for each in excluded.value:
-            if not isinstance(each.value, dict) or not each.value:
-                self._problems.at(each, f"must be a combination, such as {{width: 4}} (it is {shown(each)})")
-                continue
+        for each in exclusions_of(excluded, self._problems):
             hit = self._matching(each)
-            if hit is not None and not any(hit):
+            if hit is not None and not any(hit) and excluded.path != "exclude":  # of the file: for all phases
                 self._problems.at(each, f"no combination is {shown(each)}: nothing to exclude")
             keep = bytearray(a and not b for a, b in zip(keep, hit or bytes(self._count), strict=True))
         if not any(keep):
@@ -205,17 +227,17 @@ class _Crossing:
         """Return 1 for each combination that has all these values, else 0; None for unknown names."""
         found = bytearray([1]) * self._count
         for name, node in each.value.items():
-            texts = texts_of(node)
+            wanted = identities_of(node)
             if name in self._axes:
                 axis = self._axes[name]
-                allowed = {axis.places[text] for text in texts & axis.places.keys()}
-                if axis.absent is not None and canonical(None) in texts:
+                allowed = {axis.places[each] for each in wanted & axis.places.keys()}
+                if axis.absent is not None and identity(None) in wanted:
                     allowed.add(axis.absent)
                 found = bytearray(
                     a and at in allowed for a, at in zip(found, self._columns[name], strict=True)
                 )
             elif name in self._defaults:
-                found = found if canonical(plain(self._defaults[name])) in texts else bytearray(self._count)
+                found = found if identity(plain(self._defaults[name])) in wanted else bytearray(self._count)
             else:
                 self._problems.at(node, f"there is no parameter {name} in this phase")
                 return None
@@ -239,3 +261,16 @@ def _branched(
         else:
             branched.extend(chosen)
     return branched
+
+
+def exclusions_of(excluded: Node | None, problems: Problems) -> list[Node]:
+    """Return the combinations that `exclude` lists; what is none is noted."""
+    if excluded is None:
+        return []
+    if not isinstance(excluded.value, list) or not excluded.value:
+        problems.at(excluded, "must be a list of combinations, such as exclude: [{optimizer: sgd, width: 4}]")
+        return []
+    for each in excluded.value:
+        if not isinstance(each.value, dict) or not each.value:
+            problems.at(each, f"must be a combination, such as {{width: 4}} (it is {shown(each)})")
+    return [each for each in excluded.value if isinstance(each.value, dict) and each.value]

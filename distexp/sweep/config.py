@@ -1,16 +1,18 @@
 """Config files to checked phases; finds the files, and every problem in them at once, with file and line."""
 
 import glob
+import posixpath
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distexp.errors import ConfigError
 from distexp.sweep.axes import Item, read_items, read_seeds
-from distexp.sweep.combinations import Places, combine
+from distexp.sweep.combinations import Combinations, Places, combine
 from distexp.sweep.defaults import Level, read_level
-from distexp.sweep.options import OPTIONS, Options, check_options, read_options
+from distexp.sweep.options import LATER, OPTIONS, Metric, Options, check_options, read_options
+from distexp.sweep.sampling import Search, sample
 from distexp.sweep.validation import (
     DEFAULT_OUTPUT_DIR,
     SETTINGS,
@@ -27,6 +29,7 @@ from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, DEFAULT_SEED, P
 MAX_BYTES = 1024 * 1024  # a sweep is a page of YAML; a megabyte is some other file, and takes up to a minute
 MAX_PARAMETERS = 200_000  # of all phases of a file, each with those of the file: a second of checking
 PHASE_KEYS = ("defaults", "combinations", *OPTIONS)
+FILE_KEYS = ("defaults", "seeds", "include", *OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ class Phase:
 
     name: str
     where: str  # "configs/config_exp1.yaml:23"
-    axes: Mapping[str, tuple[Value, ...]]  # in the file's order, the first varies slowest; without the seed
+    axes: Mapping[str, Sequence[Value]]  # in the file's order, the first varies slowest; without the seed
     places: Places | None = None  # of each combination, where its values stand in `axes`; None: all crossed
     absent: Mapping[str, int] = field(default_factory=dict)  # of an axis: the place for not being there
     defaults: Mapping[str, Value]  # the parameters that do not vary
@@ -49,17 +52,25 @@ class Phase:
     min_free_gb: float | None = None
     python: str | None = None  # what `python` in its command is; None: the worker's own
     has_seeds: bool = False  # the file says which
+    excluded: int = 0  # combinations that `exclude` took out
+    search: Search | None = None  # how it is sampled; None: every combination is a task
+    metric: Metric | None = None  # what a report and a search look at first
+    is_shuffled: bool = False  # its tasks come in an order of chance, the same at each start
+    priority: int = 0  # tasks of phases with a higher one come first
     tags: tuple[str, ...] = ()  # of `defaults`: in rows and templates, but no part of a task's identity
     renamed_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # earlier names, newest first
     assume: Mapping[str, Value] = field(default_factory=dict)  # what rows without a value of these hold
 
 
-def load_configs(patterns: Sequence[Path], root: Path = Path()) -> list[Phase]:
+def load_configs(
+    patterns: Sequence[Path], root: Path = Path(), included: list[str] | None = None
+) -> list[Phase]:
     """Return the phases of every file that a pattern names, config_exp10 after config_exp2.
 
     Args:
         patterns: Files or globs, below `root` unless absolute. Messages name files as the patterns do.
         root: The working folder.
+        included: Takes the names of the files that these include.
 
     Raises:
         ConfigError: All problems of all files, or no file.
@@ -72,9 +83,15 @@ def load_configs(patterns: Sequence[Path], root: Path = Path()) -> list[Phase]:
         if not found:
             problems.append(f"{pattern.as_posix()}: there is no such config file; `init` makes one")
     phases: dict[str, Phase] = {}
+
+    def text_of(name: str) -> str:
+        if included is not None and name not in included:
+            included.append(name)
+        return _text_of(root / name, name)
+
     for name in sorted(names, key=_natural_order):
         try:
-            parsed = parse_config(_text_of(root / name, name), name)
+            parsed = parse_config(_text_of(root / name, name), name, text_of)
         except ConfigError as error:
             problems += error.problems
             continue
@@ -117,15 +134,18 @@ def _text_of(path: Path, name: str) -> str:
         raise ConfigError([f"{name}:{line}: the byte {byte} is not UTF-8: save the file as that"]) from error
 
 
-def parse_config(text: str, name: str) -> list[Phase]:
+def parse_config(text: str, name: str, text_of: Callable[[str], str] | None = None) -> list[Phase]:
     """Return the phases of one file's text in their order; `name` is how messages call the file.
+
+    Args:
+        text_of: Returns the text of a file that this one includes, by its name, or raises ConfigError.
 
     Raises:
         ConfigError: Every problem of the file, one line each, by line number.
     """
     problems = Problems(name)
     root = read(text, problems)
-    phases = [] if root is None else _phases(root, problems)
+    phases = [] if root is None else _phases(root, problems, text_of)
     if not phases and not problems.lines:
         problems.add(1, "", "there is no phase: a mapping that holds `combinations`")
     if problems.lines:
@@ -133,14 +153,17 @@ def parse_config(text: str, name: str) -> list[Phase]:
     return phases
 
 
-def _phases(root: Node, problems: Problems) -> list[Phase]:
+def _phases(root: Node, problems: Problems, text_of: Callable[[str], str] | None) -> list[Phase]:
     if not isinstance(root.value, dict):
         problems.at(root, f"must be a mapping of phases (it is {shown(root)})")
         return []
     top = dict(root.value)
-    file = read_level(top.pop("defaults", None), problems)
-    seeds = read_seeds(top.pop("seeds"), problems) if "seeds" in top else file.seeds
-    named = {key: top.pop(key) for key in OPTIONS if key in top and not _is_phase(top[key])}
+    file = _file_level(top, problems, Includes(text_of, (problems.name,)))
+    seeds = file.seeds
+    for key in ("defaults", "seeds", "include"):
+        top.pop(key, None)
+    reserved = (*OPTIONS, *LATER)
+    named = {key: top.pop(key) for key in reserved if key in top and not _is_phase(top[key])}
     options = read_options(named, problems)
     phases: list[Phase] = []
     parameters = 0
@@ -161,12 +184,74 @@ def _phases(root: Node, problems: Problems) -> list[Phase]:
             problems.at(
                 node,
                 f"must be a phase, a mapping that holds `combinations` (it is {shown(node)}), "
-                f"or one of {', '.join(('defaults', 'seeds', *OPTIONS))}",
+                f"or one of {', '.join(FILE_KEYS)}",
             )
     if phases:
         known = {name for phase in phases for name in (*phase.axes, *phase.defaults)}
         check_options(options, "this file", known, problems)
     return phases
+
+
+@dataclass(frozen=True)
+class Includes:
+    """How the text of an included file is found, and the files that led there."""
+
+    text_of: Callable[[str], str] | None
+    chain: tuple[str, ...]
+
+
+def _file_level(top: Mapping[str, Node], problems: Problems, includes: Includes) -> Level:
+    """Return what a file says for all its phases: its own `defaults` and `seeds` win over included."""
+    level = Level()
+    if "include" in top and not _is_phase(top["include"]):
+        listed = top["include"].value if isinstance(top["include"].value, list) else [top["include"]]
+        for entry in listed:
+            level = _over(_included(entry, problems, includes), level)
+    own = read_level(top.get("defaults"), problems)
+    seeds = read_seeds(top["seeds"], problems) if "seeds" in top else own.seeds
+    return _over(Level(own.settings, own.parameters, seeds), level)
+
+
+def _over(own: Level, other: Level) -> Level:
+    return Level(
+        _combined(other.settings, own.settings), other.parameters | own.parameters, own.seeds or other.seeds
+    )
+
+
+def _included(entry: Node, problems: Problems, includes: Includes) -> Level:
+    if not isinstance(entry.value, str) or includes.text_of is None:
+        problems.at(entry, f"must name a file, such as include: [common.yaml] (it is {shown(entry)})")
+        return Level()
+    name = posixpath.normpath(posixpath.join(posixpath.dirname(includes.chain[-1]), entry.value))
+    chain = (*includes.chain, name)
+    if name in includes.chain:
+        problems.at(entry, f"includes go in a circle: {' -> '.join(chain)}")
+        return Level()
+    inner = Problems(name)
+    try:
+        root = read(includes.text_of(name), inner)
+    except ConfigError as error:
+        problems.at(entry, "; ".join(error.problems))
+        return Level()
+    top = root.value if root is not None and isinstance(root.value, dict) else {}
+    level = _file_level(top, inner, Includes(includes.text_of, chain))
+    if inner.lines:
+        problems.at(entry, "; ".join(inner.lines))
+    return Level(
+        {key: _seen_from(entry, name, node) for key, node in level.settings.items()},
+        {key: _seen_from(entry, name, node) for key, node in level.parameters.items()},
+        level.seeds,
+    )
+
+
+def _seen_from(entry: Node, name: str, node: Node) -> Node:
+    """Return an included node so that messages about it name the line that includes it, and its own."""
+    value = node.value
+    if isinstance(value, dict):
+        value = {key: _seen_from(entry, name, item) for key, item in value.items()}
+    elif isinstance(value, list):
+        value = [_seen_from(entry, name, item) for item in value]
+    return Node(value, entry.line, f"{name}:{node.line}: {node.path}")
 
 
 def _is_phase(node: Node) -> bool:
@@ -180,15 +265,15 @@ def _phase(
     for key, item in node.value.items():
         if key == "seeds":
             problems.at(item, "write `seeds` at the top of the file, or an axis `- seed: [42, 101]`")
-        elif key not in PHASE_KEYS:
+        elif key not in (*PHASE_KEYS, "early_terminate"):
             problems.at(item, f"is no key of a phase. There are: {', '.join(PHASE_KEYS)}")
     own = read_level(node.value.get("defaults"), problems)
     items, seed_axis = read_items(node.value["combinations"], problems)
     parameters = file.parameters | own.parameters
-    combinations = combine(items, parameters, None, problems)
     places = {name: item.node.value.get(name, item.node) for item in items for name in item.columns}
     known = _values_of(items, parameters)
     options = _options(node, file_options, known, problems)
+    combinations = _combinations(node, items, parameters, options, problems)
     settings = _combined(file.settings, own.settings)
     python = _python(settings, parameters.keys() - places.keys(), parameters)
     check_output_dir(settings, node, known, problems)
@@ -216,10 +301,29 @@ def _phase(
         process=said.get("process", "forked"),
         gpus=said.get("gpus"),
         min_free_gb=said.get("min_free_gb"),
+        excluded=combinations.excluded,
+        search=options.search,
+        metric=options.metric,
+        is_shuffled=options.order == "shuffled",
+        priority=options.priority or 0,
         tags=tuple(options.tags),
         renamed_from=options.renamed_from,
         assume=options.assume,
     )
+
+
+def _combinations(
+    node: Node, items: Sequence[Item], parameters: Mapping[str, Node], options: Options, problems: Problems
+) -> Combinations:
+    if options.search is not None:
+        return sample(items, parameters, options.search, problems, phase=node.path, excluded=options.exclude)
+    if options.is_searched:
+        return Combinations()
+    for item in items:
+        if item.draws is not None:
+            place = item.node.value[next(iter(item.columns))]
+            problems.at(place, "a distribution needs `search: {method: random, samples: 40}` beside it")
+    return combine(items, parameters, options.exclude, problems)
 
 
 def _without(places: Places | None, names: Collection[str]) -> Places | None:
@@ -248,7 +352,7 @@ def _options(
     check_options(options, node.path, known, problems)
     options = options.over(file_options, known)
     for tag, place in options.tags.items():
-        if len(known.get(tag, ())) > 1:
+        if len(known.get(tag, [place])) != 1:
             problems.at(place, f"a tag has one value in a phase, but {tag} is an axis of {node.path}")
     return options
 

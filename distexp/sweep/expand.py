@@ -1,13 +1,16 @@
 """Checked phases to tasks: every combination of every phase, with its folder and its key. Pure."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from random import Random
 
 from distexp.errors import ConfigError
 from distexp.sweep.config import Phase
 from distexp.sweep.grid import Grid, GridPoint, combination_count
 from distexp.sweep.templates import output_folder, placeholders
 from distexp.task import canonical, joined, key_head, short_hash
+from distexp.text import one_line
 
 MAX_VALUES = 50_000_000  # parameters of all combinations, each of which goes into a key: some seconds
 MAX_TASKS = 5_000_000  # a task is less than half a kilobyte in the manager: 2.5 GB
@@ -35,7 +38,29 @@ def expand(phases: Sequence[Phase]) -> list[GridPoint]:
         if held > MAX_VALUES:
             found = f"{held} values of parameters in the combinations up to here"
             raise ConfigError([f"{phase.where}: {phase.name}: {found}: {MAX_VALUES} is the most in a sweep"])
-    return list(itertools.chain.from_iterable(_points(phase) for phase in phases))
+    return list(itertools.chain.from_iterable(_ordered(phase) for phase in phases))
+
+
+def _ordered(phase: Phase) -> Iterable[GridPoint]:
+    """Return the tasks of a phase in the order in which they are to run.
+
+    Raises:
+        ConfigError: Two are the same.
+    """
+    points = _points(phase)
+    if phase.places is None and not phase.is_shuffled:
+        return points
+    listed = list(points)
+    if phase.places is not None and len({point.key for point in listed}) < len(listed):
+        first: dict[str, GridPoint] = {}
+        for point in listed:
+            if first.setdefault(point.key, point) is not point:
+                both = f"{first[point.key].task_id} and {point.task_id} are the same combination"
+                what = one_line(canonical(point.task.config))
+                raise ConfigError([f"{phase.where}: {phase.name}: {both}: {what}"])
+    if phase.is_shuffled:
+        Random(phase.name).shuffle(listed)
+    return listed
 
 
 def _points(phase: Phase) -> Iterator[GridPoint]:
@@ -52,6 +77,7 @@ def _points(phase: Phase) -> Iterator[GridPoint]:
         min_free_gb=phase.min_free_gb,
         places=None if phase.places is None else dict(phase.places),
         absent=dict(phase.absent),
+        priority=phase.priority,
         python=phase.python,
         has_seeds=phase.has_seeds,
         tags=phase.tags,
@@ -69,7 +95,13 @@ def _config_texts(phase: Phase) -> Iterator[str]:
     members: dict[str, list[str]] = {}
     for name in sorted({*phase.axes, *phase.defaults}.difference(phase.tags)):
         values = phase.axes.get(name, (phase.defaults.get(name),))
-        members[name] = [f"{canonical(name)}:{canonical(value)}" for value in values]
+        head = f"{canonical(name)}:"
+        members[name] = [
+            f"{head}{value!r}"  # as `canonical` does, which is slower
+            if type(value) is float and not value.is_integer() and math.isfinite(value)
+            else head + canonical(value)
+            for value in values
+        ]
         if name in phase.absent:
             members[name][phase.absent[name]] = ""
     if phase.places is None:
@@ -78,7 +110,10 @@ def _config_texts(phase: Phase) -> Iterator[str]:
         map(texts.__getitem__, phase.places[name]) if name in phase.axes else itertools.repeat(texts[0])
         for name, texts in members.items()
     ]
-    return (f"{{{','.join(filter(None, row))}}}" for row in zip(*columns, strict=False))
+    rows: Iterable[Iterable[str]] = zip(*columns, strict=False)
+    if phase.absent:
+        rows = (filter(None, row) for row in rows)
+    return (f"{{{','.join(row)}}}" for row in rows)
 
 
 def _crossed_texts(phase: Phase, members: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -101,6 +136,9 @@ def _folders(phase: Phase) -> Iterator[str]:
     """Yield the filled `output_dir` of each task; few differ, so each is checked and made once."""
     names = placeholders(phase.output_dir)
     is_named = {axis: any(_concerns(name, axis) for name in names) for axis in phase.axes}
+    if "seed" not in names and not any(is_named.values()):
+        yield from itertools.repeat(_folder(phase, [0] * len(phase.axes), 0))
+        return
     rows = (
         itertools.product(*[range(len(v)) if is_named[n] else [0] * len(v) for n, v in phase.axes.items()])
         if phase.places is None

@@ -16,7 +16,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What the tasks of one phase have in common. Each is known by its number, seeds varying fastest."""
 
     phase: str
-    axes: dict[str, tuple[Value, ...]]  # the first varies slowest; no name in common with `defaults`
+    axes: dict[str, Sequence[Value]]  # the first varies slowest; no name in common with `defaults`
     seeds: tuple[int, ...]
     defaults: dict[str, Value]
     experiment: str
@@ -30,6 +30,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     python: str | None = None
     has_seeds: bool = False
     tags: tuple[str, ...] = ()  # of `defaults`: no part of a task's identity
+    priority: int = 0  # tasks of phases with a higher one come first
     renamed_from: dict[str, tuple[str, ...]] = {}  # earlier names of phase, seed and parameters
     assume: dict[str, Value] = {}  # what rows without a value of these parameters hold
 
@@ -177,6 +178,6 @@ def _shared(kind: Sequence[Grid]) -> Iterator[list[set[int]]]:
         yield [found[name] for name in (*grid.axes, "seed")] if all(found.values()) else []
 
 
-def _values_of(grid: Grid) -> dict[str, tuple[Value, ...]]:
-    fixed = {name: (value,) for name, value in grid.defaults.items() if name not in grid.tags}
+def _values_of(grid: Grid) -> dict[str, Sequence[Value]]:
+    fixed = {name: [value] for name, value in grid.defaults.items() if name not in grid.tags}
     return grid.axes | fixed

@@ -1,29 +1,49 @@
-"""What may stand beside `combinations`, or at a file's top for all its phases: tags, renames, assumed values.
+"""What may stand beside `combinations`, or at a file's top for all its phases: `tags`, `search` and the like.
 
 Pure. What is sound is returned, the rest is noted in `Problems`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar, cast
 
+from distexp.sweep.sampling import Search, read_search
 from distexp.sweep.validation import shown
 from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import Value
 
 Item = TypeVar("Item")
 
-OPTIONS = ("tags", "renamed_from", "assume")
+RULES = ("tags", "renamed_from", "assume")  # which rows count
+OPTIONS = (*RULES, "metric", "search", "exclude", "order", "priority")
+LATER = ("early_terminate", "setup")  # reserved beside them, and refused until a version knows them
+GOALS = ("maximize", "minimize")
+MAX_PRIORITY = 1_000_000
+ORDERS = ("file", "shuffled")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a report and a search look at first."""
+
+    name: str
+    goal: Literal["maximize", "minimize"] = "maximize"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How rows of a phase are told from others, by parameter."""
+    """What a phase says, or a file for all its phases."""
 
     tags: Mapping[str, Node] = field(default_factory=dict)  # no part of a task's identity
     renamed_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # earlier names of each
     assume: Mapping[str, Value] = field(default_factory=dict)  # what rows without a value of it hold
-    names: Mapping[str, Node] = field(default_factory=dict)  # all that are named, and where
+    names: Mapping[str, Node] = field(default_factory=dict)  # all parameters that these name, and where
+    metric: Metric | None = None
+    search: Search | None = None
+    is_searched: bool = False  # `search` is said, soundly or not
+    exclude: Node | None = None
+    order: Literal["file", "shuffled"] | None = None
+    priority: int | None = None
 
     def over(self, file: "Options", known: Iterable[str]) -> "Options":
         """Return these options with those of the file's top, as far as they concern `known` parameters."""
@@ -33,6 +53,12 @@ class Options:
             renamed_from={**_of(here, file.renamed_from), **self.renamed_from},
             assume={**_of(here, file.assume), **self.assume},
             names=self.names,
+            metric=self.metric or file.metric,
+            search=self.search or file.search,
+            is_searched=self.is_searched or file.is_searched,
+            exclude=self.exclude or _concerning(file.exclude, here),
+            order=self.order or file.order,
+            priority=file.priority if self.priority is None else self.priority,
         )
 
 
@@ -40,16 +66,63 @@ def _of(names: set[str], items: Mapping[str, Item]) -> dict[str, Item]:
     return {name: item for name, item in items.items() if name in names}
 
 
+def _concerning(exclude: Node | None, names: Collection[str]) -> Node | None:
+    """Return the exclusions of a file that name parameters of a phase alone."""
+    if exclude is None or not isinstance(exclude.value, list):
+        return exclude
+    those = [
+        each for each in exclude.value if not isinstance(each.value, dict) or each.value.keys() <= {*names}
+    ]
+    return Node(those, exclude.line, exclude.path) if those else None
+
+
 def read_options(items: Mapping[str, Node], problems: Problems) -> Options:
     """Return what the keys `OPTIONS` of a mapping say."""
-    found = {key: READERS[key](items[key], problems) for key in OPTIONS if key in items}
-    tags, renames, assumed = (found.get(key, {}) for key in OPTIONS)
+    for key in LATER:
+        if key in items:
+            problems.at(items[key], f"this version knows no {key} yet: take it out")
+    found = {key: READERS[key](items[key], problems) for key in RULES if key in items}
+    tags, renames, assumed = (found.get(key, {}) for key in RULES)
     return Options(
         tags=tags,
         renamed_from={name: _names_of(node) for name, node in renames.items()},
         assume={name: plain(node) for name, node in assumed.items()},
         names=tags | renames | assumed,
+        metric=_metric(items["metric"], problems) if "metric" in items else None,
+        search=read_search(items["search"], problems) if "search" in items else None,
+        is_searched="search" in items,
+        exclude=items.get("exclude"),
+        order=_order(items["order"], problems) if "order" in items else None,
+        priority=_priority(items["priority"], problems) if "priority" in items else None,
     )
+
+
+def _metric(node: Node, problems: Problems) -> Metric | None:
+    said = {"name": plain(node)} if isinstance(node.value, str) else plain(node)
+    if (
+        not isinstance(said, dict)
+        or not isinstance(said.get("name"), str)
+        or not said.keys() <= {"name", "goal"}
+        or said.get("goal", "maximize") not in GOALS
+    ):
+        example = "metric: {name: val_acc, goal: maximize}, or goal: minimize"
+        problems.at(node, f"must be such as {example} (it is {shown(node)})")
+        return None
+    return Metric(**said)
+
+
+def _order(node: Node, problems: Problems) -> Literal["file", "shuffled"] | None:
+    if node.value not in ORDERS:
+        problems.at(node, f"must be file or shuffled (it is {shown(node)})")
+        return None
+    return cast(Literal["file", "shuffled"], node.value)
+
+
+def _priority(node: Node, problems: Problems) -> int | None:
+    if type(node.value) is not int or abs(node.value) > MAX_PRIORITY:
+        problems.at(node, f"must be a whole number, higher first, 0 without one (it is {shown(node)})")
+        return None
+    return int(node.value)
 
 
 def check_options(options: Options, place: str, known: Iterable[str], problems: Problems) -> None:

@@ -1,5 +1,6 @@
 """The config files of a working folder as a list of tasks, read again when a file changes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from distexp.sweep.config import find_configs, load_configs
@@ -18,10 +19,11 @@ class Sweep:
         """Look for files that match `pattern`, relative to `root` unless absolute."""
         self._root, self._pattern = root, Path(pattern)
         self._seen: Signature | None = None
+        self._included: list[str] = []
 
     def has_changed(self) -> bool:
         """Return whether a file has come, gone or changed since `load`."""
-        return self._signature() != self._seen
+        return self._signature() + self._signature_of(self._included) != self._seen
 
     def load(self) -> list[GridPoint]:
         """Return every task the files ask for, in the order of files, phases and axes.
@@ -29,12 +31,19 @@ class Sweep:
         Raises:
             ConfigError: At least one file cannot be used; all problems of all files are listed.
         """
-        self._seen = self._signature()
-        return expand(load_configs([self._pattern], self._root))
+        before = self._signature()
+        self._included = []
+        try:
+            return expand(load_configs([self._pattern], self._root, self._included))
+        finally:  # a file that is included for the first time counts as it is now
+            self._seen = before + self._signature_of(self._included)
 
     def _signature(self) -> Signature:
+        return self._signature_of(find_configs(self._pattern, self._root))
+
+    def _signature_of(self, names: Iterable[str]) -> Signature:
         found = []
-        for name in find_configs(self._pattern, self._root):
+        for name in names:
             path = self._root / name
             try:
                 status = path.stat()

@@ -65,3 +65,52 @@ def test_a_file_whose_name_looks_like_a_pattern_is_meant_as_it_stands(
 def test_no_file_at_all_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^configs/config_exp\*.yaml: there is no such config file"):
         Sweep(tmp_path, PATTERN).load()
+
+
+COMMON = "defaults: {lr: 0.1, epochs: 3, output_dir: results}\nseeds: [7, 8]\n"
+INCLUDES = "include: [../common.yaml]\ndefaults: {epochs: 5}\np: {combinations: [{a: [1]}]}\n"
+
+
+def test_a_file_takes_defaults_and_seeds_from_another_and_an_edit_there_is_an_edit(tmp_path: Path) -> None:
+    common, config = tmp_path / "common.yaml", tmp_path / "configs" / "config_exp1.yaml"
+    config.parent.mkdir()
+    common.write_text(COMMON)
+    config.write_text(INCLUDES)
+    sweep = Sweep(tmp_path, PATTERN)
+    points = sweep.load()
+    assert [(p.seed, p.task.config) for p in points] == [
+        (seed, {"a": 1, "lr": 0.1, "epochs": 5}) for seed in (7, 8)
+    ]
+    assert not sweep.has_changed()
+    common.write_text(COMMON.replace("0.1", "0.25"))
+    assert sweep.has_changed()
+    assert sweep.load()[0].task.config["lr"] == 0.25
+    common.unlink()
+    assert sweep.has_changed()
+
+
+@pytest.mark.parametrize(
+    ("common", "problem"),
+    [
+        (None, "common.yaml: cannot be read (No such file or directory)"),
+        ("include: configs/config_exp1.yaml", "common.yaml:1: include: includes go in a circle: "
+         "configs/config_exp1.yaml -> common.yaml -> configs/config_exp1.yaml"),
+        ("defaults: {timeout_s: 0}", "common.yaml:1: defaults.timeout_s: must be a number of seconds above 0 "
+         "(it is 0)"),
+        ("\ndefaults: {output_dir: /tmp}", "common.yaml:2: defaults.output_dir: "
+         "/tmp must be a path below the working folder, such as ./results_1"),
+    ],
+)  # fmt: skip
+def test_a_problem_of_an_included_file_names_both_files(
+    tmp_path: Path, common: str | None, problem: str
+) -> None:
+    config = tmp_path / "configs" / "config_exp1.yaml"
+    config.parent.mkdir()
+    config.write_text(INCLUDES)
+    if common is not None:
+        (tmp_path / "common.yaml").write_text(common)
+    with pytest.raises(ConfigError) as caught:
+        Sweep(tmp_path, PATTERN).load()
+    (found,) = caught.value.problems
+    assert found.endswith(problem)
+    assert found.startswith("configs/config_exp1.yaml:1: ")
