@@ -8,8 +8,8 @@ Containers exclude each other only where they share the claim folder.
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import Self
 
 import psutil
 
-from distexp.errors import NoGpuError, UserError
+from distexp.errors import UserError
 from distexp.gpu.devices import MIB, MIN_FREE_GB, GpuStatus, by_most_free, list_gpus, no_gpu_error, to_mib
 from distexp.system import locks
 from distexp.system.locks import FileLock
@@ -25,7 +25,7 @@ from distexp.system.locks import FileLock
 CLAIM_FOLDER_VARIABLE = "EXPERIMENT_GPU_CLAIMS"  # environment variable that moves the host's claim folder
 MAX_CPU_WORKERS = 1024  # per working folder; far above any host's cores, so a search always ends
 SHARED_MODES = "the folder needs mode 0777, its files 0666"
-TURN_S = 10.0  # for the worker that is choosing several GPUs now: it takes a read of NVML for each
+INSTANT_S = 0.2  # for somebody who only looks whether a lock is held
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ def claim_gpu(
 ) -> Claim:
     """Claim the GPU with the most free memory that no other worker has. Never waits.
 
-    With several slots a GPU that no worker has comes first; sharing begins when none is left.
+    With several slots a GPU that no worker has comes first; sharing begins when none is left. A worker that
+    waits for several GPUs is served first.
 
     Args:
         min_free_mib: Pass over GPUs without more free memory than this, in MiB.
@@ -129,6 +130,8 @@ def claim_gpu(
     gpus = list_gpus(visible)
     folder = lock_folder or default_claim_folder()
     _make_shared(folder)
+    if waits := _waits_for_several(folder):
+        raise no_gpu_error(gpus, min_free_mib, {gpu.uuid: waits for gpu in gpus})
     refused: dict[str, str] = {}
     for slot in range(slots):
         for gpu in by_most_free(gpus, min_free_mib):
@@ -139,17 +142,61 @@ def claim_gpu(
     raise no_gpu_error(gpus, min_free_mib, refused)
 
 
+class Place:
+    """A worker's place at the head of this host's line for several GPUs; a kernel lock, so it ends with it.
+
+    While somebody holds it, no worker takes a single GPU: those that become free are kept for the holder.
+    """
+
+    def __init__(self, lock_folder: Path | None = None) -> None:
+        self._path = (lock_folder or default_claim_folder()) / "several.lock"
+        self._lock: FileLock | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the place is ours."""
+        return self._lock is not None
+
+    def take(self) -> str:
+        """Take the place unless somebody else has it; return who has, empty when it is ours."""
+        if self._lock is None:
+            _make_shared(self._path.parent)
+            self._lock = _try_lock(self._path, INSTANT_S)
+        return (
+            "" if self._lock else f"kept for another worker that waits for several GPUs{_holder(self._path)}"
+        )
+
+    def leave(self) -> None:
+        """Let the next one have it."""
+        lock, self._lock = self._lock, None
+        if lock:
+            lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+
 def claim_gpus(
     count: int,
     min_free_mib: int = to_mib(MIN_FREE_GB),
     *,
+    place: Place,
     visible: str | None = None,
     lock_folder: Path | None = None,
 ) -> Claim:
-    """Claim `count` GPUs at once, those with the most free memory, or none.
+    """Claim `count` whole GPUs at once, those with the most free memory, or none; every slot of each.
 
-    Workers choose one after the other, so that no two of them each hold what the other lacks; and nobody
-    waits for a GPU while it holds one.
+    Args:
+        min_free_mib: Pass over GPUs without more free memory than this, in MiB.
+        place: Kept after a failure while other workers hold what is missing, so that the next call succeeds
+            once they have ended. Left where programs of others do: they may never end.
+        visible: The inherited CUDA_VISIBLE_DEVICES, None when it is not set.
+        lock_folder: Of the lock files, None for the one that all users of this host share.
 
     Raises:
         NoGpuError: Too few are free now; trying again later may help. Lists every GPU.
@@ -160,20 +207,28 @@ def claim_gpus(
     if len(whole) < count:
         raise _too_few(gpus, count)
     folder = lock_folder or default_claim_folder()
-    _make_shared(folder)
-    refused: dict[str, str] = {}
-    with ExitStack() as undo, _turn_to_choose(folder):
+    refused = dict.fromkeys((gpu.uuid for gpu in whole), _take(place))
+    with ExitStack() as undo:
         claims: list[Claim] = []
-        for gpu in by_most_free(whole, min_free_mib):
-            claim = _try_claim(gpu, 0, folder, min_free_mib, visible)
-            if not isinstance(claim, Claim):
-                refused[gpu.uuid] = claim
-                continue
-            claims.append(undo.enter_context(claim))
+        for gpu in by_most_free(whole, min_free_mib) if place.is_first else []:
+            claim = _try_claim_whole(gpu, folder, min_free_mib, visible)
+            if isinstance(claim, Claim):
+                claims.append(undo.enter_context(claim))
+            refused[gpu.uuid] = "" if isinstance(claim, Claim) else claim
             if len(claims) == count:
                 undo.pop_all()
+                place.leave()
                 return _joined(claims)
-    raise no_gpu_error(whole, min_free_mib, refused, count)
+    if sum(gpu.has_more_than(min_free_mib) or _is_claimed(gpu, folder) for gpu in whole) < count:
+        place.leave()
+    raise no_gpu_error(whole, min_free_mib, {uuid: why for uuid, why in refused.items() if why}, count)
+
+
+def _take(place: Place) -> str:
+    try:
+        return place.take()
+    except PermissionError as error:  # another user closed the file
+        return f"cannot be claimed: {error}; {SHARED_MODES}"
 
 
 def _joined(claims: Sequence[Claim]) -> Claim:
@@ -192,25 +247,23 @@ def _too_few(gpus: Sequence[GpuStatus], count: int) -> UserError:
     return UserError(f"--gpus {count} is more than this host has: {there}{hint}")
 
 
-@contextmanager
-def _turn_to_choose(folder: Path) -> Iterator[None]:
-    """Hold the host's turn to choose several GPUs; wait for it, holding nothing.
-
-    Raises:
-        NoGpuError: Another worker has it for too long, or this user may not take it.
-    """
+def _waits_for_several(folder: Path) -> str:
+    """Return in words for people that a worker waits for several GPUs, and which; empty where none does."""
     path = folder / "several.lock"
+    return f"kept for a worker that waits for several GPUs{_holder(path)}" if _is_held(path) else ""
+
+
+def _is_held(path: Path) -> bool:
+    """Return whether a worker holds this lock, not only looks at it."""
+    if not path.exists():
+        return False
     try:
-        lock = _try_lock(path, TURN_S)
-    except PermissionError as error:
-        raise NoGpuError(f"No available GPU found: {error}; {SHARED_MODES}") from error
-    if lock is None:
-        held = f"another worker has chosen GPUs for {TURN_S:g} s{_holder(path)}"
-        raise NoGpuError(f"No available GPU found: {held}, see {path}")
-    try:
-        yield
-    finally:
+        lock = _try_lock(path, INSTANT_S)
+    except PermissionError:
+        return False  # another user's file: nothing can be told
+    if lock:
         lock.release()
+    return lock is None
 
 
 def unclaimable(
@@ -224,7 +277,7 @@ def unclaimable(
     reasons: dict[str, str] = {}
     for gpu in gpus:
         for slot in range(slots):
-            lock = _lock_slot(gpu, slot, folder) if _slot_path(gpu, slot, folder).exists() else None
+            lock = _lock_slot(gpu, slot, folder) if folder.exists() else None
             if not isinstance(lock, str):  # free
                 if lock:
                     lock.release()
@@ -258,26 +311,74 @@ def _try_claim(
     lock = _lock_slot(gpu, slot, folder)
     if isinstance(lock, str):
         return lock
+    return _claim_of(gpu, gpu.label if slot == 0 else f"{gpu.label}.{slot}", [lock], min_free_mib, visible)
+
+
+def _try_claim_whole(gpu: GpuStatus, folder: Path, min_free_mib: int, visible: str | None) -> Claim | str:
+    """Return a claim on every slot, or why there is none, in words for people."""
     with ExitStack() as undo:
-        undo.callback(lock.release)
-        now = {gpu.uuid: gpu for gpu in list_gpus(visible)}.get(
-            gpu.uuid
-        )  # others may have come before the lock
+        whole = _lock(_whole_path(gpu, folder), INSTANT_S)
+        if isinstance(whole, str):
+            return whole
+        held = [undo.enter_context(whole)]
+        for path in _slot_paths(gpu, folder):
+            lock = _lock(path)
+            if isinstance(lock, str):
+                return lock
+            held.append(undo.enter_context(lock))
+        undo.pop_all()
+    return _claim_of(gpu, gpu.label, held, min_free_mib, visible)
+
+
+def _claim_of(
+    gpu: GpuStatus, worker_id: str, held: Sequence[FileLock], min_free_mib: int, visible: str | None
+) -> Claim | str:
+    """Return a claim by these locks, unless others took the memory before they were held."""
+    with ExitStack() as undo:
+        for lock in held:
+            undo.callback(lock.release)
+        now = {each.uuid: each for each in list_gpus(visible)}.get(gpu.uuid)
         if now and now.has_more_than(min_free_mib):
             undo.pop_all()
-            return Claim(gpu.label if slot == 0 else f"{gpu.label}.{slot}", (now,), (lock,))
+            return Claim(worker_id, (now,), tuple(held))
     return "its memory was taken in this moment"
 
 
-def _slot_path(gpu: GpuStatus, slot: int, folder: Path) -> Path:
+def _slot_path(gpu: GpuStatus, slot: int | str, folder: Path) -> Path:
     return folder / f"{gpu.uuid.replace('/', '_')}.slot{slot}.lock"  # old MIG UUIDs hold slashes
 
 
+def _whole_path(gpu: GpuStatus, folder: Path) -> Path:
+    return folder / f"{gpu.uuid.replace('/', '_')}.whole.lock"
+
+
+def _slot_paths(gpu: GpuStatus, folder: Path) -> list[Path]:
+    """Return the first slot and those that workers have ever asked for."""
+    prefix = _slot_path(gpu, "", folder).name.removesuffix(".lock")
+    others = (path for path in folder.iterdir() if path.name.startswith(prefix))
+    return sorted({_slot_path(gpu, 0, folder), *others})
+
+
+def _is_claimed(gpu: GpuStatus, folder: Path) -> bool:
+    return any(_is_held(path) for path in _slot_paths(gpu, folder))
+
+
 def _lock_slot(gpu: GpuStatus, slot: int, folder: Path) -> FileLock | str:
-    """Return the held lock, or why there is none, in words for people."""
-    path = _slot_path(gpu, slot, folder)
+    """Return the held lock, or why there is none, in words for people.
+
+    Who takes a further slot looks for a whole claim once it has it; who claims the whole looks at the slots
+    once it has that: so never do both succeed.
+    """
+    lock = _lock(_slot_path(gpu, slot, folder))
+    if isinstance(lock, FileLock) and slot > 0 and _is_held(whole := _whole_path(gpu, folder)):
+        lock.release()
+        return f"claimed by another worker{_holder(whole)}"
+    return lock
+
+
+def _lock(path: Path, wait_s: float = 0.0) -> FileLock | str:
     try:
-        lock = _try_lock(path)
+        lock = _try_lock(path, wait_s)
     except PermissionError as error:  # another user's file: for this instant, or for good
         return f"cannot be claimed: {error}; {SHARED_MODES}"
     return lock or f"claimed by another worker{_holder(path)}"

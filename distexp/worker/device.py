@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from distexp.errors import NoGpuError
-from distexp.gpu.claim import Claim, claim_cpu, claim_gpu, claim_gpus
+from distexp.gpu.claim import Claim, Place, claim_cpu, claim_gpu, claim_gpus
 from distexp.gpu.devices import list_gpus
 from distexp.wire.messages import Status, StatusReply
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.signals import StopRequests
 
 RETRY_S = 5.0  # between two tries to claim a GPU
+FIRST_RETRY_S = 1.0  # the same while others are kept from the GPUs that become free
 
 log = logging.getLogger("distexp.worker")
 
@@ -46,12 +47,34 @@ def acquire_device(
             raise
         log.info("Running on the CPU: %s", error)
         return claim_cpu(cpu_folder)
+    with Place() as place:
+        return _wait_for_gpus(
+            gpus,
+            min_free_mib=min_free_mib,
+            slots=slots,
+            visible=visible,
+            place=place,
+            connection=connection,
+            stop=stop,
+        )
+
+
+def _wait_for_gpus(
+    count: int,
+    *,
+    min_free_mib: int,
+    slots: int,
+    visible: str | None,
+    place: Place,
+    connection: ManagerConnection,
+    stop: StopRequests,
+) -> Claim | None:
     last_problem = ""
-    wanted = "a GPU" if gpus == 1 else f"{gpus} GPUs at once"
+    wanted = "a GPU" if count == 1 else f"{count} GPUs at once"
     while not stop.wants_leave and not connection.has_given_up:
         try:
-            if gpus > 1:
-                return claim_gpus(gpus, min_free_mib, visible=visible)
+            if count > 1:
+                return claim_gpus(count, min_free_mib, visible=visible, place=place)
             return claim_gpu(min_free_mib, slots=slots, visible=visible)
         except NoGpuError as error:
             if str(error) != last_problem:
@@ -61,5 +84,5 @@ def acquire_device(
         if status is not None and status.status.done:
             log.info("No task is left")
             return None
-        connection.wait(RETRY_S)
+        connection.wait(FIRST_RETRY_S if place.is_first else RETRY_S)
     return None

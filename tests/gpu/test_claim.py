@@ -302,7 +302,7 @@ RACE = """
 import os, sys
 from pathlib import Path
 import pynvml
-from distexp.gpu.claim import claim_gpu, claim_gpus
+from distexp.gpu.claim import Place, claim_gpu, claim_gpus
 from distexp.errors import NoGpuError
 
 held = []
@@ -313,7 +313,7 @@ for barrier in map(int, sys.argv[2:]):
     try:
         folder = Path(os.environ["EXPERIMENT_GPU_CLAIMS"], str(barrier))  # a fresh one for each round
         if gpus > 1:
-            held.append(claim_gpus(gpus, lock_folder=folder))
+            held.append(claim_gpus(gpus, lock_folder=folder, place=Place(folder)))
         else:
             held.append(claim_gpu(slots=slots, lock_folder=folder))
         print(held[-1].worker_id, flush=True)

@@ -1,15 +1,18 @@
 """Who gets several GPUs at once: all of them, or none. Races between processes are in `test_claim`."""
 
 import contextlib
+import os
+import subprocess
 import sys
 
 import pytest
 
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import claim_gpu, claim_gpus
-from distexp.system import locks
+from distexp.gpu.claim import Place, claim_gpu, claim_gpus, unclaimable
+from distexp.gpu.devices import list_gpus
 from tests.stand_in import pynvml as stand_in
-from tests.stand_in.machine import gpu, mig_instance, write_scenario
+from tests.stand_in.machine import environment, gpu, mig_instance, write_scenario
+from tests.support import poll
 
 FOUR_GB = 4 * 1024
 UUID1 = gpu(1)["uuid"]
@@ -43,7 +46,13 @@ def claim(held, claims):
 
 @pytest.fixture
 def claim_several(held, claims):
-    return lambda count, **more: held.enter_context(claim_gpus(count, FOUR_GB, lock_folder=claims, **more))
+    def claim_here(count, place=None, **more):
+        with Place(claims) as own:
+            return held.enter_context(
+                claim_gpus(count, FOUR_GB, lock_folder=claims, place=place or own, **more)
+            )
+
+    return claim_here
 
 
 def test_two_gpus_are_claimed_at_once_and_shown_in_their_order(machine, claim, claim_several):
@@ -109,11 +118,93 @@ def test_a_host_with_too_few_whole_gpus_is_an_error_that_names_what_cannot_be_jo
         claim_several(2, visible="0")
 
 
-def test_who_cannot_choose_now_says_what_it_waits_for(machine, claims, claim_several, monkeypatch):
+def test_a_claim_on_several_gpus_takes_every_slot_of_each(machine, claim, claim_several, held, claims):
+    machine(gpu(0), gpu(1), gpu(2))
+    shared = [held.enter_context(claim_gpu(FOUR_GB, slots=2, lock_folder=claims)) for _ in range(4)]
+    assert [each.worker_id for each in shared] == ["gpu0", "gpu1", "gpu2", "gpu0.1"]
+    shared[0].release()
+    with pytest.raises(NoGpuError):
+        claim_several(3)  # gpu0.1 is still held
+    for each in shared:
+        each.release()
+    assert claim_several(3).worker_id == "gpu0+1+2"
+    for slots in (1, 2, 3):  # also one that nobody has ever asked for
+        with pytest.raises(NoGpuError, match="claimed by another worker"):
+            claim_gpu(FOUR_GB, slots=slots, lock_folder=claims)
+    assert unclaimable(list_gpus(), slots=3, lock_folder=claims).keys() == {gpu(i)["uuid"] for i in range(3)}
+
+
+def test_gpus_that_become_free_are_kept_for_the_first_in_line(machine, claim, claim_several, claims):
+    machine(gpu(0), gpu(1), gpu(2))
+    first, second, third = claim(), claim(), claim()
+    with Place(claims) as place:
+        first.release()
+        with pytest.raises(NoGpuError, match="fewer than 2 unclaimed GPUs"):
+            claim_several(2, place)
+        assert place.is_first
+        with pytest.raises(NoGpuError, match=r"kept for a worker that waits for several GPUs"):
+            claim()
+        with pytest.raises(NoGpuError, match=r"kept for another worker that waits for several GPUs"):
+            claim_several(2)
+        third.release()
+        assert claim_several(2, place).worker_id == "gpu0+2"
+        assert not place.is_first
+    second.release()
+    assert claim().worker_id == "gpu1"
+
+
+def test_nothing_is_kept_for_a_worker_that_waits_for_programs_of_others(
+    machine, claim, claim_several, claims
+):
+    machine(gpu(0), gpu(1, 100))
+    with Place(claims) as place, pytest.raises(NoGpuError, match=r"gpu1 NVIDIA A100: 0\.1/40\.0 GB free"):
+        claim_several(2, place)
+    assert not place.is_first
+    assert claim().worker_id == "gpu0"
+
+
+def test_a_place_ends_with_whoever_leaves_the_line(machine, claim, claim_several, claims):
     machine(gpu(0), gpu(1))
-    monkeypatch.setattr("distexp.gpu.claim.TURN_S", 0.1)
-    turn = locks.acquire(claims / "several.lock")
-    with pytest.raises(NoGpuError, match=r"another worker has chosen GPUs for 0.1 s, see .*several.lock"):
-        claim_several(2)
-    turn.release()
-    assert claim_several(2).worker_id == "gpu0+1"
+    first = claim()
+    with Place(claims) as place, pytest.raises(NoGpuError):
+        claim_several(2, place)
+    assert claim().worker_id == "gpu1"
+    first.release()
+
+
+ONE_AFTER_THE_OTHER = """
+import sys, time
+from distexp.errors import NoGpuError
+from distexp.gpu.claim import claim_gpu
+while True:
+    try:
+        with claim_gpu():
+            print("claimed", flush=True)
+            time.sleep(float(sys.argv[1]))
+    except NoGpuError:
+        time.sleep(0.02)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of the folder of claims of a process")
+def test_one_that_waits_for_two_is_served_though_workers_with_one_come_and_go(
+    machine, tmp_path, claims, claim_several
+):
+    machine(*map(gpu, range(4)))
+    sees = environment(tmp_path / "machine.json", claims)
+    with contextlib.ExitStack() as ends:
+        for index in range(5):
+            command = [sys.executable, "-c", ONE_AFTER_THE_OTHER, str(0.4 + 0.1 * index)]
+            worker = ends.enter_context(subprocess.Popen(command, env=sees, stdout=subprocess.PIPE))
+            ends.callback(worker.kill)
+            if index < 4:
+                assert worker.stdout.readline() == b"claimed\n"
+        place = ends.enter_context(Place(claims))
+        got = []
+
+        def is_served():
+            with contextlib.suppress(NoGpuError):
+                got.append(claim_several(2, place))
+            return bool(got)
+
+        poll(is_served, "two GPUs at once", 10)
