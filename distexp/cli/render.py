@@ -11,9 +11,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
 from rich.text import Text
 
+from distexp.reporting.failures import without_numbers
 from distexp.task import MIB_PER_GB, Reportable
 from distexp.text import duration_text, number_text, one_line, short_duration
-from distexp.wire.messages import ViewReply, WorkerStatus
+from distexp.wire.messages import FailureStatus, ViewReply, WorkerStatus
 
 WIDE = 110  # columns from which each figure has a column of its own
 BAR_MIN = 10
@@ -21,6 +22,8 @@ FAILURES_SHOWN = 3
 TASK_CELLS = 44  # of a task id at most, the end of which tells most
 LEAST = 12  # cells that the metrics, then the task give way to
 GAP = "  "
+GONE_S = 60.0  # a worker that has left without a task is shown so long
+MEANINGFUL_TASKS, MEANINGFUL_SHARE = 20, 0.05  # of tasks that have ended: then an ETA means something
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,15 @@ def render(view: ViewReply, width: int, height: int, note: str = "") -> Renderab
     failures = _failures(view, width) if height > 8 else []
     foot = [*failures, *([Text(note, style="yellow")] if note else [])]
     space = height - len(head) - len(foot)
-    return _stacked([*head, *_workers(view, width, space), *foot], width)
+    workers = [each for each in view.workers if each.connected or each.task or each.age_s < GONE_S]
+    if not workers and not view.status.done:
+        head.append(Text("No worker yet: start one with `distexp worker`", style="yellow"))
+    return _stacked([*head, *_workers(workers, width, space), *foot], width)
 
 
 def _stacked(lines: Sequence[Text], width: int) -> Text:
     for line in lines:
-        line.truncate(width)
+        line.truncate(width, overflow="ellipsis")
     joined = Text("\n", no_wrap=True, overflow="crop", end="").join(lines)
     joined.no_wrap, joined.overflow = True, "crop"
     return joined
@@ -86,7 +92,14 @@ def _eta(view: ViewReply) -> str:
         return "done"
     if view.why_no_eta or view.eta_s is None:
         return f"ETA: {view.why_no_eta}"
-    return f"ETA {duration_text(view.eta_s)}"
+    return f"ETA {duration_text(view.eta_s)}" if has_eta(view) else "ETA: too early"
+
+
+def has_eta(view: ViewReply) -> bool:
+    """Return whether enough tasks have ended for an ETA that means something."""
+    status = view.status
+    wanted = min(MEANINGFUL_TASKS, MEANINGFUL_SHARE * status.total)
+    return view.eta_s is not None and status.complete + status.failed >= wanted
 
 
 def _figures(view: ViewReply, width: int) -> Text:
@@ -106,7 +119,10 @@ def _figures(view: ViewReply, width: int) -> Text:
 
 def _failures(view: ViewReply, width: int) -> list[Text]:
     lines = []
-    for failure in view.failures[:FAILURES_SHOWN]:
+    causes: dict[str, FailureStatus] = {}
+    for failure in view.failures:  # the latest first
+        causes.setdefault(without_numbers(failure.why), failure)
+    for failure in [*causes.values()][:FAILURES_SHOWN]:
         at, task_id = (
             failure.at_utc[11:16],
             _cut(one_line(failure.task_id), min(TASK_CELLS, width // 3), True),
@@ -123,11 +139,11 @@ def _failures(view: ViewReply, width: int) -> list[Text]:
 # -- the workers -------------------------------------------------------------------------------------------
 
 
-def _workers(view: ViewReply, width: int, space: int) -> list[Text]:
-    if not view.workers or space < 2:
+def _workers(workers: Sequence[WorkerStatus], width: int, space: int) -> list[Text]:
+    if not workers or space < 2:
         return []
-    shown = view.workers[: space - 1]
-    if len(shown) < len(view.workers) and space > 2:
+    shown = workers[: space - 1]
+    if len(shown) < len(workers) and space > 2:
         shown = shown[:-1]
     columns = _columns(width)
     cells = [[column.text(worker) for column in columns] for worker in shown]
@@ -137,7 +153,7 @@ def _workers(view: ViewReply, width: int, space: int) -> list[Text]:
         Text(_line(columns, row, widths), style=_style(worker))
         for row, worker in zip(cells, shown, strict=True)
     ]
-    if left := len(view.workers) - len(shown):
+    if left := len(workers) - len(shown):
         lines.append(Text(f"... and {left} more workers", style="bright_black"))
     return [head, *lines]
 

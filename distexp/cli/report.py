@@ -1,6 +1,7 @@
 """`report`: one HTML file to look at a sweep with."""
 
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -8,8 +9,6 @@ import click
 from distexp.cli.options import CONFIGS, WORKDIR
 from distexp.cli.records import known_failures
 from distexp.errors import UserError
-from distexp.reporting.aggregate import make_report
-from distexp.reporting.html import make_page
 from distexp.results.audit import audit
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
@@ -19,6 +18,7 @@ from distexp.system.process import host_name
 from distexp.workdir import Workdir
 
 OUT_FILE = "report.html"
+NEEDED = ("pandas", "plotly", "scipy")  # the extra `report`
 
 
 @click.command()
@@ -38,6 +38,11 @@ def main(metric: str | None, out: Path | None, configs: str, workdir: Path) -> i
     Charts with intervals over seeds, heat maps, the best combinations, failures, time, and a table of all
     rows.
     """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise UserError(f"report: install what it needs: pip install {' '.join(missing)}")
+    from distexp.reporting.aggregate import make_report  # pandas, which may be missing until here
+    from distexp.reporting.html import make_page
+
     folder = Workdir(workdir.absolute())
     phases = load_configs([Path(configs)], folder.root)
     tasks = expand(phases)

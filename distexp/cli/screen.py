@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.control import Control
 from rich.live import Live
 from rich.text import Text
 
@@ -28,6 +29,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
+        self._size = self._console.size
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
 
     def __enter__(self) -> Self:
@@ -42,7 +44,11 @@ class Screen:
 
     def show(self, view: ViewReply, note: str = "", share: float = 1.0) -> None:
         """Draw a view in place of the last one, on at most this share of the terminal's lines."""
-        width, height = self._console.size
+        width, height = size = self._console.size
+        if size != self._size:  # lines drawn at another width have wrapped: nothing below the cursor is known
+            with suppress(OSError, ValueError):
+                self._console.control(Control.clear(), Control.home())
+            self._size = size
         lines = max(MIN_LINES, int(share * (height - 1)))
         with suppress(OSError, ValueError):  # the terminal is gone, or cannot show these characters
             self._live.update(render(view, width, lines, note), refresh=True)
@@ -82,6 +88,14 @@ class _Above(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line of a record as it is."""
         try:
-            self._console.print(Text(self.format(record)), soft_wrap=True)
+            self._console.print(Text(self.format(record), style=style_of(record)), soft_wrap=True)
         except (OSError, ValueError):  # the terminal is gone
             self.handleError(record)
+
+
+def style_of(record: logging.LogRecord) -> str:
+    """Return how a line looks: what goes wrong is red, what each task does dim."""
+    message = record.getMessage()
+    if record.levelno >= logging.WARNING or " failed on " in message:
+        return "red"
+    return "dim" if message.startswith(("Assigned task ", "Task ", "Progress ")) else ""

@@ -7,7 +7,8 @@ import msgspec
 
 from distexp.task import TaskRecord
 
-_VARIES = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?(e[+-]?\d+)?")  # within a cause: steps, sizes, addresses
+# What differs within a cause: steps, sizes, addresses.
+_VARIES = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?(e[+-]?\d+)?")
 
 
 class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +33,13 @@ def group_failures(records: Iterable[TaskRecord]) -> list[FailureGroup]:
         error = record.error.strip()
         message = error.rpartition("\n")[2]
         group = groups.setdefault(
-            (record.state, record.cause, _VARIES.sub("#", message)),
+            (record.state, record.cause, without_numbers(message)),
             FailureGroup(state=record.state, cause=record.cause, message=message, keys=[], error=error),
         )
         group.keys.append(record.key)
     return sorted(groups.values(), key=lambda group: -len(group.keys))
+
+
+def without_numbers(message: str) -> str:
+    """Return a message that is the same for all of one cause."""
+    return _VARIES.sub("#", message)

@@ -149,3 +149,33 @@ def test_what_others_say_does_not_steer_the_terminal() -> None:
 
 def test_a_note_stands_at_the_end() -> None:
     assert lines(VIEW, 80, note="no manager answers at localhost:5000")[-1].startswith("no manager answers")
+
+
+def test_each_cause_of_failure_is_shown_once_and_ends_in_an_ellipsis_where_it_is_cut() -> None:
+    whys = ["error: nan at step 3 " + "x" * 80, "error: nan at step 7 " + "x" * 80, "timeout: 60 s"]
+    failures = [structs.replace(FAILURE, why=why) for why in whys]
+    shown = lines(changed(failures=failures), 80)
+    at = shown.index("Last failures")
+    assert len(shown[at:]) == 3
+    assert "at step 3" in shown[at + 1] and shown[at + 1].endswith("…")
+    assert "timeout: 60 s" in shown[at + 2]
+
+
+def test_a_worker_that_has_left_is_shown_for_a_minute() -> None:
+    left = {"connected": False, "task": None}
+    gone = [a_worker(0, age_s=59.0, **left), a_worker(1, age_s=61.0, **left)]
+    shown = "\n".join(lines(changed(workers=gone), 120))
+    assert "box0/gpu0" in shown
+    assert "box1/gpu0" not in shown
+
+
+def test_without_a_worker_the_view_says_how_to_start_one() -> None:
+    assert "No worker yet: start one with `distexp worker`" in lines(changed(workers=[]), 80)
+    over = structs.replace(STATUS, done=True)
+    assert not any("No worker" in line for line in lines(changed(workers=[], status=over), 80))
+
+
+@pytest.mark.parametrize(("complete", "total", "is_shown"), [(1, 30, False), (2, 30, True), (20, 9000, True)])
+def test_an_eta_is_shown_once_enough_tasks_have_ended(complete: int, total: int, is_shown: bool) -> None:
+    status = structs.replace(STATUS, complete=complete, total=total, failed=0)
+    assert ("ETA 5 h" in lines(changed(status=status), 80)[0]) == is_shown
