@@ -19,7 +19,7 @@ from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
-from distexp.task import Value
+from distexp.task import Bookmark, Provenance, RowRule, Value
 from distexp.wire import messages as wire
 from distexp.wire.framing import (
     MAX_GUESSES,
@@ -41,9 +41,19 @@ JSON = st.recursive(
     st.none() | SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3)
 )
 NAME = st.from_regex(re.compile(r"[a-z]+[0-9./é]{0,9}", re.ASCII), fullmatch=True)
-NAMED = {"worker_id": NAME, "host": NAME, "git_commit": st.text("0123456789abcdef", max_size=64)}
-
-
+COUNT = st.integers(0, 2**53 - 1)
+NAMED: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(("worker_id", "host"), NAME),
+    "git_commit": st.text("0123456789abcdef", max_size=64),
+    **dict.fromkeys(("config", "where", "assume"), st.dictionaries(TEXT, JSON, max_size=3)),
+    "rivals": st.dictionaries(TEXT, st.lists(JSON, max_size=2), max_size=2),
+    **dict.fromkeys(("result", "metrics"), st.dictionaries(TEXT, SCALAR, max_size=3)),
+    **dict.fromkeys(("heartbeat_s", "left_s"), st.none() | st.floats(0.1, 3600)),
+    **dict.fromkeys(("pid", "memory_mib", "gpus", "used_mib", "free_mib"), COUNT),
+    "offset": st.integers(0, 2**40),
+    "utilization_pct": st.none() | st.integers(0, 100),
+    "row": st.none() | st.dictionaries(TEXT, TEXT, max_size=3),
+}
 PARTS = (wire.SweepStatus, wire.WorkerStatus, wire.TaskStatus, wire.FailureStatus)
 
 
@@ -52,25 +62,11 @@ def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
     text = str(kind)
     if (struct := next((each for each in PARTS if each.__name__ in text), None)) is not None:
         return st.lists(messages(struct), max_size=2) if "list" in text else messages(struct)
-    if name in ("config", "where"):
-        return st.dictionaries(TEXT, JSON, max_size=3)
-    if name in ("result", "metrics"):
-        return st.dictionaries(TEXT, SCALAR, max_size=3)
     if name in NAMED:
         return NAMED[name]
-    if name in ("heartbeat_s", "left_s"):
-        return st.none() | st.floats(0.1, 3600)
-    if name in ("pid", "memory_mib", "gpus", "used_mib", "free_mib"):
-        return st.integers(0, 2**53 - 1)
-    if name == "offset":
-        return st.integers(0, 2**40)
-    if name == "utilization_pct":
-        return st.none() | st.integers(0, 100)
-    if name == "row":
-        return st.none() | st.dictionaries(TEXT, TEXT, max_size=3)
     if name == "next" and "TaskReply" in text:
         return st.none() | messages(wire.TaskReply) | messages(wire.NoTask)
-    for struct in (wire.Progress, wire.GpuUse, wire.Provenance, wire.Bookmark):
+    for struct in (wire.Progress, wire.GpuUse, Provenance, Bookmark, RowRule):
         if struct.__name__ in text:
             return st.none() | messages(struct)
     return st.from_type(kind).filter(lambda value: str(value) not in ("nan", "inf", "-inf"))
