@@ -1,9 +1,9 @@
 """Start the manager or a worker of a chaos run: the product's own script, in a time that runs faster.
 
 `python -m benchmarks.chaos.fast SPEED SCRIPT WORDS...`. The product reads time in few places, and only
-there it is replaced: the module `time` as the rooms `manager` and `worker_command` see it (every lease,
-beat and turn comes from these two), the worker's one wait, and the client's time-outs. So every span
-keeps its length in relation to every other. With SPEED 1 nothing of this is replaced.
+there it is replaced: the module `time` as `manager.manager` and `cli.worker` see it (every lease, heartbeat
+and turn comes from these two), the worker's one wait, the client's time-outs and what counts as a pause. So
+every span keeps its length in relation to every other. With SPEED 1 nothing of this is replaced.
 
 `$CHAOS_WALL` names a file with seconds by which `time.time` is off; `datetime`, which only dates rows, is
 not. `$CHAOS_HOST` is the name of the host.
@@ -56,27 +56,28 @@ def run_manager_faster(speed: float) -> None:
         monotonic=lambda: time.monotonic() * speed, sleep=lambda span_s: sleep(span_s / speed)
     )
     _replace(importlib.import_module("distexp.manager.manager"), "time", fast_time)
+    pauses = importlib.import_module("distexp.manager.pauses")
+    for name in ("TICK_S", "LATE_S"):
+        _replace(pauses, name, vars(pauses)[name] / speed)
 
 
 def run_worker_faster(speed: float) -> None:
     """Let a worker's time run `speed` times as fast."""
     fast_time = SimpleNamespace(monotonic=lambda: time.monotonic() * speed)
     _replace(importlib.import_module("distexp.cli.worker"), "time", fast_time)
-    link, client = (
+    connection, client = (
         importlib.import_module("distexp.worker.connection"),
         importlib.import_module("distexp.wire.client"),
     )
-    wait = vars(link)["wait"]
-    _replace(link, "wait", lambda things, timeout_s: wait(things, timeout_s / speed))
+    wait = vars(connection)["wait"]
+    _replace(connection, "wait", lambda things, timeout_s: wait(things, timeout_s / speed))
     for name in ("CONNECT_S", "REPLY_S"):
         _replace(client, name, vars(client)[name] / speed)
 
 
 def _replace(module: ModuleType, name: str, value: Any) -> None:
     if name not in vars(module):
-        raise AttributeError(
-            f"{module.__name__}: found no {name}, expected the name that a chaos run replaces"
-        )
+        raise AttributeError(f"{module.__name__} has no {name}, which a chaos run replaces")
     setattr(module, name, value)
 
 

@@ -314,7 +314,7 @@ class ExperimentManager:
 
     def _end_leases(self) -> None:
         now_s = self.queue.now_s()
-        if not self._pauses.is_awake(now_s):
+        if not self._pauses.is_awake():
             return  # it has slept, and the clock thread has not noticed yet
         for lease in self.queue.overdue(now_s):
             if not self._registry.is_ending(lease.worker):

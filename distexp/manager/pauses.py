@@ -23,9 +23,9 @@ class PauseWatch:
         self._ticked_s = time.monotonic()
         self._thread.start()
 
-    def is_awake(self, now_s: float) -> bool:
-        """Return whether leases may be judged at this time (monotonic): no pause is unaccounted for."""
-        return now_s - self._ticked_s <= TICK_S + LATE_S
+    def is_awake(self) -> bool:
+        """Return whether leases may be judged by the time that was read before this call."""
+        return time.monotonic() - self._ticked_s <= TICK_S + LATE_S
 
     def stop(self) -> None:
         """Tick no more."""
@@ -33,7 +33,6 @@ class PauseWatch:
 
     def _tick(self) -> None:
         while not self._is_over.wait(TICK_S):
-            now_s = time.monotonic()
-            if not self.is_awake(now_s):
-                self._on_pause(now_s - self._ticked_s)
-            self._ticked_s = now_s
+            if not self.is_awake():
+                self._on_pause(time.monotonic() - self._ticked_s)
+            self._ticked_s = time.monotonic()
