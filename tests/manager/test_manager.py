@@ -1,4 +1,5 @@
 import gc
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +9,12 @@ import pytest
 
 from distexp.errors import ConfigError, UserError
 from distexp.manager.manager import ExperimentManager
+from distexp.system import locks
+from distexp.system.process import ProcessMark
 from distexp.task import State
 from distexp.workdir import Workdir, write_private
 from experiment_manager import ExperimentManager as PublicManager
-from tests.live_manager import CONFIG, PATIENCE_S, Folder, worker
+from tests.live_manager import CONFIG, PATIENCE_S, Folder, RawClient, secret_of, worker
 from tests.support import poll
 
 OPENED: list[str] = []  # files opened in this process while `recording` is in use
@@ -341,3 +344,35 @@ def test_all_problems_of_all_configs_are_raised_at_once(folder: Folder) -> None:
     assert [problem.split(":")[0] for problem in refusal.value.problems] == [
         *["configs/config_exp1.yaml", "configs/config_exp2.yaml"]
     ]
+
+
+def test_a_task_that_outlives_its_killed_worker_is_not_assigned_and_named_until_it_has_ended(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distexp.manager.workers.STUCK_S", 0.0)
+    monkeypatch.setattr("distexp.manager.dispatch.TASK_ENDS_S", 0.1)
+    folder.configure([1])
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    mark = ProcessMark.of(process.pid)
+    assert mark is not None
+    manager = ExperimentManager(port=0, workdir=folder.root, exit_when_done=True)
+    with ThreadPoolExecutor(1) as pool, locks.acquire(manager.workdir.task_lock(mark)) as watcher:
+        watcher.note("pid 4711")
+        code = pool.submit(manager.serve)
+        log = manager.workdir.log
+        poll(lambda: log.exists() and "Manager serves" in log.read_text(), "up")
+        with worker(manager, pid=process.pid) as dead:
+            task = dead.say("request_task")
+            process.kill()
+            process.communicate()
+        told = "is not assigned again: its worker gpu0 has died, and pid 4711 of the task does not end"
+        poll(lambda: told in log.read_text(), "the log names the process")
+        with worker(manager, "gpu1") as other:
+            assert other.say("request_task")["type"] == "no_task"
+        with RawClient(manager.port, token=secret_of(manager)) as user:
+            why = user.say("show", task=task["task_id"])["why"]
+        assert why.startswith("its worker gpu0 has died, and pid 4711 of the task does not end")
+        assert code.result(PATIENCE_S) == 1, "the task counts as one that cannot run"
+    with folder.serving() as manager, worker(manager, "gpu1") as other:
+        manager.run_once()
+        assert other.say("request_task")["attempt"] == 2
