@@ -72,6 +72,21 @@ def test_the_lock_holds_every_direct_dependency() -> None:
     assert locked == ranges
 
 
+def test_public_names_are_there_and_an_import_loads_nothing() -> None:
+    program = (
+        "import sys, distexp; heavy = {'torch', 'msgspec', 'yaml', 'click'} & set(sys.modules); "
+        "print(*heavy, distexp.Context.__name__, distexp.ExperimentManager.__name__)"
+    )
+    assert call(sys.executable, "-c", program, cwd=PROJECT) == "Context ExperimentManager\n"
+
+
+def test_llms_txt_names_every_page() -> None:
+    listed = (PROJECT / "llms.txt").read_text(encoding="utf-8")
+    assert [
+        path.name for path in (PROJECT / "docs").glob("*.md") if f"(docs/{path.name})" not in listed
+    ] == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform == "win32", reason="looks for the command where Linux and macOS have it")

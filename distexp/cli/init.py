@@ -1,11 +1,14 @@
-"""`init`: a first sweep that runs at once, to be edited."""
+"""`init`: a first sweep that runs at once, to be edited; or one for a script that is there."""
 
+import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from distexp.errors import UserError
+from distexp.sweep.config import parse_config
 
 CONFIG = """\
 # Question: which learning rate finds the slope of a line best, and how much does noise cost?
@@ -35,7 +38,14 @@ def run(params, context):
         context.report(step + 1, params["steps"], slope=slope)
     return {"slope": slope, "error": abs(slope - 3)}  # numbers, texts, booleans: the columns of the row
 """
-FILES = {"configs/config_exp1.yaml": CONFIG, "my_experiment.py": EXPERIMENT}
+COMMAND_CONFIG = """\
+defaults:
+  command: {command}
+  output_dir: "./results_{{phase}}"      # rows go to final_results.csv in there
+{seeds}
+{phase}"""
+CONFIG_FILE = "configs/config_exp1.yaml"
+FILES = {CONFIG_FILE: CONFIG, "my_experiment.py": EXPERIMENT}
 
 
 @click.command()
@@ -46,23 +56,60 @@ FILES = {"configs/config_exp1.yaml": CONFIG, "my_experiment.py": EXPERIMENT}
     show_default=True,
     help="Folder to write in.",
 )
-def main(workdir: Path) -> int:
+@click.option("--command", metavar="CMD", help="What runs one task, such as 'python train.py --lr {lr}'.")
+@click.argument("axes", nargs=-1, metavar="[NAME=VALUE,VALUE...]...")
+def main(workdir: Path, command: str | None, axes: tuple[str, ...]) -> int:
     """Write a commented configs/config_exp1.yaml and a my_experiment.py of ten lines that run at once.
 
-    Nothing is overwritten.
+    With --command, a config for a script of yours: `init --command "python train.py --lr {lr} --seed {seed}"
+    lr=0.1,0.01 seeds=1,2,3`. Nothing is overwritten.
     """
-    there = [name for name in FILES if (workdir / name).exists()]
+    if axes and command is None:
+        raise click.UsageError(f"{axes[0]}: belongs to --command", click.get_current_context())
+    files = FILES if command is None else {CONFIG_FILE: config_of(command, axes)}
+    there = [name for name in files if (workdir / name).exists()]
     if there:
         is_there = "is there already" if len(there) == 1 else "are there already"
         raise UserError(f"{workdir}: {' and '.join(there)} {is_there}; choose another folder with --workdir")
-    for name, text in FILES.items():
+    for name, text in files.items():
         _write(workdir / name, text)
         print(f"Wrote {workdir / name}")
     option = "" if workdir == Path() else f" --workdir {shlex.quote(str(workdir))}"
-    command = click.get_current_context().find_root().info_name
-    print(f"What would run:   {command} plan{option}")
-    print(f"Run it:           {command} run{option}")
+    typed = click.get_current_context().find_root().info_name
+    print(f"What would run:   {typed} plan{option}")
+    print(f"Run it:           {typed} run{option}")
     return 0
+
+
+def config_of(command: str, axes: Sequence[str]) -> str:
+    """Return a config of one phase that runs the command for each combination of the values.
+
+    Raises:
+        UserError: It would be no config; says why.
+    """
+    seeds, lines = "", []
+    for axis in axes:
+        name, sign, texts = axis.partition("=")
+        if not sign or not name:
+            raise UserError(f"{axis}: must be NAME=VALUE,VALUE, such as lr=0.1,0.01")
+        values = f"[{', '.join(map(value_of, texts.split(',')))}]"
+        if name == "seeds":
+            seeds = f"seeds: {values}\n"
+        else:
+            lines.append(f"    - {name}: {values}\n")
+    phase = "exp1:\n  combinations:\n" + "".join(lines) if lines else "exp1:\n  combinations: []\n"
+    text = COMMAND_CONFIG.format(command=json.dumps(command, ensure_ascii=False), seeds=seeds, phase=phase)
+    parse_config(text, CONFIG_FILE)
+    return text
+
+
+def value_of(text: str) -> str:
+    """Return a value of the command line as YAML: numbers, true, false and null as they are, texts quoted."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return json.dumps(text, ensure_ascii=False)
+    return text
 
 
 def _write(path: Path, text: str) -> None:

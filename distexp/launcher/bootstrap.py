@@ -8,6 +8,7 @@ import hashlib
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -18,6 +19,8 @@ from distexp.system import locks
 PROJECT = Path(__file__).resolve().parents[2]
 RUN_REQUIREMENTS = "requirements.txt"
 DEV_REQUIREMENTS = "requirements-dev.txt"
+LINE_CELLS = 70  # of pip's last line: a narrow terminal
+LOOK_S = 0.5  # between two looks at pip's log
 LOG_TAIL_LINES = 20  # of pip's log, shown when it fails: the cause is in its last lines
 
 
@@ -103,13 +106,13 @@ def _install(venv: Path, requirements: Path) -> None:
     python = str(venv_python(venv))
     with log.open("w", encoding="utf-8") as output:
         has_pip = _logged([python, "-m", "pip", "--version"], output) == 0
-        if not has_pip and _logged([python, "-m", "ensurepip"], output) != 0:
+        if not has_pip and _logged([python, "-m", "ensurepip", "--default-pip"], output) != 0:
             raise UserError(
                 f"{venv}: {sys.executable} has neither pip nor its module ensurepip; install them "
                 "(on Debian and Ubuntu: apt-get install python3-venv)"
             )
         pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-r", str(requirements)]
-        code = _logged(pip, output)
+        code = _watched(pip, output, log)
     if code != 0:
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
         print("\n".join(tail), file=sys.stderr)
@@ -119,6 +122,20 @@ def _install(venv: Path, requirements: Path) -> None:
 
 def _logged(command: Sequence[str], output: IO[str]) -> int:
     return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
+
+
+def _watched(command: Sequence[str], output: IO[str], log: Path) -> int:
+    """Run a command that takes minutes; on a terminal one line shows what it does now and for how long."""
+    if not sys.stdout.isatty():
+        return _logged(command, output)
+    began_s = time.monotonic()
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    while process.poll() is None:
+        now = _last_line(log.read_text(encoding="utf-8", errors="replace"))
+        print(f"\r\x1b[2K{time.monotonic() - began_s:4.0f} s  {now[:LINE_CELLS]}", end="", flush=True)
+        time.sleep(LOOK_S)
+    print("\r\x1b[2K", end="", flush=True)
+    return process.returncode
 
 
 def _last_line(text: str) -> str:

@@ -52,3 +52,30 @@ def test_a_folder_that_cannot_be_written_is_one_line(
 def test_what_comes_next_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command(["init", "--workdir", str(tmp_path / "my sweep")])
     assert f"plan --workdir '{tmp_path / 'my sweep'}'" in capsys.readouterr().out
+
+
+def test_a_config_for_a_command_is_written_and_asks_for_its_combinations(tmp_path: Path) -> None:
+    run = "python train.py --lr {lr} --opt {opt} --seed {seed}"
+    axes = ["lr=0.1,1e-2", "opt=sgd,adam w", "seeds=1,2,3"]
+    assert command(["init", "--workdir", str(tmp_path), "--command", run, *axes]) == 0
+    tasks = [point.task for point in expand(load_configs([Path("configs/config_exp*.yaml")], tmp_path))]
+    assert len(tasks) == 12
+    assert {(task.config["lr"], task.config["opt"]) for task in tasks} >= {(0.1, "sgd"), (0.01, "adam w")}
+    assert {task.seed for task in tasks} == {1, 2, 3}
+    assert not (tmp_path / "my_experiment.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--command", "python a.py {lr}", "lr"], "lr: must be NAME=VALUE,VALUE, such as lr=0.1,0.01"),
+        (["--command", "python a.py", "lr=1,2"], "lr"),
+        (["lr=1"], "lr=1: belongs to --command"),
+    ],
+)
+def test_a_command_that_would_be_no_sweep_is_refused_and_nothing_is_written(
+    tmp_path: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["init", "--workdir", str(tmp_path), *words]) == 2
+    assert told in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == []
