@@ -52,6 +52,7 @@ GROUPS = {
     },
     "Make": {
         "init": Verb("init:main", "Write a first sweep that runs at once."),
+        "convert": Verb("convert:main", "Print a sweep file of W&B as one of ours."),
     },
     "Develop": {
         "test": Verb("launch:test", "Check this project: format, lint, types, tests."),

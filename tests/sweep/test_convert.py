@@ -1,0 +1,131 @@
+"""W&B sweep files to ours: what comes out is read by our loader, and says what it could not carry."""
+
+import pytest
+
+from distexp.errors import ConfigError
+from distexp.sweep.command_line import fill_command
+from distexp.sweep.config import Phase, parse_config
+from distexp.sweep.convert import convert
+from distexp.sweep.expand import expand
+
+
+def converted(text: str) -> tuple[Phase, list[str]]:
+    found = convert(text)
+    (phase,) = parse_config(found, "config_exp1.yaml")
+    assert expand([phase])
+    return phase, [line for line in found.splitlines() if line.startswith("#")]
+
+
+GRID = """\
+program: train.py
+method: grid
+metric: {name: val_loss, goal: minimize}
+parameters:
+  lr: {values: [0.1, 1e-2]}
+  layers: {min: 1, max: 3}
+  optimizer:
+    parameters:
+      name: {value: adam}
+      beta: {values: [0.9, 0.99]}
+  epochs: {value: 5}
+  seed: {values: [1, 2]}
+"""
+
+
+def test_a_grid_is_carried_over_whole() -> None:
+    phase, notes = converted(GRID)
+    points = expand([phase])
+    assert notes == []
+    assert len(points) == 2 * 3 * 2 * 2
+    assert (phase.command, phase.search, phase.seeds) == ("python train.py {args}", None, (1, 2))
+    assert phase.metric is not None
+    assert (phase.metric.name, phase.metric.goal) == ("val_loss", "minimize")
+    assert points[0].task.config == {
+        "lr": 0.1, "layers": 1, "optimizer.beta": 0.9, "optimizer": {}, "optimizer.name": "adam", "epochs": 5,
+    }  # fmt: skip
+
+
+RANDOM = """\
+program: my train.py
+method: random
+run_cap: 12
+name: My sweep
+command:
+  - ${env}
+  - ${interpreter}
+  - -u
+  - ${program}
+  - --tag=a b
+  - ${args_no_boolean_flags}
+parameters:
+  lr: {distribution: log_uniform, min: -9.21034, max: 0}
+  wd: {distribution: log_uniform_values, min: 1e-5, max: 1e-2}
+  drop: {min: 0.0, max: 0.5}
+  act: {values: [relu, gelu], probabilities: [0.9, 0.1]}
+  n: {distribution: q_uniform, min: 0, max: 64, q: 8}
+  x: {distribution: normal, mu: 1, sigma: 2}
+"""
+
+
+def test_a_random_search_is_carried_over_with_the_values_of_exponents() -> None:
+    phase, notes = converted(RANDOM)
+    assert notes == ["# lr: W&B's log_uniform takes exponents: these are the values"]
+    assert (phase.name, len(expand([phase]))) == ("My_sweep", 12)
+    lr = [value for value in phase.axes["lr"]]
+    assert all(0.0001 <= value <= 1 for value in lr)
+    assert phase.command is not None
+    assert fill_command(phase.command, {"bn": True}, {}) == [
+        "python", "-u", "my train.py", "--tag=a b", "--bn",
+    ]  # fmt: skip
+
+
+BAYES = """\
+method: bayes
+project: p
+early_terminate: {type: hyperband, min_iter: 3}
+parameters:
+  lr: {min: 0.0, max: 1.0}
+  b: {distribution: beta, a: 1, b: 2}
+  timeout_s: {values: [1, 2]}
+  seed: {distribution: int_uniform, min: 1, max: 9}
+command: [python, "${program}", "${args_json}", "${args}"]
+"""
+
+
+def test_what_cannot_be_carried_over_is_a_comment() -> None:
+    _, notes = converted(BAYES)
+    assert notes == [
+        '# left out: early_terminate: {"type": "hyperband", "min_iter": 3}',
+        '# left out: project: "p"',
+        '# left out, there is no such distribution here: b: {"distribution": "beta", "a": 1, "b": 2}',
+        '# left out, the name has a meaning of its own here: timeout_s: {"values": [1, 2]}',
+        "# left out: seeds are a list of whole numbers here: "
+        'seed: {"distribution": "int_uniform", "min": 1, "max": 9}',
+        "# no program is named: replace train.py",
+        "# not known in a command: ${args_json}",
+        "# method: bayes: drawn at random here",
+        "# samples: as many as `wandb agent --count` says; 40 here",
+    ]
+
+
+def test_texts_stay_texts_and_a_sweep_without_axes_is_one_task() -> None:
+    phase, notes = converted(
+        "program: t.py\nmethod: grid\nparameters: {a: {value: '1e-4'}, b: {value: 'yes'}}"
+    )
+    assert (dict(phase.axes), dict(phase.defaults)) == ({"a": ("1e-4",)}, {"b": "yes"})
+    assert notes == ["# no parameter varies"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("lr: [1, 2]", "s.yaml: is no W&B sweep: that has `method` and a mapping `parameters`"),
+        ("", "s.yaml: is no W&B sweep: that has `method` and a mapping `parameters`"),
+        ("a: [", "s.yaml:1: broken YAML: while parsing a flow node: expected the node content, "
+         "but found '<stream end>'"),
+    ],
+)  # fmt: skip
+def test_another_file_gets_one_line(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        convert(text, "s.yaml")
+    assert caught.value.problems == (problem,)
