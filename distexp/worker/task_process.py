@@ -245,6 +245,14 @@ class Children:
             standby.abandon()
         self._end_retired()
 
+    def renew(self) -> None:
+        """Let the next child import the experiment's code anew. No task runs."""
+        self.close()
+        template, self._template_process, self._template = self._template_process, None, None
+        if template is not None:
+            self._watcher.forget(template)
+            end_tree(template)
+
     def _take_standby(self, task: Task) -> Attempt | None:
         """Return the standby if it can run this task; end it if not."""
         standby, self._standby = self._standby, None

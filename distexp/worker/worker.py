@@ -106,6 +106,7 @@ class Worker:
         self._log_file = WorkerLog(str(identity["worker_id"]))
         self._next: TaskReply | NoTask | None = None
         self._exit_code: int | None = None  # set when it must leave before its work is done
+        self._code_versions: dict[str, int] = {}  # phase -> of the task that ran last
         self._full_disks: Counter[str] = Counter()  # key -> how often that task met one here
 
     def _identity(self) -> dict[str, Any]:
@@ -200,7 +201,9 @@ class Worker:
         """
         over, theirs = Pipe(duplex=False)
         done: list[Attempt | Failed | DiskFull] = []
-        threading.Thread(target=self._try_start, args=(run, done, theirs), daemon=True, name="start").start()
+        threading.Thread(
+            target=self._try_start, args=(task, run, done, theirs), daemon=True, name="start"
+        ).start()
         give_up_at_s = self._clock() + START_S
         with over:
             while not over.poll():  # readable once the thread has closed its end
@@ -215,12 +218,15 @@ class Worker:
                 self._connection.wait(max(0.0, until_s - self._clock()), [over])
         return done[0]
 
-    def _try_start(self, run: Run, done: list[Attempt | Failed | DiskFull], is_over: Connection) -> None:
+    def _try_start(
+        self, task: TaskReply, run: Run, done: list[Attempt | Failed | DiskFull], is_over: Connection
+    ) -> None:
         """Put the child into `done`, or why there is none."""
         try:
             problem = self._open_folders(Path(run.output_dir), Path(run.run_folder))
             if problem is None:
-                log.info("Running task %s (attempt %d)", run.task.task_id, run.attempt)
+                log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
+                self._renew_code(task)
             done.append(problem or self._children.start(run))
         except Exception as error:  # noqa: BLE001 - around a task's start: a failed attempt
             problem = Failed(
@@ -229,6 +235,12 @@ class Worker:
             done.append(problem)
         finally:
             is_over.close()
+
+    def _renew_code(self, task: TaskReply) -> None:
+        """Forget what was imported for the task's phase before the manager says that its code is another."""
+        if task.code_version != self._code_versions.get(task.phase, 0):
+            self._children.renew()
+        self._code_versions[task.phase] = task.code_version
 
     def _open_folders(self, output_dir: Path, run_folder: Path) -> Failed | DiskFull | None:
         """Make the task's folders and log; return why that cannot be done."""

@@ -395,3 +395,21 @@ def test_a_worker_listens_while_the_import_for_a_later_task_stalls(tmp_path: Pat
         worker.signal(signal.SIGINT)
         assert worker.code() == 0
         assert not any(entry.losses or entry.state is State.ASSIGNED for entry in manager.queue.entries())
+
+
+TYPO = """
+def run(params, context):
+    return {"score": prams["width"]}
+"""
+
+
+def test_a_held_phase_goes_on_with_its_corrected_code_in_the_workers_that_are_there(tmp_path: Path) -> None:
+    folder = gated_folder(tmp_path, "[1, 2, 3, 4, 5, 6]", TYPO)
+    with folder.serving() as manager, worker_process(tmp_path) as worker:
+        poll(lambda: bool(manager.queue.holds.explain()), "the phase held", 60)
+        (tmp_path / "experiment.py").write_text(TYPO.replace("prams", "params"), encoding="utf-8")
+        with RawClient(manager.port, token=secret_of(manager)) as user:
+            user.say("resume")
+        assert worker.code() == 0
+        assert {entry.state for entry in manager.queue.entries()} == {State.COMPLETE}
+    assert len(folder.rows()) == 6
