@@ -244,6 +244,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     host: str = ""
     device: str = ""
     started_utc: str = ""  # ISO 8601, seconds, ending in Z
+    run_dir: str = ""  # the task's own folder, from the worker's working folder on
     duration_s: float = 0.0
 
 

@@ -13,7 +13,7 @@ CAPTURED = (
     "git_commit",
     "git_dirty",
 )
-PROVENANCE = ("attempt", "worker", "host", "device", "started_utc", "duration_s")
+PROVENANCE = ("attempt", "worker", "host", "device", "started_utc", "run_dir", "duration_s")
 MAX_CELL_CHARS = 32_767  # of a text about the run: a spreadsheet cell holds no more
 
 

@@ -176,7 +176,7 @@ class Worker:
 
     def _work_on(self, task: TaskReply) -> None:
         output_dir = self._workdir.results_folder(task.output_dir)
-        run_folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
+        run_folder = self._run_folder(task)
         run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
         attempt = self._start_child(task, run)
         if not isinstance(attempt, Attempt):
@@ -269,6 +269,7 @@ class Worker:
                     host=str(self._fixed_identity["host"]),
                     device=str(self._fixed_identity["device"]),
                     started_utc=outcome.started_utc,
+                    run_dir=self._run_folder(task).relative_to(self._workdir.root).as_posix(),
                     duration_s=outcome.duration_s,
                 )
                 ack = self._delivery.deliver(Delivery(task=task, result=outcome.result, run=run))
@@ -333,8 +334,10 @@ class Worker:
                 return
 
     def _checkpoints(self, task: TaskReply) -> Path:
-        folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
-        return folder / CHECKPOINT_FOLDER
+        return self._run_folder(task) / CHECKPOINT_FOLDER
+
+    def _run_folder(self, task: TaskReply) -> Path:
+        return self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
 
     def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced | DiskFull:
         """Return how the attempt ends, or is ended."""

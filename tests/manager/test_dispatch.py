@@ -225,7 +225,7 @@ def test_a_reported_result_becomes_a_row(folder: Folder, manager: ExperimentMana
     assert row == {
         **{"phase": "exp1_vary_width", "task_id": "exp1_vary_width_0_42", "width": "1", "seed": "42"},
         **{"score": "0.25", "ok": "True", "attempt": "1", "worker": "node7/gpu0", "host": "node7"},
-        **{"device": "H100", "started_utc": "", "duration_s": "2.5"},
+        **{"device": "H100", "started_utc": "", "run_dir": "", "duration_s": "2.5"},
         **dict.fromkeys(CAPTURED, ""),
     }
 

@@ -103,7 +103,7 @@ def test_every_row_is_in_the_table_and_every_line_that_does_not_count_is_told(fo
     acc = next(column for column in report["columns"] if column["name"] == "acc")
     assert (report["rows"], len(acc["numbers"])) == (17, 17)
     assert report["problems"] == [
-        ["results/final_results.csv", 19, "the line has 2 cells, and the header 20", 1]
+        ["results/final_results.csv", 19, "the line has 2 cells, and the header 21", 1]
     ]
 
 

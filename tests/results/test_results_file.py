@@ -109,7 +109,7 @@ def test_a_lacking_column_is_added_before_duration_s_and_nothing_else_changes(pa
     assert writer.scan().warnings + writer.scan().warnings
     appended = writer.append([a_row(new, acc=2, f1="a,b")])
     assert appended.written == keys(new)
-    assert list(read_good_lines(path).columns[-3:]) == ["started_utc", "f1", "duration_s"]
+    assert list(read_good_lines(path).columns[-3:]) == ["run_dir", "f1", "duration_s"]
     assert list(read_good_lines(path)["f1"]) == ["", "a,b"]
     assert list(read_good_lines(path)["duration_s"]) == ["1.25", "1.25"]
     assert path.read_text().splitlines()[2:4] == ["too,few,", '"never closed,']

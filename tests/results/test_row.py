@@ -23,6 +23,7 @@ def test_a_row_holds_identity_parameters_metrics_and_provenance_in_this_order() 
         ("host", "node1"),
         ("device", "cpu"),
         ("started_utc", "2026-01-01T00:00:00Z"),
+        ("run_dir", ""),
         ("duration_s", "1.25"),
     ]
 
