@@ -127,7 +127,7 @@ class Settings:
     default=MANAGER_WAIT_S,
     show_default=True,
     metavar="S",
-    help="Leave after so many seconds without a manager.",
+    help="Leave after so many seconds without a manager, or without a task that can run.",
 )
 @click.option(
     "--workdir",

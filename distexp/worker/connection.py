@@ -26,7 +26,7 @@ class ManagerConnection:
     ) -> None:
         """Give up once the manager has stayed away for `manager_wait_s`."""
         self._client, self._stop, self._clock = client, stop, clock
-        self._manager_wait_s = manager_wait_s
+        self.manager_wait_s = manager_wait_s
         self._away_since_s: float | None = None  # since when nobody answers
         self._retry_s = RETRY_MIN_S
         self.refusal = ""  # why the manager refused the last request for good; empty: it did not
@@ -71,9 +71,9 @@ class ManagerConnection:
         now_s = self._clock()
         if self._away_since_s is None:
             self._away_since_s = now_s
-            log.warning("%s. Trying again for %g s", problem, self._manager_wait_s)
-        elif now_s - self._away_since_s > self._manager_wait_s:
-            log.error("%s. Giving up after %g s", problem, self._manager_wait_s)
+            log.warning("%s. Trying again for %g s", problem, self.manager_wait_s)
+        elif now_s - self._away_since_s > self.manager_wait_s:
+            log.error("%s. Giving up after %g s", problem, self.manager_wait_s)
             self.has_given_up = True
 
     def report(self, report: TaskComplete | TaskFailed | TaskReleased) -> Ack | None:

@@ -107,6 +107,7 @@ class Worker:
         self._next: TaskReply | NoTask | None = None
         self._exit_code: int | None = None  # set when it must leave before its work is done
         self._code_versions: dict[str, int] = {}  # phase -> of the task that ran last
+        self._idle_since_s: float | None = None  # since when nothing that is left can run
         self._full_disks: Counter[str] = Counter()  # key -> how often that task met one here
 
     def _identity(self) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class Worker:
         return (self._stop.is_warned and not self._is_hopeless) or (self._is_short and self._completed > 0)
 
     def run(self) -> int:
-        """Work until nothing is left to do; return 0, 1 when the manager stayed away, 2 for a bad GPU."""
+        """Work until nothing is left to do; return 0, 2 for a bad GPU, 1 if nothing could be done."""
         try:
             self._delivery.deliver_spooled()
             while self.run_one():
@@ -154,6 +155,7 @@ class Worker:
         if isinstance(reply, TaskReply) and self._stop.wants_leave:
             self._next = reply
         elif isinstance(reply, TaskReply):
+            self._idle_since_s = None
             self._work_on(reply)
         elif isinstance(reply, NoTask):
             return self._idle(reply)
@@ -167,10 +169,24 @@ class Worker:
             log.info("No time is left: %s", reply.message)
             self._is_short = True
             return False
+        if self._has_waited_in_vain(reply):
+            log.error("Leaving: %s", reply.message)
+            self._exit_code = 1
+            return False
         if self._free_mib:
             self._children.close()  # a standby holds GPU memory that a task may wait for
         self._connection.wait(reply.retry_after_s)
         return True
+
+    def _has_waited_in_vain(self, reply: NoTask) -> bool:
+        """Return whether nothing that is left can run, for as long as a missing manager is waited for."""
+        if not reply.cannot_run:
+            self._idle_since_s = None
+            return False
+        if self._idle_since_s is None:
+            self._idle_since_s = self._clock()
+            log.warning("Nothing that is left can run: %s", reply.message)
+        return self._clock() - self._idle_since_s >= self._connection.manager_wait_s
 
     # -- one task
 

@@ -72,6 +72,15 @@ def say(manager: ExperimentManager, type_: str, **fields: object) -> dict[str, o
 # -- the sweep
 
 
+def test_a_worker_leaves_when_nothing_that_is_left_can_run_for_as_long_as_it_waits(folder: Folder) -> None:
+    (folder.root / "experiment.py").write_text("import absent_package_of_mine")
+    with folder.serving(), worker_process(folder.root, "--manager-wait-s", 1) as worker:
+        assert worker.code() == 1
+        why = "phase exp1_vary_width is held: experiment:run cannot be imported: "
+        assert f"Leaving: {why}" in worker.output()
+        assert folder.log().count("Assigned task exp1_vary_width_0_42 to cpu0") == 1
+
+
 def test_a_worker_runs_every_task_and_leaves_when_none_is_left(folder: Folder) -> None:
     open_gate(folder.root)
     with folder.serving(), worker_process(folder.root) as worker:
