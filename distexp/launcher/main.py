@@ -22,6 +22,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 MANAGER = "experiment_manager.py"
 RUNNER = "experiment_runner_gpu.py"
 MANAGER_WORDS = (MANAGER, "distexp")  # one of which is in the command of a manager
+NO_GPU = "No available GPU found: "  # what a worker says of a host without any
 CPU_WORKERS = 2  # where no GPU is free
 LOOK_S = 0.1  # between two looks at the processes; a look costs microseconds
 LIST_GPUS_S = 60.0  # a driver that wakes many GPUs takes seconds
@@ -105,13 +106,13 @@ def count_free_gpus() -> int:
             python(RUNNER, "--list-gpus"), capture_output=True, text=True, timeout=LIST_GPUS_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"{RUNNER} --list-gpus: found no answer in {LIST_GPUS_S:.0f} s") from None
+        raise UserError(f"{RUNNER} --list-gpus: no answer in {LIST_GPUS_S:.0f} s") from None
     free = sum(line.split()[1:2] == ["free"] for line in listed.stdout.splitlines())  # "gpu0  free  ..."
     if not free:
-        say(
-            listed.stdout.strip()
-            or f"{RUNNER} --list-gpus: {(listed.stderr.splitlines() or ['no output'])[-1]}"
-        )
+        told = listed.stdout.strip()
+        if told.startswith(NO_GPU):
+            told = f"No GPU here ({told.removeprefix(NO_GPU).partition(';')[0]})"
+        say(told or f"{RUNNER} --list-gpus: {(listed.stderr.splitlines() or ['no output'])[-1]}")
     return free
 
 

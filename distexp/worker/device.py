@@ -45,7 +45,8 @@ def acquire_device(
     except NoGpuError as error:
         if device == "gpu" or gpus > 1:
             raise
-        log.info("Running on the CPU: %s", error)
+        cause = str(error).removeprefix("No available GPU found: ").partition(";")[0]
+        log.info("Running on the CPU (%s)", cause)
         return claim_cpu(cpu_folder)
     with Place() as place:
         return _wait_for_gpus(
