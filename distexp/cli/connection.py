@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from distexp.cli.options import FOLDER
+from distexp.errors import Refused
 from distexp.text import one_line
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
@@ -75,7 +76,22 @@ def ask(target: Target, request: AnyRequest, expected: type[Reply]) -> Reply:
         ManagerUnreachable: No manager answers.
     """
     with target.client() as client:
+        return call(target, client, request, expected)
+
+
+def call(target: Target, client: Client, request: AnyRequest, expected: type[Reply]) -> Reply:
+    """Return the manager's reply on a connection that is used again.
+
+    Raises:
+        Refused: The manager does not grant it; of a task id that there is not, with one like it.
+        ManagerUnreachable: No manager answers.
+    """
+    try:
         return client.call(request, expected)
+    except Refused as error:
+        from distexp.cli.suggest import task_hint  # reads configs, which only this needs
+
+        raise Refused(f"{error}{task_hint(target.workdir, str(error))}") from None
 
 
 def order(target: Target, request: AnyRequest, done: str = "{message}") -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import msgspec
 
-from distexp.cli.connection import DONE, NOTHING, Target, ask, asks_manager, say
+from distexp.cli.connection import DONE, NOTHING, Target, ask, asks_manager, call, say
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import State, Value
 from distexp.text import duration_text, need_text, number_text
@@ -84,6 +84,11 @@ def tasks(
     more = [f"... {rest} more (--limit 0 shows all)"] if rest else []
     text = "\n".join([*task_table(reply.tasks), *more]) if reply.tasks else "No task matches"
     say(target, reply, text)
+    if not reply.tasks:
+        from distexp.cli.suggest import filter_hints  # reads configs, which only this needs
+
+        for line in filter_hints(target.workdir, phase, dict(where)):
+            print(line, file=sys.stderr)
     return DONE if reply.tasks else NOTHING
 
 
@@ -177,7 +182,7 @@ def logs(target: Target, task: str, follow: bool) -> int:
     offset, absent = 0, ""
     with target.client() as client:
         while True:
-            reply = client.call(Logs(task=task, offset=offset), LogsReply)
+            reply = call(target, client, Logs(task=task, offset=offset), LogsReply)
             is_over = reply.state not in GOES_ON
             if reply.absent and reply.absent != absent:
                 print(reply.absent, file=sys.stderr)
