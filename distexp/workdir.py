@@ -27,6 +27,18 @@ class Workdir:
 
     root: Path
 
+    def __post_init__(self) -> None:
+        """Refuse a folder whose path no message and no row can hold.
+
+        Raises:
+            UserError: Its name is not UTF-8.
+        """
+        try:
+            str(self.root).encode()
+        except UnicodeEncodeError:
+            shown = ascii(str(self.root))
+            raise UserError(f"{shown}: the path of the working folder is not UTF-8; rename it") from None
+
     @property
     def state(self) -> Path:
         """The folder of the manager's own files."""

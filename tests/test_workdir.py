@@ -14,6 +14,7 @@ import pytest
 
 from distexp.errors import AlreadyRunning, UserError
 from distexp.workdir import Workdir, write_private
+from tests.live_worker import RUNNER
 from tests.support import ENVIRONMENT
 
 HOLDER = """
@@ -131,3 +132,20 @@ def test_a_task_has_one_folder_for_all_its_attempts_and_labels(tmp_path: Path) -
     folder = workdir.run_folder("./results_exp1_digits", "exp1_width", 42, "0123abcd")
     assert folder == tmp_path / "results_exp1_digits" / "runs" / "exp1_width_42_0123abcd"
     assert folder.parents[1] == workdir.results_folder("./results_exp1_digits")
+
+
+@pytest.mark.parametrize("script", ["experiment_manager.py", "experiment_runner_gpu.py"])
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems make no such name")
+def test_a_working_folder_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path, script: str) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    done = subprocess.run(
+        [sys.executable, RUNNER.with_name(script), "--workdir", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"error: '{tmp_path}/caf\\udce9': the path of the working folder is not UTF-8; rename it"
+    )
