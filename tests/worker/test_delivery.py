@@ -373,7 +373,7 @@ def test_a_spooled_result_of_another_version_is_left_alone_and_named(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system sets the limits of another process")
-def test_a_full_disk_costs_nothing_and_the_worker_asks_for_no_task_until_there_is_room(
+def test_a_full_disk_costs_nothing_and_the_worker_waits_until_there_is_room(
     folder: Folder,
 ) -> None:
     open_gate(folder.root)
