@@ -19,6 +19,14 @@ _MANY = ", ".join(f"a{number}: {number}" for number in range(100))
 
 TEXTS = [
     _PHASE,
+    "defaults: {m: {w: 1}, output_dir: r_{o}}\nexclude: [{o: sgd, a: [1, 2]}]\np:\n  combinations:\n"
+    "    - cases: [{}, {o: sgd}, {o: adam, wd: 0.1}]\n    - zip: {a: [1, 2, 3], b: {linspace: [0, 1, 3]}}\n"
+    "    - k: {range: [1, 9, 2]}\n      when: {o: [sgd, null]}\n    - m.w: {geomspace: [1, 8, 4]}\n",
+    "metric: {name: acc, goal: minimize}\norder: shuffled\npriority: 3\nassume: {lr: 0.1}\nq:\n"
+    "  search: {method: random, samples: 9, seed: 1, for_each: [d]}\n  renamed_from: {phase: [p], lr: LR}\n"
+    "  combinations:\n    - d: [x, y]\n    - lr: {distribution: log_uniform_values, min: 1e-4, max: 1}\n"
+    "    - n: {min: 1, max: 4}\n      when: {d: x}\n    - u: {values: [a, b], probabilities: [0.5, 0.5]}\n"
+    "    - z: {distribution: q_normal, mu: 0, sigma: 3, q: 0.5}\n",
     "defaults: {lr: 5e-4, output_dir: './r_{dataset}/{seed}'}\nseeds: [42, 101]\n"
     "exp1:\n  defaults: {epochs: 30}\n  combinations:\n    - data: [iris, wine]\n    - width: [1, 0.1, 2]\n",
     'p:\n  defaults: {command: "python train.py --a {a} --seed {seed}", timeout_s: 1.5, process: fresh}\n'
@@ -61,8 +69,30 @@ TEXTS = [
 SEEDS = [path.read_bytes() for path in SHIPPED] + [
     text.encode("utf-8", errors="surrogatepass") for text in TEXTS
 ]
-SENSIBLE = len(SHIPPED) + 5  # the first ones are sweeps as people write them
+SENSIBLE = len(SHIPPED) + 7  # the first ones are sweeps as people write them
 TOKENS = [
+    *(
+        b"zip: ",
+        b"cases: ",
+        b"when: ",
+        b"exclude: ",
+        b"search: ",
+        b"samples: ",
+        b"for_each: ",
+        b"min: ",
+        b"max: ",
+    ),
+    *(
+        b"distribution: ",
+        b"range: ",
+        b"geomspace: ",
+        b"tags: ",
+        b"include: ",
+        b"{args}",
+        b"{a.b}",
+        b"{a:json}",
+        b"{run_dir}",
+    ),
     *(b"&a ", b"*a", b"<<: *a\n", b"<<: ", b"!!python/name:os.system ", b"!!str ", b"!!float ", b"! ", b"!"),
     *(
         b"\t",

@@ -34,6 +34,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
+def cut(text: str, chars: int) -> str:
+    """Return the text, or its beginning and `...` where it has more characters than this."""
+    return text if len(text) <= chars else text[: chars - 3] + "..."
+
+
 def duration_text(seconds: float) -> str:
     """Return a length of time in its two largest units: `42 s`, `3 min 20 s`, `5 h 12 min`, `2 d 3 h`."""
     whole = round(seconds)

@@ -20,23 +20,24 @@ from distexp.text import duration_text, need_text
 )
 @CONFIGS
 @WORKDIR
+@click.option("--axes", is_flag=True, help="The axes of plain grids too, and some of their tasks.")
 @click.option("--json", is_flag=True, help="The same as one JSON object.")
 @set_aside()
-def main(workers: int, configs: str, workdir: Path, json: bool) -> int:
+def main(workers: int, configs: str, workdir: Path, axes: bool, json: bool) -> int:
     """Show what a manager would do; starts nothing and writes nothing.
 
-    Tasks per phase and file, what is complete, rows that do not count and why, and the hours that the
-    rest takes.
+    Tasks per phase and file, axes as they were understood, what is complete, rows that do not count and
+    why, and the hours that the rest takes.
     """
     phases = load_configs([Path(configs)], workdir)
     tasks = expand(phases)
     plan = make_plan(phases, tasks, audit(workdir, tasks), workers)
-    print(msgspec.json.format(msgspec.json.encode(plan)).decode() if json else "\n".join(told(plan)))
+    print(msgspec.json.format(msgspec.json.encode(plan)).decode() if json else "\n".join(told(plan, axes)))
     return 0
 
 
-def told(plan: Plan) -> list[str]:
-    """Return the plan as lines for a person."""
+def told(plan: Plan, axes: bool = False) -> list[str]:
+    """Return the plan as lines for a person, with axes and some tasks of phases that are no plain grid."""
     width = max(len(line.phase) for line in plan.phases)
     lines = []
     config = ""
@@ -49,6 +50,8 @@ def told(plan: Plan) -> list[str]:
         time = _time(phase.seconds) if phase.left else ""
         need = need_text(phase.gpus, phase.min_free_gb)
         lines.append(f"  {phase.phase:<{width}}  {numbers}{time}{f', each on {need}' if need else ''}")
+        if axes or not phase.is_grid:
+            lines += [f"      {line}" for line in (*phase.axes, *phase.examples)]
     lines.append(f"{'Sum':<{width + 2}}  {_numbers(plan.tasks, plan.complete, plan.copies, plan.left)}")
     for file in plan.files:
         lines += _file(file)

@@ -1,5 +1,6 @@
 """What a manager would find to do, before one is started. Pure."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,8 @@ import msgspec
 from distexp.results.audit import FileAudit
 from distexp.results.problems import Problem
 from distexp.sweep.config import Phase
-from distexp.sweep.grid import GridPoint, duplicates_among
+from distexp.sweep.description import task_lines
+from distexp.sweep.grid import GridPoint, combination_count, duplicates_among
 
 
 class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +26,9 @@ class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None  # of work left, on one worker; None: nothing is known
     gpus: int | None = None  # that each task needs
     min_free_gb: float | None = None
+    axes: list[str]  # as they were understood, a line each
+    is_grid: bool  # every combination of plain lists
+    examples: list[str]  # the first three tasks and the last, a line each
 
 
 class FilePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +75,7 @@ def make_plan(
         else:
             done_or_left.add(task.key)
             by_phase[task.grid.phase].append(task)
+    own = {name: list(group) for name, group in itertools.groupby(tasks, lambda task: task.grid.phase)}
     counts = Counter(task.grid.phase for task in tasks)
     done = Counter(task.grid.phase for task in tasks if task.key in complete)
     lines = [
@@ -83,6 +89,9 @@ def make_plan(
             seconds=times.of(by_phase[phase.name]),
             gpus=phase.gpus,
             min_free_gb=phase.min_free_gb,
+            axes=_axes(phase),
+            is_grid=phase.places is None,
+            examples=task_lines(own[phase.name]),
         )
         for phase in phases
     ]
@@ -101,6 +110,19 @@ def make_plan(
             for file in files
         ],
     )
+
+
+def _axes(phase: Phase) -> list[str]:
+    lines = [*phase.axis_lines]
+    if phase.search is not None:
+        each = f", for each {' and '.join(phase.search.for_each)}" if phase.search.for_each else ""
+        lines.append(f"search: {phase.search.samples} samples, seed {phase.search.seed}{each}")
+    if phase.excluded:
+        before = combination_count(phase.axes, phase.places) + phase.excluded
+        lines.append(f"exclude: {phase.excluded} of {before} combinations taken out")
+    if phase.has_seeds:
+        lines.append(f"seed: {', '.join(map(str, phase.seeds))}")
+    return lines
 
 
 def durations_of(files: Sequence[FileAudit]) -> dict[str, float]:

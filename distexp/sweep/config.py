@@ -11,6 +11,7 @@ from distexp.errors import ConfigError
 from distexp.sweep.axes import Item, read_items, read_seeds
 from distexp.sweep.combinations import Combinations, Places, combine
 from distexp.sweep.defaults import Level, read_level
+from distexp.sweep.description import axis_line
 from distexp.sweep.options import LATER, OPTIONS, Metric, Options, check_options, read_options
 from distexp.sweep.sampling import Search, sample
 from distexp.sweep.validation import (
@@ -52,6 +53,7 @@ class Phase:
     min_free_gb: float | None = None
     python: str | None = None  # what `python` in its command is; None: the worker's own
     has_seeds: bool = False  # the file says which
+    axis_lines: tuple[str, ...] = field(default=(), compare=False)  # its axes as understood, for people
     excluded: int = 0  # combinations that `exclude` took out
     search: Search | None = None  # how it is sampled; None: every combination is a task
     metric: Metric | None = None  # what a report and a search look at first
@@ -301,6 +303,7 @@ def _phase(
         process=said.get("process", "forked"),
         gpus=said.get("gpus"),
         min_free_gb=said.get("min_free_gb"),
+        axis_lines=tuple(map(axis_line, items)) if not problems.lines else (),
         excluded=combinations.excluded,
         search=options.search,
         metric=options.metric,
