@@ -141,6 +141,8 @@ def test_overlapping_attempts_need_a_lease_that_was_lost_before() -> None:
     assert "whose lease had not been lost" in problems(marks=marks, lines=said(LENT))
     lost = (Line(1.0, "manager0", LENT), Line(4.0, "manager0", LOST), Line(4.5, "manager0", LENT))
     assert problems(marks=marks, lines=lost) == ""
+    seen_to_die = replace(lost[1], text=LOST.replace("no sign of life", "its process is gone"))
+    assert "whose lease had not been lost" in problems(marks=marks, lines=(lost[0], seen_to_die, lost[2]))
     too_late = (*lost[:1], replace(lost[1], at_s=8.0))
     assert "whose lease had not been lost" in problems(marks=marks, lines=too_late)
 

@@ -42,6 +42,7 @@ class Verdict:
     tasks: int
     attempts: int
     kinds: list[Kind]
+    met: list[Kind]  # those that hit a running task
     sights: Counter[str]
 
 
@@ -61,7 +62,11 @@ def main(words: Sequence[str]) -> int:
     )
     sights = sum((verdict.sights for verdict in verdicts), Counter[str]())
     print("seen: " + ", ".join(f"{number} {sight}" for sight, number in sights.most_common()))
+    met = Counter(kind.value for verdict in verdicts for kind in verdict.met)
     print("events: " + ", ".join(f"{number} {kind}" for kind, number in kinds.most_common()))
+    print(
+        "of these, while a task ran: " + ", ".join(f"{met[kind]} {kind}" for kind, _ in kinds.most_common())
+    )
     return int(failures > 0)
 
 
@@ -77,10 +82,10 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 def _run(seed: int, speed: float, keep: bool) -> Verdict:
     root = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
     began_s = time.monotonic()
-    evidence, kinds = run_plan(make_plan(seed), root, speed)
+    evidence, faults = run_plan(make_plan(seed), root, speed)
     problems = violations(evidence)
     attempts = len({(mark.work, mark.pid) for mark in evidence.marks})
-    words = f"{len(evidence.wanted)} tasks, {attempts} attempts, {len(kinds)} events"
+    words = f"{len(evidence.wanted)} tasks, {attempts} attempts, {len(faults.done)} events"
     text = f"seed {seed}: {words}, {time.monotonic() - began_s:.1f} s"
     if problems or keep:
         (root / "output.txt").write_text(
@@ -93,7 +98,7 @@ def _run(seed: int, speed: float, keep: bool) -> Verdict:
     print(f"{text}: FAILED {problems[0]}{more}" if problems else f"{text}: ok", flush=True)
     if problems:
         (root / "problems.txt").write_text("\n".join(problems) + "\n", encoding="utf-8")
-    return Verdict(problems, len(evidence.wanted), attempts, kinds, _sights(evidence))
+    return Verdict(problems, len(evidence.wanted), attempts, faults.done, faults.met, _sights(evidence))
 
 
 def _sights(evidence: Evidence) -> Counter[str]:

@@ -185,7 +185,10 @@ def _state_after(moved: re.Match[str]) -> str:
 
 
 def check_one_lease(evidence: Evidence) -> Iterator[str]:
-    """Two attempts at one task lived at one time only if the earlier one's lease had been ended as lost."""
+    """Two attempts at one task lived at one time only if the earlier one's lease had been ended as lost.
+
+    Not where the manager saw that the worker's process was gone: then nothing of the attempt was to be left.
+    """
     tasks = defaultdict(list)
     for task in evidence.known:
         tasks[_work(task)].append(task.task_id)
@@ -217,7 +220,8 @@ def _was_lost(lines: Sequence[Line], task_ids: Sequence[str], first: Mark, secon
         if line.at_s <= first.at_s + LATE_S and any(words in line.text for words in running)
     ]
     since_s, until_s = max(assigned_s, default=first.at_s), second.at_s + LATE_S
-    lost = [line.at_s for line in lines for name in task_ids if f"Task {name} lost by" in line.text]
+    losses = [line for line in lines for name in task_ids if f"Task {name} lost by" in line.text]
+    lost = [line.at_s for line in losses if "its process is gone" not in line.text]
     return any(since_s - LATE_S <= at_s <= until_s for at_s in lost)
 
 

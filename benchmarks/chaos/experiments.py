@@ -7,12 +7,14 @@ sweep.
 """
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 import zlib
 from collections.abc import Mapping
+from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ DIARY_VARIABLE = "CHAOS_DIARY"
 STEP_S = 0.05
 SHORT_STEPS = 3
 STEPS = {"saver": 40, "slow": 80}  # the long ones outlive a lease that ends while they run
+BUSY_NUMBERS = 100_000_000  # about two seconds
+_FORGOTTEN: list[object] = []
 NAP_S = 600  # of a child that nobody waits for: it must be ended with its task
 
 
@@ -38,6 +42,10 @@ def run(params: Mapping[str, Any], context: Context) -> dict[str, int]:
         raise RuntimeError("a first attempt of this kind fails")
     if kind == "family":
         leave_behind(is_detached=bool(size % 2))
+    if kind == "pool":
+        forget_a_pool()
+    if kind == "busy":
+        sum(range(BUSY_NUMBERS))  # one call during which no other thread of its process runs
     steps = STEPS.get(kind, SHORT_STEPS + size)
     first = _saved(context) if kind == "saver" else 0
     for step in range(first, steps):
@@ -56,6 +64,12 @@ def leave_behind(*, is_detached: bool) -> None:
     """Start children that outlive whoever does not end them."""
     nap = [sys.executable, "-S", "-c", f"import time; time.sleep({NAP_S})"]
     subprocess.Popen(nap, start_new_session=is_detached)
+
+
+def forget_a_pool() -> None:
+    """Start processes that are replaced when they are killed, and named memory that nobody unlinks."""
+    pool = multiprocessing.get_context("fork").Pool(2)
+    _FORGOTTEN.append((pool, shared_memory.SharedMemory(create=True, size=1000)))
 
 
 def _saved(context: Context) -> int:

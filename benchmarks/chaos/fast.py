@@ -9,9 +9,11 @@ every span keeps its length in relation to every other. With SPEED 1 nothing of 
 not. `$CHAOS_HOST` is the name of the host.
 """
 
+import faulthandler
 import importlib
 import os
 import runpy
+import signal
 import socket
 import sys
 import time
@@ -19,6 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+import psutil
 
 WALL_VARIABLE = "CHAOS_WALL"
 HOST_VARIABLE = "CHAOS_HOST"
@@ -28,6 +32,7 @@ def main(words: Sequence[str]) -> None:
     """Replace the clocks, then be the script."""
     speed, script = float(words[0]), words[1]
     turn_wall_clock(Path(os.environ[WALL_VARIABLE]))
+    faulthandler.register(signal.SIGUSR1)  # prints the stacks of all threads
     if host := os.environ.get(HOST_VARIABLE):
         _replace(socket, "gethostname", lambda: host)
     if speed != 1:
@@ -47,6 +52,13 @@ def turn_wall_clock(offset_file: Path) -> None:
             return real()
 
     _replace(time, "time", shifted)
+    real_boot = psutil.boot_time
+
+    def shifted_boot() -> float:
+        """Follow the wall clock, as what Linux computes it from does."""
+        return real_boot() + shifted() - real()
+
+    _replace(psutil, "boot_time", shifted_boot)
 
 
 def run_manager_faster(speed: float) -> None:

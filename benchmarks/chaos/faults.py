@@ -34,7 +34,14 @@ _SIGNALS = {
     Kind.KILL_WORKER: signal.SIGKILL,
     Kind.TERM_WORKER: signal.SIGTERM,
     Kind.INTERRUPT_WORKER: signal.SIGINT,
+    Kind.HANG_UP_MANAGER: signal.SIGHUP,
+    Kind.HANG_UP_WORKER: signal.SIGHUP,
 }
+
+WORKER_KINDS = (
+    Kind.KILL_WORKER, Kind.STOP_WORKER, Kind.TERM_WORKER, Kind.INTERRUPT_WORKER, Kind.HANG_UP_WORKER
+)  # fmt: skip
+GENTLE = (Kind.TERM_WORKER, Kind.INTERRUPT_WORKER, Kind.HANG_UP_WORKER, Kind.HANG_UP_MANAGER)
 
 
 def _nothing() -> None:
@@ -49,21 +56,34 @@ class Faults:
     config: str  # as it is when nothing is broken
     tears: int = 0
     done: list[Kind] = field(default_factory=list)  # what really happened
+    met: list[Kind] = field(default_factory=list)  # of these, what hit while the process hit ran a task
 
     def strike(self, event: Event) -> Undo:
         """Do it, if there is something to do it to."""
+        workers = self._live()
+        hit = [_picked(workers, event.pick)] if event.kind in WORKER_KINDS else workers
+        is_running = any(worker is not None and self._task_of(worker) is not None for worker in hit)
         undo = self._act(event)
         if undo is None:
             return _nothing
         self.done.append(event.kind)
+        self.met += [event.kind] if is_running else []
         return undo
 
     def _act(self, event: Event) -> Undo | None:
         match event.kind:
-            case Kind.KILL_MANAGER | Kind.STOP_MANAGER:
+            case Kind.KILL_MANAGER | Kind.STOP_MANAGER | Kind.HANG_UP_MANAGER:
                 return self._strike_at(self.stage.manager, event.kind)
-            case Kind.KILL_WORKER | Kind.STOP_WORKER | Kind.TERM_WORKER | Kind.INTERRUPT_WORKER:
+            case (
+                Kind.KILL_WORKER
+                | Kind.STOP_WORKER
+                | Kind.TERM_WORKER
+                | Kind.INTERRUPT_WORKER
+                | Kind.HANG_UP_WORKER
+            ):
                 return self._strike_at(_picked(self._live(), event.pick), event.kind)
+            case Kind.KILL_BOTH | Kind.STOP_HOST:
+                return self._stop_host() if event.kind is Kind.STOP_HOST else self._kill_both(event)
             case Kind.KILL_CHILD | Kind.STOP_CHILD | Kind.KILL_TEMPLATE | Kind.STOP_TEMPLATE:
                 return self._strike_below(event)
             case Kind.CUT | Kind.STALL:
@@ -96,10 +116,22 @@ class Faults:
             return None
         if kind in (Kind.STOP_MANAGER, Kind.STOP_WORKER):
             return _paused(psutil.Process(actor.process.pid))
-        if kind in (Kind.TERM_WORKER, Kind.INTERRUPT_WORKER) and not actor.said:
+        if kind in GENTLE and not actor.said:
             return None  # an interpreter that still imports ends by them, as every program does
         actor.signal(_SIGNALS[kind])
         return _nothing
+
+    def _kill_both(self, event: Event) -> Undo | None:
+        """Kill a worker, and the manager before it can see that."""
+        self._strike_at(_picked(self._live(), event.pick), Kind.KILL_WORKER)
+        return self._strike_at(self.stage.manager, Kind.KILL_MANAGER)
+
+    def _stop_host(self) -> Undo:
+        """Stop every process, as a laptop that sleeps does, and return how all go on."""
+        actors = [actor for actor in (self.stage.manager, *self._live()) if actor and actor.is_alive]
+        trees = [each for actor in actors for each in (psutil.Process(actor.process.pid), *actor.tree())]
+        undo = [go_on for process in trees if (go_on := _paused(process))]
+        return lambda: [go_on() for go_on in undo]
 
     def _strike_below(self, event: Event) -> Undo | None:
         is_template = event.kind in (Kind.KILL_TEMPLATE, Kind.STOP_TEMPLATE)

@@ -29,6 +29,10 @@ class Kind(StrEnum):
     STOP_WORKER = "stop worker"
     TERM_WORKER = "SIGTERM worker"
     INTERRUPT_WORKER = "SIGINT worker"
+    HANG_UP_MANAGER = "SIGHUP manager"
+    HANG_UP_WORKER = "SIGHUP worker"
+    KILL_BOTH = "kill manager and worker"
+    STOP_HOST = "stop all processes"
     KILL_CHILD = "kill child"
     STOP_CHILD = "stop child"
     KILL_TEMPLATE = "kill template"
@@ -51,6 +55,10 @@ WEIGHTS: dict[Kind, int] = {
     Kind.STOP_WORKER: 4,
     Kind.TERM_WORKER: 2,
     Kind.INTERRUPT_WORKER: 2,
+    Kind.HANG_UP_MANAGER: 1,
+    Kind.HANG_UP_WORKER: 2,
+    Kind.KILL_BOTH: 2,
+    Kind.STOP_HOST: 2,
     Kind.KILL_CHILD: 3,
     Kind.STOP_CHILD: 2,
     Kind.KILL_TEMPLATE: 2,
@@ -103,7 +111,7 @@ class Shape:
             "slow: {combinations: [{kind: [slow]}, {size: [1, 2]}]}\n"
             f"quick: {{combinations: [{{kind: [quick]}}, {{size: {list(self.sizes)}}}]}}\n"
             f"duplicate: {{combinations: [{{kind: [quick]}}, {{size: {list(self.sizes[:2])}}}]}}\n"
-            "trouble: {combinations: [{kind: [flaky, family, saver]}, {size: [1, 2]}]}\n"
+            "trouble: {combinations: [{kind: [flaky, family, saver, busy, pool]}, {size: [1, 2]}]}\n"
             "program:\n"
             "  defaults: {command: 'python -m benchmarks.chaos.experiments {size} {seed}'}\n"
             "  combinations: [{kind: [program]}, {size: [1, 2]}]\n"

@@ -6,16 +6,22 @@ earlier ones could not: what is then missing is lost.
 
 import heapq
 import itertools
+import math
 import signal
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from benchmarks.chaos.checks import Evidence
 from benchmarks.chaos.faults import Faults
 from benchmarks.chaos.findings import gather
-from benchmarks.chaos.plan import Event, Kind, Plan, Seat
+from benchmarks.chaos.plan import Event, Plan, Seat
 from benchmarks.chaos.stage import Actor, Stage
 
 LOOK_S = 0.05  # between two looks at the processes
@@ -24,6 +30,8 @@ END_S = 300.0  # for the sweep to end once everything is healed, on a busy machi
 LEASES_S = 480.0  # ... and, of the product's time, for leases of workers that are gone to end
 GONE_S = 20.0  # for processes to end that have nothing left to do, on a busy machine
 MOMENT_S = 3.0  # that an event waits for its line; then it happens all the same
+SLOW_S = 90.0  # a run that lasts longer prints what everybody waits for
+STACKS_S = 2.0  # for the processes to print theirs
 REPLACED_S = 0.5  # until a worker that left is replaced
 
 Action = Callable[[], object]
@@ -40,6 +48,7 @@ class Trial:
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
     waiting: list[tuple[Event, int, float]] = field(default_factory=list)  # since which line, until when
     is_manager_away: bool = False
+    slow_at_s: float = field(default_factory=lambda: time.monotonic() + SLOW_S)
 
     def run(self) -> Evidence:
         """Return what the run left behind; all its processes are gone."""
@@ -55,7 +64,7 @@ class Trial:
         manager = self.stage.start_manager()
         for seat in self.plan.crew:
             self._start_worker(seat)
-        _wait_for(lambda: manager.serves, START_S)
+        self._wait_for(lambda: manager.serves, START_S)
         began_s = time.monotonic()
         for event in self.plan.events:
             self._at(began_s + event.at_s, lambda event=event: self._await_moment(event))  # type: ignore[misc]
@@ -69,6 +78,7 @@ class Trial:
                 self.stage.news.wait(max(0.0, min(LOOK_S, at_s - time.monotonic())))
             self._meet_moments()
             self._keep_up()
+            self._look_at_clock()
 
     def _meet_moments(self) -> None:
         """Strike where the line has come that an event waited for; nothing waits longer than `MOMENT_S`."""
@@ -127,41 +137,64 @@ class Trial:
         """Let the sweep end; return what did not."""
         manager = self.stage.manager
         assert manager is not None
-        if not _wait_for(lambda: manager.serves, START_S):
+        if not self._wait_for(lambda: manager.serves, START_S):
             return f"{manager.name} did not serve within {START_S:g} s"
         manager.signal(signal.SIGINT)
-        if not _wait([manager], GONE_S):
+        if not self._wait([manager], GONE_S):
             return f"{manager.name} did not stop within {GONE_S:g} s"
         last = self.stage.start_manager()
         for far in range(len(self.stage.folders)):
             self.stage.start_worker(Seat(far, "forkserver"))
         patience_s = END_S + LEASES_S / self.stage.speed
-        if not _wait(self.stage.workers, patience_s):
+        if not self._wait(self.stage.workers, patience_s):
             late = [worker.name for worker in self.stage.workers if worker.is_alive]
             return f"{', '.join(late)} did not leave within {patience_s:g} s"
         last.signal(signal.SIGINT)
-        if not _wait([last], GONE_S):
+        if not self._wait([last], GONE_S):
             return f"{last.name} did not stop within {GONE_S:g} s"
-        if not _wait([self.stage.start_manager("--exit-when-done")], START_S):
+        if not self._wait([self.stage.start_manager("--exit-when-done")], START_S):
             return f"the sweep has not ended for a manager that leaves with it, within {START_S:g} s"
         return ""
 
+    def _wait(self, actors: list[Actor], timeout_s: float) -> bool:
+        return self._wait_for(lambda: not any(actor.is_alive for actor in actors), timeout_s)
 
-def _wait(actors: list[Actor], timeout_s: float) -> bool:
-    return _wait_for(lambda: not any(actor.is_alive for actor in actors), timeout_s)
+    def _wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        until_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() >= until_s:
+                return False
+            self._look_at_clock()
+            time.sleep(LOOK_S)
+        return True
+
+    def _look_at_clock(self) -> None:
+        """Print, once, what every process of a slow run waits for."""
+        if time.monotonic() < self.slow_at_s:
+            return
+        self.slow_at_s, since = math.inf, len(self.stage.lines)
+        print(
+            f"seed {self.plan.seed}: still runs after {SLOW_S:g} s; {len(self.due)} steps of the plan are due"
+        )
+        live = [actor for actor in self.stage.actors if actor.is_alive]
+        for actor in live:
+            print(f"  {actor.name}: {_sockets(actor)}; last line: {(actor.said or ['none'])[-1][:150]}")
+            actor.signal(signal.SIGUSR1)
+        time.sleep(STACKS_S)
+        for line in self.stage.lines[since:]:
+            print(f"  {line.who}: {line.text}")
+        sys.stdout.flush()
 
 
-def _wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
-    until_s = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() >= until_s:
-            return False
-        time.sleep(LOOK_S)
-    return True
+def _sockets(actor: Actor) -> str:
+    with suppress(psutil.Error):
+        states = Counter(each.status for each in psutil.Process(actor.process.pid).net_connections("tcp"))
+        return ", ".join(f"{count} {state}" for state, count in states.items()) or "no socket"
+    return "gone"
 
 
-def run_plan(plan: Plan, root: Path, speed: float) -> tuple[Evidence, list[Kind]]:
-    """Run a plan in the folder `root`; return the evidence, and the kinds of the events that hit."""
+def run_plan(plan: Plan, root: Path, speed: float) -> tuple[Evidence, Faults]:
+    """Run a plan in the folder `root`; return the evidence, and the faults that hit."""
     stage = Stage(root, speed, plan.far_hosts, plan.config)
     faults = Faults(stage, plan.config)
-    return Trial(plan, stage, faults).run(), faults.done
+    return Trial(plan, stage, faults).run(), faults
