@@ -129,3 +129,21 @@ def test_a_deleted_row_is_run_again_and_no_other(folder: Folder) -> None:
         "Assigned task exp1_vary_width_2_42 to cpu0"
     ]
     assert sum(line.startswith("Assigned task ") for line in folder.log()) == len(WIDTHS) + 1
+
+
+@pytest.mark.parametrize(
+    "broken", ["run = undefined_name\n", "def run(params, context): return undefined_name\n"]
+)
+def test_a_typo_costs_a_few_attempts_and_its_correction_alone_lets_the_sweep_go_on(
+    tmp_path: Path, broken: str
+) -> None:
+    folder = gated_folder(tmp_path, str(list(range(40))), broken, CONFIG)
+    with manager_process(folder), worker_process(tmp_path) as one, worker_process(tmp_path) as two:
+        poll(lambda: any("is held" in line for line in folder.log()), "the hold", DEADLINE_S)
+        one.await_words("Nothing that is left can run")
+        two.await_words("Nothing that is left can run")
+        assert sum("Assigned task" in line for line in folder.log()) <= 7
+        (tmp_path / "experiment.py").write_text("def run(params, context): return {'score': 1}\n")
+        assert [one.code(), two.code()] == [0, 0]
+    assert {row["score"] for row in folder.rows()} == {"1"}
+    assert len(folder.rows()) == 40
