@@ -36,7 +36,8 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
         say(line)
     complete = {key for file in files for row in file.rows for key in row.keys}
     by_key = {task.key: task for task in tasks if task.key not in complete}
-    groups = group_failures(record for record in records if record.key in by_key)
+    own = (record for record in records if record.key in by_key)
+    groups = group_failures(own, with_pending=True)
     for group in groups[:SHOWN]:
         first = by_key[group.keys[0]]
         count = len(group.keys)
@@ -44,8 +45,10 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
         say(f"  such as {first.task_id}; its log: {log_of(workdir, first)}")
     if len(groups) > SHOWN:
         say(f"... and {len(groups) - SHOWN} more causes: {command('report', '')}")
-    if groups:
+    if any(group.state == "failed" for group in groups):
         say(f"Next: {command('run', '--retry-failed')}  runs them again, once the cause is corrected")
+    elif by_key:
+        say(f"Next: {command('run', '')}  goes on with the {len(by_key)} tasks that are left")
     elif complete:
         say(f"Next: {command('report', '')}")
 

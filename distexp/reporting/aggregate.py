@@ -4,9 +4,9 @@ Pure. All of it becomes JSON for the page (`html`). pandas and scipy are importe
 """
 
 import itertools
-from collections import Counter
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pandas as pd
@@ -25,6 +25,7 @@ from distexp.text import cell_text
 BEST = 10  # combinations that are listed per phase
 TABLE_DIGITS = 8  # of a number in the table: half the page, and more than anybody reads
 PAIRED_AXES = 4  # of the first so many axes, each pair gets a heat map
+SPARSE = 0.75  # of the cells of a map without a number: then it shows nothing
 NAMED_TASKS = 5  # of those that failed for one cause
 MEASURED = ("duration_s", "peak_gpu_mib")  # ours, and as good as a metric
 LOWER_IS_BETTER = ("loss", "error", "err", "mse", "mae", "rmse", "perplexity", "duration_s", "peak_gpu_mib")
@@ -46,6 +47,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     axes: list[int]
     points: list[tuple[int, Point]] | None = None  # of one axis: by the number of the value
+    dots: list[tuple[int, float]] | None = None  # of an axis whose values share no run: each combination
     means: list[list[float | None]] | None = None  # of two: the first axis runs to the right
     runs: int  # of each value, that are compared
     of: int  # runs that the sweep has of each value
@@ -64,7 +66,9 @@ def frame_of(
     return frame.dropna(subset=[_VALUE])
 
 
-def compare(frame: pd.DataFrame, axes: Sequence[int], sizes: Sequence[int], runs: int) -> Comparison:
+def compare(
+    frame: pd.DataFrame, axes: Sequence[int], sizes: Sequence[int], *, runs: int, groups: int
+) -> Comparison:
     """Compare the values of an axis, or the pairs of two, by the runs that each of them has.
 
     A mean over whatever happens to be there favours the value whose bad runs failed. So a run (the places
@@ -74,15 +78,17 @@ def compare(frame: pd.DataFrame, axes: Sequence[int], sizes: Sequence[int], runs
         frame: As `frame_of` returns it.
         axes: One or two.
         sizes: How many values each axis has.
-        runs: That the sweep has of each value, or pair.
+        runs: That the sweep has of each value, or pair; 0 when its combinations share none.
+        groups: How many values, or pairs, the sweep has.
     """
     other = [axis for axis in range(len(sizes)) if axis not in axes]
-    groups = len(frame[[*axes]].drop_duplicates())
-    shared = frame[frame.groupby([*other, _SEED])[_VALUE].transform("size") == groups]
-    wanted = 1
-    for axis in axes:
-        wanted *= sizes[axis]
-    counts: dict[str, Any] = {"runs": len(shared) // groups, "of": runs, "absent": wanted - groups}
+    present = len(frame[[*axes]].drop_duplicates())
+    shared = frame[frame.groupby([*other, _SEED])[_VALUE].transform("size") == present]
+    counts: dict[str, Any] = {"runs": len(shared) // present, "of": runs, "absent": groups - present}
+    if len(axes) == 1 and not runs:
+        means = frame.groupby([*range(len(sizes))], as_index=False)[_VALUE].mean()
+        dots = [(int(at), short(mean)) for at, mean in zip(means[axes[0]], means[_VALUE], strict=True)]
+        return Comparison(axes=[*axes], dots=dots, **counts)
     if len(axes) == 1:
         by_seed = shared.groupby([*axes, _SEED])[_VALUE].mean()
         return Comparison(axes=[*axes], points=_points(by_seed.groupby(level=0)), **counts)
@@ -142,25 +148,28 @@ def make_report(
     if metric is not None and metric not in metrics:
         there = f"choose one of: {', '.join(metrics)}" if metrics else "there are none yet"
         raise UserError(f"--metric {metric}: no row has such a metric; {there}")
+    goals = {phase.metric.name: phase.metric.goal for phase in phases if phase.metric}
     numbers = {name: _numbers(cells[name]) for name in metrics}
     durations = durations_of(files)
     own: dict[str, list[tuple[int, GridPoint]]] = {phase.name: [] for phase in phases}
     for at, held in enumerate(keys):
         for key in held:
             own[by_key[key].grid.phase].append((at, by_key[key]))
-    counts = Counter(task.grid.phase for task in tasks)
+    planned: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
+    for task in tasks:
+        planned[task.grid.phase].append(task)
     complete = set(itertools.chain.from_iterable(keys))
     return {
         "metrics": metrics,
-        "metric": metric or (metrics[0] if metrics else None),
-        "lower": [name for name in metrics if any(word in name.lower() for word in LOWER_IS_BETTER)],
+        "metric": metric or next((name for name in [*goals, *metrics] if name in metrics), None),
+        "lower": [name for name in metrics if _is_lower_better(name, goals)],
         "totals": {
             "tasks": len(tasks),
             "complete": len(complete),
             "seconds": round(sum(durations.values()), 1),
         },
         "phases": [
-            _phase(phase, own[phase.name], numbers, durations, counts[phase.name]) for phase in phases
+            _phase(phase, own[phase.name], numbers, durations, planned[phase.name]) for phase in phases
         ],
         "columns": [_column(name, cells[name], name in numbers) for name in columns],
         "rows": len(keys),
@@ -168,6 +177,12 @@ def make_report(
         "workers": _workers(cells, len(keys)),
         "problems": [[file.path, p.line, p.reason, p.rows] for file in files for p in file.problems],
     }
+
+
+def _is_lower_better(metric: str, goals: Mapping[str, str]) -> bool:
+    if metric in goals:
+        return goals[metric] == "minimize"
+    return any(word in metric.lower() for word in LOWER_IS_BETTER)
 
 
 def _columns(files: Sequence[FileAudit], names: Sequence[str]) -> dict[str, list[str]]:
@@ -205,46 +220,89 @@ def _phase(
     own: Sequence[tuple[int, GridPoint]],
     numbers: Mapping[str, list[float | None]],
     durations: Mapping[str, float],
-    tasks: int,
+    planned: Sequence[GridPoint],
 ) -> dict[str, Any]:
     axes = {name: [cell_text(value) for value in values] for name, values in phase.axes.items()}
     places = [task.grid.positions(task.number)[:-1] for _, task in own]
     seeds = [task.seed for _, task in own]
+    space = Space.of(phase, planned)
     shown = {}
     for name, column in numbers.items():
         frame = frame_of(places, seeds, [column[at] for at, _ in own])
         if not frame.empty:
-            shown[name] = _charts(frame, [len(values) for values in axes.values()], tasks)
+            shown[name] = space.charts(frame)
     return {
         "name": phase.name,
         "where": phase.where,
         "experiment": phase.command or phase.experiment,
-        "tasks": tasks,
+        "tasks": len(planned),
         "seeds": len({*seeds}),
         "complete": len(own),
         "seconds": round(sum(durations.get(task.key, 0.0) for _, task in own), 1),
         "axes": [
-            {"name": name, "values": axes[name], "numeric": all(_is_number(value) for value in values)}
+            {"name": name, "values": axes[name], "numeric": _is_numeric(values, phase.absent.get(name))}
             for name, values in phase.axes.items()
         ],
         "shown": shown,
     }
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_numeric(values: Sequence[object], absent: int | None) -> bool:
+    numbers = [value for at, value in enumerate(values) if at != absent]
+    return all(isinstance(each, int | float) and not isinstance(each, bool) for each in numbers)
 
 
-def _charts(frame: pd.DataFrame, sizes: Sequence[int], tasks: int) -> dict[str, Any]:
-    varied = [axis for axis, size in enumerate(sizes) if size > 1]
-    return {
-        "axes": [compare(frame, [axis], sizes, tasks // sizes[axis]) for axis in varied],
-        "maps": [
-            compare(frame, pair, sizes, tasks // (sizes[pair[0]] * sizes[pair[1]]))
-            for pair in itertools.combinations(varied[:PAIRED_AXES], 2)
-        ],
-        **rank(frame, len(sizes)),
-    }
+class Space(msgspec.Struct, frozen=True):
+    """The combinations of a phase: a whole grid, or those of cases, conditions, pairs and samples."""
+
+    sizes: list[int]  # values of each axis
+    absent: dict[int, int]  # of an axis that not every combination has: the place that stands for that
+    tasks: int
+    frame: Any  # of all tasks, where they are no whole grid; else None
+
+    @classmethod
+    def of(cls, phase: Phase, planned: Sequence[GridPoint]) -> Self:
+        """Return the space of a phase with these tasks."""
+        absent = {at: phase.absent[name] for at, name in enumerate(phase.axes) if name in phase.absent}
+        frame = None
+        if phase.places is not None and planned:
+            places = [task.grid.positions(task.number)[:-1] for task in planned]
+            frame = frame_of(places, [task.seed for task in planned], [0.0] * len(planned))
+        return cls([len(values) for values in phase.axes.values()], absent, len(planned), frame)
+
+    def charts(self, frame: pd.DataFrame) -> dict[str, Any]:
+        """Return what is drawn of one metric."""
+        varied = [axis for axis, size in enumerate(self.sizes) if size > 1]
+        pairs = itertools.combinations(varied[:PAIRED_AXES], 2)
+        maps = [self._compare(frame, pair) for pair in pairs]
+        return {
+            "axes": [found for axis in varied if (found := self._compare(frame, [axis]))],
+            "maps": [found for found in maps if found and found.of and self._is_dense(found)],
+            **rank(frame, len(self.sizes)),
+        }
+
+    def _compare(self, frame: pd.DataFrame, axes: Sequence[int]) -> Comparison | None:
+        """Compare among the combinations that have these axes; None when no row does."""
+        has_axes = self._with(frame, axes)
+        if has_axes.empty:
+            return None
+        groups = math.prod(self.sizes[axis] for axis in axes)
+        if self.frame is None:
+            return compare(has_axes, axes, self.sizes, runs=self.tasks // groups, groups=groups)
+        planned = self._with(self.frame, axes)
+        groups = len(planned[[*axes]].drop_duplicates())
+        runs = compare(planned, axes, self.sizes, runs=1, groups=groups).runs
+        return compare(has_axes, axes, self.sizes, runs=runs, groups=groups)
+
+    def _with(self, frame: pd.DataFrame, axes: Sequence[int]) -> pd.DataFrame:
+        for axis in axes:
+            if axis in self.absent:
+                frame = frame[frame[axis] != self.absent[axis]]
+        return frame
+
+    def _is_dense(self, found: Comparison) -> bool:
+        cells = sum(mean is not None for line in found.means or [] for mean in line)
+        return cells >= (1 - SPARSE) * math.prod(self.sizes[axis] for axis in found.axes)
 
 
 def _column(name: str, cells: Sequence[str], is_metric: bool) -> dict[str, Any]:

@@ -21,14 +21,19 @@ class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):
     error: str  # the first one's, whole
 
 
-def group_failures(records: Iterable[TaskRecord]) -> list[FailureGroup]:
+def group_failures(records: Iterable[TaskRecord], *, with_pending: bool = False) -> list[FailureGroup]:
     """Return the tasks of `records` without a result by state, cause and message, the largest group first.
 
     Messages are the same when they differ in numbers alone.
+
+    Args:
+        records: What the manager knows.
+        with_pending: Also those that failed and would be tried again; a held phase has such.
     """
     groups: dict[tuple[str, str, str], FailureGroup] = {}
     for record in records:
-        if record.state not in ("failed", "cancelled"):
+        has_failed = with_pending and record.state == "pending" and record.error
+        if record.state not in ("failed", "cancelled") and not has_failed:
             continue
         error = record.error.strip()
         message = error.rpartition("\n")[2]

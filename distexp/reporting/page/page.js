@@ -77,7 +77,7 @@
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   function layout(x, y) {
-    const axis = { gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, automargin: true, fixedrange: true, ticklabeloverflow: "allow" };
+    const axis = { exponentformat: "e", gridcolor: colour("--line"), linecolor: colour("--line"), zeroline: false, automargin: true, fixedrange: true, ticklabeloverflow: "allow" };
     return {
       margin: { l: 52, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("--quiet") },
@@ -91,6 +91,7 @@
   function noteOf({ axes, runs, of, absent }) {
     const what = axes.length === 1 ? "value" : "pair";
     const notes = [];
+    if (of === 0) return "Each dot is one combination: these values share no runs to compare them by.";
     if (runs < of) notes.push(`Compares the ${count(runs)} of ${count(of)} runs that every ${what} has (${count(of - runs)} missing).`);
     if (absent) notes.push(`${count(absent)} ${what}${absent === 1 ? " has" : "s have"} no number and ${absent === 1 ? "is" : "are"} left out.`);
     return notes.join(" ");
@@ -99,7 +100,7 @@
   function chart(title, found, draw) {
     const note = noteOf(found);
     const noteLine = note ? make("p", { class: "quiet note" }, note) : null;
-    if (found.runs === 0) return make("div", { class: "chart" }, make("h3", {}, title), make("p", { class: "quiet" },
+    if (found.runs === 0 && found.of) return make("div", { class: "chart" }, make("h3", {}, title), make("p", { class: "quiet" },
       `Nothing to compare yet: no run (one choice of the other values, and seed) has finished for every ${found.axes.length === 1 ? "value" : "pair"}.`));
     const plot = make("div", { class: "plot" });
     pending.set(plot, () => draw(plot));
@@ -141,6 +142,22 @@
       const isWide = !axis.numeric ? { range: [-0.5, values.length - 0.5] } : {};
       Plotly.newPlot(plot, [trace], layout(
         { title: { text: plain(axis.name), standoff: 8 }, type: isLog ? "log" : "linear", ...ticks, ...isWide },
+        { title: { text: plain(metric), standoff: 8 } }), CONFIG);
+    };
+  }
+
+  function dotChart(axis, dots) {
+    return (plot) => {
+      const ticks = axis.numeric || axis.values.length > 12 ? {} : { tickmode: "array", tickvals: axis.values.map((_, at) => at), ticktext: axis.values.map(clipped) };
+      const x = dots.map(([at]) => axis.numeric ? Number(axis.values[at]) : at);
+      const isLog = axis.numeric && Math.min(...x) > 0 && Math.max(...x) / Math.min(...x) >= 100;
+      const trace = {
+        x, y: dots.map(([, mean]) => mean), type: "scatter", mode: "markers", hoverinfo: "text",
+        text: dots.map(([at, mean]) => `${plain(axis.name)} = ${clipped(axis.values[at])}<br>${plain(metric)} ${shown(mean)}`),
+        marker: { color: colour("--accent"), size: 7, opacity: 0.7 },
+      };
+      Plotly.newPlot(plot, [trace], layout(
+        { title: { text: plain(axis.name), standoff: 8 }, type: isLog ? "log" : "linear", ...ticks },
         { title: { text: plain(metric), standoff: 8 } }), CONFIG);
     };
   }
@@ -206,7 +223,7 @@
     const charts = make("div", { class: "charts" });
     for (const found of shownOf.axes) {
       const axis = phase.axes[found.axes[0]];
-      charts.append(chart(`${metric} by ${axis.name}`, found, lineChart(axis, found.points)));
+      charts.append(chart(`${metric} by ${axis.name}`, found, found.dots ? dotChart(axis, found.dots) : lineChart(axis, found.points)));
     }
     for (const found of shownOf.maps) {
       const [right, up] = found.axes.map((at) => phase.axes[at]);
