@@ -86,7 +86,8 @@ echo   tasks     list tasks                            show      one task, and w
 echo   logs      what a task has printed               plan      what would run, and for how long
 echo   report    an HTML file with charts              init      a first sweep of your own
 echo   cancel  requeue  pause  resume  drain           steer a running sweep
-echo   test      format, lint, types, tests            help      this text
+echo   convert   a W&B sweep file as one of ours       test      format, lint, types, tests
+echo   help      this text
 echo(
 echo The first start makes .venv beside this file and installs requirements.txt. DISTEXP_PYTHON=C:\path\to\python.exe
 echo uses that Python as it is and installs nothing. Paths count from where you type.

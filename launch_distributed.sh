@@ -10,7 +10,8 @@
 #   logs      what a task has printed               plan      what would run, and for how long
 #   report    an HTML file with charts              init      a first sweep of your own
 #   cancel  requeue  pause  resume  drain           steer a running sweep
-#   test      format, lint, types, tests            help      this text
+#   convert   a W&B sweep file as one of ours       test      format, lint, types, tests
+#   help      this text
 #
 # The first start makes .venv beside this file and installs requirements.txt. DISTEXP_PYTHON=/path/to/python uses that
 # Python as it is and installs nothing. Paths count from where you type. The twin for Windows is launch_distributed.bat.
