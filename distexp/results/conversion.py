@@ -6,9 +6,9 @@ Pure: no files, no clock.
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import Scalar, Task
@@ -25,7 +25,7 @@ RENAMED = "_result"  # ends the name of a metric that is called like another col
 INT64 = range(-(2**63), 2**64)  # what every JSON library carries exactly; longer ones travel as text
 OUR_COLUMNS = frozenset((*IDENTITY, *CAPTURED, *PROVENANCE))
 
-_NOT_JSON = (TypeError, ValueError, RecursionError, OverflowError, AttributeError, RuntimeError)
+Form = TypeVar("Form")
 
 
 class Converted(NamedTuple):
@@ -62,10 +62,10 @@ def convert(task: Task, result: Any) -> Converted:
 
 def whole_json(result: Any) -> str:
     """Return a result as JSON, nothing cut; what JSON does not know stands as text."""
-    try:
-        return json.dumps(_jsonable(result), default=_jsonable_or_text, indent=1)
-    except _NOT_JSON:  # it holds itself, or nests without end
-        return json.dumps(_text_of(result))
+    return _first(
+        lambda: json.dumps(_jsonable(result), default=_jsonable_or_text, indent=1),
+        lambda: json.dumps(_text_of(result)),  # it holds itself, or nests without end
+    )
 
 
 def _flattened(mapping: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
@@ -118,21 +118,19 @@ def _scalar(value: Any) -> Scalar:
 
 def number_of(value: Any) -> Any:
     """Return a number of NumPy or torch as one of Python; anything else as it is."""
-    if type(value) in (bool, int, float, str, type(None)) or not hasattr(value, "item"):
+    if type(value) in (bool, int, float, str, type(None)):
         return value
-    try:
-        return value.item()
-    except _NOT_JSON:  # an array of more than one number
-        return value
+    return _first(lambda: value.item(), lambda: value)  # noqa: PLW0108 - most values have no `item`
 
 
 def _json_of(value: Any) -> str:
     """Return a value as JSON, or as its own text where it is no list, mapping or array."""
-    try:
+
+    def as_json() -> str:
         text = json.dumps(_jsonable(value), default=_jsonable_or_text, ensure_ascii=False)
         return str(json.loads(text)) if text.startswith('"') else text  # a date or a path, say
-    except _NOT_JSON:  # it holds itself, or nests without end
-        return _text_of(value)
+
+    return _first(as_json, lambda: _text_of(value))  # the latter: it holds itself, or nests without end
 
 
 def _jsonable(value: Any) -> Any:
@@ -148,17 +146,21 @@ def _jsonable(value: Any) -> Any:
 def _jsonable_or_text(value: Any) -> Any:
     if isinstance(value, Set):
         return list(value)
-    try:
-        return _jsonable(value.tolist())  # arrays of NumPy and torch
-    except _NOT_JSON:
-        return _text_of(value)
+    return _first(lambda: _jsonable(value.tolist()), lambda: _text_of(value))  # arrays of NumPy and torch
 
 
 def _text_of(value: Any) -> str:
+    if isinstance(value, int):
+        return _first(lambda: str(value), lambda: hex(value))  # Python writes 4300 digits at most
+    return _first(lambda: str(value), lambda: f"<{type(value).__name__}>")
+
+
+def _first(preferred: Callable[[], Form], otherwise: Callable[[], Form]) -> Form:
+    """Return what `preferred` makes of a value, else what `otherwise` makes of it."""
     try:
-        return str(value)
-    except _NOT_JSON:  # an integer of thousands of digits, or a class of the user's
-        return hex(value) if isinstance(value, int) else f"<{type(value).__name__}>"
+        return preferred()
+    except Exception:  # noqa: BLE001 - around methods of the user's classes, which may raise anything
+        return otherwise()
 
 
 def _cut(metrics: dict[str, Scalar]) -> list[str]:

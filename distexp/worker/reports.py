@@ -4,6 +4,7 @@ Runs in the task's child. No report ends a task: what cannot be carried is dropp
 """
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -44,9 +45,12 @@ class Reporter:
         self._lock = threading.Lock()
         self._sent_s = -math.inf
         self._has_warned = False
+        self._pid = os.getpid()
 
     def report(self, step: Any, total: Any, metrics: Mapping[str, Any]) -> None:
-        """Take one report."""
+        """Take one report; in a fork of the task, such as a worker of a DataLoader, do nothing."""
+        if os.getpid() != self._pid:
+            return
         reported, dropped = cleaned(step, total, metrics)
         with self._lock:
             if dropped and not self._has_warned:

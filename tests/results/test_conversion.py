@@ -78,7 +78,7 @@ def test_a_result_without_metrics_is_said_in_one_line() -> None:
 def test_what_holds_itself_or_raises_is_kept_as_text() -> None:
     class Odd:
         def __str__(self) -> str:
-            raise ValueError("no text")
+            raise KeyError("no text")
 
     endless: dict[str, Any] = {}
     endless["again"] = endless
