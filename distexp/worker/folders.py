@@ -44,9 +44,10 @@ def is_disk_full(error: OSError) -> bool:
 
 
 def is_full_at(folder: Path) -> bool:
-    """Return whether the disk of a folder is full or read-only now."""
+    """Return whether the disk of a folder, which need not exist, is full or read-only now."""
+    there = next(each for each in (folder, *folder.parents) if each.is_dir())
     try:
-        probe(folder)
+        probe(there)
     except OSError as error:
         return is_disk_full(error)
     return False

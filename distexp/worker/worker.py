@@ -307,7 +307,6 @@ class Worker:
                 )
             case Stopped():
                 reason = "preempted" if self._stop.is_preempted else "interrupted"
-                log.info("Giving task %s back: %s", task.task_id, reason)
                 self._is_hopeless = not self._completed and not any(self._checkpoints(task).rglob("*"))
                 self._give_back(task, reason)
             case Unusable(problem=problem):
@@ -327,21 +326,17 @@ class Worker:
                 )
 
     def _give_back(self, task: TaskReply, reason: str) -> None:
+        log.info("Giving task %s back: %s", task.task_id, reason)
         self._connection.report(TaskReleased(**self._delivery.report_fields(task), reason=clean_text(reason)))
 
     def _meet_full_disk(self, task: TaskReply, disk: DiskFull) -> None:
         """Give the task back free, and wait until there is room; the third time it is charged."""
         self._full_disks[task.key] += 1
         if self._full_disks[task.key] >= MAX_FULL_DISKS:
-            problem = (
-                f"{disk.folder}: disk full or read-only, for the {MAX_FULL_DISKS}rd time ({disk.problem})"
-            )
-            self._conclude(task, Failed(Cause.ERROR, problem))
+            often = f"{disk.folder}: disk full or read-only, {MAX_FULL_DISKS} times now: {disk.problem}"
+            self._conclude(task, Failed(Cause.ERROR, often))
         else:
-            log.warning(
-                "%s: disk full or read-only (%s); giving task %s back, and asking for none until it is not",
-                *(disk.folder, disk.problem, task.task_id),
-            )
+            log.warning("%s: disk full or read-only; asking for no task until it is not", disk.folder)
             self._give_back(task, f"disk full: {disk.problem}")
         while is_full_at(disk.folder) and not self._stop.wants_leave and not self._connection.has_given_up:
             self._connection.wait(DISK_RETRY_S)

@@ -34,6 +34,7 @@ def test_a_disk_without_room_is_full_and_keeps_nothing_of_the_probe(tmp_path: Pa
         make_folders(tmp_path / "run")
     assert is_disk_full(error.value)
     assert is_full_at(tmp_path)
+    assert is_full_at(tmp_path / "absent" / "run")
     assert not list(tmp_path.rglob(".probe"))
 
 
