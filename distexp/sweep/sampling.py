@@ -42,25 +42,27 @@ def read_search(node: Node, problems: Problems) -> Search | None:
         example = "search: {method: random, samples: 40, seed: 1}"
         problems.at(node, f"must be such as {example} (it is {shown(node)})")
         return None
-    before = len(problems.lines)
     items: Mapping[str, Node] = node.value
-    for name, item in items.items():
-        if name not in SEARCH_KEYS:
-            problems.at(item, f"is no key of `search`. There are: {', '.join(SEARCH_KEYS)}")
+    wrong: list[tuple[Node, str]] = [
+        (item, f"is no key of `search`. There are: {', '.join(SEARCH_KEYS)}")
+        for name, item in items.items()
+        if name not in SEARCH_KEYS
+    ]
     if (method := items.get("method")) and method.value != "random":
-        problems.at(method, f"must be random, the one method of this version (it is {shown(method)})")
-    samples, seed = items.get("samples"), items.get("seed")
+        wrong.append((method, f"must be random, the one method of this version (it is {shown(method)})"))
+    samples, seed, names = items.get("samples"), items.get("seed"), items.get("for_each")
     if samples is None:
-        problems.at(node, "search needs samples, such as samples: 40")
+        wrong.append((node, "search needs samples, such as samples: 40"))
     elif type(samples.value) is not int or not 1 <= samples.value <= MAX_SAMPLES:
-        problems.at(samples, f"must be a number from 1 to {MAX_SAMPLES:,} (it is {shown(samples)})")
+        wrong.append((samples, f"must be a number from 1 to {MAX_SAMPLES:,} (it is {shown(samples)})"))
     if seed is not None and type(seed.value) is not int:
-        problems.at(seed, f"must be a whole number (it is {shown(seed)})")
-    names = items.get("for_each")
+        wrong.append((seed, f"must be a whole number (it is {shown(seed)})"))
     each = [] if names is None else names.value if isinstance(names.value, list) else [names]
     if names is not None and not all(isinstance(name.value, str) for name in each):
-        problems.at(names, f"must be names of axes, such as [dataset] (it is {shown(names)})")
-    if len(problems.lines) > before or samples is None:
+        wrong.append((names, f"must be names of axes, such as [dataset] (it is {shown(names)})"))
+    for place, text in wrong:
+        problems.at(place, text)
+    if wrong or samples is None:
         return None
     return Search(node, samples.value, 1 if seed is None else seed.value, tuple(name.value for name in each))
 
