@@ -7,10 +7,12 @@ mappings as JSON or as Python prints them.
 """
 
 import ast
+import bisect
 import json
 import math
 import re
 import struct
+from array import array
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
@@ -21,6 +23,7 @@ Form = tuple[str, object]  # a kind of comparison and what is compared; hashable
 
 NULLS = frozenset(["", "nan", "NaN", "None", "null", "NA"])
 NOWHERE = -1  # the position of a cell that holds no value of the axis
+SINGLE_WIDTH = 2**-22  # of a number: twice as far as two can be apart that are the same float32
 MAX_NUMBER_CHARS = 400  # a longer cell is no number: bounds the cost of exact comparison
 MAX_LITERAL_CHARS = 100_000  # of a list as Python prints it: its parser is slow
 
@@ -121,8 +124,11 @@ class AxisReader:
     def __init__(self, values: Sequence[Value], absent: int | None = None) -> None:
         """Tell these values apart; `absent` is the position of null for tasks that lack the parameter."""
         self.values, self.absent = values, absent
+        self._sorted = (
+            _Sorted(values) if isinstance(values, array) else None
+        )  # drawn numbers: too many for a dict
         self._by_form: dict[Form, list[int]] = {}
-        for position, value in enumerate(values):
+        for position, value in enumerate(values if self._sorted is None else ()):
             for form in value_forms(value):
                 self._by_form.setdefault(form, []).append(position)
         self._nearby: dict[Form, list[int]] | None = None
@@ -132,7 +138,12 @@ class AxisReader:
 
         Where the cell could hold two values, its exact spelling decides.
         """
-        found = {position for form in cell_forms(cell) for position in self._by_form.get(form, ())}
+        forms = cell_forms(cell)
+        if self._sorted is not None:
+            near = {place for kind, what in forms if kind == "float" for place in self._sorted.near(what)}
+            found = {place for place in near if not set(value_forms(self.values[place])).isdisjoint(forms)}
+        else:
+            found = {position for form in forms for position in self._by_form.get(form, ())}
         if len(found) > 1:
             found = {position for position in found if self._spelling(position) == cell}
         return found.pop() if len(found) == 1 else NOWHERE
@@ -142,8 +153,12 @@ class AxisReader:
 
     def rivals(self, value: Value) -> list[Value]:
         """Return the other values that a cell could hold as well as this one: few, if any."""
-        near = self._near()
-        places = {place for form in _coarse_forms(value) for place in near.get(form, ())} if near else set()
+        coarse = _coarse_forms(value)
+        if self._sorted is not None:
+            near = self._sorted.near(value)
+            places = {at for at in near if not coarse.isdisjoint(_coarse_forms(self.values[at]))}
+        else:
+            places = {place for form in coarse for place in self._near().get(form, ())}
         others = [self.values[place] for place in sorted(places)]
         return [each for each in others if canonical(each) != canonical(value)]
 
@@ -156,6 +171,25 @@ class AxisReader:
                     for form in _coarse_forms(value):
                         self._nearby.setdefault(form, []).append(position)
         return self._nearby
+
+
+class _Sorted:
+    """Many numbers, found by value: a position each instead of an entry in a dict."""
+
+    def __init__(self, values: Sequence[float]) -> None:
+        self._values = values
+        self._order: Sequence[int] | None = None
+
+    def near(self, number: object) -> Sequence[int]:
+        """Return the positions of the values that are the same float32, and of few others beside them."""
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            return ()
+        if self._order is None:
+            self._order = array("l", sorted(range(len(self._values)), key=self._values.__getitem__))
+        width = abs(number) * SINGLE_WIDTH + 2**-148  # as far as tiny ones are apart
+        low = bisect.bisect_left(self._order, number - width, key=self._values.__getitem__)
+        high = bisect.bisect_right(self._order, number + width, key=self._values.__getitem__)
+        return self._order[low:high]
 
 
 def _coarse_forms(value: Value) -> set[Form]:

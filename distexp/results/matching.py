@@ -207,7 +207,8 @@ class Group:
         rule = RowRule(varied=tuple(varied), renamed_from=grid.renamed_from, assume=grid.assume)
         group = cls(grid, varied, fixed, rule, grid.absent)
         if grid.places is not None:
-            group.keys = {grid.code(point.number): point.key for point in points}
+            codes = grid.codes()
+            group.keys = {codes[point.number]: point.key for point in points}
             return group
         group.keys = [None] * len(grid)
         for point in points:

@@ -64,6 +64,17 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             code = code * size + at
         return code
 
+    def codes(self) -> list[int]:
+        """Return `code` of every task."""
+        if self.places is None:
+            return list(range(len(self)))
+        codes = [0] * combination_count(self.axes, self.places)
+        for name, column in self.places.items():
+            size = len(self.axes[name])
+            codes = [code * size + at for code, at in zip(codes, column, strict=True)]
+        count = len(self.seeds)
+        return codes if count == 1 else [code * count + at for code in codes for at in range(count)]
+
     def _sizes(self) -> list[int]:
         return [*[len(values) for values in self.axes.values()], len(self.seeds)]
 
@@ -166,6 +177,9 @@ def _shared(kind: Sequence[Grid]) -> Iterator[list[set[int]]]:
 
     The list is empty for a grid that has a default, or a whole axis, of its own.
     """
+    if len(kind) == 1:  # the tasks of one grid differ from each other
+        yield []
+        return
     counts = {name: Counter[str]() for name in (*_values_of(kind[0]), "seed")}
     for grid in kind:
         for name, values in (_values_of(grid) | {"seed": grid.seeds}).items():

@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import math
+from array import array
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -236,3 +237,18 @@ def test_a_cell_holds_a_value_however_it_is_written(value: Any, cell: str) -> No
 )
 def test_a_cell_of_another_value_does_not_hold_it(value: Any, cell: str) -> None:
     assert not holds(value, cell)
+
+
+_NUMBERS = st.floats(-1e30, 1e30, allow_nan=False) | st.sampled_from([0.1, 1e-4, 0.0, 1.0, 1e-44, 0.25, 3e-8])
+_SPELLINGS = st.sampled_from(["{!r}", "{:.6g}", "{:.8g}", "{:.17g}", "{:e}", " {!r} ", "x{!r}"])
+
+
+@examples(200)
+@given(st.lists(_NUMBERS, min_size=1, max_size=6, unique=True), st.data())
+def test_many_numbers_are_found_as_few_are(values: list[float], data: st.DataObject) -> None:
+    number = data.draw(st.sampled_from(values) | _NUMBERS)
+    near = [float(np.float32(number)), float(np.nextafter(number, 1)), number]
+    cell = data.draw(_SPELLINGS).format(data.draw(st.sampled_from(near)))
+    few, many = AxisReader(values), AxisReader(array("d", values))
+    assert many.position(cell) == few.position(cell)
+    assert many.rivals(number) == few.rivals(number)
