@@ -18,6 +18,7 @@ from distexp.system.files import make_ignored, replace_durably
 from distexp.system.process import ProcessMark, host_name
 
 LOG_FILE = "experiment_manager.log"
+OLD_TOKEN = ".experiment_token"  # of earlier versions, and where a copy may lie
 EVERYWHERE = ("", "0.0.0.0", "::")  # addresses to bind, not to connect to
 
 
@@ -91,7 +92,7 @@ class Workdir:
     @property
     def token(self) -> Path:
         """What a worker has to know: see `trust`."""
-        old = self.root / ".experiment_token"  # of earlier versions, and where a copy may lie
+        old = self.root / OLD_TOKEN
         return old if old.exists() else self.state / "token"
 
     @property
@@ -157,6 +158,15 @@ class Workdir:
         """Make the folder of the manager's own files, which git ignores: a secret is among them."""
         with contextlib.suppress(OSError):  # whoever writes the first file there says what is wrong
             make_ignored(self.state)
+            self._ignore_old_token()
+
+    def _ignore_old_token(self) -> None:
+        exclude = self.root / ".git" / "info" / "exclude"  # no file of the user's
+        if not (self.root / OLD_TOKEN).exists() or not exclude.exists():
+            return
+        if OLD_TOKEN not in exclude.read_text(encoding="utf-8", errors="replace").splitlines():
+            with exclude.open("a", encoding="utf-8") as file:
+                file.write(f"\n{OLD_TOKEN}\n")
 
     def keep_sweep_id(self, new: str) -> str:
         """Return the id of this folder's sweep; `new` when it has none yet. Caller holds the folder."""

@@ -149,3 +149,15 @@ def test_a_working_folder_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path
     assert done.stderr.splitlines()[-1] == (
         f"error: '{tmp_path}/caf\\udce9': the path of the working folder is not UTF-8; rename it"
     )
+
+
+def test_git_ignores_the_managers_own_files_and_a_token_beside_them(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / ".experiment_token").write_text("secret")
+    folder = Workdir(tmp_path)
+    folder.make_state()
+    folder.make_state()
+    (folder.state / "token").write_text("secret")
+    status = ["git", "-C", tmp_path, "status", "--porcelain", "--untracked-files=all"]
+    assert subprocess.run(status, capture_output=True, text=True, check=True).stdout == ""
+    assert (tmp_path / ".git" / "info" / "exclude").read_text().count(".experiment_token") == 1
