@@ -33,6 +33,7 @@ from distexp.workdir import Workdir
 MARK_VARIABLE = "CHAOS_RUN"
 LEAVES = ("No task is left", "Giving task")  # what a worker says when it leaves by itself, or was told to
 GOES_ON = "Running task"  # it gives a task back, too, when it could start no process, and then goes on
+UNWRITTEN = "the records are kept and tried again"  # the last words of a manager whose disk is full
 MANAGER_WAIT_S = 240  # of the worker's time: longer than any absence of the manager
 PORTS = range(
     20_000, 30_000
@@ -64,11 +65,12 @@ class Actor:
     def is_excused(self) -> bool:
         """Whether its exit code says nothing.
 
-        It was killed, met a broken config, or was leaving: an interpreter that unwinds takes signals as if
-        nobody had asked for them.
+        It was killed, met a broken config, was stopped while its disk was full, or was leaving: an
+        interpreter that unwinds takes signals as if nobody had asked for them.
         """
         if self.seat is None:
-            return self.is_killed or self._has_said("error: configs/")
+            is_full = self.said[-1:] != [] and self.said[-1].endswith(UNWRITTEN)
+            return self.is_killed or is_full or self._has_said("error: configs/")
         is_late = self.process.returncode in (-signal.SIGTERM, -signal.SIGINT)
         return self.is_killed or (is_late and self._is_leaving())
 
