@@ -164,7 +164,7 @@ def test_a_worker_on_another_machine_works_with_the_token_and_only_with_it(
         assert "connection refused: clients on other machines must use TLS" in json.loads(said)["error"]
         code, said = there.run(*runner, *where)
         assert code == 1
-        assert "found no file, expected a copy of that in the manager's folder" in said
+        assert "missing; copy it from the manager's folder" in said
         shutil.copy(folder.root / ".experiment_manager" / "token", elsewhere / ".experiment_token")
         code, said = there.run(*runner, *where)
         assert code == 0, said

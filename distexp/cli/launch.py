@@ -14,6 +14,17 @@ REST = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 COUNT = click.IntRange(min=1)
 
 
+class WithOptions(click.Command):
+    """A command whose words after `--` are for another program: its function gets them as `options`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words before `--`, which click itself would only drop."""
+        cut = args.index("--") if "--" in args else len(args)
+        rest = super().parse_args(ctx, args[:cut])
+        ctx.params["options"] = tuple(args[cut + 1 :])
+        return rest
+
+
 @click.command(context_settings=REST)
 @click.option(
     "--workers", type=click.IntRange(min=0), default=0, help="How many. [default: one per free GPU, else 2]"
@@ -60,17 +71,18 @@ def workers(count: int, flags: tuple[str, ...]) -> int:
     return launcher.workers(count, flags)
 
 
-@click.command(context_settings=REST)
+@click.command(cls=WithOptions, context_settings=REST)
 @click.argument("count", type=COUNT, metavar="N")
 @WORKDIR
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS OF worker] [-- OPTIONS OF sbatch]")
-def slurm(count: int, workdir: Path, flags: tuple[str, ...]) -> int:
+def slurm(count: int, workdir: Path, flags: tuple[str, ...], options: tuple[str, ...]) -> int:
     """Submit N workers as jobs of Slurm.
 
     Such as `slurm 8 -- --gres=gpu:1 --time=4:00:00`. They checkpoint and are requeued before their
     time limit.
     """
-    return launcher.slurm(count, workdir.resolve(), flags)
+    check("worker", worker_command.main, flags)
+    return launcher.slurm(count, workdir.resolve(), flags, options)
 
 
 @click.command()

@@ -134,15 +134,14 @@ def workers(count: int, words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def slurm(count: int, workdir: Path, words: Sequence[str]) -> int:
-    """Submit pilots; words before `--` go to each, those after it to sbatch. Returns sbatch's exit code."""
-    cut = words.index("--") if "--" in words else len(words)
+def slurm(count: int, workdir: Path, flags: Sequence[str], options: Sequence[str]) -> int:
+    """Submit pilots with these flags of `worker` and options of sbatch; return sbatch's exit code."""
     folder = Workdir(workdir)
     folder.make_state()
     if not has_manager(workdir):
         say(f"No manager runs in {workdir} yet; pilots wait for one for 300 s (--manager-wait-s)")
-    worker = python(RUNNER, *words[:cut], "--workdir", str(workdir), "--requeue")
-    return submit(pilot_script(count, worker, folder.state), words[cut + 1 :])
+    worker = python(RUNNER, *flags, "--workdir", str(workdir), "--requeue")
+    return submit(pilot_script(count, worker, folder.state), options)
 
 
 def stop(workdir: Path) -> int:

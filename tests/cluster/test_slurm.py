@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distexp.cli.main import main
 from distexp.cluster import slurm
 from distexp.context import Context
 from distexp.errors import UserError
@@ -286,3 +288,30 @@ def test_a_job_knows_when_slurm_will_warn_it(cluster: Cluster, tmp_path: Path) -
     assert len(limited) == 2
     assert all(0 < float(left) <= 10 * 60 - slurm.WARNING_S for left in limited)
     assert unlimited == "None"
+
+
+def test_slurm_passes_the_words_after_the_dashes_to_sbatch_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(
+        f'#!/bin/sh\nfor word; do echo "$word"; done >{tmp_path}/options\ncat >{tmp_path}/script\n'
+    )
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}{os.pathsep}{os.environ['PATH']}")
+    words = [
+        "slurm",
+        "2",
+        "--device",
+        "cpu",
+        "--workdir",
+        str(tmp_path),
+        "--",
+        "--gres=gpu:1",
+        "--time",
+        "4:00:00",
+    ]
+    assert main(words) == 0
+    assert (tmp_path / "options").read_text().splitlines() == ["--gres=gpu:1", "--time", "4:00:00"]
+    assert "--device cpu" in (tmp_path / "script").read_text()
