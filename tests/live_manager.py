@@ -59,7 +59,7 @@ class Folder:
 
     @property
     def token_text(self) -> str:
-        """What a worker elsewhere is given."""
+        """What a worker on another machine is given."""
         return Workdir(self.root).token.read_text(encoding="utf-8")
 
     @property
@@ -70,7 +70,7 @@ class Folder:
 
     @contextmanager
     def serving(self, **settings: Any) -> Iterator[ExperimentManager]:
-        """A manager of this folder on a free port, which looks at the disk when told to."""
+        """A manager of this folder on a free port, which looks at the disk when asked to."""
         manager = ExperimentManager(port=0, workdir=self.root, **{"rescan_s": 3600.0, **settings})
         manager.start()
         try:

@@ -15,8 +15,8 @@ SECRET_WANTED = "expected the secret in the manager's .experiment_manager/token 
 PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below the limit of a message
 
 WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}\Z")]  # it stands in log lines and in rows
-HostName = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{0,255}\Z")]  # so does this; empty: not told
-Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,64}\Z")]  # and this; empty: not told, or no repository
+HostName = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{0,255}\Z")]  # so does this; empty: unknown
+Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,64}\Z")]  # and this; empty: unknown, or no repository
 Natural = Annotated[int, Meta(ge=0, lt=2**53)]  # what every JSON library reads exactly
 Text = Annotated[str, Meta(max_length=20_000)]  # a traceback, cut by its sender
 
@@ -141,7 +141,7 @@ class View(Request, frozen=True, kw_only=True, tag="view"):
 
 
 class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
-    """End these tasks without a result; those that run are told to stop."""
+    """End these tasks without a result; those that run must stop."""
 
     tasks: list[str]
 
@@ -183,7 +183,7 @@ class TaskReply(Task, frozen=True, kw_only=True, tag_field="type", tag="task"):
 class NoTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="no_task"):
     """No task for you now: others still run or paused (`wait`), none is left (`done`), or `restarting`.
 
-    `no_time` is for a worker that has told `left_s`: none that is left fits into that.
+    `no_time` is for a worker that gave `left_s`: no task that is left fits into it.
     """
 
     reason: Literal["wait", "done", "restarting", "no_time"]

@@ -1,4 +1,4 @@
-"""Makes the folders of a task, and tells a full disk from a folder that can never be made."""
+"""Makes the folders of a task, and distinguishes a full disk from a folder that can never be made."""
 
 import contextlib
 import errno

@@ -113,7 +113,7 @@ class Attempt:
         self._channel.close()
 
     def is_ready_for(self, experiment: str, gpus: tuple[str, ...]) -> bool:
-        """Return whether a task of this experiment that sees these GPUs can be handed over."""
+        """Return whether a task of this experiment that sees these GPUs can run in it."""
         return (self.setup.experiment, self.setup.gpus) == (experiment, gpus) and not self._has_died()
 
     def _has_died(self) -> bool:

@@ -108,7 +108,7 @@ def test_two_folders_have_nothing_in_common(workdir: Workdir) -> None:
     assert token.fingerprint != their.fingerprint
 
 
-def test_a_lost_certificate_is_made_again_and_workers_elsewhere_are_told_to_copy(
+def test_a_lost_certificate_is_made_again_and_workers_on_other_machines_need_a_new_copy(
     workdir: Workdir, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, _ = load_or_make_identity(workdir)

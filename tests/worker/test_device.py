@@ -62,7 +62,7 @@ def stop() -> Iterator[StopRequests]:
 
 @pytest.fixture
 def find(folder: Folder, stop: StopRequests, tmp_path: Path) -> Iterator[Find]:
-    """Look for a seat; before each further look, the next of `steps` happens."""
+    """Acquire a device; before each further try, the next of `steps` happens."""
     connection = SteppingLink(Client(Workdir(folder.root)), stop, Clock(), manager_wait_s=60)
     claims = []
 

@@ -1,4 +1,4 @@
-"""A full disk is told from a folder that can never be made."""
+"""A full disk is not taken for a folder that can never be made, nor the other way round."""
 
 import errno
 import os

@@ -192,7 +192,7 @@ def test_an_experiment_that_cannot_be_imported_says_so(experiment: str, line: st
     assert broke(prepare(experiment, None)) == (Cause.IMPORT, line)
 
 
-def test_an_import_that_runs_out_of_memory_may_work_elsewhere(
+def test_an_import_that_runs_out_of_memory_may_work_on_another_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
