@@ -15,11 +15,13 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__" or (error.name or "").startswith("distexp"):
         raise
-    sys.exit(
+    print(
         f"error: the package {error.name} is not installed for {sys.executable}. Either run\n"
         "  ./launch_distributed.sh manager                 which installs what is needed into .venv, or\n"
-        "  python -m pip install -r requirements.txt"
+        "  python -m pip install -r requirements.txt",
+        file=sys.stderr,
     )
+    sys.exit(2)
 
 __all__ = ["ExperimentManager"]
 

@@ -59,6 +59,12 @@ def test_the_flags_that_the_pages_name_are_some_verbs() -> None:
         assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", shown)) <= known | {"--time"}, name
 
 
+@pytest.mark.parametrize("launcher", ["launch_distributed.sh", "launch_distributed.bat"])
+def test_the_help_of_a_launcher_names_every_verb(launcher: str) -> None:
+    text = page(launcher)
+    assert [verb for verb in VERBS if not re.search(rf"^(#|echo) .*\b{verb}(  |$)", text, re.M)] == []
+
+
 def commands() -> list[str]:
     found = set()
     for name in COMMANDS_IN:

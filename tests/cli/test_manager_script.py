@@ -209,3 +209,11 @@ def test_the_lease_of_a_worker_that_died_with_its_manager_ends_at_the_restart(fo
         with manager.talk("gpu1") as two:
             again = two.say("request_task")
     assert (again["key"], again["attempt"]) == (task["key"], 2)
+
+
+@pytest.mark.parametrize("script", [SCRIPT, SCRIPT.with_name("experiment_runner_gpu.py")])
+def test_without_its_packages_a_script_prints_the_commands_that_help(script: Path) -> None:
+    ended = subprocess.run([sys.executable, "-S", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "./launch_distributed.sh" in ended.stderr
+    assert "python -m pip install -r requirements.txt" in ended.stderr
