@@ -5,6 +5,8 @@ import re
 
 from distexp.task import MIB_PER_GB, Value
 
+NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+_RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 MAX_LINE_CHARS = 2000  # of one message: a screen of text
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # no UTF-8 file can hold a lone surrogate, no CSV reader a NUL
 
@@ -37,6 +39,18 @@ def one_line(text: str) -> str:
 def cut(text: str, chars: int) -> str:
     """Return the text, or its beginning and `...` where it has more characters than this."""
     return text if len(text) <= chars else text[: chars - 3] + "..."
+
+
+def harmless_name(text: str) -> str:
+    """Return a name that a folder can have on Linux, macOS and Windows alike: what one cannot hold is `_`.
+
+    That is `<>:"|?*`, control characters, a dot or blank at the end, and before a name such as CON or nul.txt.
+    """
+    name = NOT_ON_WINDOWS.sub("_", text)
+    bare = name.rstrip(". ")
+    if name not in (".", "..") and len(bare) < len(name):
+        name = bare + "_" * (len(name) - len(bare))
+    return f"_{name}" if _RESERVED_ON_WINDOWS.fullmatch(name) else name
 
 
 def duration_text(seconds: float) -> str:

@@ -16,6 +16,7 @@ from distexp.errors import AlreadyRunning, UserError
 from distexp.system import locks
 from distexp.system.files import make_ignored, replace_durably
 from distexp.system.process import ProcessMark, host_name
+from distexp.text import harmless_name
 
 LOG_FILE = "experiment_manager.log"
 OLD_TOKEN = ".experiment_token"  # of earlier versions, and where a copy may lie
@@ -106,7 +107,7 @@ class Workdir:
 
     def run_folder(self, output_dir: str, phase: str, seed: int, key: str) -> Path:
         """One task's own folder (log, checkpoint); the same for all attempts, whatever its label."""
-        return self.root / output_dir / "runs" / f"{phase}_{seed}_{key}"
+        return self.root / output_dir / "runs" / harmless_name(f"{phase}_{seed}_{key}")
 
     def read_nonce(self) -> str:
         """Return the text of the nonce with its device and inode, so that a copy of the folder is another.

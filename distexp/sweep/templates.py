@@ -9,7 +9,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+from distexp.text import NOT_ON_WINDOWS, harmless_name
+
 MAX_FOLDER_BYTES = 700  # macOS holds 1024 of a whole path: some are left for the rest of it
 MAX_NAME_BYTES = 255  # the longest name of one folder on ext4, APFS and NTFS
 FORMS = ("json", "flags", "no")  # of a placeholder in a command
@@ -127,7 +128,8 @@ def output_folder(template: str, values: Mapping[str, object]) -> str:
     """Return the folder as a relative path with `/` and no leading `./`; `.` is the working folder itself.
 
     Characters that Windows cannot hold become `_` where they come out of a value (`openml:mnist_784` gives
-    `openml_mnist_784`), and are refused in the template's own text. Two values that become one folder so do
+    `openml_mnist_784`), and are refused in the template's own text; a dot or blank at a name's end becomes `_`, too,
+    and CON `_CON`. Two values that become one folder so do
     no harm: their rows are told apart by their columns.
 
     Raises:
@@ -140,7 +142,7 @@ def output_folder(template: str, values: Mapping[str, object]) -> str:
     for part in parts:
         if part == "..":
             raise ValueError(f"{template} must not leave the working folder by ..")
-        if forbidden := re.search(r"\\", part) or _NOT_ON_WINDOWS.search(part):
+        if forbidden := re.search(r"\\", part) or NOT_ON_WINDOWS.search(part):
             raise ValueError(
                 f"{template} has {forbidden[0]!r}, which Windows cannot hold: use / and other characters"
             )
@@ -148,7 +150,7 @@ def output_folder(template: str, values: Mapping[str, object]) -> str:
             raise ValueError(
                 f"{template} makes a folder name of {len(part.encode())} bytes: {MAX_NAME_BYTES} is the most"
             )
-    folder = "/".join(parts) or "."
+    folder = "/".join(map(harmless_name, parts)) or "."
     if len(folder.encode()) > MAX_FOLDER_BYTES:
         raise ValueError(
             f"{template} makes a path of {len(folder.encode())} bytes: {MAX_FOLDER_BYTES} is the most"
@@ -162,7 +164,7 @@ def _harmless(name: str, value: object) -> str:
         raise ValueError(
             f"{text[:60]!r} cannot stand for {{{name}}} in output_dir: folder names hold no / \\ and .."
         )
-    return _NOT_ON_WINDOWS.sub("_", text)
+    return NOT_ON_WINDOWS.sub("_", text)
 
 
 def _short(text: str) -> str:
