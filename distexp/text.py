@@ -44,7 +44,7 @@ def cut(text: str, chars: int) -> str:
 def harmless_name(text: str) -> str:
     """Return a name that a folder can have on Linux, macOS and Windows alike: what one cannot hold is `_`.
 
-    That is `<>:"|?*`, control characters, a dot or blank at the end, and before a name such as CON or nul.txt.
+    That is `<>:"|?*`, control characters, a dot or blank at the end, and before CON, nul.txt and the like.
     """
     name = NOT_ON_WINDOWS.sub("_", text)
     bare = name.rstrip(". ")

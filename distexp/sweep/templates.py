@@ -128,9 +128,8 @@ def output_folder(template: str, values: Mapping[str, object]) -> str:
     """Return the folder as a relative path with `/` and no leading `./`; `.` is the working folder itself.
 
     Characters that Windows cannot hold become `_` where they come out of a value (`openml:mnist_784` gives
-    `openml_mnist_784`), and are refused in the template's own text; a dot or blank at a name's end becomes `_`, too,
-    and CON `_CON`. Two values that become one folder so do
-    no harm: their rows are told apart by their columns.
+    `openml_mnist_784`), and are refused in the template's own text. The rest is as `harmless_name` makes it.
+    Two values that become one folder so do no harm: their rows are told apart by their columns.
 
     Raises:
         ValueError: The template is broken, lacks a value, or leaves the working folder. One line.

@@ -91,9 +91,15 @@ def test_a_value_that_windows_cannot_hold_is_replaced_in_the_folder_and_kept_in_
 
 @pytest.mark.parametrize(
     ("value", "folder"),
-    [("a.", "r/a_"), ("a. .", "r/a___"), ("nul", "r/_nul"), ("COM1.txt", "r/_COM1.txt"), ("console", "r/console"),
-     ("a b", "r/a b")],
-)  # fmt: skip
+    [
+        ("a.", "r/a_"),
+        ("a. .", "r/a___"),
+        ("nul", "r/_nul"),
+        ("COM1.txt", "r/_COM1.txt"),
+        ("console", "r/console"),
+        ("a b", "r/a b"),
+    ],
+)
 def test_a_folder_has_a_name_that_every_system_can_hold(value: str, folder: str) -> None:
     (found,) = tasks_of(f'p: {{defaults: {{output_dir: "r/{{d}}"}}, combinations: [{{d: ["{value}"]}}]}}')
     assert (found.output_dir, found.config) == (folder, {"d": value})
