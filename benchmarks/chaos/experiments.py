@@ -14,6 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing import shared_memory
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def run(params: Mapping[str, Any], context: Context) -> dict[str, int]:
     for step in range(first, steps):
         time.sleep(STEP_S)
         diary.write("step")
+        print(f"step {step + 1} of {steps}", flush=True)
         context.report(step + 1, steps)
         if kind == "saver" and context.should_stop():
             _save(context, step + 1)
@@ -95,10 +97,11 @@ class Diary:
         self.write("start")
 
     def write(self, what: str) -> None:
-        """Append a line in one write."""
+        """Append a line in one write, unless the disk of this process is full."""
         line = json.dumps({**self._about, "at_s": time.monotonic(), "what": what}) + "\n"
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        os.write(file, line.encode())
+        with suppress(OSError):
+            os.write(file, line.encode())
         os.close(file)
 
 

@@ -84,7 +84,13 @@ class Faults:
                 return self._strike_at(_picked(self._live(), event.pick), event.kind)
             case Kind.KILL_BOTH | Kind.STOP_HOST:
                 return self._stop_host() if event.kind is Kind.STOP_HOST else self._kill_both(event)
-            case Kind.KILL_CHILD | Kind.STOP_CHILD | Kind.KILL_TEMPLATE | Kind.STOP_TEMPLATE:
+            case (
+                Kind.KILL_CHILD
+                | Kind.STOP_CHILD
+                | Kind.KILL_TEMPLATE
+                | Kind.STOP_TEMPLATE
+                | Kind.FILL_TASK_DISK
+            ):
                 return self._strike_below(event)
             case Kind.CUT | Kind.STALL:
                 relay = _picked(self.stage.relays, event.pick)
@@ -146,6 +152,9 @@ class Faults:
             return None
         if event.kind in (Kind.STOP_CHILD, Kind.STOP_TEMPLATE):
             return _paused(target)
+        if event.kind is Kind.FILL_TASK_DISK:
+            _limit_files(target.pid, int(event.amount * FULL_BYTES))
+            return lambda: _limit_files(target.pid, resource.RLIM_INFINITY)
         with suppress(psutil.Error):
             target.kill()
         return _nothing

@@ -42,6 +42,7 @@ class Kind(StrEnum):
     TEAR_ROW = "tear row"
     FILL_MANAGER_DISK = "fill manager's disk"
     FILL_WORKER_DISK = "fill worker's disk"
+    FILL_TASK_DISK = "fill task's disk"
     TURN_CLOCK_BACK = "turn clock back"
     EDIT_CONFIG = "edit config"
     BREAK_CONFIG = "break config"
@@ -68,6 +69,7 @@ WEIGHTS: dict[Kind, int] = {
     Kind.TEAR_ROW: 3,
     Kind.FILL_MANAGER_DISK: 3,
     Kind.FILL_WORKER_DISK: 4,
+    Kind.FILL_TASK_DISK: 2,
     Kind.TURN_CLOCK_BACK: 2,
     Kind.EDIT_CONFIG: 3,
     Kind.BREAK_CONFIG: 2,

@@ -132,7 +132,8 @@ def main(words: Sequence[str]) -> None:
                 watched.pop(int(pid), None)
         end_all(list(watched.values()), lock)
         with contextlib.suppress(OSError):
-            path.unlink()  # Windows keeps it, since it is open
+            if lock:
+                path.unlink()  # Windows keeps it, since it is open
 
 
 @contextlib.contextmanager
