@@ -14,7 +14,7 @@ import pytest
 from benchmarks.chaos import findings
 from benchmarks.chaos.checks import Evidence, Line, Mark, Table, violations
 from benchmarks.chaos.experiments import score
-from benchmarks.chaos.plan import WEIGHTS, Kind, Seat, Shape, make_plan
+from benchmarks.chaos.plan import WEIGHTS, Kind, Placement, Shape, make_plan
 from benchmarks.chaos.relay import Relay
 from benchmarks.chaos.stage import MARK_VARIABLE, Actor, Stage
 from distexp.errors import ConfigError
@@ -171,8 +171,8 @@ def test_a_seed_makes_the_same_plan_each_time_and_another_seed_another() -> None
 def test_two_hundred_plans_hold_every_kind_of_event_and_both_kinds_of_hosts() -> None:
     plans = [make_plan(seed) for seed in range(200)]
     assert {event.kind for plan in plans for event in plan.events} == set(Kind) == set(WEIGHTS)
-    assert {seat.far > 0 for plan in plans for seat in plan.crew} == {False, True}
-    assert all(3 <= len(plan.crew) <= 6 for plan in plans)
+    assert {placement.far > 0 for plan in plans for placement in plan.workers} == {False, True}
+    assert all(3 <= len(plan.workers) <= 6 for plan in plans)
 
 
 def test_a_stalled_relay_holds_bytes_back_until_it_heals_and_a_cut_one_breaks_connections() -> None:
@@ -273,7 +273,7 @@ def test_a_worker_may_end_by_a_signal_to_stop_once_it_was_done(
     said: list[str], number: signal.Signals, is_excused: bool
 ) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
-    actor = Actor("worker1", process, Seat(0, "forkserver"), threading.Thread(), said)
+    actor = Actor("worker1", process, Placement(0, "forkserver"), threading.Thread(), said)
     actor.signal(number)
     process.communicate()
     assert actor.is_excused is is_excused

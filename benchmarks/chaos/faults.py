@@ -13,7 +13,7 @@ from typing import TypeVar
 import psutil
 
 from benchmarks.chaos.experiments import score
-from benchmarks.chaos.plan import Event, Kind, Seat
+from benchmarks.chaos.plan import Event, Kind, Placement
 from benchmarks.chaos.stage import Actor, Stage
 from distexp.results.csv_format import line_of, read_header
 from distexp.results.matching import TaskIndex
@@ -108,8 +108,8 @@ class Faults:
             case Kind.EDIT_CONFIG | Kind.BREAK_CONFIG:
                 return self._edit(event)
             case Kind.START_TWO:
-                self.stage.start_worker(Seat(0, "forkserver"))
-                self.stage.start_worker(Seat(0, "forkserver"))
+                self.stage.start_worker(Placement(0, "forkserver"))
+                self.stage.start_worker(Placement(0, "forkserver"))
                 return _nothing
 
     # -- processes -----------------------------------------------------------------------------------------
@@ -177,11 +177,11 @@ class Faults:
         if actor is None or not actor.is_alive:
             return None
         files = sorted(self.stage.workdir.root.glob(f"results_*/{RESULTS_FILE}"))
-        files += sorted(self.stage.workdir.state.glob("journal.sqlite3*")) if actor.seat is None else []
+        files += sorted(self.stage.workdir.state.glob("journal.sqlite3*")) if actor.placement is None else []
         file = _picked(files, event.pick)
         if file is None:
             return None
-        room = file.stat().st_size if actor.seat is None or actor.seat.far == 0 else 0
+        room = file.stat().st_size if actor.placement is None or actor.placement.far == 0 else 0
         _limit_files(actor.process.pid, room + int(event.amount * FULL_BYTES))
         return lambda: self._make_room(actor)
 
@@ -197,7 +197,7 @@ class Faults:
         if found is None:
             return None
         worker, task = found
-        writer = self.stage.manager if worker.seat and worker.seat.far else worker
+        writer = self.stage.manager if worker.placement and worker.placement.far else worker
         if writer is None or self._strike_at(writer, Kind.KILL_WORKER) is None:
             return None
         writer.process.wait(REAP_S)

@@ -56,7 +56,9 @@ def _files(stage: Stage, unfinished: set[str]) -> Iterator[str]:
     came after the task had failed by lost workers, and the manager had left.
     """
     delivered = {task.key for task in stage.wanted()} - unfinished
-    killed = {stage.folders[actor.seat.far] for actor in stage.actors if actor.seat and actor.is_killed}
+    killed = {
+        stage.folders[actor.placement.far] for actor in stage.actors if actor.placement and actor.is_killed
+    }
     for path in sorted(stage.root.rglob("*")):
         is_half = path.name.endswith(".tmp") and not (
             path.parent.name == SPOOL and path.parent.parent in killed

@@ -91,7 +91,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Seat:
+class Placement:
     """Where and how a worker runs."""
 
     far: int  # 0: in the manager's folder; 1, 2: on another host, behind a relay
@@ -126,20 +126,20 @@ class Plan:
     """A whole run."""
 
     seed: int
-    crew: tuple[Seat, ...]
+    workers: tuple[Placement, ...]
     config: str
     events: tuple[Event, ...]
 
     @property
     def far_hosts(self) -> int:
         """How many hosts there are beside the manager's."""
-        return max(seat.far for seat in self.crew)
+        return max(placement.far for placement in self.workers)
 
 
 def make_plan(seed: int) -> Plan:
     """Return the plan of this seed, always the same one."""
     chance = random.Random(seed)
-    crew = _group(chance)
+    workers = _group(chance)
     shape = Shape()
     events = []
     times = sorted(chance.uniform(0.3, SPAN_S) for _ in range(chance.randint(*EVENTS)))
@@ -162,13 +162,13 @@ def make_plan(seed: int) -> Plan:
                 text,
             )
         )
-    return Plan(seed, crew, Shape().text(), tuple(events))
+    return Plan(seed, workers, Shape().text(), tuple(events))
 
 
-def _group(chance: random.Random) -> tuple[Seat, ...]:
-    near = [Seat(0, "forkserver"), Seat(0, chance.choices(("forkserver", "spawn"), (4, 1))[0])]
-    more = [Seat(chance.randint(0, MAX_FAR), "forkserver") for _ in range(chance.randint(0, 3))]
-    return (*near, Seat(1, "forkserver"), *more)
+def _group(chance: random.Random) -> tuple[Placement, ...]:
+    near = [Placement(0, "forkserver"), Placement(0, chance.choices(("forkserver", "spawn"), (4, 1))[0])]
+    more = [Placement(chance.randint(0, MAX_FAR), "forkserver") for _ in range(chance.randint(0, 3))]
+    return (*near, Placement(1, "forkserver"), *more)
 
 
 def _span_s(chance: random.Random) -> float:

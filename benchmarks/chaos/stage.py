@@ -22,7 +22,7 @@ import psutil
 from benchmarks.chaos.checks import Line
 from benchmarks.chaos.experiments import DIARY_VARIABLE
 from benchmarks.chaos.fast import HOST_VARIABLE, WALL_VARIABLE
-from benchmarks.chaos.plan import Seat
+from benchmarks.chaos.plan import Placement
 from benchmarks.chaos.relay import Relay
 from benchmarks.harness import PROJECT
 from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
@@ -46,7 +46,7 @@ class Actor:
 
     name: str
     process: subprocess.Popen[str]
-    seat: Seat | None  # None: a manager
+    placement: Placement | None  # None: a manager
     reader: threading.Thread
     said: list[str] = field(default_factory=list)
     is_killed: bool = False
@@ -68,7 +68,7 @@ class Actor:
         It was killed, met a broken config, was stopped while its disk was full, or was leaving: an
         interpreter that unwinds takes signals as if nobody had asked for them.
         """
-        if self.seat is None:
+        if self.placement is None:
             is_full = self.said[-1:] != [] and self.said[-1].endswith(UNWRITTEN)
             return self.is_killed or is_full or self._has_said("error: configs/")
         is_late = self.process.returncode in (-signal.SIGTERM, -signal.SIGINT)
@@ -145,27 +145,27 @@ class Stage:
 
     def start_manager(self, *words: str) -> Actor:
         """Start the folder's manager."""
-        name = f"manager{sum(actor.seat is None for actor in self.actors)}"
+        name = f"manager{sum(actor.placement is None for actor in self.actors)}"
         words = ("--port", str(self.port), "--workdir", str(self.workdir.root), *words)
         self.manager = self._start(name, None, "experiment_manager.py", words, {})
         return self.manager
 
-    def start_worker(self, seat: Seat) -> Actor:
+    def start_worker(self, placement: Placement) -> Actor:
         """Start a worker; elsewhere it is told where the manager is, and the token."""
-        folder, words, environment = self.folders[seat.far], list[str](), dict[str, str]()
-        if seat.far:
-            words = ["127.0.0.1", str(self.relays[seat.far - 1].port)]
-            environment = {TOKEN_VARIABLE: self.token(), HOST_VARIABLE: f"far{seat.far}"}
-        words += ["--device", "cpu", "--workdir", str(folder), "--start-method", seat.start_method]
+        folder, words, environment = self.folders[placement.far], list[str](), dict[str, str]()
+        if placement.far:
+            words = ["127.0.0.1", str(self.relays[placement.far - 1].port)]
+            environment = {TOKEN_VARIABLE: self.token(), HOST_VARIABLE: f"far{placement.far}"}
+        words += ["--device", "cpu", "--workdir", str(folder), "--start-method", placement.start_method]
         words += ["--manager-wait-s", str(MANAGER_WAIT_S)]
         name = f"worker{len(self.actors)}@{folder.name}"
-        worker = self._start(name, seat, "experiment_runner_gpu.py", words, environment)
+        worker = self._start(name, placement, "experiment_runner_gpu.py", words, environment)
         self.workers.append(worker)
         return worker
 
-    def is_ready_for(self, seat: Seat) -> bool:
+    def is_ready_for(self, placement: Placement) -> bool:
         """Return whether a user could start this worker: elsewhere, only once there is a token to copy."""
-        return seat.far == 0 or self.workdir.token.exists()
+        return placement.far == 0 or self.workdir.token.exists()
 
     def token(self) -> str:
         """Return what the user copies to another host: the whole text of the token file."""
@@ -174,7 +174,7 @@ class Stage:
     def _start(
         self,
         name: str,
-        seat: Seat | None,
+        placement: Placement | None,
         script: str,
         words: tuple[str, ...] | list[str],
         more: dict[str, str],
@@ -198,7 +198,7 @@ class Stage:
             env=environment,
             start_new_session=True,  # a Ctrl+C for the driver is not for them
         )
-        actor = Actor(name, process, seat, threading.Thread())
+        actor = Actor(name, process, placement, threading.Thread())
         actor.reader = threading.Thread(target=self._listen, args=(actor,), daemon=True, name=name)
         actor.reader.start()
         self.actors.append(actor)

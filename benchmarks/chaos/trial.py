@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ import psutil
 from benchmarks.chaos.checks import Evidence
 from benchmarks.chaos.faults import Faults
 from benchmarks.chaos.findings import gather
-from benchmarks.chaos.plan import Event, Plan, Seat
+from benchmarks.chaos.plan import Event, Placement, Plan
 from benchmarks.chaos.stage import Actor, Stage
 
 LOOK_S = 0.05  # between two looks at the processes
@@ -62,8 +63,8 @@ class Trial:
 
     def _start(self) -> None:
         manager = self.stage.start_manager()
-        for seat in self.plan.crew:
-            self._start_worker(seat)
+        for placement in self.plan.workers:
+            self._start_worker(placement)
         self._wait_for(lambda: manager.serves, START_S)
         began_s = time.monotonic()
         for event in self.plan.events:
@@ -109,9 +110,8 @@ class Trial:
             self._at(time.monotonic() + REPLACED_S, self._restart_manager)
         for worker in [each for each in self.stage.workers if not each.is_alive]:
             self.stage.workers.remove(worker)
-            if worker.seat is not None:
-                seat = worker.seat
-                self._at(time.monotonic() + REPLACED_S, lambda seat=seat: self._start_worker(seat))  # type: ignore[misc]
+            if worker.placement is not None:
+                self._at(time.monotonic() + REPLACED_S, partial(self._start_worker, worker.placement))
 
     def _restart_manager(self) -> None:
         if self.stage.is_broken:  # it would refuse to start, with the config's faults
@@ -120,13 +120,13 @@ class Trial:
         self.is_manager_away = False
         self.stage.start_manager()
 
-    def _start_worker(self, seat: Seat) -> None:
-        if len(self.stage.workers) >= len(self.plan.crew):
+    def _start_worker(self, placement: Placement) -> None:
+        if len(self.stage.workers) >= len(self.plan.workers):
             return
-        if self.stage.is_ready_for(seat):
-            self.stage.start_worker(seat)
+        if self.stage.is_ready_for(placement):
+            self.stage.start_worker(placement)
         else:
-            self._at(time.monotonic() + REPLACED_S, lambda: self._start_worker(seat))
+            self._at(time.monotonic() + REPLACED_S, lambda: self._start_worker(placement))
 
     def _at(self, at_s: float, action: Action) -> None:
         heapq.heappush(self.due, (at_s, next(self.numbers), action))
@@ -144,7 +144,7 @@ class Trial:
             return f"{manager.name} did not stop within {GONE_S:g} s"
         last = self.stage.start_manager()
         for far in range(len(self.stage.folders)):
-            self.stage.start_worker(Seat(far, "forkserver"))
+            self.stage.start_worker(Placement(far, "forkserver"))
         patience_s = END_S + LEASES_S / self.stage.speed
         if not self._wait(self.stage.workers, patience_s):
             late = [worker.name for worker in self.stage.workers if worker.is_alive]
