@@ -1,10 +1,13 @@
 """A manager and `watch` on a real terminal, and in a pipe."""
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,12 +32,16 @@ class Terminal:
 
     def __init__(self, *words: str) -> None:
         ours, theirs = pty.openpty()
-        environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "80", "LINES": "24"}
+        self._ours = ours
+        self.resize(80)
+        environment = {**os.environ, "TERM": "xterm-256color"}
+        for name in ("COLUMNS", "LINES"):
+            environment.pop(name, None)
         self.process = subprocess.Popen(
             [sys.executable, SCRIPT, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
         )
         os.close(theirs)
-        self._read, self._ours = bytearray(), ours
+        self._read = bytearray()
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -47,6 +54,15 @@ class Terminal:
             if not data:
                 return
             self._read += data
+
+    def resize(self, columns: int) -> None:
+        """Give the terminal another width, as a user does with the mouse."""
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+    @property
+    def clears(self) -> int:
+        """How often the whole screen was cleared."""
+        return self._read.count(b"\x1b[2J")
 
     @property
     def text(self) -> str:
@@ -94,6 +110,18 @@ def test_a_manager_on_a_terminal_shows_the_bar_below_its_lines(folder: Folder) -
             work(talk)
         assert shown.end() == 0
     assert re.search(r"━+ 3/3 \(100\.0%\)  .* done", shown.text), "the last view stays"
+
+
+def test_a_view_on_a_terminal_that_was_resized_begins_on_a_clear_screen(folder: Folder) -> None:
+    with terminal("--port", 0, "--workdir", folder.root) as shown:
+        shown.await_text(r"━{20,} 0/3")
+        assert shown.clears == 0
+        shown.resize(60)
+        poll(lambda: shown.clears == 1, "a cleared screen", PATIENCE_S)
+        shown.resize(120)
+        poll(lambda: shown.clears == 2, "a cleared screen", PATIENCE_S)
+        shown.process.terminate()
+        assert shown.end() == 0
 
 
 def test_a_manager_in_a_pipe_or_told_to_be_plain_shows_lines_alone(folder: Folder) -> None:
