@@ -5,7 +5,7 @@ Pure. All of it becomes JSON for the page (`html`). pandas and scipy are importe
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Self
 
 import msgspec
@@ -151,29 +151,23 @@ def make_report(
     goals = {phase.metric.name: phase.metric.goal for phase in phases if phase.metric}
     numbers = {name: _numbers(cells[name]) for name in metrics}
     durations = durations_of(files)
-    own: dict[str, list[tuple[int, GridPoint]]] = {phase.name: [] for phase in phases}
-    for at, held in enumerate(keys):
-        for key in held:
-            own[by_key[key].grid.phase].append((at, by_key[key]))
+    row_of = {key: at for at, held in reversed([*enumerate(keys)]) for key in held}  # the first of each task
     planned: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
     for task in tasks:
         planned[task.grid.phase].append(task)
-    complete = set(itertools.chain.from_iterable(keys))
     return {
         "metrics": metrics,
         "metric": metric or next((name for name in [*goals, *metrics] if name in metrics), None),
         "lower": [name for name in metrics if _is_lower_better(name, goals)],
         "totals": {
             "tasks": len(tasks),
-            "complete": len(complete),
+            "complete": len(row_of),
             "seconds": round(sum(durations.values()), 1),
         },
-        "phases": [
-            _phase(phase, own[phase.name], numbers, durations, planned[phase.name]) for phase in phases
-        ],
+        "phases": [_phase(phase, planned[phase.name], row_of, numbers, durations) for phase in phases],
         "columns": [_column(name, cells[name], name in numbers) for name in columns],
         "rows": len(keys),
-        "failures": _failures(records, by_key, complete),
+        "failures": _failures(records, by_key, row_of.keys()),
         "workers": _workers(cells, len(keys)),
         "problems": [[file.path, p.line, p.reason, p.rows] for file in files for p in file.problems],
     }
@@ -217,11 +211,12 @@ def _number(cell: str) -> float | None:
 
 def _phase(
     phase: Phase,
-    own: Sequence[tuple[int, GridPoint]],
+    planned: Sequence[GridPoint],
+    row_of: Mapping[str, int],
     numbers: Mapping[str, list[float | None]],
     durations: Mapping[str, float],
-    planned: Sequence[GridPoint],
 ) -> dict[str, Any]:
+    own = [(row_of[task.key], task) for task in planned if task.key in row_of]
     axes = {name: [cell_text(value) for value in values] for name, values in phase.axes.items()}
     places = [task.grid.positions(task.number)[:-1] for _, task in own]
     seeds = [task.seed for _, task in own]
@@ -330,7 +325,7 @@ def _shown(cell: str) -> float | int | str | None:
 
 
 def _failures(
-    records: Iterable[TaskRecord], by_key: Mapping[str, GridPoint], complete: set[str]
+    records: Iterable[TaskRecord], by_key: Mapping[str, GridPoint], complete: Set[str]
 ) -> list[dict[str, Any]]:
     own = (record for record in records if record.key in by_key and record.key not in complete)
     return [

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import msgspec
 
@@ -63,18 +63,7 @@ def make_plan(
     durations = durations_of(files)
     complete = {key for file in files for row in file.rows for key in row.keys}
     times = _Times(tasks, durations)
-    duplicates = duplicates_among(tasks)
-    done_or_left = set(complete)
-    by_phase: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
-    copies = dict.fromkeys(by_phase, 0)
-    for task in tasks:
-        if task.key in complete:
-            continue
-        if any(key in done_or_left for key in duplicates.get(task.key, ())):
-            copies[task.grid.phase] += 1
-        else:
-            done_or_left.add(task.key)
-            by_phase[task.grid.phase].append(task)
+    left, copies = _left_and_copies(phases, tasks, complete)
     own = {name: list(group) for name, group in itertools.groupby(tasks, lambda task: task.grid.phase)}
     counts = Counter(task.grid.phase for task in tasks)
     done = Counter(task.grid.phase for task in tasks if task.key in complete)
@@ -85,8 +74,8 @@ def make_plan(
             tasks=counts[phase.name],
             complete=done[phase.name],
             copies=copies[phase.name],
-            left=len(by_phase[phase.name]),
-            seconds=times.of(by_phase[phase.name]),
+            left=len(left[phase.name]),
+            seconds=times.of(left[phase.name]),
             gpus=phase.gpus,
             min_free_gb=phase.min_free_gb,
             axes=_axes(phase),
@@ -110,6 +99,25 @@ def make_plan(
             for file in files
         ],
     )
+
+
+def _left_and_copies(
+    phases: Sequence[Phase], tasks: Sequence[GridPoint], complete: Set[str]
+) -> tuple[dict[str, list[GridPoint]], dict[str, int]]:
+    """Return by phase the tasks that will run, and how many get the row of the same work elsewhere."""
+    duplicates = duplicates_among(tasks)
+    done_or_left = set(complete)
+    left: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
+    copies = dict.fromkeys(left, 0)
+    for task in tasks:
+        if task.key in complete:
+            continue
+        if any(key in done_or_left for key in duplicates.get(task.key, ())):
+            copies[task.grid.phase] += 1
+        else:
+            done_or_left.add(task.key)
+            left[task.grid.phase].append(task)
+    return left, copies
 
 
 def _axes(phase: Phase) -> list[str]:
