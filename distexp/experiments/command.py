@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,14 +27,15 @@ STOP_GRACE_S = 20.0  # for the program to save its checkpoint after SIGTERM
 PIPE_GRACE_S = 5.0  # for processes that the program leaves behind with its output open
 CHUNK_BYTES = 65_536  # of a pipe, read at once
 MAX_LINE_BYTES = 16 * 1024 * 1024  # of which a line is looked at, for the result may be in it
-TAIL_LINES = 20  # of an output, quoted in an error
-MAX_QUOTED_CHARS = 2_000  # of each of them
+MAX_QUOTED_CHARS = 500  # of the last line of an output, in an error: the log has it all
 WINDOWS_CRASH = 0xC0000000  # exit codes from here on are its exceptions
 PARAMETERS_FILE = "params.json"
 
 
 class CommandFailed(RuntimeError):
-    """The program cannot be started, failed, or gave no sound result. Says how, and quotes its last lines."""
+    """The program cannot be started, failed, or gave no sound result. One line: how, and its last output."""
+
+    __module__ = "builtins"  # a traceback names it without its module, so that how it failed comes first
 
     def __init__(
         self, name: str, returncode: int | None, outputs: "Sequence[_Output]" = (), why: str = ""
@@ -169,13 +169,13 @@ def _stop(program: "subprocess.Popen[bytes]") -> bool:
 
 
 class _Output(threading.Thread):
-    """Copies one output of the program as it comes, and remembers its end and its last JSON object."""
+    """Copies one output of the program as it comes, and remembers its last line and its last JSON object."""
 
     def __init__(self, source: IO[bytes] | None, target: TextIO) -> None:
         super().__init__(daemon=True)
         assert source is not None
         self.source = source
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.last_line = ""  # that is not blank
         self.last_object: dict[str, Any] | None = None
         self._target = target
         self._line = bytearray()
@@ -199,7 +199,8 @@ class _Output(threading.Thread):
         if not line:
             return
         text = line.decode(errors="replace")
-        self.tail.append(text.rstrip("\r").rpartition("\r")[2][:MAX_QUOTED_CHARS])  # of a bar, its last state
+        if shown := text.strip().rpartition("\r")[2]:  # of a progress bar, its last state
+            self.last_line = shown[:MAX_QUOTED_CHARS]
         found = _json_object(text)
         self.last_object = self.last_object if found is None else found
 
@@ -259,5 +260,5 @@ def _killed_by(number: int) -> str:
 
 
 def _quoted(outputs: "Sequence[_Output]") -> str:
-    lines = list(next((output.tail for output in reversed(outputs) if output.tail), ()))
-    return "; last output:\n" + "\n".join(lines) if lines else ", without output" if outputs else ""
+    said = next((output.last_line for output in reversed(outputs) if output.last_line), "")
+    return f"; last output: {said}" if said else ", without output" if outputs else ""

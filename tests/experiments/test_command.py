@@ -86,13 +86,12 @@ def test_a_large_output_does_not_block_the_program(folder: Path) -> None:
     assert run({}, context(script(folder, text), folder)) == {"acc": 1}
 
 
-def test_an_exit_code_is_reported_with_the_last_lines(folder: Path) -> None:
+def test_an_exit_code_is_reported_with_the_last_line(folder: Path) -> None:
     text = "print('{\"acc\": 1}')\nfor i in range(30): print('line', i, file=sys.stderr)\nsys.exit(3)"
     with pytest.raises(CommandFailed) as failure:
         run({}, context(script(folder, text), folder))
     name = Path(sys.executable).name
-    quoted = "\n".join(f"line {i}" for i in range(10, 30))
-    assert str(failure.value) == f"{name}: exit code 3; last output:\n{quoted}"
+    assert str(failure.value) == f"{name}: exit code 3; last output: line 29"
 
 
 def test_a_signal_is_reported_by_name(folder: Path) -> None:
@@ -217,8 +216,8 @@ def test_output_without_a_line_end_is_passed_on_while_the_program_runs(
 
 
 def test_the_last_state_of_a_progress_bar_is_quoted(folder: Path) -> None:
-    text = "print('1%\\r2%\\r3%\\nno memory left', file=sys.stderr)\nsys.exit(1)"
-    with pytest.raises(CommandFailed, match=r"exit code 1; last output:\n3%\nno memory left$"):
+    text = "print('done')\nprint('1%\\r2%\\r3%\\n ', file=sys.stderr)\nsys.exit(1)"
+    with pytest.raises(CommandFailed, match=r"exit code 1; last output: 3%$"):
         run({}, context(script(folder, text), folder))
 
 
