@@ -276,29 +276,7 @@ class Worker:
         """Deliver the result, or report to the manager what happened instead."""
         match outcome:
             case Finished():
-                run = Provenance(
-                    **self._run_provenance,
-                    peak_gpu_mib=outcome.peak_gpu_mib,
-                    torch_version=outcome.torch_version,
-                    attempt=task.attempt,
-                    worker=str(self._fixed_identity["worker_id"]),
-                    host=str(self._fixed_identity["host"]),
-                    device=str(self._fixed_identity["device"]),
-                    started_utc=outcome.started_utc,
-                    run_dir=self._run_folder(task).relative_to(self._workdir.root).as_posix(),
-                    duration_s=outcome.duration_s,
-                )
-                ack = self._delivery.deliver(Delivery(task=task, result=outcome.result, run=run))
-                for note in outcome.notes:
-                    log.warning("Task %s: %s", task.task_id, note)
-                if ack is None and self._connection.refusal:
-                    refusal = f"the manager refused its result: {self._connection.refusal}"
-                    self._conclude(task, Failed(Cause.ERROR, refusal))
-                if ack is not None:
-                    log.info("Task %s completed", task.task_id)
-                    self._completed += 1
-                    forget_checkpoints(self._checkpoints(task))
-                    self._next = ack.next
+                self._complete(task, outcome)
             case Failed(cause=cause, error=error):
                 log.warning("Task %s failed (%s): %s", task.task_id, cause.value, error.splitlines()[-1])
                 error = clean_text(error)[-MAX_ERROR_CHARS:]
@@ -324,6 +302,31 @@ class Worker:
                     "Task %s was cancelled or completed by another worker; its result is not wanted",
                     task.task_id,
                 )
+
+    def _complete(self, task: TaskReply, outcome: Finished) -> None:
+        run = Provenance(
+            **self._run_provenance,
+            peak_gpu_mib=outcome.peak_gpu_mib,
+            torch_version=outcome.torch_version,
+            attempt=task.attempt,
+            worker=str(self._fixed_identity["worker_id"]),
+            host=str(self._fixed_identity["host"]),
+            device=str(self._fixed_identity["device"]),
+            started_utc=outcome.started_utc,
+            run_dir=self._run_folder(task).relative_to(self._workdir.root).as_posix(),
+            duration_s=outcome.duration_s,
+        )
+        ack = self._delivery.deliver(Delivery(task=task, result=outcome.result, run=run))
+        for note in outcome.notes:
+            log.warning("Task %s: %s", task.task_id, note)
+        if ack is None and self._connection.refusal:
+            refusal = f"the manager refused its result: {self._connection.refusal}"
+            self._conclude(task, Failed(Cause.ERROR, refusal))
+        if ack is not None:
+            log.info("Task %s completed", task.task_id)
+            self._completed += 1
+            forget_checkpoints(self._checkpoints(task))
+            self._next = ack.next
 
     def _give_back(self, task: TaskReply, reason: str) -> None:
         log.info("Giving task %s back: %s", task.task_id, reason)
