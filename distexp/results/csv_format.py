@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
-BLOCK_BYTES = 1 << 20  # read at a time
+BLOCK_BYTES = 1 << 17  # read at a time: its cells stay in the cache of the processor
 HEADER_BYTES = 1 << 12  # read at first to find the header
 MAX_RECORD_BYTES = 4 << 20  # longer is junk: four times the largest message that could bring a row
 BOM = b"\xef\xbb\xbf"

@@ -24,7 +24,7 @@ MAX_REMEMBERED_CELLS = 100_000  # per axis: a foreign column may hold another te
 PREFIXES = ("", "config/", "config.")  # of a parameter's column, as W&B exports it
 
 Row = Sequence[str]
-Found = str | tuple[str, ...] | None  # the key of the task that a row completes, or several
+Found = str | tuple[str, ...] | None  # the key of the task that a row completes; several; (): it is not clear
 Column = Callable[[int], Row]  # the cells at a place in the header, of the rows in question
 
 
@@ -196,6 +196,7 @@ class Group:
             for at, (name, values) in enumerate(axes.items())
         ]
         self.fixed = [_Fixed(name, value, rule) for name, value in fixed.items() if name not in source.tags]
+        self._has_absent = bool(absent)
         self.keys: dict[int, str] | list[str | None] = []  # by number; a list where few numbers lack a task
 
     @classmethod
@@ -255,6 +256,19 @@ class Group:
         axes = [[axis.name, list(axis.reader.values)] for axis in self.axes]
         return self.source.experiment, self.source.command, canonical([fixed, axes])
 
+    def may_be_same_work(self, other: "Group") -> bool:
+        """Return whether a task of this group could be the same work as one of the other."""
+        mine, theirs = self._constant(), other._constant()
+        names = {*mine, *(axis.name for axis in self.axes)}, {*theirs, *(axis.name for axis in other.axes)}
+        same_program = (self.source.experiment, self.source.command)
+        if same_program != (other.source.experiment, other.source.command):
+            return False
+        is_equal = all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys())
+        return is_equal and (names[0] == names[1] or self._has_absent or other._has_absent)
+
+    def _constant(self) -> dict[str, str]:
+        return {fixed.name: canonical(fixed.value) for fixed in self.fixed}
+
     def columns_of(self, name: str) -> list[str]:
         """Return the columns that may hold this parameter; the first that is not empty counts."""
         earlier = () if name == "phase" else self.rule.renamed_from.get(name, ())
@@ -271,7 +285,10 @@ class Matcher:
         self.plans = [Plan(group, places, has_phase=bool(self._phase_at)) for group in groups]
         self._writers = writers
         self._of_phase: dict[str, list[Plan]] = {}
-        self._kinds: dict[int, object] = {}
+        self._bundled: list[list[Plan]] | None = None
+        self._may_be_same: dict[
+            tuple[int, ...], bool
+        ] = {}  # by bundles: whether they may have work in common
         self.unphased = [plan for plan in self.plans if plan.counts_without_phase]
 
     @property
@@ -298,7 +315,7 @@ class Matcher:
     def one(self, row: Row) -> list[str]:
         """Return the keys of the tasks that this row completes."""
         (found,) = self.found([(cell,) for cell in row])
-        return [found] if isinstance(found, str) else [*(found or ())]
+        return [*keys_of(found)]
 
     def found(self, columns: Sequence[Row]) -> list[Found]:
         """Return what each row completes, given all columns of the rows."""
@@ -313,7 +330,9 @@ class Matcher:
         for at, phase in enumerate(phases):
             by_phase[phase].append(at)
         for phase, rows in by_phase.items():
-            for at, key in zip(rows, self._found_in(phase, _picked(columns, rows), len(rows)), strict=True):
+            for at, key in zip(
+                rows, self._found_in(phase, _picked(columns.__getitem__, rows), len(rows)), strict=True
+            ):
                 found[at] = key
         return found
 
@@ -337,42 +356,52 @@ class Matcher:
         if not phase.strip():
             return self._found_without_phase(column, count)
         plans = [plan for plan in self.plans_of(phase) if plan.counts]
-        if len(plans) == 1:
-            return plans[0].found(column, count)
         return _merged([plan.found(column, count) for plan in plans], count)
 
     def _found_without_phase(self, column: Column, count: int) -> list[Found]:
         """Rows of tasks of several phases count where those write; elsewhere if they are the same work."""
-        numbers = {plan: plan.numbers(column, count) for plan in self.unphased}
         found: list[Found] = [None] * count
-        owner: list[Plan | None] = [None] * count
-        several: dict[int, list[Plan]] = {}
-        for plan in self.unphased:
-            keys = plan.keys(numbers[plan])
-            for at in [at for at, key in enumerate(keys) if key is not None]:
-                before = owner[at]
+        several: dict[
+            int, list[tuple[int, int]]
+        ] = {}  # row -> bundles that have a task for it, and its number
+        first: list[tuple[int, int] | None] = [None] * count
+        bundles = self._bundles()
+        for turn, plans in enumerate(bundles):
+            rows, numbers = plans[0].hits(column, count)
+            keys = _merged([plan.keys(numbers) for plan in plans], len(numbers))
+            for at, number, key in zip(rows, numbers, keys, strict=True):
+                if key is None:
+                    continue
+                before = first[at]
                 if before is None:
-                    owner[at], found[at] = plan, keys[at]
+                    first[at], found[at] = (turn, number), key
                 else:
-                    several.setdefault(at, [before]).append(plan)
-        for at, plans in several.items():
-            found[at] = self._resolved([(plan, numbers[plan][at]) for plan in plans])
+                    several.setdefault(at, [before]).append((turn, number))
+        for at, matched in several.items():
+            found[at] = self._resolved(matched)
         return found
 
-    def _resolved(self, matched: "list[tuple[Plan, int]]") -> Found:
-        keys = [(plan.group.phase, plan.keys([number])[0]) for plan, number in matched]
-        if len({phase for phase, _ in keys}) > 1 and not self._is_same_work(matched):
-            keys = [(phase, key) for phase, key in keys if phase in self._writers]
-        return tuple([key for _, key in keys if isinstance(key, str)]) or None
+    def _bundles(self) -> "list[list[Plan]]":
+        """Return the plans of rows without a phase; those together whose equal numbers are the same work."""
+        if self._bundled is None:
+            bundled: dict[object, list[Plan]] = {}
+            for plan in self.unphased:
+                bundled.setdefault((plan.group.kind(), repr(plan.at), repr(plan.group.rule)), []).append(plan)
+            self._bundled = [*bundled.values()]
+        return self._bundled
 
-    def _is_same_work(self, matched: "list[tuple[Plan, int]]") -> bool:
-        kinds = {(self._kind(plan.group), number) for plan, number in matched}
-        return len(kinds) == 1 or len({plan.group.work(number) for plan, number in matched}) == 1
-
-    def _kind(self, group: Group) -> object:
-        if id(group) not in self._kinds:
-            self._kinds[id(group)] = group.kind()
-        return self._kinds[id(group)]
+    def _resolved(self, matched: Sequence[tuple[int, int]]) -> Found:
+        """Return the tasks that a row counts for, of those that it fits; `()` if that is for none."""
+        bundles = self._bundles()
+        turns = tuple([turn for turn, _ in matched])
+        if turns not in self._may_be_same:
+            kinds = [bundles[turn][0].group for turn in turns]
+            self._may_be_same[turns] = all(kinds[0].may_be_same_work(other) for other in kinds[1:])
+        plans = [(plan, number) for turn, number in matched for plan in bundles[turn]]
+        is_same = self._may_be_same[turns] and len({plan.group.work(number) for plan, number in plans}) == 1
+        if not is_same and len({plan.group.phase for plan, _ in plans}) > 1:
+            plans = [each for each in plans if each[0].group.phase in self._writers] if self._writers else []
+        return tuple([key for plan, number in plans for key in keys_of(plan.keys([number])[0])])
 
 
 class Plan:
@@ -419,6 +448,19 @@ class Plan:
                 numbers = [NOWHERE if c in refused else n for c, n in zip(cells, numbers, strict=True)]
         return numbers
 
+    def hits(self, column: Column, count: int) -> tuple[Sequence[int], list[int]]:
+        """Return the rows that may be of a task, and the task's number for each: quick where few are."""
+        if not self.axes:
+            return range(count), self.numbers(column, count)
+        axis, at = self.axes[0]
+        if not at:
+            return range(count), self.numbers(column, count)
+        first = axis.numbers(_joined(at, column))
+        rows = [row for row, number in enumerate(first) if number >= 0]
+        if len(rows) == count or not rows:
+            return (range(count), self.numbers(column, count)) if rows else ([], [])
+        return rows, self.numbers(_picked(column, rows), len(rows))
+
     def mismatch(self, row: Row) -> tuple[str, str]:
         """Return the first parameter, axes first, of which the row holds no value, and its cell."""
         for axis, at in self.axes:
@@ -445,17 +487,22 @@ def _joined(places: Sequence[int], column: Column) -> Row:
     return cells
 
 
-def _picked(columns: Sequence[Row], rows: Sequence[int]) -> Column:
+def _picked(column: Column, rows: Sequence[int]) -> Column:
     if len(rows) == 1:
-        return lambda place: (columns[place][rows[0]],)
+        return lambda place: (column(place)[rows[0]],)
     pick = itemgetter(*rows)
-    return lambda place: pick(columns[place])
+    return lambda place: pick(column(place))
+
+
+def keys_of(found: Found) -> tuple[str, ...]:
+    """Return the keys of what a row completes."""
+    return found if isinstance(found, tuple) else () if found is None else (found,)
 
 
 def _merged(found: Sequence[list[Found]], count: int) -> list[Found]:
     """Return what each row completes in any of the groups."""
-    if not found:
-        return [None] * count
+    if len(found) < 2:
+        return found[0] if found else [None] * count
     merged: list[Found] = []
     for keys in zip(*found, strict=True):
         held = tuple([key for key in keys if isinstance(key, str)])

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import msgspec
 
 from distexp.results.compare import value_forms
-from distexp.results.matching import Found, Matcher, Plan, Row
+from distexp.results.matching import Matcher, Plan, Row
 from distexp.text import cell_text
 
 MAX_EXPLAINED = 10_000  # rows without a phase that are compared with several phases, per look
@@ -57,9 +57,6 @@ class Explainer:
         self._budget -= 1
         if self._budget < 0:
             return ("values",)
-        matched = sorted({plan.group.phase for plan in plans if plan.found(lambda at: (row[at],), 1)[0]})
-        if matched:
-            return ("several", *matched)
         names = {plan.mismatch(row)[0] for plan in plans}
         return _kind(plans[0], row) if len(names) == 1 else ("values",)
 
@@ -80,8 +77,9 @@ class Explainer:
                 )
             case ("combination", str(phase)):
                 return f"no task of {phase} has this combination of values"
-            case ("several", *phases):
-                names = ", ".join(map(str, phases))
+            case "several":
+                plans = [plan for plan in self._matcher.unphased if plan.found(lambda at: (row[at],), 1)[0]]
+                names = ", ".join(sorted({plan.group.phase for plan in plans}))
                 return f"it fits tasks of several phases ({names}); a column `phase` would say which"
             case ("axes",):
                 return "no column is an axis of a phase, and there is no column `phase`"
@@ -115,11 +113,6 @@ def _kind(plan: Plan, row: Row) -> Hashable:
     if name and not plan.at[name]:
         return "assumed", phase, name
     return ("value", phase, name) if name else ("combination", phase)
-
-
-def keys_of(found: Found) -> tuple[str, ...]:
-    """Return the keys of what a row completes."""
-    return found if isinstance(found, tuple) else () if found is None else (found,)
 
 
 def _shown(cell: str) -> str:

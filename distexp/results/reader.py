@@ -14,8 +14,8 @@ from typing import BinaryIO
 import msgspec
 
 from distexp.results.csv_format import MAX_RECORD_BYTES, Block, Header, blocks, judge_tail, read_header
-from distexp.results.matching import Matcher, Row, TaskIndex
-from distexp.results.problems import Explainer, Problem, keys_of
+from distexp.results.matching import Found, Matcher, Row, TaskIndex, keys_of
+from distexp.results.problems import Explainer, Problem
 from distexp.task import Bookmark
 
 MAX_REASONS = 100  # per look: each of a million rows may name another phase
@@ -294,9 +294,10 @@ class _Judge:
                 self.complete |= keys
                 return
         for at, each in enumerate(found):
-            self._take_row(block, at, keys_of(each))
+            self._take_row(block, at, each)
 
-    def _take_row(self, block: Block, at: int, keys: tuple[str, ...]) -> None:
+    def _take_row(self, block: Block, at: int, found: Found) -> None:
+        keys = keys_of(found)
         row = [column[at] for column in block.columns] if not keys or self._on_row else []
         new = tuple([key for key in keys if key not in self.complete and key not in self._seen])
         if new:
@@ -304,7 +305,7 @@ class _Judge:
             if self._on_row is not None:
                 self._on_row(row, new)
             return
-        kind = "again" if keys else self._explainer.kind(row)
+        kind = "again" if keys else "several" if found == () else self._explainer.kind(row)
         if kind not in self.places and len(self.places) >= MAX_REASONS:
             kind = "other"
         reason = "" if kind in self.places else self._explainer.text(kind, row)
