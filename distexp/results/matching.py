@@ -6,24 +6,16 @@ A row completes a task when every cell in a column that is a parameter of the ta
 empty cell matches any value of a parameter that the phase does not vary.
 """
 
-import math
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import add, itemgetter
-from typing import Any
 
-from msgspec import structs
-
-from distexp.results.compare import NOWHERE, AxisReader, holds
+from distexp.results.compare import NOWHERE, holds
+from distexp.results.groups import MAX_REMEMBERED_CELLS, PREFIXES, Group, Row
 from distexp.sweep.grid import Grid, GridPoint, Planned
-from distexp.task import RowRule, Task, Value, canonical
-from distexp.text import cell_text
+from distexp.task import RowRule, Task, Value
 
-MAX_REMEMBERED_CELLS = 100_000  # per axis: a foreign column may hold another text in each of a million rows
-PREFIXES = ("", "config/", "config.")  # of a parameter's column, as W&B exports it
-
-Row = Sequence[str]
 Found = str | tuple[str, ...] | None  # the key of the task that a row completes; several; (): it is not clear
 Column = Callable[[int], Row]  # the cells at a place in the header, of the rows in question
 
@@ -93,186 +85,6 @@ def first_places(columns: Sequence[str]) -> dict[str, int]:
     for place, column in enumerate(columns):
         places.setdefault(column, place)
     return places
-
-
-class _Axis:
-    """A parameter that a phase varies: each value has its number, its position times the axis's stride."""
-
-    def __init__(
-        self,
-        name: str,
-        reader: AxisReader,
-        stride: int,
-        nowhere: int,
-        rule: RowRule,
-    ) -> None:
-        """Give cells without a value of this axis the number `nowhere`, which makes any sum negative."""
-        self.name = name
-        self.reader = reader
-        self.is_assumed = name in rule.assume
-        self._stride, self._nowhere = stride, nowhere
-        self._known: dict[str, int] = {}
-        self._takes_empty = self.is_assumed and "" not in reader.values  # else an empty cell is that text
-        self._assumed = self.reader.position(cell_text(rule.assume[name])) if self.is_assumed else NOWHERE
-
-    def number(self, cell: str) -> int:
-        """Return the number of the value that the cell holds; a negative one if it holds none."""
-        is_empty = self._takes_empty and not cell.strip()
-        return self._number_of(self._assumed if is_empty else self.reader.position(cell))
-
-    @property
-    def needs_column(self) -> bool:
-        """Whether no row of a file without its column is of any of these tasks."""
-        return not self.is_assumed and self.reader.absent is None
-
-    def number_without_column(self) -> int:
-        """Return the number of the value that is assumed, else that of tasks that lack the parameter."""
-        absent = NOWHERE if self.reader.absent is None else self.reader.absent
-        return self._number_of(self._assumed if self.is_assumed else absent)
-
-    def _number_of(self, position: int) -> int:
-        return self._nowhere if position == NOWHERE else position * self._stride
-
-    def numbers(self, column: Row) -> list[int]:
-        """Return the number of each cell's value; a text is read once."""
-        known = self._known
-        found: list[Any] = list(map(known.get, column))
-        if None not in found:
-            return found
-        if len(known) >= MAX_REMEMBERED_CELLS:
-            known = self._known = {}
-        for cell in set(column) - known.keys():
-            known[cell] = self.number(cell)
-        return [known[cell] for cell in column]
-
-
-class _Fixed:
-    """A parameter with one value in a phase."""
-
-    def __init__(self, name: str, value: Value, rule: RowRule) -> None:
-        self.name, self.value = name, value
-        self.matches_no_column = name not in rule.assume or holds(value, cell_text(rule.assume[name]))
-        self.matches_empty = self.matches_no_column or value == ""
-
-    def accepts(self, cell: str) -> bool:
-        """Return whether the cell holds the value; an empty one does, unless another is assumed."""
-        return holds(self.value, cell) if cell.strip() else self.matches_empty
-
-
-class Group:
-    """Tasks of one phase that differ in their axes alone: a sum over the axes, a number, tells them apart."""
-
-    def __init__(
-        self,
-        source: Grid | Task,
-        axes: Mapping[str, Sequence[Value]],
-        fixed: Mapping[str, Value],
-        rule: RowRule,
-        absent: Mapping[str, int],
-    ) -> None:
-        """Take the values of what varies, the last axis fastest, and of what does not.
-
-        Args:
-            source: What the tasks are of.
-            axes: At least two values each, or one and its rivals.
-            fixed: Tags among them are never compared.
-            rule: What the phase says besides.
-            absent: By axis, the position of null for tasks that lack that parameter.
-        """
-        self.source, self.rule = source, rule
-        self.phase = source.phase
-        self._numbers: dict[int, int] | None = None  # a task's number in its grid by that in this group
-        self.phase_names = (source.phase, *rule.renamed_from.get("phase", ()))
-        self.axis_names = frozenset(source.axes) or {"seed"}
-        sizes = [len(values) for values in axes.values()]
-        self.axes = [
-            _Axis(
-                name,
-                AxisReader(values, absent.get(name)),
-                math.prod(sizes[at + 1 :]),
-                -math.prod(sizes),
-                rule,
-            )
-            for at, (name, values) in enumerate(axes.items())
-        ]
-        self.fixed = [_Fixed(name, value, rule) for name, value in fixed.items() if name not in source.tags]
-        self._has_absent = bool(absent)
-        self.keys: dict[int, str] | list[str | None] = []  # by number; a list where few numbers lack a task
-
-    @classmethod
-    def of_grid(cls, grid: Grid, points: Sequence[GridPoint]) -> "Group":
-        """Return the group of these tasks of one grid."""
-        axes = {**grid.axes, "seed": grid.seeds}
-        varied = {name: values for name, values in axes.items() if len(values) > 1}
-        fixed = {name: values[0] for name, values in axes.items() if len(values) == 1} | grid.defaults
-        rule = RowRule(varied=tuple(varied), renamed_from=grid.renamed_from, assume=grid.assume)
-        group = cls(grid, varied, fixed, rule, grid.absent)
-        if grid.places is not None:
-            codes = grid.codes()
-            group.keys = {codes[point.number]: point.key for point in points}
-            return group
-        group.keys = [None] * len(grid)
-        for point in points:
-            group.keys[point.number] = point.key
-        return group
-
-    @classmethod
-    def of_task(cls, task: Task, rule: RowRule | None) -> "Group":
-        """Return the group of one task, of whose phase no more is known than the rule says."""
-        values = {**task.config, "seed": task.seed}
-        rule = rule or RowRule(varied=(*task.axes, "seed"))
-        axes = {name: (values.get(name), *rule.rivals.get(name, ())) for name in rule.varied}
-        absent = {name: 0 for name in axes if name not in values}
-        fixed = {name: value for name, value in values.items() if name not in axes}
-        group = cls(task, axes, fixed, rule, absent)
-        group.keys = [task.key]  # each of its values stands first on its axis
-        return group
-
-    def rule_of(self, point: GridPoint) -> RowRule:
-        """Return what another process needs to decide on the rows of this task as this group does."""
-        task = point.task
-        values = {**task.config, "seed": task.seed}
-        rivals = {axis.name: axis.reader.rivals(values.get(axis.name)) for axis in self.axes}
-        return structs.replace(self.rule, rivals={name: others for name, others in rivals.items() if others})
-
-    def work(self, number: int) -> str:
-        """Return the identity of this task without the phase: equal work may stand in two phases."""
-        if isinstance(self.source, Task):
-            return self.source.work
-        if self.source.places is None:
-            return GridPoint(self.source, number, "", "").task.work
-        if self._numbers is None:
-            codes = ((self.source.code(at), at) for at in range(len(self.source)))
-            self._numbers = dict(codes)
-        return GridPoint(self.source, self._numbers[number], "", "").task.work
-
-    def kind(self) -> object:
-        """Return what two groups have in common whose tasks of equal number are the same work."""
-        if isinstance(self.source, Task):
-            return self.source.work
-        if self.source.absent:
-            return self
-        fixed = {each.name: each.value for each in self.fixed}
-        axes = [[axis.name, list(axis.reader.values)] for axis in self.axes]
-        return self.source.experiment, self.source.command, canonical([fixed, axes])
-
-    def may_be_same_work(self, other: "Group") -> bool:
-        """Return whether a task of this group could be the same work as one of the other."""
-        mine, theirs = self._constant(), other._constant()
-        names = {*mine, *(axis.name for axis in self.axes)}, {*theirs, *(axis.name for axis in other.axes)}
-        same_program = (self.source.experiment, self.source.command)
-        if same_program != (other.source.experiment, other.source.command):
-            return False
-        is_equal = all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys())
-        return is_equal and (names[0] == names[1] or self._has_absent or other._has_absent)
-
-    def _constant(self) -> dict[str, str]:
-        return {fixed.name: canonical(fixed.value) for fixed in self.fixed}
-
-    def columns_of(self, name: str) -> list[str]:
-        """Return the columns that may hold this parameter; the first that is not empty counts."""
-        earlier = () if name == "phase" else self.rule.renamed_from.get(name, ())
-        return [prefix + each for each in (name, *earlier) for prefix in PREFIXES]
 
 
 class Matcher:

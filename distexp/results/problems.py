@@ -7,7 +7,8 @@ from collections.abc import Hashable, Sequence
 import msgspec
 
 from distexp.results.compare import value_forms
-from distexp.results.matching import Matcher, Plan, Row
+from distexp.results.groups import Row
+from distexp.results.matching import Matcher, Plan
 from distexp.text import cell_text
 
 MAX_EXPLAINED = 10_000  # rows without a phase that are compared with several phases, per look

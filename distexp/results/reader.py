@@ -14,7 +14,8 @@ from typing import BinaryIO
 import msgspec
 
 from distexp.results.csv_format import MAX_RECORD_BYTES, Block, Header, blocks, judge_tail, read_header
-from distexp.results.matching import Found, Matcher, Row, TaskIndex, keys_of
+from distexp.results.groups import Row
+from distexp.results.matching import Found, Matcher, TaskIndex, keys_of
 from distexp.results.problems import Explainer, Problem
 from distexp.task import Bookmark
 
