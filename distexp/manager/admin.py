@@ -89,6 +89,7 @@ class Admin:
             benched=excluded,
             excluded_workers=excluded,
             held_phases=_cut(" ".join(self._queue.holds.explain()), HELD_BYTES),
+            problems=len(self._store.problems()),
         )
 
     def view(self) -> wire.ViewReply:
@@ -157,15 +158,21 @@ class Admin:
         duplicate, before = self._queue.place(entry.key) if is_pending else (None, 0)
         held = self._queue.holds.explain().get(entry.planned.phase, "")
         stuck = self._registry.stuck(entry.lease.worker) if entry.lease else ""
-        view = QueueView(self._queue.now_s(), self.is_paused, duplicate, before, held, stuck)
+        file = self._store.problems().get(entry.planned.output_dir, "")
+        view = QueueView(self._queue.now_s(), self.is_paused, duplicate, before, held, stuck, file)
         return wire.ShowReply(
             task=describe(entry),
-            why=why_not_running(entry, self._registry.available(), view),
+            why=self._why(entry, view),
             running_s=None if since_s is None else round(self._queue.now_s() - since_s, 1),
             row=self._store.find([entry.planned]).get(entry.key) if is_complete else None,
             log_path=f"{self._run_folder(entry)}/{LOG_FILE}",
             log=last_lines(self._workdir.root / self._run_folder(entry) / LOG_FILE, SHOWN_LINES),
         )
+
+    def _why(self, entry: Entry, view: QueueView) -> str:
+        if entry.state is State.COMPLETE and (path := self._store.where(entry.key)):
+            return f"complete: its row is in {path.relative_to(self._workdir.root).as_posix()}"
+        return why_not_running(entry, self._registry.available(), view)
 
     def _logs(self, request: wire.Logs) -> wire.LogsReply:
         """Return a piece of what the task has printed, or why that is not to be had here."""

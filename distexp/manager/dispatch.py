@@ -152,9 +152,9 @@ class Dispatcher:
         self._admin.end_holds("its code was edited")
 
     def held_text(self) -> str:
-        """Return which phases are held, and why, in one line."""
-        held = self._queue.holds.explain()
-        return "; ".join(f"phase {phase} is held: {why}" for phase, why in held.items())
+        """Return which phases are held, which results files cannot be written, and why, in one line."""
+        held = [f"phase {phase} is held: {why}" for phase, why in self._queue.holds.explain().items()]
+        return "; ".join([*held, *self._store.problems().values()])
 
     # -- assigning -----------------------------------------------------------------------------------------
 

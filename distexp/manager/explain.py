@@ -21,6 +21,7 @@ class QueueView:
     before: int = 0  # pending tasks whose turn comes first
     held: str = ""  # why its phase is held
     stuck: str = ""  # the process of its dead worker's attempt that does not end
+    file: str = ""  # why its results file cannot be written
 
 
 def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView) -> str:
@@ -68,6 +69,8 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
         return f"waits for its duplicate {other}, the same work in another phase, which {what}"
     if view.is_paused:
         return "the sweep is paused; `resume` goes on"
+    if view.file:
+        return f"its results file cannot be written: {view.file}"
     if view.held:
         return f"its phase is held: {view.held}; fix it, then `resume` goes on"
     if not workers:

@@ -90,6 +90,7 @@ class ExperimentManager:
         self._stuck: set[str] = set()  # ids of leases whose worker has died and whose task does not end
         self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
         self._last_counts: dict[State, int] = {}
+        self._unwritable: dict[str, str] = {}  # folder -> why its results file cannot be written
         self._held_code: dict[str, CodeSignature] = {}  # held phase -> its code, when last looked at
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -175,6 +176,7 @@ class ExperimentManager:
         self.store.sync(tasks)
         log.info("Generated %d total tasks", len(tasks))
         self.store.scan_all()
+        self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
         known = self.journal.load()
@@ -254,6 +256,7 @@ class ExperimentManager:
         if self._sweep.has_changed():
             self._reload()
         self._look_at_held_code()
+        self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store)
         self.dispatcher.completion.fail_unplaceable()
         self._note_unseen()
@@ -328,6 +331,17 @@ class ExperimentManager:
                     "Task %s is not assigned again: its worker %s has died, and %s of the task does not end",
                     *(lease.task.task_id, lease.worker.name, stuck),
                 )
+
+    def _block_unwritable(self) -> None:
+        """Assign no task whose results file cannot be written, and say once which file and why."""
+        problems = self.store.problems()
+        for folder, why in problems.items():
+            if self._unwritable.get(folder) != why and not self.store.is_unusable(folder):
+                log.error("%s; its tasks wait, other tasks go on", why)
+        for folder in self._unwritable.keys() - problems.keys():
+            log.info("Tasks of %s go on: its results file can be written again", folder)
+        self._unwritable = problems
+        self.queue.block(problems.keys())
 
     def _exit_when_done_(self) -> None:
         """Once nothing more can be done, go, after idle workers and those of an earlier manager heard it."""

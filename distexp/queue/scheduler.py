@@ -7,7 +7,7 @@ lines by need and phase, so that those that do not fit a worker, or its time, bl
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.holds import PhaseHolds
@@ -34,6 +34,8 @@ class Scheduler:
         # by need and phase: the greatest need first, then phases as they joined
         self._lines: dict[tuple[Need, str], TaskLines] = {}
         self._duplicates: dict[str, list[str]] = {}  # key -> keys of the same work, where there are several
+        self._blocked: Set[str] = frozenset()  # folders whose results file cannot be written
+        self._parked: list[str] = []  # keys of tasks of these folders, out of their lines
 
     def push(self, tasks: Sequence[Planned]) -> None:
         """Add new tasks at the end of the sweep."""
@@ -67,6 +69,26 @@ class Scheduler:
         for key in self._duplicates:
             self.push_retry(key)
         self._duplicates = duplicates_among(tasks)
+
+    def block(self, folders: Set[str]) -> None:
+        """Pass over tasks whose rows go to these folders; those of other folders wait as before."""
+        self._blocked, parked, self._parked = frozenset(folders), self._parked, []
+        for key in parked:
+            entry = self._entries[key]
+            if entry.planned.output_dir in folders:
+                self._parked.append(key)
+            elif entry.attempts:
+                self.push_retry(key)
+            else:
+                self._of(entry.need, entry.planned.phase).fresh.append(key)
+
+    def has_free(self) -> bool:
+        """Return whether a pending task is neither of a held phase nor of a blocked folder, by a walk."""
+        held, blocked = self._holds.held, self._blocked
+        pending = (entry.planned for entry in self._entries.values() if entry.state is State.PENDING)
+        return not (held or blocked) or any(
+            each.phase not in held and each.output_dir not in blocked for each in pending
+        )
 
     def pop_next(self, worker: WorkerInfo) -> Entry | None:
         """Take the next task for this worker out of its line; None when none is free for it.
@@ -131,6 +153,9 @@ class Scheduler:
                 continue  # stale; it comes back to its line when it becomes eligible, or its need changes
             if accept is None and entry.attempts:
                 continue  # stale; it stands among the retries
+            if entry.planned.output_dir in self._blocked:
+                self._parked.append(key)
+                continue
             if accept is None or accept(entry):
                 return entry
             looked += 1

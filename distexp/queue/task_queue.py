@@ -439,17 +439,18 @@ class TaskQueue:
     def pending_among(self, tasks: Iterable[Task]) -> list[Task]:
         """Return those of the tasks that are pending now."""
         with self._lock:
-            found = ((task, self._entries.get(task.key)) for task in tasks)
-            return [task for task, entry in found if entry is not None and entry.state is State.PENDING]
+            return [t for t in tasks if (e := self._entries.get(t.key)) and e.state is State.PENDING]
+
+    def block(self, folders: Set[str]) -> None:
+        """Assign no task whose row goes to one of these folders, until they are no longer among them."""
+        with self._lock:
+            self._scheduler.block(folders)
 
     def can_run(self, stuck: int = 0) -> bool:
-        """Return whether a task runs, other than `stuck` ones, or is pending in a phase that is not held."""
+        """Return whether a task runs, other than `stuck` ones, or is pending and neither held nor blocked."""
         with self._lock:
-            held, counts = self.holds.held, self._counts
-            if (running := counts[State.ASSIGNED] - stuck) or not held:
-                return bool(running or counts[State.PENDING])
-            entries = self._entries.values()
-            return any(each.state is State.PENDING and each.planned.phase not in held for each in entries)
+            running, pending = self._counts[State.ASSIGNED] - stuck, self._counts[State.PENDING]
+            return bool(running or (pending and self._scheduler.has_free()))
 
     def is_over(self) -> bool:
         """Return whether every task of the sweep is complete, failed or cancelled."""
@@ -463,8 +464,7 @@ class TaskQueue:
     def leases(self) -> list[Lease]:
         """Return the live leases."""
         with self._lock:
-            found = (self._entries[key].lease for key in self._leases.values())
-            return [lease for lease in found if lease is not None]
+            return [lease for key in self._leases.values() if (lease := self._entries[key].lease)]
 
     def is_live(self, lease: Lease) -> bool:
         """Return whether the lease has not ended."""

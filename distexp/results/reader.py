@@ -149,7 +149,8 @@ class Reader:
                     warnings = self._told(file, self.header, judge.places)
                 if self.unusable:
                     self._pending = None
-                    warnings = [f"{self.path} {self.unusable}; its rows do not count"]
+                    waits = " and its tasks wait" if self._index.writers(self._folder) else ""
+                    warnings = [f"{self.path} {self.unusable}; its rows do not count{waits}"]
         except FileNotFoundError:
             self.header = self.bookmark = self._identity = self._pending = None
             self.unusable = ""

@@ -86,6 +86,16 @@ class ResultsFile:
         """Why nothing can be written to it, as of the last look; empty where something can."""
         return self._reader.unusable
 
+    def is_writable(self) -> bool:
+        """Return whether the lock is free and the file, or its folder, lets us write now."""
+        try:
+            with locks.acquire(self._lock):
+                if self.path.exists():
+                    os.close(os.open(self.path, os.O_WRONLY | os.O_APPEND))
+                return not self.unusable
+        except (OSError, TimeoutError):
+            return False
+
     def reset(self) -> None:
         """Let the next scan read everything again: the set of tasks has changed."""
         self._reader.reset()

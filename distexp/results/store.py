@@ -135,11 +135,18 @@ class ResultsStore:
         """Return, by folder that tasks write to, why nothing can be written to its file now."""
         with self._lock:
             files = list(self._files.items())
+        for _, opened in files:
+            if opened.problem and opened.file.is_writable():
+                opened.problem = ""
         return {
             folder: f"{opened.file.path} {opened.file.unusable}" if opened.file.unusable else opened.problem
             for folder, opened in files
             if (opened.file.unusable and self._index.writers(folder)) or opened.problem
         }
+
+    def is_unusable(self, folder: str) -> bool:
+        """Return whether the folder's file is no CSV that can be read, as scans have said."""
+        return bool(self._file(folder).file.unusable)
 
     def find(self, tasks: Iterable[Planned]) -> dict[str, dict[str, str]]:
         """Return by key the rows of those tasks that have one, cells by column; own files first.

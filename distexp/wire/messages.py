@@ -222,6 +222,7 @@ class SweepStatus(msgspec.Struct, frozen=True, kw_only=True):
     benched: str = ""  # the former name of `excluded_workers`
     excluded_workers: str = ""  # names with blanks between; cut where there are many
     held_phases: str = ""  # likewise
+    problems: int = 0  # results files that cannot be written now: their tasks wait
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
