@@ -263,12 +263,7 @@ def _is_phase(node: Node) -> bool:
 def _phase(
     node: Node, file: Level, seeds: tuple[int, ...], file_options: Options, problems: Problems
 ) -> Phase:
-    name = node.path
-    for key, item in node.value.items():
-        if key == "seeds":
-            problems.at(item, "write `seeds` at the top of the file, or an axis `- seed: [42, 101]`")
-        elif key not in (*PHASE_KEYS, "early_terminate"):
-            problems.at(item, f"is no key of a phase. There are: {', '.join(PHASE_KEYS)}")
+    _check_keys(node, problems)
     own = read_level(node.value.get("defaults"), problems)
     items, seed_axis = read_items(node.value["combinations"], problems)
     parameters = file.parameters | own.parameters
@@ -279,7 +274,7 @@ def _phase(
     settings = _combined(file.settings, own.settings)
     python = _python(settings, parameters.keys() - places.keys(), parameters)
     check_output_dir(settings, node, known, problems)
-    check_command(settings, name, known, places, problems)
+    check_command(settings, node.path, known, places, problems)
     check_nested(known, {n: places.get(n, parameters.get(n, node)) for n in known if "." in n}, problems)
     check_size(node, known, problems)
     said = {key: plain(item) for key, item in settings.items()}
@@ -287,7 +282,7 @@ def _phase(
     fixed_axes = {tag for tag in options.tags if len(combinations.axes.get(tag, ())) == 1}
     defaults = {n: plain(item) for n, item in parameters.items() if n not in places and n != python}
     return Phase(
-        name=name,
+        name=node.path,
         where=f"{problems.name}:{node.line}",
         axes={axis: values for axis, values in combinations.axes.items() if axis not in fixed_axes},
         places=_without(combinations.places, fixed_axes),
@@ -313,6 +308,14 @@ def _phase(
         renamed_from=options.renamed_from,
         assume=options.assume,
     )
+
+
+def _check_keys(node: Node, problems: Problems) -> None:
+    for key, item in node.value.items():
+        if key == "seeds":
+            problems.at(item, "write `seeds` at the top of the file, or an axis `- seed: [42, 101]`")
+        elif key not in (*PHASE_KEYS, "early_terminate"):
+            problems.at(item, f"is no key of a phase. There are: {', '.join(PHASE_KEYS)}")
 
 
 def _combinations(
