@@ -1,7 +1,6 @@
 """Results reach their file: from another folder, through the spool, past disks that refuse."""
 
 import contextlib
-import resource
 import shutil
 import signal
 import sys
@@ -376,12 +375,13 @@ def test_a_spooled_result_of_another_version_is_left_alone_and_named(
 def test_a_full_disk_costs_nothing_and_the_worker_waits_until_there_is_room(
     folder: Folder,
 ) -> None:
+    infinity = psutil.RLIM_INFINITY
     open_gate(folder.root)
     with folder.serving() as manager:
         port = manager.port
     with worker_process(folder.root, "localhost", port) as process:
         process.await_words("Trying again")
-        full, free = (1000, resource.RLIM_INFINITY), (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        full, free = (1000, infinity), (infinity, infinity)
         psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_FSIZE, full)
         with serving_at(folder, port) as manager:
             process.await_words("disk full or read-only")

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE
 @pytest.fixture
 def full_disk() -> Iterator[None]:
     """No file of this process gets longer than 1000 bytes."""
+    import resource  # not on Windows
+
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     yield
