@@ -209,7 +209,9 @@ class Dispatcher:
             return wire.NoTask(reason="done", message="no task that is left can run")
         if excluded := "paused" if self._admin.is_paused else self._registry.exclusion(worker):
             return self._wait(excluded)
-        info = replace(worker.info, too_long=self._forecaster.too_long(worker.left_s))
+        info = worker.info
+        if too_long := self._forecaster.too_long(worker.left_s):
+            info = replace(info, too_long=too_long)
         while (lease := self._next_lease(info)) is not None:
             if lease.attempt > 1:
                 self._store.scan(lease.task)  # its last worker may have written the row and died

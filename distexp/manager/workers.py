@@ -23,7 +23,7 @@ log = logging.getLogger("distexp.manager")
 
 @dataclass
 class Worker:
-    """One worker: who it is, and what has happened to it. The registry hands out copies."""
+    """One worker: who it is, and what has happened to it. The registry alone changes it."""
 
     info: WorkerInfo
     seen_s: float = 0.0  # on the manager's clock
@@ -92,22 +92,23 @@ class WorkerRegistry:
             worker = self._workers.get((name, request.instance))
             if worker is None:
                 worker = self._add(name, request)
-            free_mib = None
+            info, free_mib = worker.info, None
             if isinstance(request, RequestTask | TaskComplete):
                 free_mib = request.free_mib
-            worker.info = replace(
-                worker.info,
-                heartbeat_s=request.heartbeat_s or worker.info.heartbeat_s,
-                connection=connection,
-                free_mib=worker.info.free_mib if free_mib is None else free_mib,
+            now = (
+                request.heartbeat_s or info.heartbeat_s,
+                connection,
+                info.free_mib if free_mib is None else free_mib,
             )
+            if now != (info.heartbeat_s, info.connection, info.free_mib):
+                worker.info = replace(info, heartbeat_s=now[0], connection=now[1], free_mib=now[2])
             worker.seen_s, worker.left_s = self._clock(), request.left_s
             if isinstance(request, Heartbeat):
                 worker.progress, worker.gpu = request.progress, request.gpu
             else:
                 worker.progress = None  # that task has ended
             worker.git_commit = request.git_commit or worker.git_commit
-            return copy.copy(worker)
+            return worker
 
     def _add(self, name: str, request: WorkerRequest) -> Worker:
         same_machine = bool(request.machine) and request.machine == self._machine
