@@ -14,7 +14,7 @@ from benchmarks.harness import ROUNDS, await_true, elsewhere, folder, manager, s
 from distexp.workdir import Workdir
 
 CONFIG = """
-defaults: {command: "sleep 1000", output_dir: results}
+defaults: {command: "sleep 100{a}", output_dir: results}
 grid: {combinations: [a: [1]]}
 """
 PATIENCE_S = 120.0

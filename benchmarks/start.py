@@ -9,7 +9,7 @@ from distexp.results.results_file import RESULTS_FILE
 LOOK_S = 0.005
 PATIENCE_S = 120.0
 COMMAND = """
-defaults: {command: "printf '{{\\"x\\": 1}}'", output_dir: results}
+defaults: {command: "printf '{{\\"x\\": {a}}}'", output_dir: results}
 grid: {combinations: [a: [1]]}
 """
 TORCH = """
