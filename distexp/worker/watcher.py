@@ -7,7 +7,6 @@ left, the watcher holds a kernel lock: the manager of this host assigns the task
 
 import contextlib
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -23,6 +22,9 @@ from distexp.system import locks
 from distexp.system.process import ProcessMark, end_tree, signal_process
 
 PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
+PROGRAM = (
+    "import sys; sys.path.append(sys.argv[1]); from distexp.worker.watcher import main; main(sys.argv[2:])"
+)
 READY_S = 10.0  # for the watcher to start; it takes 0.1 s on a quiet machine
 LOCK_S = 2.0  # others look whether it is held, for an instant
 CLOSE_S = 5.0  # for it to end, and with it a template that hangs in an import
@@ -82,10 +84,8 @@ class Watcher:
             process.wait(CLOSE_S)
 
     def _start(self) -> None:
-        path = os.pathsep.join(filter(None, [PACKAGE_FOLDER, os.environ.get("PYTHONPATH")]))
         process = self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "distexp.worker.watcher", str(self._lock_file)],
-            env=os.environ | {"PYTHONPATH": path},
+            [sys.executable, "-P", "-c", PROGRAM, PACKAGE_FOLDER, str(self._lock_file)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # else who waits for the end of a killed worker's output waits for it
@@ -175,7 +175,3 @@ def end_all(watched: Sequence[tuple[ProcessMark, str]], lock: locks.FileLock | N
 def _end_each(roots: Sequence[tuple[ProcessMark, str]]) -> list[int]:
     with ThreadPoolExecutor(max(1, len(roots))) as pool:
         return [pid for pids in pool.map(lambda root: end_tree(*root), roots) for pid in pids]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
