@@ -119,3 +119,7 @@ def test_it_runs_a_sweep_in_a_repository_of_ones_own_and_leaves_git_results_and_
     torch = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)"
     call(commands / "python", "-c", torch, cwd=mine)
     assert call(commands / "distexp", "--version", cwd=mine).startswith("distexp 0.")
+    with pytest.raises(AssertionError, match="error: test: checks a clone of this project"):
+        call(commands / "distexp", "test", cwd=mine)
+    with pytest.raises(AssertionError, match="error: report: install what it needs: pip install pandas"):
+        call(commands / "distexp", "report", cwd=mine)

@@ -8,6 +8,7 @@ from distexp.cli import manager as manager_command
 from distexp.cli import worker as worker_command
 from distexp.cli.options import CONFIGS, FOLDER, WORKDIR
 from distexp.cli.summary import print_summary
+from distexp.errors import UserError
 from distexp.launcher import main as launcher
 
 REST = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -96,6 +97,8 @@ def stop(workdir: Path) -> int:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[WORDS FOR pytest]")
 def test(words: tuple[str, ...]) -> int:
     """Check this project, in a clone of it: format, lint, types, shell, tests."""
+    if not (launcher.PROJECT / "pyproject.toml").exists():
+        raise UserError("test: checks a clone of this project, and this is an installed copy")
     return launcher.run_checks(launcher.PROJECT, words)
 
 
