@@ -18,6 +18,7 @@ from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
 from distexp.system import locks
+from distexp.system.process import ProcessMark
 from distexp.task import State
 from distexp.wire import messages as wire
 from distexp.workdir import Workdir
@@ -306,3 +307,12 @@ def test_who_cannot_import_what_others_can_is_excluded_and_else_the_phase_is_hel
         assert states == [State.PENDING] * 6, "the task goes back without cost"
         assert list(queue.holds.explain()) == ["exp1"]
         assert sample.registry.exclusion(sample.request("gpu0")) == ""
+
+
+def test_after_a_reboot_the_workers_of_this_host_are_gone_and_those_of_others_are_not() -> None:
+    sample = SampleRegistry()
+    before = WorkerInfo("gpu0", 15.0, host="here", machine="earlier/pid", process=ProcessMark.own())
+    assert sample.registry.has_died(before)
+    assert not sample.registry.has_died(replace(before, host="there")), "another host's boot says nothing"
+    assert not sample.registry.has_died(replace(before, machine="boot/other")), "it cannot be seen from here"
+    assert not sample.registry.has_died(replace(before, machine="boot/pid")), "it is there"
