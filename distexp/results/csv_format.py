@@ -312,7 +312,14 @@ def whole_file(file: BinaryIO, header: Header) -> Iterator[tuple[bytes, list[str
         if len(rest) > MAX_RECORD_BYTES:
             yield rest, None
             rest = b""
-    while rest:
+    while rest:  # below a line whose quote is never closed there may be whole records
+        used = 0
+        for record in records(rest, width, dialect):
+            yield rest[record.start : record.stop], record.fields
+            used = record.stop
+        rest = rest[used:]
+        if not rest:
+            return
         kind, fields = judge_tail(rest, width, dialect)
         stop = rest.index(dialect.end) + 1 if kind == "open" else len(rest)
         yield rest[:stop], fields or None
