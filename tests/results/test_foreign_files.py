@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from distexp.errors import ResultsUnwritable
+from distexp.errors import ConfigError, ResultsUnwritable
 from distexp.results.audit import audit
 from distexp.results.matching import TaskIndex
 from distexp.results.results_file import RESULTS_FILE, ResultsFile, Scan
@@ -160,3 +160,9 @@ def test_rows_of_other_programs_count_in_plan_and_manager_as_counted_by_hand(
     store.scan_all()
     assert set().union(*(scan.complete for scan in scans)) == expected
     assert path.read_bytes() == write(frame_of(points))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("values", ['[1, "1"]', '[null, "null"]', '["True", true]'])
+def test_two_values_that_no_row_could_tell_apart_are_refused_at_load(values: str) -> None:
+    with pytest.raises(ConfigError, match="look alike in a row: change one"):
+        parse_config(f"p: {{combinations: [{{x: {values}}}]}}", "c.yaml")
