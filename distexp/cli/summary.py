@@ -14,10 +14,11 @@ from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
 from distexp.task_log import LOG_FILE
-from distexp.text import one_line
+from distexp.text import cut, one_line
 from distexp.workdir import Workdir
 
 SHOWN = 5  # causes; the report has all
+MAX_CAUSE_CHARS = 300  # of one cause: the log has all of it
 Command = Callable[[str, str], str]  # verb and words, as the user would type them
 
 
@@ -40,8 +41,8 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
     groups = group_failures(own, with_pending=True)
     for group in groups[:SHOWN]:
         first = by_key[group.keys[0]]
-        count = len(group.keys)
-        say(f"{count} task{'s' * (count != 1)} {group.state} ({group.cause}): {one_line(group.message)}")
+        count, shown = len(group.keys), cut(one_line(group.message), MAX_CAUSE_CHARS)
+        say(f"{count} task{'s' * (count != 1)} {group.state} ({group.cause}): {shown}")
         say(f"  such as {first.task_id}; its log: {log_of(workdir, first)}")
     if len(groups) > SHOWN:
         say(f"... and {len(groups) - SHOWN} more causes: {command('report', '')}")

@@ -33,7 +33,7 @@ PARAMETERS_FILE = "params.json"
 
 
 class CommandFailed(RuntimeError):
-    """The program cannot be started, failed, or gave no sound result. One line: how, and its last output."""
+    """The program cannot be started, or failed. One line: how, and its last output."""
 
     __module__ = "builtins"  # a traceback names it without its module, so that how it failed comes first
 
@@ -45,11 +45,11 @@ class CommandFailed(RuntimeError):
         super().__init__(f"{name}: {how}{_quoted(outputs)}")
 
 
-def run(params: Mapping[str, Any], context: Context) -> dict[str, Scalar]:
+def run(params: Mapping[str, Any], context: Context) -> Any:
     """Run the program to its end and return its result; an empty one, and a warning, if it gives none.
 
-    The result is the JSON object in the file `$DISTEXP_RESULT`, or else the last line of standard output that
-    is one. Both outputs are passed on to the task's log as they come.
+    The result is what the file `$DISTEXP_RESULT` holds, as JSON or else as text, or without one the last line
+    of standard output that is a JSON object. Both outputs are passed on to the task's log as they come.
 
     Raises:
         ValueError: The template is malformed or names an unknown parameter.
@@ -70,7 +70,10 @@ def run(params: Mapping[str, Any], context: Context) -> dict[str, Scalar]:
                 output.finish()
         if program.returncode != 0:
             raise CommandFailed(name, program.returncode, outputs)
-        return _result(name, result_path, outputs[0])
+        result = _result_in(result_path)
+    if result is None:
+        result = outputs[0].last_object
+    return _no_result(name) if result is None else result
 
 
 def arguments(params: Mapping[str, Any], context: Context, windows: bool = os.name == "nt") -> list[str]:
@@ -221,23 +224,25 @@ def _json_object(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _result(name: str, path: Path, output: _Output) -> dict[str, Scalar]:
-    if path.exists():
-        text = path.read_text(encoding="utf-8", errors="replace")
-        found = _json_object(text)
-        if found is None:
-            raise CommandFailed(
-                name, None, why=f"$DISTEXP_RESULT must hold a JSON object (it is {text[:60]!r})"
-            )
-        return found
-    if output.last_object is None:
-        print(
-            f"{name} gave no result: its row has no metrics. Print one JSON object as a line, or write it to "
-            "the file $DISTEXP_RESULT.",
-            file=sys.stderr,
-        )
-        return {}
-    return output.last_object
+def _result_in(path: Path) -> Any:
+    """Return the result in a file; None where there is none. The training is over: no form is refused."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text or None
+
+
+def _no_result(name: str) -> dict[str, Scalar]:
+    print(
+        f"{name} gave no result: its row has no metrics. Print one JSON object as a line, or write it to "
+        "the file $DISTEXP_RESULT.",
+        file=sys.stderr,
+    )
+    return {}
 
 
 def _end_of(returncode: int) -> tuple[str, Cause]:

@@ -6,7 +6,7 @@ Pure: no files, no clock.
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, ValuesView
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +22,7 @@ MAX_NOTES = 5  # lines in logs
 MAX_DEPTH = 20  # of nested mappings; what is deeper stands as JSON
 NO_NAME = "result"  # the column of a result without names
 RENAMED = "_result"  # ends the name of a metric that is called like another column
+BYTES = (bytes, bytearray, memoryview)
 INT64 = range(-(2**63), 2**64)  # what every JSON library carries exactly; longer ones travel as text
 OUR_COLUMNS = frozenset((*IDENTITY, *CAPTURED, *PROVENANCE))
 
@@ -44,10 +45,7 @@ def convert(task: Task, result: Any) -> Converted:
     """
     if result is None:
         return Converted({}, ("returned no metrics; its row holds none",))
-    plain = _plain_mapping(result)
-    named = [(NO_NAME, result)]
-    if plain is not None:
-        named = list(islice(_flattened(plain, "", MAX_DEPTH), MAX_METRICS + 1))
+    named = _first(lambda: _named(result), lambda: [(NO_NAME, result)])
     notes: list[str] = [] if named else ["returned no metrics; its row holds none"]
     metrics = _renamed({*task.config, *OUR_COLUMNS}, named[:MAX_METRICS], notes)
     is_cut = len(named) > MAX_METRICS
@@ -60,6 +58,13 @@ def convert(task: Task, result: Any) -> Converted:
     return Converted(metrics, tuple(notes), is_cut or bool(too_long))
 
 
+def _named(result: Any) -> list[tuple[str, Any]]:
+    plain = _plain_mapping(result)
+    if plain is None:
+        return [(NO_NAME, result)]
+    return list(islice(_flattened(plain, "", MAX_DEPTH), MAX_METRICS + 1))
+
+
 def whole_json(result: Any) -> str:
     """Return a result as JSON, nothing cut; what JSON does not know stands as text."""
     return _first(
@@ -69,17 +74,18 @@ def whole_json(result: Any) -> str:
 
 
 def _flattened(mapping: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
-    for name, value in mapping.items():
+    for key, value in mapping.items():
+        name = f"{prefix}{_text_of(key)}"
         nested = _plain_mapping(value) if depth else None
         if nested:
-            yield from _flattened(nested, f"{prefix}{name}.", depth - 1)
+            yield from _flattened(nested, f"{name}.", depth - 1)
         else:
-            yield f"{prefix}{name}", value
+            yield name, value
 
 
 def _plain_mapping(value: Any) -> Mapping[Any, Any] | None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     return value if isinstance(value, Mapping) else None
 
 
@@ -94,12 +100,16 @@ def _renamed(taken: Set[str], named: list[tuple[str, Any]], notes: list[str]) ->
             free += RENAMED
         if free != name:
             notes.append(f"metric {name!r} is called like another column, and stands in column {free!r}")
-        metrics[free] = _scalar(value)
+        metrics[free] = _cell(value)
     return metrics
 
 
 def _clean_name(name: str) -> str:
     return " ".join(clean_text(name).split())[:MAX_NAME_CHARS].strip() or NO_NAME
+
+
+def _cell(value: Any) -> Scalar:
+    return _first(lambda: _scalar(value), lambda: clean_text(_text_of(value)))
 
 
 def _scalar(value: Any) -> Scalar:
@@ -110,7 +120,8 @@ def _scalar(value: Any) -> Scalar:
     if isinstance(value, bool):
         return bool(value)
     if isinstance(value, int):
-        return int(value) if value in INT64 else _text_of(int(value))
+        plain = int(value)  # `range` would compare a subclass, such as an IntEnum, number by number
+        return plain if plain in INT64 else _text_of(plain)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(float(value))
     return clean_text(str(value) if isinstance(value, str) else _json_of(value))
@@ -137,22 +148,23 @@ def _jsonable(value: Any) -> Any:
     """Return a value whose keys are texts, down to where `json` asks again."""
     plain = _plain_mapping(value)
     if plain is not None:
-        return {str(name): _jsonable(item) for name, item in plain.items()}
+        return {_text_of(name): _jsonable(item) for name, item in plain.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
     return value
 
 
 def _jsonable_or_text(value: Any) -> Any:
-    if isinstance(value, Set):
-        return list(value)
+    if isinstance(value, Set | Sequence | ValuesView) and not isinstance(value, BYTES):
+        return _jsonable(list(value))
     return _first(lambda: _jsonable(value.tolist()), lambda: _text_of(value))  # arrays of NumPy and torch
 
 
 def _text_of(value: Any) -> str:
-    if isinstance(value, int):
-        return _first(lambda: str(value), lambda: hex(value))  # Python writes 4300 digits at most
-    return _first(lambda: str(value), lambda: f"<{type(value).__name__}>")
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - Python writes 4300 digits at most; a user's class may raise anything
+        return hex(value) if type(value) is int else f"<{type(value).__name__}>"
 
 
 def _first(preferred: Callable[[], Form], otherwise: Callable[[], Form]) -> Form:

@@ -1,5 +1,6 @@
 """Sends everything a task prints to its log; what a full disk does not take is dropped and fails no task."""
 
+import contextlib
 import io
 import os
 import sys
@@ -64,3 +65,19 @@ def _text_stream(writer: LogWriter) -> io.TextIOWrapper:
     """Return a stream of lines: the last one before a crash tells most."""
     buffer = io.BufferedWriter(writer)
     return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning of ours between the lines of the task, which may have replaced its streams."""
+    with contextlib.suppress(Exception):
+        print(f"warning: {text}", flush=True)
+
+
+def end_output(error: str = "") -> None:
+    """Print how the task failed, if it has, and flush what it has printed; broken streams fail no task."""
+    with contextlib.suppress(Exception):
+        if error:
+            print(error, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()

@@ -15,6 +15,7 @@ import msgspec
 from distexp.results.conversion import number_of
 from distexp.task import Number, Reportable
 from distexp.text import clean_text
+from distexp.worker.output import warn
 
 REPORT_EVERY_S = 1.0  # each report wakes the worker, which sends the latest with its next heartbeat
 MAX_REPORT_BYTES = 16 * 1024  # of all metrics: a heartbeat carries them, every 3 s at most
@@ -55,7 +56,7 @@ class Reporter:
         with self._lock:
             if dropped and not self._has_warned:
                 self._has_warned = True
-                print(f"warning: context.report left out {dropped}; it says so once", flush=True)
+                warn(f"context.report left out {dropped}; it says so once")
             if reported is None:
                 return
             self._record(reported.step, reported.total, reported.metrics)

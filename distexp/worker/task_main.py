@@ -7,6 +7,7 @@ device is pinned.
 
 import contextlib
 import importlib
+import inspect
 import os
 import queue
 import sys
@@ -38,7 +39,7 @@ from distexp.task import Cause, Scalar, Task, joined
 from distexp.text import one_line
 from distexp.worker import provenance
 from distexp.worker.metrics import MetricsFile, block_board, import_board
-from distexp.worker.output import redirect_output
+from distexp.worker.output import end_output, redirect_output, warn
 from distexp.worker.reports import Reported, Reporter
 
 CHECKPOINT_FOLDER = "checkpoint"  # in the run folder
@@ -168,11 +169,7 @@ def main(channel: Connection, setup: Setup) -> None:
         metrics_file.close()
         if isinstance(outcome, Failed) and setup.gpus and (problem := torch_problem()):
             outcome = Unusable(problem)  # the experiment imported torch when it ran
-    with contextlib.suppress(OSError, ValueError):  # a full disk or a closed stream costs log lines alone
-        if isinstance(outcome, Failed):
-            print(outcome.error, file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
+    end_output(outcome.error if isinstance(outcome, Failed) else "")
     if os.getpid() != own_pid:  # the experiment has forked, and this is not the process that was started
         os._exit(0 if isinstance(outcome, bytes) else 1)
     start_nothing_more()
@@ -237,7 +234,7 @@ def call(experiment: Experiment, task: Task, context: Context) -> Finished:
     if converted.is_cut:
         write_whole(context.run_dir / RESULT_FILE, result)
     for note in converted.notes:
-        print(f"warning: {note}", flush=True)
+        warn(note)
     return Finished(
         converted.metrics,
         started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -252,7 +249,7 @@ def write_whole(path: Path, result: Any) -> None:
     try:
         path.write_text(whole_json(result), encoding="utf-8")
     except OSError as error:
-        print(f"warning: {path}: cannot be written ({error.strerror})", flush=True)
+        warn(f"{path}: cannot be written ({error.strerror})")
 
 
 def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Failed | Stopped:
@@ -276,6 +273,11 @@ def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Failed 
 
 def _import(module_name: str, function_name: str) -> Experiment:
     function: Experiment = getattr(importlib.import_module(module_name), function_name)
+    if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"{module_name}:{function_name} would return before its first line has run: "
+            "write it with `return`, without `yield` and `async`"
+        )
     return function
 
 

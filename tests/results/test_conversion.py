@@ -2,8 +2,10 @@
 
 import dataclasses
 import datetime
+import enum
 import json
 import math
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,12 @@ class Scores:
     loss: float
 
 
+class Level(enum.IntEnum):
+    """Numbers with names."""
+
+    HIGH = 2
+
+
 @pytest.mark.parametrize(
     ("result", "metrics"),
     [
@@ -38,6 +46,8 @@ class Scores:
         ({"curve": np.arange(3), "one": np.array([0.25])}, {"curve": "[0, 1, 2]", "one": 0.25}),
         ({"acc": np.float32(0.5), "ok": np.bool_(True)}, {"acc": 0.5, "ok": True}),
         ({"loss": math.nan, "worst": -math.inf}, {"loss": "nan", "worst": "-inf"}),
+        ({"last": deque([1, 2]), "all": {1: 0.5}.values()}, {"last": "[1, 2]", "all": "[0.5]"}),
+        ({"level": Level.HIGH, Level.HIGH: b"raw"}, {"level": 2, "2": "b'raw'"}),
         ({"tags": ("a", "b"), "only": {3}}, {"tags": '["a", "b"]', "only": "[3]"}),
         ({"day": datetime.date(2026, 1, 2), "file": Path("a/b")}, {"day": "2026-01-02", "file": "a/b"}),
         ({7: 1, (1, 2): 3, " acc ": 4, "": 5}, {"7": 1, "(1, 2)": 3, "acc": 4, "result": 5}),
@@ -89,6 +99,22 @@ def test_what_holds_itself_or_raises_is_kept_as_text() -> None:
     assert str(converted.metrics["huge"]).startswith("0x1000")
     assert converted.metrics["loop"] == "[[...]]"
     assert whole_json({"loop": loop})
+
+
+def test_a_result_whose_parts_raise_is_kept_as_far_as_it_can_be_read() -> None:
+    class Name:
+        def __str__(self) -> str:
+            raise KeyError("no text")
+
+    class Closed(dict[str, int]):
+        def items(self) -> Any:
+            raise OSError("closed")
+
+    incomplete = Scores(0.5, 2.0)
+    del incomplete.loss
+    assert convert(a_task(), {Name(): 1, "ok": 2}).metrics == {"<Name>": 1, "ok": 2}
+    assert convert(a_task(), Closed(a=1)).metrics == {"result": "{'a': 1}"}
+    assert convert(a_task(), incomplete).metrics == {"acc": 0.5, "loss": ""}
 
 
 def test_a_long_text_is_cut_in_the_row_and_whole_in_json() -> None:

@@ -40,3 +40,25 @@ def test_what_a_full_disk_does_not_take_is_dropped_and_said_once(tmp_path: Path)
         line for line in PROGRAM.splitlines() if "os.write" not in line and "subprocess.run" not in line
     ]
     assert exit_code(tmp_path, "\n".join(by_itself)) == 11
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        "sys.stdout.close()",
+        "sys.stdout = sys.stderr = None",
+        "sys.stdout = type('Tee', (), {'write': len})()",
+    ],
+)
+def test_an_experiment_may_close_or_replace_its_streams(tmp_path: Path, streams: str) -> None:
+    program = f"""
+import os, sys
+from pathlib import Path
+from distexp.worker.output import end_output, redirect_output, warn
+redirect_output(Path(sys.argv[1]), print)
+{streams}
+warn("of ours")
+end_output("an error")
+os._exit(10)
+"""
+    assert exit_code(tmp_path, program) == 10

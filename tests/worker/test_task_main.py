@@ -186,6 +186,11 @@ def test_of_a_long_traceback_the_end_travels() -> None:
     [
         ("no_such_module_here:run", "ModuleNotFoundError: No module named 'no_such_module_here'"),
         ("json:no_such_name", "AttributeError: module 'json' has no attribute 'no_such_name'"),
+        (
+            "ast:walk",
+            "TypeError: ast:walk would return before its first line has run: "
+            "write it with `return`, without `yield` and `async`",
+        ),
     ],
 )
 def test_an_experiment_that_cannot_be_imported_says_so(experiment: str, line: str) -> None:
