@@ -18,7 +18,7 @@ def forget_checkpoints(folder: Path) -> None:
             path.unlink()
 
 
-def _ignore_report(step: Number, total: Number | None, metrics: Mapping[str, Reportable]) -> None:
+def _ignore_report(step: Number | None, total: Number | None, metrics: Mapping[str, Reportable]) -> None:
     """Stand in for a worker when an experiment is called by hand."""
 
 
@@ -40,18 +40,18 @@ class Context:
     command: str | None = None  # the template of a `command:` task
     python: str | None = None  # what `python` in it is; None: this interpreter
     has_seeds: bool = False  # the sweep says which
-    on_report: Callable[[Number, Number | None, Mapping[str, Reportable]], None] = field(
+    on_report: Callable[[Number | None, Number | None, Mapping[str, Reportable]], None] = field(
         default=_ignore_report, repr=False
     )
     stop_requested: Callable[[], bool] = field(default=lambda: False, repr=False)
 
     Stopped = TaskStopped  # `raise context.Stopped` after saving a checkpoint gives the task back
 
-    def report(self, step: Number, total: Number | None = None, **metrics: Reportable) -> None:
+    def report(self, step: Number | None = None, total: Number | None = None, **metrics: Reportable) -> None:
         """Report how far the task is: `step` of `total` (epochs, say), with its latest metrics.
 
         Numbers of NumPy and torch may stand for those of Python. What cannot be carried is left out, with one
-        warning in the task's log; no report ends a task.
+        warning in the task's log: all of a report without a step. No report ends a task.
         """
         self.on_report(step, total, metrics)
 

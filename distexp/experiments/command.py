@@ -21,6 +21,7 @@ from distexp.sweep.command_line import fill_command
 from distexp.sweep.templates import split_command
 from distexp.system.process import ProcessMark, descendants, end_tree
 from distexp.task import Cause, Scalar
+from distexp.text import one_line
 
 POLL_S = 0.2  # how soon a request to stop is seen
 STOP_GRACE_S = 20.0  # for the program to save its checkpoint after SIGTERM
@@ -201,9 +202,11 @@ class _Output(threading.Thread):
     def _end_line(self, line: bytes | bytearray) -> None:
         if not line:
             return
-        text = line.decode(errors="replace")
-        if shown := text.strip().rpartition("\r")[2]:  # of a progress bar, its last state
-            self.last_line = shown[:MAX_QUOTED_CHARS]
+        text = (
+            line.decode(errors="replace").lstrip("\ufeff").strip().rpartition("\r")[2]
+        )  # the bar's last state
+        if text:
+            self.last_line = one_line(text[:MAX_QUOTED_CHARS])  # other control characters end lines, too
         found = _json_object(text)
         self.last_object = self.last_object if found is None else found
 
@@ -227,13 +230,13 @@ def _json_object(text: str) -> dict[str, Any] | None:
 def _result_in(path: Path) -> Any:
     """Return the result in a file; None where there is none. The training is over: no form is refused."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace").strip()
+        found = path.read_bytes()
     except OSError:
         return None
     try:
-        return json.loads(text)
+        return json.loads(found)  # in any UTF, with or without a BOM: PowerShell writes UTF-16
     except (ValueError, RecursionError):
-        return text or None
+        return found.decode(errors="replace").strip() or None
 
 
 def _no_result(name: str) -> dict[str, Scalar]:

@@ -161,10 +161,10 @@ def _jsonable_or_text(value: Any) -> Any:
 
 
 def _text_of(value: Any) -> str:
-    try:
-        return str(value)
-    except Exception:  # noqa: BLE001 - Python writes 4300 digits at most; a user's class may raise anything
+    def without_its_help() -> str:  # Python writes 4300 digits at most; a user's class may raise anything
         return hex(value) if type(value) is int else f"<{type(value).__name__}>"
+
+    return _first(lambda: str(value), without_its_help)
 
 
 def _first(preferred: Callable[[], Form], otherwise: Callable[[], Form]) -> Form:

@@ -55,6 +55,24 @@ def test_without_a_result_file_the_last_json_object_of_the_output_is_the_result(
     assert run({}, context(script(folder, text), folder)) == {"acc": 2}
 
 
+@pytest.mark.parametrize("before", [r"\ufeff", r"10%\r100%\r"])
+def test_a_byte_order_mark_or_a_progress_bar_may_stand_before_the_result(folder: Path, before: str) -> None:
+    text = f"sys.stdout.buffer.write('{before}{{\"acc\": 1}}\\n'.encode())"
+    assert run({}, context(script(folder, text), folder)) == {"acc": 1}
+
+
+def test_a_result_file_of_powershell_is_read(folder: Path) -> None:
+    text = "open(os.environ['DISTEXP_RESULT'], 'w', encoding='utf-16').write('{\"acc\": 1}\\r\\n')"
+    assert run({}, context(script(folder, text), folder)) == {"acc": 1}
+
+
+def test_a_last_output_that_is_no_text_is_one_line_of_the_error(folder: Path) -> None:
+    text = "sys.stderr.buffer.write(bytes(range(256)))\nsys.exit(1)"
+    with pytest.raises(CommandFailed, match=r"exit code 1; last output: \\x0e") as raised:
+        run({}, context(script(folder, text), folder))
+    assert len(str(raised.value).splitlines()) == 1
+
+
 def test_the_program_gets_its_context_through_the_environment(folder: Path) -> None:
     text = "print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('DISTEXP_')}))"
     result = run({}, context(script(folder, text), folder, attempt=3, device="cuda:0", gpus=2))
@@ -116,6 +134,7 @@ def test_a_program_without_a_result_has_no_metrics_and_one_warning(
         ("[1, 2]", [1, 2]),
         ("0.93\n", 0.93),
         ("{'acc': 0.9}", "{'acc': 0.9}"),
+        ("\ufeff{}", {}),
         ("null", {"acc": 1}),
         ("", {"acc": 1}),
     ],

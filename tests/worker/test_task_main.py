@@ -260,6 +260,7 @@ def test_a_report_reaches_the_worker_whatever_it_holds(tmp_path: Path) -> None:
             send=lambda message: theirs.send_bytes(msgspec.json.encode(message)),
         )
         context = make_context(run, Setup("json:dumps", "cpu", 1, False), threading.Event(), reporter.report)
+        context.report(loss=1)  # without a step: left out
         context.report(np.int64(1), loss=np.float32(0.5), curve=[1, 2])
         found = json.loads(ours.recv_bytes())
     assert found == {"type": "reported", "step": 1, "total": None, "metrics": {"loss": 0.5}}
