@@ -57,10 +57,13 @@ def _audit_file(root: Path, folder: str, index: TaskIndex, seen: set[str]) -> Fi
     found = FileAudit(path=(Path(folder) / RESULTS_FILE).as_posix())
     file = ResultsFile(root, folder, index)
 
-    def take(row: Sequence[str], keys: tuple[str, ...]) -> None:
-        if new := [key for key in keys if key not in seen]:
-            seen.update(new)
-            found.rows.append(Row(list(row), new))
+    def take(row: Sequence[str], keys: tuple[str, ...]) -> str:
+        new = [key for key in keys if key not in seen]
+        if not new:
+            return "another file holds a row of its task, and that counts"
+        seen.update(new)
+        found.rows.append(Row(list(row), new))
+        return ""
 
     try:
         found.problems = file.audit(take)

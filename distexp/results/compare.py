@@ -138,15 +138,21 @@ class AxisReader:
 
         Where the cell could hold two values, its exact spelling decides.
         """
-        forms = cell_forms(cell)
-        if self._sorted is not None:
-            near = {place for kind, what in forms if kind == "float" for place in self._sorted.near(what)}
-            found = {place for place in near if not set(value_forms(self.values[place])).isdisjoint(forms)}
-        else:
-            found = {position for form in forms for position in self._by_form.get(form, ())}
+        found = self._fitting(cell)
         if len(found) > 1:
             found = {position for position in found if self._spelling(position) == cell}
         return found.pop() if len(found) == 1 else NOWHERE
+
+    def fitting(self, cell: str) -> list[Value]:
+        """Return the values that the cell could hold, if its exact spelling did not decide."""
+        return [self.values[position] for position in sorted(self._fitting(cell))]
+
+    def _fitting(self, cell: str) -> set[int]:
+        forms = cell_forms(cell)
+        if self._sorted is not None:
+            near = {place for kind, what in forms if kind == "float" for place in self._sorted.near(what)}
+            return {place for place in near if not set(value_forms(self.values[place])).isdisjoint(forms)}
+        return {position for form in forms for position in self._by_form.get(form, ())}
 
     def _spelling(self, position: int) -> str:
         return "" if position == self.absent else cell_text(self.values[position])

@@ -81,6 +81,8 @@ def read_header(file: BinaryIO) -> Header | None:
     text, offset = file.read(HEADER_BYTES), 0
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         return _unusable(text[:64], "is UTF-16 text; save it as UTF-8")
+    if text.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b")):
+        return _unusable(text[:64], "is a workbook or compressed, not text; save it as CSV in UTF-8")
     if text.startswith(BOM):
         offset = len(BOM)
     while True:
@@ -143,13 +145,21 @@ def _columns(raw: bytes) -> tuple[tuple[str, ...], str, str]:
         try:
             cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
         except csv.Error as error:
-            problem = f"has a first line that is no CSV ({error})"
+            problem = f"has a first line that is no CSV ({error}); save it as CSV"
             continue
         found.append((cells, separator))
     if not found:
         return (), ",", problem
     cells, separator = max(found, key=lambda each: len(each[0]))
     return tuple([cell.strip() for cell in cells]), separator, ""
+
+
+def columns_of_lines(text: bytes) -> Iterator[tuple[str, ...]]:
+    """Yield for each whole line the names of the columns if it is the header."""
+    for line in filter(bytes.strip, _LINE_END.split(text)[:-1]):
+        columns, _, problem = _columns(line)
+        if not problem:
+            yield columns
 
 
 def blocks(file: BinaryIO, offset: int, width: int, dialect: Dialect) -> Iterator[Block]:
@@ -271,7 +281,7 @@ def _record(block: bytes, start: int, stop: int, dialect: Dialect) -> tuple[int,
     try:
         fields = next(csv.reader(lines(), delimiter=dialect.separator, strict=True))
     except UnicodeDecodeError:
-        return stop, None, "is no UTF-8 text"
+        return stop, None, "is no UTF-8 text; save the file as UTF-8"
     except csv.Error as error:
         if ran_out and len(block) - start <= MAX_RECORD_BYTES:
             return 0, None, ""

@@ -225,7 +225,7 @@ class Plan:
         at = {
             name: [places[column] for column in group.columns_of(name) if column in places] for name in names
         }
-        self.at = at
+        self.at, self._places = at, list(places.values())
         self.missing = tuple([axis.name for axis in group.axes if not at[axis.name] and axis.needs_column])
         self.axes = [(axis, at[axis.name]) for axis in group.axes]
         self.fixed = [(fixed, at[fixed.name]) for fixed in group.fixed if at[fixed.name]]
@@ -262,8 +262,10 @@ class Plan:
 
     def hits(self, column: Column, count: int) -> tuple[Sequence[int], list[int]]:
         """Return the rows that may be of a task, and the task's number for each: quick where few are."""
-        if not self.axes:
-            return range(count), self.numbers(column, count)
+        if all(axis.number("") >= 0 if at else True for axis, at in self.axes):
+            cells = zip(*[column(place) for place in self._places], strict=True)
+            rows = [row for row, each in enumerate(cells) if any(map(str.strip, each))]  # else a blank line
+            return rows, self.numbers(_picked(column, rows), len(rows)) if rows else []
         axis, at = self.axes[0]
         if not at:
             return range(count), self.numbers(column, count)
@@ -284,6 +286,10 @@ class Plan:
             if not fixed.accepts(cell):
                 return fixed.name, cell
         return "", ""
+
+    def fitting(self, name: str, cell: str) -> list[Value]:
+        """Return the values of this axis that the cell could hold; none of a parameter that does not vary."""
+        return next((axis.reader.fitting(cell) for axis, _ in self.axes if axis.name == name), [])
 
     def values(self, name: str) -> Sequence[Value]:
         """Return the values that the phase gives to this parameter."""

@@ -8,24 +8,35 @@ which rows are gone.
 import os
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from distexp.results.csv_format import MAX_RECORD_BYTES, Block, Header, blocks, judge_tail, read_header
+from distexp.results.csv_format import (
+    HEADER_BYTES,
+    MAX_RECORD_BYTES,
+    Block,
+    Header,
+    blocks,
+    columns_of_lines,
+    judge_tail,
+    read_header,
+)
 from distexp.results.groups import Row
 from distexp.results.matching import Found, Matcher, TaskIndex, keys_of
-from distexp.results.problems import Explainer, Problem
+from distexp.results.problems import SHOWN_CHARS, Explainer, Problem, header_reason
 from distexp.task import Bookmark
 
 MAX_REASONS = 100  # per look: each of a million rows may name another phase
 MAX_REMEMBERED_WARNINGS = 10_000
 BEFORE_BYTES = 256  # compared to notice an edit in place: about two rows
+MAX_LINES_ABOVE = 10  # of comments or a title, among which the header is looked for
 _COUNT_BYTES = 1 << 20
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*", re.ASCII)
 
-OnRow = Callable[[Row, tuple[str, ...]], None]  # gets the cells and keys of a row that counts
+OnRow = Callable[[Row, tuple[str, ...]], str]  # gets cells and keys; returns why it does not count
 
 
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +138,7 @@ class Reader:
 
         Args:
             locked: No writer that honours the lock is at work, so a last line that is whole stays as it is.
-            on_row: Called for each row that counts: the first of each of its tasks.
+            on_row: Called for each row that counts unless it says why not: the first of each of its tasks.
 
         Raises:
             OSError: The file is there and cannot be read now.
@@ -141,7 +152,7 @@ class Reader:
                 if self.header is None or not self._fits(file, status, self.header):
                     self.bookmark, self.seen, seen_before = None, set(), self.seen
                 self._identity = _identity(status)
-                self.unusable = self._why_unusable(self.header)
+                self.unusable = self._why_unusable(file, self.header)
                 if self.header and not self.unusable and self.header.closed:
                     judge = _Judge(self._matcher(self.header), self.header.columns, self.seen, on_row)
                     self._read(file, self.header, judge, locked)
@@ -186,13 +197,18 @@ class Reader:
             self._matched = known = (self._index.groups, header.columns, matcher)
         return known[2]
 
-    def _why_unusable(self, header: Header | None) -> str:
+    def _why_unusable(self, file: BinaryIO, header: Header | None) -> str:
         if header is None or header.problem:
             return header.problem if header else ""
-        if header.digest == self._known_header or self._matcher(header).knows_columns:
+        matcher = self._matcher(header)
+        if header.digest == self._known_header or matcher.knows_columns:
             return ""
-        names = ", ".join(header.columns)[:80]
-        return f"has a first line that names no parameter of this sweep ({names}); give it a header"
+        file.seek(header.stop)
+        for columns in islice(columns_of_lines(file.read(HEADER_BYTES)), MAX_LINES_ABOVE):
+            if self._index.matcher(columns, self._folder).knows_columns:
+                names = ", ".join(columns)[:SHOWN_CHARS]
+                return f"has text above its header ({names}); delete what is above"
+        return header_reason(matcher, header.columns)
 
     def _fits(self, file: BinaryIO, status: os.stat_result, header: Header) -> bool:
         bookmark, known, now = self.bookmark, self._identity, _identity(status)
@@ -304,9 +320,11 @@ class _Judge:
         new = tuple([key for key in keys if key not in self.complete and key not in self._seen])
         if new:
             self.complete.update(new)
-            if self._on_row is not None:
-                self._on_row(row, new)
+            if self._on_row is not None and (reason := self._on_row(row, new)):
+                self.refuse(reason, reason, block.offset, block.lines[at])
             return
+        if not keys and not any(map(str.strip, row)):
+            return  # a blank line of a spreadsheet
         kind = "again" if keys else "several" if found == () else self._explainer.kind(row)
         if kind not in self.places and len(self.places) >= MAX_REASONS:
             kind = "other"

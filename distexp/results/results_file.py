@@ -124,7 +124,7 @@ class ResultsFile:
             raise ResultsUnwritable(f"{self.path}: cannot be read now ({error.strerror})") from error
 
     def audit(self, on_row: OnRow) -> list[Problem]:
-        """Read the whole file; call `on_row` for each row that counts, and return why others do not.
+        """Read the whole file; call `on_row` for each row that could count, and return why others do not.
 
         It writes nothing, and takes no lock.
 
@@ -176,10 +176,11 @@ class ResultsFile:
         found: dict[str, dict[str, str]] = {}
         reader = Reader(self.path, self._index, self._folder, None)
 
-        def keep(row: Sequence[str], held: tuple[str, ...]) -> None:
+        def keep(row: Sequence[str], held: tuple[str, ...]) -> str:
             for key in keys & {*held}:
                 places = first_places(reader.header.columns) if reader.header else {}
                 found[key] = {name: row[at] for name, at in places.items()}
+            return ""
 
         try:
             reader.look_through(keep)

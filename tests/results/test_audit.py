@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+import yaml
+
 from distexp.results.audit import FileAudit, audit
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
@@ -126,6 +129,67 @@ def test_a_tasks_row_is_counted_once_its_own_file_first(tmp_path: Path) -> None:
         ("results_exp1/final_results.csv", True, 1),
         ("results_a/final_results.csv", False, 1),
     ]
+    assert reasons(found[1]) == [(2, "another file holds a row of its task, and that counts", 1)]
+
+
+@pytest.mark.parametrize(
+    ("values", "cell", "reason"),
+    [
+        ("1, true", "1.0", "x is '1.0', which may be 1 or True of p; write it as the config does"),
+        ("1, 2", "", "x is empty, and tasks of p differ in it"),
+        (
+            '"007", "8"',
+            "7",
+            "x is '7', which no task of p has; the text '007' is the same number: restore how it was written",
+        ),
+        (
+            "1234567, 5",
+            "1.23E+06",
+            "x is '1.23E+06', which no task of p has; it looks like 1234567, "
+            "rounded as spreadsheets do: restore its digits",
+        ),
+    ],
+)
+def test_a_cell_that_holds_no_value_has_its_true_reason(
+    tmp_path: Path, values: str, cell: str, reason: str
+) -> None:
+    tasks = expand(parse_config(f"p: {{combinations: [{{x: [{values}]}}]}}", "c.yaml"))
+    path = tmp_path / "final_results.csv"
+    path.write_text(f"phase,x\np,{cell}\n")
+    (found,) = audit(tmp_path, tasks)
+    assert reasons(found) == [(2, reason, 1)]
+
+
+def test_a_hint_for_the_config_is_yaml_that_means_this_name(tmp_path: Path) -> None:
+    (found,) = look(tmp_path, '"grid: a, b",1,0.1,42,0.5', "2024,5,0.1,42,0.5")
+    hints = [reason.split("`")[1] for _, reason, _ in reasons(found)]
+    assert [yaml.safe_load(hint) for hint in hints] == [
+        {"renamed_from": {"phase": ["grid: a, b"]}},
+        {"renamed_from": {"phase": ["2024"]}},
+    ]
+
+
+def test_a_missing_column_may_be_the_one_with_its_initials_but_none_that_is_another_parameter(
+    tmp_path: Path,
+) -> None:
+    tasks = expand(
+        parse_config("p: {combinations: [{lr: [1, 2]}, {seeded: [1, 2]}]}\nseeds: [1, 2]", "c.yaml")
+    )
+    path = tmp_path / "final_results.csv"
+    path.write_text("learning_rate,seeded,seed\n1,1,1\n")
+    (found,) = audit(tmp_path, tasks)
+    assert "`learning_rate` looks like it" in reasons(found)[0][1]
+    path.write_text("lr,seeded\n1,1\n")
+    (found,) = audit(tmp_path, tasks)
+    assert "looks like" not in reasons(found)[0][1]
+
+
+def test_rows_of_empty_cells_are_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "final_results.csv"
+    path.write_text("x,acc\n,\n , \n,0.5\n")
+    for combinations in ("{x: [1]}", "{cases: [{}, {x: 2}]}"):
+        (found,) = audit(tmp_path, expand(parse_config(f"p: {{combinations: [{combinations}]}}", "c.yaml")))
+        assert ([row.fields for row in found.rows], found.problems) == ([["", "0.5"]], [])
 
 
 def test_a_quote_that_is_never_closed_hides_nothing_below_it(tmp_path: Path) -> None:

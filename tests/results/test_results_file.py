@@ -172,7 +172,7 @@ def test_a_header_without_its_newline_gets_it(path: Path) -> None:
         (b"\x89PNG\xff\xfe\n\x00\n", "is no UTF-8 text; save it as UTF-8"),
         ("width,seed\n1,42\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
         (b"a,\0,b\n", "holds NUL bytes; save it as CSV in UTF-8"),
-        (b'width,"seed\n', "has a first line that is no CSV (unexpected end of data)"),
+        (b'width,"seed\n', "has a first line that is no CSV (unexpected end of data); save it as CSV"),
         (b"sep=;\nwidth;seed\n1;42\n", "begins with the line sep=;; delete that line"),
         (
             b"# by hand\nwidth,seed\n",
@@ -180,8 +180,24 @@ def test_a_header_without_its_newline_gets_it(path: Path) -> None:
         ),
         (
             b"1,42,0.5\n2,42,0.6\n",
-            "has a first line that names no parameter of this sweep (1, 42, 0.5); give it a header",
+            "has a first line that names no parameter of this sweep (1, 42, 0.5); "
+            "if that is no header, write one, "
+            "or say in the phase what its columns are called: `renamed_from: {PARAMETER: [COLUMN]}`",
         ),
+        (
+            b"# by hand, mostly\n\nwidth,seed\n1,42\n",
+            "has text above its header (width, seed); delete what is above",
+        ),
+        (
+            b"params.width,params.seed,acc\n1,0.1,0.5\n",
+            "has no column called as a parameter of this sweep; `params.seed` looks like one: "
+            "`renamed_from: {seed: [params.seed], width: [params.width]}`",
+        ),
+        (
+            b"width|seed\n1|42\n",
+            "does not separate its cells by commas, semicolons or tabs (width|seed); save it with commas",
+        ),
+        (b"PK\x03\x04\x14\0", "is a workbook or compressed, not text; save it as CSV in UTF-8"),
         (
             b"width;seed;acc\n1;42;0,5\n",
             "has numbers with a decimal comma (0,5); save it with decimal points",
@@ -320,7 +336,7 @@ def test_reset_reads_everything_again(path: Path) -> None:
     [
         (b"1,42\n", "has 2 cells, and the header 3"),
         (b"1,42,3,4,5\n", "has 5 cells, and the header 3"),
-        (b"\x80\xff,42,0.1\n", "is no UTF-8 text"),
+        (b"\x80\xff,42,0.1\n", "is no UTF-8 text; save the file as UTF-8"),
         (b"\0\0\0\0\n", "holds NUL bytes"),
         (b'1,"42,0.1\n', "has a quote that is never closed"),
         (b'1,"4"2,0.1\n', "is no CSV (',' expected after '\"')"),
@@ -348,7 +364,9 @@ def test_many_bad_lines_are_one_warning_with_their_count(path: Path) -> None:
     task = a_task()
     scan = ResultsFile(path.parent, ".", TaskIndex([task])).scan()
     assert scan.complete == keys(task)
-    assert scan.warnings == (f"{path}:2: 30000 rows do not count: the line is no UTF-8 text",)
+    assert scan.warnings == (
+        f"{path}:2: 30000 rows do not count: the line is no UTF-8 text; save the file as UTF-8",
+    )
 
 
 def test_a_line_of_any_length_is_passed_over(path: Path) -> None:
@@ -364,7 +382,8 @@ def test_a_file_without_an_axis_says_so_once(path: Path) -> None:
     file = ResultsFile(path.parent, ".", TaskIndex([a_task()]))
     warning = (
         f"{path}:2: 1 row does not count: no column `width`, which phase exp1 varies; "
-        "if all its rows have one value of it, write `assume: {width: VALUE}` into the phase"
+        "write `renamed_from: {width: [COLUMN]}` into the phase if a column holds it by another name, "
+        "or `assume: {width: VALUE}` if all rows have one value of it"
     )
     assert file.scan().warnings == (warning,)
     with path.open("a") as more:
