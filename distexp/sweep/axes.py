@@ -8,7 +8,6 @@ from distexp.sweep.distributions import Distribution, is_distribution, read_dist
 from distexp.sweep.validation import SETTINGS, is_parameter, shown
 from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import Value, canonical
-from distexp.text import cell_text
 
 ITEM_NAMES = ("zip", "cases", "when")  # reserved in an item of `combinations`
 MAX_AXIS_VALUES = 1_000_000  # that a range may make
@@ -211,16 +210,12 @@ def read_values(
             problems.at(node, "must be a list that is not empty, such as [1, 2, 4]")
         return []
     seen: set[str] = set()
-    cells: dict[str, Node] = {}
     for item in items:
         text = canonical(plain(item))
-        first = cells.setdefault(cell_text(plain(item)), item)
         if not is_right(item.value):
             problems.at(item, f"must hold {what} (this is {shown(item)})")
         elif text in seen and not is_repeated:
             problems.at(item, f"{shown(item)} stands in the list twice: keep one")
-        elif first is not item and not is_repeated:
-            problems.at(item, f"{shown(item)} and {shown(first)} look alike in a row: change one")
         seen.add(text)
     return list(items)
 

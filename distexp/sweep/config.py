@@ -17,6 +17,7 @@ from distexp.sweep.sampling import Search, sample
 from distexp.sweep.validation import (
     DEFAULT_OUTPUT_DIR,
     SETTINGS,
+    check_cells,
     check_command,
     check_nested,
     check_output_dir,
@@ -275,6 +276,7 @@ def _phase(
     python = _python(settings, parameters.keys() - places.keys(), parameters)
     check_output_dir(settings, node, known, problems)
     check_command(settings, node.path, known, places, problems)
+    check_cells(known, combinations.absent, problems)
     check_nested(known, {n: places.get(n, parameters.get(n, node)) for n in known if "." in n}, problems)
     check_size(node, known, problems)
     said = {key: plain(item) for key, item in settings.items()}

@@ -6,13 +6,14 @@ show at once.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 from distexp.sweep.command_line import REST_NAMES, RUN_NAMES, Command, parse_command
 from distexp.sweep.templates import has_value, output_folder, placeholders
 from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import Value
+from distexp.text import cell_text
 
 DEFAULT_OUTPUT_DIR = "./results_{phase}"
 MAX_TASK_BYTES = 900_000  # of parameters, as JSON: a message to a worker has 1 MiB
@@ -160,6 +161,18 @@ def check_size(phase: Node, known: Mapping[str, Sequence[Node]], problems: Probl
             f"a task of {phase.path} would hold {sum(sizes.values()):,} bytes of parameters, and "
             f"{MAX_TASK_BYTES:,} is the most: write {largest} to a file, and its name here",
         )
+
+
+def check_cells(known: Mapping[str, Sequence[Node]], unset: Collection[str], problems: Problems) -> None:
+    """Note values of one parameter that look alike in a row, such as 1 and "1"; `unset` may be missing."""
+    for name, items in known.items():
+        texts = {item.value: item for item in items if isinstance(item.value, str)}
+        for item in items if texts else ():
+            if not isinstance(item.value, str) and (alike := texts.get(cell_text(plain(item)))):
+                problems.at(alike, f"{shown(alike)} and {shown(item)} look alike in a row: change one")
+        if name in unset and "" in texts:
+            why = f'"" and no {name} at all look alike in a row: change one'
+            problems.at(texts[""], why)
 
 
 def _size(node: Node) -> int:
