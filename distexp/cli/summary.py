@@ -43,7 +43,8 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
         first = by_key[group.keys[0]]
         count, shown = len(group.keys), cut(one_line(group.message), MAX_CAUSE_CHARS)
         say(f"{count} task{'s' * (count != 1)} {group.state} ({group.cause}): {shown}")
-        say(f"  such as {first.task_id}; its log: {log_of(workdir, first)}")
+        log = log_of(workdir, first)
+        say(f"  such as {first.task_id}{f'; its log: {log}' if log else ''}")
     if len(groups) > SHOWN:
         say(f"... and {len(groups) - SHOWN} more causes: {command('report', '')}")
     if any(group.state == "failed" for group in groups):
@@ -66,8 +67,10 @@ def rows_told(files: Sequence[FileAudit], parameters: Set[str]) -> list[str]:
     return lines
 
 
-def log_of(workdir: Workdir, task: GridPoint) -> Path:
-    """Return where the log of a task is."""
+def log_of(workdir: Workdir, task: GridPoint) -> Path | None:
+    """Return where the log of a task is; None where there is none, as its folder could not be made."""
     folder = workdir.run_folder(task.output_dir, task.grid.phase, task.seed, task.key)
     path = folder / LOG_FILE
+    if not path.exists():
+        return None
     return path.relative_to(workdir.root) if path.is_relative_to(workdir.root) else path

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from distexp.errors import ConfigError, DistexpError, JournalUnwritable, UserError
+from distexp.manager.code_watch import CodeSignature, code_signature
 from distexp.manager.dispatch import Dispatcher
 from distexp.manager.duplicates import copy_duplicate_rows
 from distexp.manager.hooks import Commands, Hooks
@@ -26,7 +27,7 @@ from distexp.system import gc
 from distexp.system.git import commit_of
 from distexp.system.logs import log_to_file, stop_logging_to
 from distexp.system.process import host_name, machine_id
-from distexp.task import State, Task
+from distexp.task import State
 from distexp.wire.auth import load_or_make_identity
 from distexp.wire.messages import DEFAULT_PORT, ViewReply
 from distexp.wire.server import Server
@@ -36,7 +37,6 @@ RESCAN_S = 5.0
 TURN_S = 0.25  # a worker that died is noticed within a turn
 EXIT_WAIT_S = 10.0  # how long a manager that is done waits for idle workers to hear it
 
-CodeSignature = tuple[tuple[str, int, int], ...]  # name, time of change in ns, size of each file
 
 log = logging.getLogger("distexp.manager")
 
@@ -294,7 +294,7 @@ class ExperimentManager:
         for phase in self.queue.holds.explain():
             some, _ = self.queue.page(lambda entry, phase=phase: entry.planned.phase == phase, 0, 1)  # type: ignore[misc]
             for entry in some:
-                self._held_code[phase] = _code_signature(self.workdir.root, entry.task)
+                self._held_code[phase] = code_signature(self.workdir.root, entry.task)
         if any(known.get(phase, found) != found for phase, found in self._held_code.items()):
             self.dispatcher.code_changed()
 
@@ -378,21 +378,6 @@ class ExperimentManager:
                 "Rows of %d complete tasks have vanished (%s%s); `requeue --missing` runs them again",
                 *(len(names), ", ".join(names[:3]), ", ..." if len(names) > 3 else ""),
             )
-
-
-def _code_signature(root: Path, task: Task) -> CodeSignature:
-    """Return time and size of the files of the working folder that a task's code begins with."""
-    if task.command is not None:
-        names = task.command.split()
-    else:
-        module = task.experiment.partition(":")[0].replace(".", "/")
-        names = [f"{folder}{module}{end}" for folder in ("", "src/") for end in (".py", "/__init__.py")]
-    found = []
-    for name in names:
-        with suppress(OSError, ValueError):
-            status = (root / name).stat()
-            found.append((name, status.st_mtime_ns, status.st_size))
-    return tuple(found)
 
 
 def _is_reachable(host: str) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 from pathlib import Path
 
 from distexp.task_log import LOG_FILE
@@ -41,6 +42,19 @@ def probe(folder: Path) -> None:
 def is_disk_full(error: OSError) -> bool:
     """Return whether the disk is full or read-only, which is no fault of the task."""
     return error.errno in DISK_FULL
+
+
+def why_not_made(error: OSError) -> str:
+    """Return why a folder cannot be made; of what stands in its place, what that is and what helps."""
+    if isinstance(error, FileExistsError | NotADirectoryError | FileNotFoundError) and error.filename:
+        path = Path(error.filename)
+        for each in (path, *path.parents):
+            if each.is_symlink() and not each.exists():
+                target = os.readlink(each)
+                return f"{each} is a link to {target}, which is not there: make that, or remove the link"
+            if each.is_file():
+                return f"{each} is a file: move it away"
+    return error.strerror or str(error)
 
 
 def is_full_at(folder: Path) -> bool:

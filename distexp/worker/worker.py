@@ -32,7 +32,7 @@ from distexp.wire.messages import (
 from distexp.workdir import Workdir
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
-from distexp.worker.folders import is_disk_full, is_full_at, make_folders
+from distexp.worker.folders import is_disk_full, is_full_at, make_folders, why_not_made
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_main import CHECKPOINT_FOLDER, Failed, Finished, Outcome, Run, Stopped, Unusable
 from distexp.worker.task_process import Attempt, Children
@@ -267,7 +267,7 @@ class Worker:
             where = error.filename or run_folder
             if is_disk_full(error):
                 return DiskFull(run_folder, f"{where}: {error.strerror}")
-            return Failed(Cause.ERROR, f"{where}: the task's folder cannot be made ({error.strerror})")
+            return Failed(Cause.ERROR, f"{where}: the task's folder cannot be made ({why_not_made(error)})")
         except ValueError as error:  # a name that this system cannot make
             return Failed(Cause.ERROR, f"{run_folder}: the task's folder cannot be made ({error})")
         return None

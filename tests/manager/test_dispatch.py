@@ -332,7 +332,7 @@ def test_an_experiment_that_cannot_be_imported_holds_its_phase_once(
     assert "Phase exp1_vary_width goes on: `resume`" in folder.log()
 
 
-@pytest.mark.parametrize("edited", ["configs/config_exp1.yaml", "absent_module.py"])
+@pytest.mark.parametrize("edited", ["configs/config_exp1.yaml", "absent_module.py", "src/lib/inner.py"])
 def test_an_edit_of_config_or_code_ends_a_hold(
     folder: Folder, manager: ExperimentManager, edited: str
 ) -> None:
@@ -340,6 +340,7 @@ def test_an_edit_of_config_or_code_ends_a_hold(
         task = talk.say("request_task")
         named = {"lease_id": task["lease_id"], "key": task["key"]}
         talk.say("task_failed", **named, cause="import", error="No module named 'absent_module'")
+        (folder.root / edited).parent.mkdir(parents=True, exist_ok=True)
         manager.rescan()
         assert talk.say("request_task")["cannot_run"] is True
         with (folder.root / edited).open("a") as file:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distexp.worker.folders import is_disk_full, is_full_at, make_folders, probe
+from distexp.worker.folders import is_disk_full, is_full_at, make_folders, probe, why_not_made
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE to fill a disk with")
 
@@ -48,3 +48,18 @@ def test_a_folder_that_can_never_be_made_is_no_full_disk(tmp_path: Path) -> None
     assert not is_full_at(tmp_path)
     probe(tmp_path)
     assert is_disk_full(OSError(errno.ENOSPC, "No space left on device"))
+
+
+def test_what_stands_in_a_folders_place_is_said_with_what_helps(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    for name, why in {
+        "file": f"{tmp_path / 'file'} is a file: move it away",
+        "link": f"{tmp_path / 'link'} is a link to {tmp_path / 'absent'}, which is not there: "
+        "make that, or remove the link",
+        "file/runs": f"{tmp_path / 'file'} is a file: move it away",
+        "x" * 300: "File name too long",
+    }.items():
+        with pytest.raises(OSError) as error:
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        assert why_not_made(error.value) == why

@@ -1,0 +1,35 @@
+"""Sees whether the code of a held phase was edited."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from distexp.task import Task
+
+MAX_FILES = 2_000  # looked at, every few seconds while a phase is held
+
+CodeSignature = tuple[tuple[str, int, int], ...]  # name, time of change in ns, size of each file
+
+
+def code_signature(root: Path, task: Task) -> CodeSignature:
+    """Return time and size of the files of the working folder that a task may run.
+
+    Those are what its command names, and Python files: in the folder, in `src` and in folders that hold some,
+    for what is broken is often not the file that the config names.
+    """
+    named = [root / word for word in task.command.split()] if task.command is not None else []
+    found = []
+    with suppress(OSError, ValueError):  # a folder goes while it is looked at
+        for path in islice((*named, *_python_files(root)), MAX_FILES):
+            with suppress(OSError, ValueError):
+                status = path.stat()
+                found.append((str(path), status.st_mtime_ns, status.st_size))
+    return tuple(sorted(set(found)))
+
+
+def _python_files(root: Path) -> Iterator[Path]:
+    yield from sorted(root.glob("*.py"))
+    for folder in sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith(".")):
+        if folder.name == "src" or next(folder.glob("*.py"), None):
+            yield from folder.rglob("*.py")
