@@ -81,6 +81,11 @@ class Workdir:
         return self.state / "watchers" / f"{worker.pid}-{worker.started:.0f}.lock"
 
     @property
+    def kept_rows(self) -> Path:
+        """Rows that the manager could not write yet."""
+        return self.spool / "rows"
+
+    @property
     def spool(self) -> Path:
         """Results that could not be handed over yet."""
         return self.root / ".experiment_spool"

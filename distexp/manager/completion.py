@@ -13,6 +13,7 @@ from msgspec import structs
 
 from distexp.errors import DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
 from distexp.manager.forecast import Forecaster
+from distexp.manager.kept_rows import KeptRow, KeptRows
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Entry, Lease, WorkerInfo
 from distexp.queue.journal import Journal
@@ -37,6 +38,7 @@ class Completion:
     wants_next: bool
     next: wire.TaskReply | wire.NoTask | None = None  # what the worker gets next
     error: DistexpError | None = None  # why it is refused
+    is_kept: bool = False  # its row waits for its file
 
 
 class CompletionHandler:
@@ -50,7 +52,9 @@ class CompletionHandler:
         store: ResultsStore,
         registry: WorkerRegistry,
         forecaster: Forecaster,
+        kept: KeptRows,
     ) -> None:
+        self._kept = kept
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
         self._forecaster = forecaster
         self._reporters: dict[str, WorkerInfo] = {}  # key -> who is reporting it as complete just now
@@ -87,13 +91,35 @@ class CompletionHandler:
             self._store.append([(each.task, each.row) for each in completions if each.row is not None])
         except ResultsUnwritable as error:
             for each in completions:
-                each.error = None if each.row is None else error
+                if each.row is not None:
+                    self._keep(each, each.row, error)
         for each in completions:
+            if each.is_kept:
+                continue
             if each.row is None:
                 self._store.scan(each.task)
             entry = self._queue.entry(each.task.key)
             if each.error is None and entry.state is not State.COMPLETE:
                 self._refuse(each, entry)
+
+    def _keep(self, completion: Completion, row: dict[str, str], why: ResultsUnwritable) -> None:
+        """Keep a row that cannot be written now, and give its task back: it waits for that row alone."""
+        task = completion.task
+        try:
+            self._kept.keep(task, row, completion.worker.name)
+        except ResultsUnwritable:
+            completion.error = why  # the worker keeps it, and tries again
+            return
+        completion.is_kept = True
+        self._queue.release(completion.lease_id, task.key)
+        log.warning("Task %s has run on %s; its row is kept: %s", task.task_id, completion.worker.name, why)
+
+    def write_kept_rows(self) -> None:
+        """Write the kept rows whose files can be written by now."""
+        self._kept.write(self._store, self._note_reporter)
+
+    def _note_reporter(self, kept: KeptRow) -> None:
+        self._reporters[kept.task.key] = WorkerInfo(kept.worker)
 
     def forget(self, completion: Completion) -> None:
         """Forget who has reported that task."""

@@ -20,6 +20,7 @@ from distexp.errors import DistexpError, ProtocolError, Unauthorized
 from distexp.manager.admin import Admin
 from distexp.manager.completion import Completion, CompletionHandler
 from distexp.manager.forecast import Forecaster
+from distexp.manager.kept_rows import KeptRows
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
@@ -51,6 +52,7 @@ class Dispatcher:
         journal: Journal,
         store: ResultsStore,
         registry: WorkerRegistry,
+        kept: KeptRows,
         workdir: Workdir,
         secret: str | None,
         holds_folder: Callable[[], bool] = lambda: True,
@@ -62,7 +64,12 @@ class Dispatcher:
         self._forecaster = Forecaster(queue, registry)
         self._admin = Admin(queue, store, registry, workdir, self._forecaster)
         self.completion = CompletionHandler(
-            queue=queue, journal=journal, store=store, registry=registry, forecaster=self._forecaster
+            queue=queue,
+            journal=journal,
+            store=store,
+            registry=registry,
+            forecaster=self._forecaster,
+            kept=kept,
         )
         self.is_stopping = self.is_ending = False
         self.assigning = threading.Lock()  # held while tasks join whose rows have not been looked for yet

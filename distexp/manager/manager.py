@@ -15,6 +15,7 @@ from distexp.manager.code_watch import CodeSignature, code_signature
 from distexp.manager.dispatch import Dispatcher
 from distexp.manager.duplicates import copy_duplicate_rows
 from distexp.manager.hooks import Commands, Hooks
+from distexp.manager.kept_rows import KeptRows
 from distexp.manager.pauses import PauseWatch
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.journal import Journal
@@ -154,7 +155,13 @@ class ExperimentManager:
 
     def _load(self, tasks: Sequence[Planned], secret: str | None) -> None:
         """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
-        self.queue = TaskQueue(time.monotonic, self.journal.record, keep_going=self._keep_going)
+        self._kept = KeptRows(self.workdir.kept_rows)
+        self.queue = TaskQueue(
+            time.monotonic,
+            self.journal.record,
+            keep_going=self._keep_going,
+            waits_for_row=self._kept.keys,
+        )
         self.store = ResultsStore(self.workdir.root, self._on_scan)
         self._registry = WorkerRegistry(
             host=host_name(),
@@ -168,6 +175,7 @@ class ExperimentManager:
             journal=self.journal,
             store=self.store,
             registry=self._registry,
+            kept=self._kept,
             workdir=self.workdir,
             secret=secret,
             holds_folder=self._holds_folder,
@@ -176,6 +184,7 @@ class ExperimentManager:
         self.store.sync(tasks)
         log.info("Generated %d total tasks", len(tasks))
         self.store.scan_all()
+        self.dispatcher.completion.write_kept_rows()
         self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
@@ -252,6 +261,7 @@ class ExperimentManager:
     def rescan(self) -> None:
         """Take up what changed on disk: rows first, then configs; whatever is unreadable changes nothing."""
         self.store.scan_all()
+        self.dispatcher.completion.write_kept_rows()
         self._registry.compare_commits(lambda: commit_of(self.workdir.root))
         if self._sweep.has_changed():
             self._reload()
@@ -347,7 +357,7 @@ class ExperimentManager:
         """Once nothing more can be done, go, after idle workers and those of an earlier manager heard it."""
         counts = self.queue.counts()
         stuck = sum(lease.lease_id in self._stuck for lease in self.queue.leases())
-        is_held = not self.queue.can_run(stuck)
+        is_held = not self.queue.can_run(stuck) and not self._kept.has_hope()
         nothing_can_run = is_held or (counts[State.ASSIGNED] == stuck and self._registry.are_all_excluded())
         self.dispatcher.is_ending = nothing_can_run and self._exit_at_s is not None
         if not self.queue.is_over() and not nothing_can_run:

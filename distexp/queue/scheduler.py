@@ -7,7 +7,7 @@ lines by need and phase, so that those that do not fit a worker, or its time, bl
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
 
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.holds import PhaseHolds
@@ -28,14 +28,18 @@ class TaskLines:
 class Scheduler:
     """The pending tasks, in two lines for each need and phase.  Caller holds the lock."""
 
-    def __init__(self, entries: Mapping[str, Entry], holds: PhaseHolds) -> None:
-        """Look into `entries`, by key, and `holds`, which change meanwhile."""
-        self._entries, self._holds = entries, holds
+    def __init__(
+        self, entries: Mapping[str, Entry], holds: PhaseHolds, waits_for_row: Container[str] = ()
+    ) -> None:
+        """Look into `entries`, by key, `holds` and the keys `waits_for_row`, which change meanwhile."""
+        self._entries, self._holds, self._waits_for_row = entries, holds, waits_for_row
         # by need and phase: the greatest need first, then phases as they joined
         self._lines: dict[tuple[Need, str], TaskLines] = {}
         self._duplicates: dict[str, list[str]] = {}  # key -> keys of the same work, where there are several
         self._blocked: Set[str] = frozenset()  # folders whose results file cannot be written
-        self._parked: list[str] = []  # keys of tasks of these folders, out of their lines
+        self._parked: list[
+            str
+        ] = []  # keys of tasks of these folders, or that wait for a row, out of their lines
 
     def push(self, tasks: Sequence[Planned]) -> None:
         """Add new tasks at the end of the sweep."""
@@ -86,8 +90,9 @@ class Scheduler:
         """Return whether a pending task is neither of a held phase nor of a blocked folder, by a walk."""
         held, blocked = self._holds.held, self._blocked
         pending = (entry.planned for entry in self._entries.values() if entry.state is State.PENDING)
-        return not (held or blocked) or any(
-            each.phase not in held and each.output_dir not in blocked for each in pending
+        return any(
+            each.phase not in held and each.output_dir not in blocked and each.key not in self._waits_for_row
+            for each in pending
         )
 
     def pop_next(self, worker: WorkerInfo) -> Entry | None:
@@ -153,7 +158,7 @@ class Scheduler:
                 continue  # stale; it comes back to its line when it becomes eligible, or its need changes
             if accept is None and entry.attempts:
                 continue  # stale; it stands among the retries
-            if entry.planned.output_dir in self._blocked:
+            if entry.planned.output_dir in self._blocked or key in self._waits_for_row:
                 self._parked.append(key)
                 continue
             if accept is None or accept(entry):

@@ -1,16 +1,15 @@
 """Every task of the sweep: its state, its lease, what it has cost. An injected clock, no I/O.
 
-Every state change goes through `_transition`, which refuses what the table `TRANSITIONS` does not hold;
-beside it stand `complete_unassigned`, for a million tasks at once, and `reset_complete`, which starts a
-complete task all over again. What must outlive the manager leaves through `on_change`, called under the lock,
-in the order of the changes.
+Every state change goes through `_transition`, which refuses what `TRANSITIONS` does not hold; beside it stand
+`complete_unassigned`, for a million tasks at once, and `reset_complete`. What must outlive the manager leaves
+through `on_change`, called under the lock, in the order of the changes.
 """
 
 import random
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Sequence, Set
 from dataclasses import replace
 
 from distexp.errors import IllegalTransition, UnknownTask
@@ -34,16 +33,17 @@ class TaskQueue:
         on_change: Callable[[TaskRecord], None],
         *,
         keep_going: bool = False,
+        waits_for_row: Container[str] = (),
     ) -> None:
         """Read time (seconds, monotonic) from `clock`; call `on_change` under the lock with every change.
 
-        With `keep_going` no phase is held, though all its tasks fail.
+        With `keep_going` no phase is held. Keys in `waits_for_row`, which may change, are not assigned.
         """
         self._clock, self._on_change = clock, on_change
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
         self.holds = PhaseHolds(self._lock, keep_going=keep_going)
-        self._scheduler = Scheduler(self._entries, self.holds)
+        self._scheduler = Scheduler(self._entries, self.holds, waits_for_row)
         self._leases: dict[str, str] = {}  # live lease id -> key
         self._labels: Labels | None = None  # of the sweep; made when first asked for
         self._counts: Counter[State] = Counter()

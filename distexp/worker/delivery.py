@@ -89,11 +89,14 @@ class ResultDelivery:
         """Bring the result to its file, whatever it takes, then report; None when nobody acknowledged it."""
         task, wants_next = delivery.task, not self._stop.wants_leave
         if task.writes_row:
-            if not self._write_until_done(delivery):
-                return None
-            return self._connection.report(
-                TaskComplete(**self.report_fields(task), next=wants_next, free_mib=self._free(wants_next))
-            )
+            try:
+                self.write_row(delivery)
+            except ResultsUnwritable as error:
+                log.warning("%s; the manager gets the result and keeps it until then", error)
+            else:
+                return self._connection.report(
+                    TaskComplete(**self.report_fields(task), next=wants_next, free_mib=self._free(wants_next))
+                )
         self._try_spool(delivery)
         return self._send(delivery, wants_next=wants_next)
 
@@ -137,24 +140,6 @@ class ResultDelivery:
 
     def _free(self, wants_next: bool) -> int | None:
         return self._free_mib() if wants_next and self._free_mib else None
-
-    def _write_until_done(self, delivery: Delivery) -> bool:
-        """Append the row; False when the user would not wait for a disk that refuses it."""
-        is_spooled = False
-        while True:
-            try:
-                self.write_row(delivery)
-                break
-            except ResultsUnwritable as error:
-                log.warning("%s; trying again every %g s", error, DISK_RETRY_S)
-            is_spooled = is_spooled or self._try_spool(delivery)
-            if self._stop.wants_checkpoint:
-                return False
-            self._connection.wait(DISK_RETRY_S)
-            self.heartbeat(delivery.task)
-        if is_spooled:
-            self.unspool(delivery)
-        return True
 
     def _try_spool(self, delivery: Delivery) -> bool:
         """Put the result into the spool; False when that cannot be written either."""

@@ -44,6 +44,7 @@ def test_status_counts_tasks_by_state(folder: Folder, manager: ExperimentManager
             **{"progress": "1/8 (12.5%)", "done": False, "paused": False, "workers": 1, "benched": ""},
             "excluded_workers": "",
             "held_phases": "",
+            "problems": 0,
         }
 
 

@@ -408,8 +408,9 @@ def test_without_journal_nothing_is_assigned_and_losses_do_not_end_the_manager(
         sqlite3.connect(manager.workdir.journal, timeout=0).execute("BEGIN IMMEDIATE")
 
 
-def test_a_results_file_that_refuses_costs_nothing(folder: Folder, manager: ExperimentManager) -> None:
+def test_a_row_that_can_be_kept_nowhere_costs_nothing(folder: Folder, manager: ExperimentManager) -> None:
     folder.csv.mkdir(parents=True)  # nothing can be appended to a folder
+    manager.workdir.spool.write_text("")  # nor kept in a file
     with worker(manager, shares=False) as talk:
         task = talk.say("request_task")
         named = {"lease_id": task["lease_id"], "key": task["key"]}

@@ -1,10 +1,12 @@
 """Tasks of a results file that cannot be written wait; others go on, and all are told which file and why."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from distexp.manager.kept_rows import PATIENCE_S
 from distexp.manager.manager import ExperimentManager
 from tests.live_manager import Folder, RawClient, secret_of, worker
 
@@ -81,12 +83,48 @@ def test_a_file_that_cannot_be_opened_holds_up_only_its_own_tasks(
     with worker(manager, shares=False) as client, worker(manager, "gpu1", shares=False) as other:
         task = client.say("request_task")
         path.mkdir()
-        refused = finish(client, task)
-        assert (refused["type"], refused["again"]) == ("error", True)
+        assert finish(client, task)["type"] == "ack"
         manager.rescan()
         assert asked(manager, "status")["status"]["problems"] == 1
         assert other.say("request_task")["task_id"] == "b_0_42"
+        assert asked(manager, "status")["status"]["complete"] == 0
         path.rmdir()
         manager.rescan()
-        assert finish(client, task)["type"] == "ack"
+        assert folder.rows("results_a")[0]["task_id"] == task["task_id"]
+        assert asked(manager, "status")["status"]["complete"] == 1
         assert asked(manager, "status")["status"]["problems"] == 0
+
+
+def test_a_kept_row_outlives_the_manager_and_its_task_is_not_assigned_again(folder: Folder) -> None:
+    path = folder.root / "results_a" / "final_results.csv"
+    path.unlink()
+    (folder.root / "configs" / "config_exp1.yaml").write_text(TWO_FOLDERS.partition("b:")[0])
+    with folder.serving() as manager, worker(manager, shares=False) as client:
+        task = client.say("request_task")
+        path.mkdir()
+        assert finish(client, task)["type"] == "ack"
+    with folder.serving() as manager, worker(manager, shares=False) as client:
+        assert client.say("request_task")["type"] == "no_task"
+        path.rmdir()
+        manager.rescan()
+        assert [row["task_id"] for row in folder.rows("results_a")] == [task["task_id"]]
+        assert client.say("request_task")["task_id"] == "a_1_42"
+
+
+def test_a_sweep_does_not_end_without_a_row_that_was_kept_a_moment_ago(folder: Folder) -> None:
+    (folder.root / "results_a" / "final_results.csv").unlink()
+    config = folder.root / "configs" / "config_exp1.yaml"
+    config.write_text(TWO_FOLDERS.partition("b:")[0].replace("[1, 2]", "[1]"))
+    with folder.serving(exit_when_done=True) as manager:
+        path = folder.root / "results_a" / "final_results.csv"
+        with worker(manager, shares=False) as client:
+            task = client.say("request_task")
+            path.mkdir()
+            finish(client, task)
+        for _ in range(3):
+            manager.run_once()
+        assert not manager._is_done
+        manager._kept._clock = lambda: time.monotonic() + PATIENCE_S
+        manager._exit_at_s = 0.0
+        manager.run_once()
+        assert manager._is_done

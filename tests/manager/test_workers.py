@@ -12,6 +12,7 @@ import pytest
 
 from distexp.manager.completion import CompletionHandler
 from distexp.manager.forecast import Forecaster
+from distexp.manager.kept_rows import KeptRows
 from distexp.manager.workers import EXCLUDE_AFTER, LIVE_S, Worker, WorkerRegistry
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.journal import Journal
@@ -286,6 +287,7 @@ def test_who_cannot_import_what_others_can_is_excluded_and_else_the_phase_is_hel
         store=store,
         registry=sample.registry,
         forecaster=Forecaster(queue, sample.registry),
+        kept=KeptRows(tmp_path / "kept"),
     )
     if is_proven:
         sample.registry.completed(GPU1, tasks[0])
