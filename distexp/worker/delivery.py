@@ -105,17 +105,20 @@ class ResultDelivery:
         for delivery in self.spooled():
             log.info("Delivering a spooled result of task %s", delivery.task.task_id)
             if self._send(delivery, wants_next=False) is None and self._connection.refusal:
-                self._keep_refused(delivery, self._connection.refusal)
+                self.keep_refused(delivery, self._connection.refusal)
 
-    def _keep_refused(self, delivery: Delivery, refusal: str) -> None:
-        """Write the row of a task that the manager does not know (any more), where this worker may."""
+    def keep_refused(self, delivery: Delivery, refusal: str) -> bool:
+        """Write the row of a task that the manager does not know (any more), and return whether it is there.
+
+        Only where this worker may write it; elsewhere a line says where the result stays.
+        """
         task = delivery.task
         try:
             if task.writes_row:
                 self.write_row(delivery)
                 self.unspool(delivery)
                 log.warning("Task %s: its row is in %s, though %s", task.task_id, task.output_dir, refusal)
-                return
+                return True
         except ResultsUnwritable as error:
             refusal = str(error)
         log.error(
@@ -123,6 +126,7 @@ class ResultDelivery:
             "here, or delete that file",
             *(task.task_id, self._spool.path(delivery.name), refusal),
         )
+        return False
 
     def _send(self, delivery: Delivery, *, wants_next: bool) -> Ack | None:
         report = TaskComplete(

@@ -288,13 +288,13 @@ class Worker:
                 self._is_hopeless = not self._completed and not any(self._checkpoints(task).rglob("*"))
                 self._give_back(task, reason)
             case Unusable(problem=problem):
-                log.error(
+                self._exit_code = 2
+                self._give_back(task, f"GPU not usable: {problem}")
+                log.error(  # its last line, which `run` quotes
                     "The GPU of this worker cannot be used by %s. Install a build of torch for this driver "
                     "(pytorch.org/get-started), or start the worker with --device cpu",
                     problem,
                 )
-                self._exit_code = 2
-                self._give_back(task, f"GPU not usable: {problem}")
             case DiskFull():
                 self._meet_full_disk(task, outcome)
             case Fenced():
@@ -316,12 +316,13 @@ class Worker:
             run_dir=self._run_folder(task).relative_to(self._workdir.root).as_posix(),
             duration_s=outcome.duration_s,
         )
-        ack = self._delivery.deliver(Delivery(task=task, result=outcome.result, run=run))
+        delivery = Delivery(task=task, result=outcome.result, run=run)
+        ack = self._delivery.deliver(delivery)
         for note in outcome.notes:
             log.warning("Task %s: %s", task.task_id, note)
-        if ack is None and self._connection.refusal:
-            refusal = f"the manager refused its result: {self._connection.refusal}"
-            self._conclude(task, Failed(Cause.ERROR, refusal))
+        refusal = self._connection.refusal if ack is None else ""
+        if refusal and not self._delivery.keep_refused(delivery, refusal):
+            self._conclude(task, Failed(Cause.ERROR, f"the manager refused its result: {refusal}"))
         if ack is not None:
             log.info("Task %s completed", task.task_id)
             self._completed += 1

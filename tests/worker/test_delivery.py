@@ -238,6 +238,22 @@ def test_a_spooled_result_whose_task_has_left_the_configs_gets_its_row(
     assert spooled(quick.root) == []
 
 
+def test_a_task_that_has_left_the_configs_while_it_ran_has_its_row_and_has_not_failed(
+    quick: Folder, caplog: Capture
+) -> None:
+    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
+        await_began(quick.root)
+        manager.stop()
+        config = quick.root / "configs" / "config_exp1.yaml"
+        config.write_text(config.read_text().replace("[1]", "[7]"))
+        with serving_at(quick, manager.port):
+            open_gate(quick.root)
+            threaded.await_end()
+    assert [(row["width"], row["score"]) for row in quick.rows()] == [("1", "10"), ("7", "70")]
+    assert "Task exp1_vary_width_0_42: its row is in results_exp1, though" in caplog.text
+    assert "failed" not in caplog.text
+
+
 def test_a_result_that_is_refused_for_good_is_charged_and_kept(
     quick: Folder, other: Path, caplog: Capture
 ) -> None:
