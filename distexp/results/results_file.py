@@ -144,6 +144,10 @@ class ResultsFile:
         """Return whether the last look, or one before it, found the row of this task."""
         return key in self._reader.seen
 
+    def with_row(self, keys: Set[str]) -> Set[str]:
+        """Return those of the keys for which `has_row` is true."""
+        return keys & self._reader.seen
+
     def append(self, rows: Sequence[tuple[Task, Row]]) -> Appended:
         """Append, durably and in one write, the row of each task that has none yet.
 

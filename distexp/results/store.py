@@ -8,7 +8,7 @@ Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); neve
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,8 +114,13 @@ class ResultsStore:
         """Say once of a file that is no task's own that its rows count."""
         if scan.complete and not opened.is_named and not self._index.writers(folder):
             opened.is_named = True
-            many = "1 task" if len(scan.complete) == 1 else f"{len(scan.complete)} tasks"
+            new: Set[str] = scan.complete
+            for other in [each.file for each in self._files.values() if each is not opened]:
+                new = new - other.with_row(new)
+            many = "1 task" if len(new) == 1 else f"{len(new)} tasks"
             note = f"{opened.file.path} completes {many}, though no task writes there"
+            if held := len(scan.complete) - len(new):
+                note += f"; another file holds a row of {held} of its tasks"
             self._on_scan(Scan(notes=(note,)))
 
     def bookmark(self, task: Task) -> Bookmark | None:

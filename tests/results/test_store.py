@@ -115,6 +115,21 @@ def test_rows_of_any_results_folder_count_and_the_file_is_named_once(tmp_path: P
     assert store.without_row(tasks) == [tasks[2].key]
 
 
+def test_a_task_with_rows_in_two_files_is_completed_by_the_first(tmp_path: Path) -> None:
+    notes: list[str] = []
+    store = ResultsStore(tmp_path, lambda scan: notes.extend(scan.notes))
+    for folder, rows in ((".", "0,42\n"), ("results_copy", "0,42\n1,42\n")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "final_results.csv").write_text(f"width,seed\n{rows}")
+    store.sync(tasks_of(3))
+    store.scan_all()
+    assert notes == [
+        f"{tmp_path}/final_results.csv completes 1 task, though no task writes there",
+        f"{tmp_path}/results_copy/final_results.csv completes 1 task, though no task writes there; "
+        "another file holds a row of 1 of its tasks",
+    ]
+
+
 def test_a_row_is_gone_only_when_no_file_holds_one(tmp_path: Path) -> None:
     (task,) = tasks_of(1)
     vanished: list[str] = []
