@@ -43,6 +43,8 @@ class Explainer:
 
     def kind(self, row: Row) -> Hashable:
         """Return what rows have in common that do not count for one reason."""
+        if all(cell.strip() == column for cell, column in zip(row, self._columns, strict=True)):
+            return "header"
         phase = self._matcher.phase_of(row).strip()
         if not phase:
             return self._kind_without_phase(row)
@@ -86,6 +88,8 @@ class Explainer:
                 return f"it fits tasks of several phases ({names}); a column `phase` would say which"
             case ("axes",):
                 return "no column is an axis of a phase, and there is no column `phase`"
+            case "header":
+                return "it is the header again"
             case "other":
                 return "other reasons"
             case "again":

@@ -34,6 +34,7 @@ MAX_REMEMBERED_WARNINGS = 10_000
 BEFORE_BYTES = 256  # compared to notice an edit in place: about two rows
 MAX_LINES_ABOVE = 10  # of comments or a title, among which the header is looked for
 _COUNT_BYTES = 1 << 20
+_DECIMAL_POINT = re.compile(r"\s*[+-]?\d+\.\d+([eE][+-]?\d+)?\s*", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*", re.ASCII)
 
 OnRow = Callable[[Row, tuple[str, ...]], str]  # gets cells and keys; returns why it does not count
@@ -227,11 +228,14 @@ class Reader:
         """Take the rows after the bookmark, and move it."""
         first_look = self.bookmark is None
         offset = header.stop if self.bookmark is None else self.bookmark.offset
-        texts = self._matcher(header).text_places if header.dialect.separator != "," else set()
+        matcher = self._matcher(header)
+        numbers = matcher.parameter_places - matcher.text_places
         skipped = -1
         while offset != skipped:
             for block in blocks(file, offset, len(header.columns), header.dialect):
-                if header.dialect.separator != "," and (cell := _decimal_comma(block, texts)):
+                if header.dialect.separator != "," and (
+                    cell := _decimal_comma(block, numbers, matcher.text_places)
+                ):
                     self.unusable = f"has numbers with a decimal comma ({cell}); save it with decimal points"
                     judge.complete.clear()
                     return
@@ -336,10 +340,21 @@ class _Judge:
         self.places.setdefault(kind, _Place(reason, offset, line)).rows += 1
 
 
-def _decimal_comma(block: Block, but: Set[int]) -> str:
-    """Return a number that is written with a comma, in columns other than those; empty if there is none."""
-    columns = [column for place, column in enumerate(block.columns) if place not in but]
-    return next((cell for column in columns for cell in column if _DECIMAL_COMMA.fullmatch(cell)), "")
+def _decimal_comma(block: Block, numbers: Set[int], texts: Set[int]) -> str:
+    """Return a number that is written with a comma; empty if there is none.
+
+    In columns that are no parameters a cell such as `0,1` may be a list, where others have decimal points.
+    """
+    for places in (numbers, {*range(len(block.columns))} - numbers - texts):
+        cells = (cell for place in sorted(places) if block.columns for cell in block.columns[place])
+        found = next(filter(_DECIMAL_COMMA.fullmatch, cells), "")
+        if found and (places is numbers or not _has_decimal_point(block)):
+            return found
+    return ""
+
+
+def _has_decimal_point(block: Block) -> bool:
+    return any(_DECIMAL_POINT.fullmatch(cell) for column in block.columns for cell in column)
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -90,9 +90,11 @@ class ResultsFile:
         """Return whether the lock is free and the file, or its folder, lets us write now."""
         try:
             with locks.acquire(self._lock):
-                if self.path.exists():
-                    os.close(os.open(self.path, os.O_WRONLY | os.O_APPEND))
-                return not self.unusable
+                target = os.path.realpath(self.path)  # the lock lies beside a link, not beside its target
+                if os.path.exists(target):
+                    os.close(os.open(target, os.O_WRONLY | os.O_APPEND))
+                    return not self.unusable
+                return os.access(os.path.dirname(target), os.W_OK)
         except (OSError, TimeoutError):
             return False
 

@@ -184,6 +184,19 @@ def test_a_missing_column_may_be_the_one_with_its_initials_but_none_that_is_anot
     assert "looks like" not in reasons(found)[0][1]
 
 
+def test_a_header_in_the_middle_is_told_as_such(tmp_path: Path) -> None:
+    (found,) = look(tmp_path, "exp1,0,0.1,42,0.5", HEADER, "exp1,1,0.1,42,0.5")
+    assert reasons(found) == [(3, "it is the header again", 1)]
+    assert len(found.rows) == 2
+
+
+def test_a_list_of_numbers_beside_decimal_points_is_no_decimal_comma(tmp_path: Path) -> None:
+    (found,) = look(tmp_path, "exp1;0;0.1;42;0,1", header=HEADER.replace(",", ";"))
+    assert (len(found.rows), found.problems) == (1, [])
+    (found,) = look(tmp_path, "exp1;0;0.1;42;0.5", "exp1;1;0,1;42;0.5", header=HEADER.replace(",", ";"))
+    assert "decimal comma (0,1)" in reasons(found)[0][1]
+
+
 def test_rows_of_empty_cells_are_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "final_results.csv"
     path.write_text("x,acc\n,\n , \n,0.5\n")

@@ -62,6 +62,8 @@ def fits(point: GridPoint, columns: Sequence[str], row: Sequence[str]) -> bool:
     grid, task = point.grid, point.task
     cells = dict(reversed(list(zip(columns, row, strict=True))))  # of equal names the first
     axes = {**grid.axes, "seed": grid.seeds}
+    if not any(map(str.strip, cells.values())):
+        return False  # a blank line of a spreadsheet
 
     def cell_of(name: str) -> str | None:
         earlier = grid.renamed_from.get(name, ()) if name != "phase" else ()

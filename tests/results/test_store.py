@@ -130,6 +130,20 @@ def test_a_task_with_rows_in_two_files_is_completed_by_the_first(tmp_path: Path)
     ]
 
 
+def test_a_link_to_nowhere_stays_a_problem(tmp_path: Path) -> None:
+    store = ResultsStore(tmp_path, lambda scan: None)
+    (task,) = tasks_of(1)
+    store.sync([task])
+    path = store.path(task)
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(tmp_path / "nowhere" / "x.csv")
+    with pytest.raises(ResultsUnwritable):
+        store.append([(task, {"phase": task.phase})])
+    assert "cannot be written" in store.problems()[task.output_dir]
+    (tmp_path / "nowhere").mkdir()
+    assert store.problems() == {}
+
+
 def test_a_row_is_gone_only_when_no_file_holds_one(tmp_path: Path) -> None:
     (task,) = tasks_of(1)
     vanished: list[str] = []
