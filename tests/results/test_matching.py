@@ -103,6 +103,8 @@ def completes(
     points: Sequence[GridPoint], columns: Sequence[str], row: Sequence[str], folder: str
 ) -> set[str]:
     """The keys of the tasks that the row completes in the file of this folder."""
+    if not any(cell.strip() for cell in row):
+        return set()  # as a blank line
     held = [point for point in points if fits(point, columns, row)]
     cells = [cell for column, cell in zip(columns, row, strict=True) if column == "phase"]
     if cells and cells[0].strip():

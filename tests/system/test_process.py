@@ -68,9 +68,9 @@ start(start_new_session=True)
 child = os.fork()
 if child == 0:
     start()
-    print(pids[-1], flush=True)
+    os.write(1, f"{pids[-1]}\\n".encode())
     time.sleep(600)
-print(child, *pids, flush=True)
+os.write(1, (" ".join(map(str, [child, *pids])) + "\\n").encode())
 time.sleep(600)
 """
 
