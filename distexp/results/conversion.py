@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import Scalar, Task
-from distexp.text import clean_text
+from distexp.text import clean_text, cut
 
 MAX_TEXT_CHARS = 32_767  # of one metric: a spreadsheet cell holds no more
 MAX_ROW_BYTES = 256 * 1024  # of all metrics together, as JSON: four of them fit into a message of 1 MiB
@@ -47,14 +47,14 @@ def convert(task: Task, result: Any) -> Converted:
         return Converted({}, ("returned no metrics; its row holds none",))
     named = _first(lambda: _named(result), lambda: [(NO_NAME, result)])
     notes: list[str] = [] if named else ["returned no metrics; its row holds none"]
-    metrics = _renamed({*task.config, *OUR_COLUMNS}, named[:MAX_METRICS], notes)
-    is_cut = len(named) > MAX_METRICS
+    fitting = list(_fitting(named))
+    metrics = _renamed({*task.config, *OUR_COLUMNS}, fitting, notes)
+    is_cut = len(named) > len(fitting)
     if is_cut:
-        notes.append(f"more than {MAX_METRICS} metrics: the row holds the first of them, result.json all")
+        notes.append(f"more than {len(fitting)} metrics: the row holds the first of them, result.json all")
     if too_long := _cut(metrics):
-        notes.append(
-            f"too long for its row, and cut there: {', '.join(too_long)}; result.json holds all of it"
-        )
+        names = cut(", ".join(too_long), MAX_NAME_CHARS)
+        notes.append(f"too long for its row, and cut there: {names}; result.json holds all of it")
     return Converted(metrics, tuple(notes), is_cut or bool(too_long))
 
 
@@ -63,6 +63,16 @@ def _named(result: Any) -> list[tuple[str, Any]]:
     if plain is None:
         return [(NO_NAME, result)]
     return list(islice(_flattened(plain, "", MAX_DEPTH), MAX_METRICS + 1))
+
+
+def _fitting(named: Sequence[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield the first metrics, as many as a row may have and as their names leave room for values."""
+    left = MAX_ROW_BYTES // 2
+    for name, value in named[:MAX_METRICS]:
+        left -= _name_bytes(_clean_name(name))
+        if left < 0:
+            return
+        yield name, value
 
 
 def whole_json(result: Any) -> str:
@@ -178,15 +188,15 @@ def _first(preferred: Callable[[], Form], otherwise: Callable[[], Form]) -> Form
 def _cut(metrics: dict[str, Scalar]) -> list[str]:
     """Cut texts in place until all fit into a row; return the names of those that were cut."""
     texts = {name: value for name, value in metrics.items() if isinstance(value, str)}
-    cut = {name: text[:MAX_TEXT_CHARS] for name, text in texts.items()}
-    sizes = {name: _json_bytes(text) for name, text in cut.items()}
-    others = sum(_json_bytes(name) + 24 for name in metrics)  # 24: a number, and what stands around it
+    short = {name: text[:MAX_TEXT_CHARS] for name, text in texts.items()}
+    sizes = {name: _json_bytes(text) for name, text in short.items()}
+    others = sum(map(_name_bytes, metrics))
     limit = _common_limit(list(sizes.values()), MAX_ROW_BYTES - others)
-    for name, text in cut.items():
+    for name, text in short.items():
         if sizes[name] > limit:
-            cut[name] = _first_bytes(text, limit)
-    metrics |= cut
-    return [name for name, text in cut.items() if text != texts[name]]
+            short[name] = _first_bytes(text, limit)
+    metrics |= short
+    return [name for name, text in short.items() if text != texts[name]]
 
 
 def _common_limit(sizes: list[int], budget: int) -> int:
@@ -198,6 +208,10 @@ def _common_limit(sizes: list[int], budget: int) -> int:
         left -= size
         count -= 1
     return max(sizes, default=0)
+
+
+def _name_bytes(name: str) -> int:
+    return _json_bytes(name) + 24  # a number, and what stands around it
 
 
 def _json_bytes(text: str) -> int:

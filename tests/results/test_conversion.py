@@ -142,6 +142,18 @@ def test_of_very_many_metrics_the_first_stand_in_the_row() -> None:
     assert converted.is_cut
 
 
+@pytest.mark.parametrize("letter", ["x", "\U0001f600", "\x01"])
+def test_of_metrics_with_long_names_the_first_stand_in_a_row_that_fits_into_a_message(letter: str) -> None:
+    result = {letter * 190 + str(i): "text" * 100 for i in range(MAX_METRICS)}
+    converted = convert(a_task(), result)
+    assert list(converted.metrics) == list(result)[: len(converted.metrics)]
+    assert 50 < len(converted.metrics) < MAX_METRICS
+    assert all(converted.metrics.values())
+    assert len(json.dumps(converted.metrics, ensure_ascii=False).encode()) <= MAX_ROW_BYTES
+    assert converted.is_cut
+    assert all(len(note) < 500 for note in converted.notes)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
