@@ -20,6 +20,7 @@ from distexp.results.results_file import RESULTS_FILE, ResultsFile, Scan
 from distexp.sweep.grid import Planned
 from distexp.task import Bookmark, RowRule, Task
 
+LOCK_TIMEOUT_S = 3.0  # a worker waits 10 s for its reply, maybe behind another's row
 PREFIX = "results_"  # of the folders whose results are read, whether or not a task writes there
 
 
@@ -94,6 +95,8 @@ class ResultsStore:
             return
         opened = self._file(rows[0][0].output_dir)
         with opened.lock:
+            if opened.problem and not opened.file.is_writable():
+                raise ResultsUnwritable(opened.problem)  # at once: each worker waits for its reply
             try:
                 scan = opened.file.append(rows).scan
             except ResultsUnwritable as error:
@@ -204,5 +207,6 @@ class ResultsStore:
     def _file(self, folder: str) -> _OpenFile:
         with self._lock:
             if folder not in self._files:
-                self._files[folder] = _OpenFile(ResultsFile(self._root, folder, self._index))
+                file = ResultsFile(self._root, folder, self._index, lock_timeout_s=LOCK_TIMEOUT_S)
+                self._files[folder] = _OpenFile(file)
             return self._files[folder]

@@ -5,8 +5,9 @@ import msgspec
 import pytest
 
 from distexp.errors import ResultsUnwritable
-from distexp.results.results_file import Scan
+from distexp.results.results_file import ResultsFile, Scan
 from distexp.results.store import ResultsStore
+from distexp.system import locks
 from tests.live_manager import Folder
 from tests.row_cases import a_row, a_task, tasks_of
 
@@ -128,6 +129,25 @@ def test_a_task_with_rows_in_two_files_is_completed_by_the_first(tmp_path: Path)
         f"{tmp_path}/results_copy/final_results.csv completes 1 task, though no task writes there; "
         "another file holds a row of 1 of its tasks",
     ]
+
+
+def test_only_the_first_row_waits_for_a_lock_that_another_program_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distexp.results.store.LOCK_TIMEOUT_S", 0.02)
+    store = ResultsStore(tmp_path, lambda scan: None)
+    first, second = tasks_of(2)
+    store.sync([first, second])
+    store.path(first).parent.mkdir(exist_ok=True)
+    with locks.acquire(f"{store.path(first)}.lock"):
+        with pytest.raises(ResultsUnwritable, match=r"waited 0\.02 s"):
+            store.append([a_row(first)])
+        monkeypatch.setattr(ResultsFile, "append", None)
+        with pytest.raises(ResultsUnwritable, match=r"waited 0\.02 s"):
+            store.append([a_row(second)])
+    monkeypatch.undo()
+    store.append([a_row(second)])
+    assert store.problems() == {}
 
 
 def test_a_link_to_nowhere_stays_a_problem(tmp_path: Path) -> None:
