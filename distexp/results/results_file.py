@@ -18,6 +18,7 @@ import msgspec
 
 from distexp.errors import ResultsUnwritable
 from distexp.results.csv_format import Dialect, Header, lengthened, line_of, whole_file
+from distexp.results.left_out import keep_left_out
 from distexp.results.matching import TaskIndex, first_places
 from distexp.results.problems import Problem
 from distexp.results.reader import OnRow, Reader, Scan
@@ -66,7 +67,7 @@ class ResultsFile:
     ) -> None:
         """Look at the file of `folder`, the `output_dir` of some tasks, below the working folder `root`."""
         self.path = root / folder / RESULTS_FILE
-        self._index, self._folder = index, folder
+        self._root, self._index, self._folder = root, index, folder
         self._reader = Reader(self.path, index, folder, bookmark)
         self._lock = f"{self.path}.lock"
         self._lock_timeout_s = lock_timeout_s
@@ -252,7 +253,8 @@ class ResultsFile:
         wanted = tuple(dict.fromkeys(column for row in rows for column in row))
         header, goes_on = self._reader.header, self._reader.is_at_end
         if header is None:
-            columns, dialect, above = wanted, Dialect(), line_of(wanted, Dialect())
+            columns, dialect = _fitting(self.path, (), wanted), Dialect()
+            above = line_of(columns, dialect)
         else:
             added = tuple(column for column in wanted if column not in header.columns)
             added = _fitting(self.path, header.columns, added)
@@ -270,6 +272,9 @@ class ResultsFile:
         status = append_durably(self.path, text)
         if not lock.is_at(self._lock):
             raise ResultsUnwritable(f"{self._lock} was deleted meanwhile; the row is kept and tried again")
+        if not places.keys() >= set(wanted):
+            for row in rows:
+                keep_left_out(self._root, row, places.keys())
         scan = self._reader.follow(cells, text, status) if goes_on else None
         return self._look_locked() if scan is None else [scan]
 
@@ -283,8 +288,9 @@ def _fitting(path: Path, columns: Sequence[str], added: Sequence[str]) -> tuple[
             fitting.append(column)
     if left_out := [column for column in added if column not in fitting]:
         _log.warning(
-            "%s: has %d columns, and gets no more than %d: %d metrics are left out, %s among them",
-            *(path, len(columns), MAX_COLUMNS, len(left_out), left_out[0]),
+            "%s: has no room for more columns: %d metrics are left out, %s among them; "
+            "they stand in result.json of the run folder",
+            *(path, len(left_out), left_out[0]),
         )
     return tuple(fitting)
 

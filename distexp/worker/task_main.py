@@ -27,6 +27,7 @@ import msgspec
 from distexp.context import Context
 from distexp.errors import TaskStopped
 from distexp.results.conversion import convert, whole_json
+from distexp.results.left_out import RESULT_FILE
 from distexp.system.process import (
     MARK_VARIABLE,
     detach,
@@ -43,7 +44,6 @@ from distexp.worker.output import end_output, redirect_output, warn
 from distexp.worker.reports import Reported, Reporter
 
 CHECKPOINT_FOLDER = "checkpoint"  # in the run folder
-RESULT_FILE = "result.json"  # likewise: a result that is too long for its row
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
 OWN_FOLDER = Path(__file__).resolve().parents[1]  # what is in there is no code of the user
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch

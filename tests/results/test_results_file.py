@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,29 @@ def test_a_file_gets_no_more_columns_than_its_readers_bear(
     assert len(columns) == 2000
     assert "n0" in columns
     assert "metrics are left out" in caplog.text
+
+
+def test_metrics_without_a_column_stand_in_result_json_of_the_run_folder(path: Path) -> None:
+    tasks = tasks_of(3)
+    rows = [
+        (task, row | {"run_dir": run_dir})
+        for (task, row), run_dir in zip(
+            (
+                a_row(task, **{f"m{number}_{i}": i / 2 for i in range(1500)})
+                for number, task in enumerate(tasks)
+            ),
+            ("runs/0", "runs/1", "../outside"),
+            strict=True,
+        )
+    ]
+    root = path.parent
+    ResultsFile(root, ".", TaskIndex(tasks)).append(rows)
+    assert len(read(path).columns) == 2000
+    assert not (root / "runs" / "0").exists()
+    left = json.loads((root / "runs" / "1" / "result.json").read_text(encoding="utf-8"))
+    assert left["m1_1499"] == 749.5
+    assert not left.keys() & set(read(path).columns)
+    assert not (root.parent / "outside").exists()
 
 
 @pytest.mark.parametrize("start", [b"", b"\n", b"   "])
