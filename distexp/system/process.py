@@ -22,6 +22,7 @@ MARK_VARIABLE = "DISTEXP_TASK_PROCESS"  # in the environment of all that a task 
 CLUSTER_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR2")  # sent to every process of a job, or of a terminal
 END_S = 10.0  # a killed process is gone by then, unless the kernel holds it in a device call
 TRACKER_S = 3.0  # for a resource tracker, which may have only started, to free what it knows and end
+NEWBORN_S = 0.1  # a process as young as this may be a resource tracker that has no name of its own yet
 POLL_S = 0.005  # between two looks at processes that were killed
 PR_SET_CHILD_SUBREAPER = 36  # of <linux/prctl.h>
 
@@ -129,7 +130,7 @@ def end_tree(root: ProcessMark, mark: str = "", orphans: Callable[[], list[int]]
         orphans: Returns the pids of more roots, once this one has ended: what it had detached, say.
     """
     signal_process(root, "SIGSTOP")  # so that it starts nothing more
-    until_s, trackers = time.monotonic() + END_S, set[ProcessMark]()
+    began_s, trackers = time.monotonic(), set[ProcessMark]()
     while True:
         is_gone = root.is_gone()
         found = {ProcessMark(each.pid, each.started) for each in _family(root, mark, is_gone=is_gone)}
@@ -137,9 +138,9 @@ def end_tree(root: ProcessMark, mark: str = "", orphans: Callable[[], list[int]]
             found |= {seen for each in (pid, *descendants(pid)) if (seen := ProcessMark.of(each))}
         found = {each for each in found if not each.is_gone()}
         trackers |= {each for each in found - trackers if _is_tracker(each.pid)}
-        for each in found - trackers or {root}:
+        for each in _old_enough(found - trackers, began_s) if found - trackers else {root}:
             signal_process(each, "SIGKILL")
-        is_over = time.monotonic() > until_s
+        is_over = time.monotonic() > began_s + END_S
         if is_over or (is_gone and not found - trackers):
             break
         time.sleep(POLL_S)
@@ -149,14 +150,13 @@ def end_tree(root: ProcessMark, mark: str = "", orphans: Callable[[], list[int]]
 
 def end_descendants() -> None:
     """End everything that this process has started; on Linux, after `detach`, also what detached itself."""
-    until_s = time.monotonic() + END_S
-    trackers: set[ProcessMark] = set()
-    while has_children() and time.monotonic() < until_s:
+    began_s, trackers = time.monotonic(), set[ProcessMark]()
+    while has_children() and time.monotonic() < began_s + END_S:
         found = {ProcessMark(each.pid, each.started) for each in _below(os.getpid(), list(_everyone()))}
         trackers |= {each for each in found - trackers if _is_tracker(each.pid)}
         if not found - trackers:
             break
-        for each in found - trackers:
+        for each in _old_enough(found - trackers, began_s):
             signal_process(each, "SIGKILL")
         time.sleep(POLL_S)
     if trackers:
@@ -278,6 +278,15 @@ def _is_tracker(pid: int) -> bool:
         return any("multiprocessing.resource_tracker" in word for word in psutil.Process(pid).cmdline())
     except (psutil.Error, OSError):
         return False
+
+
+def _old_enough(processes: set[ProcessMark], began_s: float) -> set[ProcessMark]:
+    """Return those that can be told from a resource tracker by now; after `NEWBORN_S` that is all of them."""
+    if sys.platform != "linux" or time.monotonic() > began_s + NEWBORN_S:
+        return processes
+    ticks_a_second = os.sysconf("SC_CLK_TCK")
+    born_before = (time.clock_gettime(time.CLOCK_BOOTTIME) - NEWBORN_S) * ticks_a_second
+    return {each for each in processes if each.started <= born_before}
 
 
 def _close_own_tracker() -> None:
