@@ -15,6 +15,7 @@ import struct
 from array import array
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 
 from distexp.task import Value, canonical
 from distexp.text import cell_text
@@ -26,6 +27,7 @@ NOWHERE = -1  # the position of a cell that holds no value of the axis
 SINGLE_WIDTH = 2**-22  # of a number: twice as far as two can be apart that are the same float32
 MAX_NUMBER_CHARS = 400  # a longer cell is no number: bounds the cost of exact comparison
 MAX_LITERAL_CHARS = 100_000  # of a list as Python prints it: its parser is slow
+MAX_COMPARED = 1000  # values of an axis that are compared with each other ahead of need: some ms
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
@@ -156,6 +158,11 @@ class AxisReader:
 
     def _spelling(self, position: int) -> str:
         return "" if position == self.absent else cell_text(self.values[position])
+
+    @cached_property
+    def has_rivals(self) -> bool:
+        """Whether a cell could hold two of the values; of very many it is not asked, and may be so."""
+        return len(self.values) > MAX_COMPARED or any(self.rivals(value) for value in self.values)
 
     def rivals(self, value: Value) -> list[Value]:
         """Return the other values that a cell could hold as well as this one: few, if any."""
