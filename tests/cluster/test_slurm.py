@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -280,7 +281,7 @@ def test_pilots_outlive_a_restart_of_the_manager(cluster: Cluster, tmp_path: Pat
 def test_a_job_knows_when_slurm_will_warn_it(cluster: Cluster, tmp_path: Path) -> None:
     told = tmp_path / "told"
     program = "from distexp.cluster import slurm; print(slurm.seconds_left())"
-    ask = f"cd {PROJECT} && exec {sys.executable} -c '{program}'"
+    ask = f"cd {shlex.quote(str(PROJECT))} && exec {shlex.quote(sys.executable)} -c '{program}'"
     for limit in (("--time=10", "--array=0-1"), ("--time=UNLIMITED",)):
         options = ("--wait", "--open-mode=append", f"--output={told}", *limit)
         cluster.say("sbatch", *options, input=f"#!/bin/bash\n{ask}\n")
