@@ -97,8 +97,8 @@ class Diary:
         self.write("start")
 
     def write(self, what: str) -> None:
-        """Append a line in one write, unless the disk of this process is full."""
-        line = json.dumps({**self._about, "at_s": time.monotonic(), "what": what}) + "\n"
+        """Append a line in one write; a full disk may cut it short, so the next begins with a line end."""
+        line = "\n" + json.dumps({**self._about, "at_s": time.monotonic(), "what": what}) + "\n"
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         with suppress(OSError):
             os.write(file, line.encode())

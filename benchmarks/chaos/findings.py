@@ -101,4 +101,5 @@ def _table(path: Path) -> Table:
 def _marks(diary: Path) -> Iterator[Mark]:
     if diary.exists():
         for line in diary.read_text(encoding="utf-8").splitlines():
-            yield mark_of(json.loads(line))
+            if line.endswith("}"):  # else empty, or cut short by a full disk
+                yield mark_of(json.loads(line))
