@@ -5,6 +5,7 @@ is read and each row is matched to its task, which is then complete. Beside it `
 same file in a process of its own, its import not counted.
 """
 
+import itertools
 import logging
 import math
 import statistics
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.figures import Figure, at_most, times_at_most
 from benchmarks.harness import ROUNDS, folder, pool
@@ -29,6 +31,9 @@ PANDAS = (
 )
 STARTED = "2026-11-24T09:56:38Z"
 BAR_PANDAS = 2.5
+PHASES = 20  # of 50 x 20 combinations and 50 seeds each
+PHASES_HEADER = "lr,width,seed,test_acc,attempt,worker,host,device,started_utc,duration_s\n"
+BAR_PHASES, BAR_NO_PHASE = 3.0, 10.0
 BAR_NOTHING_MS, BAR_NEW_MS = 5.0, 50.0
 RESCANS = 9  # of each kind, and of each run
 
@@ -43,10 +48,7 @@ def measure() -> list[Figure]:
             with open(path, "w", encoding="utf-8") as file:
                 file.write(HEADER)
                 file.writelines(map(row, range(ROWS)))
-            read = subprocess.run(
-                [sys.executable, "-c", PANDAS, str(path)], capture_output=True, text=True, check=True
-            )
-            pandas.append(float(read.stdout))
+            pandas.append(_pandas_s(path))
             with pool(1) as executor:
                 scan_s, nothing_ms, new_ms = executor.submit(_scan, workdir.root, ROWS).result()
             scans.append(scan_s)
@@ -60,7 +62,52 @@ def measure() -> list[Figure]:
         ),
         Figure("rescan with nothing new, a million rows", "ms", nothing, at_most(BAR_NOTHING_MS)),
         Figure(f"rescan with {NEW} new rows in a million", "ms", some, at_most(BAR_NEW_MS)),
+        _interleaved("with", BAR_PHASES),
+        _interleaved("without", BAR_NO_PHASE),
     ]
+
+
+def _interleaved(has_phase: Literal["with", "without"], bar: float) -> Figure:
+    """Return the first scan of a file in which the rows of all phases take turns."""
+    scans, pandas = [], []
+    with folder(phases_config()) as workdir:
+        path = workdir.root / "results" / RESULTS_FILE
+        path.parent.mkdir()
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(("phase," if has_phase == "with" else "") + PHASES_HEADER)
+            for lr, width, seed, phase in itertools.product(range(50), range(20), range(50), range(PHASES)):
+                name = f"p{phase}," if has_phase == "with" else ""
+                cells = f"{learning_rate(phase, lr)},{width},{seed},0.91,1,gpu0,node-17,NVIDIA H100,{STARTED}"
+                file.write(f"{name}{cells},0.95\n")
+        for _ in range(ROUNDS):
+            pandas.append(_pandas_s(path))
+            with pool(1) as executor:
+                scans.append(executor.submit(_first_scan_s, workdir.root, ROWS).result())
+    name = f"first scan of {ROWS:,} rows of {PHASES} phases in turn, {has_phase} a column `phase`"
+    return Figure(name, *("s", scans, times_at_most(bar), "bare pandas.read_csv", pandas))
+
+
+def phases_config() -> str:
+    """Return a config of `PHASES` phases, in which each has learning rates of its own."""
+    head = f"defaults: {{command: 'true {{args}}', output_dir: results}}\nseeds: {list(range(50))}\n"
+    phases = (
+        f"p{phase}: {{combinations: [{{lr: {[learning_rate(phase, at) for at in range(50)]}}}, "
+        f"{{width: {list(range(20))}}}]}}\n"
+        for phase in range(PHASES)
+    )
+    return head + "".join(phases)
+
+
+def learning_rate(phase: int, at: int) -> float:
+    """Return one of the values of a phase, unlike those of any other."""
+    return (100 * phase + at + 1) / 10_000
+
+
+def _pandas_s(path: Path) -> float:
+    read = subprocess.run(
+        [sys.executable, "-c", PANDAS, str(path)], capture_output=True, text=True, check=True
+    )
+    return float(read.stdout)
 
 
 def row(index: int) -> str:
@@ -80,12 +127,27 @@ class _Moments(logging.Handler):
         self.said[record.getMessage().split()[0]] = time.perf_counter()
 
 
-def _scan(root: Path, rows: int) -> tuple[float, float, float]:
-    """Return the seconds of the first scan, the ms of a rescan with nothing new, and of one with new rows."""
+def _started(root: Path) -> tuple[ExperimentManager, float]:
+    """Return a manager that serves, and the seconds that its first scan took."""
     moments = _Moments()
     logging.getLogger("distexp.manager").addHandler(moments)
     manager = ExperimentManager(port=0, workdir=root, rescan_s=math.inf)
     manager.start()
+    return manager, moments.said["Marked"] - moments.said["Generated"]
+
+
+def _first_scan_s(root: Path, rows: int) -> float:
+    manager, took_s = _started(root)
+    try:
+        expect(manager, rows)
+    finally:
+        manager.stop()
+    return took_s
+
+
+def _scan(root: Path, rows: int) -> tuple[float, float, float]:
+    """Return the seconds of the first scan, the ms of a rescan with nothing new, and of one with new rows."""
+    manager, took_s = _started(root)
     try:
         expect(manager, rows)
         nothing_ms = statistics.median(_ms(manager.rescan) for _ in range(RESCANS))
@@ -98,7 +160,7 @@ def _scan(root: Path, rows: int) -> tuple[float, float, float]:
         expect(manager, rows + RESCANS * NEW)
     finally:
         manager.stop()
-    return moments.said["Marked"] - moments.said["Generated"], nothing_ms, statistics.median(new_ms)
+    return took_s, nothing_ms, statistics.median(new_ms)
 
 
 def expect(manager: ExperimentManager, complete: int) -> None:
