@@ -38,7 +38,7 @@ call python3 -c "import sys; sys.exit(sys.version_info < (3, 11))" >nul 2>nul
 if not errorlevel 1 goto install
 set "FOUND=no Python"
 for /f "delims=" %%V in ('python --version 2^>nul') do set "FOUND=%%V"
->&2 echo launch_distributed.bat: needs Python ^>= 3.11, and found %FOUND%
+>&2 echo launch_distributed.bat: needs Python 3.11 or later (here: %FOUND%^). Install one, or set DISTEXP_PYTHON to its path
 set "CODE=2"
 goto end
 

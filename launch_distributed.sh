@@ -41,7 +41,7 @@ find_python() {
         fi
         found="$("$candidate" --version 2>&1 | head -n 1) ($candidate)" || true
     done
-    echo "launch_distributed.sh: needs Python >= 3.11, and found $found" >&2
+    echo "launch_distributed.sh: needs Python 3.11 or later (here: $found). Install one, or set DISTEXP_PYTHON to its path" >&2
     exit 2
 }
 

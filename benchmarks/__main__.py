@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
     settings = parser.parse_args(words)
     if unknown := [name for name in settings.names if name not in MEASURES]:
         known = ", ".join([*MEASURES, *CHECKS])
-        print(f"benchmarks: found {unknown[0]}, expected some of {known}", file=sys.stderr)
+        print(f"benchmarks: no benchmark is called {unknown[0]}; there are {known}", file=sys.stderr)
         return 2
     return run({name: MEASURES[name] for name in settings.names or MEASURES}, settings.out)
 

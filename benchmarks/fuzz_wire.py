@@ -122,7 +122,7 @@ def fuzz(seed: int, numbers: Sequence[int], *, clients: int, tasks: int) -> Find
         with manager(workdir):
             after = status(workdir)
             if after.complete != tasks:
-                found.note(f"a fresh manager: found {after}, expected {tasks} complete")
+                found.note(f"a fresh manager: not all {tasks} tasks are complete: {after}")
     return found
 
 
@@ -216,7 +216,7 @@ def _finish(workdir: Workdir, found: Findings) -> None:
         found.note(f"the sweep cannot be finished: {error}")
         return
     if after.complete != after.total:
-        found.note(f"after the worker: found {after}, expected every task complete")
+        found.note(f"after the worker: not every task is complete: {after}")
 
 
 def _judge_log(workdir: Workdir, found: Findings) -> None:
@@ -237,4 +237,4 @@ def _judge_rows(workdir: Workdir, tasks: int, found: Findings) -> None:
     with open(workdir.root / "results" / "final_results.csv", newline="", encoding="utf-8") as file:
         rows = Counter(row["a"] for row in csv.DictReader(file, strict=True))
     if rows != Counter(map(str, range(tasks))):
-        found.note(f"final_results.csv: found {rows}, expected one row for each of {tasks} tasks")
+        found.note(f"final_results.csv: {rows} for {tasks} tasks, not one row each")

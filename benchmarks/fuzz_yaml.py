@@ -125,7 +125,7 @@ def read(seed: int, numbers: Sequence[int]) -> Findings:
             found.slowest_s = max(found.slowest_s, used_s := time.process_time() - began_s)
             found.outcomes[outcome] += 1
             if used_s > LIMIT_S:
-                fault = fault or f"found {used_s:.1f} s, expected at most {LIMIT_S:g} s"
+                fault = fault or f"took {used_s:.1f} s, more than {LIMIT_S:g} s"
             if fault:
                 found.problems.append(f"--seed {seed} --config {number}: {fault}")
     faulthandler.cancel_dump_traceback_later()
@@ -147,14 +147,14 @@ def judge(sweep: Sweep, content: bytes) -> tuple[str, str]:
 def _fault(problem: str, lines: int) -> str:
     match = PROBLEM.fullmatch(problem)
     if not problem.isprintable() or not match or not (1 <= int(match[1] or 1) <= lines):
-        return f"found the problem {problem!r}, expected one line with file and line, of {lines} lines"
+        return f"the problem {problem!r} is not one line that names the file and one of its {lines} lines"
     return ""
 
 
 def _task_fault(tasks: Sequence[Task]) -> str:
     if not tasks:
-        return "found no task, expected some or a ConfigError"
+        return "neither a task nor a ConfigError"
     for what, count in (("ids", len({t.task_id for t in tasks})), ("keys", len({t.key for t in tasks}))):
         if count != len(tasks):
-            return f"found {count} {what} of {len(tasks)} tasks, expected as many"
+            return f"{count} {what} for {len(tasks)} tasks"
     return ""

@@ -116,5 +116,5 @@ def await_true(condition: Callable[[], bool], what: str, patience_s: float = REA
     until_s = time.monotonic() + patience_s
     while not condition():
         if time.monotonic() > until_s:
-            raise TimeoutError(f"found no {what} in {patience_s:g} s")
+            raise TimeoutError(f"no {what} within {patience_s:g} s")
         time.sleep(LOOK_S)

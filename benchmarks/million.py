@@ -50,5 +50,5 @@ def _start(a: int, b: int) -> tuple[float, float]:
         with manager(workdir) as process:
             took_s = time.perf_counter() - began_s
             if (found := status(workdir).total) != a * b:
-                raise AssertionError(f"found {found} tasks, expected {a * b}")
+                raise AssertionError(f"{found} tasks instead of {a * b}")
             return took_s, psutil.Process(process.pid).memory_info().rss / 1000

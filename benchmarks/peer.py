@@ -88,7 +88,7 @@ class Peer:
         while not line.endswith(b"\n"):
             data = self.socket.recv(RECEIVE_BYTES)
             if not data:
-                raise ConnectionResetError("found a closed connection, expected a reply")
+                raise ConnectionResetError("the connection was closed before a reply came")
             line += data
         reply = decode_reply(line)
         assert not isinstance(reply, ErrorReply), reply.error

@@ -92,7 +92,7 @@ def main(words: Sequence[str]) -> int:
         return 0
     page = settings.into.read_text(encoding="utf-8")
     if BEGIN not in page or END not in page:
-        print(f"{settings.into}: found no {BEGIN} or no {END}, expected both", file=sys.stderr)
+        print(f"{settings.into}: lacks {BEGIN} or {END}; write both where the table belongs", file=sys.stderr)
         return 2
     before, rest = page.split(BEGIN, 1)
     settings.into.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END, 1)[1]}", encoding="utf-8")

@@ -113,7 +113,7 @@ def _restart(workdir: Workdir) -> _Start:
         process.kill()
         process.wait()
     if (found.total, found.complete, found.assigned) != (TASKS, ROWS, LEASES):
-        raise AssertionError(f"the manager does not know the sweep: found {found}")
+        raise AssertionError(f"the manager does not know the sweep: {found}")
     return _Start(wall_s, times.user + times.system)
 
 
@@ -123,7 +123,7 @@ def _bare(root: Path) -> _Start:
     wall_s = time.perf_counter() - began_s
     found: Mapping[str, float] = json.loads(bare.stdout)
     if found["rows"] != ROWS or found["records"] < ROWS:
-        raise AssertionError(f"the bare loop does not see the sweep: found {found}")
+        raise AssertionError(f"the bare loop does not see the sweep: {found}")
     return _Start(wall_s, found["cpu_s"])
 
 
@@ -162,7 +162,7 @@ def _assign(queue: TaskQueue) -> Lease:
     worker = f"gpu{secrets.randbelow(8)}"
     lease = queue.assign(WorkerInfo(worker, heartbeat_s=15))
     if lease is None:
-        raise AssertionError("found no task to assign, expected half of the sweep pending")
+        raise AssertionError("no task to assign, though half of the sweep is pending")
     return lease
 
 

@@ -166,7 +166,7 @@ def _scan(root: Path, rows: int) -> tuple[float, float, float]:
 def expect(manager: ExperimentManager, complete: int) -> None:
     """Raise AssertionError unless so many tasks are complete: else the wrong thing was measured."""
     if (found := manager.dispatcher.status().complete) != complete:
-        raise AssertionError(f"found {found} complete tasks, expected {complete}")
+        raise AssertionError(f"{found} complete tasks instead of {complete}")
 
 
 def _ms(step: Callable[[], None]) -> float:

@@ -35,6 +35,6 @@ def _first_row_s(config: str) -> float:
         with manager_at_once(workdir), worker(workdir):
             while not path.exists() or path.read_bytes().count(b"\n") < 2:
                 if time.perf_counter() > began_s + PATIENCE_S:
-                    raise TimeoutError(f"found no row in {path} in {PATIENCE_S:g} s")
+                    raise TimeoutError(f"no row in {path} within {PATIENCE_S:g} s")
                 time.sleep(LOOK_S)
             return time.perf_counter() - began_s

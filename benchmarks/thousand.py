@@ -43,12 +43,12 @@ def measure() -> list[Figure]:
         theirs.close()
         try:
             if not ours.poll(READY_S) or ours.recv() != WORKERS:
-                raise TimeoutError(f"found no {WORKERS} connections in {READY_S:g} s")
+                raise TimeoutError(f"fewer than {WORKERS} connections after {READY_S:g} s")
             shares = [_share_pct(watched) for _ in range(ROUNDS)]
             latencies = [_latencies_ms(port) for _ in range(ROUNDS)]
             grown_mb = (watched.memory_info().rss - before) / 1e6
             if (alive := status(workdir).workers) < WORKERS:
-                raise AssertionError(f"found {alive} workers, expected {WORKERS}")
+                raise AssertionError(f"{alive} workers instead of {WORKERS}")
         finally:
             ours.close()  # tells the crowd to leave
             crowd.join()

@@ -39,7 +39,7 @@ def _exchange(sock: socket.socket, planned: Conversation) -> bytes:
             return bytes(answer)
         readable, writable, _ = select.select([sock], [sock] if packets else [], [], 1.0)
         if time.monotonic() > until_s:
-            raise TimeoutError(f"found the connection open after {PATIENCE_S:g} s, expected its end")
+            raise TimeoutError(f"the connection is still open after {PATIENCE_S:g} s")
         try:
             if readable:
                 if not (data := sock.recv(RECEIVE_BYTES)):
@@ -63,17 +63,17 @@ def _fault(answer: bytes, planned: Conversation) -> str:
             replies.append(decode_reply(line))
         except (ValueError, ProtocolError) as error:
             if planned.ending in ("half_close", "cut"):
-                return f"found the reply {line[:200]!r} ({error}), expected one of docs/protocol.md"
+                return f"the reply {line[:200]!r} is none of docs/protocol.md ({error})"
     for reply in replies:
         if isinstance(reply, ErrorReply) and ("internal" in reply.error or "\n" in reply.error):
-            return f"found the reply {reply.error!r}, expected one line that says what was wrong"
+            return f"the reply {reply.error!r} is not one line that says what was wrong"
     if planned.ending != "half_close":
         return ""
     if not replies:
-        return "found no reply, expected one"
+        return "no reply"
     is_goodbye = isinstance(replies[-1], ErrorReply) and "too large (more than" in replies[-1].error
     refusals = sum(isinstance(reply, ErrorReply) for reply in replies)
     is_shown_out = not planned.is_invited and refusals >= MAX_REFUSALS
     if not (isinstance(replies[-1], StatusReply) or is_goodbye or is_shown_out):
-        return f"found {replies[-1]} as the last reply, expected the status that was asked for last"
+        return f"the last reply is {replies[-1]}, not the status that was asked for last"
     return ""

@@ -62,7 +62,7 @@ def why_no_slurm() -> str:
         name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None
     ]
     if missing:
-        return f"found no {', '.join(missing)}, expected Debian's slurm-wlm and munge"
+        return f"needs {', '.join(missing)} (Debian: slurm-wlm, munge)"
     return "" if os.geteuid() == 0 else "the daemons of Slurm need root"
 
 

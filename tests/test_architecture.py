@@ -74,7 +74,7 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: relative import, expected the module's full name"
+            assert node.level == 0, f"{path}:{node.lineno}: relative import: write the module's full name"
             assert node.module
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"

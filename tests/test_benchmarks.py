@@ -92,7 +92,7 @@ def test_a_missed_bar_ends_with_exit_code_1_and_an_unknown_name_with_2(
 ) -> None:
     assert benchmarks.run({"missed": lambda: [Figure("wait", "ms", [7.0], at_most(5))]}, tmp_path) == 1
     assert benchmarks.main(["nonsense"]) == 2
-    assert "benchmarks: found nonsense, expected some of durable, " in capsys.readouterr().err
+    assert "benchmarks: no benchmark is called nonsense; there are durable, " in capsys.readouterr().err
 
 
 def test_the_page_of_the_benchmarks_lists_every_measure_check_and_rival() -> None:

@@ -73,7 +73,7 @@ class Rival:
         try:
             told, problems = process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
-            told, problems = "", f"found no end in {PATIENCE_S:g} s"
+            told, problems = "", f"no end within {PATIENCE_S:g} s"
         finally:
             if root:
                 end_tree(root)  # with servers and workers that it has left, or that Ctrl+C cut off

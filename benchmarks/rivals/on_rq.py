@@ -45,7 +45,7 @@ def _await(condition) -> None:  # type: ignore[no-untyped-def]
     until_s = time.monotonic() + PATIENCE_S
     while not condition():
         if time.monotonic() > until_s:
-            raise TimeoutError("found no end of the jobs")
+            raise TimeoutError("the jobs do not end")
         time.sleep(0.05)
 
 

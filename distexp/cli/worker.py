@@ -223,7 +223,10 @@ def work(settings: Settings) -> int:
         if settings.requeue and is_cut_short:
             slurm.requeue()
         elif settings.requeue and stop.is_warned:
-            log.warning("--requeue: found no task completed and no checkpoint; give the job more --time")
+            log.warning(
+                "--requeue: this job completed no task and left no checkpoint, so it is not put back in line; "
+                "give it more --time"
+            )
         return code
 
 

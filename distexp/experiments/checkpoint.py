@@ -40,7 +40,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any], identity: str = "") -> 
     buffer.seek(0)
     if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(buffer):
         raise TypeError(
-            f"checkpoint: found {', '.join(sorted(unsafe))} in the state, expected tensors, numbers and texts"
+            f"checkpoint: {', '.join(sorted(unsafe))} in the state cannot be read again; "
+            "save tensors, numbers and texts"
         )
     path = folder / CHECKPOINT_FILE
     try:
@@ -72,12 +73,12 @@ def load_checkpoint(folder: Path, identity: str = "") -> dict[str, Any] | None:
         found, state = saved["identity"], dict(saved["state"])
     except _DAMAGED as cause:
         reason = str(cause).partition("\n")[0]
-        print(f"warning: {path}: found a damaged or foreign checkpoint ({reason}), {_ANEW}", flush=True)
+        print(f"warning: {path}: not readable as a checkpoint ({reason}); {_ANEW}", flush=True)
         return None
     if found != identity:
-        print(f"warning: {path}: found the checkpoint of another training, {_ANEW}", flush=True)
+        print(f"warning: {path}: the checkpoint of another training; {_ANEW}", flush=True)
         return None
     return state
 
 
-_ANEW = "expected one of this task; it starts anew"
+_ANEW = "the task starts from the beginning"

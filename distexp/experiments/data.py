@@ -65,7 +65,7 @@ def load(name: str, data_dir: Path = DATA_DIR) -> Dataset:
     Safe to call from many processes at once: the first fetches from openml.org, the others wait for its file.
 
     Raises:
-        ValueError: The data set is not one for classification. One line: data set, found, expected.
+        ValueError: The data set is not one for classification. The message is one line.
         OSError: openml.org cannot be reached and `data_dir` does not hold the set yet.
     """
     if name in TABLES + IMAGE_SETS:
@@ -144,14 +144,14 @@ def _fetch(name: str, data_dir: Path) -> Dataset:
         name=name.removeprefix(OPENML), data_home=str(data_dir), as_frame=False, parser="liac-arff"
     )
     if bunch.target is None or bunch.target.ndim != 1:
-        raise ValueError(f"{name}: found no single target column, expected a classification data set")
+        raise ValueError(f"{name}: has no single target column; choose a data set for classification")
     labelled = np.array([_is_known(answer) for answer in bunch.target], dtype=bool)
     names, labels, counts = np.unique(
         bunch.target[labelled].astype(str), return_inverse=True, return_counts=True
     )
     if len(names) < 2 or counts.min() < MIN_PER_CLASS:
-        found = f"{len(names)} classes, the smallest with {min(counts, default=0)} rows"
-        raise ValueError(f"{name}: found {found}, expected at least 2 classes of {MIN_PER_CLASS} rows")
+        has = f"{len(names)} classes, the smallest with {min(counts, default=0)} rows"
+        raise ValueError(f"{name}: needs at least 2 classes of {MIN_PER_CLASS} rows (it has {has})")
     columns = bunch.data.toarray() if hasattr(bunch.data, "toarray") else bunch.data  # sparse or not
     words = [len(bunch.categories.get(feature, ())) for feature in bunch.feature_names]
     inputs = _one_hot(columns[labelled].astype(np.float32), words)

@@ -56,7 +56,7 @@ def _cnn(settings: Settings, shape: tuple[int, ...], classes: int) -> nn.Module:
     """
     if len(shape) != 3:
         raise ValueError(
-            f"model: found 'cnn' for inputs of shape {shape}, expected mlp, or a data set of images"
+            f"model: cnn needs images, and the inputs have the shape {shape}; use mlp or other data"
         )
     before, height, width = shape
     channels = _scaled(CNN_CHANNELS, settings.width_factor)

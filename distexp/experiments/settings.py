@@ -11,9 +11,7 @@ IMAGE_SETS = ("digits",)
 OPENML = "openml:"  # prefix of any data set of openml.org, as in openml:mnist_784
 
 _OPENML_NAME = re.compile(OPENML + r"\w[\w.()+-]*")  # no slash: the name becomes that of a file
-_Check = Callable[
-    [Any], Any
-]  # returns the value in its own type, or raises ValueError with what was expected
+_Check = Callable[[Any], Any]  # returns the value in its own type, or raises ValueError: what it must be
 
 
 @dataclass(frozen=True)
@@ -38,23 +36,23 @@ def parse_settings(params: Mapping[str, Any]) -> Settings:
 
     Raises:
         ValueError: A name that this experiment does not know, or a value that it cannot use. The message
-            holds one line per problem: parameter, found, expected.
+            holds one line per problem.
     """
     problems = []
     values = {}
     known = [field.name for field in fields(Settings)]
     for name, value in params.items():
         if name not in known:
-            problems.append(f"{name}: found an unknown parameter, expected one of {', '.join(known)}")
+            problems.append(f"{name}: this experiment has no such parameter; it has {', '.join(known)}")
             continue
         try:
             values[name] = _CHECKS[name](value)
         except ValueError as refusal:
-            problems.append(f"{name}: found {value!r}, expected {refusal}")
+            problems.append(f"{name}: must be {refusal} (it is {value!r})")
     settings = Settings(**values) if not problems else Settings()
     if settings.model == "cnn" and settings.dataset in TABLES:
-        found = f"found 'cnn' for the table {settings.dataset!r}"
-        problems.append(f"model: {found}, expected mlp; cnn needs images, as {', '.join(IMAGE_SETS)}")
+        images = ", ".join(IMAGE_SETS)
+        problems.append(f"model: cnn needs images, such as {images}; {settings.dataset} is a table: use mlp")
     if problems:
         raise ValueError("\n".join(problems))
     return settings

@@ -104,10 +104,8 @@ class Training:
         """Keep the weights when they are the best so far, and go on to the next epoch."""
         progress = self.progress
         if not math.isfinite(loss) and not progress.best_epoch:
-            found = f"epoch {progress.epoch}: found val_loss {loss}"
-            raise FloatingPointError(
-                f"{found}, expected a finite number; lr {self.settings.lr:g} is too large?"
-            )
+            lr = self.settings.lr
+            raise FloatingPointError(f"epoch {progress.epoch}: val_loss is {loss}; is lr {lr:g} too large?")
         if loss < progress.best_loss:
             progress.best_epoch, progress.best_loss, progress.best_acc = progress.epoch, loss, accuracy
             progress.best_weights = {name: value.clone() for name, value in self.model.state_dict().items()}

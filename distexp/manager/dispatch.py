@@ -35,6 +35,7 @@ WAIT_S = 0.5  # an idle worker of few asks again after this, so that a lost task
 PROCESS_ENDS_S = 0.1  # from the end of a killed worker's connection to that of its process, and more
 TASK_ENDS_S = 2.5  # for its watcher to end the task
 DEATH_LOOK_S = 0.01
+TOKEN_REMEDY = "put the secret of the manager's .experiment_manager/token into it"
 WAIT_MAX_S = 10.0  # ... one of a thousand after this: together they ask 100 times a second
 
 log = logging.getLogger("distexp.manager")
@@ -130,8 +131,8 @@ class Dispatcher:
 
     def _authorise(self, request: wire.Request) -> None:
         if self._secret is not None and not self.knows(request):
-            found = "a wrong token" if request.token else "no token"
-            raise Unauthorized(f"{request.__struct_config__.tag}: found {found}, {wire.SECRET_WANTED}")
+            wrong = "holds a wrong secret" if request.token else "is missing"
+            raise Unauthorized(f"{request.__struct_config__.tag}: `token` {wrong}; {TOKEN_REMEDY}")
 
     # -- what the manager asks -----------------------------------------------------------------------------
 

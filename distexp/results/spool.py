@@ -32,7 +32,7 @@ class Spool:
             ValueError: The name is not made of letters, digits, dot, dash and underscore.
         """
         if not _NAME.fullmatch(name):
-            raise ValueError(f"spool name {name!r}: expected letters, digits, dot, dash and underscore")
+            raise ValueError(f"spool name {name!r}: may hold only letters, digits, dot, dash and underscore")
         try:
             make_ignored(self._folder)
             replace_durably(self._folder / (name + SUFFIX), _digest(payload) + b"\n" + payload)
@@ -58,7 +58,7 @@ class Spool:
                 kept.append((modified_ns, path.stem, payload))
             elif path.name not in self._warned:
                 self._warned.add(path.name)
-                _log.warning("%s: found a torn or foreign file, expected a spooled result; left alone", path)
+                _log.warning("%s: torn, or no spooled result; left as it is", path)
         return [(name, payload) for _, name, payload in sorted(kept)]
 
     def remove(self, name: str) -> None:

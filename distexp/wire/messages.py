@@ -11,7 +11,6 @@ from msgspec import Meta
 from distexp.task import Bookmark, Number, Provenance, Reportable, RowRule, Task, Value
 
 DEFAULT_PORT = 5000
-SECRET_WANTED = "expected the secret in the manager's .experiment_manager/token in the field `token`"
 PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below the limit of a message
 
 WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}\Z")]  # it stands in log lines and in rows

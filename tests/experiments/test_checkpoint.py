@@ -70,8 +70,8 @@ def test_a_checkpoint_of_other_parameters_does_not_count(
     save_checkpoint(tmp_path, {"step": 1}, identity="lr 0.1")
     assert load_checkpoint(tmp_path, identity="lr 0.2") is None
     assert capsys.readouterr().out == (
-        f"warning: {tmp_path / FILE}: found the checkpoint of another training, "
-        "expected one of this task; it starts anew\n"
+        f"warning: {tmp_path / FILE}: the checkpoint of another training; "
+        "the task starts from the beginning\n"
     )
     assert load_checkpoint(tmp_path, identity="lr 0.1") == {"step": 1}
 
@@ -83,13 +83,13 @@ def test_a_checkpoint_of_another_program_does_not_count(
     torch.save(foreign, tmp_path / FILE)
     assert load_checkpoint(tmp_path) is None
     said = capsys.readouterr().out
-    assert said.startswith(f"warning: {tmp_path / FILE}: found a damaged or foreign checkpoint (")
+    assert said.startswith(f"warning: {tmp_path / FILE}: not readable as a checkpoint (")
     assert said.count("\n") == 1
 
 
 def test_a_state_that_could_not_be_read_again_is_refused_when_it_is_saved(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, {"step": 1})
-    with pytest.raises(TypeError, match=r"^checkpoint: found pathlib\S* in the state, expected tensors, num"):
+    with pytest.raises(TypeError, match=r"^checkpoint: pathlib\S* in the state cannot be read again; save t"):
         save_checkpoint(tmp_path, {"step": 2, "where": tmp_path})
     assert load_checkpoint(tmp_path) == {"step": 1}
 

@@ -166,8 +166,8 @@ def test_a_damaged_checkpoint_is_ignored_with_a_warning(
     assert run(QUICK, context(tmp_path)) == undisturbed
     printed = capsys.readouterr().out
     assert re.fullmatch(
-        rf"warning: {re.escape(str(path))}: found a damaged or foreign checkpoint \(.+\), "
-        r"expected one of this task; it starts anew\n",
+        rf"warning: {re.escape(str(path))}: not readable as a checkpoint \(.+\); "
+        r"the task starts from the beginning\n",
         printed,
     )
 
@@ -180,7 +180,7 @@ def test_the_checkpoint_of_another_training_is_ignored_with_a_warning(
         run(QUICK, context(tmp_path, stop_requested=stop_after(10)))
     expected = run(params, context(tmp_path / "elsewhere", seed=seed))
     assert run(params, context(tmp_path, seed=seed)) == expected
-    assert "found the checkpoint of another training, expected one of this task" in capsys.readouterr().out
+    assert "the checkpoint of another training; the task starts from the beginning" in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
@@ -210,7 +210,7 @@ def test_patience_ends_a_training_that_no_longer_gets_better(tmp_path: Path) -> 
 
 def test_a_training_that_diverges_at_once_says_what_to_change(tmp_path: Path) -> None:
     params = QUICK | {"optimizer": "sgd", "lr": 1000, "depth": 8, "width_factor": 64}
-    expected = r"^epoch 1: found val_loss (nan|inf), expected a finite number; lr 1000 is too large\?$"
+    expected = r"^epoch 1: val_loss is (nan|inf); is lr 1000 too large\?$"
     with pytest.raises(FloatingPointError, match=expected):
         run(params, context(tmp_path))
 

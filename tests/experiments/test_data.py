@@ -155,7 +155,7 @@ def test_an_openml_set_for_regression_is_refused(tmp_path: Path) -> None:
         tmp_path, "prices", {"rooms": "NUMERIC", "price": "NUMERIC"}, [f"{i},{i * 10}" for i in range(8)]
     )
     expected = (
-        "openml:prices: found 8 classes, the smallest with 1 rows, expected at least 2 classes of 5 rows"
+        "openml:prices: needs at least 2 classes of 5 rows (it has 8 classes, the smallest with 1 rows)"
     )
     with pytest.raises(ValueError, match=re.escape(expected)):
         load("openml:prices", tmp_path)

@@ -24,16 +24,16 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])
-def test_a_bad_value_is_refused_with_parameter_found_and_expected(name: str) -> None:
+def test_a_bad_value_is_refused_with_what_it_must_be(name: str) -> None:
     value, expected = ALLOWED[name]
-    with pytest.raises(ValueError, match=re.escape(f"{name}: found {value!r}, expected {expected}") + "$"):
+    with pytest.raises(ValueError, match=re.escape(f"{name}: must be {expected} (it is {value!r})") + "$"):
         parse_settings({name: value})
 
 
 @pytest.mark.parametrize("value", [[], {}, None, float("nan"), float("inf"), "", "sgd "])
 @pytest.mark.parametrize("name", sorted(set(ALLOWED) - {"patience"}))
 def test_a_value_of_any_wrong_type_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: found "):
+    with pytest.raises(ValueError, match=f"^{name}: must be "):
         parse_settings({name: value})
 
 
@@ -41,7 +41,7 @@ def test_a_value_of_any_wrong_type_is_refused(name: str, value: Any) -> None:
     "dataset", ["openml:", "openml:../up", "openml:a/b", "openml:a\\b", "openml:.hidden"]
 )
 def test_an_openml_name_that_leaves_the_data_folder_is_refused(dataset: str) -> None:
-    with pytest.raises(ValueError, match=r"^dataset: found "):
+    with pytest.raises(ValueError, match=r"^dataset: must be "):
         parse_settings({"dataset": dataset})
 
 
@@ -50,13 +50,13 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones_and_all_problems_at
     with pytest.raises(ValueError, match=r"^learning_rate") as refusal:
         parse_settings({"learning_rate": 0.1, "depth": -1})
     assert str(refusal.value).splitlines() == [
-        f"learning_rate: found an unknown parameter, expected one of {known}",
-        "depth: found -1, expected a whole number from 1 to 1000",
+        f"learning_rate: this experiment has no such parameter; it has {known}",
+        "depth: must be a whole number from 1 to 1000 (it is -1)",
     ]
 
 
 def test_a_cnn_for_a_table_is_refused() -> None:
-    expected = "model: found 'cnn' for the table 'wine', expected mlp; cnn needs images, as digits"
+    expected = "model: cnn needs images, such as digits; wine is a table: use mlp"
     with pytest.raises(ValueError, match=f"^{expected}$"):
         parse_settings({"model": "cnn", "dataset": "wine"})
 

@@ -264,5 +264,6 @@ def test_without_a_recent_python_the_launcher_says_what_it_found(copy: Copy) -> 
     code, output = copy.call("run", DISTEXP_PYTHON="", PATH=path)
     assert (code, output) == (
         2,
-        "launch_distributed.sh: needs Python >= 3.11, and found Python 3.9.1 (python3.11)\n",
+        "launch_distributed.sh: needs Python 3.11 or later (here: Python 3.9.1 (python3.11)). "
+        "Install one, or set DISTEXP_PYTHON to its path\n",
     )

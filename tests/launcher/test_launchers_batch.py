@@ -138,7 +138,11 @@ def test_the_environment_is_made_with_a_python_of_the_path(windows: Windows) -> 
 def test_without_a_recent_python_it_says_what_it_found(windows: Windows) -> None:
     windows.add_environment()
     code, output = windows.call(BATCH, "run", IS_OLD="1")
-    assert (code, output) == (2, "launch_distributed.bat: needs Python >= 3.11, and found no Python\n")
+    assert (code, output) == (
+        2,
+        "launch_distributed.bat: needs Python 3.11 or later (here: no Python). "
+        "Install one, or set DISTEXP_PYTHON to its path\n",
+    )
 
 
 @pytest.mark.parametrize(("typed", "words"), [("1", "[manager]"), ("2", "[workers][1]")])

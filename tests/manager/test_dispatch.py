@@ -30,16 +30,16 @@ def count(manager: ExperimentManager, state: State) -> int:
 # -- who may ask ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("said", "found"), [({}, "no token"), ({"token": "guess"}, "a wrong token")])
+@pytest.mark.parametrize(
+    ("said", "wrong"), [({}, "is missing"), ({"token": "guess"}, "holds a wrong secret")]
+)
 def test_a_request_without_the_secret_is_told_where_it_is(
-    manager: ExperimentManager, said: dict[str, str], found: str
+    manager: ExperimentManager, said: dict[str, str], wrong: str
 ) -> None:
     with RawClient(manager.port) as talk:
         reply = talk.say("request_task", worker_id="stranger", **said)
-        assert reply["error"] == (
-            f"request_task: found {found}, expected the secret in the manager's .experiment_manager/token "
-            "in the field `token`"
-        )
+        remedy = "put the secret of the manager's .experiment_manager/token into it"
+        assert reply["error"] == f"request_task: `token` {wrong}; {remedy}"
         assert talk.say("status")["status"]["assigned"] == 0
 
 

@@ -39,7 +39,7 @@ def test_torn_and_foreign_files_are_left_alone_with_one_warning_each(
     (tmp_path / "folder.result").mkdir()
     with caplog.at_level(logging.WARNING):
         assert spool.items() == spool.items() == [("whole", b"payload")]
-    assert f"{torn}: found a torn or foreign file, expected a spooled result; left alone" in caplog.messages
+    assert f"{torn}: torn, or no spooled result; left as it is" in caplog.messages
     assert len(caplog.messages) == 2
     assert torn.exists()
 
@@ -63,5 +63,5 @@ def test_a_result_that_cannot_be_kept_leaves_no_half_of_it(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", "a\n"])
 def test_a_name_that_could_leave_the_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="expected letters, digits, dot, dash and underscore"):
+    with pytest.raises(ValueError, match="may hold only letters, digits, dot, dash and underscore"):
         Spool(tmp_path).put(name, b"")

@@ -52,13 +52,13 @@ A_TASK = make_task(task_id="p_0_42", phase="p", config={}, seed=42, output_dir="
     ("answer", "fault"),
     [
         ([A_TASK], ""),
-        ([], "found no task"),
-        ([A_TASK, A_TASK], "found 1 ids of 2 tasks"),
+        ([], "neither a task nor"),
+        ([A_TASK, A_TASK], "1 ids for 2 tasks"),
         (ConfigError([f"{NAME}:1: p: a must be a list"]), ""),
         (ConfigError([f"{NAME}: and 7 problems more"]), ""),
-        (ConfigError([f"{NAME}:9: p: found 1, expected 2"]), "found the problem"),
-        (ConfigError([f"{NAME}: p: found 1, expected 2"]), "found the problem"),
-        (ConfigError([f"{NAME}:1: p: found 1,\nexpected 2"]), "found the problem"),
+        (ConfigError([f"{NAME}:9: p: must be 2 (it is 1)"]), "the problem"),
+        (ConfigError([f"{NAME}: p: must be 2 (it is 1)"]), "the problem"),
+        (ConfigError([f"{NAME}:1: p: must be 2\n(it is 1)"]), "the problem"),
     ],
 )
 def test_what_is_wrong_with_an_outcome_is_seen(answer: list[Task] | ConfigError, fault: str) -> None:

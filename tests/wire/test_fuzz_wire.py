@@ -63,11 +63,11 @@ def answering(reply: bytes) -> Iterator[int]:
     ("reply", "fault"),
     [
         (encode(StatusReply(status=STATUS)), ""),
-        (b"", "found no reply, expected one"),
-        (b'{"type":"stat\n', 'found the reply b\'{"type":"stat\''),
-        (b'{"type":"error","error":"internal error; see the log"}\n', "found the reply 'internal error"),
-        (b'{"type":"error","error":"a\\nb"}\n', "found the reply 'a\\nb', expected one line"),
-        (b'{"type":"ack"}\n', "found Ack("),
+        (b"", "no reply"),
+        (b'{"type":"stat\n', 'the reply b\'{"type":"stat\''),
+        (b'{"type":"error","error":"internal error; see the log"}\n', "the reply 'internal error"),
+        (b'{"type":"error","error":"a\\nb"}\n', "the reply 'a\\nb' is not one line"),
+        (b'{"type":"ack"}\n', "the last reply is Ack("),
     ],
 )
 def test_what_is_wrong_with_an_answer_is_seen(reply: bytes, fault: str) -> None:

@@ -40,8 +40,10 @@ def test_both_languages_are_spoken_on_one_port(folder: Folder) -> None:
 
 def test_tls_needs_the_secret_all_the_same(folder: Folder) -> None:
     with folder.serving() as manager, tls(manager.port) as talk:
-        assert "found no token" in talk.say("request_task", worker_id="w")["error"]
-        assert "found a wrong token" in talk.say("request_task", worker_id="w", token="guess")["error"]
+        assert "`token` is missing" in talk.say("request_task", worker_id="w")["error"]
+        assert (
+            "`token` holds a wrong secret" in talk.say("request_task", worker_id="w", token="guess")["error"]
+        )
 
 
 def test_old_tls_is_refused(folder: Folder) -> None:
@@ -96,7 +98,7 @@ def test_a_handshake_that_never_ends_is_left_though_it_drips(
 def test_a_third_refusal_ends_the_connection_of_a_unauthenticated_and_of_nobody_else(folder: Folder) -> None:
     with folder.serving() as manager, RawClient(manager.port, token="guess", worker_id="w") as talk:
         for _ in range(3):
-            assert "found a wrong token" in talk.say("request_task")["error"]
+            assert "`token` holds a wrong secret" in talk.say("request_task")["error"]
         assert talk.is_ended()
         with RawClient(manager.port, token=folder.token) as known:
             assert known.say("workers")["type"] == "workers"
