@@ -224,8 +224,8 @@ def work(settings: Settings) -> int:
             slurm.requeue()
         elif settings.requeue and stop.is_warned:
             log.warning(
-                "--requeue: this job completed no task and left no checkpoint, so it is not put back in line; "
-                "give it more --time"
+                "--requeue: this job completed no task and left no checkpoint, so it is not put back "
+                "in line; give it more --time"
             )
         return code
 
