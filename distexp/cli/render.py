@@ -23,7 +23,6 @@ TASK_CELLS = 44  # of a task id at most, the end of which tells most
 LEAST = 12  # cells that the metrics, then the task give way to
 GAP = "  "
 GONE_S = 60.0  # a worker that has left without a task is shown so long
-MEANINGFUL_TASKS, MEANINGFUL_SHARE = 20, 0.05  # of tasks that have ended: then an ETA means something
 
 
 @dataclass(frozen=True)
@@ -90,16 +89,7 @@ def _rate(view: ViewReply) -> str:
 def _eta(view: ViewReply) -> str:
     if view.status.done:
         return "done"
-    if view.why_no_eta or view.eta_s is None:
-        return f"ETA: {view.why_no_eta}"
-    return f"ETA {duration_text(view.eta_s)}" if has_eta(view) else "ETA: too early"
-
-
-def has_eta(view: ViewReply) -> bool:
-    """Return whether enough tasks have ended for an ETA that means something."""
-    status = view.status
-    wanted = min(MEANINGFUL_TASKS, MEANINGFUL_SHARE * status.total)
-    return view.eta_s is not None and status.complete + status.failed >= wanted
+    return f"ETA: {view.why_no_eta}" if view.eta_s is None else f"ETA {duration_text(view.eta_s)}"
 
 
 def _figures(view: ViewReply, width: int) -> Text:

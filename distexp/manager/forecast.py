@@ -30,6 +30,8 @@ MEDIAN_OF = 25  # tasks of a phase that were completed last
 RATE_TASKS = 100  # completed last, whose rate is shown
 FAILURES = 8  # shown
 ROUNDS = 4  # of fitting; factors of a crossed grid are exact after one, others settle by then
+ENOUGH_TASKS, ENOUGH_SHARE = 20, 0.05  # done, of what there was to do, before an ETA means something
+TOO_EARLY = "too early to tell"
 MAX_TREND = 16.0  # by how much a value that nobody has seen may differ from those seen, whatever their trend
 
 Features = Mapping[str, Value]  # name of a parameter, or "" for the phase -> value, as something to look up
@@ -117,14 +119,24 @@ class Forecaster:
             return Forecast(per_hour, 0.0)
         whole_s = {lease.lease_id: self._whole_s(lease) for lease in leases}
         model = self._fit(leases, whole_s, now_s)
-        if model is None:
-            return Forecast(per_hour, None, "after the first task")
+        if model is None or not self._has_seen_enough(pending, leases, whole_s, now_s):
+            return Forecast(per_hour, None, TOO_EARLY)
         workers = max(len(leases), self._registry.able())
         if not workers:
             return Forecast(per_hour, None, "no worker may have tasks")
         running_s = [_left_s(model, lease, whole_s[lease.lease_id], now_s) for lease in leases]
         pending_s = self._pending_s(model, pending)
         return Forecast(per_hour, remaining_s(pending_s, pending, running_s, workers))
+
+    def _has_seen_enough(
+        self, pending: int, leases: Sequence[Lease], whole_s: Mapping[str, float | None], now_s: float
+    ) -> bool:
+        """Return whether enough is done for an ETA; running tasks count by their progress."""
+        done = float(self._met)
+        for lease in leases:
+            if (told_s := whole_s[lease.lease_id]) is not None and lease.since_s is not None:
+                done += min(1.0, (now_s - lease.since_s) / told_s)
+        return done >= min(ENOUGH_TASKS, ENOUGH_SHARE * (self._met + len(leases) + pending))
 
     def _fit(
         self, leases: Sequence[Lease], whole_s: Mapping[str, float | None], now_s: float

@@ -173,9 +173,3 @@ def test_without_a_worker_the_view_says_how_to_start_one() -> None:
     assert "No worker yet: start one with `distexp worker`" in lines(changed(workers=[]), 80)
     over = structs.replace(STATUS, done=True)
     assert not any("No worker" in line for line in lines(changed(workers=[], status=over), 80))
-
-
-@pytest.mark.parametrize(("complete", "total", "is_shown"), [(1, 30, False), (2, 30, True), (20, 9000, True)])
-def test_an_eta_is_shown_once_enough_tasks_have_ended(complete: int, total: int, is_shown: bool) -> None:
-    status = structs.replace(STATUS, complete=complete, total=total, failed=0)
-    assert ("ETA 5 h" in lines(changed(status=status), 80)[0]) == is_shown

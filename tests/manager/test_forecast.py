@@ -10,6 +10,7 @@ import pytest
 from distexp.manager.forecast import (
     KEPT,
     SAMPLE,
+    TOO_EARLY,
     Features,
     Forecast,
     Forecaster,
@@ -111,9 +112,27 @@ def test_a_task_of_a_new_kind_tells_by_its_progress_how_long_its_like_will_take(
     assert sweep.eta_s() == pytest.approx(10 * 1000 - 20)
 
 
+@pytest.mark.parametrize(("count", "enough"), [(15, 2), (1000, 20)])
+def test_an_estimate_comes_with_a_twentieth_of_the_tasks_or_with_twenty(count: int, enough: int) -> None:
+    sweep = SimulatedSweep(mixed(count))
+    sweep.run(lambda task: 1.0, enough - 1)
+    assert (sweep.eta_s(), sweep.forecast().why_no_eta) == (None, TOO_EARLY)
+    sweep.run(lambda task: 1.0, enough)
+    assert sweep.eta_s() is not None
+
+
+def test_one_long_task_tells_by_its_progress_when_it_ends() -> None:
+    sweep = SimulatedSweep([a_task(1)], 1)
+    sweep.assign(0)
+    for step, estimate_s in ((3, None), (6, 940.0)):
+        sweep.clock.advance(30.0)
+        sweep.heartbeat(0, wire.Progress(step=step, total=100))
+        assert sweep.eta_s() == estimate_s
+
+
 def test_there_is_no_estimate_before_the_first_task_nor_without_a_worker() -> None:
     sweep = SimulatedSweep(mixed(10))
-    assert sweep.forecast().why_no_eta == "after the first task"
+    assert sweep.forecast().why_no_eta == TOO_EARLY
     sweep.run(lambda task: 1.0, 1)
     assert sweep.eta_s() is not None
     for lease, _ in sweep.busy.values():
