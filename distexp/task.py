@@ -244,7 +244,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     host: str = ""
     device: str = ""
     started_utc: str = ""  # ISO 8601, seconds, ending in Z
-    run_dir: str = ""  # the task's own folder, from the worker's working folder on
+    run_dir: str = (
+        ""  # the task's own folder, from the worker's working folder on; empty where it left nothing
+    )
     duration_s: float = 0.0
 
 

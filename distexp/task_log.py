@@ -9,7 +9,6 @@ from pathlib import Path
 
 from distexp.errors import ProtocolError
 
-LOG_FILE = "log.txt"  # of everything the task prints, in its run folder
 PIECE_BYTES = 128 * 1024  # six bytes of JSON for one of text at worst: below MAX_MESSAGE_BYTES
 TAIL_BYTES = 16_000  # read from the log's end for its last lines
 
@@ -47,11 +46,11 @@ def read_piece(path: Path, offset: int) -> Piece | None:
     return Piece(text, offset + len(data) - len(unfinished), size)
 
 
-def last_lines(path: Path, lines: int) -> list[str]:
-    """Return the last lines of a task's log, as far as it can be read."""
+def last_lines(path: Path, lines: int, start: int = 0) -> list[str]:
+    """Return the last lines of a task's log from `start` (bytes) on, as far as it can be read."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+            file.seek(max(start, file.seek(0, 2) - TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return []

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from distexp.errors import AlreadyRunning, UserError
+from distexp.run_folder import run_folder
 from distexp.system import locks
 from distexp.system.files import make_ignored, replace_durably
 from distexp.system.process import ProcessMark, host_name
-from distexp.text import harmless_name
 
 LOG_FILE = "experiment_manager.log"
 OLD_TOKEN = ".experiment_token"  # of earlier versions, and where a copy may lie
@@ -112,7 +112,7 @@ class Workdir:
 
     def run_folder(self, output_dir: str, phase: str, seed: int, key: str) -> Path:
         """One task's own folder (log, checkpoint); the same for all attempts, whatever its label."""
-        return self.root / output_dir / "runs" / harmless_name(f"{phase}_{seed}_{key}")
+        return self.root / run_folder(output_dir, phase, seed, key)
 
     def read_nonce(self) -> str:
         """Return the text of the nonce with its device and inode, so that a copy of the folder is another.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from distexp.run_folder import RunFolder
 from distexp.system.process import ProcessMark
 from distexp.task import Process, make_task
 from distexp.worker.task_main import Outcome, Run
@@ -27,7 +28,16 @@ def a_run(folder: Path, experiment: str, *, attempt: int = 1, process: Process =
         experiment=experiment,
         process=process,
     )
-    return Run(task=task, attempt=attempt, output_dir=str(folder), run_folder=str(folder / "run"))
+    run = RunFolder.of(folder / "run", task)
+    log, start = run.begin_log("# a header\n")
+    return Run(
+        task=task,
+        attempt=attempt,
+        output_dir=str(folder),
+        run_folder=str(run.path),
+        log=str(log),
+        log_start=start,
+    )
 
 
 def await_end(attempt: Attempt) -> Outcome:

@@ -22,7 +22,7 @@ ROWS = (
     "errors task",
     "text",
     "system",
-    "sweep gpu cluster context task_log",
+    "sweep gpu cluster context run_folder task_log",
     "queue results experiments workdir",
     "launcher reporting search wire",
     "manager worker",

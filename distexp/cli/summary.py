@@ -10,10 +10,10 @@ from distexp.launcher.local_run import say
 from distexp.reporting.failures import group_failures
 from distexp.results.audit import FileAudit, audit
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
+from distexp.run_folder import LOG_FILE
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
-from distexp.task_log import LOG_FILE
 from distexp.text import cut, one_line
 from distexp.workdir import Workdir
 

@@ -6,6 +6,7 @@ No shell runs.
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any, TextIO
 
 from distexp.context import Context
+from distexp.run_folder import HEADER, write_parameters
 from distexp.sweep.command_line import fill_command
 from distexp.sweep.templates import split_command
 from distexp.system.process import ProcessMark, descendants, end_tree
@@ -30,7 +32,6 @@ CHUNK_BYTES = 65_536  # of a pipe, read at once
 MAX_LINE_BYTES = 16 * 1024 * 1024  # of which a line is looked at, for the result may be in it
 MAX_QUOTED_CHARS = 500  # of the last line of an output, in an error: the log has it all
 WINDOWS_CRASH = 0xC0000000  # exit codes from here on are its exceptions
-PARAMETERS_FILE = "params.json"
 
 
 class CommandFailed(RuntimeError):
@@ -59,7 +60,8 @@ def run(params: Mapping[str, Any], context: Context) -> Any:
     """
     words = arguments(params, context)
     name = Path(words[0]).name
-    _keep_parameters(params, context)
+    write_parameters(context.run_dir, params, context.seed)
+    print(f"{HEADER}runs {shlex.join(map(one_line, words))}", flush=True)
     with TemporaryDirectory(prefix="distexp_") as folder:
         result_path = Path(folder) / "result.json"
         program = _start(words, {**os.environ, **_environment(result_path, context)})
@@ -99,13 +101,6 @@ def arguments(params: Mapping[str, Any], context: Context, windows: bool = os.na
     if program != "python":
         return [program, *others]
     return [*(split_command(context.python, windows) if context.python else [sys.executable]), *others]
-
-
-def _keep_parameters(params: Mapping[str, Any], context: Context) -> None:
-    """Write `params.json` into the run folder: parameters and seed, for programs that read them there."""
-    text = json.dumps({**params, "seed": context.seed}, ensure_ascii=False, indent=2)
-    context.run_dir.mkdir(parents=True, exist_ok=True)
-    (context.run_dir / PARAMETERS_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _environment(result_path: Path, context: Context) -> dict[str, str]:

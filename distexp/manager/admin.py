@@ -13,8 +13,9 @@ from distexp.queue.entry import Entry, Lease
 from distexp.queue.lookup import Where
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
+from distexp.run_folder import LOG_FILE
 from distexp.task import Reportable, State, canonical
-from distexp.task_log import LOG_FILE, last_lines, read_piece
+from distexp.task_log import last_lines, read_piece
 from distexp.wire import messages as wire
 from distexp.wire.framing import MAX_MESSAGE_BYTES
 from distexp.workdir import Workdir

@@ -21,6 +21,7 @@ from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
 from distexp.results.conversion import convert
 from distexp.results.row import row_for
 from distexp.results.store import ResultsStore
+from distexp.run_folder import LOG_FILE, run_folder
 from distexp.task import Cause, Provenance, State, Task
 from distexp.wire import messages as wire
 
@@ -180,8 +181,9 @@ class CompletionHandler:
         self._registry.failed(worker.info, task)
         self._forecaster.failed(task, worker.name, f"{cause}: {why}", state)
         log.warning(
-            "Task %s failed on %s (%s, failure %d of %d, now %s): %s",
+            "Task %s failed on %s (%s, failure %d of %d, now %s): %s%s",
             *(task.task_id, worker.name, cause, entry.failures + (not was_held), FAILURE_BUDGET, state, why),
+            _log_told(task) if worker.info.shares_folder else "",
         )
         if not was_held:
             self._log_hold(task.phase)
@@ -296,3 +298,8 @@ def _lease_id(request: wire.Report, entry: Entry, worker: Worker) -> str:
     if request.lease_id or entry.lease is None or entry.lease.worker.name != worker.name:
         return request.lease_id
     return entry.lease.lease_id
+
+
+def _log_told(task: Task) -> str:
+    folder = run_folder(task.output_dir, task.phase, task.seed, task.key)
+    return f" (its log: {(folder / LOG_FILE).as_posix()})"

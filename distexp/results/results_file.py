@@ -210,10 +210,10 @@ class ResultsFile:
                 self._index.add(task)
                 self._reader.reset()
         scans = self._look_locked()
-        new: dict[str, Row] = {}
+        new: dict[str, tuple[Task, Row]] = {}
         for task, row in rows:
             if task.key not in self._reader.seen:
-                new.setdefault(task.key, row)
+                new.setdefault(task.key, (task, row))
         if new:
             scans += self._write(list(new.values()), lock)
             self._reader.seen.update(new)  # not `|=`, which with keys copies all that was seen
@@ -246,11 +246,11 @@ class ResultsFile:
             self._reader.accept()
         self._reader.torn = None
 
-    def _write(self, rows: Sequence[Row], lock: locks.FileLock) -> list[Scan]:
+    def _write(self, new: Sequence[tuple[Task, Row]], lock: locks.FileLock) -> list[Scan]:
         """Append rows; return what was new in the file, theirs among it."""
         if self.unusable:
             raise ResultsUnwritable(f"{self.path} {self.unusable}, or move the file away: the row is kept")
-        wanted = tuple(dict.fromkeys(column for row in rows for column in row))
+        wanted = tuple(dict.fromkeys(column for _, row in new for column in row))
         header, goes_on = self._reader.header, self._reader.is_at_end
         if header is None:
             columns, dialect = _fitting(self.path, (), wanted), Dialect()
@@ -262,6 +262,9 @@ class ResultsFile:
             dialect, above = header.dialect, b""
             goes_on = goes_on and not added
         places = first_places(columns)
+        rows = [row for _, row in new]
+        if not places.keys() >= set(wanted):
+            rows = [keep_left_out(self._root, task, row, places.keys()) for task, row in new]
         cells = [
             [row.get(column, "") if places[column] == at else "" for at, column in enumerate(columns)]
             for row in rows
@@ -272,9 +275,6 @@ class ResultsFile:
         status = append_durably(self.path, text)
         if not lock.is_at(self._lock):
             raise ResultsUnwritable(f"{self._lock} was deleted meanwhile; the row is kept and tried again")
-        if not places.keys() >= set(wanted):
-            for row in rows:
-                keep_left_out(self._root, row, places.keys())
         scan = self._reader.follow(cells, text, status) if goes_on else None
         return self._look_locked() if scan is None else [scan]
 

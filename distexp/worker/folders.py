@@ -1,28 +1,13 @@
-"""Makes the folders of a task, and distinguishes a full disk from a folder that can never be made."""
+"""Distinguishes a full disk from a folder that can never be made."""
 
 import contextlib
 import errno
 import os
 from pathlib import Path
 
-from distexp.task_log import LOG_FILE
-from distexp.worker.task_main import CHECKPOINT_FOLDER
-
 DISK_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 PROBE_FILE = ".probe"
 PROBE_BYTES = 64 * 1024  # a disk with less room than this is full: a log and a row need some of it
-
-
-def make_folders(run_folder: Path) -> None:
-    """Make the run folder with its log and `checkpoint/`, on a disk that has room.
-
-    Raises:
-        OSError: That cannot be done; `is_disk_full` tells whether it may be later.
-    """
-    run_folder.mkdir(parents=True, exist_ok=True)
-    (run_folder / LOG_FILE).touch()
-    (run_folder / CHECKPOINT_FOLDER).mkdir(exist_ok=True)
-    probe(run_folder)
 
 
 def probe(folder: Path) -> None:

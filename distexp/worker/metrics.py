@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from distexp.results.csv_format import Dialect, line_of
+from distexp.run_folder import METRICS_FILE
 from distexp.task import Number, Reportable
 from distexp.text import cell_text
 
-METRICS_FILE = "metrics.csv"
 MAX_DENSE_LINES = 10_000  # every report up to here, then one a second: a million steps stay a small file
 MAX_COLUMNS = 1000  # further metrics are left out
 FLUSH_EVERY_S = 1.0  # what a crash may cost
@@ -35,9 +35,16 @@ _BOARD_PROBLEMS = (
 class MetricsFile:
     """The reports of one attempt.  For one thread."""
 
-    def __init__(self, folder: Path, attempt: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Write nothing yet: the first report does."""
+    def __init__(
+        self,
+        folder: Path,
+        attempt: int,
+        clock: Callable[[], float] = time.monotonic,
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write nothing yet: the first report does, after it has called `begin`, which makes the folder."""
         self._path, self._folder, self._attempt, self._clock = folder / METRICS_FILE, folder, attempt, clock
+        self._begin = begin
         self._began_s = self._flushed_s = clock()
         self._columns: list[str] = []
         self._file: BinaryIO | None = None
@@ -54,6 +61,7 @@ class MetricsFile:
             return
         try:
             if self._file is None:
+                self._begin()
                 self._file = self._open()
                 self._board = _open_board(self._folder, step)
             elapsed_s = round(now_s - self._began_s, 3)

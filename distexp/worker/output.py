@@ -8,15 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distexp.task_log import LOG_FILE
-
 
 class LogWriter(io.RawIOBase):
     """Writes to the log's descriptor, and drops what it does not take."""
 
-    def __init__(self, descriptor: int, lost: Callable[[OSError], None]) -> None:
-        """Call `lost` each time that output is dropped."""
-        self._descriptor, self._lost = descriptor, lost
+    def __init__(self, descriptor: int, begin: Callable[[], None], lost: Callable[[OSError], None]) -> None:
+        """Call `begin` before each write, and `lost` each time that output is dropped."""
+        self._descriptor, self._begin, self._lost = descriptor, begin, lost
 
     def writable(self) -> bool:
         """Always."""
@@ -29,20 +27,28 @@ class LogWriter(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Write as much as the log takes; return as if it were all when it takes nothing."""
         try:
+            self._begin()
             return os.write(self._descriptor, data)
         except OSError as error:
             self._lost(error)
             return len(data)
 
 
-def redirect_output(run_folder: Path, lost: Callable[[OSError], None]) -> None:
-    """Append everything this process prints, at any level, to the log in its run folder.
+def redirect_output(path: Path, begin: Callable[[], None], lost: Callable[[OSError], None]) -> None:
+    """Append everything this process prints, at any level, to a log.
 
     Args:
-        run_folder: Holds the log.
+        path: Of the log.
+        begin: Called before the first output that Python prints: it moves the log to where people look.
         lost: Called once if the log does not take the output; the rest of that is dropped.
     """
     losses: list[OSError] = []
+    begun: list[None] = []
+
+    def begin_once() -> None:
+        if not begun:
+            begin()
+            begun.append(None)
 
     def lose(error: OSError) -> None:
         if not losses:
@@ -50,15 +56,14 @@ def redirect_output(run_folder: Path, lost: Callable[[OSError], None]) -> None:
             lost(error)
 
     try:
-        run_folder.mkdir(parents=True, exist_ok=True)
-        log = os.open(run_folder / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError as error:  # the disk has filled up since the folder was made
         lose(error)
         log = os.open(os.devnull, os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    sys.stdout, sys.stderr = (_text_stream(LogWriter(number, lose)) for number in (1, 2))
+    sys.stdout, sys.stderr = (_text_stream(LogWriter(number, begin_once, lose)) for number in (1, 2))
 
 
 def _text_stream(writer: LogWriter) -> io.TextIOWrapper:

@@ -27,7 +27,7 @@ import msgspec
 from distexp.context import Context
 from distexp.errors import TaskStopped
 from distexp.results.conversion import convert, whole_json
-from distexp.results.left_out import RESULT_FILE
+from distexp.run_folder import CHECKPOINT_FOLDER, RESULT_FILE, RunFolder
 from distexp.system.process import (
     MARK_VARIABLE,
     detach,
@@ -43,7 +43,6 @@ from distexp.worker.metrics import MetricsFile, block_board, import_board
 from distexp.worker.output import end_output, redirect_output, warn
 from distexp.worker.reports import Reported, Reporter
 
-CHECKPOINT_FOLDER = "checkpoint"  # in the run folder
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
 OWN_FOLDER = Path(__file__).resolve().parents[1]  # what is in there is no code of the user
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
@@ -70,7 +69,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     task: Task
     attempt: int
     output_dir: str
-    run_folder: str  # holds log.txt, metrics.csv and checkpoint/
+    run_folder: str  # made once there is something in it
+    log: str  # of what it prints until then
+    log_start: int = 0  # where in there this attempt begins, in bytes
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -154,7 +155,8 @@ def main(channel: Connection, setup: Setup) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup.gpus)
     loaded = prepare(setup.experiment, None if setup.is_warm else setup.device)
     run = inbox.runs.get()
-    redirect_output(Path(run.run_folder), lambda error: _send(channel, OutputLost(str(error))))
+    folder = RunFolder(Path(run.run_folder), run.task, Path(run.log))
+    redirect_output(Path(run.log), folder.open, lambda error: _send(channel, OutputLost(str(error))))
     outcome: bytes | Failed | Stopped | Unusable
     if isinstance(loaded, Failed | Stopped):
         outcome = loaded
@@ -162,9 +164,9 @@ def main(channel: Connection, setup: Setup) -> None:
         outcome = Unusable(problem)
     else:
         channel.send_bytes(_encode(Started()))
-        metrics_file = MetricsFile(Path(run.run_folder), run.attempt)
+        metrics_file = MetricsFile(folder.path, run.attempt, begin=folder.open)
         reporter = Reporter(record=metrics_file.add, send=lambda message: _send(channel, message))
-        context = make_context(run, setup, inbox.stop, reporter.report)
+        context = make_context(run, folder, setup, inbox.stop, reporter.report)
         outcome = guarded(lambda: _encode(call(loaded, run.task, context)))
         metrics_file.close()
         if isinstance(outcome, Failed) and setup.gpus and (problem := torch_problem()):
@@ -197,19 +199,25 @@ def torch_problem() -> str:
 
 
 def make_context(
-    run: Run, setup: Setup, stop: threading.Event, report: Callable[[Any, Any, Mapping[str, Any]], None]
+    run: Run,
+    folder: RunFolder,
+    setup: Setup,
+    stop: threading.Event,
+    report: Callable[[Any, Any, Mapping[str, Any]], None],
 ) -> Context:
-    """Return the experiment's context; its folders exist."""
-    run_dir = Path(run.run_folder)
-    checkpoint_dir = run_dir / CHECKPOINT_FOLDER
-    checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    """Return the experiment's context; its folders are made when it asks for them."""
+
+    def make(path: Path) -> None:
+        folder.open()
+        path.mkdir(exist_ok=True)
+
     return Context(
         seed=run.task.seed,
         device=setup.device,
         gpus=len(setup.gpus),
         output_dir=Path(run.output_dir),
-        run_dir=run_dir,
-        checkpoint_dir=checkpoint_dir,
+        run_dir=folder.path,
+        checkpoint_dir=folder.path / CHECKPOINT_FOLDER,
         attempt=run.attempt,
         threads=setup.threads,
         command=run.task.command,
@@ -217,6 +225,7 @@ def make_context(
         has_seeds=run.task.has_seeds,
         on_report=report,
         stop_requested=stop.is_set,
+        make_folder=make,
     )
 
 

@@ -22,9 +22,10 @@ from typing import Literal
 import msgspec
 import psutil
 
+from distexp.run_folder import LOG_FILE
 from distexp.system.process import ProcessMark, children_of, end_tree, has_group
 from distexp.task import Cause, Task
-from distexp.task_log import LOG_FILE, last_lines
+from distexp.task_log import last_lines
 from distexp.text import one_line
 from distexp.worker.fork_template import template_order
 from distexp.worker.reports import Reported
@@ -63,7 +64,7 @@ class Attempt:
         self._mark = ProcessMark.of(pid) or ProcessMark(pid, 0.0)  # the latter where it has ended already
         self._watcher = watcher
         watcher.watch(self._mark, setup.mark)
-        self._log = Path()
+        self.given: Run | None = None  # what it was told to run
         self._outcome: Outcome | None = None
         self.has_reported_end = False  # then all that it had started has ended, and it is about to exit
         self._is_over = False
@@ -81,7 +82,7 @@ class Attempt:
 
     def run(self, run: Run) -> None:
         """Hand the task over. A child that has died meanwhile shows it in `outcome`."""
-        self._log = Path(run.run_folder, LOG_FILE)
+        self.given = run
         self._send(run)
 
     def ask_stop(self) -> None:
@@ -125,7 +126,8 @@ class Attempt:
         elif isinstance(message, Reported):
             self.progress = message
         elif isinstance(message, OutputLost):
-            log.warning("%s: the rest of the task's output is dropped (%s)", self._log, message.problem)
+            folder = self.given.run_folder if self.given else ""
+            log.warning("%s: the rest of the task's output is dropped (%s)", folder, message.problem)
         else:
             self._outcome = message
             self.has_reported_end = True
@@ -141,10 +143,17 @@ class Attempt:
             cause = f"killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
         else:
             cause = f"ended with exit code {code} without a result"
-        lines = last_lines(self._log, LOG_LINES)
+        lines = self._printed()
         if last := next((line.strip() for line in reversed(lines) if line.strip()), ""):
             cause += f"; last output: {one_line(last)}"
         return "\n".join([*lines, cause])
+
+    def _printed(self) -> list[str]:
+        """Return the last lines that the task has printed in this attempt."""
+        if self.given is None:
+            return []
+        waiting, log = Path(self.given.log), Path(self.given.run_folder, LOG_FILE)
+        return last_lines(waiting if waiting.exists() else log, LOG_LINES, self.given.log_start)
 
 
 class Standby:

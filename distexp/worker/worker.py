@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distexp.context import forget_checkpoints
+from distexp.run_folder import CHECKPOINT_FOLDER, RunFolder, header
 from distexp.system.logs import WorkerLog
 from distexp.task import Cause, Provenance
 from distexp.text import clean_text
@@ -32,9 +33,9 @@ from distexp.wire.messages import (
 from distexp.workdir import Workdir
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
-from distexp.worker.folders import is_disk_full, is_full_at, make_folders, why_not_made
+from distexp.worker.folders import is_disk_full, is_full_at, probe, why_not_made
 from distexp.worker.signals import StopRequests
-from distexp.worker.task_main import CHECKPOINT_FOLDER, Failed, Finished, Outcome, Run, Stopped, Unusable
+from distexp.worker.task_main import Failed, Finished, Outcome, Run, Stopped, Unusable
 from distexp.worker.task_process import Attempt, Children
 
 INTERRUPT_GRACE_S = 30.0  # second Ctrl+C: to save a checkpoint
@@ -191,25 +192,24 @@ class Worker:
     # -- one task
 
     def _work_on(self, task: TaskReply) -> None:
-        output_dir = self._workdir.results_folder(task.output_dir)
-        run_folder = self._run_folder(task)
-        run = Run(task=task, attempt=task.attempt, output_dir=str(output_dir), run_folder=str(run_folder))
-        attempt = self._start_child(task, run)
+        folder = RunFolder.of(self._run_folder(task), task)
+        attempt = self._start_child(task, folder)
         if not isinstance(attempt, Attempt):
             return self._conclude(task, attempt)
         try:
             self._children.prepare(task)
             self._run_provenance = self._provenance(task.process == "forked" and task.command is None)
             outcome = self._watch(task, attempt)
-            if isinstance(outcome, Failed) and outcome.cause is Cause.ERROR and is_full_at(run_folder):
-                outcome = DiskFull(run_folder, outcome.error.splitlines()[-1])
+            if isinstance(outcome, Failed) and outcome.cause is Cause.ERROR and is_full_at(folder.path):
+                outcome = DiskFull(folder.path, outcome.error.splitlines()[-1])
             if self._free_mib or not isinstance(outcome, Finished):
                 attempt.kill()  # before anybody else may run this task, and before its GPU is looked at
+            self._end_log(folder, attempt.given, has_failed=isinstance(outcome, Failed))
             self._conclude(task, outcome)
         finally:
             self._children.retire(attempt)
 
-    def _start_child(self, task: TaskReply, run: Run) -> Attempt | Outcome | DiskFull:
+    def _start_child(self, task: TaskReply, folder: RunFolder) -> Attempt | Outcome | DiskFull:
         """Return the child, or how the task ends without one.
 
         The first import of torch may take minutes, and a disk may hang: a thread waits for them, and this one
@@ -218,7 +218,7 @@ class Worker:
         over, theirs = Pipe(duplex=False)
         done: list[Attempt | Failed | DiskFull] = []
         threading.Thread(
-            target=self._try_start, args=(task, run, done, theirs), daemon=True, name="start"
+            target=self._try_start, args=(task, folder, done, theirs), daemon=True, name="start"
         ).start()
         give_up_at_s = self._clock() + START_S
         with over:
@@ -235,15 +235,19 @@ class Worker:
         return done[0]
 
     def _try_start(
-        self, task: TaskReply, run: Run, done: list[Attempt | Failed | DiskFull], is_over: Connection
+        self,
+        task: TaskReply,
+        folder: RunFolder,
+        done: list[Attempt | Failed | DiskFull],
+        is_over: Connection,
     ) -> None:
         """Put the child into `done`, or why there is none."""
         try:
-            problem = self._open_folders(Path(run.output_dir), Path(run.run_folder))
-            if problem is None:
+            run = self._begin_log(task, folder)
+            if isinstance(run, Run):
                 log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
                 self._renew_code(task)
-            done.append(problem or self._children.start(run))
+            done.append(self._children.start(run) if isinstance(run, Run) else run)
         except Exception as error:  # noqa: BLE001 - around a task's start: a failed attempt
             problem = Failed(
                 Cause.ERROR, f"its process could not be started: {type(error).__name__}: {error}"
@@ -258,19 +262,38 @@ class Worker:
             self._children.renew()
         self._code_versions[task.phase] = task.code_version
 
-    def _open_folders(self, output_dir: Path, run_folder: Path) -> Failed | DiskFull | None:
-        """Make the task's folders and log; return why that cannot be done."""
+    def _begin_log(self, task: TaskReply, folder: RunFolder) -> Run | Failed | DiskFull:
+        """Begin the attempt's log on a disk that has room; return what to run, or why that cannot be done."""
+        output_dir, where = self._workdir.results_folder(task.output_dir), str(folder.path)
+        identity = self._fixed_identity
         try:
             self._log_file.follow(output_dir)
-            make_folders(run_folder)
+            probe(output_dir)
+            text = header(task, task.attempt, f"{identity['worker_id']} of {identity['host']}")
+            path, start = folder.begin_log(text)
         except OSError as error:
-            where = error.filename or run_folder
+            where = error.filename or where
             if is_disk_full(error):
-                return DiskFull(run_folder, f"{where}: {error.strerror}")
+                return DiskFull(folder.path, f"{where}: {error.strerror}")
             return Failed(Cause.ERROR, f"{where}: the task's folder cannot be made ({why_not_made(error)})")
         except ValueError as error:  # a name that this system cannot make
-            return Failed(Cause.ERROR, f"{run_folder}: the task's folder cannot be made ({error})")
-        return None
+            return Failed(Cause.ERROR, f"{where}: the task's folder cannot be made ({error})")
+        return Run(
+            task=task,
+            attempt=task.attempt,
+            output_dir=str(output_dir),
+            run_folder=str(folder.path),
+            log=str(path),
+            log_start=start,
+        )
+
+    def _end_log(self, folder: RunFolder, run: Run | None, *, has_failed: bool) -> None:
+        """Let the task's folder be there if there is something to keep."""
+        try:
+            if run is not None:
+                folder.end_log(Path(run.log), run.log_start, keeps=has_failed)
+        except OSError as error:
+            log.warning("%s: cannot be written (%s)", error.filename or folder.path, error.strerror)
 
     def _conclude(self, task: TaskReply, outcome: Outcome | Fenced | DiskFull) -> None:
         """Deliver the result, or report to the manager what happened instead."""
@@ -304,6 +327,7 @@ class Worker:
                 )
 
     def _complete(self, task: TaskReply, outcome: Finished) -> None:
+        run_dir = self._run_folder(task)
         run = Provenance(
             **self._run_provenance,
             peak_gpu_mib=outcome.peak_gpu_mib,
@@ -313,7 +337,7 @@ class Worker:
             host=str(self._fixed_identity["host"]),
             device=str(self._fixed_identity["device"]),
             started_utc=outcome.started_utc,
-            run_dir=self._run_folder(task).relative_to(self._workdir.root).as_posix(),
+            run_dir=run_dir.relative_to(self._workdir.root).as_posix() if run_dir.is_dir() else "",
             duration_s=outcome.duration_s,
         )
         delivery = Delivery(task=task, result=outcome.result, run=run)

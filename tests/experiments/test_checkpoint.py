@@ -14,7 +14,7 @@ import torch
 from distexp.context import Context, forget_checkpoints
 from distexp.experiments.checkpoint import load_checkpoint, save_checkpoint
 from distexp.task import make_task
-from distexp.worker.task_main import Finished, Run, Stopped
+from distexp.worker.task_main import Finished, Stopped
 from distexp.worker.task_process import Children
 from tests.live_child import Write, a_run, await_end, outcome_of
 from tests.support import ENVIRONMENT, TESTS, poll
@@ -174,13 +174,11 @@ def test_a_command_that_gets_sigterm_saves_and_resumes(children: Children, tmp_p
         command=f"python {tmp_path / 'train.py'} {tmp_path / 'waits'}",
     )
     run = a_run(tmp_path, "unused")
-    first = children.start(Run(task=task, attempt=1, output_dir=run.output_dir, run_folder=run.run_folder))
+    first = children.start(msgspec.structs.replace(run, task=task))
     poll((tmp_path / "waits").exists, "the program waiting")
     first.ask_stop()
     assert isinstance(await_end(first), Stopped)
     first.kill()
-    second = outcome_of(
-        children, Run(task=task, attempt=2, output_dir=run.output_dir, run_folder=run.run_folder)
-    )
+    second = outcome_of(children, msgspec.structs.replace(run, task=task, attempt=2))
     assert isinstance(second, Finished)
     assert second.result == {"began": 4, "step": 10}

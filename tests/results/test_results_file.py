@@ -150,7 +150,7 @@ def test_a_file_gets_no_more_columns_than_its_readers_bear(
 
 
 def test_metrics_without_a_column_stand_in_result_json_of_the_run_folder(path: Path) -> None:
-    tasks = tasks_of(3)
+    tasks = tasks_of(4)
     rows = [
         (task, row | {"run_dir": run_dir})
         for (task, row), run_dir in zip(
@@ -158,7 +158,7 @@ def test_metrics_without_a_column_stand_in_result_json_of_the_run_folder(path: P
                 a_row(task, **{f"m{number}_{i}": i / 2 for i in range(1500)})
                 for number, task in enumerate(tasks)
             ),
-            ("runs/0", "runs/1", "../outside"),
+            ("runs/0", "runs/1", "../outside", ""),
             strict=True,
         )
     ]
@@ -170,6 +170,9 @@ def test_metrics_without_a_column_stand_in_result_json_of_the_run_folder(path: P
     assert left["m1_1499"] == 749.5
     assert not left.keys() & set(read(path).columns)
     assert not (root.parent / "outside").exists()
+    made = read(path)["run_dir"].iloc[3]
+    assert made.endswith(tasks[3].key), "a folder that is made for it stands in the row"
+    assert json.loads((root / made / "result.json").read_text(encoding="utf-8"))["m3_1499"] == 749.5
 
 
 @pytest.mark.parametrize("start", [b"", b"\n", b"   "])

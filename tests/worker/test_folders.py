@@ -1,14 +1,13 @@
 """A full disk is not taken for a folder that can never be made, nor the other way round."""
 
 import errno
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from distexp.worker.folders import is_disk_full, is_full_at, make_folders, probe, why_not_made
+from distexp.worker.folders import is_disk_full, is_full_at, probe, why_not_made
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE to fill a disk with")
 
@@ -24,15 +23,10 @@ def full_disk() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_the_run_folder_gets_its_log_and_the_folder_of_checkpoints(tmp_path: Path) -> None:
-    make_folders(tmp_path / "a" / "run")
-    assert sorted(os.listdir(tmp_path / "a" / "run")) == ["checkpoint", "log.txt"]
-
-
 @pytest.mark.usefixtures("full_disk")
 def test_a_disk_without_room_is_full_and_keeps_nothing_of_the_probe(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="File too large") as error:
-        make_folders(tmp_path / "run")
+        probe(tmp_path)
     assert is_disk_full(error.value)
     assert is_full_at(tmp_path)
     assert is_full_at(tmp_path / "absent" / "run")
@@ -43,7 +37,7 @@ def test_a_folder_that_can_never_be_made_is_no_full_disk(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     for path in (tmp_path / "file" / "run", tmp_path / ("x" * 300)):
         with pytest.raises(OSError) as error:
-            make_folders(path)
+            path.mkdir()
         assert not is_disk_full(error.value)
     assert not is_full_at(tmp_path)
     probe(tmp_path)

@@ -13,7 +13,7 @@ import os, subprocess, sys
 from pathlib import Path
 from distexp.worker.output import redirect_output
 lost = []
-redirect_output(Path(sys.argv[1]), lost.append)
+redirect_output(Path(sys.argv[1], "log.txt"), lambda: None, lost.append)
 print("by print")
 print("a \\ud800 surrogate", file=sys.stderr)
 os.write(1, b"by the descriptor\\n")
@@ -55,7 +55,7 @@ def test_an_experiment_may_close_or_replace_its_streams(tmp_path: Path, streams:
 import os, sys
 from pathlib import Path
 from distexp.worker.output import end_output, redirect_output, warn
-redirect_output(Path(sys.argv[1]), print)
+redirect_output(Path(sys.argv[1], "log.txt"), lambda: None, print)
 {streams}
 warn("of ours")
 end_output("an error")

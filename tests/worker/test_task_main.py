@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from distexp.context import Context
+from distexp.run_folder import RunFolder
 from distexp.task import Cause, Task, make_task
 from distexp.worker.reports import Reporter
 from distexp.worker.task_main import (
@@ -254,15 +255,25 @@ def test_an_experiment_may_change_its_parameters_without_changing_the_task() -> 
 def test_a_report_reaches_the_worker_whatever_it_holds(tmp_path: Path) -> None:
     ours, theirs = Pipe()
     with ours, theirs:
-        run = Run(task=a_task(), attempt=2, output_dir=str(tmp_path), run_folder=str(tmp_path / "run"))
+        folder = RunFolder.of(tmp_path / "runs" / "run", a_task())
+        run = Run(
+            task=a_task(),
+            attempt=2,
+            output_dir=str(tmp_path),
+            run_folder=str(folder.path),
+            log=str(folder.waiting_log),
+        )
         reporter = Reporter(
             record=lambda *reported: None,
             send=lambda message: theirs.send_bytes(msgspec.json.encode(message)),
         )
-        context = make_context(run, Setup("json:dumps", "cpu", 1, False), threading.Event(), reporter.report)
+        setup = Setup("json:dumps", "cpu", 1, False)
+        context = make_context(run, folder, setup, threading.Event(), reporter.report)
         context.report(loss=1)  # without a step: left out
         context.report(np.int64(1), loss=np.float32(0.5), curve=[1, 2])
         found = json.loads(ours.recv_bytes())
     assert found == {"type": "reported", "step": 1, "total": None, "metrics": {"loss": 0.5}}
-    assert context.run_dir == tmp_path / "run"
+    assert not folder.path.exists()
+    assert context.run_dir == folder.path
+    assert [path.name for path in folder.path.iterdir()] == ["params.json"]
     assert context.checkpoint_dir.is_dir()

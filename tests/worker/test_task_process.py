@@ -21,7 +21,8 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forkserver is t
 
 
 def log_of(folder: Path) -> str:
-    return (folder / "run" / "log.txt").read_text()
+    lines = (folder / "run" / "log.txt").read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("# "))
 
 
 def await_pid(path: Path) -> int:

@@ -1,6 +1,8 @@
 """Workers as processes: what they finish, give back, survive and leave behind."""
 
+import json
 import os
+import re
 import signal
 import sys
 import uuid
@@ -127,6 +129,50 @@ def test_the_checkpoint_to_resume_from_ends_with_the_rows_arrival_and_other_file
         assert worker.code() == 0
     assert names == {"resume.pt", "mine.pt"}
     assert [path.name for path in tmp_path.glob("results_exp1/runs/*/checkpoint/*")] == ["mine.pt"]
+
+
+KINDS_OF_TASKS = """
+import os
+def run(params, context):
+    kind = params["width"]
+    if kind == 2: print("hello")
+    if kind == 3: os.write(1, b"past python\\n")
+    if kind == 4: context.report(1, loss=0.5)
+    if kind == 5: (context.run_dir / "model.pt").touch()
+    if kind == 6: (context.checkpoint_dir / "resume.pt").touch()
+    if kind == 7: return {"text": "x" * 40000}
+    if kind == 8: raise ValueError("no such kind")
+    if kind == 9: os.kill(os.getpid(), 9)
+    return {"score": 1}
+"""
+
+
+def test_a_run_folder_is_made_for_what_is_in_it_and_the_row_names_it(tmp_path: Path) -> None:
+    folder = gated_folder(tmp_path, "[1, 2, 3, 4, 5, 6, 7, 8, 9]", KINDS_OF_TASKS)
+    with folder.serving(), worker_process(folder.root) as worker:
+        assert worker.code() == 0
+    base = {"params.json", "log.txt"}
+    more = {4: {"metrics.csv"}, 5: {"model.pt"}, 7: {"result.json"}}
+    rows = {int(row["width"]): row for row in folder.rows()}
+    for width in range(2, 8):
+        names = {path.name for path in (tmp_path / rows[width]["run_dir"]).iterdir()}
+        assert names == base | more.get(width, set()), f"kind {width}"
+    assert rows[1]["run_dir"] == ""
+    runs = {
+        json.loads((run / "params.json").read_text())["width"]: run
+        for run in tmp_path.glob("results_exp1/runs/*")
+    }
+    assert runs.keys() == {*range(2, 10)}
+    for width in (8, 9):
+        log = (runs[width] / "log.txt").read_text()
+        assert re.findall(r"^# exp1_vary_width_\d_42, attempt (\d), on cpu0 of ", log, re.MULTILINE) == [
+            "1",
+            "2",
+            "3",
+        ]
+    assert [path.name for path in tmp_path.glob("results_exp1/.*")] == []
+    told = f"(its log: {runs[8].relative_to(tmp_path).as_posix()}/log.txt)"
+    assert any(line.endswith(told) for line in folder.log())
 
 
 def test_a_drained_worker_finishes_its_task_and_leaves(folder: Folder) -> None:
