@@ -53,6 +53,11 @@ def harmless_name(text: str) -> str:
     return f"_{name}" if _RESERVED_ON_WINDOWS.fullmatch(name) else name
 
 
+def count_text(number: int, what: str) -> str:
+    """Return a number and what is counted, such as `1 worker`, `2 workers`."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def duration_text(seconds: float) -> str:
     """Return a length of time in its two largest units: `42 s`, `3 min 20 s`, `5 h 12 min`, `2 d 3 h`."""
     whole = round(seconds)

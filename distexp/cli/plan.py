@@ -11,7 +11,7 @@ from distexp.results.audit import audit
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.system.gc import set_aside
-from distexp.text import duration_text, need_text
+from distexp.text import count_text, duration_text, need_text
 
 
 @click.command()
@@ -70,7 +70,7 @@ def _time(seconds: float | None) -> str:
 
 
 def _file(file: FilePlan) -> list[str]:
-    lines = [f"{file.path}: completes {file.complete} task{'s' * (file.complete != 1)}"]
+    lines = [f"{file.path}: completes {count_text(file.complete, 'task')}"]
     for problem in file.problems:
         lines.append(f"  line {problem.line}: {problem.reason}")
         if problem.rows > 1:
@@ -81,7 +81,7 @@ def _file(file: FilePlan) -> list[str]:
 def _estimate(plan: Plan) -> str:
     if not plan.left:
         return "Nothing is left to run"
-    workers = f"{plan.workers} worker{'s' * (plan.workers > 1)}"
+    workers = count_text(plan.workers, "worker")
     if plan.hours is None:
         return f"Time for {workers}: unknown, no finished row has a duration_s"
     return (

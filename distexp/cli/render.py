@@ -11,10 +11,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
 from rich.text import Text
 
-from distexp.reporting.failures import without_numbers
 from distexp.task import MIB_PER_GB, Reportable
-from distexp.text import duration_text, number_text, one_line, short_duration
-from distexp.wire.messages import FailureStatus, ViewReply, WorkerStatus
+from distexp.text import count_text, duration_text, number_text, one_line, short_duration
+from distexp.wire.messages import ViewReply, WorkerStatus
 
 WIDE = 110  # columns from which each figure has a column of its own
 BAR_MIN = 10
@@ -58,7 +57,7 @@ def render(view: ViewReply, width: int, height: int, note: str = "") -> Renderab
 def _stacked(lines: Sequence[Text], width: int) -> Text:
     for line in lines:
         line.truncate(width, overflow="ellipsis")
-    joined = Text("\n", no_wrap=True, overflow="crop", end="").join(lines)
+    joined = Text("\n", no_wrap=True, overflow="crop").join(lines)
     joined.no_wrap, joined.overflow = True, "crop"
     return joined
 
@@ -99,7 +98,7 @@ def _figures(view: ViewReply, width: int) -> Text:
     for state, style in styles.items():
         number = getattr(status, state)
         line.append(f"{number} {state}{GAP}", style if number else "bright_black")
-    line.append(f"{status.workers} worker{'s'[: status.workers != 1]}")
+    line.append(count_text(status.workers, "worker"))
     if status.paused:
         line.append(f"{GAP}PAUSED", "bold yellow")
     if status.held_phases:
@@ -109,10 +108,7 @@ def _figures(view: ViewReply, width: int) -> Text:
 
 def _failures(view: ViewReply, width: int) -> list[Text]:
     lines = []
-    causes: dict[str, FailureStatus] = {}
-    for failure in view.failures:  # the latest first
-        causes.setdefault(without_numbers(failure.why), failure)
-    for failure in [*causes.values()][:FAILURES_SHOWN]:
+    for failure in view.failures[:FAILURES_SHOWN]:
         at, task_id = (
             failure.at_utc[11:16],
             _cut(one_line(failure.task_id), min(TASK_CELLS, width // 3), True),

@@ -5,12 +5,13 @@ The view is asked for outside of any lock of the terminal's: whoever holds the q
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.control import Control
 from rich.live import Live
 from rich.text import Text
@@ -22,6 +23,7 @@ from distexp.wire.messages import ViewReply
 REFRESH_S = 1.0  # a view takes some ms to draw
 MIN_LINES = 6  # of a view, however small the terminal
 BESIDE_LINES = 0.6  # share of a terminal that a view takes below log lines
+KEPT_LINES = 100  # of the log, to be written again on a terminal that was resized
 
 
 class Screen:
@@ -31,6 +33,7 @@ class Screen:
         self._console = Console(highlight=False, soft_wrap=True)
         self._size = self._console.size
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
+        self._lines: deque[Text] = deque(maxlen=KEPT_LINES)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -45,13 +48,21 @@ class Screen:
     def show(self, view: ViewReply, note: str = "", share: float = 1.0) -> None:
         """Draw a view in place of the last one, on at most this share of the terminal's lines."""
         width, height = size = self._console.size
-        if size != self._size:  # lines drawn at another width have wrapped: nothing below the cursor is known
-            with suppress(OSError, ValueError):
-                self._console.control(Control.clear(), Control.home())
-            self._size = size
         lines = max(MIN_LINES, int(share * (height - 1)))
+        drawn = Group(render(view, width, lines, note), " ")  # the last line is for the terminal's ^C
         with suppress(OSError, ValueError):  # the terminal is gone, or cannot show these characters
-            self._live.update(render(view, width, lines, note), refresh=True)
+            if size != self._size:  # lines drawn at another width have wrapped: nothing on it is known
+                self._size = size
+                self._console.control(Control.clear(), Control.home())
+                self._live.update(drawn)
+                for line in [*self._lines][-max(1, height - lines) :]:
+                    self._console.print(line, soft_wrap=True)
+            self._live.update(drawn, refresh=True)
+
+    def write(self, line: Text) -> None:
+        """Write a line above the view."""
+        self._lines.append(line)
+        self._console.print(line, soft_wrap=True)
 
     @contextmanager
     def following(self, view: Callable[[], ViewReply | None]) -> Iterator[None]:
@@ -66,7 +77,7 @@ class Screen:
             while not is_over.wait(REFRESH_S):
                 draw()
 
-        handler = log_to(_Above(self._console))
+        handler = log_to(_Above(self.write))
         thread = threading.Thread(target=follow, name="view", daemon=True)
         thread.start()
         try:
@@ -81,14 +92,14 @@ class Screen:
 class _Above(logging.Handler):
     """Writes lines above the view."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, write: Callable[[Text], None]) -> None:
         super().__init__()
-        self._console = console
+        self._write = write
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line of a record as it is."""
         try:
-            self._console.print(Text(self.format(record), style=style_of(record)), soft_wrap=True)
+            self._write(Text(self.format(record), style=style_of(record)))
         except (OSError, ValueError):  # the terminal is gone
             self.handleError(record)
 

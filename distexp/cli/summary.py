@@ -14,7 +14,7 @@ from distexp.run_folder import LOG_FILE
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
-from distexp.text import cut, one_line
+from distexp.text import count_text, cut, one_line
 from distexp.workdir import Workdir
 
 SHOWN = 5  # causes; the report has all
@@ -42,7 +42,7 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
     for group in groups[:SHOWN]:
         first = by_key[group.keys[0]]
         count, shown = len(group.keys), cut(one_line(group.message), MAX_CAUSE_CHARS)
-        say(f"{count} task{'s' * (count != 1)} {group.state} ({group.cause}): {shown}")
+        say(f"{count_text(count, 'task')} {group.state} ({group.cause}): {shown}")
         log = log_of(workdir, first)
         say(f"  such as {first.task_id}{f'; its log: {log}' if log else ''}")
     if len(groups) > SHOWN:
@@ -63,7 +63,7 @@ def rows_told(files: Sequence[FileAudit], parameters: Set[str]) -> list[str]:
         places = [at for name, at in file.places().items() if name not in known]
         count, bare = len(file.rows), sum(not any(row.fields[at] for at in places) for row in file.rows)
         note = f", {bare} of them without metrics" if bare else ""
-        lines.append(f"{file.path}: {count} row{'s' * (count != 1)}{note}")
+        lines.append(f"{file.path}: {count_text(count, 'row')}{note}")
     return lines
 
 

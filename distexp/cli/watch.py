@@ -11,7 +11,7 @@ import click
 from distexp.cli.connection import DONE, Target, asks_manager, say
 from distexp.errors import ManagerUnreachable
 from distexp.system.logs import is_terminal
-from distexp.text import duration_text
+from distexp.text import count_text, duration_text
 from distexp.wire.client import Client
 from distexp.wire.messages import View, ViewReply
 
@@ -53,7 +53,7 @@ def plain(view: ViewReply) -> str:
     eta = "" if view.eta_s is None or status.done else f", ETA {duration_text(view.eta_s)}"
     return (
         f"Progress {status.progress}: {status.assigned} assigned, {status.failed} failed, "
-        f"{status.workers} workers{eta}"
+        f"{count_text(status.workers, 'worker')}{eta}"
     )
 
 

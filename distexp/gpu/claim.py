@@ -21,6 +21,7 @@ from distexp.errors import UserError
 from distexp.gpu.devices import MIB, MIN_FREE_GB, GpuStatus, by_most_free, list_gpus, no_gpu_error, to_mib
 from distexp.system import locks
 from distexp.system.locks import FileLock
+from distexp.text import count_text
 
 CLAIM_FOLDER_VARIABLE = "EXPERIMENT_GPU_CLAIMS"  # environment variable that moves the host's claim folder
 MAX_CPU_WORKERS = 1024  # per working folder; far above any host's cores, so a search always ends
@@ -242,7 +243,7 @@ def _joined(claims: Sequence[Claim]) -> Claim:
 def _too_few(gpus: Sequence[GpuStatus], count: int) -> UserError:
     whole = [gpu.label for gpu in gpus if gpu.mig is None]
     parts = [gpu.label for gpu in gpus if gpu.mig is not None]
-    there = f"{len(whole)} whole GPU{'s' * (len(whole) != 1)} ({', '.join(whole) or 'none'})"
+    there = f"{count_text(len(whole), 'whole GPU')} ({', '.join(whole) or 'none'})"
     hint = f"; a MIG instance cannot be joined with another ({', '.join(parts)})" if parts else ""
     return UserError(f"--gpus {count} is more than this host has: {there}{hint}")
 

@@ -74,7 +74,7 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
     if view.held:
         return f"its phase is held: {view.held}; fix it, then `resume` goes on"
     if not workers:
-        return "no worker is connected; start one with `python experiment_runner_gpu.py`"
+        return "no worker is connected; start one with `distexp worker`"
     allowed = [worker for worker, excluded in workers if not excluded]
     if not allowed:
         why = "; ".join(f"{worker.name}: {excluded}" for worker, excluded in workers[:3])
@@ -99,7 +99,7 @@ def _unmet(need: Need, allowed: Sequence[WorkerInfo], able: Sequence[WorkerInfo]
         return "needs a GPU, and no worker that is connected holds one"
     if not able:
         most = max(worker.gpus for worker in allowed)
-        remedy = f"python experiment_runner_gpu.py --gpus {need.gpus}"
+        remedy = f"distexp worker --gpus {need.gpus}"
         return f"needs {need.gpus} GPUs, and no worker that is connected holds more than {most}: `{remedy}`"
     best = max(able, key=lambda worker: worker.free_mib)
     where = "on its GPU" if need.gpus == 1 else f"on each of {need.gpus} GPUs"

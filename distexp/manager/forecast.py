@@ -1,4 +1,4 @@
-"""Forecasts how fast the sweep goes and when it will be done, and keeps the last failures.
+"""Forecasts how fast the sweep goes and when it will be done, and keeps the last causes of failure.
 
 The model is a mean, times a factor for each value of a phase's axes; a number that was not seen yet follows
 the trend of those that were. It costs the same whatever the size of the sweep: of the measured and of the
@@ -17,6 +17,7 @@ from statistics import fmean, linear_regression, median
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
+from distexp.reporting.failures import without_numbers
 from distexp.task import State, Task, Value, canonical
 from distexp.wire.messages import FailureStatus
 
@@ -28,7 +29,7 @@ FORECAST_S = 5.0  # between two forecasts: one takes some 10 ms
 MIN_SHARE, MIN_TOLD_S = 0.02, 10.0  # of a running task, before its progress outweighs what its start took
 MEDIAN_OF = 25  # tasks of a phase that were completed last
 RATE_TASKS = 100  # completed last, whose rate is shown
-FAILURES = 8  # shown
+FAILURES = 8  # causes, kept: so many lines are read
 ROUNDS = 4  # of fitting; factors of a crossed grid are exact after one, others settle by then
 ENOUGH_TASKS, ENOUGH_SHARE = 20, 0.05  # done, of what there was to do, before an ETA means something
 TOO_EARLY = "too early to tell"
@@ -57,7 +58,7 @@ class Forecaster:
         self._random = random.Random(0)
         self._done_s: deque[float] = deque(maxlen=RATE_TASKS)  # when each was completed, on its clock
         self._took_s: dict[str, deque[float]] = {}  # phase -> seconds, of those completed last
-        self._failures: deque[FailureStatus] = deque(maxlen=FAILURES)
+        self._failures: dict[str, FailureStatus] = {}  # cause without its numbers -> its latest
         self._sample: dict[str, tuple[Task, Features]] = {}
         self._last, self._stale_at_s = Forecast(None, None), 0.0
 
@@ -87,13 +88,17 @@ class Forecaster:
         failure = FailureStatus(
             at_utc=at_utc, task_id=task.task_id, worker=worker, why=why, state=state.value
         )
+        cause = without_numbers(why)
         with self._lock:
-            self._failures.append(failure)
+            self._failures.pop(cause, None)  # to the end
+            self._failures[cause] = failure
+            if len(self._failures) > FAILURES:
+                del self._failures[next(iter(self._failures))]
 
     def failures(self) -> list[FailureStatus]:
-        """Return the last failures, the latest first."""
+        """Return the latest failure of each cause, the latest cause first."""
         with self._lock:
-            return list(reversed(self._failures))
+            return list(reversed(self._failures.values()))
 
     def sweep_changed(self) -> None:
         """Draw another sample of pending tasks."""

@@ -29,6 +29,7 @@ from distexp.system.git import commit_of
 from distexp.system.logs import log_to_file, stop_logging_to
 from distexp.system.process import host_name, machine_id
 from distexp.task import State
+from distexp.text import count_text
 from distexp.wire.auth import load_or_make_identity
 from distexp.wire.messages import DEFAULT_PORT, ViewReply
 from distexp.wire.server import Server
@@ -278,8 +279,8 @@ class ExperimentManager:
         if counts != self._last_counts:
             status = self.dispatcher.status()
             log.info(
-                "Progress %s: %d assigned, %d failed, %d workers",
-                *(status.progress, status.assigned, status.failed, status.workers),
+                "Progress %s: %d assigned, %d failed, %s",
+                *(status.progress, status.assigned, status.failed, count_text(status.workers, "worker")),
             )
         self._last_counts = counts
 

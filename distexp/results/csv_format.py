@@ -15,6 +15,8 @@ from typing import BinaryIO, Literal
 
 import msgspec
 
+from distexp.text import count_text
+
 BLOCK_BYTES = 1 << 17  # read at a time: its cells stay in the cache of the processor
 HEADER_BYTES = 1 << 12  # read at first to find the header
 MAX_RECORD_BYTES = 4 << 20  # longer is junk: four times the largest message that could bring a row
@@ -263,7 +265,7 @@ def records(block: bytes, width: int, dialect: Dialect) -> Iterator[Record]:
 
 
 def _wrong_width(fields: Sequence[str], width: int) -> str:
-    return f"has {len(fields)} cell{'s' * (len(fields) != 1)}, and the header {width}"
+    return f"has {count_text(len(fields), 'cell')}, and the header {width}"
 
 
 def _record(block: bytes, start: int, stop: int, dialect: Dialect) -> tuple[int, list[str] | None, str]:

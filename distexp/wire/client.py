@@ -161,7 +161,7 @@ class Client:
                     raise
                 raise ManagerUnreachable(
                     f"no manager has started in this folder yet, and that at {self.address} is another "
-                    f"folder's ({error}); start one with `python experiment_manager.py` here"
+                    f"folder's ({error}); start one with `distexp manager` here"
                 ) from None
 
     def _token(self) -> Token:
@@ -181,8 +181,8 @@ class Client:
     def _unreachable(self, error: OSError) -> ManagerUnreachable:
         cause = error.strerror or str(error) or type(error).__name__
         return ManagerUnreachable(
-            f"no manager answers at {self.address} ({cause}); start one with `python experiment_manager.py` "
-            "there, or name another host and port"
+            f"no manager answers at {self.address} ({cause}); start one there with `distexp manager`, "
+            "or name another host and port"
         )
 
     def close(self) -> None:

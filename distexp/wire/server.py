@@ -265,8 +265,8 @@ class _ConnectionHandler(socketserver.BaseRequestHandler):
             secured.do_handshake()
         elif first and not connection.is_local:
             error = ProtocolError(
-                "connection refused: clients on other machines must use TLS: run experiment_runner_gpu.py or "
-                "experiment_manager.py there, with a copy of the manager's token (see docs/security.md)"
+                "connection refused: clients on other machines must use TLS: run `distexp` there, with a "
+                "copy of the manager's token (see docs/security.md)"
             )
             self.server.limits.log_refusal(connection.peer, error)
             self._send_error(error)

@@ -93,8 +93,8 @@ def test_a_running_manager_answers_status_and_keeps_folder_and_port(
     code, _, err = call(capsys, "status", "--workdir", folder.root)
     assert (code, err) == (
         2,
-        f"error: no manager answers at localhost:{manager.port} (Connection refused); start one with "
-        "`python experiment_manager.py` there, or name another host and port\n",
+        f"error: no manager answers at localhost:{manager.port} (Connection refused); start one there "
+        "with `distexp manager`, or name another host and port\n",
     )
 
 

@@ -65,6 +65,11 @@ class Terminal:
         return self._read.count(b"\x1b[2J")
 
     @property
+    def since_clear(self) -> str:
+        """What was written since the whole screen was cleared last."""
+        return CLEAN.sub("", bytes(self._read).rpartition(b"\x1b[2J")[2].decode(errors="replace"))
+
+    @property
     def text(self) -> str:
         return CLEAN.sub("", bytes(self._read).decode(errors="replace"))
 
@@ -99,7 +104,7 @@ def work(talk: RawClient) -> None:
 
 def test_a_manager_on_a_terminal_shows_the_bar_below_its_lines(folder: Folder) -> None:
     with terminal("--port", 0, "--workdir", folder.root, "--exit-when-done") as shown:
-        shown.await_text(r"━+ 0/3 \(0\.0%\)  - tasks/h  ETA: after the first task")
+        shown.await_text(r"━+ 0/3 \(0\.0%\)  - tasks/h  ETA: too early to tell")
         port = int(re.search(r"Manager serves 127\.0\.0\.1:(\d+)", shown.text.replace("\r\n", ""))[1])  # type: ignore[index]
         with talk_to(folder, port) as talk:
             work(talk)
@@ -112,14 +117,15 @@ def test_a_manager_on_a_terminal_shows_the_bar_below_its_lines(folder: Folder) -
     assert re.search(r"━+ 3/3 \(100\.0%\)  .* done", shown.text), "the last view stays"
 
 
-def test_a_view_on_a_terminal_that_was_resized_begins_on_a_clear_screen(folder: Folder) -> None:
+def test_on_a_terminal_that_was_resized_the_last_lines_and_the_view_are_drawn_anew(folder: Folder) -> None:
     with terminal("--port", 0, "--workdir", folder.root) as shown:
         shown.await_text(r"━{20,} 0/3")
         assert shown.clears == 0
         shown.resize(60)
-        poll(lambda: shown.clears == 1, "a cleared screen", PATIENCE_S)
+        cleared = r"(?s).*Generated 3 total tasks.*Manager serves .*━ 0/3 .*distexp worker`\s*\n "
+        poll(lambda: shown.clears == 1 and re.fullmatch(cleared, shown.since_clear), "all again", PATIENCE_S)
         shown.resize(120)
-        poll(lambda: shown.clears == 2, "a cleared screen", PATIENCE_S)
+        poll(lambda: shown.clears == 2 and re.fullmatch(cleared, shown.since_clear), "all again", PATIENCE_S)
         shown.process.terminate()
         assert shown.end() == 0
 
@@ -192,6 +198,6 @@ def test_watch_in_a_pipe_prints_a_line_or_json(
             work(talk)
         where = ["localhost", str(manager.port), "--workdir", str(folder.root)]
         assert command(["watch", *where]) == 0
-        assert capsys.readouterr().out == "Progress 3/3 (100.0%): 0 assigned, 0 failed, 1 workers\n"
+        assert capsys.readouterr().out == "Progress 3/3 (100.0%): 0 assigned, 0 failed, 1 worker\n"
         assert command(["watch", *where, "--json"]) == 0
         assert capsys.readouterr().out.startswith('{"type":"view","status":{"total":3,')

@@ -30,7 +30,7 @@ def waiting(**facts: int) -> Entry:
         (
             [],
             QueueView(0.0),
-            "no worker is connected; start one with `python experiment_runner_gpu.py`",
+            "no worker is connected; start one with `distexp worker`",
         ),
         (
             [a_worker("gpu0", 0, "drained"), a_worker("gpu1", 0, "3 failures in a row")],
@@ -87,8 +87,7 @@ def test_a_task_that_ran_out_of_memory_waits_for_a_larger_gpu_than_there_is() ->
                 a_worker("gpu0", 40_000, gpus=1),
                 a_worker("gpu1+2", 40_000, "drained", gpus=2),
             ],
-            "needs 2 GPUs, and no worker that is connected holds more than 1: "
-            "`python experiment_runner_gpu.py --gpus 2`",
+            "needs 2 GPUs, and no worker that is connected holds more than 1: `distexp worker --gpus 2`",
         ),
         (
             {"min_free_gb": 12},

@@ -181,12 +181,19 @@ def test_a_phase_is_too_long_by_the_median_of_its_tasks_that_were_completed_last
     assert sweep.forecaster.too_long(None) == frozenset()
 
 
-def test_failures_are_told_with_the_latest_first() -> None:
+def test_the_latest_failure_of_each_cause_is_told_the_latest_cause_first() -> None:
     sweep = SimulatedSweep(mixed(1))
-    for number in range(20):
-        sweep.forecaster.failed(a_task(number), "gpu0", "error: no", State.PENDING)
-    assert [each.task_id for each in sweep.forecaster.failures()][:2] == ["exp1_1_19", "exp1_1_18"]
-    assert len(sweep.forecaster.failures()) == 8
+    causes = ["error: nan at step 3", "timeout: 60 s", *(f"error: nan at step {n}" for n in range(20))]
+    for number, why in enumerate(causes):
+        sweep.forecaster.failed(a_task(number), "gpu0", why, State.PENDING)
+    assert [each.why for each in sweep.forecaster.failures()] == ["error: nan at step 19", "timeout: 60 s"]
+
+
+def test_of_many_causes_the_latest_eight_are_told() -> None:
+    sweep = SimulatedSweep(mixed(1))
+    for letter in "abcdefghij":
+        sweep.forecaster.failed(a_task(1), "gpu0", f"error: {letter}", State.PENDING)
+    assert [each.why[-1] for each in sweep.forecaster.failures()] == [*"jihgfedc"]
 
 
 # -- the model ----------------------------------------------------------------------------------------------

@@ -68,8 +68,8 @@ def test_a_manager_that_is_not_there_is_named_with_cause_and_remedy(folder: Fold
     with Client(Workdir(folder.root), port=port) as client, pytest.raises(ManagerUnreachable) as error:
         client.call(Status(), StatusReply)
     assert str(error.value) == (
-        f"no manager answers at localhost:{port} (Connection refused); start one with "
-        "`python experiment_manager.py` there, or name another host and port"
+        f"no manager answers at localhost:{port} (Connection refused); start one there "
+        "with `distexp manager`, or name another host and port"
     )
 
 

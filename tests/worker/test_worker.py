@@ -388,7 +388,7 @@ def test_a_worker_gives_up_after_its_patience_with_cause_and_remedy(folder: Fold
         assert worker.code() == 1
     said = worker.output()
     where = f"no manager answers at localhost:{port} (Connection refused)"
-    assert f"Error requesting task: {where}; start one with `python experiment_manager.py`" in said
+    assert f"Error requesting task: {where}; start one there with `distexp manager`" in said
     assert "Giving up after 0.3 s" in said
 
 
