@@ -1,11 +1,14 @@
 """The command line of a manager: flags to `ExperimentManager` and exit code."""
 
+import os
 import socket
+import sys
 from typing import Any
 
 import click
 
 from distexp.cli.options import CONFIGS, WORKDIR
+from distexp.launcher.local_run import RELAY
 from distexp.manager.manager import RESCAN_S, ExperimentManager
 from distexp.system.logs import is_terminal, log_to_console
 from distexp.wire.messages import DEFAULT_PORT
@@ -56,6 +59,8 @@ def main(*, host: str, port: int | None, no_auth: bool, plain: bool, **flags: An
     from distexp.cli.screen import Screen  # rich: a tenth of a second, which no other start has to wait for
 
     with Screen() as screen, screen.following(manager.view):
+        if os.environ.pop(RELAY, ""):
+            screen.relay(sys.stdin.fileno())
         return manager.serve()
 
 

@@ -4,6 +4,7 @@ The view is asked for outside of any lock of the terminal's: whoever holds the q
 """
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -63,6 +64,17 @@ class Screen:
         """Write a line above the view."""
         self._lines.append(line)
         self._console.print(line, soft_wrap=True)
+
+    def relay(self, source: int) -> None:
+        """Write the lines that come from a file descriptor above the view, until it is closed."""
+
+        def read() -> None:
+            # No buffered file: its lock would hold up the end of Python.
+            while data := os.read(source, 65536):
+                for line in data.decode(errors="replace").splitlines():
+                    self.write(Text(line))
+
+        threading.Thread(target=read, name="relay", daemon=True).start()
 
     @contextmanager
     def following(self, view: Callable[[], ViewReply | None]) -> Iterator[None]:

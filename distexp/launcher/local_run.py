@@ -5,6 +5,7 @@ which passes it on, so each gets every signal exactly once, wherever it came fro
 """
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -16,12 +17,14 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from distexp.system.process import ProcessMark, end_tree
+from distexp.text import count_text
 from distexp.workdir import Workdir
 
 LEAVE_S = 2.0  # for workers to leave by themselves once the manager has ended, before they are asked to
 FINISH_S = 10.0  # for the manager to see that all is done once the last worker has left
 END_S = 30.0  # from SIGTERM to a kill: a worker takes up to 20 s to save a checkpoint
 KILL_S = 5.0  # from a third Ctrl+C to a kill
+RELAY = "DISTEXP_RELAY"  # set: a manager shows the lines of its standard input above its view
 BAD_GPU_CODE = 2  # of a worker that cannot start, or whose GPU torch cannot use
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # those that the system knows
@@ -102,15 +105,21 @@ class ProcessGroup:
         """The processes that have not ended."""
         return [process for process in self.processes if process.is_running]
 
-    def start(self, name: str, command: Sequence[str], log: Path | None = None) -> GroupProcess:
-        """Start a process; its output goes to `log`, or where the launcher's own goes."""
+    def start(
+        self, name: str, command: Sequence[str], log: Path | None = None, *, is_relay: bool = False
+    ) -> GroupProcess:
+        """Start a process; its output goes to `log`, or where the launcher's own goes.
+
+        A relay shows the lines that are written to its standard input; that of others is empty.
+        """
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
         output = log.open("wb") if log is not None else None
         try:
             started = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if is_relay else subprocess.DEVNULL,
+                env={**os.environ, RELAY: "1"} if is_relay else None,
                 stdout=output,
                 stderr=output,
                 start_new_session=sys.platform != "win32",
@@ -190,9 +199,25 @@ class LocalRun:
     """
 
     def __init__(
-        self, group: ProcessGroup, workdir: Path, manager: Sequence[str], worker: Sequence[str], count: int
+        self,
+        group: ProcessGroup,
+        workdir: Path,
+        manager: Sequence[str],
+        worker: Sequence[str],
+        count: int,
+        *,
+        is_relay: bool = False,
     ) -> None:
-        """Start the manager. `worker` is the command that host, port and working folder are added to."""
+        """Start the manager.
+
+        Args:
+            group: What ends all processes together.
+            workdir: The working folder.
+            manager: The manager's command.
+            worker: The command that host, port and working folder are added to.
+            count: How many workers are started.
+            is_relay: The manager draws a view, and shows the launcher's lines above it.
+        """
         self._group = group
         self._workdir = workdir
         self._worker = worker
@@ -204,8 +229,8 @@ class LocalRun:
         self._workers_ended_s: float | None = None
         self._has_asked_manager = False
         self._has_asked_workers = False
-        self.is_cut_short = False
-        self._manager = group.start("manager", manager)
+        self.why_cut_short = ""  # how the workers ended before the sweep
+        self._manager = group.start("manager", manager, is_relay=is_relay)
 
     @property
     def has_workers(self) -> bool:
@@ -217,7 +242,7 @@ class LocalRun:
         """The manager's, unless a signal (128 + its number) or the workers' early end (1) ended the run."""
         if self._stopping.first is not None:
             return 128 + self._stopping.first
-        return 1 if self.is_cut_short else self._manager.exit_code
+        return 1 if self.why_cut_short else self._manager.exit_code
 
     def turn(self, now_s: float) -> bool:
         """Do what the processes and signals ask for now; return whether every process has ended."""
@@ -239,7 +264,9 @@ class LocalRun:
     def _on_signal(self, number: signal.Signals, now_s: float) -> None:
         receivers = [process for process in self._workers if process.is_running] or [self._manager]
         if self._stopping.first is None and self._workers:
-            say("Stopping: workers finish their tasks, then the manager ends (again: give the tasks back)")
+            self._say(
+                "Stopping: workers finish their tasks, then the manager ends (again: give the tasks back)"
+            )
         self._stopping.pass_on(number, receivers, now_s)
 
     def _await_address(self) -> None:
@@ -249,7 +276,20 @@ class LocalRun:
         where = [address.host, str(address.port), "--workdir", str(self._workdir)]
         self._worker = [*self._worker, *where]
         self._start_workers()
-        say(f"Started {self._count} workers (their output: {Workdir(self._workdir).state}/worker-*.log)")
+        started = count_text(self._count, "worker")
+        self._say(f"Started {started} (output: {Workdir(self._workdir).state}/worker-*.log)")
+
+    def _say(self, line: str) -> None:
+        """Print a line, above the view of a manager that draws one."""
+        pipe = self._manager.process.stdin
+        try:
+            if pipe is None or not self._manager.is_running:
+                say(line)
+            else:
+                pipe.write(f"{line}\n".encode())
+                pipe.flush()
+        except OSError:  # the manager has just ended
+            say(line)
 
     def _start_workers(self) -> None:
         first = len(self._workers)
@@ -262,7 +302,7 @@ class LocalRun:
         devices = [after for word, after in pairwise(self._worker) if word == "--device"]
         if devices[-1:] != ["auto"] or any(each.exit_code != BAD_GPU_CODE for each in self._workers):
             return False
-        say(f"No worker can use its GPU, so CPU workers are started: {_ending(self._workers[0])}")
+        self._say(f"No worker can use its GPU, so CPU workers are started: {_ending(self._workers[0])}")
         self._worker = [*self._worker, "--device", "cpu"]
         self._start_workers()
         return True
@@ -285,8 +325,8 @@ class LocalRun:
         if self._has_asked_manager or not (self._stopping.first or waited):
             return
         if not self._stopping.first:
-            self.is_cut_short = True
-            say(f"All workers have ended before the sweep: {'; '.join(map(_ending, self._workers))}")
+            ends = "; ".join(map(_ending, self._workers))
+            self.why_cut_short = f"All workers have ended before the sweep: {ends}"
         self._has_asked_manager = True
         self._stopping.kill_by(now_s + END_S)
         self._manager.send(signal.SIGINT)

@@ -15,6 +15,7 @@ from distexp.cluster.slurm import pilot_script, submit
 from distexp.errors import UserError
 from distexp.launcher.local_run import LocalRun, ProcessGroup, Stopping, read_address, say
 from distexp.system import locks
+from distexp.system.logs import is_terminal
 from distexp.system.process import ProcessMark
 from distexp.workdir import Workdir
 
@@ -85,6 +86,7 @@ def run(
     if not workers_wanted and gpus > 1:
         raise UserError(f"--gpus {gpus}: only {free_gpus} GPU{'s are' if free_gpus != 1 else ' is'} free")
     device = "cpu" if device == "auto" and not free_gpus else device
+    draws = is_terminal() and "--plain" not in manager_words
     manager = python(MANAGER, "manager", "--exit-when-done", "--workdir", str(workdir), *manager_words)
     with ProcessGroup() as group:
         local_run = LocalRun(
@@ -93,9 +95,12 @@ def run(
             manager,
             python(RUNNER, "--device", device, "--gpus", str(gpus)),
             workers or workers_wanted or CPU_WORKERS,
+            is_relay=draws,
         )
         while not local_run.turn(time.monotonic()):
             time.sleep(LOOK_S)
+    if local_run.why_cut_short:
+        say(local_run.why_cut_short)
     return local_run.exit_code, local_run.has_workers
 
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import termios
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ import experiment_manager
 from distexp.cli.main import main as command
 from distexp.manager.manager import ExperimentManager
 from tests.live_manager import Folder, RawClient, worker
+from tests.live_worker import await_began, gated_folder, open_gate
 from tests.support import poll
 
 SCRIPT = experiment_manager.__file__
@@ -128,6 +131,17 @@ def test_on_a_terminal_that_was_resized_the_last_lines_and_the_view_are_drawn_an
         poll(lambda: shown.clears == 2 and re.fullmatch(cleared, shown.since_clear), "all again", PATIENCE_S)
         shown.process.terminate()
         assert shown.end() == 0
+
+
+def test_ctrl_c_in_a_run_says_above_the_view_what_it_waits_for(tmp_path: Path) -> None:
+    gated_folder(tmp_path, "[1]")
+    with terminal("run", "--port", 0, "--device", "cpu", "--workers", 1, "--workdir", tmp_path) as shown:
+        shown.await_text(r"Started 1 worker .*\s")
+        await_began(tmp_path)
+        shown.process.send_signal(signal.SIGINT)
+        shown.await_text("(?s)Stopping: workers finish their tasks.* 0/1 ")
+        open_gate(tmp_path)
+        assert shown.end() == 128 + signal.SIGINT
 
 
 def test_a_manager_in_a_pipe_or_told_to_be_plain_shows_lines_alone(folder: Folder) -> None:
