@@ -181,9 +181,13 @@ class Workdir:
             write_private(self.sweep_id, new)
         return found or new
 
-    def announce(self, host: str, port: int) -> None:
-        """Write down who the manager of this folder is, and where to reach it. Caller holds the folder."""
+    def announce(self, host: str, port: int, configs: str = "") -> None:
+        """Write down who the manager of this folder is, where to reach it, and which configs it has read.
+
+        Caller holds the folder.
+        """
         told: dict[str, object] = {"pid": os.getpid(), "host": host, "port": port}
+        told |= {"configs": configs} if configs else {}
         if host in EVERYWHERE:  # where another machine shares the folder, a loopback address is its own
             told |= {"host": "127.0.0.1", "name": host_name()}
         write_private(self.info, json.dumps(told))

@@ -1,4 +1,4 @@
-"""The verbs that look at a running sweep: `status`, `tasks`, `show`, `logs`."""
+"""The verbs that look at a sweep, while a manager runs and after: `status`, `tasks`, `show`, `logs`."""
 
 import json
 import sys
@@ -9,7 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from distexp.cli.connection import DONE, NOTHING, Target, ask, asks_manager, call, say
+from distexp.cli.connection import DONE, NOTHING, Target, asks_manager, say
+from distexp.cli.look import Looker
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import State, Value
 from distexp.text import duration_text, need_text, number_text
@@ -33,8 +34,9 @@ GOES_ON = (State.PENDING, State.ASSIGNED)
 @click.command()
 @asks_manager(is_placed=True)
 def status(target: Target) -> int:
-    """Ask a running manager how far it is."""
-    reply = ask(target, Status(), StatusReply)
+    """Say how far the sweep is; without a manager, what its files say."""
+    with Looker(target) as looker:
+        reply = looker.call(Status(), StatusReply)
     say(target, reply, msgspec.json.format(msgspec.json.encode(reply.status), indent=2).decode())
     return DONE
 
@@ -96,9 +98,9 @@ def _read_tasks(
     target: Target, state: str | None, phase: str | None, where: dict[str, Value], limit: int
 ) -> TasksReply:
     found: list[TaskStatus] = []
-    with target.client() as client:
+    with Looker(target) as looker:
         while True:
-            page = client.call(Tasks(state=state, phase=phase, where=where, offset=len(found)), TasksReply)
+            page = looker.call(Tasks(state=state, phase=phase, where=where, offset=len(found)), TasksReply)
             found += page.tasks
             is_enough = limit and len(found) >= limit
             if is_enough or not page.tasks or len(found) >= page.total:
@@ -127,9 +129,10 @@ def task_table(rows: Sequence[TaskStatus]) -> list[str]:
 def show(target: Target, task: str) -> int:
     """Show one task: parameters, attempts, result or error, log, and why it is not running.
 
-    TASK is a task id, such as exp1_vary_width_0_42.
+    TASK is a task id, such as exp1_vary_width_0_42, a key, or a run folder. Works without a manager, too.
     """
-    reply = ask(target, Show(task=task), ShowReply)
+    with Looker(target) as looker:
+        reply = looker.call(Show(task=task), ShowReply)
     say(target, reply, describe(reply))
     return DONE
 
@@ -153,7 +156,9 @@ def describe(reply: ShowReply) -> str:
         lines += _describe_row(row, set(values))
     if task.error:
         lines += [f"  error       ({task.cause})", *[f"    {line}" for line in task.error.splitlines()]]
-    lines.append(f"  log         {reply.log_path}" + ("" if reply.log else " (nothing here yet)"))
+    if reply.run_dir:
+        lines.append(f"  folder      {reply.run_dir}")
+    lines.append(f"  log         {reply.log_path if reply.log else 'nothing here'}")
     return "\n".join([*lines, *[f"    {line}" for line in reply.log]])
 
 
@@ -177,12 +182,12 @@ def _describe_row(row: Mapping[str, str], parameters: set[str]) -> list[str]:
 def logs(target: Target, task: str, follow: bool) -> int:
     """Print what a task has printed, in all its attempts.
 
-    TASK is a task id, such as exp1_vary_width_0_42.
+    TASK is a task id, such as exp1_vary_width_0_42, a key, or a run folder. Works without a manager, too.
     """
     offset, absent = 0, ""
-    with target.client() as client:
+    with Looker(target) as looker:
         while True:
-            reply = call(target, client, Logs(task=task, offset=offset), LogsReply)
+            reply = looker.call(Logs(task=task, offset=offset), LogsReply)
             is_over = reply.state not in GOES_ON
             if reply.absent and reply.absent != absent:
                 print(reply.absent, file=sys.stderr)

@@ -27,12 +27,23 @@ def failures_of(workdir: Workdir) -> list[TaskRecord]:
 
     The journal is its manager's alone, so while one runs, it is asked.
     """
-    if not workdir.journal.exists():
-        return []
     try:
-        lock = workdir.hold()
+        return journal_of(workdir)
     except AlreadyRunning:
         return [record for state in ("failed", "cancelled") for record in _asked(workdir, state)]
+
+
+def journal_of(workdir: Workdir) -> list[TaskRecord]:
+    """Return what the journal holds of every task.
+
+    Raises:
+        AlreadyRunning: A manager runs in this folder, and the journal is its own.
+        UserError: The folder's lock cannot be taken.
+        JournalUnwritable: The journal is damaged.
+    """
+    if not workdir.journal.exists():
+        return []
+    lock = workdir.hold()
     try:
         journal = Journal(workdir.journal)
         try:

@@ -38,7 +38,11 @@ class Admin:
         registry: WorkerRegistry,
         workdir: Workdir,
         forecaster: Forecaster,
+        *,
+        is_served: bool = True,
     ) -> None:
+        """Answer for a manager, or with `is_served` false for the files that an earlier one has left."""
+        self._is_served = is_served
         self._queue, self._store, self._registry, self._forecaster = queue, store, registry, forecaster
         self._workdir = workdir
         self.is_paused = False
@@ -160,14 +164,18 @@ class Admin:
         held = self._queue.holds.explain().get(entry.planned.phase, "")
         stuck = self._registry.stuck(entry.lease.worker) if entry.lease else ""
         file = self._store.problems().get(entry.planned.output_dir, "")
-        view = QueueView(self._queue.now_s(), self.is_paused, duplicate, before, held, stuck, file)
+        view = QueueView(
+            self._queue.now_s(), self.is_paused, duplicate, before, held, stuck, file, self._is_served
+        )
+        folder = self._run_folder(entry)
         return wire.ShowReply(
             task=describe(entry),
             why=self._why(entry, view),
             running_s=None if since_s is None else round(self._queue.now_s() - since_s, 1),
             row=self._store.find([entry.planned]).get(entry.key) if is_complete else None,
-            log_path=f"{self._run_folder(entry)}/{LOG_FILE}",
-            log=last_lines(self._workdir.root / self._run_folder(entry) / LOG_FILE, SHOWN_LINES),
+            run_dir=folder if (self._workdir.root / folder).is_dir() else "",
+            log_path=f"{folder}/{LOG_FILE}",
+            log=last_lines(self._workdir.root / folder / LOG_FILE, SHOWN_LINES),
         )
 
     def _why(self, entry: Entry, view: QueueView) -> str:
@@ -185,8 +193,11 @@ class Admin:
                 text=piece.text, offset=piece.offset, size=piece.size, state=entry.state.value
             )
         absent = f"{request.task}: has not run yet, so there is no log"
-        if worker := describe(entry).worker:
-            absent = f"{request.task}: its log is where {worker} ran it: {path} in that folder"
+        worker = describe(entry).worker
+        if worker or entry.state is State.COMPLETE:
+            absent = f"{request.task}: has printed nothing"
+        if "/" in worker:  # on another host
+            absent = f"{request.task}: its log, if any, is where {worker} ran it: {path} in that folder"
         return wire.LogsReply(text="", offset=0, size=0, state=entry.state.value, absent=absent)
 
     def _run_folder(self, entry: Entry) -> str:

@@ -22,6 +22,7 @@ class QueueView:
     held: str = ""  # why its phase is held
     stuck: str = ""  # the process of its dead worker's attempt that does not end
     file: str = ""  # why its results file cannot be written
+    is_served: bool = True  # False: no manager runs
 
 
 def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView) -> str:
@@ -34,9 +35,11 @@ def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView)
             return f"complete: its row is in {entry.task.output_dir}/final_results.csv"
         case State.FAILED:
             spent = f"{entry.failures} failures, {entry.losses} lost workers"
-            return f"failed ({spent}): {_last_line(entry)}; `requeue {task_id}` runs it again"
+            again = f"requeue {task_id}" if view.is_served else "distexp run --retry-failed"
+            return f"failed ({spent}): {_last_line(entry)}; `{again}` runs it again"
         case State.CANCELLED:
-            return f"{_last_line(entry)}; `requeue {task_id}` runs it again"
+            later = "" if view.is_served else " once a manager runs"
+            return f"{_last_line(entry)}; `requeue {task_id}` runs it again{later}"
         case State.WITHDRAWN:
             return "withdrawn: the config files no longer ask for it"
     return _pending(entry, workers, view)
@@ -47,6 +50,9 @@ def _assigned(entry: Entry, view: QueueView) -> str:
         return "assigned"
     now_s = view.now_s
     worker, left_s = entry.lease.worker.name, max(0.0, entry.lease.until_s - now_s)
+    if not view.is_served:
+        ran = f"ran on {worker} when the manager ended (attempt {entry.attempts})"
+        return f"{ran}; if it still does, its row counts"
     if view.stuck:
         return (
             f"its worker {worker} has died, and {view.stuck} of the task does not end: the task goes back "
@@ -67,6 +73,9 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
         what = "runs" if is_running else "is complete; its row is copied at the next scan"
         other = view.duplicate.task.task_id
         return f"waits for its duplicate {other}, the same work in another phase, which {what}"
+    if not view.is_served:
+        failed = f"failed ({entry.cause}): {_last_line(entry)}; " if entry.error else ""
+        return f"{failed}no manager runs; `distexp run` runs it{' again' if failed else ''}"
     if view.is_paused:
         return "the sweep is paused; `resume` goes on"
     if view.file:

@@ -81,7 +81,7 @@ class ExperimentManager:
         self._rescan_s = rescan_s
         self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
         self._keep_going = keep_going
-        self._sweep = Sweep(self.workdir.root, configs)
+        self._configs, self._sweep = configs, Sweep(self.workdir.root, configs)
         self._commands = Commands.parse(on_finish, on_failure)
         self._is_serving = self._is_stopping = self._is_done = False
         self._is_lost = False  # the folder of its state was deleted or replaced
@@ -144,7 +144,7 @@ class ExperimentManager:
             self._load(tasks, token.secret if self._auth else None)
             self._server = Server(self.host, self._wanted_port, self.dispatcher, tls)
             undo.callback(self._server.server_close)
-            self.workdir.announce(self.host, self.port)
+            self.workdir.announce(self.host, self.port, self._configs)
             self._held, self._log_open = undo.pop_all(), log_open.pop_all()
         self._pauses.start()
         self._server.start()

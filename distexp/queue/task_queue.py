@@ -103,7 +103,7 @@ class TaskQueue:
                 if record.attempts:
                     self._scheduler.push_retry(record.key)
                 if record.cause == Cause.IMPORT or (retry_failed and record.state == State.FAILED):
-                    entry.attempts = record.attempts
+                    entry.attempts, entry.cause, entry.error = record.attempts, record.cause, record.error
                     continue
                 entry.recall(record)
                 if (held := record.lease) is not None:
@@ -382,7 +382,7 @@ class TaskQueue:
             return key in self._entries
 
     def key_of(self, task_id: str) -> str:
-        """Return the key of the task that has this label now.
+        """Return the key of the task that has this label now, or of the one that has this key.
 
         Raises:
             UnknownTask: None has.
@@ -390,7 +390,7 @@ class TaskQueue:
         with self._lock:
             if self._labels is None:
                 self._labels = Labels([each.planned for each in self._entries.values() if each.is_wanted])
-            key = self._labels.key_of(task_id)
+            key = task_id if task_id in self._entries else self._labels.key_of(task_id)
             if key is None:
                 raise UnknownTask(f"task {task_id!r} is not in this sweep; `tasks` lists those that are")
             return key

@@ -134,12 +134,13 @@ class Reader:
         self.torn = self._pending = None
         self._identity = _identity(os.stat(self.path))
 
-    def look(self, *, locked: bool, on_row: OnRow | None = None) -> Scan:
+    def look(self, *, locked: bool, on_row: OnRow | None = None, only: Set[str] = frozenset()) -> Scan:
         """Read on if the bookmark fits, else everything; a file that is gone has no rows.
 
         Args:
             locked: No writer that honours the lock is at work, so a last line that is whole stays as it is.
             on_row: Called for each row that counts unless it says why not: the first of each of its tasks.
+            only: Rows of other tasks than these need not be handed to `on_row`; empty: all are.
 
         Raises:
             OSError: The file is there and cannot be read now.
@@ -155,7 +156,7 @@ class Reader:
                 self._identity = _identity(status)
                 self.unusable = self._why_unusable(file, self.header)
                 if self.header and not self.unusable and self.header.closed:
-                    judge = _Judge(self._matcher(self.header), self.header.columns, self.seen, on_row)
+                    judge = _Judge(self._matcher(self.header), self.header.columns, self.seen, on_row, only)
                     self._read(file, self.header, judge, locked)
                     complete = judge.complete
                     warnings = self._told(file, self.header, judge.places)
@@ -177,17 +178,17 @@ class Reader:
             warnings=tuple(text for text in warnings if self.is_new(text)),
         )
 
-    def look_through(self, on_row: OnRow) -> list[Problem]:
+    def look_through(self, on_row: OnRow, only: Set[str] = frozenset()) -> list[Problem]:
         """Read everything now, for one who will not look again; return what does not count, and why.
 
         Raises:
             OSError: The file is there and cannot be read now.
         """
         self.reset()
-        self.look(locked=True, on_row=on_row)
+        self.look(locked=True, on_row=on_row, only=only)
         problems = self.problems
         while self.awaits_more:  # a quote that is never closed hides nothing below it
-            self.look(locked=True, on_row=on_row)
+            self.look(locked=True, on_row=on_row, only=only)
             problems += self.problems
         return problems
 
@@ -298,19 +299,25 @@ class _Judge:
     """Takes the rows of one look: those that count, and those that do not with their reason."""
 
     def __init__(
-        self, matcher: Matcher, columns: Sequence[str], seen: set[str], on_row: OnRow | None
+        self,
+        matcher: Matcher,
+        columns: Sequence[str],
+        seen: set[str],
+        on_row: OnRow | None,
+        only: Set[str],
     ) -> None:
         self.complete: set[str] = set()
         self.places: dict[Hashable, _Place] = {}  # by what the rows have in common
         self._matcher, self._explainer = matcher, Explainer(matcher, columns)
-        self._seen, self._on_row = seen, on_row
+        self._seen, self._on_row, self._only = seen, on_row, only
 
     def take(self, block: Block) -> None:
         """Compare the rows of a block with the tasks."""
         for line, problem in block.bad:
             self.refuse(re.sub(r"\d+", "N", problem), f"the line {problem}", block.offset, line)
         found = self._matcher.found(block.columns)
-        if self._on_row is None and {*map(type, found)} == {str}:
+        is_quick = self._on_row is None or (self._only and self._only.isdisjoint(found))
+        if is_quick and {*map(type, found)} == {str}:
             keys: set[str] = set(found)  # type: ignore[arg-type]
             if len(keys) == len(found) and keys.isdisjoint(self._seen) and keys.isdisjoint(self.complete):
                 self.complete |= keys

@@ -190,7 +190,7 @@ class ResultsFile:
             return ""
 
         try:
-            reader.look_through(keep)
+            reader.look_through(keep, keys)
         except OSError as error:
             raise ResultsUnwritable(f"{self.path}: cannot be read now ({error.strerror})") from error
         return found

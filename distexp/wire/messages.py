@@ -303,6 +303,7 @@ class ShowReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     why: str
     running_s: float | None
     row: dict[str, str] | None
+    run_dir: str = ""
     log_path: str
     log: list[str]
 

@@ -90,7 +90,10 @@ def test_a_running_manager_answers_status_and_keeps_folder_and_port(
             f"error: 127.0.0.1:{manager.port}: Address already in use. "
             "Stop the program that uses this port, or choose another with --port\n",
         )
-    code, _, err = call(capsys, "status", "--workdir", folder.root)
+    code, out, err = call(capsys, "status", "--workdir", folder.root)
+    assert (code, json.loads(out)["progress"]) == (0, "0/3 (0.0%)")
+    assert err == "No manager runs in this folder: this is what its files say.\n"
+    code, _, err = call(capsys, "status", "localhost", manager.port, "--workdir", folder.root)
     assert (code, err) == (
         2,
         f"error: no manager answers at localhost:{manager.port} (Connection refused); start one there "

@@ -254,7 +254,7 @@ def test_a_log_that_a_worker_elsewhere_keeps_is_said_to_be_there(
         talk.say("request_task")
         absent = user.say("logs", task=FIRST)["absent"]
     path = user.say("show", task=FIRST)["log_path"]
-    assert absent == f"{FIRST}: its log is where box7/gpu0 ran it: {path} in that folder"
+    assert absent == f"{FIRST}: its log, if any, is where box7/gpu0 ran it: {path} in that folder"
 
 
 def test_an_unknown_task_is_refused(user: RawClient) -> None:

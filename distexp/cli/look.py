@@ -1,0 +1,192 @@
+"""Ask the manager of a folder, or without one its files: configs, rows, journal and run folders."""
+
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from distexp.cli.connection import Reply, Target
+from distexp.cli.records import journal_of
+from distexp.cli.traces import Trace, find_trace
+from distexp.errors import (
+    AlreadyRunning,
+    ConfigError,
+    DistexpError,
+    JournalUnwritable,
+    ManagerUnreachable,
+    ProtocolError,
+    Refused,
+    UnknownTask,
+    UserError,
+)
+from distexp.manager.admin import SHOWN_LINES, Admin
+from distexp.manager.at_rest import admin_at_rest
+from distexp.run_folder import LOG_FILE, key_in
+from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
+from distexp.system.gc import set_aside
+from distexp.task import State, TaskRecord
+from distexp.task_log import last_lines, read_piece
+from distexp.wire.messages import AnyReply, AnyRequest, Logs, LogsReply, Show, ShowReply, TaskStatus
+from distexp.workdir import Workdir
+
+NO_MANAGER = "No manager runs in this folder: this is what its files say."
+
+
+class Looker:
+    """Answers requests that only look.  For one thread."""
+
+    def __init__(self, target: Target) -> None:
+        """Ask nobody yet."""
+        self._target = target
+        self._workdir = Workdir(target.workdir.absolute())
+        self._client = target.client()
+        self._files: _Files | None = None
+
+    def call(self, request: AnyRequest, expected: type[Reply]) -> Reply:
+        """Return the reply of the manager, or that of the folder's files after a line that says so.
+
+        Raises:
+            Refused: There is no such task; names one like it.
+            ManagerUnreachable: No manager answers at the host or port that was named, or one runs in this
+                folder and does not answer now.
+        """
+        if isinstance(request, Show | Logs):
+            request = msgspec.structs.replace(request, task=name_of(self._workdir.root, request.task))
+        try:
+            reply: AnyReply = self._answer(request, expected)
+        except (Refused, UnknownTask) as error:
+            found = self._trace(request)
+            if found is None:
+                from distexp.cli.suggest import task_hint  # reads configs, which only this needs
+
+                raise Refused(f"{error}{task_hint(self._target.workdir, str(error))}") from None
+            reply = found
+        assert isinstance(reply, expected)
+        return reply
+
+    @set_aside()
+    def _answer(self, request: AnyRequest, expected: type[Reply]) -> AnyReply:
+        if self._files is None:
+            try:
+                return self._client.call(request, expected)
+            except Refused:
+                raise
+            except (ManagerUnreachable, ProtocolError) as error:
+                if self._target.host or self._target.port:
+                    raise
+                self._files = _Files.of(self._workdir, error)
+        return self._files.handle(request)
+
+    def _trace(self, request: AnyRequest) -> AnyReply | None:
+        if not isinstance(request, Show | Logs):
+            return None
+        trace = find_trace(self._workdir.root, request.task)
+        records = self._files.records if self._files else []
+        return None if trace is None else _reply_of(self._workdir.root, trace, records, request)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+
+def name_of(root: Path, word: str) -> str:
+    """Return the key of the task whose run folder, or a file in it, was named; else the word as it is."""
+    path = Path(word)
+    for each in (path, root / path):
+        for folder in (each, each.parent):
+            if folder.is_dir() and folder.parent.name == "runs":
+                return key_in(folder)
+    return word
+
+
+class _Files:
+    """What the files of a folder say while no manager runs there."""
+
+    def __init__(self, admin: Admin | None, records: list[TaskRecord], problem: ConfigError | None) -> None:
+        self._admin, self.records, self._problem = admin, records, problem
+
+    @classmethod
+    def of(cls, workdir: Workdir, unreachable: DistexpError) -> "_Files":
+        """Read the files, and say that it is they that answer.
+
+        Raises:
+            ManagerUnreachable, ProtocolError: A manager holds the folder, or there is nothing of a sweep.
+        """
+        try:
+            records = journal_of(workdir)
+        except AlreadyRunning:
+            raise unreachable from None  # it is starting, or stuck
+        except (UserError, JournalUnwritable) as error:
+            print(f"warning: failures are not known: {error}", file=sys.stderr)
+            records = []
+        configs = str(workdir.read_info().get("configs") or DEFAULT_CONFIGS)
+        try:
+            tasks = Sweep(workdir.root, configs).load()
+        except ConfigError as error:
+            if not workdir.state.is_dir():
+                raise unreachable from None
+            found = cls(None, records, error)
+        else:
+            found = cls(admin_at_rest(workdir, tasks, records), records, None)
+        print(NO_MANAGER, file=sys.stderr)
+        return found
+
+    def handle(self, request: AnyRequest) -> AnyReply:
+        """Return the reply.
+
+        Raises:
+            UnknownTask: No config asks for the task.
+            ConfigError: The configs cannot be read, and it takes them to answer.
+        """
+        if self._admin is not None:
+            return self._admin.handle(request)
+        assert self._problem is not None
+        if isinstance(request, Show | Logs):
+            raise UnknownTask(f"task {request.task!r} has left nothing here, and {self._problem}")
+        raise self._problem
+
+
+def _reply_of(root: Path, trace: Trace, records: list[TaskRecord], request: Show | Logs) -> AnyReply:
+    """Return what is left of a task that no config asks for."""
+    record = next(
+        (record for record in records if record.key == trace.key), TaskRecord(key=trace.key, state="")
+    )
+    state = State.COMPLETE.value if trace.row else record.state or State.WITHDRAWN.value
+    log = root / trace.run_dir / LOG_FILE
+    if isinstance(request, Logs):
+        piece = read_piece(log, request.offset) if trace.run_dir else None
+        if piece is None:
+            absent = f"{request.task}: has left no log here"
+            return LogsReply(text="", offset=0, size=0, state=state, absent=absent)
+        return LogsReply(text=piece.text, offset=piece.offset, size=piece.size, state=state)
+    where = f"; its row is {trace.row.where}" if trace.row else ""
+    cells = trace.row.cells if trace.row else {}
+    return ShowReply(
+        task=TaskStatus(
+            task_id=trace.task_id,
+            key=trace.key,
+            phase=trace.phase,
+            config=trace.config,
+            seed=trace.seed,
+            output_dir=Path(trace.run_dir).parents[1].as_posix() if trace.run_dir else "",
+            state=state,
+            attempts=record.attempts or int(cells.get("attempt") or 0),
+            failures=record.failures,
+            losses=record.losses,
+            worker=cells.get("worker") or record.last_worker,
+            cause=record.cause,
+            error=record.error,
+        ),
+        why=f"the config files do not ask for it (any more){where}",
+        running_s=None,
+        row=trace.row.cells if trace.row else None,
+        run_dir=trace.run_dir,
+        log_path=f"{trace.run_dir}/{LOG_FILE}" if trace.run_dir else "",
+        log=last_lines(log, SHOWN_LINES) if trace.run_dir else [],
+    )

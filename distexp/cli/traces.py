@@ -1,0 +1,148 @@
+"""What rows and run folders say of a task that no config asks for (any more), found by its id or its key."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from distexp.results.csv_format import read_header, whole_file
+from distexp.results.matching import first_places
+from distexp.results.results_file import RESULTS_FILE
+from distexp.results.store import folders_with_results
+from distexp.run_folder import HEADER, LOG_FILE, PARAMETERS_FILE, RUNS_FOLDER, key_in
+from distexp.task import Value
+from distexp.text import harmless_name
+
+HEAD_BYTES = 64 * 1024  # of a log, in which its first header stands
+KEYS = frozenset("0123456789abcdef")  # digits of a key
+
+
+class FileRow(msgspec.Struct, frozen=True):
+    """One row of a results file."""
+
+    file: str  # relative to the working folder
+    line: int  # of the file, counted from 1
+    cells: dict[str, str]
+
+    @property
+    def where(self) -> str:
+        """File and line, as messages name them."""
+        return f"{self.file}:{self.line}"
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """A task as rows and run folders know it."""
+
+    task_id: str
+    phase: str
+    seed: int
+    config: dict[str, Value]  # where it has no run folder: of texts
+    key: str = ""  # empty where it has no run folder
+    run_dir: str = ""  # relative to the working folder; empty where there is none
+    row: FileRow | None = None
+
+
+def find_trace(root: Path, name: str) -> Trace | None:
+    """Return what there is of the task with this id or key; the first row that names it counts."""
+    row = next((row for row in rows_with(root, name) if _is_of(row, name)), None)
+    if row is not None:
+        return trace_of(root, row)
+    folder = next(_folders_of(root, name), None)
+    return _of_folder(root, folder, name) if folder else None
+
+
+def rows_with(root: Path, text: str) -> Iterator[FileRow]:
+    """Yield the rows of all results files whose line holds this text."""
+    wanted = text.encode()
+    for folder in folders_with_results(root):
+        path = root / folder / RESULTS_FILE
+        with open(path, "rb") as file:
+            header = read_header(file)
+            if header is None or header.problem:
+                continue
+            file.seek(0)
+            line = file.read(header.stop).count(header.dialect.end) + 1
+            places = first_places(header.columns)
+            for raw, fields in whole_file(file, header):
+                if fields and wanted in raw:
+                    cells = {name: fields[at] for name, at in places.items()}
+                    yield FileRow((Path(folder) / RESULTS_FILE).as_posix(), line, cells)
+                line += raw.count(header.dialect.end)
+
+
+def _is_of(row: FileRow, name: str) -> bool:
+    run_dir = row.cells.get("run_dir", "")
+    return row.cells.get("task_id") == name or (bool(run_dir) and key_in(Path(run_dir)) == name)
+
+
+def trace_of(root: Path, row: FileRow) -> Trace:
+    """Return the task that a row is of, as the row and its run folder say."""
+    cells, run_dir = row.cells, row.cells.get("run_dir", "")
+    seed = int(cells["seed"]) if cells.get("seed", "").lstrip("-").isdigit() else 0
+    names = [*cells]
+    first = names.index("task_id") + 1 if "task_id" in names else 0
+    config: dict[str, Value] = {name: cells[name] for name in names[first : _end_of_parameters(names)]}
+    if run_dir and (kept := _parameters(root / run_dir)):
+        seed = kept.pop("seed", seed)
+        config = kept
+    return Trace(
+        task_id=cells.get("task_id", ""),
+        phase=cells.get("phase", ""),
+        seed=seed,
+        config=config,
+        key=key_in(Path(run_dir)) if run_dir else "",
+        run_dir=run_dir if run_dir and (root / run_dir).is_dir() else "",
+        row=row,
+    )
+
+
+def _end_of_parameters(names: list[str]) -> int:
+    return names.index("seed") if "seed" in names else 0
+
+
+def _parameters(folder: Path) -> dict[str, Value]:
+    try:
+        found = json.loads((folder / PARAMETERS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _folders_of(root: Path, name: str) -> Iterator[Path]:
+    """Yield the run folders of the task with this id or key."""
+    is_key = not set(name) - KEYS
+    phase, _, index_and_seed = name.rpartition("_")
+    phase = phase.rpartition("_")[0]
+    start = f"{phase}_{index_and_seed}_"
+    for depth in ("*", "*/*", ""):
+        for runs in root.glob(f"{depth}/{RUNS_FOLDER}" if depth else RUNS_FOLDER):
+            for folder in runs.iterdir():
+                has_key = is_key and key_in(folder) == name
+                may_be = not has_key and bool(phase) and folder.name.startswith(harmless_name(start))
+                if has_key or (may_be and _task_id(folder) == name):
+                    yield folder
+
+
+def _task_id(folder: Path) -> str:
+    """Return the id of the task that the first header of its log names; empty where there is none."""
+    try:
+        with open(folder / LOG_FILE, "rb") as file:
+            first = file.readline(HEAD_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+    return first.removeprefix(HEADER).partition(",")[0] if first.startswith(HEADER) else ""
+
+
+def _of_folder(root: Path, folder: Path, name: str) -> Trace:
+    parameters = _parameters(folder)
+    head, _, key = folder.name.rpartition("_")
+    phase, _, seed = head.rpartition("_")
+    return Trace(
+        task_id=_task_id(folder) or name,
+        phase=phase,
+        seed=parameters.pop("seed", int(seed) if seed.lstrip("-").isdigit() else 0),
+        config=parameters,
+        key=key,
+        run_dir=folder.relative_to(root).as_posix(),
+    )
