@@ -82,10 +82,12 @@ def _stamp(venv: Path, name: str) -> str:
         return ""
 
 
-def _answers(python: Path) -> bool:
-    """Return whether this Python starts: a venv outlives the Python that made it."""
+def _answers(python: Path, *words: str) -> bool:
+    """Return whether this Python can do that, or start at all: a venv outlives the Python that made it."""
     try:
-        return subprocess.run([python, "-c", ""], capture_output=True, check=False).returncode == 0
+        return (
+            subprocess.run([python, *(words or ("-c", ""))], capture_output=True, check=False).returncode == 0
+        )
     except OSError:
         return False
 
@@ -105,8 +107,8 @@ def _install(venv: Path, requirements: Path) -> None:
     print(f"Installing {requirements.name} into .venv: once, some minutes (progress: {log})", flush=True)
     python = str(venv_python(venv))
     with log.open("w", encoding="utf-8") as output:
-        has_pip = _logged([python, "-m", "pip", "--version"], output) == 0
-        if not has_pip and _logged([python, "-m", "ensurepip", "--default-pip"], output) != 0:
+        has_pip = _answers(Path(python), "-m", "pip", "--version")
+        if not has_pip and _watched([python, "-m", "ensurepip", "--default-pip"], output, log) != 0:
             raise UserError(
                 f"{venv}: {sys.executable} has neither pip nor its module ensurepip; install them "
                 "(on Debian and Ubuntu: apt-get install python3-venv)"
@@ -131,15 +133,15 @@ def _watched(command: Sequence[str], output: IO[str], log: Path) -> int:
     began_s = time.monotonic()
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     while process.poll() is None:
-        now = _last_line(log.read_text(encoding="utf-8", errors="replace"))
+        now = _last_line(log.read_text(encoding="utf-8", errors="replace"), "starting")
         print(f"\r\x1b[2K{time.monotonic() - began_s:4.0f} s  {now[:LINE_CELLS]}", end="", flush=True)
         time.sleep(LOOK_S)
     print("\r\x1b[2K", end="", flush=True)
     return process.returncode
 
 
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no message"])[-1]
+def _last_line(text: str, default: str = "no message") -> str:
+    return (text.strip().splitlines() or [default])[-1]
 
 
 if __name__ == "__main__":
