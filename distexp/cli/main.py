@@ -4,6 +4,7 @@ What the user can fix is one line on standard error. Exit codes: 0 all well, 1 a
 or the manager refuses, 2 wrong words or files, or no manager answers.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -113,6 +114,7 @@ def main(words: Sequence[str] | None = None, *, command: str | None = None, verb
         command: How the user called this; help and hints show it. The launchers tell it by `DISTEXP_COMMAND`.
         verb: What `command` always does; the words hold no verb then.
     """
+    write_utf8()
     name = os.environ.pop("DISTEXP_COMMAND", "") or command or COMMAND
     try:
         doing = tree.get_command(click.Context(tree), verb) or tree
@@ -133,6 +135,16 @@ def main(words: Sequence[str] | None = None, *, command: str | None = None, verb
         return 0
     except (KeyboardInterrupt, click.Abort):  # in a verb that goes on until Ctrl+C; a manager has its signals
         return 0
+
+
+def write_utf8() -> None:
+    """Let this process and those it starts write UTF-8 into files and pipes, on Windows as elsewhere."""
+    if sys.platform != "win32":
+        return
+    os.environ.setdefault("PYTHONUTF8", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding != "utf-8":
+            stream.reconfigure(encoding="utf-8")
 
 
 def complain(text: str, code: int) -> int:

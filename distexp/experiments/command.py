@@ -21,6 +21,7 @@ from distexp.context import Context
 from distexp.run_folder import HEADER, write_parameters
 from distexp.sweep.command_line import fill_command
 from distexp.sweep.templates import split_command
+from distexp.system.exit_codes import describe_exit, is_crash
 from distexp.system.process import ProcessMark, descendants, end_tree
 from distexp.task import Cause, Scalar
 from distexp.text import one_line
@@ -31,7 +32,6 @@ PIPE_GRACE_S = 5.0  # for processes that the program leaves behind with its outp
 CHUNK_BYTES = 65_536  # of a pipe, read at once
 MAX_LINE_BYTES = 16 * 1024 * 1024  # of which a line is looked at, for the result may be in it
 MAX_QUOTED_CHARS = 500  # of the last line of an output, in an error: the log has it all
-WINDOWS_CRASH = 0xC0000000  # exit codes from here on are its exceptions
 
 
 class CommandFailed(RuntimeError):
@@ -43,7 +43,9 @@ class CommandFailed(RuntimeError):
         self, name: str, returncode: int | None, outputs: "Sequence[_Output]" = (), why: str = ""
     ) -> None:
         """Tell from the exit code whether the program ended by itself."""
-        how, self.failure_cause = (why, Cause.ERROR) if returncode is None else _end_of(returncode)
+        is_own_end = returncode is None or not is_crash(returncode)
+        self.failure_cause = Cause.ERROR if is_own_end else Cause.CRASH
+        how = why if returncode is None else describe_exit(returncode)
         super().__init__(f"{name}: {how}{_quoted(outputs)}")
 
 
@@ -241,25 +243,6 @@ def _no_result(name: str) -> dict[str, Scalar]:
         file=sys.stderr,
     )
     return {}
-
-
-def _end_of(returncode: int) -> tuple[str, Cause]:
-    """Return how a program that failed has ended, and whether it did so by itself."""
-    if returncode < 0:
-        return _killed_by(-returncode), Cause.CRASH
-    if returncode >= WINDOWS_CRASH:
-        return f"crashed with exit code 0x{returncode:08X}", Cause.CRASH
-    if 128 < returncode <= 128 + 64:  # as shells pass it on
-        return f"exit code {returncode}: what it ran was {_killed_by(returncode - 128)}", Cause.CRASH
-    return f"exit code {returncode}", Cause.ERROR
-
-
-def _killed_by(number: int) -> str:
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        name = f"signal {number}"
-    return f"killed by {name}{', perhaps for want of memory' if name == 'SIGKILL' else ''}"
 
 
 def _quoted(outputs: "Sequence[_Output]") -> str:

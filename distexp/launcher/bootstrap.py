@@ -96,7 +96,7 @@ def _create(venv: Path) -> None:
     version = ".".join(map(str, sys.version_info[:3]))
     print(f"Making .venv with Python {version} ({sys.executable})", flush=True)
     command = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(venv)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    made = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if made.returncode != 0:
         raise UserError(f"{venv} cannot be made: {_last_line(made.stdout + made.stderr)}")
 

@@ -4,6 +4,7 @@ Each leads a session of its own (a process group on Windows): a terminal's Ctrl+
 which passes it on, so each gets every signal exactly once, wherever it came from.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from distexp.system.exit_codes import code_text
 from distexp.system.process import ProcessMark, end_tree
 from distexp.text import count_text
 from distexp.workdir import Workdir
@@ -51,13 +53,20 @@ class GroupProcess:
         return code if code >= 0 else 128 - code
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, unless it has ended. Windows has only Ctrl+Break for another process."""
+        """Send it a signal, unless it has ended. Windows has only Ctrl+Break for another process.
+
+        Without a console there is not even that: then it is ended, which journal and rows stand.
+        """
         if not self.is_running:
             return
-        if sys.platform == "win32":
-            self.process.send_signal(signal.CTRL_BREAK_EVENT)
-        else:
+        if sys.platform != "win32":
             self.process.send_signal(number)
+            return
+        try:
+            self.process.send_signal(signal.CTRL_BREAK_EVENT)
+        except OSError:
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                self.process.terminate()
 
     def kill(self) -> None:
         """End it and whatever it started, at once."""
@@ -277,7 +286,7 @@ class LocalRun:
         self._worker = [*self._worker, *where]
         self._start_workers()
         started = count_text(self._count, "worker")
-        self._say(f"Started {started} (output: {Workdir(self._workdir).state}/worker-*.log)")
+        self._say(f"Started {started} (output: {Workdir(self._workdir).state / 'worker-*.log'})")
 
     def _say(self, line: str) -> None:
         """Print a line, above the view of a manager that draws one."""
@@ -336,7 +345,7 @@ def _ending(process: GroupProcess) -> str:
     """Return how it ended: its exit code, its log, the last line of that."""
     lines = process.log.read_text(encoding="utf-8", errors="replace").split("\n") if process.log else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
-    return f"{process.name}: exit code {process.exit_code}, {last} ({process.log})"
+    return f"{process.name}: exit code {code_text(process.exit_code)}, {last} ({process.log})"
 
 
 def say(line: str) -> None:

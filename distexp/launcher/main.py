@@ -15,6 +15,7 @@ from distexp.cluster.slurm import pilot_script, submit
 from distexp.errors import UserError
 from distexp.launcher.local_run import LocalRun, ProcessGroup, Stopping, read_address, say
 from distexp.system import locks
+from distexp.system.exit_codes import code_text
 from distexp.system.logs import is_terminal
 from distexp.system.process import ProcessMark
 from distexp.workdir import Workdir
@@ -108,7 +109,11 @@ def count_free_gpus() -> int:
     """Return how many GPUs a worker could claim now; 0 with the reason, or a line per GPU, if none."""
     try:
         listed = subprocess.run(
-            python(RUNNER, "--list-gpus"), capture_output=True, text=True, timeout=LIST_GPUS_S, check=False
+            python(RUNNER, "--list-gpus"),
+            capture_output=True,
+            encoding="utf-8",
+            timeout=LIST_GPUS_S,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise UserError(f"{RUNNER} --list-gpus: no answer in {LIST_GPUS_S:.0f} s") from None
@@ -135,7 +140,7 @@ def workers(count: int, words: Sequence[str]) -> int:
             time.sleep(LOOK_S)
     failed = [process for process in group.processes if process.exit_code != 0]
     for process in failed:
-        say(f"{process.name} ended with exit code {process.exit_code}")
+        say(f"{process.name} ended with exit code {code_text(process.exit_code)}")
     return 1 if failed else 0
 
 

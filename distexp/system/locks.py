@@ -5,6 +5,7 @@ on POSIX and the first byte of the file on Windows, as the package `filelock` ta
 package exclude us, and we them. A process that was forked or started by the holder does not hold the lock.
 """
 
+import errno
 import os
 import stat
 import sys
@@ -16,6 +17,7 @@ from typing import Self
 PRIVATE = 0o600  # another user who may open a lock file can hold it for ever
 SHARED = 0o666  # for files that users lock in turn, whatever their umask
 POLL_S = 0.01  # between two tries
+HELD = {errno.EAGAIN, errno.EACCES, errno.EPERM, errno.EDEADLK, 0}  # by another; wine says 0
 NOTE_BYTES = 40  # of a note that are read: anybody may have written a shared file
 _FLAGS = (
     os.O_RDWR
@@ -185,7 +187,9 @@ def _is_locked(descriptor: int) -> bool:
     """Return whether the lock is ours now."""
     try:
         _lock(descriptor)
-    except (BlockingIOError, PermissionError):  # the latter on Windows, and on some file systems
+    except OSError as error:
+        if error.errno not in HELD:
+            raise
         return False
     return True
 

@@ -18,7 +18,10 @@ from typing import NoReturn
 
 import psutil
 
+from distexp.system.windows_job import end_others_in_job, take_descendants_along
+
 MARK_VARIABLE = "DISTEXP_TASK_PROCESS"  # in the environment of all that a task starts
+INTERRUPTS = ("SIGINT", "SIGBREAK")  # of a terminal; the latter is Ctrl+Break of Windows
 CLUSTER_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR2")  # sent to every process of a job, or of a terminal
 END_S = 10.0  # a killed process is gone by then, unless the kernel holds it in a device call
 TRACKER_S = 3.0  # for a resource tracker, which may have only started, to free what it knows and end
@@ -38,7 +41,15 @@ def machine_id() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
-        return f"{platform.node()}/{int(psutil.boot_time())}"
+        return f"{platform.node()}/{_boot_id()}"
+
+
+def _boot_id() -> str:
+    """Return what changes with each boot, and is the same in all processes until then, whatever the clock."""
+    kernel = 4 if sys.platform == "win32" else 0  # the parent of what it starts itself, and keeps
+    processes = (_see(pid) for pid in sorted(_pids()) if pid > kernel)
+    first = next((each for each in processes if each and each.parent == kernel), None)
+    return repr(first and first.started)
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ else:
         try:
             process = psutil.Process(pid)
             session = os.getsid(pid) if sys.platform != "win32" else -1
-            is_zombie = process.status() == psutil.STATUS_ZOMBIE
+            is_zombie = sys.platform != "win32" and process.status() == psutil.STATUS_ZOMBIE
             return _Seen(pid, process.ppid(), session, process.create_time(), is_zombie)
         except (psutil.Error, OSError):
             return None
@@ -121,7 +132,8 @@ def end_tree(root: ProcessMark, mark: str = "", orphans: Callable[[], list[int]]
     """End a process and everything it has started, again until nothing is left; return what does not end.
 
     That is all below it, all of its session if it leads one, and every program with the mark in its
-    environment. A process that `detach`ed itself is, on Linux, above all that it has started while it lives.
+    environment; on Windows, what its job object holds. A process that `detach`ed itself is, on Linux,
+    above all that it has started while it lives.
     Resource trackers of multiprocessing go last: they free shared memory and semaphores of the dead.
 
     Args:
@@ -150,6 +162,9 @@ def end_tree(root: ProcessMark, mark: str = "", orphans: Callable[[], list[int]]
 
 def end_descendants() -> None:
     """End everything that this process has started; on Linux, after `detach`, also what detached itself."""
+    if sys.platform == "win32":
+        end_others_in_job()
+        return
     began_s, trackers = time.monotonic(), set[ProcessMark]()
     while has_children() and time.monotonic() < began_s + END_S:
         found = {ProcessMark(each.pid, each.started) for each in _below(os.getpid(), list(_everyone()))}
@@ -201,7 +216,7 @@ def own_resource_tracker() -> None:
 
 def has_children() -> bool:
     """Return False if there are surely none; cheap, since that is the rule."""
-    if sys.platform == "win32":
+    if not hasattr(os, "waitid"):  # Windows, and macOS before Python 3.13
         return True
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -254,6 +269,8 @@ def _below(pid: int, everyone: list[_Seen]) -> list[_Seen]:
 
 def _family(root: ProcessMark, mark: str, *, is_gone: bool) -> list[_Seen]:
     """Return what `root` has started, as far as can be seen, without itself."""
+    if sys.platform == "win32":
+        return []  # its job object ends that
     everyone = list(_everyone())
     is_reused = any(each.pid == root.pid and each.started != root.started for each in everyone)
     found = {} if is_gone else {each.pid: each for each in _below(root.pid, everyone)}
@@ -309,14 +326,31 @@ def _end_trackers(trackers: set[ProcessMark]) -> None:
 
 def detach() -> None:
     """Leave the terminal's reach: its Ctrl+C is for the worker; nobody types into a task."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in INTERRUPTS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    take_descendants_along()
     if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `unheard_interrupts`
         os.setsid()  # its own group, so that the whole tree can be ended at once
         outlive_cluster_signals()
     adopt_orphans()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+
+
+@contextlib.contextmanager
+def unheard_interrupts() -> Iterator[None]:
+    """Let new interpreters that this thread starts meanwhile miss Ctrl+C until they `detach` themselves."""
+    if sys.platform == "win32":  # where it is a flag of the start: `CREATE_NEW_PROCESS_GROUP`
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def adopt_orphans() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)  # line ends are as written
+
 
 class LogWriter(io.RawIOBase):
     """Writes to the log's descriptor, and drops what it does not take."""
@@ -56,7 +58,7 @@ def redirect_output(path: Path, begin: Callable[[], None], lost: Callable[[OSErr
             lost(error)
 
     try:
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        log = os.open(path, APPEND, 0o666)
     except OSError as error:  # the disk has filled up since the folder was made
         lose(error)
         log = os.open(os.devnull, os.O_WRONLY)
@@ -69,7 +71,9 @@ def redirect_output(path: Path, begin: Callable[[], None], lost: Callable[[OSErr
 def _text_stream(writer: LogWriter) -> io.TextIOWrapper:
     """Return a stream of lines: the last one before a crash tells most."""
     buffer = io.BufferedWriter(writer)
-    return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return io.TextIOWrapper(
+        buffer, encoding="utf-8", errors="backslashreplace", newline="\n", line_buffering=True
+    )
 
 
 def warn(text: str) -> None:

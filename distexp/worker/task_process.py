@@ -9,21 +9,22 @@ import contextlib
 import logging
 import multiprocessing
 import secrets
-import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
-from typing import Literal
+from types import ModuleType, SimpleNamespace
+from typing import Any, Literal
 
 import msgspec
 import psutil
 
 from distexp.run_folder import LOG_FILE
-from distexp.system.process import ProcessMark, children_of, end_tree, has_group
+from distexp.system.exit_codes import CONTROL_C_EXIT, code_text, describe_exit
+from distexp.system.process import ProcessMark, children_of, end_tree, has_group, unheard_interrupts
 from distexp.task import Cause, Task
 from distexp.task_log import last_lines
 from distexp.text import one_line
@@ -89,6 +90,11 @@ class Attempt:
         """Ask the experiment to save a checkpoint and stop."""
         self._send(Stop())
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether Ctrl+C has ended it before the experiment began: it was not ready to ignore that."""
+        return not self.has_begun and self._process.exitcode == CONTROL_C_EXIT
+
     def outcome(self) -> Outcome | None:
         """Read what the child has sent and return how the attempt ended, None while it runs."""
         has_died = self._has_died()
@@ -139,10 +145,9 @@ class Attempt:
     def _how_it_died(self) -> str:
         code = self._process.exitcode
         if code is not None and code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            cause = f"killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+            cause = describe_exit(code)
         else:
-            cause = f"ended with exit code {code} without a result"
+            cause = f"ended with exit code {code_text(code)} without a result"
         lines = self._printed()
         if last := next((line.strip() for line in reversed(lines) if line.strip()), ""):
             cause += f"; last output: {one_line(last)}"
@@ -208,6 +213,7 @@ class Children:
         watcher: Watcher,
     ) -> None:
         """Pin nothing: children inherit the worker's environment, which shows its `gpus` (UUIDs)."""
+        start_new_groups()
         self._watcher = watcher
         self._method: StartMethod = method
         self._device, self._threads, self._gpus = device, threads, tuple(gpus)
@@ -336,6 +342,23 @@ class Children:
                 self._watcher.watch(self._template_process)
 
 
+def start_new_groups() -> None:
+    """Let processes that `multiprocessing` starts lead a group of their own on Windows.
+
+    The launcher's Ctrl+Break is for all of the worker's group, and would end a child that has only started.
+    """
+    if sys.platform != "win32":
+        return
+    import _winapi
+    from multiprocessing import popen_spawn_win32
+
+    def create(*words: Any) -> Any:
+        flags = words[5] | subprocess.CREATE_NEW_PROCESS_GROUP
+        return _winapi.CreateProcess(*words[:5], flags, *words[6:])
+
+    popen_spawn_win32._winapi = SimpleNamespace(**{**vars(_winapi), "CreateProcess": create})
+
+
 def _start(method: StartMethod, setup: Setup) -> tuple[BaseProcess, Connection]:
     ours, theirs = multiprocessing.Pipe()
     if method == "spawn":
@@ -345,7 +368,8 @@ def _start(method: StartMethod, setup: Setup) -> tuple[BaseProcess, Connection]:
     script = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")  # else each child runs the user's script again (10 ms)
     try:
-        process.start()
+        with unheard_interrupts():
+            process.start()
     finally:
         sys.modules["__main__"] = script
         theirs.close()

@@ -222,7 +222,7 @@ class Worker:
         ).start()
         give_up_at_s = self._clock() + START_S
         with over:
-            while not over.poll():  # readable once the thread has closed its end
+            while not done:
                 if self._stop.wants_checkpoint:
                     return Stopped()
                 if self._clock() >= give_up_at_s:
@@ -408,7 +408,7 @@ class Worker:
                 if at_s is not None
             ]
             self._connection.wait(max(0.0, min(ends) - self._clock()), attempt.waitables)
-        if isinstance(outcome, Failed) and self._stop.wants_checkpoint:
+        if isinstance(outcome, Failed) and (self._stop.wants_checkpoint or attempt.is_interrupted):
             return Stopped()  # whatever it did when asked to stop is not held against the task
         if isinstance(outcome, Stopped) and not self._stop.wants_checkpoint:
             return Failed(Cause.ERROR, "context.Stopped was raised although should_stop() is false")
