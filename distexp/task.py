@@ -239,6 +239,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     python_version: str = ""
     git_commit: str = ""  # of the worker's folder; empty without git or repository
     git_dirty: bool | None = None  # whether files that git knows differ from it
+    code: str = ""  # a hash of the code in that folder when the task imported it
     attempt: int = 1
     worker: str = ""
     host: str = ""

@@ -17,13 +17,13 @@ from distexp.cluster import slurm
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, unclaimable
 from distexp.gpu.devices import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
+from distexp.system.code import FolderCode
 from distexp.system.files import make_ignored
 from distexp.system.logs import log_to_console
 from distexp.system.process import ProcessMark, end_descendants, host_name, machine_id
 from distexp.wire.auth import TOKEN_VARIABLE, Token, given_token
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
-from distexp.worker import provenance
 from distexp.worker.connection import HEARTBEAT_S, ManagerConnection
 from distexp.worker.device import acquire_device
 from distexp.worker.gpu_monitor import GpuMonitor
@@ -258,7 +258,6 @@ def work_on(
     pin(claim, settings.threads)
     uuids = [gpu.uuid for gpu in claim.gpus]
     monitor = GpuMonitor(uuids) if uuids else None
-    code = provenance.Code(workdir.root)
     with contextlib.suppress(OSError):  # a folder that cannot be written has no lock in it either
         make_ignored(workdir.state)
     watcher = Watcher(workdir.task_lock(ProcessMark.own()))
@@ -272,12 +271,12 @@ def work_on(
             threads=settings.threads,
             gpus=uuids,
             watcher=watcher,
+            code=FolderCode(workdir.root).now,
         ),
         stop=stop,
         clock=time.monotonic,
         gpu_usage=monitor.usage if monitor else lambda: None,
         free_mib=monitor.free_mib if monitor else None,
-        provenance=lambda is_imported: code.facts(is_imported=is_imported),
         left_s=left_s,
     )
     try:

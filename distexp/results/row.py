@@ -12,6 +12,7 @@ CAPTURED = (
     "python_version",
     "git_commit",
     "git_dirty",
+    "code",
 )
 PROVENANCE = ("attempt", "worker", "host", "device", "started_utc", "run_dir", "duration_s")
 MAX_CELL_CHARS = 32_767  # of a text about the run: a spreadsheet cell holds no more

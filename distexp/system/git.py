@@ -13,17 +13,17 @@ def commit_of(folder: Path) -> str:
     return ask_git(folder, "rev-parse", "HEAD") or ""
 
 
-def ask_git(folder: Path, *words: str) -> str | None:
-    """Return what git prints, None where it fails or is not there."""
+def ask_git(folder: Path, *words: str, given: str = "") -> str | None:
+    """Return what git prints, None where it fails or is not there; `given` is its standard input."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         asked = subprocess.run(
             ["git", "-C", str(folder), *words],
             env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"},  # looking writes nothing
-            stdin=subprocess.DEVNULL,
+            input=given.encode(errors="surrogateescape"),
             capture_output=True,
             timeout=GIT_S,
             check=False,
         )
         if asked.returncode == 0:
-            return asked.stdout.decode(errors="replace").strip()
+            return asked.stdout.decode(errors="surrogateescape").strip()
     return None

@@ -23,6 +23,7 @@ import msgspec
 import psutil
 
 from distexp.run_folder import LOG_FILE
+from distexp.system.code import CodeState
 from distexp.system.exit_codes import CONTROL_C_EXIT, code_text, describe_exit
 from distexp.system.process import ProcessMark, children_of, end_tree, has_group, unheard_interrupts
 from distexp.task import Cause, Task
@@ -53,11 +54,19 @@ class Attempt:
         channel: Connection,
         setup: Setup,
         watcher: Watcher,
+        *,
         orphans: Callable[[], list[int]],
+        code: CodeState,
     ) -> None:
-        """Watch a child that was started; `orphans` tells what a dead child has left, see `end_tree`."""
+        """Watch a child that was started.
+
+        Args:
+            orphans: Tells what a dead child has left, see `end_tree`.
+            code: Of the folder, when what the child runs was imported.
+        """
         self._orphans = orphans
         self.setup = setup
+        self.code = code
         self.has_begun = False
         self.progress: Reported | None = None
         self._process, self._channel = process, channel
@@ -211,16 +220,22 @@ class Children:
         threads: int,
         gpus: Sequence[str] = (),
         watcher: Watcher,
+        code: Callable[[], CodeState] = CodeState,
     ) -> None:
-        """Pin nothing: children inherit the worker's environment, which shows its `gpus` (UUIDs)."""
+        """Pin nothing: children inherit the worker's environment, which shows its `gpus` (UUIDs).
+
+        `code` says what the folder holds now: asked whenever a child, or their template, begins to import.
+        """
         start_new_groups()
         self._watcher = watcher
+        self.code = code
         self._method: StartMethod = method
         self._device, self._threads, self._gpus = device, threads, tuple(gpus)
         self._standby: Standby | None = None
         self._retired: Attempt | None = None
         self._template: str | None = None  # the experiment the template is made for
         self._template_process: ProcessMark | None = None
+        self._template_code = CodeState()  # what it has imported
         self._pids: set[int] = set()  # of children that may run
         self._launching = threading.Lock()  # a standby may be on its way while another child starts
 
@@ -231,6 +246,8 @@ class Children:
         else:
             attempt = self._take_standby(run.task) or self._launch(run.task, self._method)
         self._watcher.await_ready()
+        if run.task.command is not None:
+            attempt.code = self.code()  # the command's program starts only now
         attempt.run(run)
         self._end_retired()
         return attempt
@@ -290,7 +307,7 @@ class Children:
                     log.warning(
                         "The template of forked children has ended; starting a new interpreter instead"
                     )
-            return self._start("spawn", self._setup(task, is_warm=False))
+            return self._start("spawn", self._setup(task, is_warm=False), self.code())
 
     def _setup(self, task: Task, *, is_warm: bool) -> Setup:
         mark = secrets.token_hex(8)
@@ -306,13 +323,16 @@ class Children:
         warm_up_device = "cpu" if self._device == "cpu" else None
         is_warm = self._template == task.experiment and warm_up_device is not None
         multiprocessing.set_forkserver_preload(["distexp.worker.fork_template"])
+        now = self.code()
         with template_order(self._template, warm_up_device):
-            self._start_template()
-            return self._start("forkserver", self._setup(task, is_warm=is_warm))
+            if self._start_template():
+                self._template_code = now
+            code = self._template_code if self._template == task.experiment else now
+            return self._start("forkserver", self._setup(task, is_warm=is_warm), code)
 
-    def _start(self, method: StartMethod, setup: Setup) -> Attempt:
+    def _start(self, method: StartMethod, setup: Setup, code: CodeState) -> Attempt:
         process, channel = _start(method, setup)
-        attempt = Attempt(process, channel, setup, self._watcher, self._orphans)
+        attempt = Attempt(process, channel, setup, self._watcher, orphans=self._orphans, code=code)
         self._pids = {pid for pid in self._pids if psutil.pid_exists(pid)} | {attempt.pid}
         return attempt
 
@@ -326,20 +346,25 @@ class Children:
         finally:
             self._launching.release()
 
-    def _start_template(self) -> None:
-        """Start the forkserver unless it runs, and let it be watched: its import may take for ever."""
+    def _start_template(self) -> bool:
+        """Start the forkserver unless it runs, and let it be watched: its import may take for ever.
+
+        Return whether it was started.
+        """
         if sys.platform == "win32":
-            return
+            return False
         from multiprocessing import forkserver  # a class of systems with fork
 
         forkserver.ensure_running()
         pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-        if pid and (self._template_process is None or self._template_process.pid != pid):
-            if self._template_process:
-                self._watcher.forget(self._template_process)
-            self._template_process = ProcessMark.of(pid)
-            if self._template_process:
-                self._watcher.watch(self._template_process)
+        if not pid or (self._template_process is not None and self._template_process.pid == pid):
+            return False
+        if self._template_process:
+            self._watcher.forget(self._template_process)
+        self._template_process = ProcessMark.of(pid)
+        if self._template_process:
+            self._watcher.watch(self._template_process)
+        return True
 
 
 def start_new_groups() -> None:

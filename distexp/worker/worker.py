@@ -31,6 +31,7 @@ from distexp.wire.messages import (
     TaskReply,
 )
 from distexp.workdir import Workdir
+from distexp.worker import provenance
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
 from distexp.worker.folders import is_disk_full, is_full_at, probe, why_not_made
@@ -72,7 +73,6 @@ class Worker:
         children: Children,
         stop: StopRequests,
         clock: Callable[[], float],
-        provenance: Callable[[bool], Mapping[str, Any]],
         gpu_usage: Callable[[], GpuUse | None] = lambda: None,
         free_mib: Callable[[], int] | None = None,
         left_s: Callable[[], float | None] = lambda: None,
@@ -81,14 +81,12 @@ class Worker:
 
         Args:
             identity: Fields of `WorkerRequest` that tell the manager who this is.
-            provenance: Returns fields of `Provenance`, as they are now; called with whether the task runs
-                what was imported since this worker began.
             gpu_usage: Returns how busy its GPUs are.
             free_mib: Reads the memory that is free on its GPUs; None: it has none.
             left_s: Returns how many seconds it has; None: no end is known.
         """
         self._free_mib = free_mib
-        self._provenance, self._run_provenance = provenance, provenance(False)
+        self._code = children.code()  # of the task that runs, or ran last
         self._fixed_identity = dict(identity)
         self._workdir = workdir
         self._connection, self._children = connection, children
@@ -120,7 +118,7 @@ class Worker:
             **self._fixed_identity,
             "nonce": self._workdir.read_nonce(),
             "left_s": self._left_s(),
-            "git_commit": self._run_provenance.get("git_commit", ""),
+            "git_commit": self._code.commit,
         }
 
     @property
@@ -198,7 +196,7 @@ class Worker:
             return self._conclude(task, attempt)
         try:
             self._children.prepare(task)
-            self._run_provenance = self._provenance(task.process == "forked" and task.command is None)
+            self._code = attempt.code
             outcome = self._watch(task, attempt)
             if isinstance(outcome, Failed) and outcome.cause is Cause.ERROR and is_full_at(folder.path):
                 outcome = DiskFull(folder.path, outcome.error.splitlines()[-1])
@@ -329,7 +327,7 @@ class Worker:
     def _complete(self, task: TaskReply, outcome: Finished) -> None:
         run_dir = self._run_folder(task)
         run = Provenance(
-            **self._run_provenance,
+            **provenance.of_code(self._code),
             peak_gpu_mib=outcome.peak_gpu_mib,
             torch_version=outcome.torch_version,
             attempt=task.attempt,

@@ -18,6 +18,7 @@ def test_a_row_holds_identity_parameters_metrics_and_provenance_in_this_order() 
         ("python_version", "3.11.2"),
         ("git_commit", "c0ffee"),
         ("git_dirty", "False"),
+        ("code", ""),
         ("attempt", "1"),
         ("worker", "cpu0"),
         ("host", "node1"),

@@ -19,6 +19,7 @@ from distexp.manager.manager import ExperimentManager
 from distexp.results.matching import TaskIndex
 from distexp.results.results_file import ResultsFile
 from distexp.results.spool import Spool
+from distexp.system.code import CodeState
 from distexp.system.process import ProcessMark, host_name, machine_id
 from distexp.task import Bookmark, Provenance, State
 from distexp.wire.client import Client
@@ -131,14 +132,19 @@ def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
     workdir, stop = Workdir(root), StopRequests()
     watcher = Watcher(workdir.task_lock(ProcessMark.own()))
     made = Worker(
-        provenance=lambda is_imported: {"git_commit": "c0ffee", "git_dirty": is_imported},
         identity={
             **{"worker_id": "cpu0", "instance": str(time.monotonic_ns()), "heartbeat_s": 15.0},
             **{"host": host_name(), "device": "cpu", "machine": machine_id()},
         },
         workdir=workdir,
         connection=ManagerConnection(Client(workdir, "localhost", port), stop, time.monotonic, 300.0),
-        children=Children(method=DEFAULT_START_METHOD, device="cpu", threads=1, watcher=watcher),
+        children=Children(
+            method=DEFAULT_START_METHOD,
+            device="cpu",
+            threads=1,
+            watcher=watcher,
+            code=lambda: CodeState("c0de", "c0ffee", True),
+        ),
         stop=stop,
         clock=time.monotonic,
     )

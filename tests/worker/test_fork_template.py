@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from distexp.system.code import CodeState
 from distexp.system.process import MARK_VARIABLE, ProcessMark
-from distexp.task import Cause
+from distexp.task import COMMAND_EXPERIMENT, Cause
 from distexp.worker.task_main import Failed, Finished, Run
 from distexp.worker.task_process import Children
 from distexp.worker.watcher import Watcher
-from tests.live_child import Write, a_run, await_gone, outcome_of
+from tests.live_child import Write, a_run, await_end, await_gone, outcome_of
 from tests.support import poll
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and forks")
@@ -167,3 +169,30 @@ def test_a_template_that_dies_of_an_import_is_a_crash_of_the_attempt(
     experiment = write("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\ndef run(p, c): return {}")
     outcome = outcome_of(children, a_run(tmp_path, experiment))
     assert outcome == Failed(Cause.CRASH, "killed by SIGSEGV")
+
+
+@linux_only
+def test_a_task_runs_the_code_that_its_template_has_imported_and_a_command_that_of_its_start(
+    no_template: None, watcher: Watcher, write: Write, tmp_path: Path
+) -> None:
+    looks: list[CodeState] = []
+
+    def look() -> CodeState:
+        looks.append(CodeState(f"code{len(looks)}"))
+        return looks[-1]
+
+    children = Children(method="forkserver", device="cpu", threads=1, watcher=watcher, code=look)
+    run = a_run(tmp_path, write("def run(p, c): return {}"))
+    fresh = replace(run, task=replace(run.task, process="fresh"))
+    command = replace(run, task=replace(run.task, experiment=COMMAND_EXPERIMENT, command="true"))
+    for each, is_new in ((run, False), (run, False), (fresh, True), (command, True), (command, True)):
+        attempt = children.start(each)
+        assert attempt.code == (looks[-1] if is_new else looks[0])
+        await_end(attempt)
+        children.retire(attempt)
+        children.prepare(each.task)
+    children.renew()
+    attempt = children.start(run)
+    assert attempt.code in looks[-2:] and attempt.code != looks[0]
+    attempt.kill()
+    children.close()
