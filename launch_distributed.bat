@@ -85,7 +85,7 @@ echo   status    how far is it?                        watch     the live view
 echo   tasks     list tasks                            show      one task, and why it is not running
 echo   logs      what a task has printed               plan      what would run, and for how long
 echo   report    an HTML file with charts              init      a first sweep of your own
-echo   cancel  requeue  pause  resume  drain           steer a running sweep
+echo   cancel  requeue  pause  resume  drain  prioritize   steer a running sweep
 echo   convert   a W&B sweep file as one of ours       test      format, lint, types, tests
 echo   help      this text
 echo(

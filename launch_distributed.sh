@@ -9,7 +9,7 @@
 #   tasks     list tasks                            show      one task, and why it is not running
 #   logs      what a task has printed               plan      what would run, and for how long
 #   report    an HTML file with charts              init      a first sweep of your own
-#   cancel  requeue  pause  resume  drain           steer a running sweep
+#   cancel  requeue  pause  resume  drain  prioritize   steer a running sweep
 #   convert   a W&B sweep file as one of ours       test      format, lint, types, tests
 #   help      this text
 #

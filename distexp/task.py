@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+MAX_PRIORITY = 1_000_000  # of a phase, and as far below 0: any order of phases fits
+
 Value = Any  # a value as YAML 1.2 and JSON share them: None, bool, int, float, str, list, dict with str keys
 Number = int | float
 Scalar = bool | int | float | str  # what a metric of a result may be
@@ -287,3 +289,11 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     error: str = ""
     lease: LeaseRecord | None = None
+
+
+class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The priority that somebody asked for, and the one that the configs stated then."""
+
+    phase: str
+    priority: int
+    stated: int

@@ -49,6 +49,7 @@ GROUPS = {
         "requeue": Verb("steer:requeue", "Run tasks again that failed or lost their row."),
         "pause": Verb("steer:pause", "Assign nothing for now; what runs goes on."),
         "resume": Verb("steer:resume", "Assign tasks again."),
+        "prioritize": Verb("steer:prioritize", "Run the tasks of a phase before others."),
         "drain": Verb("steer:drain", "Let a worker leave after its current task."),
     },
     "Make": {

@@ -1,13 +1,15 @@
-"""The verbs that change a running sweep: `cancel`, `requeue`, `pause`, `resume`, `drain`."""
+"""The verbs that change a running sweep: `cancel`, `requeue`, `pause`, `resume`, `drain`, `prioritize`."""
 
 import click
 
 from distexp.cli.connection import NOTHING, Target, ask, asks_manager, order
 from distexp.errors import Refused
+from distexp.task import MAX_PRIORITY
 from distexp.wire.messages import (
     Cancel,
     Drain,
     Pause,
+    Prioritize,
     Requeue,
     Resume,
     Show,
@@ -79,3 +81,16 @@ def drain(target: Target, worker: str) -> int:
         names = sorted(each.worker for each in ask(target, Workers(), WorkersReply).workers)
         known = f"the workers are {', '.join(names)}" if names else "no worker is connected"
         raise Refused(f"worker {worker}: {known}" if worker not in names else str(error)) from None
+
+
+@click.command(context_settings={"ignore_unknown_options": True})  # -1 is a priority
+@click.argument("phase")
+@click.argument("priority", type=click.IntRange(-MAX_PRIORITY, MAX_PRIORITY), required=False, metavar="[N]")
+@asks_manager()
+def prioritize(target: Target, phase: str, priority: int | None) -> int:
+    """Run the tasks of a phase before those of others; what runs goes on.
+
+    N is its priority from now on, 0 by default: phases with a higher one come first. Without N it comes
+    before all others. This holds, also after a restart, until the priority in the config file is edited.
+    """
+    return order(target, Prioritize(phase=phase, priority=priority))

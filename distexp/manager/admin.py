@@ -1,4 +1,4 @@
-"""Answers to people's requests: status, view, workers, tasks, show, logs, cancel, requeue, pause, drain."""
+"""Answers to people: how the sweep stands (`status`, `tasks`), and steering by hand (`cancel`, `pause`)."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +58,7 @@ class Admin:
             wire.Pause: lambda request: self._pause(True),
             wire.Resume: lambda request: self._pause(False),
             wire.Drain: self._drain,
+            wire.Prioritize: self._prioritize,
         }
 
     def handle(self, request: wire.AnyRequest) -> wire.AnyReply:
@@ -236,6 +237,10 @@ class Admin:
         if not self._registry.drain(request.worker_id):
             raise UnknownTask(f"worker {request.worker_id}: not known; `workers` lists those that are")
         return wire.Ack(message=f"{request.worker_id} leaves after its current task")
+
+    def _prioritize(self, request: wire.Prioritize) -> wire.Ack:
+        order = self._queue.priorities.ask(request.phase, request.priority)
+        return wire.Ack(message=f"first to last: {order}")
 
 
 def describe(entry: Entry) -> wire.TaskStatus:

@@ -19,6 +19,7 @@ from distexp.manager.kept_rows import KeptRows
 from distexp.manager.pauses import PauseWatch
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.journal import Journal
+from distexp.queue.priorities import Priorities
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import Scan
 from distexp.results.store import ResultsStore
@@ -162,6 +163,7 @@ class ExperimentManager:
             self.journal.record,
             keep_going=self._keep_going,
             waits_for_row=self._kept.keys,
+            priorities=Priorities(self.journal.record),
         )
         self.store = ResultsStore(self.workdir.root, self._on_scan)
         self._registry = WorkerRegistry(
@@ -189,6 +191,7 @@ class ExperimentManager:
         self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
+        self.queue.priorities.restore(self.journal.load_phases())
         known = self.journal.load()
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):

@@ -1,27 +1,34 @@
 """What must survive the manager: attempts, failures and live leases, in SQLite.
 
 CSV rows win over the journal: it never says that a task is complete, only what happened on the way.
-One table, one JSON record a task, the last record wins. The file belongs to one process at a time.
+One JSON record a task, and a phase whose priority somebody chose; the last record wins. The file belongs to
+one process at a time.
 """
 
+import itertools
 import sqlite3
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from distexp.errors import JournalUnwritable
 from distexp.system.group_commit import GroupCommit
-from distexp.task import TaskRecord
+from distexp.task import PhaseRecord, TaskRecord
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS phases (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 _BUSY_S = 1.0  # the folder has one manager: who else reads the file is soon done, or stays
 _REMEDY = "end the process that uses it, or move the file away to start without attempts and leases"
-_UPSERT = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET record = excluded.record"
+Record = TaskRecord | PhaseRecord
+_Record = TypeVar("_Record", TaskRecord, PhaseRecord)
+_UPSERT = "INSERT INTO {} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET record = excluded.record"
 
 
 class Journal:
@@ -35,8 +42,8 @@ class Journal:
         """
         self._path = path
         self._encoder = msgspec.json.Encoder()
-        self._commits: GroupCommit[TaskRecord] = GroupCommit(self._commit)
-        self._unwritten: dict[str, TaskRecord] = {}  # what a failed commit left; bounded by the tasks
+        self._commits: GroupCommit[Record] = GroupCommit(self._commit)
+        self._unwritten: dict[tuple[str, str], Record] = {}  # what a failed commit left; bounded by the tasks
         try:
             self._database = sqlite3.connect(
                 path, timeout=_BUSY_S, check_same_thread=False, isolation_level=None
@@ -61,10 +68,21 @@ class Journal:
         Raises:
             JournalUnwritable: The file is damaged.
         """
-        decoder = msgspec.json.Decoder(TaskRecord)
+        return self._load("tasks", TaskRecord)
+
+    def load_phases(self) -> list[PhaseRecord]:
+        """Return the last record of every phase ever recorded; unreadable ones are left out.
+
+        Raises:
+            JournalUnwritable: The file is damaged.
+        """
+        return self._load("phases", PhaseRecord)
+
+    def _load(self, table: str, kind: type[_Record]) -> list[_Record]:
+        decoder = msgspec.json.Decoder(kind)
         records = []
         try:
-            blobs = self._database.execute("SELECT record FROM tasks").fetchall()
+            blobs = self._database.execute(f"SELECT record FROM {table}").fetchall()
         except sqlite3.Error as error:
             raise JournalUnwritable(f"{self._path}: {error}; {_REMEDY}") from None
         for (blob,) in blobs:
@@ -74,7 +92,7 @@ class Journal:
                 continue  # of a later version; the task is then merely new
         return records
 
-    def record(self, record: TaskRecord) -> None:
+    def record(self, record: Record) -> None:
         """Queue a record; returns at once. `flush` makes it durable."""
         self._commits.add(record)
 
@@ -86,14 +104,18 @@ class Journal:
         """
         self._commits.wait()
 
-    def _commit(self, records: list[TaskRecord]) -> None:
-        self._unwritten.update((record.key, record) for record in records)
+    def _commit(self, records: Sequence[Record]) -> None:
+        for record in records:
+            place = ("tasks", record.key) if isinstance(record, TaskRecord) else ("phases", record.phase)
+            self._unwritten[place] = record
         if not self._unwritten:
             return
-        rows = [(key, self._encoder.encode(record)) for key, record in self._unwritten.items()]
+        by_table = sorted(self._unwritten.items(), key=lambda each: each[0][0])
         try:
             self._database.execute("BEGIN")
-            self._database.executemany(_UPSERT, rows)
+            for table, found in itertools.groupby(by_table, lambda each: each[0][0]):
+                rows = [(key, self._encoder.encode(record)) for (_, key), record in found]
+                self._database.executemany(_UPSERT.format(table), rows)
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
             with suppress(sqlite3.ProgrammingError):  # it is closed: the manager stops while it answers

@@ -11,7 +11,8 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Se
 
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.holds import PhaseHolds
-from distexp.sweep.grid import GridPoint, Planned, duplicates_among
+from distexp.queue.priorities import Priorities
+from distexp.sweep.grid import Grid, GridPoint, Planned, duplicates_among
 from distexp.task import Need, State, Task
 
 RETRY_LOOK = 16  # retries looked at per request and line: assigning costs the same however many wait
@@ -29,22 +30,25 @@ class Scheduler:
     """The pending tasks, in two lines for each need and phase.  Caller holds the lock."""
 
     def __init__(
-        self, entries: Mapping[str, Entry], holds: PhaseHolds, waits_for_row: Container[str] = ()
+        self,
+        entries: Mapping[str, Entry],
+        holds: PhaseHolds,
+        priorities: Priorities,
+        waits_for_row: Container[str] = (),
     ) -> None:
-        """Look into `entries`, by key, `holds` and the keys `waits_for_row`, which change meanwhile."""
+        """Look into these, of which `entries` are by key and `waits_for_row` keys; they change meanwhile."""
         self._entries, self._holds, self._waits_for_row = entries, holds, waits_for_row
-        # by need and phase: the greatest need first, then phases as they joined
-        self._lines: dict[tuple[Need, str], TaskLines] = {}
+        self._priorities = priorities
+        self._lines: dict[tuple[Need, str], TaskLines] = {}  # by need and phase, as phases joined
         self._duplicates: dict[str, list[str]] = {}  # key -> keys of the same work, where there are several
         self._blocked: Set[str] = frozenset()  # folders whose results file cannot be written
         self._parked: list[
             str
         ] = []  # keys of tasks of these folders, or that wait for a row, out of their lines
 
-    def push(self, tasks: Sequence[Planned]) -> None:
-        """Add new tasks at the end of the sweep."""
-        for kind, group in itertools.groupby(tasks, lambda t: t.grid if isinstance(t, GridPoint) else t):
-            self._of(kind.need, kind.phase).fresh.extend([task.key for task in group])
+    def push(self, task: Planned) -> None:
+        """Add a task at the end of its phase."""
+        self._of(task.need, task.phase).fresh.append(task.key)
 
     def push_retry(self, key: str) -> None:
         """Put a task that is pending again, or has another need, among the retries."""
@@ -64,12 +68,24 @@ class Scheduler:
     def _of(self, need: Need, phase: str) -> TaskLines:
         if (need, phase) not in self._lines:
             self._lines[need, phase] = TaskLines()
-            in_order = sorted(self._lines, key=lambda each: each[0], reverse=True)
-            self._lines = {each: self._lines[each] for each in in_order}
         return self._lines[need, phase]
 
     def sync(self, tasks: Sequence[Planned]) -> None:
-        """Find the duplicates among the tasks; those whose duplicate has left wait for nobody now."""
+        """Put what has never been assigned into the order of these tasks, which are the sweep now.
+
+        Their priorities and duplicates are found anew; those whose duplicate has left wait for nobody now.
+        """
+        stated: dict[str, int] = {}
+        for lines in self._lines.values():
+            lines.fresh.clear()
+        for kind, group in itertools.groupby(tasks, lambda t: t.grid if isinstance(t, GridPoint) else t):
+            stated[kind.phase] = kind.priority if isinstance(kind, Grid) else 0
+            fresh = [task.key for task in group if self._entries[task.key].state is State.PENDING]
+            self._of(kind.need, kind.phase).fresh.extend(fresh)
+        self._parked = [
+            key for key in self._parked if self._entries[key].attempts
+        ]  # others are in line again
+        self._priorities.sync(stated)
         for key in self._duplicates:
             self.push_retry(key)
         self._duplicates = duplicates_among(tasks)
@@ -98,21 +114,21 @@ class Scheduler:
     def pop_next(self, worker: WorkerInfo) -> Entry | None:
         """Take the next task for this worker out of its line; None when none is free for it.
 
-        The greatest need that it meets comes first: others can do the rest. Retries go first to workers
-        other than the one that had them; when nothing else is left, to anyone. In a phase of which tasks
-        have failed and none has succeeded, they wait behind the first attempts.
+        The highest priority comes first, then the greatest need that it meets: others can do the rest.
+        Retries go first to workers other than the one that had them; when nothing else is left, to anyone.
+        In a phase of which tasks have failed and none has succeeded, they wait behind the first attempts.
         """
         closed = worker.too_long | self._holds.closed_to(worker)
         met = [
-            (need, phase, lines)
-            for (need, phase), lines in self._lines.items()
-            if worker.meets(need) and phase not in closed
+            (rank, phase, lines)
+            for rank, phase, lines in self._ranked()
+            if worker.meets(rank[1]) and phase not in closed
         ]
 
         def is_for_me(entry: Entry) -> bool:
             return entry.last_worker != worker.name and entry.fits(worker)
 
-        for need, group in itertools.groupby(met, lambda each: each[0]):
+        for (_, need), group in itertools.groupby(met, lambda each: each[0]):
             some = [(lines, phase, self._holds.lets_retries_wait(phase)) for _, phase, lines in group]
             retries = (self._first(lines.retry, need, is_for_me) for lines, _, wait in some if not wait)
             fresh = (self._first_fresh(lines.fresh, need, phase) for lines, phase, _ in some)
@@ -120,8 +136,14 @@ class Scheduler:
             found = (entry for entry in itertools.chain(retries, fresh, late) if entry is not None)
             if (entry := next(found, None)) is not None:
                 return entry
-        left = (self._first(lines.retry, need, lambda e: e.fits(worker)) for need, _, lines in met)
+        left = (self._first(lines.retry, need, lambda e: e.fits(worker)) for (_, need), _, lines in met)
         return next((entry for entry in left if entry is not None), None)
+
+    def _ranked(self) -> list[tuple[tuple[int, Need], str, TaskLines]]:
+        """Return the lines with priority, need and phase: highest priority, then greatest need first."""
+        lines = self._lines.items()
+        ranked = [((self._priorities.of(phase), need), phase, each) for (need, phase), each in lines]
+        return sorted(ranked, key=lambda each: each[0], reverse=True)
 
     def _first_fresh(self, line: deque[str], need: Need, phase: str) -> Entry | None:
         """Return the first that has never been assigned; one from all over a phase that only fails."""
@@ -181,9 +203,12 @@ class Scheduler:
 
     def before(self, entry: Entry) -> int:
         """Return how many pending tasks of its need are looked at first, by a walk; for people."""
-        some = [lines for (need, _), lines in self._lines.items() if need == entry.need]
-        lines = [*(each.retry for each in some), *(each.fresh for each in some)]
-        keys = dict.fromkeys(itertools.chain(*lines))  # a key may stand in two, or twice
+        same = [(rank, lines) for rank, _, lines in self._ranked() if rank[1] == entry.need]
+        in_order = list[deque[str]]()
+        for _, group in itertools.groupby(same, lambda each: each[0]):
+            some = [lines for _, lines in group]
+            in_order += [*(each.retry for each in some), *(each.fresh for each in some)]
+        keys = dict.fromkeys(itertools.chain(*in_order))  # a key may stand in two, or twice
         ahead = itertools.takewhile(entry.key.__ne__, keys)
         return sum(self._entries[key].state is State.PENDING for key in ahead)
 

@@ -16,6 +16,7 @@ from distexp.errors import IllegalTransition, UnknownTask
 from distexp.queue.entry import REATTACH_S, TRANSITIONS, Entry, Lease, WorkerInfo
 from distexp.queue.holds import COUNTED, PhaseHolds
 from distexp.queue.lookup import Labels
+from distexp.queue.priorities import Priorities
 from distexp.queue.scheduler import Scheduler
 from distexp.sweep.grid import Planned
 from distexp.task import Cause, State, Task, TaskRecord
@@ -34,6 +35,7 @@ class TaskQueue:
         *,
         keep_going: bool = False,
         waits_for_row: Container[str] = (),
+        priorities: Priorities | None = None,
     ) -> None:
         """Read time (seconds, monotonic) from `clock`; call `on_change` under the lock with every change.
 
@@ -43,7 +45,8 @@ class TaskQueue:
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
         self.holds = PhaseHolds(self._lock, keep_going=keep_going)
-        self._scheduler = Scheduler(self._entries, self.holds, waits_for_row)
+        self.priorities = priorities or Priorities()
+        self._scheduler = Scheduler(self._entries, self.holds, self.priorities, waits_for_row)
         self._leases: dict[str, str] = {}  # live lease id -> key
         self._labels: Labels | None = None  # of the sweep; made when first asked for
         self._counts: Counter[State] = Counter()
@@ -59,8 +62,10 @@ class TaskQueue:
         with self._lock:
             known = {task.key: task for task in tasks if task.key in self._entries}
             left = [entry for key, entry in self._entries.items() if key not in known]
-            self._begin([task for task in tasks if task.key not in known])
-            joined = len(tasks) - len(known) + sum([self._take_over(task) for task in known.values()])
+            new = [(task.key, Entry(task)) for task in tasks if task.key not in known]  # a million, perhaps
+            self._entries.update(new)
+            self._counts[State.PENDING] += len(new)
+            joined = len(new) + sum([self._take_over(task) for task in known.values()])
             gone = [entry for entry in left if entry.state is State.PENDING]
             for entry in left:
                 entry.is_wanted = False
@@ -80,12 +85,6 @@ class TaskQueue:
             self._transition(entry, State.PENDING)
             return True
         return False
-
-    def _begin(self, tasks: Sequence[Planned]) -> None:
-        """Add new tasks, in few steps: there may be a million."""
-        self._entries.update([(task.key, Entry(task)) for task in tasks])
-        self._counts[State.PENDING] += len(tasks)
-        self._scheduler.push(tasks)
 
     def restore(self, records: Iterable[TaskRecord], *, retry_failed: bool = False) -> None:
         """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
@@ -324,8 +323,9 @@ class TaskQueue:
             entry = self._entry(key)
             if entry.state is not State.COMPLETE or not entry.is_wanted:
                 return False
-            self._counts[State.COMPLETE] -= 1
-            self._begin([entry.planned])
+            self._counts.update({State.COMPLETE: -1, State.PENDING: 1})
+            self._entries[key] = Entry(entry.planned)
+            self._scheduler.push(entry.planned)
             self._on_change(self._entries[key].record())
             self._scheduler.wake_duplicates(entry)
             return True

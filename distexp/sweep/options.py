@@ -10,7 +10,7 @@ from typing import Literal, TypeVar, cast
 from distexp.sweep.sampling import Search, read_search
 from distexp.sweep.validation import shown
 from distexp.sweep.yaml_loader import Node, Problems, plain
-from distexp.task import Value
+from distexp.task import MAX_PRIORITY, Value
 
 Item = TypeVar("Item")
 
@@ -18,7 +18,6 @@ RULES = ("tags", "renamed_from", "assume")  # which rows count
 OPTIONS = (*RULES, "metric", "search", "exclude", "order", "priority")
 LATER = ("early_terminate", "setup")  # reserved beside them, and refused until a version knows them
 GOALS = ("maximize", "minimize")
-MAX_PRIORITY = 1_000_000
 ORDERS = ("file", "shuffled")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from distexp.task import Bookmark, Number, Provenance, Reportable, RowRule, Task, Value
+from distexp.task import MAX_PRIORITY, Bookmark, Number, Provenance, Reportable, RowRule, Task, Value
 
 DEFAULT_PORT = 5000
 PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below the limit of a message
@@ -165,6 +165,13 @@ class Drain(Request, frozen=True, kw_only=True, tag="drain"):
     """Assign nothing more to this worker: it leaves after its current task."""
 
     worker_id: WorkerId
+
+
+class Prioritize(Request, frozen=True, kw_only=True, tag="prioritize"):
+    """Assign the tasks of this phase before those of phases with a lower priority."""
+
+    phase: str
+    priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] | None = None  # None: above all
 
 
 class TaskReply(Task, frozen=True, kw_only=True, tag_field="type", tag="task"):
@@ -353,6 +360,7 @@ AnyRequest = (
     | Pause
     | Resume
     | Drain
+    | Prioritize
 )
 AnyReply = (
     TaskReply

@@ -10,7 +10,7 @@ import pytest
 
 import experiment_manager
 from distexp.manager.manager import ExperimentManager
-from tests.live_manager import Folder, RawClient, worker
+from tests.live_manager import CONFIG, Folder, RawClient, worker
 from tests.live_worker import await_file
 from tests.support import poll
 
@@ -116,6 +116,20 @@ def test_pause_resume_and_drain_do_as_they_say(manager: ExperimentManager, verb:
         assert verb("resume")[:2] == (0, "resumed\n")
         assert talk.say("request_task")["type"] == "task"
         assert verb("drain", "gpu0")[:2] == (0, "gpu0 leaves after its current task\n")
+
+
+def test_prioritize_says_the_order_of_the_phases_and_outlives_the_manager(
+    folder: Folder, manager: ExperimentManager, verb: Verb
+) -> None:
+    folder.configure([8], CONFIG.replace("exp1_vary_width", "exp2"), name="config_exp2.yaml")
+    manager.rescan()
+    assert verb("prioritize", "exp2")[:2] == (0, "first to last: exp2 (1), exp1_vary_width (0)\n")
+    assert verb("prioritize", "exp1_vary_width", "-3")[1].endswith("exp1_vary_width (-3)\n")
+    assert "no phase is called 'exp3': there are exp1_vary_width, exp2" in verb("prioritize", "exp3")[2]
+    assert verb("prioritize", "exp2", "high")[0] == verb("prioritize", "exp2", "9999999")[0] == 2
+    manager.stop()
+    with folder.serving() as again, worker(again) as talk:
+        assert talk.say("request_task")["phase"] == "exp2"
 
 
 def test_show_tells_parameters_attempts_error_and_reason(manager: ExperimentManager, verb: Verb) -> None:
