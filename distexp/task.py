@@ -39,6 +39,7 @@ class State(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     WITHDRAWN = "withdrawn"
+    PRUNED = "pruned"  # stopped early: its row says at which step
 
 
 class Cause(StrEnum):
@@ -116,6 +117,38 @@ class RowRule(msgspec.Struct, frozen=True, kw_only=True):
     rivals: dict[str, list[Value]] = {}  # other values of an axis that a cell could hold as well
     renamed_from: dict[str, tuple[str, ...]] = {}  # earlier names of phase, seed and parameters
     assume: dict[str, Value] = {}  # what rows without a value of these parameters hold
+
+
+class Halving(msgspec.Struct, frozen=True, kw_only=True):
+    """Where tasks of a phase are compared, and by what: those that are not among the best stop there.
+
+    Source: asynchronous successive halving, Li et al. 2020, https://arxiv.org/abs/1810.05934.
+    """
+
+    metric: str
+    goal: Literal["maximize", "minimize"] = "maximize"
+    min_iter: int = 1  # the first rung, a step of `context.report`
+    eta: int = 3  # one in so many goes on; each rung is so many times the one before
+    max_iter: int | None = None  # where tasks end; nobody is stopped from there on
+    for_each: tuple[str, ...] = ()  # parameters: tasks that differ in them are not compared
+
+    def rungs(self, limit: int) -> list[int]:
+        """Return the rungs up to `max_iter`, at most `limit` of them."""
+        found, rung = list[int](), self.min_iter
+        while len(found) < limit and (self.max_iter is None or rung <= self.max_iter):
+            found.append(rung)
+            rung *= self.eta
+        return found
+
+    def rung_at(self, step: Number) -> int | None:
+        """Return the last rung that a report of this step passes; None below the first."""
+        reached = step if self.max_iter is None else min(step, self.max_iter)
+        rung = self.min_iter
+        if reached < rung:
+            return None
+        while rung * self.eta <= reached:
+            rung *= self.eta
+        return rung
 
 
 def make_task(
@@ -288,6 +321,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     last_worker: str = ""
     cause: str = ""
     error: str = ""
+    wants_more: bool = False  # it was pruned, and runs again
     lease: LeaseRecord | None = None
 
 

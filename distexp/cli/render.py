@@ -71,9 +71,14 @@ def _bar(view: ViewReply, width: int) -> Text:
     space = max(BAR_MIN, width - cell_len(figures))
     total = max(1, status.total)
     done = space * status.complete // total
-    ended = space * (status.complete + status.failed + status.cancelled) // total
+    pruned = space * (status.complete + status.pruned) // total
+    ended = space * (status.complete + status.pruned + status.failed + status.cancelled) // total
     return Text.assemble(
-        ("━" * done, "green"), ("━" * (ended - done), "red"), ("━" * (space - ended), "bright_black"), figures
+        ("━" * done, "green"),
+        ("━" * (pruned - done), "blue"),
+        ("━" * (ended - pruned), "red"),
+        ("━" * (space - ended), "bright_black"),
+        figures,
     )
 
 
@@ -94,6 +99,8 @@ def _eta(view: ViewReply) -> str:
 def _figures(view: ViewReply, width: int) -> Text:
     status = view.status
     styles = {"pending": "", "assigned": "cyan", "complete": "green", "failed": "red", "cancelled": "yellow"}
+    if status.pruned:
+        styles["pruned"] = "blue"
     line = Text()
     for state, style in styles.items():
         number = getattr(status, state)

@@ -82,13 +82,13 @@ class Admin:
         """Return how far the sweep is; its reply never passes `MAX_STATUS_BYTES`."""
         counts = self._queue.counts()
         total = sum(counts.values()) - counts[State.WITHDRAWN]
-        complete = counts[State.COMPLETE]
-        share = 100 * complete / total if total else 100.0
+        done = counts[State.COMPLETE] + counts[State.PRUNED]
+        share = 100 * done / total if total else 100.0
         excluded = _cut(" ".join(worker.name for worker, _ in self._registry.all() if worker.excluded))
         return wire.SweepStatus(
             total=total,
             **{state.value: counts[state] for state in State if state is not State.WITHDRAWN},
-            progress=f"{complete}/{total} ({share:.1f}%)",
+            progress=f"{done}/{total} ({share:.1f}%)",
             done=self._queue.is_over(),
             paused=self.is_paused,
             workers=self._registry.connected(),

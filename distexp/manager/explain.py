@@ -40,6 +40,8 @@ def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView)
         case State.CANCELLED:
             later = "" if view.is_served else " once a manager runs"
             return f"{_last_line(entry)}; `requeue {task_id}` runs it again{later}"
+        case State.PRUNED:
+            return f"stopped early; `requeue {task_id}` runs it again"
         case State.WITHDRAWN:
             return "withdrawn: the config files no longer ask for it"
     return _pending(entry, workers, view)

@@ -16,11 +16,14 @@ SILENT_LEASE_S = 7200.0  # a worker without heartbeats may be silent for two hou
 
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.PENDING: frozenset({State.ASSIGNED, State.COMPLETE, State.CANCELLED, State.WITHDRAWN}),
-    State.ASSIGNED: frozenset({State.PENDING, State.COMPLETE, State.FAILED, State.CANCELLED}),
+    State.PENDING: frozenset(
+        {State.ASSIGNED, State.COMPLETE, State.CANCELLED, State.WITHDRAWN, State.PRUNED}
+    ),
+    State.ASSIGNED: frozenset({State.PENDING, State.COMPLETE, State.FAILED, State.CANCELLED, State.PRUNED}),
     State.FAILED: frozenset({State.PENDING, State.COMPLETE}),
     State.CANCELLED: frozenset({State.PENDING, State.COMPLETE}),
     State.WITHDRAWN: frozenset({State.PENDING, State.COMPLETE}),
+    State.PRUNED: frozenset({State.PENDING, State.COMPLETE}),
     State.COMPLETE: frozenset(),
 }
 
@@ -117,6 +120,7 @@ class Entry(msgspec.Struct, gc=False):
     lease: Lease | None = None
     lost_lease_id: str = ""  # of the lease that was lost last, so that its worker may come back
     is_wanted: bool = True  # False once the configs no longer ask for it
+    wants_more: bool = False  # was pruned, and runs again: the row that it has is to be replaced
 
     @property
     def key(self) -> str:
@@ -151,7 +155,16 @@ class Entry(msgspec.Struct, gc=False):
 
     def recall(self, record: TaskRecord) -> None:
         """Take over what an earlier manager knew, but for state and lease."""
-        for name in ("attempts", "failures", "losses", "oom_at_mib", "last_worker", "cause", "error"):
+        for name in (
+            "attempts",
+            "failures",
+            "losses",
+            "oom_at_mib",
+            "last_worker",
+            "cause",
+            "error",
+            "wants_more",
+        ):
             setattr(self, name, getattr(record, name))
 
     def copy(self) -> "Entry":
@@ -186,5 +199,6 @@ class Entry(msgspec.Struct, gc=False):
             last_worker=self.last_worker,
             cause=self.cause,
             error=self.error,
+            wants_more=self.wants_more,
             lease=lease,
         )

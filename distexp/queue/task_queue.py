@@ -95,6 +95,8 @@ class TaskQueue:
         with self._lock:
             for record in records:
                 entry = self._entries.get(record.key)
+                if entry is not None and entry.state is State.PRUNED and record.wants_more:
+                    self._transition(entry, State.PENDING)
                 if entry is None or entry.state is not State.PENDING:
                     if entry is not None and record.lease is not None:  # its row came meanwhile
                         self._on_change(entry.record())
@@ -194,21 +196,25 @@ class TaskQueue:
             self._counts.update({pending: -done, complete: done})
         return others
 
-    def complete(self, key: str) -> Entry | None:
-        """Mark a task whose row is on disk as complete; None when it is so already.
+    def complete(self, key: str, state: State = State.COMPLETE, *, is_reported: bool = False) -> Entry | None:
+        """Mark a task whose row is on disk as complete, or as pruned; None when that row does not end it.
 
-        Legal from any other state: the first valid row wins, whoever wrote it. Returns the entry before that.
+        Complete is legal from any other state: the first valid row wins, whoever wrote it. A row that says
+        pruned ends no task that runs again because more is wanted, unless its worker has reported it.
+        Returns the entry before that.
         """
         with self._lock:
             entry = self._entries.get(key)
-            if entry is None or entry.state is State.COMPLETE:
+            if entry is None or state not in TRANSITIONS[entry.state]:
+                return None
+            if state is State.PRUNED and entry.wants_more and not is_reported:
                 return None
             before = entry.copy()
             if entry.attempts:
                 self.holds.succeeded(entry.planned.phase)
-            entry.cause = entry.error = ""
+            entry.cause, entry.error, entry.wants_more = "", "", False
             self._end_lease(entry)
-            self._transition(entry, State.COMPLETE)
+            self._transition(entry, state)
             return before
 
     def fail(self, lease_id: str, key: str, cause: Cause, error: str, *, retry: bool = True) -> State | None:
@@ -282,7 +288,7 @@ class TaskQueue:
         """Take a task back that was returned on purpose, without cost; None when that lease has ended."""
         with self._lock:
             entry = self._held(lease_id, key)
-            return None if entry is None else self._give_back(entry, State.PENDING)
+            return self._give_back(entry, State.PENDING) if entry else None
 
     def unassign(self, lease: Lease) -> None:
         """Undo an assignment that nobody has heard of: it counts as no attempt."""
@@ -307,11 +313,12 @@ class TaskQueue:
             return True
 
     def requeue(self, key: str) -> bool:
-        """Give a failed or cancelled task new budgets; False in any other state, or if it left the sweep."""
+        """Give a failed, cancelled or pruned task new budgets; False if it is none, or left the sweep."""
         with self._lock:
             entry = self._entry(key)
-            if entry.state not in (State.FAILED, State.CANCELLED) or not entry.is_wanted:
+            if entry.state not in (State.FAILED, State.CANCELLED, State.PRUNED) or not entry.is_wanted:
                 return False
+            entry.wants_more = entry.wants_more or entry.state is State.PRUNED
             entry.failures = entry.losses = entry.oom_at_mib = 0
             entry.cause = entry.error = ""
             self._transition(entry, State.PENDING)
@@ -412,11 +419,7 @@ class TaskQueue:
             return [entry.copy() for entry in found[offset : offset + limit]], len(found)
 
     def place(self, key: str) -> tuple[Entry | None, int]:
-        """Return what a pending task waits for: a duplicate that runs or is complete, and how many before it.
-
-        Raises:
-            UnknownTask: No task has this key.
-        """
+        """Return the duplicate, running or complete, that a task waits for; how many are before it."""
         with self._lock:
             entry = self._entry(key)
             duplicate = self._scheduler.duplicate_ahead(entry)
@@ -428,10 +431,7 @@ class TaskQueue:
             return self._scheduler.is_short_of_time(worker)
 
     def sample(self, limit: int) -> list[Task]:
-        """Return at most `limit` tasks, picked at random among the pending ones.
-
-        It walks through the whole sweep. Not every so-manyth: the axes of a sweep repeat, too.
-        """
+        """Return at most `limit` of the pending tasks, picked at random: axes repeat."""
         with self._lock:
             left = [entry for entry in self._entries.values() if entry.state is State.PENDING]
         return [entry.task for entry in (left if len(left) <= limit else random.sample(left, limit))]
@@ -453,7 +453,7 @@ class TaskQueue:
             return bool(running or (pending and self._scheduler.has_free()))
 
     def is_over(self) -> bool:
-        """Return whether every task of the sweep is complete, failed or cancelled."""
+        """Return whether every task of the sweep is complete, failed, cancelled or pruned."""
         with self._lock:
             return not self._counts[State.PENDING] and not self._counts[State.ASSIGNED]
 

@@ -26,7 +26,7 @@ from distexp.sweep.validation import (
     shown,
 )
 from distexp.sweep.yaml_loader import Node, Problems, plain, read
-from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, DEFAULT_SEED, Process, Value
+from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, DEFAULT_SEED, Halving, Process, Value
 
 MAX_BYTES = 1024 * 1024  # a sweep is a page of YAML; a megabyte is some other file, and takes up to a minute
 MAX_PARAMETERS = 200_000  # of all phases of a file, each with those of the file: a second of checking
@@ -58,6 +58,7 @@ class Phase:
     excluded: int = 0  # combinations that `exclude` took out
     search: Search | None = None  # how it is sampled; None: every combination is a task
     metric: Metric | None = None  # what a report and a search look at first
+    halving: Halving | None = None  # where tasks that are not among the best stop
     is_shuffled: bool = False  # its tasks come in an order of chance, the same at each start
     priority: int = 0  # tasks of phases with a higher one come first
     tags: tuple[str, ...] = ()  # of `defaults`: in rows and templates, but no part of a task's identity
@@ -304,6 +305,7 @@ def _phase(
         excluded=combinations.excluded,
         search=options.search,
         metric=options.metric,
+        halving=_halving(options),
         is_shuffled=options.order == "shuffled",
         priority=options.priority or 0,
         tags=tuple(options.tags),
@@ -316,7 +318,7 @@ def _check_keys(node: Node, problems: Problems) -> None:
     for key, item in node.value.items():
         if key == "seeds":
             problems.at(item, "write `seeds` at the top of the file, or an axis `- seed: [42, 101]`")
-        elif key not in (*PHASE_KEYS, "early_terminate"):
+        elif key not in PHASE_KEYS:
             problems.at(item, f"is no key of a phase. There are: {', '.join(PHASE_KEYS)}")
 
 
@@ -362,7 +364,38 @@ def _options(
     for tag, place in options.tags.items():
         if len(known.get(tag, [place])) != 1:
             problems.at(place, f"a tag has one value in a phase, but {tag} is an axis of {node.path}")
+    _check_early_terminate(options, node, known, problems)
     return options
+
+
+def _check_early_terminate(
+    options: Options, node: Node, known: Mapping[str, Sequence[Node]], problems: Problems
+) -> None:
+    said = options.early_terminate
+    if said is None:
+        return
+    if options.metric is None:
+        where = f"beside it, or at the top of the file: {node.path} has none"
+        problems.at(said.node, f"needs `metric: {{name: val_acc, goal: maximize}}` {where}")
+    for name in said.for_each or ():
+        if name not in known:
+            text = f"there is no parameter {name} in {node.path}. There are: {', '.join(known)}"
+            problems.at(said.node.value["for_each"], text)
+
+
+def _halving(options: Options) -> Halving | None:
+    said, metric, search = options.early_terminate, options.metric, options.search
+    if said is None or metric is None:
+        return None
+    for_each = said.for_each if said.for_each is not None else search.for_each if search else ()
+    return Halving(
+        metric=metric.name,
+        goal=metric.goal,
+        min_iter=said.min_iter,
+        eta=said.eta,
+        max_iter=said.max_iter,
+        for_each=for_each,
+    )
 
 
 def _python(

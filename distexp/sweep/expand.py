@@ -83,6 +83,7 @@ def _points(phase: Phase) -> Iterator[GridPoint]:
         tags=phase.tags,
         renamed_from=dict(phase.renamed_from),
         assume=dict(phase.assume),
+        halving=phase.halving,
     )
     head = key_head(phase.name, phase.experiment, phase.command)
     texts = [f",{seed}]" for seed in phase.seeds]

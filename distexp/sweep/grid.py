@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from distexp.task import Need, Process, Task, Value, canonical, need_of
+from distexp.task import Halving, Need, Process, Task, Value, canonical, need_of
 
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -33,6 +33,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     priority: int = 0  # tasks of phases with a higher one come first
     renamed_from: dict[str, tuple[str, ...]] = {}  # earlier names of phase, seed and parameters
     assume: dict[str, Value] = {}  # what rows without a value of these parameters hold
+    halving: Halving | None = None  # where tasks that are not among the best stop
 
     @property
     def need(self) -> Need:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar, cast
 
+from distexp.sweep.early_terminate import EarlyTerminate, read_early_terminate
 from distexp.sweep.sampling import Search, read_search
 from distexp.sweep.validation import shown
 from distexp.sweep.yaml_loader import Node, Problems, plain
@@ -15,8 +16,8 @@ from distexp.task import MAX_PRIORITY, Value
 Item = TypeVar("Item")
 
 RULES = ("tags", "renamed_from", "assume")  # which rows count
-OPTIONS = (*RULES, "metric", "search", "exclude", "order", "priority")
-LATER = ("early_terminate", "setup")  # reserved beside them, and refused until a version knows them
+OPTIONS = (*RULES, "metric", "search", "early_terminate", "exclude", "order", "priority")
+LATER = ("setup",)  # reserved beside them, and refused until a version knows them
 GOALS = ("maximize", "minimize")
 ORDERS = ("file", "shuffled")
 
@@ -40,6 +41,7 @@ class Options:
     metric: Metric | None = None
     search: Search | None = None
     is_searched: bool = False  # `search` is said, soundly or not
+    early_terminate: EarlyTerminate | None = None
     exclude: Node | None = None
     order: Literal["file", "shuffled"] | None = None
     priority: int | None = None
@@ -55,6 +57,7 @@ class Options:
             metric=self.metric or file.metric,
             search=self.search or file.search,
             is_searched=self.is_searched or file.is_searched,
+            early_terminate=self.early_terminate or file.early_terminate,
             exclude=self.exclude or _concerning(file.exclude, here),
             order=self.order or file.order,
             priority=file.priority if self.priority is None else self.priority,
@@ -90,6 +93,9 @@ def read_options(items: Mapping[str, Node], problems: Problems) -> Options:
         metric=_metric(items["metric"], problems) if "metric" in items else None,
         search=read_search(items["search"], problems) if "search" in items else None,
         is_searched="search" in items,
+        early_terminate=read_early_terminate(items["early_terminate"], problems)
+        if "early_terminate" in items
+        else None,
         exclude=items.get("exclude"),
         order=_order(items["order"], problems) if "order" in items else None,
         priority=_priority(items["priority"], problems) if "priority" in items else None,

@@ -221,7 +221,8 @@ class SweepStatus(msgspec.Struct, frozen=True, kw_only=True):
     complete: int
     failed: int
     cancelled: int
-    progress: str  # "45/240 (18.8%)"
+    pruned: int = 0  # stopped early, with a row that says so
+    progress: str  # "45/240 (18.8%)": complete and pruned ones, of all
     done: bool
     paused: bool
     workers: int  # that are connected

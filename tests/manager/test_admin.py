@@ -40,7 +40,15 @@ def test_status_counts_tasks_by_state(folder: Folder, manager: ExperimentManager
         talk.say("request_task")
         user.say("cancel", tasks=["exp1_vary_width_7_42"])
         assert user.say("status")["status"] == {
-            **{"total": 8, "pending": 5, "assigned": 1, "complete": 1, "failed": 0, "cancelled": 1},
+            **{
+                "total": 8,
+                "pending": 5,
+                "assigned": 1,
+                "complete": 1,
+                "failed": 0,
+                "cancelled": 1,
+                "pruned": 0,
+            },
             **{"progress": "1/8 (12.5%)", "done": False, "paused": False, "workers": 1, "benched": ""},
             "excluded_workers": "",
             "held_phases": "",

@@ -39,5 +39,7 @@ class SampleQueue:
                 self.queue.fail(lease.lease_id, self.key, Cause.ERROR, "no", retry=False)
             case State.CANCELLED:
                 self.queue.cancel(self.key)
+            case State.PRUNED:
+                self.queue.complete(self.key, State.PRUNED)
             case State.WITHDRAWN:
                 self.queue.sync(self.tasks[1:])

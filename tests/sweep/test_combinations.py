@@ -223,7 +223,8 @@ def test_a_folder_is_filled_by_what_each_combination_holds() -> None:
          "p.metric: must be such as metric: {name: val_acc, goal: maximize}, or goal: minimize "
          '(it is {"name": "acc", "goal": "up"})'),
         ("early_terminate: {}\n  combinations: [{a: [1]}]",
-         "p.early_terminate: this version knows no early_terminate yet: take it out"),
+         "p.early_terminate: needs a type, such as "
+         "early_terminate: {type: asha, min_iter: 1, eta: 3, max_iter: 27}"),
     ],
 )  # fmt: skip
 def test_a_mistake_gets_one_line(rest: str, problem: str) -> None:

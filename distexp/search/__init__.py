@@ -1,0 +1,1 @@
+"""Search: which task is worth going on with."""
