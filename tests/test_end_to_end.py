@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from distexp.queue.holds import HOLD_AFTER
 from tests.live_manager import Folder
 from tests.live_worker import (
     CONFIG,
@@ -142,7 +143,7 @@ def test_a_typo_costs_a_few_attempts_and_its_correction_alone_lets_the_sweep_go_
         poll(lambda: any("is held" in line for line in folder.log()), "the hold", DEADLINE_S)
         one.await_words("Nothing that is left can run")
         two.await_words("Nothing that is left can run")
-        assert sum("Assigned task" in line for line in folder.log()) <= 7
+        assert sum("Assigned task" in line for line in folder.log()) <= HOLD_AFTER
         (tmp_path / "experiment.py").write_text("def run(params, context): return {'score': 1}\n")
         assert [one.code(), two.code()] == [0, 0]
     assert {row["score"] for row in folder.rows()} == {"1"}

@@ -8,9 +8,9 @@ from distexp.cli.records import failures_of
 from distexp.errors import DistexpError
 from distexp.launcher.local_run import say
 from distexp.reporting.failures import group_failures
-from distexp.results.audit import FileAudit, audit
+from distexp.results.audit import FileAudit, Row, audit
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
-from distexp.run_folder import LOG_FILE
+from distexp.run_folder import LOG_FILE, RESULT_FILE
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
@@ -33,7 +33,8 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
     except DistexpError as error:
         print(f"warning: no summary: {error}", file=sys.stderr)
         return
-    for line in rows_told(files, {name for phase in phases for name in (*phase.axes, *phase.defaults)}):
+    parameters = {name for phase in phases for name in (*phase.axes, *phase.defaults)}
+    for line in rows_told(workdir, files, tasks, parameters):
         say(line)
     complete = {key for file in files for row in file.rows for key in row.keys}
     by_key = {task.key: task for task in tasks if task.key not in complete}
@@ -50,21 +51,48 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
     if any(group.state == "failed" for group in groups):
         say(f"Next: {command('run', '--retry-failed')}  runs them again, once the cause is corrected")
     elif by_key:
-        say(f"Next: {command('run', '')}  goes on with the {len(by_key)} tasks that are left")
+        left, once = count_text(len(by_key), "task"), ", once the cause is corrected" if groups else ""
+        say(f"Next: {command('run', '')}  goes on with the {left} that are left{once}")
     elif complete:
         say(f"Next: {command('report', '')}")
 
 
-def rows_told(files: Sequence[FileAudit], parameters: Set[str]) -> list[str]:
-    """Return a line per results file: its rows that count, and how many of them hold no metrics."""
+def rows_told(
+    workdir: Workdir, files: Sequence[FileAudit], tasks: Sequence[GridPoint], parameters: Set[str]
+) -> list[str]:
+    """Return a line per results file: its rows that count, and how many of them hold no metrics.
+
+    Below the first of our own files with such a row stands how to get metrics.
+    """
     known = {*IDENTITY, *CAPTURED, *PROVENANCE, "run_dir"} | parameters
-    lines = []
+    lines, hint = list[str](), ""
     for file in files:
-        places = [at for name, at in file.places().items() if name not in known]
-        count, bare = len(file.rows), sum(not any(row.fields[at] for at in places) for row in file.rows)
-        note = f", {bare} of them without metrics" if bare else ""
-        lines.append(f"{file.path}: {count_text(count, 'row')}{note}")
+        places = file.places()
+        cells = [at for name, at in places.items() if name not in known]
+        bare = [row for row in file.rows if not any(row.fields[at] for at in cells)]
+        empty = [row for row in bare if not _has_result_file(workdir, row, places.get("run_dir"))]
+        elsewhere = len(bare) - len(empty)
+        lines.append(
+            f"{file.path}: {count_text(len(file.rows), 'row')}"
+            + (f", {len(empty)} without metrics" if empty else "")
+            + (f", {elsewhere} with metrics in result.json of their run folders alone" if elsewhere else "")
+        )
+        if empty and file.is_own and not hint:
+            first = next(task for task in tasks if task.key in empty[0].keys)
+            lines.append(hint := f"  such as {first.task_id}{_why_bare(workdir, first)}")
     return lines
+
+
+def _has_result_file(workdir: Workdir, row: Row, at: int | None) -> bool:
+    return at is not None and row.fields[at] != "" and (workdir.root / row.fields[at] / RESULT_FILE).is_file()
+
+
+def _why_bare(workdir: Workdir, task: GridPoint) -> str:
+    """Return why a task's row has no metrics, and what to do."""
+    if not task.grid.command:
+        return f": {task.grid.experiment} returned none; return a mapping, such as {{'accuracy': 0.9}}"
+    told = f" (its log: {log})" if (log := log_of(workdir, task)) else ""
+    return f": its command printed no JSON object; print one as a line, or write it to $DISTEXP_RESULT{told}"
 
 
 def log_of(workdir: Workdir, task: GridPoint) -> Path | None:

@@ -37,8 +37,6 @@ MAX_QUOTED_CHARS = 500  # of the last line of an output, in an error: the log ha
 class CommandFailed(RuntimeError):
     """The program cannot be started, or failed. One line: how, and its last output."""
 
-    __module__ = "builtins"  # a traceback names it without its module, so that how it failed comes first
-
     def __init__(
         self, name: str, returncode: int | None, outputs: "Sequence[_Output]" = (), why: str = ""
     ) -> None:

@@ -16,6 +16,7 @@ from distexp.manager.forecast import Forecaster
 from distexp.manager.kept_rows import KeptRow, KeptRows
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Entry, Lease, WorkerInfo
+from distexp.queue.holds import COUNTED
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
 from distexp.results.conversion import convert
@@ -180,9 +181,11 @@ class CompletionHandler:
             return False
         self._registry.failed(worker.info, task)
         self._forecaster.failed(task, worker.name, f"{cause}: {why}", state)
+        is_free = was_held and cause in COUNTED
+        cost = "not charged" if is_free else f"failure {entry.failures + 1} of {FAILURE_BUDGET}"
         log.warning(
-            "Task %s failed on %s (%s, failure %d of %d, now %s): %s%s",
-            *(task.task_id, worker.name, cause, entry.failures + (not was_held), FAILURE_BUDGET, state, why),
+            "Task %s failed on %s (%s, %s, now %s): %s%s",
+            *(task.task_id, worker.name, cause, cost, state, why),
             _log_told(task) if worker.info.shares_folder else "",
         )
         if not was_held:

@@ -94,7 +94,7 @@ class ExperimentManager:
         self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
         self._last_counts: dict[State, int] = {}
         self._unwritable: dict[str, str] = {}  # folder -> why its results file cannot be written
-        self._held_code: dict[str, CodeSignature] = {}  # held phase -> its code, when last looked at
+        self._held_code: dict[str, CodeSignature] = {}  # held phase -> its code when that began
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -255,6 +255,7 @@ class ExperimentManager:
             self.request_stop()
             return
         self._end_leases()
+        self._note_held_code()
         if time.monotonic() >= self._next_rescan_s:
             self.rescan()
             self._next_rescan_s = time.monotonic() + self._rescan_s
@@ -270,6 +271,7 @@ class ExperimentManager:
         if self._sweep.has_changed():
             self._reload()
         self._look_at_held_code()
+        self._note_held_code()
         self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store)
         self.dispatcher.completion.fail_unplaceable()
@@ -302,15 +304,23 @@ class ExperimentManager:
         self.dispatcher.sweep_changed()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
 
+    def _note_held_code(self) -> None:
+        """Remember the code of phases that have just been held: an edit may come at once."""
+        known = self._held_code
+        self._held_code = {
+            phase: known[phase] if phase in known else self._code_of(phase)
+            for phase in self.queue.holds.explain()
+        }
+
     def _look_at_held_code(self) -> None:
         """Let held phases go on once a file of their code is another one."""
-        known, self._held_code = self._held_code, {}
-        for phase in self.queue.holds.explain():
-            some, _ = self.queue.page(lambda entry, phase=phase: entry.planned.phase == phase, 0, 1)  # type: ignore[misc]
-            for entry in some:
-                self._held_code[phase] = code_signature(self.workdir.root, entry.task)
-        if any(known.get(phase, found) != found for phase, found in self._held_code.items()):
+        if any(self._code_of(phase) != known for phase, known in self._held_code.items()):
+            self._held_code = {}
             self.dispatcher.code_changed()
+
+    def _code_of(self, phase: str) -> CodeSignature:
+        some, _ = self.queue.page(lambda entry: entry.planned.phase == phase, 0, 1)
+        return code_signature(self.workdir.root, some[0].task) if some else ()
 
     def _holds_folder(self) -> bool:
         try:

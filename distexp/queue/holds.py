@@ -16,6 +16,7 @@ HOLD_AFTER = 5  # different tasks failed, none succeeded
 SPREAD_AFTER = 2  # failures; then tasks are drawn from all over the phase: one bad value is not all of it
 SPREAD_FAILED = 2  # tasks drawn so that must be among those that failed
 COUNTED = (Cause.ERROR, Cause.CRASH, Cause.TIMEOUT)
+DECIDING_S = 30.0  # how long a worker waits for the attempt that may show the phase to be broken
 GOLDEN = 0.618034  # places at its multiples are spread evenly, however many there are
 
 
@@ -26,6 +27,7 @@ class _Phase:
     spread: dict[str, None] = field(default_factory=dict)  # keys of tasks drawn from all over the phase
     error: str = ""  # why it is held; empty: it is not
     tried: set[tuple[str, str]] = field(default_factory=set)  # workers that had a task of it
+    begun_s: dict[str, float] = field(default_factory=dict)  # key -> when the attempt began that runs
     code_version: int = 0
 
 
@@ -40,6 +42,7 @@ class PhaseHolds:
         self._lock, self._keep_going = lock, keep_going
         self._phases: dict[str, _Phase] = {}
         self.held: dict[str, str] = {}  # phase -> why
+        self._doubted: set[str] = set()  # phases that one more failure would hold
 
     def _of(self, phase: str) -> _Phase:
         if phase not in self._phases:
@@ -48,14 +51,19 @@ class PhaseHolds:
 
     # -- what happens --------------------------------------------------------------------------------------
 
-    def assigned(self, phase: str, key: str, worker: WorkerInfo) -> None:
+    def assigned(self, phase: str, key: str, worker: WorkerInfo, now_s: float) -> None:
         """Note that a task was assigned."""
         about = self._of(phase)
         if about.is_proven:
             return
         about.tried.add((worker.name, worker.instance))
+        about.begun_s[key] = now_s
         if len(about.failed) >= SPREAD_AFTER:
             about.spread[key] = None
+
+    def ended(self, phase: str, key: str) -> None:
+        """Note that an attempt has ended, however."""
+        self._of(phase).begun_s.pop(key, None)
 
     def failed(self, phase: str, key: str, cause: Cause, error: str) -> list[str]:
         """Note a failure; when the phase is held from now on, return the keys of the tasks that failed."""
@@ -63,6 +71,8 @@ class PhaseHolds:
         if about.is_proven or about.error or self._keep_going or cause not in COUNTED:
             return []
         about.failed[key] = last_line(error)
+        if len(about.failed) == HOLD_AFTER - 1:
+            self._doubted.add(phase)
         if len(about.failed) < HOLD_AFTER or len(about.failed.keys() & about.spread.keys()) < SPREAD_FAILED:
             return []
         common, number = Counter(about.failed.values()).most_common(1)[0]
@@ -86,8 +96,9 @@ class PhaseHolds:
         about = self._of(phase)
         if not about.is_proven:
             about.is_proven, about.error = True, ""
-            about.failed, about.spread, about.tried = {}, {}, set()
+            about.failed, about.spread, about.tried, about.begun_s = {}, {}, set(), {}
             self.held.pop(phase, None)
+            self._doubted.discard(phase)
 
     def end_all(self) -> list[str]:
         """End every hold and start to count anew; return the phases that were held.
@@ -97,6 +108,7 @@ class PhaseHolds:
         with self._lock:
             ended = list(self.held)
             self.held.clear()
+            self._doubted.clear()
             for phase, about in self._phases.items():
                 self._phases[phase] = _Phase(code_version=about.code_version + (phase in ended))
             return ended
@@ -108,12 +120,20 @@ class PhaseHolds:
         with self._lock:
             return dict(self.held)
 
-    def closed_to(self, worker: WorkerInfo) -> frozenset[str]:
-        """Return the held phases of which this worker has had its trial."""
-        if not self.held:
-            return frozenset()
+    def closed_to(self, worker: WorkerInfo, now_s: float) -> frozenset[str]:
+        """Return the phases of which this worker gets no task now.
+
+        These are held ones of which it has had its trial, and those of which an attempt has just begun that
+        may show them to be broken.
+        """
         me = (worker.name, worker.instance)
-        return frozenset(phase for phase in self.held if me in self._phases[phase].tried)
+        tried = [phase for phase in self.held if me in self._phases[phase].tried]
+        deciding = [phase for phase in self._doubted if self._is_deciding(phase, now_s)]
+        return frozenset(tried + deciding)
+
+    def _is_deciding(self, phase: str, now_s: float) -> bool:
+        begun_s = self._phases[phase].begun_s.values()
+        return phase not in self.held and any(now_s - each < DECIDING_S for each in begun_s)
 
     def lets_retries_wait(self, phase: str) -> bool:
         """Return whether first attempts come before retries: tasks of it failed, and none succeeded."""

@@ -111,14 +111,14 @@ class Scheduler:
             for each in pending
         )
 
-    def pop_next(self, worker: WorkerInfo) -> Entry | None:
+    def pop_next(self, worker: WorkerInfo, now_s: float) -> Entry | None:
         """Take the next task for this worker out of its line; None when none is free for it.
 
         The highest priority comes first, then the greatest need that it meets: others can do the rest.
         Retries go first to workers other than the one that had them; when nothing else is left, to anyone.
         In a phase of which tasks have failed and none has succeeded, they wait behind the first attempts.
         """
-        closed = worker.too_long | self._holds.closed_to(worker)
+        closed = worker.too_long | self._holds.closed_to(worker, now_s)
         met = [
             (rank, phase, lines)
             for rank, phase, lines in self._ranked()

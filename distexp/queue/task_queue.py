@@ -125,11 +125,12 @@ class TaskQueue:
     def assign(self, worker: WorkerInfo) -> Lease | None:
         """Assign a pending task, or return None when none is free for this worker."""
         with self._lock:
-            if (entry := self._scheduler.pop_next(worker)) is None:
+            now_s = self._clock()
+            if (entry := self._scheduler.pop_next(worker, now_s)) is None:
                 return None
             entry.attempts += 1
-            self.holds.assigned(entry.planned.phase, entry.key, worker)
-            return self._assign(entry, secrets.token_hex(8), worker, worker.term_s, self._clock())
+            self.holds.assigned(entry.planned.phase, entry.key, worker, now_s)
+            return self._assign(entry, secrets.token_hex(8), worker, worker.term_s, now_s)
 
     def _assign(
         self, entry: Entry, lease_id: str, worker: WorkerInfo, term_s: float, since_s: float | None = None
@@ -228,10 +229,9 @@ class TaskQueue:
             if entry is None:
                 return None
             phase = entry.planned.phase
-            was_held = phase in self.holds.held
+            free = [entry] if phase in self.holds.held and cause in COUNTED else []
             entry.failures += 1
             entry.cause, entry.error = cause.value, error
-            free = [entry] if was_held and cause in COUNTED else []
             free += [self._entries[each] for each in self.holds.failed(phase, key, cause, error)]
             for each in free:
                 each.failures = max(0, each.failures - 1)
@@ -249,8 +249,7 @@ class TaskQueue:
                 return None
             entry.losses += 1
             entry.lost_lease_id = lease_id
-            spent = entry.losses >= LOSS_BUDGET
-            if spent:
+            if spent := entry.losses >= LOSS_BUDGET:
                 entry.cause = Cause.CRASH.value
                 entry.error = f"{LOSS_BUDGET} workers were lost while running it"
             return self._give_back(entry, State.FAILED if spent else State.PENDING)
@@ -352,6 +351,7 @@ class TaskQueue:
         if entry.lease is not None:
             del self._leases[entry.lease.lease_id]
             entry.lease = None
+            self.holds.ended(entry.planned.phase, entry.key)
 
     # -- looking -------------------------------------------------------------------------------------------
 

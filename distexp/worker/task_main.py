@@ -303,13 +303,22 @@ def guarded(step: Callable[[], Value], *, on_import: bool = False) -> Value | Fa
 def _cause(error: BaseException, on_import: bool) -> Cause:
     if type(error).__name__ in OUT_OF_MEMORY_NAMES:
         return Cause.OUT_OF_MEMORY
-    if isinstance(cause := getattr(error, "failure_cause", None), Cause):
-        return cause
-    return Cause.IMPORT if on_import else Cause.ERROR
+    return _told_cause(error) or (Cause.IMPORT if on_import else Cause.ERROR)
+
+
+def _told_cause(error: BaseException) -> Cause | None:
+    """Return the cause that the exception itself names."""
+    cause = getattr(error, "failure_cause", None)
+    return cause if isinstance(cause, Cause) else None
 
 
 def _describe(error: BaseException) -> str:
-    """Return the traceback from the first frame that is not ours; the last line names the user's own."""
+    """Return the traceback from the first frame that is not ours; the last line names the user's own.
+
+    Of a command that failed, only how it did.
+    """
+    if _told_cause(error) is not None:
+        return str(error)
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next

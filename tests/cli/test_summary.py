@@ -15,6 +15,10 @@ exp2_bare:
   defaults: {experiment: "mine:nothing"}
   combinations:
     - lr: [0.1, 0.2]
+exp3_command:
+  defaults: {command: "python -c 'print({lr})'"}
+  combinations:
+    - lr: [0.1]
 """
 MINE = """
 def run(params, context):
@@ -38,11 +42,32 @@ def test_run_ends_with_rows_failures_by_cause_a_log_and_the_next_command(
     assert experiment_manager.main(words) == 1
     told = capfd.readouterr().err.splitlines()
     at = told.index("results_exp1_lr/final_results.csv: 1 row")
-    bare, cause, example, following = told[at + 1 :]
-    assert bare == "results_exp2_bare/final_results.csv: 2 rows, 2 of them without metrics"
+    bare, hint, silent, cause, example, following = told[at + 1 :]
+    assert bare == "results_exp2_bare/final_results.csv: 2 rows, 2 without metrics"
+    assert hint == (
+        "  such as exp2_bare_0_42: mine:nothing returned none; return a mapping, such as {'accuracy': 0.9}"
+    )
+    assert silent == "results_exp3_command/final_results.csv: 1 row, 1 without metrics"
     assert cause.startswith("2 tasks failed (error): mine.py:4: ValueError: lr ")
     task_id, _, log = example.partition("; its log: ")
     assert task_id in ("  such as exp1_lr_1_42", "  such as exp1_lr_2_42")
     assert "ValueError" in (tmp_path / log).read_text(encoding="utf-8")
     command = f"python experiment_manager.py run --workdir {tmp_path} --retry-failed"
     assert following == f"Next: {command}  runs them again, once the cause is corrected"
+
+
+def test_after_a_hold_run_says_that_it_goes_on_once_the_cause_is_corrected(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "configs").mkdir()
+    config = 'defaults: {command: "python absent.py {lr}", output_dir: ./results_a}\n'
+    config += "exp1_lr: {combinations: [{lr: {range: [0, 40]}}]}\n"
+    (tmp_path / "configs" / "config_exp1.yaml").write_text(config, encoding="utf-8")
+    words = ["run", "--device", "cpu", "--port", "0", "--workers", "2", "--workdir", str(tmp_path)]
+    assert experiment_manager.main(words) == 1
+    *_, cause, _, following = capfd.readouterr().err.splitlines()
+    assert cause.startswith("5 tasks pending (error): python: exit code 2; last output: ")
+    command = f"python experiment_manager.py run --workdir {tmp_path}"
+    assert (
+        following == f"Next: {command}  goes on with the 40 tasks that are left, once the cause is corrected"
+    )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from distexp.queue.entry import WorkerInfo
-from distexp.queue.holds import HOLD_AFTER
+from distexp.queue.holds import DECIDING_S, HOLD_AFTER
 from distexp.queue.task_queue import FAILURE_BUDGET, TaskQueue
 from distexp.task import Cause, State, Task
 from tests.queue.sample_queue import CPU0, CPU1, SampleQueue
@@ -40,16 +40,43 @@ def run(
             return attempts
 
 
+def run_in_turns(sample: SampleQueue, cause: Cause) -> int:
+    """Let every task fail, of two workers that end theirs in turns; return the number of attempts."""
+    running, attempts = [sample.assign(worker) for worker in WORKERS], len(WORKERS)
+    while running:
+        lease = running.pop(0)
+        sample.queue.fail(lease.lease_id, lease.task.key, cause, "Traceback\nNameError: x")
+        for worker in {lease.worker, *WORKERS} - {each.worker for each in running}:
+            if (new := sample.queue.assign(worker)) is not None:
+                running.append(new)
+                attempts += 1
+    return attempts
+
+
 @pytest.mark.parametrize("cause", [Cause.ERROR, Cause.CRASH, Cause.TIMEOUT])
 def test_a_phase_whose_tasks_all_fail_is_held_after_five_and_no_budget_is_spent(cause: Cause) -> None:
     sample = SampleQueue(sweep(72))
-    assert run(sample, lambda task, worker: True, cause=cause) <= HOLD_AFTER + len(WORKERS)
+    assert run_in_turns(sample, cause) == HOLD_AFTER
     assert sample.queue.counts()[State.PENDING] == 720
     assert sum(entry.failures for entry in sample.queue.entries()) == 0
     (why,) = sample.queue.holds.explain().values()
     assert why == "5 different tasks failed and none succeeded (each: NameError: x)"
     assert not sample.queue.can_run()
     assert not sample.queue.is_over()
+
+
+def test_a_worker_waits_a_moment_only_for_the_attempt_that_decides() -> None:
+    sample = SampleQueue(sweep())
+    for _ in range(HOLD_AFTER - 1):
+        lease = sample.assign()
+        sample.queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, "no")
+    deciding = sample.assign()
+    assert sample.queue.assign(CPU1) is None
+    sample.clock.advance(DECIDING_S)
+    assert sample.queue.assign(CPU1) is not None
+    sample.queue.release(deciding.lease_id, deciding.task.key)
+    sample.clock.advance(DECIDING_S)
+    assert sample.queue.assign(CPU0) is not None
 
 
 def test_the_error_that_most_tasks_share_is_named() -> None:

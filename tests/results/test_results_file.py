@@ -3,6 +3,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,20 @@ def test_metrics_without_a_column_stand_in_result_json_of_the_run_folder(path: P
     made = read(path)["run_dir"].iloc[3]
     assert made.endswith(tasks[3].key), "a folder that is made for it stands in the row"
     assert json.loads((root / made / "result.json").read_text(encoding="utf-8"))["m3_1499"] == 749.5
+
+
+@pytest.mark.parametrize(("written", "kept"), [("2026-11-30T09:59:59", False), ("2026-11-30T10:00:01", True)])
+def test_a_result_json_of_an_earlier_attempt_makes_room(path: Path, written: str, kept: bool) -> None:
+    (task,) = tasks_of(1)
+    _, row = a_row(task, **{f"m{i}": i for i in range(2100)})
+    whole = path.parent / "runs" / "0" / "result.json"
+    whole.parent.mkdir(parents=True)
+    whole.write_text('{"whole": 1}', encoding="utf-8")
+    written_s = datetime.fromisoformat(f"{written}+00:00").timestamp()
+    os.utime(whole, (written_s, written_s))
+    row |= {"run_dir": "runs/0", "started_utc": "2026-11-30T10:00:00Z"}
+    ResultsFile(path.parent, ".", TaskIndex([task])).append([(task, row)])
+    assert ("whole" in json.loads(whole.read_text(encoding="utf-8"))) is kept
 
 
 @pytest.mark.parametrize("start", [b"", b"\n", b"   "])

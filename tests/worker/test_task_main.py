@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from distexp.context import Context
+from distexp.experiments.command import CommandFailed
 from distexp.run_folder import RunFolder
 from distexp.task import Cause, Task, make_task
 from distexp.worker.reports import Reporter
@@ -214,6 +215,14 @@ def test_a_warm_up_that_fails_is_no_failed_import(
     (tmp_path / "cold_experiment.py").write_text("def warm_up(device): 1 / 0\ndef run(p, c): return {}")
     assert callable(prepare("cold_experiment:run", "cpu"))
     assert "cold_experiment.warm_up failed" in capsys.readouterr().err
+
+
+def test_of_a_command_that_failed_only_the_end_is_told() -> None:
+    def experiment(params: dict[str, Any], context: Context) -> None:
+        raise CommandFailed("python", -9)
+
+    outcome = outcome_of(experiment)
+    assert outcome == Failed(Cause.CRASH, "python: killed by SIGKILL, perhaps for want of memory")
 
 
 # -- results
