@@ -92,8 +92,11 @@ class Dispatcher:
         Raises:
             DistexpError: The request is refused; the message says why.
         """
-        if isinstance(request, wire.Status) and connection.is_local:
-            return self._admin.handle(request)
+        if isinstance(request, wire.Status):
+            if self.knows(request):
+                self._registry.listen(connection.number)
+            if connection.is_local:
+                return self._admin.handle(request)
         self._authorise(request)
         if isinstance(request, wire.WorkerRequest):
             worker = self._registry.register(request, connection.number)

@@ -38,7 +38,8 @@ from distexp.workdir import Workdir
 
 RESCAN_S = 5.0
 TURN_S = 0.25  # a worker that died is noticed within a turn
-EXIT_WAIT_S = 10.0  # how long a manager that is done waits for idle workers to hear it
+EXIT_WAIT_S = 30.0  # how long a manager that is done waits for connected workers to hear it
+RETURN_S = 10.0  # for workers of an earlier manager to come back: they try every 5 s
 
 
 log = logging.getLogger("distexp.manager")
@@ -195,7 +196,7 @@ class ExperimentManager:
         known = self.journal.load()
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):
-            self._stays_until_s = time.monotonic() + EXIT_WAIT_S
+            self._stays_until_s = time.monotonic() + RETURN_S
         self.dispatcher.restore_leases()
         self._hooks = Hooks(self.queue, self._commands, self.dispatcher.status, self.workdir.root)
         self.dispatcher.completion.say_what_failed_before()
@@ -368,7 +369,10 @@ class ExperimentManager:
         self.queue.block(problems.keys())
 
     def _exit_when_done_(self) -> None:
-        """Once nothing more can be done, go, after idle workers and those of an earlier manager heard it."""
+        """Once nothing more can be done, go, after connected workers and those of an earlier manager heard it.
+
+        A worker that waits for a GPU hears it too; its device may stay busy longer than anybody waits.
+        """
         counts = self.queue.counts()
         stuck = sum(lease.lease_id in self._stuck for lease in self.queue.leases())
         is_held = not self.queue.can_run(stuck) and not self._kept.has_hope()
@@ -380,7 +384,8 @@ class ExperimentManager:
         now_s = time.monotonic()
         if self._exit_at_s is None:
             self._exit_at_s = now_s + EXIT_WAIT_S
-        is_alone = not self._registry.connected() and now_s >= self._stays_until_s
+        hears = self._registry.connected() or (self.queue.is_over() and self._registry.is_listened_to())
+        is_alone = not hears and now_s >= self._stays_until_s
         if now_s >= self._exit_at_s or is_alone:
             if counts[State.PENDING]:
                 why = self.dispatcher.held_text() or "no worker that is left can import their experiment"

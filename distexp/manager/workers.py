@@ -75,6 +75,7 @@ class WorkerRegistry:
         self._warned: set[tuple[str, str, str]] = set()  # worker and both commits: a warning each
         self._lock = threading.RLock()
         self._workers: dict[tuple[str, str], Worker] = {}  # by name and instance
+        self._listening: set[int] = set()  # connections that ask how far the sweep is
         self._succeeded: dict[str, set[str]] = {}  # phase -> names of workers that completed a task of it
         self._failed_on: dict[str, set[str]] = {}  # key of a task that failed -> names of workers
         self._proven: set[str] = set()  # experiments that worked somewhere
@@ -133,9 +134,20 @@ class WorkerRegistry:
     def disconnect(self, connection: int) -> None:
         """Note that a connection is gone."""
         with self._lock:
+            self._listening.discard(connection)
             for worker in self._workers.values():
                 if worker.info.connection == connection:
                     worker.info = replace(worker.info, connection=None)
+
+    def listen(self, connection: int) -> None:
+        """Note a connection with the secret that asked for the status, as a worker that waits for a GPU does."""
+        with self._lock:
+            self._listening.add(connection)
+
+    def is_listened_to(self) -> bool:
+        """Return whether such a connection is open."""
+        with self._lock:
+            return bool(self._listening)
 
     def has_died(self, info: WorkerInfo) -> bool:
         """Return whether a worker of this host has died, and nothing of its task is left."""

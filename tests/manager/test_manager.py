@@ -1,8 +1,10 @@
 import gc
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -334,6 +336,30 @@ def test_exit_when_done_ends_a_sweep_whose_last_worker_cannot_import_it(
             manager._registry.drain("gpu1")
             assert code.result(PATIENCE_S) == 1
     assert "Stopping with 2 tasks pending: no worker that is left can import their experiment" in folder.log()
+
+
+def test_a_manager_that_is_done_stays_until_a_worker_that_waits_for_a_gpu_has_heard_it_30_s_at_most(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.configure([1])
+    with folder.serving(exit_when_done=True) as manager:
+        with RawClient(manager.port) as waiting:
+            assert not waiting.say("status", token=secret_of(manager))["status"]["done"]
+            with worker(manager, shares=False) as other:
+                task = other.say("request_task")
+                other.say("task_complete", key=task["key"], result={"score": 1})
+            poll(lambda: not manager._registry.connected(), "no other worker")
+            manager.run_once()
+            assert not manager._is_done
+            assert waiting.say("status", token=secret_of(manager))["status"]["done"]
+            with monkeypatch.context() as later:
+                now_s = time.monotonic()
+                later.setattr("distexp.manager.manager.time", SimpleNamespace(monotonic=lambda: now_s + 29.0))
+                manager.run_once()
+                assert not manager._is_done
+        poll(lambda: not manager._registry.is_listened_to(), "it has left")
+        manager.run_once()
+        assert manager._is_done
 
 
 def test_all_problems_of_all_configs_are_raised_at_once(folder: Folder) -> None:
