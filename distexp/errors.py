@@ -13,6 +13,7 @@
     |   +-- Refused            what the manager said to a request that it does not grant
     +-- ManagerUnreachable     no manager answers; the caller may try again
     +-- ResultsUnwritable      a CSV or spool file cannot be written now; try again later
+    |   +-- DiskHangs          a disk has not answered for so long that nobody waits for it any more
     +-- JournalUnwritable      the journal cannot be written now; nothing was acknowledged
     +-- TaskStopped            raised by an experiment that was asked to stop and has saved its checkpoint
     +-- UnknownTask            a task, lease or worker that the manager does not know
@@ -68,6 +69,10 @@ class ManagerUnreachable(DistexpError):
 
 class ResultsUnwritable(DistexpError):
     """A results file cannot be written now (full disk, open in Excel, no permission); nothing was written."""
+
+
+class DiskHangs(ResultsUnwritable):
+    """A disk has not answered, and nobody waits for it any more; what was asked of it may still happen."""
 
 
 class JournalUnwritable(DistexpError):

@@ -19,7 +19,7 @@ from distexp.gpu.claim import Claim, unclaimable
 from distexp.gpu.devices import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
 from distexp.system.code import FolderCode
 from distexp.system.files import make_ignored
-from distexp.system.logs import log_to_console
+from distexp.system.logs import is_hanging, logging_to_console_beside
 from distexp.system.process import ProcessMark, end_descendants, host_name, machine_id
 from distexp.wire.auth import TOKEN_VARIABLE, Token, given_token
 from distexp.wire.client import Client
@@ -184,8 +184,19 @@ def print_gpus(settings: Settings) -> int:
 
 
 def work(settings: Settings) -> int:
-    """Claim a device and work on it until nothing is left to do."""
-    log_to_console()
+    """Claim a device and work on it until nothing is left to do; return the exit code."""
+    code = 2
+    try:
+        with logging_to_console_beside():
+            code = claim_and_work(settings)
+    finally:
+        if is_hanging():
+            os._exit(code)  # the interpreter would wait for the disk
+    return code
+
+
+def claim_and_work(settings: Settings) -> int:
+    """Claim a device and work on it until nothing is left to do; return the exit code."""
     workdir = Workdir(settings.workdir.absolute())
     if not workdir.root.is_dir():
         raise UserError(

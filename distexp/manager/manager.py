@@ -369,9 +369,9 @@ class ExperimentManager:
         self.queue.block(problems.keys())
 
     def _exit_when_done_(self) -> None:
-        """Once nothing more can be done, go, after connected workers and those of an earlier manager heard it.
+        """Once nothing more can be done, go, after workers that are here or on their way back heard it.
 
-        A worker that waits for a GPU hears it too; its device may stay busy longer than anybody waits.
+        So does a worker that waits for a GPU.
         """
         counts = self.queue.counts()
         stuck = sum(lease.lease_id in self._stuck for lease in self.queue.leases())

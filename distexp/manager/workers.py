@@ -140,7 +140,7 @@ class WorkerRegistry:
                     worker.info = replace(worker.info, connection=None)
 
     def listen(self, connection: int) -> None:
-        """Note a connection with the secret that asked for the status, as a worker that waits for a GPU does."""
+        """Note a connection that asks for the status with the secret, as a worker without a GPU does."""
         with self._lock:
             self._listening.add(connection)
 

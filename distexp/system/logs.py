@@ -2,8 +2,11 @@
 
 import logging
 import os
+import queue
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distexp.text import one_line
@@ -20,6 +23,51 @@ class OneLine(logging.Formatter):
 FORMAT = OneLine("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
+CLOSE_S = 2.0  # for the last lines to be written
+
+
+class BesideHandler(logging.Handler):
+    """Lets a thread write the lines: the disk below a log, or a console that is a file, may hang."""
+
+    def __init__(self, target: logging.Handler) -> None:
+        """Write them by `target`, which nobody else uses."""
+        super().__init__()
+        self._target = target
+        self._records: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def setFormatter(self, fmt: logging.Formatter | None) -> None:
+        """Let `target` write them in this form."""
+        self._target.setFormatter(fmt)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Put the record in line."""
+        self._records.put(record)
+
+    def _write(self) -> None:
+        while (record := self._records.get()) is not None:
+            self._target.emit(record)
+
+    def close(self) -> None:
+        """Write what is left; returns after `CLOSE_S` at most."""
+        self._records.put(None)
+        self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            _hanging.append(self)
+        else:
+            self._target.close()
+        super().close()
+
+
+_hanging: list[BesideHandler] = []
+
+
+def is_hanging() -> bool:
+    """Return whether lines were left that no disk took: the interpreter would wait for them at its end."""
+    return bool(_hanging)
+
+
 def is_terminal() -> bool:
     """Return whether standard output is a terminal on which a view can be drawn."""
     can_draw = (sys.stdout.encoding or "").lower().startswith("utf")  # bars and borders
@@ -31,10 +79,24 @@ def log_to_console() -> None:
     _add(logging.StreamHandler(sys.stdout))
 
 
+@contextmanager
+def logging_to_console_beside() -> Iterator[None]:
+    """Do the same meanwhile, for a process that must not wait for a console."""
+    handler = _add(BesideHandler(logging.StreamHandler(sys.stdout)))
+    try:
+        yield
+    finally:
+        stop_logging_to(handler)
+
+
 def log_to_file(path: Path) -> logging.Handler:
     """Append log lines to `path`, too, until the handler is closed; a full disk costs lines, nothing else."""
+    return _add(_file_handler(path))
+
+
+def _file_handler(path: Path) -> logging.Handler:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return _add(logging.FileHandler(path, encoding="utf-8", delay=True))
+    return logging.FileHandler(path, encoding="utf-8", delay=True)
 
 
 def log_to(handler: logging.Handler) -> logging.Handler:
@@ -50,7 +112,7 @@ def stop_logging_to(handler: logging.Handler) -> None:
 
 
 class WorkerLog:
-    """`worker_<id>.log` in the results folder of the task that runs."""
+    """`worker_<id>.log` in the results folder of the task that runs; written beside, since disks may hang."""
 
     def __init__(self, worker_id: str) -> None:
         self._name = f"worker_{worker_id}.log"
@@ -61,7 +123,8 @@ class WorkerLog:
         """Write to the log in this folder from now on."""
         if folder != self._folder:
             self.close()
-            self._folder, self._handler = folder, log_to_file(folder / self._name)
+            handler = BesideHandler(_file_handler(folder / self._name))
+            self._folder, self._handler = folder, _add(handler)
 
     def close(self) -> None:
         """Write to no folder until the next `follow`."""

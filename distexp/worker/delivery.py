@@ -4,6 +4,7 @@ A result is on disk, in its file or in the spool, before anything is reported.
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from distexp.results.spool import Spool
 from distexp.task import Provenance, Scalar
 from distexp.wire.messages import Ack, GpuUse, Heartbeat, HeartbeatReply, Progress, TaskComplete, TaskReply
 from distexp.workdir import Workdir
+from distexp.worker.beside import DiskSteps
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.signals import StopRequests
 
@@ -50,6 +52,7 @@ class ResultDelivery:
         identity: Callable[[], Mapping[str, Any]],
         gpu_usage: Callable[[], GpuUse | None],
         free_mib: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Write rows below the folder of `workdir`; spool there what cannot be written or sent.
 
@@ -61,6 +64,7 @@ class ResultDelivery:
         self._connection, self._stop, self._root = connection, stop, workdir.root
         self._spool = Spool(workdir.spool)
         self._identity, self._gpu_usage, self._free_mib = identity, gpu_usage, free_mib
+        self.disk = DiskSteps(connection=connection, stop=stop, clock=clock, heartbeat=self.heartbeat)
 
     def report_fields(self, task: TaskReply) -> dict[str, Any]:
         """Return the fields of a report that say who reports on what."""
@@ -86,23 +90,28 @@ class ResultDelivery:
         return not reply.stop
 
     def deliver(self, delivery: Delivery) -> Ack | None:
-        """Bring the result to its file, whatever it takes, then report; None when nobody acknowledged it."""
-        task, wants_next = delivery.task, not self._stop.wants_leave
+        """Bring the result to its file, whatever it takes, then report; None when nobody acknowledged it.
+
+        A disk that hangs is waited for until this worker is to leave; then the manager gets the result.
+        """
+        task = delivery.task
         if task.writes_row:
             try:
-                self.write_row(delivery)
+                self.disk.wait(lambda: self.write_row(delivery), task)
             except ResultsUnwritable as error:
                 log.warning("%s; the manager gets the result and keeps it until then", error)
             else:
+                wants_next = not self._stop.wants_leave
                 return self._connection.report(
                     TaskComplete(**self.report_fields(task), next=wants_next, free_mib=self._free(wants_next))
                 )
         self._try_spool(delivery)
-        return self._send(delivery, wants_next=wants_next)
+        return self._send(delivery, wants_next=not self._stop.wants_leave)
 
     def deliver_spooled(self) -> None:
         """Send what an earlier worker could not."""
-        for delivery in self.spooled():
+        none: list[Delivery] = []
+        for delivery in self.disk.try_(self.spooled, None, none):
             log.info("Delivering a spooled result of task %s", delivery.task.task_id)
             if self._send(delivery, wants_next=False) is None and self._connection.refusal:
                 self.keep_refused(delivery, self._connection.refusal)
@@ -115,8 +124,8 @@ class ResultDelivery:
         task = delivery.task
         try:
             if task.writes_row:
-                self.write_row(delivery)
-                self.unspool(delivery)
+                self.disk.wait(lambda: self.write_row(delivery), task)
+                self._unspool(delivery)
                 log.warning("Task %s: its row is in %s, though %s", task.task_id, task.output_dir, refusal)
                 return True
         except ResultsUnwritable as error:
@@ -139,8 +148,11 @@ class ResultDelivery:
         )
         ack = self._connection.report(report)
         if ack is not None:
-            self.unspool(delivery)
+            self._unspool(delivery)
         return ack
+
+    def _unspool(self, delivery: Delivery) -> None:
+        self.disk.try_(lambda: self.unspool(delivery), None, None)
 
     def _free(self, wants_next: bool) -> int | None:
         return self._free_mib() if wants_next and self._free_mib else None
@@ -148,7 +160,7 @@ class ResultDelivery:
     def _try_spool(self, delivery: Delivery) -> bool:
         """Put the result into the spool; False when that cannot be written either."""
         try:
-            self.spool(delivery)
+            self.disk.wait(lambda: self.spool(delivery), delivery.task)
         except ResultsUnwritable as error:
             log.error("%s; the result of %s is in memory alone", error, delivery.task.task_id)
             return False

@@ -46,12 +46,16 @@ class Watcher:
         self._orders: dict[int, str] = {}  # by pid, what a new watcher has to be told
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = threading.Event()
+        self._is_closed = False
         with self._turn:
             self._start()
 
     def watch(self, process: ProcessMark, mark: str = "") -> None:
         """End this process, and all that it has started, if this one is killed. See `end_tree` for `mark`."""
         with self._turn:
+            if self._is_closed:  # a standby that was on its way when the worker left
+                end_tree(process, mark)
+                return
             order = self._orders[process.pid] = f"{STARTED} {process.pid} {process.started!r} {mark}\n"
             if not self._tell(order):
                 log.warning("The process that ends tasks with a killed worker has died; starting another")
@@ -70,8 +74,9 @@ class Watcher:
             log.warning("A kill of this worker may leave its task running: no watcher within %g s", READY_S)
 
     def close(self) -> None:
-        """End what is still watched, and the watcher."""
+        """End what is still watched, the watcher, and whatever `watch` is told of later."""
         with self._turn:
+            self._is_closed = True
             self._hang_up()
 
     def _hang_up(self) -> None:

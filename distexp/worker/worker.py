@@ -1,20 +1,18 @@
 """The worker's loop: request a task, run it in a child process, deliver its result, until none is left.
 
 One thread: whatever it waits for, it waits for everything at once (the child, the manager's connection,
-signals, the next heartbeat).
+signals, the next heartbeat). What needs a disk, which may hang, happens beside it.
 """
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from distexp.context import forget_checkpoints
+from distexp.errors import DiskHangs
 from distexp.run_folder import CHECKPOINT_FOLDER, RunFolder, header
 from distexp.system.logs import WorkerLog
 from distexp.task import Cause, Provenance
@@ -32,6 +30,7 @@ from distexp.wire.messages import (
 )
 from distexp.workdir import Workdir
 from distexp.worker import provenance
+from distexp.worker.beside import Latest
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
 from distexp.worker.folders import is_disk_full, is_full_at, probe, why_not_made
@@ -43,6 +42,7 @@ INTERRUPT_GRACE_S = 30.0  # second Ctrl+C: to save a checkpoint
 PREEMPTION_GRACE_S = 20.0  # SIGTERM, Slurm: before the cluster kills
 MAX_FULL_DISKS = 3  # of one task: then it may be what fills the disk
 MAX_ERROR_CHARS = 16_000  # of a failure that travel: its end
+NONCE_S = 0.5  # for the disk to tell the folder's nonce; later, the last answer counts
 START_S = 600.0  # for a child to import its experiment, from a slow network drive, too
 
 log = logging.getLogger("distexp.worker")
@@ -97,7 +97,10 @@ class Worker:
             identity=self._identity,
             gpu_usage=gpu_usage,
             free_mib=free_mib,
+            clock=clock,
         )
+        self._disk = self._delivery.disk
+        self._nonce = Latest(workdir.read_nonce, "")
         self._stop, self._clock, self._left_s = stop, clock, left_s
         self._completed = 0
         self._is_short = False  # of time, for any task that is left
@@ -116,7 +119,7 @@ class Worker:
         """
         return {
             **self._fixed_identity,
-            "nonce": self._workdir.read_nonce(),
+            "nonce": self._nonce.read(NONCE_S),
             "left_s": self._left_s(),
             "git_commit": self._code.commit,
         }
@@ -190,7 +193,10 @@ class Worker:
     # -- one task
 
     def _work_on(self, task: TaskReply) -> None:
-        folder = RunFolder.of(self._run_folder(task), task)
+        path = self._run_folder(task)
+        folder = self._disk.try_(lambda: RunFolder.of(path, task), task, None)
+        if folder is None:
+            return self._conclude(task, DiskFull(path, "the disk does not answer"))
         attempt = self._start_child(task, folder)
         if not isinstance(attempt, Attempt):
             return self._conclude(task, attempt)
@@ -198,61 +204,41 @@ class Worker:
             self._children.prepare(task)
             self._code = attempt.code
             outcome = self._watch(task, attempt)
-            if isinstance(outcome, Failed) and outcome.cause is Cause.ERROR and is_full_at(folder.path):
+            if isinstance(outcome, Failed) and outcome.cause is Cause.ERROR and self._is_full_at(folder.path):
                 outcome = DiskFull(folder.path, outcome.error.splitlines()[-1])
             if self._free_mib or not isinstance(outcome, Finished):
-                attempt.kill()  # before anybody else may run this task, and before its GPU is looked at
-            self._end_log(folder, attempt.given, has_failed=isinstance(outcome, Failed))
+                # before anybody else may run this task, and before its GPU is looked at
+                self._disk.wait(attempt.kill, task, lambda waited_s: False)
+            self._end_log(task, folder, attempt.given, has_failed=isinstance(outcome, Failed))
             self._conclude(task, outcome)
         finally:
             self._children.retire(attempt)
 
     def _start_child(self, task: TaskReply, folder: RunFolder) -> Attempt | Outcome | DiskFull:
-        """Return the child, or how the task ends without one.
+        """Return the child, or how the task ends without one. The first import of torch may take minutes."""
 
-        The first import of torch may take minutes, and a disk may hang: a thread waits for them, and this one
-        goes on sending heartbeats and hearing signals.
-        """
-        over, theirs = Pipe(duplex=False)
-        done: list[Attempt | Failed | DiskFull] = []
-        threading.Thread(
-            target=self._try_start, args=(task, folder, done, theirs), daemon=True, name="start"
-        ).start()
-        give_up_at_s = self._clock() + START_S
-        with over:
-            while not done:
-                if self._stop.wants_checkpoint:
-                    return Stopped()
-                if self._clock() >= give_up_at_s:
-                    self._exit_code = 1  # the thread cannot be ended, but the worker can
-                    return Failed(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
-                if self._clock() >= self._connection.next_heartbeat_s:
-                    self._delivery.heartbeat(task)
-                until_s = min(self._connection.next_heartbeat_s, give_up_at_s)
-                self._connection.wait(max(0.0, until_s - self._clock()), [over])
-        return done[0]
+        def is_given_up(waited_s: float) -> bool:
+            return self._stop.wants_checkpoint or waited_s >= START_S
 
-    def _try_start(
-        self,
-        task: TaskReply,
-        folder: RunFolder,
-        done: list[Attempt | Failed | DiskFull],
-        is_over: Connection,
-    ) -> None:
-        """Put the child into `done`, or why there is none."""
+        try:
+            return self._disk.wait(lambda: self._try_start(task, folder), task, is_given_up)
+        except DiskHangs:
+            if self._stop.wants_checkpoint:
+                return Stopped()
+            self._exit_code = 1  # the thread cannot be ended, but the worker can
+            return Failed(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
+
+    def _try_start(self, task: TaskReply, folder: RunFolder) -> Attempt | Failed | DiskFull:
+        """Return the child, or why there is none."""
         try:
             run = self._begin_log(task, folder)
-            if isinstance(run, Run):
-                log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
-                self._renew_code(task)
-            done.append(self._children.start(run) if isinstance(run, Run) else run)
+            if not isinstance(run, Run):
+                return run
+            log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
+            self._renew_code(task)
+            return self._children.start(run)
         except Exception as error:  # noqa: BLE001 - around a task's start: a failed attempt
-            problem = Failed(
-                Cause.ERROR, f"its process could not be started: {type(error).__name__}: {error}"
-            )
-            done.append(problem)
-        finally:
-            is_over.close()
+            return Failed(Cause.ERROR, f"its process could not be started: {type(error).__name__}: {error}")
 
     def _renew_code(self, task: TaskReply) -> None:
         """Forget what was imported for the task's phase before the manager says that its code is another."""
@@ -285,11 +271,13 @@ class Worker:
             log_start=start,
         )
 
-    def _end_log(self, folder: RunFolder, run: Run | None, *, has_failed: bool) -> None:
+    def _end_log(self, task: TaskReply, folder: RunFolder, run: Run | None, *, has_failed: bool) -> None:
         """Let the task's folder be there if there is something to keep."""
+        if run is None:
+            return
+        log_path, start = Path(run.log), run.log_start
         try:
-            if run is not None:
-                folder.end_log(Path(run.log), run.log_start, keeps=has_failed)
+            self._disk.try_(lambda: folder.end_log(log_path, start, keeps=has_failed), task, True)
         except OSError as error:
             log.warning("%s: cannot be written (%s)", error.filename or folder.path, error.strerror)
 
@@ -306,7 +294,9 @@ class Worker:
                 )
             case Stopped():
                 reason = "preempted" if self._stop.is_preempted else "interrupted"
-                self._is_hopeless = not self._completed and not any(self._checkpoints(task).rglob("*"))
+                saved = self._checkpoints(task)
+                has_saved = self._disk.try_(lambda: any(saved.rglob("*")), None, True)
+                self._is_hopeless = not self._completed and not has_saved
                 self._give_back(task, reason)
             case Unusable(problem=problem):
                 self._exit_code = 2
@@ -326,6 +316,7 @@ class Worker:
 
     def _complete(self, task: TaskReply, outcome: Finished) -> None:
         run_dir = self._run_folder(task)
+        has_folder = self._disk.try_(run_dir.is_dir, task, True)
         run = Provenance(
             **provenance.of_code(self._code),
             peak_gpu_mib=outcome.peak_gpu_mib,
@@ -335,7 +326,7 @@ class Worker:
             host=str(self._fixed_identity["host"]),
             device=str(self._fixed_identity["device"]),
             started_utc=outcome.started_utc,
-            run_dir=run_dir.relative_to(self._workdir.root).as_posix() if run_dir.is_dir() else "",
+            run_dir=run_dir.relative_to(self._workdir.root).as_posix() if has_folder else "",
             duration_s=outcome.duration_s,
         )
         delivery = Delivery(task=task, result=outcome.result, run=run)
@@ -348,7 +339,7 @@ class Worker:
         if ack is not None:
             log.info("Task %s completed", task.task_id)
             self._completed += 1
-            forget_checkpoints(self._checkpoints(task))
+            self._disk.try_(lambda: forget_checkpoints(self._checkpoints(task)), None, None)
             self._next = ack.next
 
     def _give_back(self, task: TaskReply, reason: str) -> None:
@@ -364,11 +355,16 @@ class Worker:
         else:
             log.warning("%s: disk full or read-only; asking for no task until it is not", disk.folder)
             self._give_back(task, f"disk full: {disk.problem}")
-        while is_full_at(disk.folder) and not self._stop.wants_leave and not self._connection.has_given_up:
+        while (
+            self._is_full_at(disk.folder) and not self._stop.wants_leave and not self._connection.has_given_up
+        ):
             self._connection.wait(DISK_RETRY_S)
             status = self._connection.try_request(Status(), StatusReply, "Error requesting task")
             if status is not None and status.status.done:
                 return
+
+    def _is_full_at(self, folder: Path) -> bool:
+        return self._disk.try_(lambda: is_full_at(folder), None, True)
 
     def _checkpoints(self, task: TaskReply) -> Path:
         return self._run_folder(task) / CHECKPOINT_FOLDER

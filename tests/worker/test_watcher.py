@@ -111,6 +111,14 @@ def test_a_watcher_that_is_killed_is_replaced_and_the_next_one_knows_everything(
     assert (first.wait(WITHIN_S), second.wait(WITHIN_S)) == (-signal.SIGKILL, -signal.SIGKILL)
 
 
+def test_what_starts_while_the_worker_leaves_ends_at_once(tmp_path: Path) -> None:
+    watcher = Watcher(tmp_path / "w.lock")
+    watcher.close()
+    late = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    watcher.watch(mark_of(late))
+    assert late.wait(WITHIN_S) == -signal.SIGKILL
+
+
 def test_what_has_ended_is_forgotten_and_what_killed_watchers_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "1-1.lock").touch()
     sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)

@@ -364,7 +364,8 @@ def test_a_worker_outlives_restarts_of_the_manager_mid_task_and_while_idle(folde
             with serving_at(folder, port) as restarted:
                 say(restarted, "pause")
                 open_gate(folder.root)
-                poll(lambda: entry_of(restarted, 1).state is State.COMPLETE, "first task complete")
+                worker.await_words("Task exp1_vary_width_0_42 completed")
+                assert entry_of(restarted, 1).state is State.COMPLETE
             worker.await_words("Error requesting task: no manager answers")
             with serving_at(folder, port) as restarted:
                 assert worker.code() == 0
