@@ -18,7 +18,7 @@ STEPS = re.findall(r"^## (\d\. .*)$", TUTORIAL, re.M)
 def typed(command: str, folder: Path) -> str:
     """Return what a command of the page prints, in the folder that stands for `my_sweep`."""
     command = command.replace("my_sweep", str(folder))
-    command = re.sub(r"^python ", lambda _: f"{shlex.quote(sys.executable)} ", command)
+    command = re.sub(r"^distexp ", lambda _: f"{shlex.quote(sys.executable)} -m distexp ", command)
     command = command.replace(" run --workdir", " run --device cpu --port 0 --workdir")
     done = subprocess.run(
         ["bash", "-c", command],
