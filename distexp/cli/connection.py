@@ -11,7 +11,7 @@ import msgspec
 
 from distexp.cli.options import FOLDER
 from distexp.errors import Refused
-from distexp.text import one_line
+from distexp.text import count_text, one_line
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
 from distexp.wire.messages import Ack, AnyReply, AnyRequest
@@ -100,10 +100,11 @@ def order(target: Target, request: AnyRequest, done: str = "{message}") -> int:
     Args:
         target: Whom to ask.
         request: One that is answered by an `ack`.
-        done: What to say; `{message}` and `{count}` stand for those of the reply.
+        done: What to say; `{message}` and `{count}` stand for those of the reply, `{tasks}` for `1 task`.
     """
     reply = ask(target, request, Ack)
-    say(target, reply, done.format(message=reply.message, count=reply.count))
+    tasks = count_text(reply.count or 0, "task")
+    say(target, reply, done.format(message=reply.message, count=reply.count, tasks=tasks))
     return NOTHING if reply.count == 0 else DONE
 
 

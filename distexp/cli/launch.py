@@ -47,6 +47,8 @@ def run(*, workers: int, device: str, gpus: int, configs: str, workdir: Path, fl
     Starts a manager and one worker per free GPU, two on the CPU where none is free. What has its
     row is not run again. Ctrl+C: workers finish their tasks, then the manager ends.
 
+    Takes the flags of `manager` too, such as --retry-failed, --keep-going, --on-finish CMD.
+
     Exit code: 0 all went well, 1 a task failed, 2 it could not start.
     """
     check("manager", manager_command.main, flags)

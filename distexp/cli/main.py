@@ -64,8 +64,11 @@ VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()
 EPILOG = """\b
 Examples:
   distexp init                          a first sweep, to be edited
+  distexp init --command "python train.py --lr {lr} --seed {seed}" lr=0.1,0.01 seeds=1,2,3
+                                        the same for a script that you have
   distexp run                           run what configs/ asks for, and say where the rows are
   distexp show exp1_vary_width_0_42     why did this task fail?
+  distexp run --retry-failed            run what failed again
   distexp VERB --help                   the flags of a verb
 """
 

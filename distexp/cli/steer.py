@@ -3,8 +3,9 @@
 import click
 
 from distexp.cli.connection import NOTHING, Target, ask, asks_manager, order
-from distexp.errors import Refused
+from distexp.errors import ManagerUnreachable, Refused
 from distexp.task import MAX_PRIORITY
+from distexp.text import count_text
 from distexp.wire.messages import (
     Cancel,
     Drain,
@@ -29,7 +30,7 @@ def cancel(target: Target, task: tuple[str, ...]) -> int:
 
     TASK is a task id, such as exp1_vary_width_0_42. All are known, or none is touched.
     """
-    done = f"Cancelled {{count}} of {len(task)} tasks (the others had ended)"
+    done = f"Cancelled {{count}} of {count_text(len(task), 'task')} (the others had ended)"
     return order(target, Cancel(tasks=[*task]), done)
 
 
@@ -46,7 +47,11 @@ def requeue(target: Target, task: tuple[str, ...], failed: bool, missing: bool) 
     if not (task or failed or missing):
         raise click.UsageError("Name task ids, --failed or --missing.", click.get_current_context())
     request = Requeue(tasks=[*task], failed=failed, missing=missing)
-    code = order(target, request, "Requeued {count} tasks")
+    try:
+        code = order(target, request, "Requeued {tasks}")
+    except ManagerUnreachable as error:
+        command = click.get_current_context().find_root().info_name
+        raise ManagerUnreachable(f"{error}. Or type `{command} run --retry-failed`") from None
     if code == NOTHING and not target.json:
         for task_id in task:
             print(f"{task_id}: {ask(target, Show(task=task_id), ShowReply).why}")

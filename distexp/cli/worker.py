@@ -153,6 +153,9 @@ def main(**flags: Any) -> int:
 
     HOST and PORT are the manager's. [default: this folder's, else localhost 5000]
 
+    On another machine: start the manager with --host 0.0.0.0, copy the experiment's code and the
+    manager's .experiment_manager/token, and type `worker HOST PORT` in that folder.
+
     Exit code: 0 nothing is left to do, 1 the manager stayed away, 2 it could not start.
     """
     settings = Settings(**flags)

@@ -71,7 +71,7 @@ def test_tasks_are_cancelled_and_requeued_by_id_and_by_state(manager: Experiment
     cancelled = "Cancelled 2 of 2 tasks (the others had ended)\n"
     assert verb("cancel", FIRST, SECOND)[:2] == (0, cancelled)
     assert verb("cancel", FIRST)[0] == 1, "it had ended"
-    assert verb("requeue", FIRST)[:2] == (0, "Requeued 1 tasks\n")
+    assert verb("requeue", FIRST)[:2] == (0, "Requeued 1 task\n")
     assert json.loads(verb("requeue", "--failed", "--json")[1]) == {"type": "ack", "count": 0}
     assert verb("requeue", "--missing")[:2] == (1, "Requeued 0 tasks\n")
     code, out, _ = verb("requeue", FIRST)
@@ -79,7 +79,7 @@ def test_tasks_are_cancelled_and_requeued_by_id_and_by_state(manager: Experiment
     assert out.splitlines()[1].startswith(f"{FIRST}: "), "why nothing happened"
     with worker(manager) as talk:
         fail(talk)
-    assert verb("requeue", "--failed")[:2] == (0, "Requeued 1 tasks\n")
+    assert verb("requeue", "--failed")[:2] == (0, "Requeued 1 task\n")
 
 
 def test_a_refusal_is_code_1_and_an_absent_manager_or_wrong_words_code_2(folder: Folder, verb: Verb) -> None:
@@ -90,6 +90,8 @@ def test_a_refusal_is_code_1_and_an_absent_manager_or_wrong_words_code_2(folder:
     assert (code, err) == (1, "error: worker gpu7: no worker is connected\n")
     code, _, err = verb("pause", "--port", "1")
     assert (code, "no manager answers at localhost:1" in err) == (2, True)
+    code, _, err = verb("requeue", "--failed", "--port", "1")
+    assert (code, err.endswith(" run --retry-failed`\n")) == (2, True)
     for words in (["requeue"], ["show"], ["tasks", "--where", "width"]):
         assert verb(*words)[0] == 2
 
