@@ -146,7 +146,7 @@ class Admin:
     # -- tasks ---------------------------------------------------------------------------------------------
 
     def _tasks(self, request: wire.Tasks) -> wire.TasksReply:
-        entries, total = self._queue.page(_accepted(request), request.offset, wire.PAGE)
+        entries, total = self._queue.queries.page(_accepted(request), request.offset, wire.PAGE)
         page, size = list[wire.TaskStatus](), 0
         for entry in entries:
             described = describe(entry)
@@ -161,7 +161,7 @@ class Admin:
         since_s = entry.lease.since_s if entry.lease else None
         is_complete = entry.state is State.COMPLETE
         is_pending = entry.state is State.PENDING
-        duplicate, before = self._queue.place(entry.key) if is_pending else (None, 0)
+        duplicate, before = self._queue.queries.place(entry.key) if is_pending else (None, 0)
         held = self._queue.holds.explain().get(entry.planned.phase, "")
         stuck = self._registry.stuck(entry.lease.worker) if entry.lease else ""
         file = self._store.problems().get(entry.planned.output_dir, "")

@@ -228,7 +228,7 @@ class Dispatcher:
                 self._store.scan(lease.task)  # its last worker may have written the row and died
             if self._queue.is_live(lease):
                 return lease
-        if self._queue.is_short_of_time(info):
+        if self._queue.queries.is_short_of_time(info):
             left_s = worker.left_s or 0
             message = f"no task that is left takes less than {left_s:.0f} s"
             return wire.NoTask(reason="no_time", message=message)

@@ -12,7 +12,7 @@ log = logging.getLogger("distexp.manager")
 
 def copy_duplicate_rows(queue: TaskQueue, store: ResultsStore) -> None:
     """Give every pending duplicate of a complete task its copy of the row. Twice adds no second row."""
-    pairs = queue.duplicate_copies()
+    pairs = queue.queries.duplicate_copies()
     try:
         rows = store.find({done.key: done for done, _ in pairs}.values())
     except ResultsUnwritable as error:

@@ -168,9 +168,9 @@ class Forecaster:
         return gone_s / share if share >= MIN_SHARE and gone_s >= MIN_TOLD_S else None
 
     def _pending_s(self, model: "Model", pending: int) -> list[float]:
-        left = self._queue.pending_among([task for task, _ in self._sample.values()])
+        left = self._queue.queries.pending_among([task for task, _ in self._sample.values()])
         if len(left) < min(RESAMPLE_BELOW, pending):
-            left = self._queue.pending_among(self._queue.sample(SAMPLE))
+            left = self._queue.queries.pending_among(self._queue.queries.sample(SAMPLE))
             self._sample = {task.key: (task, features_of(task)) for task in left}
         return [model.predict_s(self._sample[task.key][1]) for task in left]
 

@@ -320,7 +320,7 @@ class ExperimentManager:
             self.dispatcher.code_changed()
 
     def _code_of(self, phase: str) -> CodeSignature:
-        some, _ = self.queue.page(lambda entry: entry.planned.phase == phase, 0, 1)
+        some, _ = self.queue.queries.page(lambda entry: entry.planned.phase == phase, 0, 1)
         return code_signature(self.workdir.root, some[0].task) if some else ()
 
     def _holds_folder(self) -> bool:

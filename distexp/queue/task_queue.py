@@ -5,7 +5,6 @@ Every state change goes through `_transition`, which refuses what `TRANSITIONS` 
 through `on_change`, called under the lock, in the order of the changes.
 """
 
-import random
 import secrets
 import threading
 from collections import Counter
@@ -17,9 +16,10 @@ from distexp.queue.entry import REATTACH_S, TRANSITIONS, Entry, Lease, WorkerInf
 from distexp.queue.holds import COUNTED, PhaseHolds
 from distexp.queue.lookup import Labels
 from distexp.queue.priorities import Priorities
+from distexp.queue.queries import Queries
 from distexp.queue.scheduler import Scheduler
 from distexp.sweep.grid import Planned
-from distexp.task import Cause, State, Task, TaskRecord
+from distexp.task import Cause, State, TaskRecord
 
 FAILURE_BUDGET = 3  # failures of the experiment before the task stands as failed
 LOSS_BUDGET = 5  # losses of the worker: not the task's fault, so more patience, but a killer task must end
@@ -47,6 +47,7 @@ class TaskQueue:
         self.holds = PhaseHolds(self._lock, keep_going=keep_going)
         self.priorities = priorities or Priorities()
         self._scheduler = Scheduler(self._entries, self.holds, self.priorities, waits_for_row)
+        self.queries = Queries(self._lock, self._entries, self._scheduler)
         self._leases: dict[str, str] = {}  # live lease id -> key
         self._labels: Labels | None = None  # of the sweep; made when first asked for
         self._counts: Counter[State] = Counter()
@@ -355,11 +356,6 @@ class TaskQueue:
 
     # -- looking -------------------------------------------------------------------------------------------
 
-    def duplicate_copies(self) -> list[tuple[Task, Task]]:
-        """Return (complete task, pending duplicate) pairs: the duplicate's row is a copy of the other's."""
-        with self._lock:
-            return self._scheduler.duplicate_copies()
-
     def now_s(self) -> float:
         """Return the time on the queue's clock, by which leases are counted."""
         return self._clock()
@@ -406,40 +402,6 @@ class TaskQueue:
         """Return copies of all entries, or of those in one state, in the order of the sweep."""
         with self._lock:
             return [entry.copy() for entry in self._entries.values() if state in (None, entry.state)]
-
-    def page(self, accept: Callable[[Entry], bool], offset: int, limit: int) -> tuple[list[Entry], int]:
-        """Return copies of the accepted entries from the `offset`th on, at most `limit`, and of how many.
-
-        The sweep goes on while it looks: a task may have moved since it was accepted.
-        """
-        with self._lock:
-            entries = list(self._entries.values())
-        found = [entry for entry in entries if accept(entry)]
-        with self._lock:
-            return [entry.copy() for entry in found[offset : offset + limit]], len(found)
-
-    def place(self, key: str) -> tuple[Entry | None, int]:
-        """Return the duplicate, running or complete, that a task waits for; how many are before it."""
-        with self._lock:
-            entry = self._entry(key)
-            duplicate = self._scheduler.duplicate_ahead(entry)
-            return duplicate and duplicate.copy(), self._scheduler.before(entry)
-
-    def is_short_of_time(self, worker: WorkerInfo) -> bool:
-        """Return whether a task waits that this worker would be assigned if it had the time."""
-        with self._lock:
-            return self._scheduler.is_short_of_time(worker)
-
-    def sample(self, limit: int) -> list[Task]:
-        """Return at most `limit` of the pending tasks, picked at random: axes repeat."""
-        with self._lock:
-            left = [entry for entry in self._entries.values() if entry.state is State.PENDING]
-        return [entry.task for entry in (left if len(left) <= limit else random.sample(left, limit))]
-
-    def pending_among(self, tasks: Iterable[Task]) -> list[Task]:
-        """Return those of the tasks that are pending now."""
-        with self._lock:
-            return [t for t in tasks if (e := self._entries.get(t.key)) and e.state is State.PENDING]
 
     def block(self, folders: Set[str]) -> None:
         """Assign no task whose row goes to one of these folders, until they are no longer among them."""

@@ -158,7 +158,7 @@ def test_what_is_kept_stays_small_whatever_the_sweep_and_a_changed_sweep_is_samp
     sample = dict(sweep.forecaster._sample)
     sweep.eta_s()
     assert sweep.forecaster._sample == sample, "it is not drawn at each look"
-    sweep.queue.sync(sweep.queue.sample(10))
+    sweep.queue.sync(sweep.queue.queries.sample(10))
     sweep.forecaster.sweep_changed()
     sweep.eta_s()
     assert len(sweep.forecaster._sample) <= 10

@@ -74,7 +74,7 @@ def test_a_phase_that_is_asked_for_comes_before_all_others_and_may_go_back() -> 
     assert queue.priorities.ask("b", None) == "b (6), a (5), c (0)"
     assert queue.priorities.ask("b", None) == "b (6), a (5), c (0)"
     assert queue.priorities.ask("a", -1) == "b (6), c (0), a (-1)"
-    assert queue.place(points()[0].key)[1] == 2
+    assert queue.queries.place(points()[0].key)[1] == 2
     assert assigned(queue) == "bbaa"
     with pytest.raises(UnknownTask, match=r"^no phase is called 'd': there are a, b, c$"):
         queue.priorities.ask("d", None)

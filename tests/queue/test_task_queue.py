@@ -205,11 +205,11 @@ def test_those_that_fit_are_assigned_however_many_take_too_long_and_only_these_l
     sample = SampleQueue([*(a_task(seed, phase="long") for seed in range(1500)), a_task(phase="short")])
     hurried = WorkerInfo("cpu1", 15.0, too_long=frozenset({"long"}))
     assert sample.assign(hurried).task == sample.tasks[-1]
-    assert sample.queue.is_short_of_time(hurried)
-    assert not sample.queue.is_short_of_time(WorkerInfo("cpu1", 15.0, too_long=frozenset({"short"})))
+    assert sample.queue.queries.is_short_of_time(hurried)
+    assert not sample.queue.queries.is_short_of_time(WorkerInfo("cpu1", 15.0, too_long=frozenset({"short"})))
     for task in sample.tasks[:-1]:
         sample.queue.cancel(task.key)
-    assert not sample.queue.is_short_of_time(hurried)
+    assert not sample.queue.queries.is_short_of_time(hurried)
 
 
 def test_retries_never_starve_behind_others_that_a_worker_may_not_have() -> None:
@@ -418,19 +418,19 @@ def test_the_place_of_a_task_counts_the_pending_ones_that_are_assigned_first() -
     sample = SampleQueue(4)
     keys = [task.key for task in sample.tasks]
     lease = sample.assign(CPU0)
-    assert [sample.queue.place(key) for key in keys[1:]] == [(None, 0), (None, 1), (None, 2)]
+    assert [sample.queue.queries.place(key) for key in keys[1:]] == [(None, 0), (None, 1), (None, 2)]
     sample.queue.release(lease.lease_id, keys[0])  # a retry goes to the other workers first
-    assert [sample.queue.place(key)[1] for key in keys] == [0, 1, 2, 3]
+    assert [sample.queue.queries.place(key)[1] for key in keys] == [0, 1, 2, 3]
     assert sample.assign(CPU1).task.key == keys[0]
-    assert [sample.queue.place(key)[1] for key in keys[1:]] == [0, 1, 2]
+    assert [sample.queue.queries.place(key)[1] for key in keys[1:]] == [0, 1, 2]
 
 
 def test_the_place_of_a_duplicate_names_the_one_that_runs() -> None:
     sample = SampleQueue([a_task(), a_task(phase="exp2")])
     duplicate = sample.tasks[1].key
-    assert sample.queue.place(duplicate)[0] is None
+    assert sample.queue.queries.place(duplicate)[0] is None
     sample.assign()
-    ahead, _ = sample.queue.place(duplicate)
+    ahead, _ = sample.queue.queries.place(duplicate)
     assert ahead is not None
     assert ahead.task.task_id == "exp1_1_42"
 
@@ -439,16 +439,16 @@ def test_a_sample_holds_pending_tasks_and_no_more_than_asked_for() -> None:
     sample = SampleQueue(tasks_of(50))
     sample.queue.complete(sample.key)
     assigned = sample.assign().task
-    left = sample.queue.sample(100)
+    left = sample.queue.queries.sample(100)
     assert {task.key for task in left} == {task.key for task in sample.tasks[1:]} - {assigned.key}
-    assert len({task.key for task in sample.queue.sample(20)}) == 20
-    assert len(sample.queue.pending_among([*left, assigned, sample.tasks[0]])) == 48
+    assert len({task.key for task in sample.queue.queries.sample(20)}) == 20
+    assert len(sample.queue.queries.pending_among([*left, assigned, sample.tasks[0]])) == 48
 
 
 def test_a_page_is_a_part_of_what_is_accepted_in_the_order_of_the_sweep() -> None:
     sample = SampleQueue(tasks_of(9))
     sample.queue.complete(sample.tasks[2].key)
-    page, total = sample.queue.page(lambda entry: entry.state is State.PENDING, 1, 3)
+    page, total = sample.queue.queries.page(lambda entry: entry.state is State.PENDING, 1, 3)
     assert ([entry.key for entry in page], total) == ([sample.tasks[at].key for at in (1, 3, 4)], 8)
-    assert sample.queue.page(lambda entry: True, 8, 3)[0] == [sample.queue.entry(sample.tasks[8].key)]
-    assert sample.queue.page(lambda entry: True, 9, 3) == ([], 9)
+    assert sample.queue.queries.page(lambda entry: True, 8, 3)[0] == [sample.queue.entry(sample.tasks[8].key)]
+    assert sample.queue.queries.page(lambda entry: True, 9, 3) == ([], 9)

@@ -110,13 +110,13 @@ def test_the_same_work_in_two_phases_runs_once_and_is_copied() -> None:
     sample = duplicates()
     first = sample.assign()
     assert sample.queue.assign(CPU1) is None
-    assert sample.queue.duplicate_copies() == []
+    assert sample.queue.queries.duplicate_copies() == []
     sample.queue.complete(first.task.key)
     assert sample.queue.assign(CPU1) is None
-    assert sample.queue.duplicate_copies() == [(sample.tasks[0], sample.tasks[1])]
+    assert sample.queue.queries.duplicate_copies() == [(sample.tasks[0], sample.tasks[1])]
     assert not sample.queue.is_over()
     sample.queue.complete(sample.tasks[1].key)
-    assert sample.queue.duplicate_copies() == []
+    assert sample.queue.queries.duplicate_copies() == []
     assert sample.queue.is_over()
 
 

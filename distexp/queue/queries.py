@@ -1,0 +1,59 @@
+"""Questions about many tasks of the queue, which change nothing."""
+
+import random
+import threading
+from collections.abc import Callable, Iterable, Mapping
+
+from distexp.queue.entry import Entry, WorkerInfo
+from distexp.queue.scheduler import Scheduler
+from distexp.task import State, Task
+
+
+class Queries:
+    """Looks through the entries of a queue, under its lock.  Safe from any thread."""
+
+    def __init__(self, lock: threading.RLock, entries: Mapping[str, Entry], scheduler: Scheduler) -> None:
+        """Look into what belongs to the queue, and changes meanwhile."""
+        self._lock, self._entries, self._scheduler = lock, entries, scheduler
+
+    def page(self, accept: Callable[[Entry], bool], offset: int, limit: int) -> tuple[list[Entry], int]:
+        """Return copies of the accepted entries from the `offset`th on, at most `limit`, and of how many.
+
+        The sweep goes on while it looks: a task may have moved since it was accepted.
+        """
+        with self._lock:
+            entries = list(self._entries.values())
+        found = [entry for entry in entries if accept(entry)]
+        with self._lock:
+            return [entry.copy() for entry in found[offset : offset + limit]], len(found)
+
+    def place(self, key: str) -> tuple[Entry | None, int]:
+        """Return the duplicate, running or complete, that a task waits for; how many are before it."""
+        with self._lock:
+            entry = self._entries[key]
+            duplicate = self._scheduler.duplicate_ahead(entry)
+            return duplicate and duplicate.copy(), self._scheduler.before(entry)
+
+    def is_short_of_time(self, worker: WorkerInfo) -> bool:
+        """Return whether a task waits that this worker would be assigned if it had the time."""
+        with self._lock:
+            return self._scheduler.is_short_of_time(worker)
+
+    def sample(self, limit: int) -> list[Task]:
+        """Return at most `limit` tasks, picked at random among the pending ones.
+
+        It walks through the whole sweep. Not every so-manyth: the axes of a sweep repeat, too.
+        """
+        with self._lock:
+            left = [entry for entry in self._entries.values() if entry.state is State.PENDING]
+        return [entry.task for entry in (left if len(left) <= limit else random.sample(left, limit))]
+
+    def pending_among(self, tasks: Iterable[Task]) -> list[Task]:
+        """Return those of the tasks that are pending now."""
+        with self._lock:
+            return [t for t in tasks if (e := self._entries.get(t.key)) and e.state is State.PENDING]
+
+    def duplicate_copies(self) -> list[tuple[Task, Task]]:
+        """Return (complete task, pending duplicate) pairs: the duplicate's row is a copy of the other's."""
+        with self._lock:
+            return self._scheduler.duplicate_copies()
