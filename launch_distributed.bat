@@ -87,7 +87,7 @@ echo   logs      what a task has printed               plan      what would run,
 echo   report    an HTML file with charts              init      a first sweep of your own
 echo   cancel  requeue  pause  resume  drain  prioritize   steer a running sweep
 echo   convert   a W&B sweep file as one of ours       test      format, lint, types, tests
-echo   help      this text
+echo   rerun     one task again, in the foreground     help      this text
 echo(
 echo The first start makes .venv beside this file and installs requirements.txt. DISTEXP_PYTHON=C:\path\to\python.exe
 echo uses that Python as it is and installs nothing. Paths count from where you type.

@@ -11,7 +11,7 @@
 #   report    an HTML file with charts              init      a first sweep of your own
 #   cancel  requeue  pause  resume  drain  prioritize   steer a running sweep
 #   convert   a W&B sweep file as one of ours       test      format, lint, types, tests
-#   help      this text
+#   rerun     one task again, in the foreground     help      this text
 #
 # The first start makes .venv beside this file and installs requirements.txt. DISTEXP_PYTHON=/path/to/python uses that
 # Python as it is and installs nothing. Paths count from where you type. The twin for Windows is launch_distributed.bat.

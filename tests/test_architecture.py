@@ -35,6 +35,7 @@ CATCHERS = {  # who may catch whatever comes; the reason
     "worker.beside.Beside._run": "around a step in a thread: what it raises is raised where it is waited for",
     "results.conversion._first": "around methods of the user's classes: no reason to lose a result",
     "worker.task_main.guarded": "around the experiment: whatever it raises is its failure",
+    "worker.foreground.Foreground.run": "around the experiment: whatever it raises is told, and debugged",
     "wire.server._ConnectionHandler._answer": "around one request: whatever it breaks, the manager serves on",
 }
 

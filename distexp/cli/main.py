@@ -54,6 +54,7 @@ GROUPS = {
     },
     "Make": {
         "init": Verb("init:main", "Write a first sweep that runs at once."),
+        "rerun": Verb("rerun:main", "Run one task again on this terminal, and compare it with its row."),
         "convert": Verb("convert:main", "Print a sweep file of W&B as one of ours."),
     },
     "Develop": {

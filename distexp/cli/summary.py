@@ -14,6 +14,7 @@ from distexp.run_folder import LOG_FILE, RESULT_FILE
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
+from distexp.task import Cause
 from distexp.text import count_text, cut, one_line
 from distexp.workdir import Workdir
 
@@ -46,6 +47,8 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
         say(f"{count_text(count, 'task')} {group.state} ({group.cause}): {shown}")
         log = log_of(workdir, first)
         say(f"  such as {first.task_id}{f'; its log: {log}' if log else ''}")
+        if group.cause == Cause.ERROR and not first.grid.command:
+            say(f"  in a debugger: {command('rerun', f'{first.task_id} --pdb')}")
     if len(groups) > SHOWN:
         say(f"... and {len(groups) - SHOWN} more causes: {command('report', '')}")
     if any(group.state == "failed" for group in groups):

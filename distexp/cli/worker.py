@@ -205,9 +205,8 @@ def claim_and_work(settings: Settings) -> int:
         raise UserError(
             f"--workdir {settings.workdir}: no such folder; name that of your configs and results"
         )
-    os.chdir(workdir.root)  # experiments and `command:` programs are found from here
+    enter(workdir.root)
     workdir.make_state()
-    sys.path[:0] = [str(folder) for folder in (workdir.root, workdir.root / "src") if folder.is_dir()]
     with contextlib.closing(StopRequests()) as stop:
         stop.install()
         left_s = clock_of(slurm.seconds_left() if settings.time_limit is None else settings.time_limit)
@@ -242,6 +241,12 @@ def claim_and_work(settings: Settings) -> int:
                 "in line; give it more --time"
             )
         return code
+
+
+def enter(root: Path) -> None:
+    """Go to the working folder: experiments and `command:` programs are found from there."""
+    os.chdir(root)
+    sys.path[:0] = [str(folder) for folder in (root, root / "src") if folder.is_dir()]
 
 
 def clock_of(left_s: float | None) -> Callable[[], float | None]:

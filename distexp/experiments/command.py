@@ -6,6 +6,7 @@ No shell runs.
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -31,6 +32,7 @@ STOP_GRACE_S = 20.0  # for the program to save its checkpoint after SIGTERM
 PIPE_GRACE_S = 5.0  # for processes that the program leaves behind with its output open
 CHUNK_BYTES = 65_536  # of a pipe, read at once
 MAX_LINE_BYTES = 16 * 1024 * 1024  # of which a line is looked at, for the result may be in it
+DEBUGGER_PROMPT = re.compile(r"(\(Pdb\) |ipdb> )+")  # before output: the user's Enter is no output
 MAX_QUOTED_CHARS = 500  # of the last line of an output, in an error: the log has it all
 
 
@@ -47,8 +49,10 @@ class CommandFailed(RuntimeError):
         super().__init__(f"{name}: {how}{_quoted(outputs)}")
 
 
-def run(params: Mapping[str, Any], context: Context) -> Any:
+def run(params: Mapping[str, Any], context: Context, stdin: int | None = subprocess.DEVNULL) -> Any:
     """Run the program to its end and return its result; an empty one, and a warning, if it gives none.
+
+    With `stdin` None it reads from the terminal.
 
     The result is what the file `$DISTEXP_RESULT` holds, as JSON or else as text, or without one the last line
     of standard output that is a JSON object. Both outputs are passed on to the task's log as they come.
@@ -64,7 +68,7 @@ def run(params: Mapping[str, Any], context: Context) -> Any:
     print(f"{HEADER}runs {shlex.join(map(one_line, words))}", flush=True)
     with TemporaryDirectory(prefix="distexp_") as folder:
         result_path = Path(folder) / "result.json"
-        program = _start(words, {**os.environ, **_environment(result_path, context)})
+        program = _start(words, {**os.environ, **_environment(result_path, context)}, stdin)
         outputs = (_Output(program.stdout, sys.stdout), _Output(program.stderr, sys.stderr))
         try:
             _wait(program, context)
@@ -118,12 +122,12 @@ def _environment(result_path: Path, context: Context) -> dict[str, str]:
     }
 
 
-def _start(words: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+def _start(words: list[str], environment: dict[str, str], stdin: int | None) -> "subprocess.Popen[bytes]":
     try:
         return subprocess.Popen(
             words,
             env=environment,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
@@ -213,6 +217,7 @@ class _Output(threading.Thread):
 
 
 def _json_object(text: str) -> dict[str, Any] | None:
+    text = DEBUGGER_PROMPT.sub("", text)
     if not text.lstrip().startswith("{"):
         return None
     try:

@@ -266,8 +266,8 @@ def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Failed 
 
     An error of the warm-up is no error of the import: it is shown, and the task tells whether it matters.
     """
-    module_name, _, function_name = experiment.partition(":")
-    loaded = guarded(lambda: _import(module_name, function_name), on_import=True)
+    module_name = experiment.partition(":")[0]
+    loaded = guarded(lambda: import_experiment(experiment), on_import=True)
     warm_up = getattr(sys.modules.get(module_name), "warm_up", None)
     if warm_up is not None and warm_up_device is not None and not isinstance(loaded, Failed | Stopped):
         warmed = guarded(lambda: warm_up(warm_up_device))
@@ -280,11 +280,17 @@ def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Failed 
     return loaded
 
 
-def _import(module_name: str, function_name: str) -> Experiment:
+def import_experiment(experiment: str) -> Experiment:
+    """Return the function that `module:function` names; whatever its module raises comes through.
+
+    Raises:
+        TypeError: It would return before its first line has run.
+    """
+    module_name, _, function_name = experiment.partition(":")
     function: Experiment = getattr(importlib.import_module(module_name), function_name)
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         raise TypeError(
-            f"{module_name}:{function_name} would return before its first line has run: "
+            f"{experiment} would return before its first line has run: "
             "write it with `return`, without `yield` and `async`"
         )
     return function
@@ -297,7 +303,7 @@ def guarded(step: Callable[[], Value], *, on_import: bool = False) -> Value | Fa
     except TaskStopped:
         return Stopped()
     except BaseException as error:  # noqa: BLE001 - around the experiment: sys.exit() and all else it does is its failure
-        return Failed(_cause(error, on_import), _describe(error)[-ERROR_CHARS:])
+        return Failed(_cause(error, on_import), describe_error(error)[-ERROR_CHARS:])
 
 
 def _cause(error: BaseException, on_import: bool) -> Cause:
@@ -312,7 +318,7 @@ def _told_cause(error: BaseException) -> Cause | None:
     return cause if isinstance(cause, Cause) else None
 
 
-def _describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return the traceback from the first frame that is not ours; the last line names the user's own.
 
     Of a command that failed, only how it did.
@@ -320,13 +326,17 @@ def _describe(error: BaseException) -> str:
     if _told_cause(error) is not None:
         return str(error)
     trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_next is not None and _is_ours(trace):
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
     if place := _users_place(error, trace):
         said = "".join(traceback.format_exception_only(error)[-1:]).splitlines()[0]
         text += f"\n{place}: {one_line(said)}"
     return text.encode(errors="replace").decode()  # a file name may hold what UTF-8 cannot
+
+
+def _is_ours(trace: TracebackType) -> bool:
+    return Path(trace.tb_frame.f_code.co_filename).parent == OWN_FOLDER / "worker"
 
 
 def _users_place(error: BaseException, trace: TracebackType | None) -> str:

@@ -47,7 +47,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_shell_completes_verbs_flags_and_states() -> None:
-    assert completed("re") == ["report", "requeue", "resume"]
+    assert completed("re") == ["report", "requeue", "resume", "rerun"]
     assert completed("tasks", "--wh") == ["--where"]
     assert completed("tasks", "--state", "f") == ["failed"]
 

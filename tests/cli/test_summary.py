@@ -42,7 +42,7 @@ def test_run_ends_with_rows_failures_by_cause_a_log_and_the_next_command(
     assert experiment_manager.main(words) == 1
     told = capfd.readouterr().err.splitlines()
     at = told.index("results_exp1_lr/final_results.csv: 1 row")
-    bare, hint, silent, cause, example, following = told[at + 1 :]
+    bare, hint, silent, cause, example, again, following = told[at + 1 :]
     assert bare == "results_exp2_bare/final_results.csv: 2 rows, 2 without metrics"
     assert hint == (
         "  such as exp2_bare_0_42: mine:nothing returned none; return a mapping, such as {'accuracy': 0.9}"
@@ -52,6 +52,8 @@ def test_run_ends_with_rows_failures_by_cause_a_log_and_the_next_command(
     task_id, _, log = example.partition("; its log: ")
     assert task_id in ("  such as exp1_lr_1_42", "  such as exp1_lr_2_42")
     assert "ValueError" in (tmp_path / log).read_text(encoding="utf-8")
+    verb = f"python experiment_manager.py rerun --workdir {tmp_path} {task_id.removeprefix('  such as ')}"
+    assert again == f"  in a debugger: {verb} --pdb"
     command = f"python experiment_manager.py run --workdir {tmp_path} --retry-failed"
     assert following == f"Next: {command}  runs them again, once the cause is corrected"
 

@@ -220,8 +220,9 @@ def test_ctrl_c_reaches_each_of_several_workers_once(copy: Copy) -> None:
 
 def test_words_that_make_no_sense_are_answered_in_one_line(copy: Copy) -> None:
     command = copy.root / SHELL
-    told = f"error: No such command 'runn'. Did you mean 'run'?\nSee `{command} --help`.\n"
-    assert copy.call("runn") == (2, told)
+    told = "error: No such command 'workrs'. (Did you mean one of: 'worker', 'workers'?)\n"
+    told += f"See `{command} --help`.\n"
+    assert copy.call("workrs") == (2, told)
     code, output = copy.call("workers", "many")
     assert (code, output.splitlines()[1]) == (2, f"See `{command} workers --help`.")
     assert "'many'" in output

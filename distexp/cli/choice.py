@@ -1,0 +1,139 @@
+"""Which task a word names: an id, a key, a run folder, a line of a results file, a row's number."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from distexp.cli.look import name_of
+from distexp.cli.suggest import task_hint
+from distexp.cli.traces import FileRow, Trace, find_trace, rows_with, trace_of
+from distexp.errors import ConfigError, UserError
+from distexp.queue.lookup import Labels
+from distexp.results.audit import audit
+from distexp.results.matching import TaskIndex
+from distexp.results.store import ResultsStore
+from distexp.run_folder import HEADER, LOG_FILE
+from distexp.sweep.grid import GridPoint
+from distexp.sweep.source import Sweep
+from distexp.task import Task, Value
+
+_ROW = re.compile(r"(?P<file>.+\.csv):(?P<line>\d+)")
+_RUNS = re.compile(rf"^{HEADER}runs (.+)$", re.MULTILINE)
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """A task, and its row if it has one."""
+
+    task: Task
+    row: Mapping[str, str] | None = None
+    where: str = ""  # the row's file
+
+
+class Chooser:
+    """Finds tasks of a working folder, also those that no config asks for any more."""
+
+    def __init__(self, root: Path, configs: str) -> None:
+        """Read the configs; broken ones hide no task that has left a row or a folder."""
+        self._root, self._problem = root, ""
+        self._tasks: list[GridPoint] = []
+        try:
+            self._tasks = Sweep(root, configs).load()
+        except ConfigError as error:
+            self._problem = str(error)
+        self._by_key = {task.key: task for task in self._tasks}
+
+    def choose(self, word: str) -> Choice:
+        """Return the task that `word` names.
+
+        Raises:
+            UserError: There is none, or it is not known what it runs.
+        """
+        if found := _ROW.fullmatch(word):
+            return self._of_row(self._row_at(found["file"], int(found["line"])))
+        if word.isdecimal() and word not in self._by_key:
+            return self._of_number(int(word))
+        name = name_of(self._root, word)
+        key = name if name in self._by_key else Labels(self._tasks).key_of(name)
+        if key in self._by_key:
+            return self._of_task(self._by_key[key])
+        trace = find_trace(self._root, name)
+        if trace is None:
+            problem = f"task '{word}' is not in this sweep"
+            hint = task_hint(self._root, problem) or "; `tasks` lists those that are"
+            raise UserError(f"{problem}{hint}{f' ({self._problem})' if self._problem else ''}")
+        return self._of_trace(trace)
+
+    def _of_task(self, point: GridPoint) -> Choice:
+        store = ResultsStore(self._root, lambda scan: None)
+        store.sync(self._tasks)
+        store.scan_all()
+        row = store.find([point]).get(point.key)
+        path = store.where(point.key)
+        return Choice(point.task, row, path.relative_to(self._root).as_posix() if row and path else "")
+
+    def _row_at(self, file: str, line: int) -> FileRow:
+        path = Path(file) if Path(file).is_file() else self._root / file
+        for row in rows_with(self._root, ""):
+            if row.line == line and (self._root / row.file).resolve() == path.resolve():
+                return row
+        raise UserError(f"{file}:{line}: no row of a results file begins there")
+
+    def _of_number(self, number: int) -> Choice:
+        """Return the task of a row by its number, counted from 0, as `load_results` counts."""
+        left = number
+        for file in audit(self._root, self._tasks):
+            if left < len(file.rows):
+                row = file.rows[left]
+                cells = {name: row.fields[at] for name, at in file.places().items()}
+                return Choice(self._by_key[row.keys[0]].task, cells, file.path)
+            left -= len(file.rows)
+        raise UserError(f"row {number}: there are {number - left} rows that count, numbered from 0")
+
+    def _of_row(self, row: FileRow) -> Choice:
+        matcher = TaskIndex(self._tasks).matcher(tuple(row.cells), Path(row.file).parent.as_posix())
+        if keys := matcher.one(list(row.cells.values())):
+            return Choice(self._by_key[keys[0]].task, row.cells, row.where)
+        return self._of_trace(trace_of(self._root, row))
+
+    def _of_trace(self, trace: Trace) -> Choice:
+        """Return a task that no config asks for; what it runs is as its phase says now, or its log."""
+        same_phase = next((task for task in self._tasks if task.phase == trace.phase), None)
+        config = trace.config if trace.run_dir else {name: _read(cell) for name, cell in trace.config.items()}
+        output_dir = Path(trace.run_dir).parents[1] if trace.run_dir else Path()
+        if trace.row:
+            output_dir = Path(trace.row.file).parent
+        named: dict[str, Value] = {
+            "task_id": trace.task_id,
+            "phase": trace.phase,
+            "config": config,
+            "seed": trace.seed,
+            "output_dir": output_dir.as_posix(),
+            "key": trace.key,
+        }
+        if same_phase is not None:
+            task = msgspec.structs.replace(same_phase.task, **named)
+        else:
+            task = Task(**named, experiment=self._experiment_in_log(trace))
+        return Choice(task, trace.row.cells if trace.row else None, trace.row.where if trace.row else "")
+
+    def _experiment_in_log(self, trace: Trace) -> str:
+        log = self._root / trace.run_dir / LOG_FILE
+        text = log.read_text(encoding="utf-8", errors="replace") if trace.run_dir and log.is_file() else ""
+        found = _RUNS.findall(text)
+        unknown = f"{trace.task_id}: no config has a phase {trace.phase} any more"
+        if not found:
+            raise UserError(f"{unknown}, and no log says what it ran; put the phase back into a config")
+        if not re.fullmatch(r"[\w.]+:\w+", found[-1]):
+            raise UserError(f"{unknown}; its log says that it ran: {found[-1]}")
+        return str(found[-1])
+
+
+def _read(cell: str) -> Value:
+    """Return the value that a cell holds, as far as its text tells."""
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return {"True": True, "False": False}.get(cell, cell)
