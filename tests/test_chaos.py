@@ -147,6 +147,15 @@ def test_overlapping_attempts_need_a_lease_that_was_lost_before() -> None:
     assert "whose lease had not been lost" in problems(marks=marks, lines=too_late)
 
 
+def test_what_ran_when_the_managers_folder_was_deleted_may_run_twice() -> None:
+    again = (LENT, "Generated 2 total tasks", LENT, DONE)
+    assert "assigned while assigned" in problems(lines=said(*again))
+    assert problems(lines=said(*again), deleted_s=(0.5,)) == ""
+    two = (*lived(1, 7, 1.0, 5.0), *lived(1, 8, 3.0, 6.0))
+    assert "began 2.00 s before the end of attempt 1" in problems(marks=two)
+    assert problems(marks=two, deleted_s=(2.0,)) == ""
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -230,7 +239,7 @@ def test_what_a_run_leaves_behind_is_found(tmp_path: Path, monkeypatch: pytest.M
     try:
         orphan.stdout.readline()
         with locks.acquire(stage.workdir.state / "lock"):
-            found = findings.gather(stage, tears=0, overdue="")
+            found = findings.gather(stage, tears=0, deleted_s=(), overdue="")
     finally:
         stage.close()
         orphan.communicate()

@@ -58,6 +58,7 @@ class Evidence:
     left_over: tuple[str, ...] = ()  # processes, held locks, half files, spooled results, live leases
     torn_lines: int = 0  # set aside by the product
     tears: int = 0  # made by the plan
+    deleted_s: tuple[float, ...] = ()  # when what the manager knows beside the rows was deleted
     ends: tuple[tuple[str, int, bool], ...] = ()  # process, exit code, whether that says nothing
     overdue: str = ""  # what did not end in time
 
@@ -144,7 +145,9 @@ def check_moves(evidence: Evidence) -> Iterator[str]:
     given_back: set[str] = set()  # by the word of the worker
     overtaken: set[int] = set()  # lines that were met before their turn
     for number, line in enumerate(evidence.lines):
-        if found := re.search(r"Giving task (\S+) back", line.text):
+        if "Generated " in line.text and any(at_s < line.at_s for at_s in evidence.deleted_s):
+            states = defaultdict(lambda: "pending", {k: v for k, v in states.items() if v == "complete"})
+        elif found := re.search(r"Giving task (\S+) back", line.text):
             given_back.add(found[1])
         elif found := _ASSIGNED.search(line.text):
             name = found[1]
@@ -200,7 +203,10 @@ def check_one_lease(evidence: Evidence) -> Iterator[str]:
         for earlier, later in pairwise(attempts):
             if earlier[-1].at_s > later[0].at_s:
                 pair = sorted((earlier[0], later[0]), key=lambda mark: mark.attempt)
-                if not _was_lost(evidence.lines, tasks[work], *pair):
+                is_forgotten = any(
+                    earlier[0].at_s - LATE_S < at_s < later[0].at_s for at_s in evidence.deleted_s
+                )
+                if not is_forgotten and not _was_lost(evidence.lines, tasks[work], *pair):
                     yield (
                         f"{work}: attempt {later[0].attempt} (pid {later[0].pid}) began "
                         f"{earlier[-1].at_s - later[0].at_s:.2f} s before the end of attempt "

@@ -3,7 +3,9 @@
 import os
 import re
 import resource
+import shutil
 import signal
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from distexp.task import Provenance, Task
 
 Undo = Callable[[], object]
 Thing = TypeVar("Thing")
-CLOCK_BACK_S = 7200.0  # at most
+CLOCK_STEP_S = 7200.0  # at most, back or forth
 FULL_BYTES = 400  # a disk has room for less than this: about two rows
 REAP_S = 10.0
 TEMPLATE = "multiprocessing.forkserver"  # stands in its command line, and so in that of its forks
@@ -55,6 +57,7 @@ class Faults:
     stage: Stage
     config: str  # as it is when nothing is broken
     tears: int = 0
+    deleted_s: list[float] = field(default_factory=list)  # when the manager's folder was deleted
     done: list[Kind] = field(default_factory=list)  # what really happened
     met: list[Kind] = field(default_factory=list)  # of these, what hit while the process hit ran a task
 
@@ -102,9 +105,11 @@ class Faults:
                 return self._tear_row(event)
             case Kind.FILL_MANAGER_DISK | Kind.FILL_WORKER_DISK:
                 return self._fill_disk(event)
-            case Kind.TURN_CLOCK_BACK:
-                self.stage.turn_clock(-event.amount * CLOCK_BACK_S)
+            case Kind.STEP_CLOCK:
+                self.stage.turn_clock((2 * event.amount - 1) * CLOCK_STEP_S)
                 return _nothing
+            case Kind.MOVE_STATE | Kind.DELETE_STATE:
+                return self._lose_state(event.kind)
             case Kind.EDIT_CONFIG | Kind.BREAK_CONFIG:
                 return self._edit(event)
             case Kind.START_TWO:
@@ -189,6 +194,31 @@ class Faults:
         """Lift the limit, also for what was started under it."""
         for pid in (actor.process.pid, *(process.pid for process in actor.tree())):
             _limit_files(pid, resource.RLIM_INFINITY)
+
+    def _lose_state(self, kind: Kind) -> Undo | None:
+        """Take the manager's folder away under it; moved away, it is back before the next manager starts."""
+        state, aside = self.stage.workdir.state, self.stage.root / "state"
+        manager = self.stage.manager
+        if (
+            aside.exists()
+            or not state.exists()
+            or manager is None
+            or not (manager.is_alive and manager.serves)
+        ):
+            return None
+        os.rename(state, aside)
+        if kind is Kind.DELETE_STATE:
+            self.deleted_s.append(time.monotonic())
+            shutil.rmtree(aside)
+            return _nothing
+        self.stage.is_state_away = True
+        return self._give_state_back
+
+    def _give_state_back(self) -> None:
+        state = self.stage.workdir.state
+        shutil.rmtree(state, ignore_errors=True)  # what workers have made there meanwhile
+        os.rename(self.stage.root / "state", state)
+        self.stage.is_state_away = False
 
     def _tear_row(self, event: Event) -> Undo | None:
         """Kill a writer, and leave of the row that it has not reported yet what a write may leave."""

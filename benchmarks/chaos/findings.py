@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.chaos.checks import Evidence, Mark, Table, is_row_of, mark_of
@@ -18,12 +18,13 @@ LOOK_S = 0.05
 SPOOL = ".experiment_spool"
 
 
-def gather(stage: Stage, tears: int, overdue: str) -> Evidence:
+def gather(stage: Stage, tears: int, deleted_s: Sequence[float], overdue: str) -> Evidence:
     """Return everything that the checks look at."""
     tables = tuple(_table(path) for path in sorted(stage.workdir.root.glob(f"results_*/{RESULTS_FILE}")))
     rows = [row for table in tables for row in table.rows]
     unfinished = {task.key for task in stage.wanted() if not any(is_row_of(task, row) for row in rows)}
-    left_over = [*_processes(stage), *_files(stage, unfinished), *_locks(stage), *_leases(stage, unfinished)]
+    delivered = set[str]() if deleted_s else {task.key for task in stage.wanted()} - unfinished
+    left_over = [*_processes(stage), *_files(stage, delivered), *_locks(stage), *_leases(stage, unfinished)]
     for actor in stage.actors:
         if not actor.is_alive:
             actor.reader.join(1.0)
@@ -36,6 +37,7 @@ def gather(stage: Stage, tears: int, overdue: str) -> Evidence:
         left_over=tuple(left_over),
         torn_lines=sum(path.read_bytes().count(b"\n") for path in stage.root.rglob("*.torn")),
         tears=tears,
+        deleted_s=tuple(deleted_s),
         ends=tuple((each.name, each.process.poll() or 0, each.is_excused) for each in stage.actors),
         overdue=overdue,
     )
@@ -48,14 +50,14 @@ def _processes(stage: Stage) -> list[str]:
     return [f"process {each.pid} is left: {' '.join(each.cmdline())[:120]}" for each in found]
 
 
-def _files(stage: Stage, unfinished: set[str]) -> Iterator[str]:
+def _files(stage: Stage, delivered: set[str]) -> Iterator[str]:
     """Yield half files, and spooled results of tasks that have their row.
 
     A worker that is killed while it spools leaves a hidden half for good. A result whose task has left the
     configs before the manager was started again is kept, in case they ask for it once more; so is one that
-    came after the task had failed by lost workers, and the manager had left.
+    came after the task had failed by lost workers, and the manager had left; and of an earlier sweep, whose
+    folder was deleted.
     """
-    delivered = {task.key for task in stage.wanted()} - unfinished
     killed = {
         stage.folders[actor.placement.far] for actor in stage.actors if actor.placement and actor.is_killed
     }

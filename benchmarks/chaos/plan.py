@@ -43,7 +43,9 @@ class Kind(StrEnum):
     FILL_MANAGER_DISK = "fill manager's disk"
     FILL_WORKER_DISK = "fill worker's disk"
     FILL_TASK_DISK = "fill task's disk"
-    TURN_CLOCK_BACK = "turn clock back"
+    STEP_CLOCK = "step clock"
+    MOVE_STATE = "move manager's folder away"
+    DELETE_STATE = "delete manager's folder"
     EDIT_CONFIG = "edit config"
     BREAK_CONFIG = "break config"
     START_TWO = "start two workers"
@@ -70,7 +72,9 @@ WEIGHTS: dict[Kind, int] = {
     Kind.FILL_MANAGER_DISK: 3,
     Kind.FILL_WORKER_DISK: 4,
     Kind.FILL_TASK_DISK: 2,
-    Kind.TURN_CLOCK_BACK: 2,
+    Kind.STEP_CLOCK: 2,
+    Kind.MOVE_STATE: 1,
+    Kind.DELETE_STATE: 1,
     Kind.EDIT_CONFIG: 3,
     Kind.BREAK_CONFIG: 2,
     Kind.START_TWO: 2,
@@ -85,7 +89,7 @@ class Event:
     kind: Kind
     pick: int  # which of the processes, links or tasks that are there
     for_s: float  # until it is undone; a killed manager stays away so long
-    amount: float  # 0 to 1: how much of a row, how full a disk
+    amount: float  # 0 to 1: how much of a row, how full a disk, how far the clock steps, from back to forth
     moment: str = ""  # it waits until a process prints a line with these words: then much is half done
     text: str = ""  # of a config
 

@@ -34,7 +34,10 @@ MARK_VARIABLE = "CHAOS_RUN"
 LEAVES = ("No task is left", "Giving task")  # what a worker says when it leaves by itself, or was told to
 GOES_ON = "Running task"  # it gives a task back, too, when it could start no process, and then goes on
 UNWRITTEN = "the records are kept and tried again"  # the last words of a manager whose disk is full
+OTHER_TOKEN = "this manager's certificate is not the one"  # the folder with that of its token was deleted
+IS_LOST = "was deleted or replaced while the manager ran"
 MANAGER_WAIT_S = 240  # of the worker's time: longer than any absence of the manager
+END_S = 10.0  # for killed processes
 PORTS = range(
     20_000, 30_000
 )  # below those that the system gives to clients: a restarted manager finds its own
@@ -65,14 +68,14 @@ class Actor:
     def is_excused(self) -> bool:
         """Whether its exit code says nothing.
 
-        It was killed, met a broken config, was stopped while its disk was full, or was leaving: an
-        interpreter that unwinds takes signals as if nobody had asked for them.
+        It was killed, met a broken config, lost its folder, was stopped while its disk was full, or was
+        leaving: an interpreter that unwinds takes signals as if nobody had asked for them.
         """
         if self.placement is None:
             is_full = self.said[-1:] != [] and self.said[-1].endswith(UNWRITTEN)
-            return self.is_killed or is_full or self._has_said("error: configs/")
+            return self.is_killed or is_full or self._has_said("error: configs/") or self._has_said(IS_LOST)
         is_late = self.process.returncode in (-signal.SIGTERM, -signal.SIGINT)
-        return self.is_killed or (is_late and self._is_leaving())
+        return self.is_killed or (is_late and self._is_leaving()) or self._has_said(OTHER_TOKEN)
 
     def _is_leaving(self) -> bool:
         told = [text for text in self.said if any(words in text for words in (*LEAVES, GOES_ON))]
@@ -114,6 +117,7 @@ class Stage:
         self.actors: list[Actor] = []
         self.lines: list[Line] = []
         self.news = threading.Event()  # a line has come since it was cleared
+        self.is_state_away = False  # the manager's folder; no manager is started meanwhile
         self.turn_clock(0)
 
     # -- the disk ------------------------------------------------------------------------------------------
@@ -228,11 +232,17 @@ class Stage:
         """End whatever still runs."""
         for relay in self.relays:
             relay.close()
-        for process in self.left_over():
-            with suppress(psutil.Error):
-                process.kill()
         for actor in self.actors:
-            actor.process.wait()
+            actor.process.kill()  # whatever its environment shows just now
+        until_s = time.monotonic() + END_S
+        while (left := self.left_over()) and time.monotonic() < until_s:
+            for process in left:
+                with suppress(psutil.Error):
+                    process.kill()
+            time.sleep(0.05)
+        for actor in self.actors:
+            with suppress(subprocess.TimeoutExpired):
+                actor.process.wait(END_S)
             actor.reader.join(1.0)
             if actor.process.stdout is not None and not actor.reader.is_alive():
                 actor.process.stdout.close()

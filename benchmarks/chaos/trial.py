@@ -57,7 +57,7 @@ class Trial:
             self._start()
             self._happen()
             overdue = self._end()
-            return gather(self.stage, self.faults.tears, overdue)
+            return gather(self.stage, self.faults.tears, self.faults.deleted_s, overdue)
         finally:
             self.stage.close()
 
@@ -114,7 +114,7 @@ class Trial:
                 self._at(time.monotonic() + REPLACED_S, partial(self._start_worker, worker.placement))
 
     def _restart_manager(self) -> None:
-        if self.stage.is_broken:  # it would refuse to start, with the config's faults
+        if self.stage.is_broken or self.stage.is_state_away:  # it would refuse a broken config
             self._at(time.monotonic() + REPLACED_S, self._restart_manager)
             return
         self.is_manager_away = False

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -125,35 +125,45 @@ def main(words: Sequence[str]) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     path = Path(words[0])
-    with held(path) as lock:
-        sys.stdout.buffer.write(READY)
-        sys.stdout.buffer.flush()
-        watched: dict[int, tuple[ProcessMark, str]] = {}
-        for order in sys.stdin:
-            kind, pid, *more = order.rstrip("\n").split(" ")
-            if kind == STARTED:
-                watched[int(pid)] = (ProcessMark(int(pid), float(more[0])), more[1])
-            else:
-                watched.pop(int(pid), None)
-        end_all(list(watched.values()), lock)
-        with contextlib.suppress(OSError):
-            if lock:
-                path.unlink()  # Windows keeps it, since it is open
+    lock = held(path, None)
+    remove_others(path)
+    sys.stdout.buffer.write(READY)
+    sys.stdout.buffer.flush()
+    watched: dict[int, tuple[ProcessMark, str]] = {}
+    for order in sys.stdin:
+        kind, pid, *more = order.rstrip("\n").split(" ")
+        if kind == STARTED:
+            watched[int(pid)] = (ProcessMark(int(pid), float(more[0])), more[1])
+            lock = held(path, lock)
+        else:
+            watched.pop(int(pid), None)
+    end_all(list(watched.values()), lock)
+    if lock:
+        with lock, contextlib.suppress(OSError):
+            path.unlink()  # Windows keeps it, since it is open
 
 
-@contextlib.contextmanager
-def held(path: Path) -> Iterator[locks.FileLock | None]:
-    """Hold the lock, and remove what killed watchers have left; None where the folder cannot be written."""
+def held(path: Path, lock: locks.FileLock | None) -> locks.FileLock | None:
+    """Return `lock`, or a new one where there is none at its path; None where none can be written.
+
+    Somebody may have deleted or replaced the folder, with a manager that starts anew there.
+    """
     try:
-        lock = locks.acquire(path, LOCK_S)
+        if lock is not None and lock.is_at(path):
+            return lock
+        new = locks.acquire(path, LOCK_S)
     except OSError:
-        yield None
-        return
+        return lock
+    if lock is not None:
+        lock.release()
+    return new
+
+
+def remove_others(path: Path) -> None:
+    """Remove the locks that killed watchers have left."""
     for other in path.parent.glob(f"*{path.suffix}"):
         with contextlib.suppress(OSError), locks.acquire(other):  # which nobody can take meanwhile
             other.unlink()
-    with lock:
-        yield lock
 
 
 def end_all(watched: Sequence[tuple[ProcessMark, str]], lock: locks.FileLock | None) -> None:

@@ -111,6 +111,18 @@ def test_a_watcher_that_is_killed_is_replaced_and_the_next_one_knows_everything(
     assert (first.wait(WITHIN_S), second.wait(WITHIN_S)) == (-signal.SIGKILL, -signal.SIGKILL)
 
 
+def test_a_lock_whose_folder_was_replaced_is_taken_there_with_the_next_process(tmp_path: Path) -> None:
+    lock = tmp_path / "state" / "w.lock"
+    sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    watcher = Watcher(lock)
+    watcher.await_ready()
+    lock.parent.rename(tmp_path / "away")
+    watcher.watch(mark_of(sleeper))
+    poll(lambda: locks.is_held(lock), "the lock in the new folder held")
+    watcher.close()
+    assert sleeper.wait(WITHIN_S) == -signal.SIGKILL
+
+
 def test_what_starts_while_the_worker_leaves_ends_at_once(tmp_path: Path) -> None:
     watcher = Watcher(tmp_path / "w.lock")
     watcher.close()
