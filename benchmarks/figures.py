@@ -1,10 +1,12 @@
 """One line of the table: ours, run by run, beside another's, and the bar that it has to clear. Pure."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+CONFIDENCE = 0.95  # of the interval of a ratio
 Verdict = Literal["holds", "MISSED", "reported", "not compared"]
 HEAD = ("measure", "ours", "other", "ratio", "spread", "bar", "verdict")
 
@@ -57,6 +59,7 @@ class Figure:
     bar: Bar | None = None
     beside: str = ""  # what `other` is
     other: Sequence[float] = ()  # empty also where it is not installed
+    is_paired: bool = False  # run n of ours was measured beside run n of the other
 
     @property
     def median(self) -> float:
@@ -65,9 +68,29 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """Median of ours to median of the other's."""
+        """Median of ours to median of the other's; of pairs, the median of their ratios."""
+        if self.is_paired and self.other:
+            return statistics.median(self._ratios)
         below = statistics.median(self.other) if self.other else 0.0
         return self.median / below if below else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the ratio of pairs lies with 95 % confidence (sign test); None for too few pairs."""
+        ratios, beyond = sorted(self._ratios), 0.0
+        for cut in range(len(ratios)):
+            beyond += 2 * math.comb(len(ratios), cut) / 2 ** len(ratios)
+            if beyond > 1 - CONFIDENCE:
+                return (ratios[cut - 1], ratios[-cut]) if cut else None
+        return None
+
+    @property
+    def _ratios(self) -> list[float]:
+        return (
+            [ours / other for ours, other in zip(self.ours, self.other, strict=True)]
+            if self.is_paired
+            else []
+        )
 
     @property
     def spread(self) -> float | None:
@@ -100,11 +123,17 @@ class Figure:
             self.name,
             show(self.median, self.unit),
             other or "-",
-            "-" if self.ratio is None else f"{self.ratio:.3g}",
+            self._ratio_text(),
             "-" if self.spread is None else f"{100 * self.spread:.0f} %",
             self.bar.text(self.unit) if self.bar else "-",
             self.verdict,
         )
+
+    def _ratio_text(self) -> str:
+        if self.ratio is None:
+            return "-"
+        between = f" ({self.interval[0]:.3g} to {self.interval[1]:.3g})" if self.interval else ""
+        return f"{self.ratio:.3g}{between}"
 
     def as_json(self) -> dict[str, Any]:
         """Return every value, run by run, and what follows from them."""
@@ -114,7 +143,9 @@ class Figure:
             "ours": list(self.ours),
             "beside": self.beside,
             "other": list(self.other),
+            "is_paired": self.is_paired,
             "ratio": self.ratio,
+            "interval": self.interval,
             "spread": self.spread,
             "bar": vars(self.bar) if self.bar else None,
             "verdict": self.verdict,
@@ -124,7 +155,8 @@ class Figure:
 def from_json(found: dict[str, Any]) -> Figure:
     """Return the figure that `as_json` was called on."""
     bar = Bar(**found["bar"]) if found["bar"] else None
-    return Figure(found["name"], found["unit"], found["ours"], bar, found["beside"], found["other"])
+    words = (found["name"], found["unit"], found["ours"], bar, found["beside"], found["other"])
+    return Figure(*words, is_paired=found.get("is_paired", False))
 
 
 def show(value: float, unit: str) -> str:

@@ -17,6 +17,16 @@ CONFIG = """
 defaults: {command: "sleep 100{a}", output_dir: results}
 grid: {combinations: [a: [1]]}
 """
+BUSY = """
+defaults: {experiment: "busy:run", output_dir: results}
+grid: {combinations: [a: [1]]}
+"""
+HOLDS_THE_INTERPRETER = """
+from pathlib import Path
+def run(params, context):
+    Path("began").touch()
+    sum(range(10**12))
+"""
 PATIENCE_S = 120.0
 
 
@@ -26,12 +36,14 @@ def measure() -> list[Figure]:
     The long ones wait for clocks, not for the machine: all of them run at the same time.
     """
     killed = [_run(_local_kill) for _ in range(ROUNDS)]
+    busy = [_run(_busy_kill, BUSY) for _ in range(ROUNDS)]
     with ThreadPoolExecutor(2 * ROUNDS) as threads:
         broken = [threads.submit(_run, _broken_connection) for _ in range(ROUNDS)]
         frozen = [threads.submit(_run, _frozen_host) for _ in range(ROUNDS)]
     then = "until its task runs elsewhere"
     return [
         Figure(f"local worker killed, {then}", "s", killed, at_most(1)),
+        Figure(f"local worker killed whose task holds the interpreter, {then}", "s", busy, at_most(2.5)),
         Figure(
             f"connection to another host broken, {then}", "s", [each.result() for each in broken], at_most(11)
         ),
@@ -39,13 +51,20 @@ def measure() -> list[Figure]:
     ]
 
 
-def _run(fault: Callable[[Workdir], float]) -> float:
-    with folder(CONFIG) as workdir, manager(workdir):
+def _run(fault: Callable[[Workdir], float], config: str = CONFIG) -> float:
+    with folder(config) as workdir, manager(workdir):
         return fault(workdir)
 
 
 def _local_kill(workdir: Workdir) -> float:
     with worker(workdir) as first:
+        return _fault(workdir, first, signal.SIGKILL)
+
+
+def _busy_kill(workdir: Workdir) -> float:
+    (workdir.root / "busy.py").write_text(HOLDS_THE_INTERPRETER, encoding="utf-8")
+    with worker(workdir) as first:
+        await_true((workdir.root / "began").exists, "task", PATIENCE_S)
         return _fault(workdir, first, signal.SIGKILL)
 
 

@@ -1,11 +1,15 @@
 """24 trainings of about a second, two at a time: two workers beside two bare processes, and beside Ray.
 
+A pair is measured right after one another, and what counts is the median of the pairs' ratios.
 All are measured from the end of each process's first training, so that imports count for none. How many
 epochs a second has on this machine is tried first.
 """
 
 import multiprocessing
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -13,13 +17,20 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.figures import Figure, times_at_most
+import psutil
+
+from benchmarks.figures import Figure, at_most, times_at_most
 from benchmarks.harness import ROUNDS, folder, manager, worker
 from benchmarks.rivals import Rival
+from distexp.system.process import ProcessMark
+from distexp.worker.watcher import Watcher
 
 RAY = Rival("Ray, two actors", "on_ray.py", package="ray")
 WORKERS = 2
 TRAININGS = 24
+PAIRS = 9  # with fewer, the interval of the ratio is as wide as its spread
+WATCHED = 2000  # children, one after the other
+WATCHER_BAR_MS = 10.0
 TRIED = 4  # before: how long does one take?
 PARAMETERS = {"dataset": "digits", "model": "mlp", "width_factor": 4}
 EPOCHS = 25  # of a small training
@@ -47,14 +58,45 @@ def measure() -> list[Figure]:
         lambda: ours.append(span_s(our_ends(TRAININGS, WORKERS, epochs, "--device", "cpu"), WORKERS)),
         lambda: ray.extend(RAY.run(str(TRAININGS), str(WORKERS), str(epochs), with_ours=True)),
     ]
-    for index in range(ROUNDS):
+    for index in range(PAIRS):
         for step in steps if index % 2 == 0 else steps[::-1]:
             step()
     name = f"{TRAININGS} trainings, {WORKERS} workers, a fresh child each"
     return [
-        Figure(name, "s", ours, times_at_most(BAR), f"{WORKERS} bare persistent processes", bare),
-        Figure(name, "s", ours, times_at_most(1), RAY.name(), ray),
+        Figure(
+            name, "s", ours, times_at_most(BAR), f"{WORKERS} bare persistent processes", bare, is_paired=True
+        ),
+        Figure(name, "s", ours, times_at_most(1), RAY.name(), ray, is_paired=len(ray) == len(ours)),
+        Figure(
+            "what the watcher adds to a task",
+            "ms",
+            [_watcher_ms() for _ in range(ROUNDS)],
+            at_most(WATCHER_BAR_MS),
+        ),
     ]
+
+
+def _watcher_ms() -> float:
+    """Return how long a worker takes to tell its watcher of a child, and the watcher to hear it."""
+    with (
+        tempfile.TemporaryDirectory() as root,
+        subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+        ) as child,
+    ):
+        mark, watcher = ProcessMark.of(child.pid), Watcher(Path(root, "lock"))
+        assert mark is not None
+        watcher.await_ready()
+        (process,) = (each for each in psutil.Process().children() if "watcher" in " ".join(each.cmdline()))
+        began_s, used_s = time.perf_counter(), sum(process.cpu_times()[:2])
+        for _ in range(WATCHED):
+            watcher.watch(mark, "mark")
+            watcher.forget(mark)
+        took_s = time.perf_counter() - began_s
+        used_s = sum(process.cpu_times()[:2]) - used_s
+        watcher.close()
+        child.communicate()
+    return 1000 * (took_s + used_s) / WATCHED
 
 
 def _epochs_of_a_second() -> int:

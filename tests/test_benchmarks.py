@@ -55,6 +55,16 @@ def test_figures_that_were_kept_give_the_same_table_again(tmp_path: Path) -> Non
     assert lines[2] == ["size", "7.5 MB", "-", "-", "7 %", "-", "reported"]
 
 
+def test_the_ratio_of_pairs_is_the_median_of_their_ratios_with_its_interval() -> None:
+    bare = [10.0, 20.0, 30.0, 10.0, 20.0, 30.0, 10.0, 20.0, 30.0]
+    ours = [each * ratio for each, ratio in zip(bare, range(1, 10), strict=True)]
+    pairs = Figure("trainings", "s", ours, times_at_most(5), "bare", bare, is_paired=True)
+    assert (pairs.ratio, pairs.interval, pairs.verdict) == (5, (2, 8), "holds")
+    assert pairs.cells()[3] == "5 (2 to 8)"
+    assert table([from_json(pairs.as_json())]) == table([pairs])
+    assert Figure("trainings", "s", ours[:5], None, "bare", bare[:5], is_paired=True).interval is None
+
+
 def test_the_table_replaces_what_stands_between_the_marks_of_a_page(tmp_path: Path) -> None:
     results = report.save({"some": [Figure("size", "MB", [7.5, 7.5, 8.0])]}, tmp_path)
     page_ = tmp_path / "page.md"
