@@ -15,6 +15,7 @@ from typing import TypeVar
 import psutil
 
 from benchmarks.chaos.experiments import score
+from benchmarks.chaos.findings import marks_of
 from benchmarks.chaos.plan import Event, Kind, Placement
 from benchmarks.chaos.stage import Actor, Stage
 from distexp.results.csv_format import line_of, read_header
@@ -43,6 +44,7 @@ _SIGNALS = {
 WORKER_KINDS = (
     Kind.KILL_WORKER, Kind.STOP_WORKER, Kind.TERM_WORKER, Kind.INTERRUPT_WORKER, Kind.HANG_UP_WORKER
 )  # fmt: skip
+CHILD_KINDS = (Kind.KILL_CHILD, Kind.STOP_CHILD, Kind.FILL_TASK_DISK)
 GENTLE = (Kind.TERM_WORKER, Kind.INTERRUPT_WORKER, Kind.HANG_UP_WORKER, Kind.HANG_UP_MANAGER)
 
 
@@ -63,15 +65,30 @@ class Faults:
 
     def strike(self, event: Event) -> Undo:
         """Do it, if there is something to do it to."""
-        workers = self._live()
-        hit = [_picked(workers, event.pick)] if event.kind in WORKER_KINDS else workers
-        is_running = any(worker is not None and self._task_of(worker) is not None for worker in hit)
+        is_running = self._hits_task(event)
         undo = self._act(event)
         if undo is None:
             return _nothing
         self.done.append(event.kind)
         self.met += [event.kind] if is_running else []
         return undo
+
+    def _hits_task(self, event: Event) -> bool:
+        """Return whether a task runs in what the event hits: that child, that worker, or any of all."""
+        if event.kind in CHILD_KINDS:
+            target = self._below(event)
+            return target is not None and self._is_at_work(target)
+        workers = self._live()
+        hit = [_picked(workers, event.pick)] if event.kind in WORKER_KINDS else workers
+        return any(worker is not None and self._task_of(worker) is not None for worker in hit)
+
+    def _is_at_work(self, child: psutil.Process) -> bool:
+        """Return whether the diary has a beginning and no end of an attempt in this child, or its program."""
+        last = {mark.pid: mark.what for mark in marks_of(self.stage.diary)}
+        with suppress(psutil.Error):
+            pids = [child.pid, *(each.pid for each in child.children(recursive=True))]
+            return any(last.get(pid, "end") != "end" for pid in pids)
+        return False
 
     def _act(self, event: Event) -> Undo | None:
         match event.kind:
@@ -144,7 +161,8 @@ class Faults:
         undo = [go_on for process in trees if (go_on := _paused(process))]
         return lambda: [go_on() for go_on in undo]
 
-    def _strike_below(self, event: Event) -> Undo | None:
+    def _below(self, event: Event) -> psutil.Process | None:
+        """Return the child or template that an event hits."""
         is_template = event.kind in (Kind.KILL_TEMPLATE, Kind.STOP_TEMPLATE)
         found: list[psutil.Process] = []
         for worker in self._live():
@@ -152,7 +170,10 @@ class Faults:
                 with suppress(psutil.Error):
                     if _is_template(process) if is_template else _is_child(process):
                         found.append(process)
-        target = _picked(found, event.pick)
+        return _picked(found, event.pick)
+
+    def _strike_below(self, event: Event) -> Undo | None:
+        target = self._below(event)
         if target is None:
             return None
         if event.kind in (Kind.STOP_CHILD, Kind.STOP_TEMPLATE):

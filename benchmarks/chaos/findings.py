@@ -33,7 +33,7 @@ def gather(stage: Stage, tears: int, deleted_s: Sequence[float], overdue: str) -
         known=tuple(stage.known.values()),
         tables=tables,
         lines=tuple(stage.lines),
-        marks=tuple(_marks(stage.diary)),
+        marks=tuple(marks_of(stage.diary)),
         left_over=tuple(left_over),
         torn_lines=sum(path.read_bytes().count(b"\n") for path in stage.root.rglob("*.torn")),
         tears=tears,
@@ -100,7 +100,8 @@ def _table(path: Path) -> Table:
     return Table(f"{path.parent.name}/{path.name}", tuple(rows), tuple(bad))
 
 
-def _marks(diary: Path) -> Iterator[Mark]:
+def marks_of(diary: Path) -> Iterator[Mark]:
+    """Yield what the attempts have written down so far."""
     if diary.exists():
         for line in diary.read_text(encoding="utf-8").splitlines():
             if line.endswith("}"):  # else empty, or cut short by a full disk
