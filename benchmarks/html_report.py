@@ -45,7 +45,7 @@ exp2_training:  # 50,000
 def measure() -> list[Figure]:
     """Return one figure for the making, and one for the opening where there is a Chromium."""
     with folder(CONFIG) as workdir:
-        _write_rows(workdir)
+        write_rows(workdir)
         made_s, bare_s = zip(*[(_make(workdir), _read_bare(workdir)) for _ in range(ROUNDS)], strict=True)
         figures = [
             Figure(
@@ -67,7 +67,8 @@ def _make(workdir: Workdir) -> float:
 
 
 @set_aside()
-def _write_rows(workdir: Workdir) -> None:
+def write_rows(workdir: Workdir) -> None:
+    """Write a row of each task of `CONFIG`."""
     draw = random.Random(1)
     by_folder: dict[str, list[list[str]]] = {}
     for point in Sweep(workdir.root, DEFAULT_CONFIGS).load():

@@ -7,14 +7,25 @@ if TYPE_CHECKING:
     from distexp.context import Context
     from distexp.experiments.checkpoint import load_checkpoint, save_checkpoint
     from distexp.manager.manager import ExperimentManager
+    from distexp.reporting.frame import load_metrics, load_results
 
 __version__ = "0.1.0"
-__all__ = ["Context", "ExperimentManager", "__version__", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "Context",
+    "ExperimentManager",
+    "__version__",
+    "load_checkpoint",
+    "load_metrics",
+    "load_results",
+    "save_checkpoint",
+]
 
 _PLACES = {  # imported when first used, so that the manager does without torch
     "Context": "distexp.context",
     "ExperimentManager": "distexp.manager.manager",
     "load_checkpoint": "distexp.experiments.checkpoint",
+    "load_metrics": "distexp.reporting.frame",
+    "load_results": "distexp.reporting.frame",
     "save_checkpoint": "distexp.experiments.checkpoint",
 }
 

@@ -14,6 +14,7 @@ PAGES = (
     "docs/experiments.md",
     "docs/workers.md",
     "docs/watching.md",
+    "docs/results.md",
     "docs/troubleshooting.md",
     "docs/design.md",
     "docs/tutorial.md",

@@ -133,6 +133,16 @@ def _crossed_texts(phase: Phase, members: Mapping[str, Sequence[str]]) -> Iterat
         yield "".join([choice[at] for at in by_name]) + text + "}"
 
 
+def output_folders(phase: Phase) -> list[str]:
+    """Return the folders that tasks of the phase write to, each once.
+
+    Raises:
+        ConfigError: One leaves the working folder.
+    """
+    count = combination_count(phase.axes, phase.places) * len(phase.seeds)
+    return list(dict.fromkeys(itertools.islice(_folders(phase), count)))
+
+
 def _folders(phase: Phase) -> Iterator[str]:
     """Yield the filled `output_dir` of each task; few differ, so each is checked and made once."""
     names = placeholders(phase.output_dir)
