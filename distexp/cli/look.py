@@ -21,9 +21,9 @@ from distexp.errors import (
     UnknownTask,
     UserError,
 )
-from distexp.manager.admin import SHOWN_LINES, Admin
-from distexp.manager.at_rest import admin_at_rest
-from distexp.run_folder import LOG_FILE, key_in
+from distexp.manager.admin import SHOWN_LINES
+from distexp.manager.at_rest import SweepAtRest
+from distexp.run_folder import LOG_FILE, RUNS_FOLDER, key_in
 from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
 from distexp.system.gc import set_aside
 from distexp.task import State, TaskRecord
@@ -86,6 +86,11 @@ class Looker:
         records = self._files.records if self._files else []
         return None if trace is None else _reply_of(self._workdir.root, trace, records, request)
 
+    @property
+    def has_manager(self) -> bool:
+        """Whether a manager answers, as far as it was asked."""
+        return self._files is None
+
     def __enter__(self) -> Self:
         return self
 
@@ -100,7 +105,7 @@ def name_of(root: Path, word: str) -> str:
     path = Path(word)
     for each in (path, root / path):
         for folder in (each, each.parent):
-            if folder.is_dir() and folder.parent.name == "runs":
+            if folder.is_dir() and folder.parent.name == RUNS_FOLDER:
                 return key_in(folder)
     return word
 
@@ -108,8 +113,10 @@ def name_of(root: Path, word: str) -> str:
 class _Files:
     """What the files of a folder say while no manager runs there."""
 
-    def __init__(self, admin: Admin | None, records: list[TaskRecord], problem: ConfigError | None) -> None:
-        self._admin, self.records, self._problem = admin, records, problem
+    def __init__(
+        self, sweep: SweepAtRest | None, records: list[TaskRecord], problem: ConfigError | None
+    ) -> None:
+        self._sweep, self.records, self._problem = sweep, records, problem
 
     @classmethod
     def of(cls, workdir: Workdir, unreachable: DistexpError) -> "_Files":
@@ -133,7 +140,7 @@ class _Files:
                 raise unreachable from None
             found = cls(None, records, error)
         else:
-            found = cls(admin_at_rest(workdir, tasks, records), records, None)
+            found = cls(SweepAtRest(workdir, tasks, records), records, None)
         print(NO_MANAGER, file=sys.stderr)
         return found
 
@@ -144,8 +151,8 @@ class _Files:
             UnknownTask: No config asks for the task.
             ConfigError: The configs cannot be read, and it takes them to answer.
         """
-        if self._admin is not None:
-            return self._admin.handle(request)
+        if self._sweep is not None:
+            return self._sweep.handle(request)
         assert self._problem is not None
         if isinstance(request, Show | Logs):
             raise UnknownTask(f"task {request.task!r} has left nothing here, and {self._problem}")

@@ -188,7 +188,7 @@ def logs(target: Target, task: str, follow: bool) -> int:
     with Looker(target) as looker:
         while True:
             reply = looker.call(Logs(task=task, offset=offset), LogsReply)
-            is_over = reply.state not in GOES_ON
+            is_over = reply.state not in (GOES_ON if looker.has_manager else (State.ASSIGNED,))
             if reply.absent and reply.absent != absent:
                 print(reply.absent, file=sys.stderr)
             absent = reply.absent

@@ -4,39 +4,95 @@ Reads alone. The answers are those of a manager that had just started, but for w
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from distexp.manager.admin import Admin
 from distexp.manager.forecast import Forecaster
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import Scan
-from distexp.results.store import ResultsStore
+from distexp.results.store import ResultsStore, folders_with_results
 from distexp.sweep.grid import Planned
 from distexp.system.process import host_name
 from distexp.task import TaskRecord
+from distexp.wire.messages import AnyReply, AnyRequest, Logs, Show
 from distexp.workdir import Workdir
 
 
-def admin_at_rest(workdir: Workdir, tasks: Sequence[Planned], records: Sequence[TaskRecord]) -> Admin:
-    """Return what answers requests of people about these tasks.
+class SweepAtRest:
+    """What the files of a folder say.  For one thread."""
 
-    Args:
-        workdir: Its results files are read.
-        tasks: Of its configs.
-        records: Of its journal.
-    """
-    queue = TaskQueue(time.monotonic, lambda record: None)
+    def __init__(self, workdir: Workdir, tasks: Sequence[Planned], records: Sequence[TaskRecord]) -> None:
+        """Read no row yet.
 
-    def take(scan: Scan) -> None:
-        queue.complete_unassigned(scan.complete)
+        Args:
+            workdir: Its results files are read.
+            tasks: Of its configs.
+            records: Of its journal.
+        """
+        self._records, self._has_scanned = records, False
+        self._queue = TaskQueue(time.monotonic, lambda record: None)
+        self._store = _StoreAtRest(workdir.root, self._take)
+        self._queue.sync(tasks)
+        self._store.sync(tasks)
+        registry = WorkerRegistry(
+            host=host_name(), machine="", nonce="", task_lock=workdir.task_lock, clock=time.monotonic
+        )
+        forecaster = Forecaster(self._queue, registry)
+        self._admin = Admin(self._queue, self._store, registry, workdir, forecaster, is_served=False)
 
-    store = ResultsStore(workdir.root, take)
-    registry = WorkerRegistry(
-        host=host_name(), machine="", nonce="", task_lock=workdir.task_lock, clock=time.monotonic
-    )
-    queue.sync(tasks)
-    store.sync(tasks)
-    store.scan_all()
-    queue.restore(records)
-    return Admin(queue, store, registry, workdir, Forecaster(queue, registry), is_served=False)
+    def _take(self, scan: Scan) -> None:
+        self._queue.complete_unassigned(scan.complete)
+
+    def handle(self, request: AnyRequest) -> AnyReply:
+        """Return the reply.
+
+        Raises:
+            UnknownTask: No config asks for the task.
+            ProtocolError: The request does not only look, or asks for values that no task can have.
+            ResultsUnwritable: The results file of the task cannot be read now.
+        """
+        if isinstance(request, Show | Logs) and not self._has_scanned:
+            self._look_for(self._queue.key_of(request.task))
+        elif not self._has_scanned:
+            self._store.scan_all()
+            self._queue.restore(self._records)
+            self._has_scanned = True
+        return self._admin.handle(request)
+
+    def _look_for(self, key: str) -> None:
+        """Learn how one task stands: each file is read once, and no state of another task."""
+        if self._store.look_for(self._queue.entry(key).planned):
+            self._queue.complete_unassigned({key})
+        self._queue.restore([record for record in self._records if record.key == key])
+
+
+class _StoreAtRest(ResultsStore):
+    """The results files of a sweep, of which a question about one task reads each once."""
+
+    _found: tuple[str, Path, dict[str, str]] | None = None  # key, file and row of the task asked about last
+
+    def look_for(self, task: Planned) -> bool:
+        """Return whether a file holds a row of this task: its own, or else any."""
+        if self._found is not None and self._found[0] == task.key:
+            return True
+        for folder in dict.fromkeys([task.output_dir, *folders_with_results(self._root), *self._files]):
+            file = self._file(folder).file
+            if row := file.find({task.key}).get(task.key):
+                self._found = task.key, file.path, row
+                return True
+        return False
+
+    def find(self, tasks: Iterable[Planned]) -> dict[str, dict[str, str]]:
+        """Return the row that `look_for` has found; of other tasks as `ResultsStore` does."""
+        wanted = [*tasks]
+        if self._found is not None and [task.key for task in wanted] == [self._found[0]]:
+            return {self._found[0]: self._found[2]}
+        return super().find(wanted)
+
+    def where(self, key: str) -> Path | None:
+        """Return the file that holds this task's row, as far as it was looked for."""
+        if self._found is not None and self._found[0] == key:
+            return self._found[1]
+        return super().where(key)

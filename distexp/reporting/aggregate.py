@@ -17,6 +17,7 @@ from distexp.reporting.failures import group_failures
 from distexp.reporting.plan import durations_of, number_in
 from distexp.results.audit import FileAudit
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
+from distexp.run_folder import run_folder
 from distexp.sweep.config import Phase
 from distexp.sweep.grid import GridPoint
 from distexp.task import TaskRecord
@@ -336,9 +337,14 @@ def _failures(
             "count": len(group.keys),
             "tasks": [by_key[key].task_id for key in group.keys[:NAMED_TASKS]],
             "error": group.error,
+            "folder": _run_folder(by_key[group.keys[0]]),
         }
         for group in group_failures(own)
     ]
+
+
+def _run_folder(task: GridPoint) -> str:
+    return run_folder(task.output_dir, task.phase, task.seed, task.key).as_posix()
 
 
 def _workers(cells: Mapping[str, list[str]], rows: int) -> list[list[Any]]:

@@ -17,6 +17,7 @@ from distexp.reporting.aggregate import make_report
 from distexp.reporting.html import embedded
 from distexp.results.audit import audit
 from distexp.results.row import row_for
+from distexp.run_folder import run_folder
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 from distexp.task import Provenance, Task, TaskRecord
@@ -103,7 +104,7 @@ def test_every_row_is_in_the_table_and_every_line_that_does_not_count_is_told(fo
     acc = next(column for column in report["columns"] if column["name"] == "acc")
     assert (report["rows"], len(acc["numbers"])) == (17, 17)
     assert report["problems"] == [
-        ["results/final_results.csv", 19, "the line has 2 cells, and the header 21", 1]
+        ["results/final_results.csv", 19, "the line has 2 cells, and the header 22", 1]
     ]
 
 
@@ -124,6 +125,7 @@ def test_failures_are_grouped_by_cause_and_are_of_tasks_that_have_no_row(folder:
         "count": 2,
         "tasks": [tasks[17].task_id, tasks[19].task_id],
         "error": error,
+        "folder": run_folder(tasks[17].output_dir, tasks[17].phase, tasks[17].seed, tasks[17].key).as_posix(),
     }
     assert (second["message"], second["count"]) == ("other", 1)
 

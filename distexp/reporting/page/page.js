@@ -265,6 +265,7 @@
         return make("div", { class: "failure" },
           make("p", { class: "error" }, make("b", {}, `${count(group.count)} ${group.state}`), ` · ${group.cause}`, group.message ? `: ${group.message}` : ""),
           make("p", { class: "quiet" }, named),
+          make("p", { class: "quiet" }, `log of ${group.tasks[0]}: ${group.folder}/log.txt`),
           group.error.includes("\n") ? make("details", {}, make("summary", {}, `What ${group.tasks[0]} said`), make("pre", {}, group.error)) : null);
       }));
     }
