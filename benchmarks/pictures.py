@@ -19,7 +19,7 @@ from distexp.cli.render import render
 from distexp.manager.manager import ExperimentManager
 
 PROJECT = Path(__file__).resolve().parents[1]
-WIDTH, HEIGHT = 110, 12  # of the view, in cells
+WIDTH, HEIGHT = 80, 12  # of the view, in cells: letters that are read on a small screen, too
 CONFIG = """
 defaults:
   experiment: distexp.experiments.classification:run
