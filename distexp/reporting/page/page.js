@@ -85,7 +85,10 @@
       xaxis: { ...axis, ...x }, yaxis: { ...axis, ...y },
     };
   }
-  const CONFIG = { displayModeBar: false, responsive: true };
+  const CONFIG = { displayModeBar: false };
+  const resizer = new ResizeObserver((entries) => {  // of a chart: a window's own event comes too early, or never
+    for (const { target } of entries) if (target.matches(".js-plotly-plot")) Plotly.Plots.resize(target);
+  });
 
   // by which runs the values of a chart are compared, where it is not by all of them
   function noteOf({ axes, runs, of, absent }) {
@@ -103,6 +106,7 @@
     if (found.runs === 0 && found.of) return make("div", { class: "chart" }, make("h3", {}, title), make("p", { class: "quiet" },
       `Nothing to compare yet: no run (one choice of the other values, and seed) has finished for every ${found.axes.length === 1 ? "value" : "pair"}.`));
     const plot = make("div", { class: "plot" });
+    resizer.observe(plot);
     pending.set(plot, () => draw(plot));
     if (window.Plotly) watcher.observe(plot);
     return make("div", { class: "chart" }, make("h3", {}, title), ...(noteLine ? [noteLine] : []), plot);
@@ -185,7 +189,9 @@
       };
       if (cells <= 40) {
         trace.texttemplate = "%{text}";
-        trace.text = z.map((row) => row.map((mean) => mean === null ? "" : String(+mean.toPrecision(3))));
+        const decimals = 2 - Math.floor(Math.log10(Math.max(...z.flat().map(Math.abs))));  // 3 digits of the largest
+        const text = (mean) => decimals >= 0 && decimals <= 6 ? mean.toFixed(decimals) : String(+mean.toPrecision(3));
+        trace.text = z.map((row) => row.map((mean) => mean === null ? "" : text(mean)));
       }
       const ticks = (axis) => {  // of many values, every so many-th
         const every = Math.ceil(axis.values.length / (axis.values.length <= 20 ? 20 : 6));
@@ -237,6 +243,7 @@
     for (const plot of document.querySelectorAll("#phases .js-plotly-plot")) Plotly.purge(plot);
     pending.clear();
     watcher.disconnect();
+    resizer.disconnect();
     byId("phases").replaceChildren(...report.phases.map(phaseCard));
   }
 
