@@ -16,8 +16,7 @@ from distexp.cli.worker import enter, pin
 from distexp.errors import NoGpuError
 from distexp.gpu.claim import Claim, Place, claim_gpu, claim_gpus
 from distexp.gpu.devices import list_gpus
-from distexp.results.conversion import OUR_COLUMNS
-from distexp.results.row import row_for
+from distexp.results.row import OUR_COLUMNS, row_for
 from distexp.system.code import SHOWN_DIGITS, CodeState, FolderCode
 from distexp.task import Provenance, Task
 from distexp.text import cut, one_line

@@ -78,14 +78,15 @@ class CompletionHandler:
         task = entry.assigned_task
         lease_id = _lease_id(request, entry, worker)
         self._queue.heartbeat(lease_id, task.key, worker.info)  # alive, also where no row can be written now
-        row = None if request.result is None else self._row(task, request, worker, entry.attempts)
+        row = None if request.result is None else self._row(task, request, worker, entry)
         self._reporters.setdefault(task.key, worker.info)  # whatever sees the row: it is its work
         return Completion(task, lease_id, worker, row, request.next)
 
-    def _row(self, task: Task, request: wire.TaskComplete, worker: Worker, attempts: int) -> dict[str, str]:
-        run = request.run or Provenance(attempt=max(1, attempts))
+    def _row(self, task: Task, request: wire.TaskComplete, worker: Worker, entry: Entry) -> dict[str, str]:
+        run = request.run or Provenance(attempt=max(1, entry.attempts))
         name = self._registry.name_of(run.worker, run.host) if run.worker else worker.name
-        return row_for(task, convert(task, request.result).metrics, structs.replace(run, worker=name))
+        metrics = convert(task, request.result, self._store.rule(entry.planned)).metrics
+        return row_for(task, metrics, structs.replace(run, worker=name))
 
     def complete(self, completions: Sequence[Completion]) -> None:
         """Return once each task has its row on disk, or its `error`. All belong into one results file."""

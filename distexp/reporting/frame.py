@@ -14,10 +14,9 @@ import pandas as pd
 from distexp.errors import ConfigError, UserError
 from distexp.results.compare import NOWHERE, NULLS, AxisReader
 from distexp.results.csv_format import Header, read_header, whole_file
-from distexp.results.groups import PREFIXES
 from distexp.results.matching import first_places
 from distexp.results.results_file import RESULTS_FILE
-from distexp.results.row import CAPTURED, PROVENANCE
+from distexp.results.row import CAPTURED, PREFIXES, PROVENANCE
 from distexp.results.store import folders_with_results
 from distexp.run_folder import METRICS_FILE
 from distexp.sweep.config import Phase, load_configs

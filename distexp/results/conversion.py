@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set, ValuesVi
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
-from distexp.task import Scalar, Task
+from distexp.results.row import RENAMED, names_taken
+from distexp.task import RowRule, Scalar, Task
 from distexp.text import clean_text, cut
 
 MAX_TEXT_CHARS = 32_767  # of one metric: a spreadsheet cell holds no more
@@ -21,10 +21,8 @@ MAX_NAME_CHARS = 200
 MAX_NOTES = 5  # lines in logs
 MAX_DEPTH = 20  # of nested mappings; what is deeper stands as JSON
 NO_NAME = "result"  # the column of a result without names
-RENAMED = "_result"  # ends the name of a metric that is called like another column
 BYTES = (bytes, bytearray, memoryview)
 INT64 = range(-(2**63), 2**64)  # what every JSON library carries exactly; longer ones travel as text
-OUR_COLUMNS = frozenset((*IDENTITY, *CAPTURED, *PROVENANCE))
 
 Form = TypeVar("Form")
 
@@ -37,18 +35,18 @@ class Converted(NamedTuple):
     is_cut: bool = False  # the row does not hold all of the result: it belongs into `result.json`
 
 
-def convert(task: Task, result: Any) -> Converted:
+def convert(task: Task, result: Any, rule: RowRule | None = None) -> Converted:
     """Return the metrics of a result; converted again, they stay as they are.
 
     Nested mappings are flattened (`test.acc`); a number or text alone becomes the metric `result`; lists and
-    everything else become JSON. Names that are taken by a parameter or a column of ours end in `_result`.
+    everything else become JSON. Names that are taken, as `names_taken` says, end in `_result`.
     """
     if result is None:
         return Converted({}, ("returned no metrics; its row holds none",))
     named = _first(lambda: _named(result), lambda: [(NO_NAME, result)])
     notes: list[str] = [] if named else ["returned no metrics; its row holds none"]
     fitting = list(_fitting(named))
-    metrics = _renamed({*task.config, *OUR_COLUMNS}, fitting, notes)
+    metrics = _renamed(names_taken(task, rule), fitting, notes)
     is_cut = len(named) > len(fitting)
     if is_cut:
         notes.append(f"more than {len(fitting)} metrics: the row holds the first of them, result.json all")
@@ -96,6 +94,8 @@ def _flattened(mapping: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[
 def _plain_mapping(value: Any) -> Mapping[Any, Any] | None:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a named tuple
+        return _plain_mapping(value._asdict())
     return value if isinstance(value, Mapping) else None
 
 

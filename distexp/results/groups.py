@@ -7,12 +7,12 @@ from typing import Any
 from msgspec import structs
 
 from distexp.results.compare import NOWHERE, AxisReader, holds
+from distexp.results.row import PREFIXES
 from distexp.sweep.grid import Grid, GridPoint
 from distexp.task import RowRule, Task, Value, canonical
 from distexp.text import cell_text
 
 MAX_REMEMBERED_CELLS = 100_000  # per axis: a foreign column may hold another text in each of a million rows
-PREFIXES = ("", "config/", "config.")  # of a parameter's column, as W&B exports it
 
 Row = Sequence[str]
 

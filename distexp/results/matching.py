@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import add, itemgetter
 
 from distexp.results.compare import NOWHERE, holds
-from distexp.results.groups import MAX_REMEMBERED_CELLS, PREFIXES, Group, Row
+from distexp.results.groups import MAX_REMEMBERED_CELLS, Group, Row
+from distexp.results.row import PREFIXES
 from distexp.sweep.grid import Grid, GridPoint, Planned
 from distexp.task import RowRule, Task, Value
 

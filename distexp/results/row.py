@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from distexp.task import Provenance, Scalar, Task
+from distexp.task import Provenance, RowRule, Scalar, Task
 from distexp.text import cell_text, clean_text
 
 IDENTITY = ("phase", "task_id", "seed")
@@ -15,6 +15,9 @@ CAPTURED = (
     "code",
 )
 PROVENANCE = ("attempt", "worker", "host", "device", "started_utc", "run_dir", "duration_s")
+OUR_COLUMNS = frozenset((*IDENTITY, *CAPTURED, *PROVENANCE))
+PREFIXES = ("", "config/", "config.")  # of a parameter's column, as W&B exports it
+RENAMED = "_result"  # ends the name of a metric that is called like another column
 MAX_CELL_CHARS = 32_767  # of a text about the run: a spreadsheet cell holds no more
 
 
@@ -41,6 +44,21 @@ def _about_cell(value: Scalar) -> str:
     return clean_text(cell_text(value))[:MAX_CELL_CHARS]
 
 
+def names_taken(task: Task, rule: RowRule | None = None) -> set[str]:
+    """Return the columns that no metric of this task may have: its row would not be known as its own."""
+    return parameter_columns(task, rule) | OUR_COLUMNS
+
+
+def parameter_columns(task: Task, rule: RowRule | None = None) -> set[str]:
+    """Return the parameters of the task's phase, and other names of those whose cell is empty in its row."""
+    own = {*task.config, *task.axes}
+    earlier = {} if rule is None else rule.renamed_from
+    empty = [name for name in own if not cell_text(task.config.get(name, "")).strip()]
+    return own | {
+        prefix + each for name in empty for each in (name, *earlier.get(name, ())) for prefix in PREFIXES
+    }
+
+
 def copied_row(done: Task, duplicate: Task, row: Mapping[str, str]) -> dict[str, str]:
     """Return the row of `done` as a row of `duplicate`, which asks for the same work in another phase."""
     copy = {"phase": duplicate.phase, "task_id": duplicate.task_id}
@@ -48,4 +66,5 @@ def copied_row(done: Task, duplicate: Task, row: Mapping[str, str]) -> dict[str,
     copy["seed"] = cell_text(duplicate.seed)
     rest = {name: cell for name, cell in row.items() if cell and name not in copy and name not in done.config}
     last = {name: rest.pop(name) for name in PROVENANCE if name in rest}
-    return copy | rest | last
+    taken = parameter_columns(duplicate)
+    return copy | {name + RENAMED * (name in taken): cell for name, cell in rest.items()} | last

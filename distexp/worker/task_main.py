@@ -36,7 +36,7 @@ from distexp.system.process import (
     own_resource_tracker,
     start_nothing_more,
 )
-from distexp.task import Cause, Scalar, Task, joined
+from distexp.task import Cause, RowRule, Scalar, Task, joined
 from distexp.text import one_line
 from distexp.worker import provenance
 from distexp.worker.metrics import MetricsFile, block_board, import_board
@@ -72,6 +72,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     run_folder: str  # made once there is something in it
     log: str  # of what it prints until then
     log_start: int = 0  # where in there this attempt begins, in bytes
+    rule: RowRule | None = None  # which rows are rows of the task
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -167,7 +168,7 @@ def main(channel: Connection, setup: Setup) -> None:
         metrics_file = MetricsFile(folder.path, run.attempt, begin=folder.open)
         reporter = Reporter(record=metrics_file.add, send=lambda message: _send(channel, message))
         context = make_context(run, folder, setup, inbox.stop, reporter.report)
-        outcome = guarded(lambda: _encode(call(loaded, run.task, context)))
+        outcome = guarded(lambda: _encode(call(loaded, run.task, context, run.rule)))
         metrics_file.close()
         if isinstance(outcome, Failed) and setup.gpus and (problem := torch_problem()):
             outcome = Unusable(problem)  # the experiment imported torch when it ran
@@ -229,7 +230,7 @@ def make_context(
     )
 
 
-def call(experiment: Experiment, task: Task, context: Context) -> Finished:
+def call(experiment: Experiment, task: Task, context: Context, rule: RowRule | None = None) -> Finished:
     """Run the experiment and return its result, as a row can hold it."""
     started_utc, started_s = datetime.now(UTC), time.monotonic()
     try:
@@ -239,7 +240,7 @@ def call(experiment: Experiment, task: Task, context: Context) -> Finished:
             raise
         result = None
     duration_s = round(time.monotonic() - started_s, 3)
-    converted = convert(task, result)
+    converted = convert(task, result, rule)
     if converted.is_cut:
         write_whole(context.run_dir / RESULT_FILE, result)
     for note in converted.notes:

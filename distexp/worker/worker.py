@@ -269,6 +269,7 @@ class Worker:
             run_folder=str(folder.path),
             log=str(path),
             log_start=start,
+            rule=task.rule,
         )
 
     def _end_log(self, task: TaskReply, folder: RunFolder, run: Run | None, *, has_failed: bool) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -24,6 +24,13 @@ from tests.support import examples
 @dataclasses.dataclass
 class Scores:
     """A result as a class of the user's."""
+
+    acc: float
+    loss: float
+
+
+class Pair(NamedTuple):
+    """A result as a named tuple."""
 
     acc: float
     loss: float
@@ -55,6 +62,7 @@ class Level(enum.IntEnum):
         ({"text": "a\0b\ud800c"}, {"text": "a\ufffdb\ufffdc"}),
         ({"a\0b\n\ud800": 1}, {"a\ufffdb \ufffd": 1}),
         (Scores(0.5, 2.0), {"acc": 0.5, "loss": 2.0}),
+        (Pair(0.5, 2.0), {"acc": 0.5, "loss": 2.0}),
         (0.9, {"result": 0.9}),
         (np.float64(0.9), {"result": 0.9}),
         (True, {"result": True}),

@@ -47,3 +47,10 @@ def test_a_duplicate_gets_the_row_under_its_own_name() -> None:
     copy = copied_row(done, duplicate, row)
     assert copy == {n: c for n, c in a_row(duplicate, test_acc=0.5)[1].items() if c} | {"note": "by hand"}
     assert list(copy)[-1] == "duration_s"
+
+
+def test_a_metric_called_like_what_the_duplicate_lacks_gets_another_name() -> None:
+    done, duplicate = a_task(lr=0.1), a_task(lr=0.1, phase="exp2", axes=("lr", "momentum"))
+    copy = copied_row(done, duplicate, a_row(done, momentum=0.5)[1])
+    assert "momentum" not in copy
+    assert copy["momentum_result"] == "0.5"
