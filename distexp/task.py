@@ -283,6 +283,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     run_dir: str = (
         ""  # the task's own folder, from the worker's working folder on; empty where it left nothing
     )
+    stopped_at: Number | None = None  # the step at which the task was stopped early; None: it was not
     duration_s: float = 0.0
 
 
@@ -321,7 +322,6 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     last_worker: str = ""
     cause: str = ""
     error: str = ""
-    wants_more: bool = False  # it was pruned, and runs again
     lease: LeaseRecord | None = None
 
 

@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,15 @@ from pathlib import Path
 
 import psutil
 
+from distexp.system.code import CodeState
+from distexp.system.process import ProcessMark, host_name, machine_id
+from distexp.wire.client import Client
+from distexp.workdir import Workdir
+from distexp.worker.connection import ManagerConnection
+from distexp.worker.signals import StopRequests
+from distexp.worker.task_process import DEFAULT_START_METHOD, Children
+from distexp.worker.watcher import Watcher
+from distexp.worker.worker import Worker
 from tests.live_manager import Folder
 from tests.support import poll
 
@@ -119,3 +130,48 @@ def marked_processes(mark: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+@dataclass(frozen=True)
+class Threaded:
+    """A worker in a thread of this process."""
+
+    thread: threading.Thread
+    stop: StopRequests
+
+    def await_end(self) -> None:
+        self.thread.join(60)
+        assert not self.thread.is_alive(), "the worker did not leave"
+
+
+@contextmanager
+def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
+    workdir, stop = Workdir(root), StopRequests()
+    watcher = Watcher(workdir.task_lock(ProcessMark.own()))
+    made = Worker(
+        identity={
+            **{"worker_id": "cpu0", "instance": str(time.monotonic_ns()), "heartbeat_s": 15.0},
+            **{"host": host_name(), "device": "cpu", "machine": machine_id()},
+        },
+        workdir=workdir,
+        connection=ManagerConnection(Client(workdir, "localhost", port), stop, time.monotonic, 300.0),
+        children=Children(
+            method=DEFAULT_START_METHOD,
+            device="cpu",
+            threads=1,
+            watcher=watcher,
+            code=lambda: CodeState("c0de", "c0ffee", True),
+        ),
+        stop=stop,
+        clock=time.monotonic,
+    )
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    try:
+        yield Threaded(thread, stop)
+    finally:
+        for _ in range(3):
+            stop.interrupt()
+        thread.join(60)
+        watcher.close()
+        stop.close()

@@ -27,8 +27,10 @@ PARTS = {
     messages.FailureStatus: "Object of `failures`",
     task.Bookmark: "Object `seen`",
     task.RowRule: "Object `rule`",
+    task.Halving: "Object `halving`",
+    messages.RungStatus: "Object of `rungs`",
 }
-REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "status", "workers", "tasks", "show", "logs", "view")
+REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "rung", "status", "workers", "tasks", "show", "logs", "view")
 
 
 def structs() -> list[type[msgspec.Struct]]:

@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from distexp.cli.options import CONFIGS, WORKDIR
-from distexp.reporting.plan import FilePlan, Plan, make_plan
+from distexp.reporting.plan import FilePlan, PhasePlan, Plan, make_plan
 from distexp.results.audit import audit
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
@@ -46,13 +46,15 @@ def told(plan: Plan, axes: bool = False) -> list[str]:
         if name != config:
             lines.append(name)
             config = name
-        numbers = _numbers(phase.tasks, phase.complete, phase.copies, phase.left)
+        numbers = _numbers(phase)
         time = _time(phase.seconds) if phase.left else ""
         need = need_text(phase.gpus, phase.min_free_gb)
         lines.append(f"  {phase.phase:<{width}}  {numbers}{time}{f', each on {need}' if need else ''}")
+        if phase.rungs:
+            lines.append(f"      {phase.rungs}")
         if axes or not phase.is_grid:
             lines += [f"      {line}" for line in (*phase.axes, *phase.examples)]
-    lines.append(f"{'Sum':<{width + 2}}  {_numbers(plan.tasks, plan.complete, plan.copies, plan.left)}")
+    lines.append(f"{'Sum':<{width + 2}}  {_numbers(plan)}")
     for file in plan.files:
         lines += _file(file)
     if not plan.files:
@@ -60,9 +62,12 @@ def told(plan: Plan, axes: bool = False) -> list[str]:
     return [*lines, _estimate(plan)]
 
 
-def _numbers(tasks: int, complete: int, copies: int, left: int) -> str:
-    shown = f"{tasks:>7} tasks {complete:>7} complete {left:>7} to run"
-    return f"{shown} {copies:>7} copied from the same work" if copies else shown
+def _numbers(part: PhasePlan | Plan) -> str:
+    tasks = f"{part.tasks}" if isinstance(part, PhasePlan) and part.rungs else str(part.tasks)
+    shown = f"{tasks:>7} tasks {part.complete:>7} complete {part.left:>7} to run"
+    if part.pruned:
+        shown += f" {part.pruned:>7} pruned"
+    return f"{shown} {part.copies:>7} copied from the same work" if part.copies else shown
 
 
 def _time(seconds: float | None) -> str:
@@ -70,7 +75,8 @@ def _time(seconds: float | None) -> str:
 
 
 def _file(file: FilePlan) -> list[str]:
-    lines = [f"{file.path}: completes {count_text(file.complete, 'task')}"]
+    pruned = f", {file.pruned} pruned" if file.pruned else ""
+    lines = [f"{file.path}: completes {count_text(file.complete, 'task')}{pruned}"]
     for problem in file.problems:
         lines.append(f"  line {problem.line}: {problem.reason}")
         if problem.rows > 1:

@@ -10,6 +10,8 @@ from distexp.cli.options import CONFIGS, WORKDIR
 from distexp.cli.records import known_failures
 from distexp.errors import UserError
 from distexp.results.audit import audit
+from distexp.results.row import RUNGS_FILE
+from distexp.results.rungs import read_rungs
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.system.files import replace_durably
@@ -46,7 +48,10 @@ def main(metric: str | None, out: Path | None, configs: str, workdir: Path) -> i
     folder = Workdir(workdir.absolute())
     phases = load_configs([Path(configs)], folder.root)
     tasks = expand(phases)
-    report = make_report(phases, tasks, audit(folder.root, tasks), known_failures(folder), metric=metric)
+    folders = dict.fromkeys(task.output_dir for task in tasks if task.grid.halving)
+    rungs = [each for name in folders for each in read_rungs(folder.root / name / RUNGS_FILE)]
+    files = audit(folder.root, tasks)
+    report = make_report(phases, tasks, files, known_failures(folder), metric=metric, rungs=rungs)
     made = f"{folder.root} on {host_name()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     out = out or folder.root / OUT_FILE
     try:

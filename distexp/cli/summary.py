@@ -37,7 +37,7 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
     parameters = {name for phase in phases for name in (*phase.axes, *phase.defaults)}
     for line in rows_told(workdir, files, tasks, parameters):
         say(line)
-    complete = {key for file in files for row in file.rows for key in row.keys}
+    complete = {key for file in files for row in file.rows for key in row.keys}  # pruned ones too
     by_key = {task.key: task for task in tasks if task.key not in complete}
     own = (record for record in records if record.key in by_key)
     groups = group_failures(own, with_pending=True)
@@ -75,8 +75,10 @@ def rows_told(
         bare = [row for row in file.rows if not any(row.fields[at] for at in cells)]
         empty = [row for row in bare if not _has_result_file(workdir, row, places.get("run_dir"))]
         elsewhere = len(bare) - len(empty)
+        pruned = sum(row.is_pruned for row in file.rows)
         lines.append(
             f"{file.path}: {count_text(len(file.rows), 'row')}"
+            + (f", {pruned} of tasks that were stopped early" if pruned else "")
             + (f", {len(empty)} without metrics" if empty else "")
             + (f", {elsewhere} with metrics in result.json of their run folders alone" if elsewhere else "")
         )

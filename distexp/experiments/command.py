@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, TextIO
 
 from distexp.context import Context
+from distexp.experiments.command_reports import REPORT_FILE, Reports, json_object
 from distexp.run_folder import HEADER, write_parameters
 from distexp.sweep.command_line import fill_command
 from distexp.sweep.templates import split_command
@@ -69,12 +70,17 @@ def run(params: Mapping[str, Any], context: Context, stdin: int | None = subproc
     with TemporaryDirectory(prefix="distexp_") as folder:
         result_path = Path(folder) / "result.json"
         program = _start(words, {**os.environ, **_environment(result_path, context)}, stdin)
-        outputs = (_Output(program.stdout, sys.stdout), _Output(program.stderr, sys.stderr))
+        reports = Reports(Path(folder) / REPORT_FILE, context.report)
+        outputs = (
+            _Output(program.stdout, sys.stdout, reports.take),
+            _Output(program.stderr, sys.stderr, lambda found: None),
+        )
         try:
-            _wait(program, context)
+            _wait(program, context, reports)
         finally:
             for output in outputs:
                 output.finish()
+            reports.read_file()
         if program.returncode != 0:
             raise CommandFailed(name, program.returncode, outputs)
         result = _result_in(result_path)
@@ -112,6 +118,7 @@ def _environment(result_path: Path, context: Context) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",  # what it prints is in the log at once
         "PYTHONUTF8": "1",
         "DISTEXP_RESULT": str(result_path),
+        "DISTEXP_REPORT": str(result_path.with_name(REPORT_FILE)),
         "DISTEXP_SEED": str(context.seed),
         "DISTEXP_OUTPUT_DIR": str(context.output_dir.absolute()),
         "DISTEXP_RUN_DIR": str(context.run_dir.absolute()),
@@ -136,10 +143,11 @@ def _start(words: list[str], environment: dict[str, str], stdin: int | None) -> 
         raise CommandFailed(words[0], None, why=f"cannot be started ({cause.strerror})") from None
 
 
-def _wait(program: "subprocess.Popen[bytes]", context: Context) -> None:
+def _wait(program: "subprocess.Popen[bytes]", context: Context, reports: Reports) -> None:
     """Wait for the program to end; when the task is to stop, end it and raise `TaskStopped`."""
     try:
         while program.poll() is None:
+            reports.read_file()
             if context.should_stop():
                 ended = _stop(program)
                 how = "has ended" if ended else f"did not end within {STOP_GRACE_S:g} s and was killed"
@@ -174,8 +182,11 @@ def _stop(program: "subprocess.Popen[bytes]") -> bool:
 class _Output(threading.Thread):
     """Copies one output of the program as it comes, and remembers its last line and its last JSON object."""
 
-    def __init__(self, source: IO[bytes] | None, target: TextIO) -> None:
+    def __init__(
+        self, source: IO[bytes] | None, target: TextIO, take: Callable[[dict[str, Any]], None]
+    ) -> None:
         super().__init__(daemon=True)
+        self._take = take  # is called with each JSON object
         assert source is not None
         self.source = source
         self.last_line = ""  # that is not blank
@@ -206,25 +217,16 @@ class _Output(threading.Thread):
         )  # the bar's last state
         if text:
             self.last_line = one_line(text[:MAX_QUOTED_CHARS])  # other control characters end lines, too
-        found = _json_object(text)
-        self.last_object = self.last_object if found is None else found
+        found = json_object(text)
+        if found is not None:
+            self.last_object = found
+            self._take(found)
 
     def finish(self) -> None:
         """Wait for the end of the output, but not for processes that the program left behind."""
         self.join(PIPE_GRACE_S)
         if not self.is_alive():
             self.source.close()
-
-
-def _json_object(text: str) -> dict[str, Any] | None:
-    text = DEBUGGER_PROMPT.sub("", text)
-    if not text.lstrip().startswith("{"):
-        return None
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _result_in(path: Path) -> Any:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from distexp.errors import ProtocolError, UnknownTask
+from distexp.errors import ProtocolError, ResultsUnwritable, UnknownTask
 from distexp.manager.explain import QueueView, why_not_running
 from distexp.manager.forecast import Forecaster
+from distexp.manager.rungs import Rungs
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Entry, Lease
 from distexp.queue.lookup import Where
@@ -16,6 +17,7 @@ from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE
 from distexp.task import Reportable, State, canonical
 from distexp.task_log import last_lines, read_piece
+from distexp.text import count_text
 from distexp.wire import messages as wire
 from distexp.wire.framing import MAX_MESSAGE_BYTES
 from distexp.workdir import Workdir
@@ -45,6 +47,7 @@ class Admin:
         self._is_served = is_served
         self._queue, self._store, self._registry, self._forecaster = queue, store, registry, forecaster
         self._workdir = workdir
+        self.rungs = Rungs(workdir.root, queue)
         self.is_paused = False
         self._answers: Mapping[type, Callable[..., wire.AnyReply]] = {
             wire.Status: lambda request: wire.StatusReply(status=self.status()),
@@ -159,7 +162,7 @@ class Admin:
     def _show(self, request: wire.Show) -> wire.ShowReply:
         entry = self._queue.entry(self._queue.key_of(request.task))
         since_s = entry.lease.since_s if entry.lease else None
-        is_complete = entry.state is State.COMPLETE
+        has_row = entry.state in (State.COMPLETE, State.PRUNED)
         is_pending = entry.state is State.PENDING
         duplicate, before = self._queue.queries.place(entry.key) if is_pending else (None, 0)
         held = self._queue.holds.explain().get(entry.planned.phase, "")
@@ -173,15 +176,21 @@ class Admin:
             task=describe(entry),
             why=self._why(entry, view),
             running_s=None if since_s is None else round(self._queue.now_s() - since_s, 1),
-            row=self._store.find([entry.planned]).get(entry.key) if is_complete else None,
+            row=self._store.find([entry.planned]).get(entry.key) if has_row else None,
             run_dir=folder if (self._workdir.root / folder).is_dir() else "",
             log_path=f"{folder}/{LOG_FILE}",
             log=last_lines(self._workdir.root / folder / LOG_FILE, SHOWN_LINES),
+            rungs=[
+                wire.RungStatus(**{name: getattr(each, name) for name in wire.RungStatus.__struct_fields__})
+                for each in self.rungs.history(entry.planned)
+            ],
         )
 
     def _why(self, entry: Entry, view: QueueView) -> str:
         if entry.state is State.COMPLETE and (path := self._store.where(entry.key)):
             return f"complete: its row is in {path.relative_to(self._workdir.root).as_posix()}"
+        if entry.state is State.PRUNED and (stop := self.rungs.last_stop(entry.planned)):
+            return f"pruned {stop.why}; `requeue {entry.planned.task_id}` runs it again"
         return why_not_running(entry, self._registry.available(), view)
 
     def _logs(self, request: wire.Logs) -> wire.LogsReply:
@@ -214,12 +223,30 @@ class Admin:
 
     def _requeue(self, request: wire.Requeue) -> Iterator[bool]:
         keys = [self._queue.key_of(task_id) for task_id in request.tasks]  # all known, or none is touched
-        yield from map(self._queue.requeue, keys)
+        for key in keys:
+            entry = self._queue.entry(key)
+            if entry.state is State.PRUNED:
+                self.rungs.ask_again(entry.planned)
+            yield self._queue.requeue(key)
         if request.failed:
             yield from (self._queue.requeue(entry.key) for entry in self._queue.entries(State.FAILED))
         if request.missing:
             complete = [entry.planned for entry in self._queue.entries(State.COMPLETE)]
             yield from map(self._queue.reset_complete, self._store.without_row(complete))
+
+    def continue_pruned(self) -> None:
+        """Let pruned tasks run again of which more is wanted, and say how many stay pruned."""
+        wanted = [each for each in self._queue.entries(State.PRUNED) if self.rungs.wants_more(each.planned)]
+        try:
+            for entry in wanted:
+                self.rungs.ask_again(entry.planned)
+                self._queue.requeue(entry.key)
+        except ResultsUnwritable as error:
+            log.warning("%s; pruned tasks stay so", error)
+        if wanted:
+            log.info("%s pruned earlier run on: more is wanted of them", count_text(len(wanted), "task"))
+        if left := self._queue.counts()[State.PRUNED]:
+            log.info("%s pruned earlier stay so; `requeue` runs them again", count_text(left, "task"))
 
     def _pause(self, is_paused: bool) -> wire.Ack:
         self.is_paused = is_paused

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from distexp.manager.admin import Admin
 from distexp.manager.forecast import Forecaster
+from distexp.manager.rungs import halving_of
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import Scan
+from distexp.results.row import STOPPED_AT
 from distexp.results.store import ResultsStore, folders_with_results
 from distexp.sweep.grid import Planned
 from distexp.system.process import host_name
-from distexp.task import TaskRecord
+from distexp.task import State, TaskRecord
 from distexp.wire.messages import AnyReply, AnyRequest, Logs, Show
 from distexp.workdir import Workdir
 
@@ -44,6 +46,8 @@ class SweepAtRest:
 
     def _take(self, scan: Scan) -> None:
         self._queue.complete_unassigned(scan.complete)
+        for key in scan.pruned:
+            self._queue.complete(key, State.PRUNED)
 
     def handle(self, request: AnyRequest) -> AnyReply:
         """Return the reply.
@@ -63,8 +67,11 @@ class SweepAtRest:
 
     def _look_for(self, key: str) -> None:
         """Learn how one task stands: each file is read once, and no state of another task."""
-        if self._store.look_for(self._queue.entry(key).planned):
-            self._queue.complete_unassigned({key})
+        planned = self._queue.entry(key).planned
+        if self._store.look_for(planned):
+            row = self._store.find([planned])[key]
+            is_pruned = halving_of(planned) is not None and row.get(STOPPED_AT, "").strip()
+            self._queue.complete(key, State.PRUNED if is_pruned else State.COMPLETE)
         self._queue.restore([record for record in self._records if record.key == key])
 
 

@@ -41,6 +41,7 @@ class Completion:
     next: wire.TaskReply | wire.NoTask | None = None  # what the worker gets next
     error: DistexpError | None = None  # why it is refused
     is_kept: bool = False  # its row waits for its file
+    is_pruned: bool = False  # it was stopped early
 
 
 class CompletionHandler:
@@ -80,7 +81,8 @@ class CompletionHandler:
         self._queue.heartbeat(lease_id, task.key, worker.info)  # alive, also where no row can be written now
         row = None if request.result is None else self._row(task, request, worker, entry)
         self._reporters.setdefault(task.key, worker.info)  # whatever sees the row: it is its work
-        return Completion(task, lease_id, worker, row, request.next)
+        is_pruned = request.stopped_at is not None
+        return Completion(task, lease_id, worker, row, request.next, is_pruned=is_pruned)
 
     def _row(self, task: Task, request: wire.TaskComplete, worker: Worker, entry: Entry) -> dict[str, str]:
         run = request.run or Provenance(attempt=max(1, entry.attempts))
@@ -101,8 +103,12 @@ class CompletionHandler:
                 continue
             if each.row is None:
                 self._store.scan(each.task)
+            has_row = self._store.where(each.task.key) is not None
+            if each.is_pruned and has_row:
+                self._finish(each.task.key, State.PRUNED, is_reported=True)
             entry = self._queue.entry(each.task.key)
-            if each.error is None and entry.state is not State.COMPLETE:
+            is_done = entry.state is State.COMPLETE or (each.is_pruned and has_row)
+            if each.error is None and not is_done:
                 self._refuse(each, entry)
 
     def _keep(self, completion: Completion, row: dict[str, str], why: ResultsUnwritable) -> None:
@@ -247,8 +253,8 @@ class CompletionHandler:
         except JournalUnwritable as error:  # nobody waits for an answer, and the next flush tries again
             log.warning("%s", error)
 
-    def finished(self, keys: Set[str]) -> None:
-        """Mark tasks whose rows were seen as complete, and say whose work it is, if new and assigned.
+    def finished(self, keys: Set[str], pruned: Set[str] = frozenset()) -> None:
+        """Mark tasks whose rows were seen as complete, or pruned, and say whose work it is, if assigned.
 
         Caller holds the lock of the tasks' results file.
         """
@@ -256,10 +262,12 @@ class CompletionHandler:
             self._finish(key)
         for key in self._queue.complete_unassigned(keys):
             self._finish(key)
+        for key in pruned:
+            self._finish(key, State.PRUNED)
 
-    def _finish(self, key: str) -> None:
+    def _finish(self, key: str, state: State = State.COMPLETE, *, is_reported: bool = False) -> None:
         held = self._queue.holds.explain()
-        before = self._queue.complete(key)
+        before = self._queue.complete(key, state, is_reported=is_reported)
         if before is None:
             return
         if (phase := before.planned.phase) in held and phase not in self._queue.holds.explain():
@@ -270,7 +278,8 @@ class CompletionHandler:
         if worker is not None:
             task = before.lease.task if before.lease else before.task
             self._registry.completed(worker, task)
-            log.info("Task %s completed by %s", task.task_id, worker.name)
+            done = "completed" if state is State.COMPLETE else "pruned"
+            log.info("Task %s %s by %s", task.task_id, done, worker.name)
 
     def fail_unplaceable(self) -> None:
         """Fail what ran out of memory on every device that is there, once nothing else is left to do."""

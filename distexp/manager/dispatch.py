@@ -21,6 +21,7 @@ from distexp.manager.admin import Admin
 from distexp.manager.completion import Completion, CompletionHandler
 from distexp.manager.forecast import Forecaster
 from distexp.manager.kept_rows import KeptRows
+from distexp.manager.rungs import halving_of
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
@@ -79,6 +80,7 @@ class Dispatcher:
         self._answers: Mapping[type, Callable[[Any, Worker], wire.AnyReply]] = {
             wire.RequestTask: lambda request, worker: self.assign([worker])[0],
             wire.Heartbeat: self._heartbeat,
+            wire.Rung: self._rung,
             wire.TaskComplete: self._task_complete,
             wire.TaskFailed: self.completion.failed,
             wire.TaskReleased: self.completion.released,
@@ -155,8 +157,13 @@ class Dispatcher:
 
     def sweep_changed(self) -> None:
         """Estimate by the tasks that there are now; an edit lets held phases go on."""
+        self._admin.rungs.forget()
         self._forecaster.sweep_changed()
         self._admin.end_holds("a config file was edited")
+
+    def continue_pruned(self) -> None:
+        """Let pruned tasks run again of which more is wanted, and say how many stay pruned."""
+        self._admin.continue_pruned()
 
     def code_changed(self) -> None:
         """Let held phases go on: a file of their code was edited."""
@@ -249,6 +256,7 @@ class Dispatcher:
         seen = self._store.bookmark(task)
         if not self._queue.is_live(lease):  # a row of it came to light before `seen`: assign another task
             return self.assign([worker])[0]
+        planned = self._queue.entry(task.key).planned
         return wire.TaskReply(
             **{name: getattr(task, name) for name in task.__struct_fields__},
             lease_id=lease.lease_id,
@@ -257,7 +265,8 @@ class Dispatcher:
             sweep_id=self._journal.sweep_id,
             seen=seen,
             code_version=self._queue.holds.code_version(task.phase),
-            rule=self._store.rule(self._queue.entry(task.key).planned),
+            rule=self._store.rule(planned),
+            halving=halving_of(planned),
         )
 
     # -- while a task runs, and at its end -----------------------------------------------------------------
@@ -269,6 +278,14 @@ class Dispatcher:
         if goes_on:
             self._journal.flush()  # it may have been assigned again
         return wire.HeartbeatReply(stop=not goes_on)
+
+    def _rung(self, request: wire.Rung, worker: Worker) -> wire.RungReply:
+        if not self._queue.heartbeat(request.lease_id, request.key, worker.info):
+            raise ProtocolError(f"rung: the lease {request.lease_id} has ended; a heartbeat says the same")
+        self._journal.flush()  # it may have been assigned again
+        planned = self._queue.entry(request.key).planned
+        verdict = self._admin.rungs.decide(planned, request.step, request.value, is_last=request.last)
+        return wire.RungReply(verdict=verdict)
 
     def _task_complete(self, request: wire.TaskComplete, worker: Worker) -> wire.Ack:
         try:

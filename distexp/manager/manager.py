@@ -192,6 +192,7 @@ class ExperimentManager:
         self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
+        self.dispatcher.continue_pruned()
         self.queue.priorities.restore(self.journal.load_phases())
         known = self.journal.load()
         self.queue.restore(known, retry_failed=self._retry_failed)
@@ -303,6 +304,7 @@ class ExperimentManager:
             self.store.sync(tasks)
             self.store.scan_all()
         self.dispatcher.sweep_changed()
+        self.dispatcher.continue_pruned()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
 
     def _note_held_code(self) -> None:
@@ -400,7 +402,7 @@ class ExperimentManager:
             log.info("%s", note)
         for warning in scan.warnings:
             log.warning("%s", warning)
-        self.dispatcher.completion.finished(scan.complete)
+        self.dispatcher.completion.finished(scan.complete, scan.pruned)
         if scan.vanished:
             names = sorted(self.queue.entry(key).task.task_id for key in scan.vanished)
             log.warning(

@@ -155,16 +155,7 @@ class Entry(msgspec.Struct, gc=False):
 
     def recall(self, record: TaskRecord) -> None:
         """Take over what an earlier manager knew, but for state and lease."""
-        for name in (
-            "attempts",
-            "failures",
-            "losses",
-            "oom_at_mib",
-            "last_worker",
-            "cause",
-            "error",
-            "wants_more",
-        ):
+        for name in ("attempts", "failures", "losses", "oom_at_mib", "last_worker", "cause", "error"):
             setattr(self, name, getattr(record, name))
 
     def copy(self) -> "Entry":
@@ -199,6 +190,5 @@ class Entry(msgspec.Struct, gc=False):
             last_worker=self.last_worker,
             cause=self.cause,
             error=self.error,
-            wants_more=self.wants_more,
             lease=lease,
         )

@@ -96,8 +96,6 @@ class TaskQueue:
         with self._lock:
             for record in records:
                 entry = self._entries.get(record.key)
-                if entry is not None and entry.state is State.PRUNED and record.wants_more:
-                    self._transition(entry, State.PENDING)
                 if entry is None or entry.state is not State.PENDING:
                     if entry is not None and record.lease is not None:  # its row came meanwhile
                         self._on_change(entry.record())

@@ -13,10 +13,12 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from distexp.errors import UserError
+from distexp.reporting.early_stopping import early_stopping_of
 from distexp.reporting.failures import group_failures
 from distexp.reporting.plan import durations_of, number_in
 from distexp.results.audit import FileAudit
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
+from distexp.results.rungs import RungRecord
 from distexp.run_folder import run_folder
 from distexp.sweep.config import Phase
 from distexp.sweep.grid import GridPoint
@@ -131,12 +133,15 @@ def make_report(
     files: Sequence[FileAudit],
     records: Sequence[TaskRecord],
     metric: str | None,
+    *,
+    rungs: Sequence[RungRecord] = (),
 ) -> dict[str, Any]:
     """Return what the page shows.
 
     Args:
         records: Of tasks that the manager knows to have failed or been cancelled, and perhaps others.
         metric: What is shown first; None for the first metric of the rows.
+        rungs: What tasks have reached that may be stopped early.
 
     Raises:
         UserError: There is no such metric; lists those that are.
@@ -144,7 +149,8 @@ def make_report(
     by_key = {task.key: task for task in tasks}
     columns = list(dict.fromkeys(column for file in files for column in file.columns))
     cells = _columns(files, columns)
-    keys = [row.keys for file in files for row in file.rows]
+    rows = [row for file in files for row in file.rows]
+    keys = [row.keys for row in rows]
     metrics = _metrics(columns, cells, phases)
     if metric is not None and metric not in metrics:
         there = f"choose one of: {', '.join(metrics)}" if metrics else "there are none yet"
@@ -152,7 +158,9 @@ def make_report(
     goals = {phase.metric.name: phase.metric.goal for phase in phases if phase.metric}
     numbers = {name: _numbers(cells[name]) for name in metrics}
     durations = durations_of(files)
-    row_of = {key: at for at, held in reversed([*enumerate(keys)]) for key in held}  # the first of each task
+    finished = [(at, row) for at, row in enumerate(rows) if not row.is_pruned]
+    row_of = {key: at for at, row in reversed(finished) for key in row.keys}  # the first of each task
+    pruned = {key for row in rows if row.is_pruned for key in row.keys}
     planned: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
     for task in tasks:
         planned[task.grid.phase].append(task)
@@ -163,12 +171,17 @@ def make_report(
         "totals": {
             "tasks": len(tasks),
             "complete": len(row_of),
+            "pruned": len(pruned),
             "seconds": round(sum(durations.values()), 1),
         },
-        "phases": [_phase(phase, planned[phase.name], row_of, numbers, durations) for phase in phases],
+        "phases": [
+            _phase(phase, planned[phase.name], row_of, numbers, durations)
+            | {"halving": early_stopping_of(phase, [t.key for t in planned[phase.name]], files, rungs)}
+            for phase in phases
+        ],
         "columns": [_column(name, cells[name], name in numbers) for name in columns],
         "rows": len(keys),
-        "failures": _failures(records, by_key, row_of.keys()),
+        "failures": _failures(records, by_key, row_of.keys() | pruned),
         "workers": _workers(cells, len(keys)),
         "problems": [[file.path, p.line, p.reason, p.rows] for file in files for p in file.problems],
     }

@@ -13,6 +13,8 @@ from distexp.sweep.config import Phase
 from distexp.sweep.description import task_lines
 from distexp.sweep.grid import GridPoint, combination_count, duplicates_among
 
+SHOWN_RUNGS = 6
+
 
 class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
     """One phase of the sweep."""
@@ -21,12 +23,14 @@ class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
     where: str  # file and line
     tasks: int
     complete: int
+    pruned: int = 0  # stopped early
     copies: int  # the same work as another task: its row is copied, nothing runs
     left: int
     seconds: float | None  # of work left, on one worker; None: nothing is known
     gpus: int | None = None  # that each task needs
     min_free_gb: float | None = None
     axes: list[str]  # as they were understood, a line each
+    rungs: str = ""  # where tasks are compared, and by what; empty: nowhere
     is_grid: bool  # every combination of plain lists
     examples: list[str]  # the first three tasks and the last, a line each
 
@@ -36,6 +40,7 @@ class FilePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     complete: int  # tasks that its rows complete
+    pruned: int = 0  # tasks that were stopped early
     problems: list[Problem]
 
 
@@ -44,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     tasks: int
     complete: int
+    pruned: int = 0
     copies: int
     left: int
     workers: int
@@ -61,24 +67,28 @@ def make_plan(
     A task is expected to take the mean of its combination's other seeds, else of its phase, else of all.
     """
     durations = durations_of(files)
-    complete = {key for file in files for row in file.rows for key in row.keys}
+    complete = {key for file in files for row in file.rows for key in row.keys if not row.is_pruned}
+    pruned = {key for file in files for row in file.rows for key in row.keys if row.is_pruned}
     times = _Times(tasks, durations)
-    left, copies = _left_and_copies(phases, tasks, complete)
+    left, copies = _left_and_copies(phases, tasks, complete, pruned)
     own = {name: list(group) for name, group in itertools.groupby(tasks, lambda task: task.grid.phase)}
     counts = Counter(task.grid.phase for task in tasks)
     done = Counter(task.grid.phase for task in tasks if task.key in complete)
+    stopped = Counter(task.grid.phase for task in tasks if task.key in pruned)
     lines = [
         PhasePlan(
             phase=phase.name,
             where=phase.where,
             tasks=counts[phase.name],
             complete=done[phase.name],
+            pruned=stopped[phase.name],
             copies=copies[phase.name],
             left=len(left[phase.name]),
             seconds=times.of(left[phase.name]),
             gpus=phase.gpus,
             min_free_gb=phase.min_free_gb,
             axes=_axes(phase),
+            rungs=_rungs(phase),
             is_grid=phase.places is None,
             examples=task_lines(own[phase.name]),
         )
@@ -88,6 +98,7 @@ def make_plan(
     return Plan(
         tasks=len(tasks),
         complete=len(complete),
+        pruned=len(pruned),
         copies=sum(copies.values()),
         left=sum(line.left for line in lines),
         workers=workers,
@@ -95,14 +106,19 @@ def make_plan(
         timed_rows=len({*durations}),
         phases=lines,
         files=[
-            FilePlan(path=file.path, complete=sum(len(row.keys) for row in file.rows), problems=file.problems)
+            FilePlan(
+                path=file.path,
+                complete=sum(len(row.keys) for row in file.rows if not row.is_pruned),
+                pruned=sum(len(row.keys) for row in file.rows if row.is_pruned),
+                problems=file.problems,
+            )
             for file in files
         ],
     )
 
 
 def _left_and_copies(
-    phases: Sequence[Phase], tasks: Sequence[GridPoint], complete: Set[str]
+    phases: Sequence[Phase], tasks: Sequence[GridPoint], complete: Set[str], pruned: Set[str]
 ) -> tuple[dict[str, list[GridPoint]], dict[str, int]]:
     """Return by phase the tasks that will run, and how many get the row of the same work elsewhere."""
     duplicates = duplicates_among(tasks)
@@ -110,7 +126,7 @@ def _left_and_copies(
     left: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
     copies = dict.fromkeys(left, 0)
     for task in tasks:
-        if task.key in complete:
+        if task.key in complete or task.key in pruned:
             continue
         if any(key in done_or_left for key in duplicates.get(task.key, ())):
             copies[task.grid.phase] += 1
@@ -131,6 +147,17 @@ def _axes(phase: Phase) -> list[str]:
     if phase.has_seeds:
         lines.append(f"seed: {', '.join(map(str, phase.seeds))}")
     return lines
+
+
+def _rungs(phase: Phase) -> str:
+    halving = phase.halving
+    if halving is None:
+        return ""
+    shown = halving.rungs(SHOWN_RUNGS + 1)
+    more = ", ..." if len(shown) > SHOWN_RUNGS else ""
+    steps = ", ".join(map(str, shown[:SHOWN_RUNGS]))
+    each = f", for each {' and '.join(halving.for_each)}" if halving.for_each else ""
+    return f"rungs at {steps}{more}: 1 of {halving.eta} goes on, by {halving.metric} ({halving.goal}){each}"
 
 
 def durations_of(files: Sequence[FileAudit]) -> dict[str, float]:

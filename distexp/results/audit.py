@@ -16,10 +16,11 @@ from distexp.sweep.grid import GridPoint
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A row that counts: the first one of each of its tasks."""
+    """A row that counts: the first one of each of its tasks, those of stopped tasks after all others."""
 
     fields: list[str]
     keys: list[str]  # of the tasks that it completes; more than one for the same work, or without a `phase`
+    is_pruned: bool = False  # it says that its tasks were stopped early
 
 
 class FileAudit(msgspec.Struct):
@@ -44,7 +45,7 @@ def audit(root: Path, tasks: Sequence[GridPoint]) -> list[FileAudit]:
     index = TaskIndex(tasks)
     own = dict.fromkeys(task.output_dir for task in tasks)
     others = [folder for folder in folders_with_results(root) if folder not in own]
-    seen: set[str] = set()
+    seen: dict[str, Row] = {}
     found = []
     for folder in (*own, *others):
         if (root / folder / RESULTS_FILE).exists():
@@ -53,16 +54,19 @@ def audit(root: Path, tasks: Sequence[GridPoint]) -> list[FileAudit]:
     return found
 
 
-def _audit_file(root: Path, folder: str, index: TaskIndex, seen: set[str]) -> FileAudit:
+def _audit_file(root: Path, folder: str, index: TaskIndex, seen: dict[str, Row]) -> FileAudit:
     found = FileAudit(path=(Path(folder) / RESULTS_FILE).as_posix())
     file = ResultsFile(root, folder, index)
 
     def take(row: Sequence[str], keys: tuple[str, ...]) -> str:
-        new = [key for key in keys if key not in seen]
+        is_pruned = file.is_pruned(row)
+        new = [key for key in keys if key not in seen or (seen[key].is_pruned and not is_pruned)]
         if not new:
             return "another file holds a row of its task, and that counts"
-        seen.update(new)
-        found.rows.append(Row(list(row), new))
+        for key in seen.keys() & new:
+            seen[key].keys.remove(key)
+        found.rows.append(Row(list(row), new, is_pruned))
+        seen.update(dict.fromkeys(new, found.rows[-1]))
         return ""
 
     try:

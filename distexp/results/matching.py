@@ -33,6 +33,7 @@ class TaskIndex:
         self._keys: set[str] = set()
         self._lock = threading.Lock()
         self._writers: dict[str, set[str]] = {}  # folder -> the phases that write there
+        self.has_halving = False  # a phase stops tasks early: a row may say that its task was
         self.sync(tasks)
 
     def __contains__(self, key: object) -> bool:
@@ -41,6 +42,7 @@ class TaskIndex:
     def sync(self, tasks: Iterable[Planned]) -> bool:
         """Make these the tasks; return whether one is new: rows read before are not looked at again."""
         known, self._keys, self.groups, self._of_grid, self._writers = self._keys, set(), [], {}, {}
+        self.has_halving = False
         by_grid: dict[Grid, list[GridPoint]] = {}
         for task in tasks:
             if isinstance(task, GridPoint):
@@ -51,6 +53,7 @@ class TaskIndex:
             self._keys.update([point.key for point in points])
             group = self._of_grid[grid] = Group.of_grid(grid, points)
             self.groups.append(group)
+            self.has_halving = self.has_halving or grid.halving is not None
             for folder in {point.output_dir for point in points}:
                 self._writers.setdefault(folder, set()).add(grid.phase)
         return not self._keys <= known
@@ -59,6 +62,7 @@ class TaskIndex:
         """Take one more task up; rows read before are not looked at again."""
         with self._lock:
             self._keys.add(task.key)
+            self.has_halving = self.has_halving or getattr(task, "halving", None) is not None
             self.groups = [*self.groups, Group.of_task(task, rule)]
             self._writers.setdefault(task.output_dir, set()).add(task.phase)
 

@@ -27,6 +27,7 @@ from distexp.results.csv_format import (
 from distexp.results.groups import Row
 from distexp.results.matching import Found, Matcher, TaskIndex, keys_of
 from distexp.results.problems import SHOWN_CHARS, Explainer, Problem, header_reason
+from distexp.results.row import RUNGS_FILE, STOPPED_AT
 from distexp.task import Bookmark
 
 MAX_REASONS = 100  # per look: each of a million rows may name another phase
@@ -44,6 +45,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """What a look at the file brought."""
 
     complete: frozenset[str] = frozenset()  # keys of tasks whose row stands in what was read now
+    pruned: frozenset[str] = frozenset()  # keys of tasks whose row says that they were stopped early
     vanished: frozenset[str] = frozenset()  # keys whose row this reader had seen, and which is gone
     warnings: tuple[str, ...] = ()  # one line each, said once: what does not count, why, what would help
     notes: tuple[str, ...] = ()  # one line each, said once, that warn of nothing
@@ -74,6 +76,7 @@ class Reader:
         self.bookmark = bookmark
         self.header: Header | None = None  # at the last look
         self.seen: set[str] = set()  # keys of tasks with a row
+        self.pruned: set[str] = set()  # those of them whose row says that they were stopped early
         self.torn: Torn | None = None  # to be set aside by who may write
         self.unusable = ""  # why nothing is to be written to it
         self.problems: list[Problem] = []  # what the last look met
@@ -84,6 +87,7 @@ class Reader:
         self._before = b""  # what stood just before the bookmark; of a handed one it is not known
         self._pending: tuple[int, int] | None = None  # offset and size of a last line that may still grow
         self._warned: set[Hashable] = set()
+        self.stopped_place: int | None = None  # of the column that says so
 
     def reset(self) -> None:
         """Let the next look read everything again."""
@@ -122,12 +126,22 @@ class Reader:
         if known is None or now[:3] != (*known[:2], offset):  # another file, or of another size
             return None
         match = self._matcher(self.header)
-        complete = frozenset([key for row in rows for key in match.one(row)])
+        found = {key: self.is_pruned(row) for row in rows for key in match.one(row)}
+        pruned = frozenset([key for key, is_pruned in found.items() if is_pruned])
         self.bookmark = Bookmark(offset=offset, header=self.header.digest)
         self._before = (self._before + text)[-BEFORE_BYTES:]
         self._identity = now
-        self.seen |= complete
-        return Scan(complete=complete)
+        self.seen |= found.keys()
+        self.pruned |= pruned
+        return Scan(complete=frozenset(found) - pruned, pruned=pruned)
+
+    def is_pruned(self, row: Row) -> bool:
+        """Return whether a row of the file says that its task was stopped early."""
+        return self.stopped_place is not None and bool(row[self.stopped_place].strip())
+
+    def keys_of(self, row: Row) -> list[str]:
+        """Return the keys of the tasks that a row of the file completes, or shows as stopped early."""
+        return self._matcher(self.header).one(row) if self.header else []
 
     def accept(self) -> None:
         """Take the file as it is for what was read: its torn last line was cut off, under the lock."""
@@ -145,7 +159,7 @@ class Reader:
         Raises:
             OSError: The file is there and cannot be read now.
         """
-        seen_before, complete, warnings = set[str](), set[str](), list[str]()
+        seen_before, complete, pruned, warnings = set[str](), set[str](), set[str](), list[str]()
         self.problems = []
         try:
             with open(self.path, "rb") as file:
@@ -153,12 +167,14 @@ class Reader:
                 self.header = read_header(file)
                 if self.header is None or not self._fits(file, status, self.header):
                     self.bookmark, self.seen, seen_before = None, set(), self.seen
+                    self.pruned = set()
                 self._identity = _identity(status)
                 self.unusable = self._why_unusable(file, self.header)
                 if self.header and not self.unusable and self.header.closed:
-                    judge = _Judge(self._matcher(self.header), self.header.columns, self.seen, on_row, only)
+                    self.stopped_place = self._place_of_stops(self.header)
+                    judge = _Judge(self, self._matcher(self.header), self.header.columns, on_row, only)
                     self._read(file, self.header, judge, locked)
-                    complete = judge.complete
+                    complete, pruned = judge.complete, judge.pruned
                     warnings = self._told(file, self.header, judge.places)
                 if self.unusable:
                     self._pending = None
@@ -167,13 +183,15 @@ class Reader:
         except FileNotFoundError:
             self.header = self.bookmark = self._identity = self._pending = None
             self.unusable = ""
-            self.seen, seen_before = set(), self.seen
-        if self.seen:
+            self.seen, self.pruned, seen_before = set(), set(), self.seen
+        if self.seen or pruned:
             self.seen |= complete  # in place: a look costs what is new, not what has been seen
+            self.seen |= pruned
         else:
             self.seen = complete
         return Scan(
             complete=frozenset(complete),
+            pruned=frozenset(pruned),
             vanished=frozenset(key for key in seen_before - self.seen if key in self._index),
             warnings=tuple(text for text in warnings if self.is_new(text)),
         )
@@ -198,6 +216,13 @@ class Reader:
             matcher = self._index.matcher(header.columns, self._folder)
             self._matched = known = (self._index.groups, header.columns, matcher)
         return known[2]
+
+    def _place_of_stops(self, header: Header) -> int | None:
+        """Return where the column stands that tells stopped tasks; one of that name may also be a metric."""
+        if STOPPED_AT not in header.columns:
+            return None
+        is_ours = self._index.has_halving or self.path.with_name(RUNGS_FILE).exists()
+        return header.columns.index(STOPPED_AT) if is_ours else None
 
     def _why_unusable(self, file: BinaryIO, header: Header | None) -> str:
         if header is None or header.problem:
@@ -239,6 +264,7 @@ class Reader:
                 ):
                     self.unusable = f"has numbers with a decimal comma ({cell}); save it with decimal points"
                     judge.complete.clear()
+                    judge.pruned.clear()
                     return
                 judge.take(block)
                 offset = block.offset + block.used
@@ -300,16 +326,17 @@ class _Judge:
 
     def __init__(
         self,
+        reader: Reader,
         matcher: Matcher,
         columns: Sequence[str],
-        seen: set[str],
         on_row: OnRow | None,
         only: Set[str],
     ) -> None:
         self.complete: set[str] = set()
+        self.pruned: set[str] = set()
         self.places: dict[Hashable, _Place] = {}  # by what the rows have in common
         self._matcher, self._explainer = matcher, Explainer(matcher, columns)
-        self._seen, self._on_row, self._only = seen, on_row, only
+        self._reader, self._on_row, self._only = reader, on_row, only
 
     def take(self, block: Block) -> None:
         """Compare the rows of a block with the tasks."""
@@ -317,9 +344,15 @@ class _Judge:
             self.refuse(re.sub(r"\d+", "N", problem), f"the line {problem}", block.offset, line)
         found = self._matcher.found(block.columns)
         is_quick = self._on_row is None or (self._only and self._only.isdisjoint(found))
+        if (place := self._reader.stopped_place) is not None and block.columns:
+            is_quick = is_quick and not any(map(str.strip, block.columns[place]))
         if is_quick and {*map(type, found)} == {str}:
             keys: set[str] = set(found)  # type: ignore[arg-type]
-            if len(keys) == len(found) and keys.isdisjoint(self._seen) and keys.isdisjoint(self.complete):
+            if (
+                len(keys) == len(found)
+                and keys.isdisjoint(self._reader.seen)
+                and keys.isdisjoint(self.complete)
+            ):
                 self.complete |= keys
                 return
         for at, each in enumerate(found):
@@ -327,10 +360,11 @@ class _Judge:
 
     def _take_row(self, block: Block, at: int, found: Found) -> None:
         keys = keys_of(found)
-        row = [column[at] for column in block.columns] if not keys or self._on_row else []
-        new = tuple([key for key in keys if key not in self.complete and key not in self._seen])
+        row = [column[at] for column in block.columns]
+        is_pruned = self._reader.is_pruned(row)
+        new = tuple([key for key in keys if self._is_new(key, is_pruned)])
         if new:
-            self.complete.update(new)
+            self._take_new(new, is_pruned)
             if self._on_row is not None and (reason := self._on_row(row, new)):
                 self.refuse(reason, reason, block.offset, block.lines[at])
             return
@@ -341,6 +375,23 @@ class _Judge:
             kind = "other"
         reason = "" if kind in self.places else self._explainer.text(kind, row)
         self.refuse(kind, reason, block.offset, block.lines[at])
+
+    def _is_new(self, key: str, is_pruned: bool) -> bool:
+        """Return whether the task has no row yet, or none but one that says it was stopped early."""
+        if key in self.complete:
+            return False
+        if key in self._reader.pruned:
+            return not is_pruned
+        return key not in self._reader.seen
+
+    def _take_new(self, keys: Sequence[str], is_pruned: bool) -> None:
+        if is_pruned:
+            self.pruned.update(keys)
+            self._reader.pruned.update(keys)
+        else:
+            self.complete.update(keys)
+            self.pruned.difference_update(keys)
+            self._reader.pruned.difference_update(keys)
 
     def refuse(self, kind: Hashable, reason: str, offset: int, line: int = 0) -> None:
         """Note a line that does not count."""

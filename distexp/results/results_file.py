@@ -10,18 +10,20 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from distexp.errors import ResultsUnwritable
-from distexp.results.csv_format import Dialect, Header, lengthened, line_of, whole_file
+from distexp.results.csv_format import Dialect, Header, lengthened, line_of, read_header, whole_file
 from distexp.results.left_out import keep_left_out
 from distexp.results.matching import TaskIndex, first_places
 from distexp.results.problems import Problem
 from distexp.results.reader import OnRow, Reader, Scan
+from distexp.results.row import STOPPED_AT
 from distexp.system import locks
 from distexp.system.files import sync_folder
 from distexp.task import Bookmark, Task
@@ -86,6 +88,10 @@ class ResultsFile:
     def unusable(self) -> str:
         """Why nothing can be written to it, as of the last look; empty where something can."""
         return self._reader.unusable
+
+    def is_pruned(self, row: Sequence[str]) -> bool:
+        """Return whether a row, as the last look met it, says that its task was stopped early."""
+        return self._reader.is_pruned(row)
 
     def is_writable(self) -> bool:
         """Return whether the lock is free and the file, or its folder, lets us write now."""
@@ -212,17 +218,27 @@ class ResultsFile:
         scans = self._look_locked()
         new: dict[str, tuple[Task, Row]] = {}
         for task, row in rows:
-            if task.key not in self._reader.seen:
+            if task.key not in self._reader.seen or task.key in self._reader.pruned:
                 new.setdefault(task.key, (task, row))
         if new:
             scans += self._write(list(new.values()), lock)
-            self._reader.seen.update(new)  # not `|=`, which with keys copies all that was seen
+            self._note(new)
+        handed = frozenset(task.key for task, _ in rows)
+        pruned = handed & self._reader.pruned
+        complete = (handed - pruned).union(*(scan.complete for scan in scans))
         scan = Scan(
-            complete=frozenset(task.key for task, _ in rows).union(*(scan.complete for scan in scans)),
+            complete=complete,
+            pruned=pruned.union(*(scan.pruned for scan in scans)) - complete,
             vanished=frozenset().union(*(scan.vanished for scan in scans)) - self._reader.seen,
             warnings=sum((scan.warnings for scan in scans), ()),
         )
         return Appended(written=frozenset(new), scan=scan)
+
+    def _note(self, written: Mapping[str, tuple[Task, Row]]) -> None:
+        self._reader.seen.update(written)  # not `|=`, which with keys copies all that was seen
+        stopped = [key for key, (_, row) in written.items() if row.get(STOPPED_AT)]
+        self._reader.pruned.difference_update(written)
+        self._reader.pruned.update(stopped)
 
     def _look_locked(self) -> list[Scan]:
         """Look, and once more if a program without our lock may be at the last line; set a torn one aside."""
@@ -247,7 +263,7 @@ class ResultsFile:
         self._reader.torn = None
 
     def _write(self, new: Sequence[tuple[Task, Row]], lock: locks.FileLock) -> list[Scan]:
-        """Append rows; return what was new in the file, theirs among it."""
+        """Append rows, in place of those that say their tasks were stopped early; return what was new."""
         if self.unusable:
             raise ResultsUnwritable(f"{self.path} {self.unusable}, or move the file away: the row is kept")
         wanted = tuple(dict.fromkeys(column for _, row in new for column in row))
@@ -270,6 +286,10 @@ class ResultsFile:
             for row in rows
         ]
         text = above + b"".join([line_of(each, dialect) for each in cells])
+        replaced = {task.key for task, _ in new} & self._reader.pruned
+        if replaced:
+            replace_rows(self.path, lambda row: self._is_replaced(row, replaced), text, lock)
+            return self._look_locked()
         if not goes_on and lacks_line_end(self.path, dialect):
             text = dialect.newline + text
         status = append_durably(self.path, text)
@@ -277,6 +297,11 @@ class ResultsFile:
             raise ResultsUnwritable(f"{self._lock} was deleted meanwhile; the row is kept and tried again")
         scan = self._reader.follow(cells, text, status) if goes_on else None
         return self._look_locked() if scan is None else [scan]
+
+    def _is_replaced(self, row: Sequence[str], keys: Set[str]) -> bool:
+        """Return whether the row says of these tasks, and of no other, that they were stopped early."""
+        held = self._reader.keys_of(row)
+        return bool(held) and keys >= {*held} and self._reader.is_pruned(row)
 
 
 def _fitting(path: Path, columns: Sequence[str], added: Sequence[str]) -> tuple[str, ...]:
@@ -347,15 +372,57 @@ def widen(path: Path, header: Header, added: tuple[str, ...], lock: locks.FileLo
     """
     at = len(header.columns) - (header.columns[-1] == LAST_COLUMN)
     is_before_last = at < len(header.columns)
+    with _rewritten(path, lock) as (old, new):
+        new.write(old.read(header.start))
+        new.write(_wider_header(header, added, is_before_last))
+        for raw, fields in whole_file(old, header):
+            is_good = fields is not None
+            new.write(lengthened(raw, len(added), header.dialect, before_last=is_good and is_before_last))
+    return header.columns[:at] + added + header.columns[at:]
+
+
+def replace_rows(
+    path: Path, is_replaced: Callable[[Sequence[str]], bool], text: bytes, lock: locks.FileLock
+) -> None:
+    """Replace the file by a copy without some rows, and with `text`, whole lines, at its end.
+
+    Every other line stays what it was, byte for byte.
+
+    Args:
+        path: Of the file.
+        is_replaced: Called with the cells of each row: whether the copy lacks it.
+        text: Lines that come in their place.
+        lock: That of the file, which is held.
+
+    Raises:
+        OSError: Nothing was changed.
+    """
+    with _rewritten(path, lock) as (old, new):
+        header = read_header(old)
+        if header is None:
+            raise OSError(errno.ESTALE, "the file has lost its header meanwhile")
+        old.seek(0)
+        last = old.read(header.stop)
+        new.write(last)
+        for raw, fields in whole_file(old, header):
+            if fields is None or not is_replaced(fields):
+                new.write(raw)
+                last = raw
+        new.write(text if last.endswith(header.dialect.end) else header.dialect.newline + text)
+
+
+@contextmanager
+def _rewritten(path: Path, lock: locks.FileLock) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Yield the file, and a copy to be written, which replaces it at the end, durably.
+
+    Raises:
+        OSError: Nothing was changed.
+    """
     target = Path(os.path.realpath(path))  # a link stays a link
     copy = target.with_name(target.name + ".tmp")
     try:
         with open(target, "rb") as old, open(copy, "wb") as new:
-            new.write(old.read(header.start))
-            new.write(_wider_header(header, added, is_before_last))
-            for raw, fields in whole_file(old, header):
-                is_good = fields is not None
-                new.write(lengthened(raw, len(added), header.dialect, before_last=is_good and is_before_last))
+            yield old, new
             new.flush()
             os.fsync(new.fileno())
         shutil.copymode(target, copy)
@@ -367,7 +434,6 @@ def widen(path: Path, header: Header, added: tuple[str, ...], lock: locks.FileLo
             copy.unlink()
         raise
     sync_folder(target.parent)
-    return header.columns[:at] + added + header.columns[at:]
 
 
 def _wider_header(header: Header, added: tuple[str, ...], is_before_last: bool) -> bytes:

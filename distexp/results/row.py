@@ -14,10 +14,12 @@ CAPTURED = (
     "git_dirty",
     "code",
 )
-PROVENANCE = ("attempt", "worker", "host", "device", "started_utc", "run_dir", "duration_s")
+PROVENANCE = ("attempt", "worker", "host", "device", "started_utc", "run_dir", "stopped_at", "duration_s")
 OUR_COLUMNS = frozenset((*IDENTITY, *CAPTURED, *PROVENANCE))
 PREFIXES = ("", "config/", "config.")  # of a parameter's column, as W&B exports it
 RENAMED = "_result"  # ends the name of a metric that is called like another column
+STOPPED_AT = "stopped_at"  # a column that is there once a task was stopped early
+RUNGS_FILE = "rungs.csv"  # in an output_dir: what its tasks reached at their rungs, and who was stopped
 MAX_CELL_CHARS = 32_767  # of a text about the run: a spreadsheet cell holds no more
 
 
@@ -37,6 +39,8 @@ def row_for(task: Task, result: Mapping[str, Scalar], run: Provenance) -> dict[s
     row["seed"] = cell_text(task.seed)
     row |= {name: cell_text(value) for name, value in result.items()}
     about = {name: getattr(run, name) for name in (*CAPTURED, *PROVENANCE) if name not in row}
+    if run.stopped_at is None:
+        about.pop(STOPPED_AT, None)
     return row | {name: "" if value is None else _about_cell(value) for name, value in about.items()}
 
 

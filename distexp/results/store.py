@@ -133,7 +133,8 @@ class ResultsStore:
         """
         opened = self._file(task.output_dir)
         with opened.lock:
-            return opened.file.bookmark if task.key in self._index else None
+            is_known = task.key in self._index and not opened.file.has_row(task.key)
+            return opened.file.bookmark if is_known else None
 
     def rule(self, task: Planned) -> RowRule | None:
         """Return what another process needs to decide on the rows of this task as this store does."""

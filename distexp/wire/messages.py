@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from distexp.task import MAX_PRIORITY, Bookmark, Number, Provenance, Reportable, RowRule, Task, Value
+from distexp.task import MAX_PRIORITY, Bookmark, Halving, Number, Provenance, Reportable, RowRule, Task, Value
 
 DEFAULT_PORT = 5000
 PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below the limit of a message
@@ -78,6 +78,16 @@ class Heartbeat(WorkerRequest, frozen=True, kw_only=True, tag="heartbeat"):
     gpu: GpuUse | None = None
 
 
+class Rung(WorkerRequest, frozen=True, kw_only=True, tag="rung"):
+    """The task has reached a rung: shall it go on?"""
+
+    lease_id: str
+    key: str
+    step: Number
+    value: float | None = None  # of the phase's metric; null: it was no number
+    last: bool = False  # the task ends here anyway
+
+
 class Report(WorkerRequest, frozen=True, kw_only=True):
     """Names an attempt: by `lease_id` and `key` as assigned, or by `task_id` alone."""
 
@@ -94,6 +104,7 @@ class TaskComplete(Report, frozen=True, kw_only=True, tag="task_complete"):
     sweep_id: str = ""  # as assigned: a result kept for another sweep is refused
     next: bool = False  # assign me the next task in the same round trip
     free_mib: Natural | None = None  # as in `RequestTask`; None: as it was
+    stopped_at: Number | None = None  # the step at which the task was stopped early; None: it was not
 
 
 class TaskFailed(Report, frozen=True, kw_only=True, tag="task_failed"):
@@ -184,6 +195,7 @@ class TaskReply(Task, frozen=True, kw_only=True, tag_field="type", tag="task"):
     seen: Bookmark | None = None  # up to here, the results file holds no row of this task
     code_version: int = 0  # of the phase; another one than before: import its code anew
     rule: RowRule | None = None  # which rows are rows of it, beyond its own values
+    halving: Halving | None = None  # where it is compared with others; null: nowhere
 
 
 class NoTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="no_task"):
@@ -210,6 +222,12 @@ class HeartbeatReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     """Whether the attempt may go on; `stop` means: end it, no row is wanted from it."""
 
     stop: bool
+
+
+class RungReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="rung"):
+    """Whether the task may go on, or is to stop here: then its row is what it has reported."""
+
+    verdict: Literal["go", "stop"]
 
 
 class SweepStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -304,6 +322,17 @@ class TasksReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
     total: int
 
 
+class RungStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A task at a rung; or, as `again`, that it was asked for again after it had been stopped."""
+
+    rung: int
+    step: Number
+    value: float | None
+    verdict: str
+    rank: int
+    of: int
+
+
 class ShowReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="show"):
     """One task: as `tasks` lists it, and what it waits for, how it ended, what it printed last."""
 
@@ -314,6 +343,7 @@ class ShowReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     run_dir: str = ""
     log_path: str
     log: list[str]
+    rungs: list[RungStatus] = []
 
 
 class LogsReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="logs"):
@@ -348,6 +378,7 @@ AnyRequest = (
     Status
     | RequestTask
     | Heartbeat
+    | Rung
     | TaskComplete
     | TaskFailed
     | TaskReleased
@@ -368,6 +399,7 @@ AnyReply = (
     | NoTask
     | Ack
     | HeartbeatReply
+    | RungReply
     | StatusReply
     | WorkersReply
     | TasksReply

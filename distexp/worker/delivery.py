@@ -16,10 +16,21 @@ from distexp.results.results_file import ResultsFile
 from distexp.results.row import row_for
 from distexp.results.spool import Spool
 from distexp.task import Provenance, Scalar
-from distexp.wire.messages import Ack, GpuUse, Heartbeat, HeartbeatReply, Progress, TaskComplete, TaskReply
+from distexp.wire.messages import (
+    Ack,
+    GpuUse,
+    Heartbeat,
+    HeartbeatReply,
+    Progress,
+    Rung,
+    RungReply,
+    TaskComplete,
+    TaskReply,
+)
 from distexp.workdir import Workdir
 from distexp.worker.beside import DiskSteps
 from distexp.worker.connection import ManagerConnection
+from distexp.worker.rungs import Reached
 from distexp.worker.signals import StopRequests
 
 DISK_RETRY_S = 5.0  # between two tries to write a row
@@ -89,6 +100,30 @@ class ResultDelivery:
             return True
         return not reply.stop
 
+    def rung(self, task: TaskReply, reached: Reached, is_last: bool) -> bool:
+        """Tell the manager of a rung; return whether the task is to stop. It goes on where nobody answers."""
+        due_s = self._connection.next_heartbeat_s
+        rung = Rung(
+            **self._identity(),
+            lease_id=task.lease_id,
+            key=task.key,
+            step=reached.step,
+            value=reached.value,
+            last=is_last,
+        )
+        try:
+            reply: RungReply = self._connection.request(rung, RungReply)
+        except ManagerUnreachable as error:
+            log.warning("No verdict on task %s at step %g: %s", task.task_id, reached.step, error)
+            return False
+        except ProtocolError as error:
+            log.warning("No verdict on task %s at step %g: %s", task.task_id, reached.step, error)
+            due_s = 0.0  # it will hear whether its lease has ended
+            return False
+        finally:
+            self._connection.next_heartbeat_s = due_s
+        return reply.verdict == "stop"
+
     def deliver(self, delivery: Delivery) -> Ack | None:
         """Bring the result to its file, whatever it takes, then report; None when nobody acknowledged it.
 
@@ -103,7 +138,12 @@ class ResultDelivery:
             else:
                 wants_next = not self._stop.wants_leave
                 return self._connection.report(
-                    TaskComplete(**self.report_fields(task), next=wants_next, free_mib=self._free(wants_next))
+                    TaskComplete(
+                        **self.report_fields(task),
+                        next=wants_next,
+                        free_mib=self._free(wants_next),
+                        stopped_at=delivery.run.stopped_at,
+                    )
                 )
         self._try_spool(delivery)
         return self._send(delivery, wants_next=not self._stop.wants_leave)
@@ -145,6 +185,7 @@ class ResultDelivery:
             sweep_id=delivery.task.sweep_id,
             next=wants_next,
             free_mib=self._free(wants_next),
+            stopped_at=delivery.run.stopped_at,
         )
         ack = self._connection.report(report)
         if ack is not None:

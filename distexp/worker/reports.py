@@ -40,11 +40,15 @@ class Reporter:
         record: Callable[[Number, Number | None, Mapping[str, Reportable]], None],
         send: Callable[[Reported], None],
         clock: Callable[[], float] = time.monotonic,
+        pass_report: Callable[[Reported], None] = lambda reported: None,
     ) -> None:
-        """Pass every report to `record`; to `send`, one every `REPORT_EVERY_S` seconds, and the last step."""
+        """Pass every report to `record`; to `send`, one every `REPORT_EVERY_S` seconds, and the last step.
+
+        Then each goes to `pass_report`, which may wait, at a rung.
+        """
         self._record, self._send, self._clock = record, send, clock
         self._lock = threading.Lock()
-        self._sent_s = -math.inf
+        self._sent_s, self._pass = -math.inf, pass_report
         self._has_warned = False
         self._pid = os.getpid()
 
@@ -64,6 +68,7 @@ class Reporter:
             if is_last or self._clock() - self._sent_s >= REPORT_EVERY_S:
                 self._sent_s = self._clock()
                 self._send(reported)
+            self._pass(reported)
 
 
 def cleaned(step: Any, total: Any, metrics: Mapping[str, Any]) -> tuple[Reported | None, str]:

@@ -36,12 +36,13 @@ from distexp.system.process import (
     own_resource_tracker,
     start_nothing_more,
 )
-from distexp.task import Cause, RowRule, Scalar, Task, joined
+from distexp.task import Cause, Halving, Number, RowRule, Scalar, Task, joined
 from distexp.text import one_line
 from distexp.worker import provenance
 from distexp.worker.metrics import MetricsFile, block_board, import_board
 from distexp.worker.output import end_output, redirect_output, warn
 from distexp.worker.reports import Reported, Reporter
+from distexp.worker.rungs import Reached, RungGate, Verdict
 
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
 OWN_FOLDER = Path(__file__).resolve().parents[1]  # what is in there is no code of the user
@@ -73,6 +74,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
     log: str  # of what it prints until then
     log_start: int = 0  # where in there this attempt begins, in bytes
     rule: RowRule | None = None  # which rows are rows of the task
+    halving: Halving | None = None  # where the task is compared with others
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -98,6 +100,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished"):
     torch_version: str = ""
     peak_gpu_mib: int | None = None
     notes: tuple[str, ...] = ()  # what its row shows differently, a line each
+    has_left: bool = False  # by `context.Stopped`, once it was told to stop early
+    stopped_at: Number | None = None  # the step at which it was stopped early
 
 
 class Failed(msgspec.Struct, frozen=True, tag="broke"):
@@ -118,8 +122,8 @@ class Unusable(msgspec.Struct, frozen=True, tag="unusable"):
 
 
 Outcome = Finished | Failed | Stopped | Unusable
-FromChild = Started | Reported | OutputLost | Outcome
-_from_worker: msgspec.json.Decoder[Run | Stop] = msgspec.json.Decoder(Run | Stop)
+FromChild = Started | Reported | Reached | OutputLost | Outcome
+_from_worker: msgspec.json.Decoder[Run | Stop | Verdict] = msgspec.json.Decoder(Run | Stop | Verdict)
 _encode = msgspec.json.encode
 
 
@@ -129,6 +133,8 @@ class Inbox:
     def __init__(self, channel: Connection) -> None:
         self.runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
         self.stop = threading.Event()
+        self.stops_early = threading.Event()  # then `stop` is set, too
+        self.answered = threading.Event()  # by a verdict
         threading.Thread(target=self._read, args=(channel,), name="lifeline", daemon=True).start()
 
     def _read(self, channel: Connection) -> None:
@@ -137,12 +143,20 @@ class Inbox:
                 message = _from_worker.decode(channel.recv_bytes())
                 if isinstance(message, Run):
                     self.runs.put(message)
+                elif isinstance(message, Verdict):
+                    self._take(message)
                 else:
                     self.stop.set()
         except (EOFError, OSError):
             pass  # the worker is gone, or has closed the pipe because it needs this child no more
         finally:
             end_own_tree()
+
+    def _take(self, verdict: Verdict) -> None:
+        if verdict.stops:
+            self.stops_early.set()
+            self.stop.set()
+        self.answered.set()
 
 
 def main(channel: Connection, setup: Setup) -> None:
@@ -166,9 +180,11 @@ def main(channel: Connection, setup: Setup) -> None:
     else:
         channel.send_bytes(_encode(Started()))
         metrics_file = MetricsFile(folder.path, run.attempt, begin=folder.open)
-        reporter = Reporter(record=metrics_file.add, send=lambda message: _send(channel, message))
+        reporter = make_reporter(run, metrics_file, channel, inbox)
         context = make_context(run, folder, setup, inbox.stop, reporter.report)
-        outcome = guarded(lambda: _encode(call(loaded, run.task, context, run.rule)))
+        outcome = guarded(
+            lambda: _encode(call(loaded, run.task, context, run.rule, inbox.stops_early.is_set))
+        )
         metrics_file.close()
         if isinstance(outcome, Failed) and setup.gpus and (problem := torch_problem()):
             outcome = Unusable(problem)  # the experiment imported torch when it ran
@@ -181,9 +197,21 @@ def main(channel: Connection, setup: Setup) -> None:
     os._exit(0)  # nothing is left to save; the interpreter's own teardown takes half a second with torch
 
 
-def _send(channel: Connection, message: Reported | OutputLost) -> None:
+def _send(channel: Connection, message: Reported | Reached | OutputLost) -> None:
     with contextlib.suppress(OSError):  # the worker is gone: `Inbox` ends this process
         channel.send_bytes(_encode(message))
+
+
+def make_reporter(run: Run, metrics_file: MetricsFile, channel: Connection, inbox: Inbox) -> Reporter:
+    """Return what takes the reports of a run; at a rung it waits, except for a command."""
+
+    def send(message: Reported | Reached) -> None:
+        _send(channel, message)
+
+    if run.halving is None:
+        return Reporter(metrics_file.add, send)
+    gate = RungGate(run.halving, send, inbox.answered, waits=run.task.command is None)
+    return Reporter(metrics_file.add, send, pass_report=gate.pass_report)
 
 
 def torch_problem() -> str:
@@ -230,27 +258,39 @@ def make_context(
     )
 
 
-def call(experiment: Experiment, task: Task, context: Context, rule: RowRule | None = None) -> Finished:
-    """Run the experiment and return its result, as a row can hold it."""
-    started_utc, started_s = datetime.now(UTC), time.monotonic()
+def call(
+    experiment: Experiment,
+    task: Task,
+    context: Context,
+    rule: RowRule | None = None,
+    stops_early: Callable[[], bool] = lambda: False,
+) -> Finished:
+    """Run the experiment and return its result, as a row can hold it; none if it is stopped early."""
+    started_utc, started_s, has_left = datetime.now(UTC), time.monotonic(), False
     try:
         result = experiment(joined(task.config), context)
     except SystemExit as leaving:  # a script ends well by `sys.exit()`, too
         if leaving.code not in (None, 0):
             raise
         result = None
+    except TaskStopped:
+        if not stops_early():
+            raise
+        result, has_left = {}, True
     duration_s = round(time.monotonic() - started_s, 3)
     converted = convert(task, result, rule)
     if converted.is_cut:
         write_whole(context.run_dir / RESULT_FILE, result)
-    for note in converted.notes:
+    notes = () if stops_early() else converted.notes  # its row is what it has reported
+    for note in notes:
         warn(note)
     return Finished(
         converted.metrics,
         started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
         duration_s,
         **provenance.of_process(),
-        notes=converted.notes,
+        notes=notes,
+        has_left=has_left,
     )
 
 

@@ -31,6 +31,7 @@ from distexp.task_log import last_lines
 from distexp.text import one_line
 from distexp.worker.fork_template import template_order
 from distexp.worker.reports import Reported
+from distexp.worker.rungs import Reached, Verdict
 from distexp.worker.task_main import Failed, FromChild, Outcome, OutputLost, Run, Setup, Started, Stop, main
 from distexp.worker.watcher import Watcher
 
@@ -69,6 +70,7 @@ class Attempt:
         self.code = code
         self.has_begun = False
         self.progress: Reported | None = None
+        self.reached: list[Reached] = []  # rungs for which the child awaits a verdict
         self._process, self._channel = process, channel
         pid = process.pid or 0
         self._mark = ProcessMark.of(pid) or ProcessMark(pid, 0.0)  # the latter where it has ended already
@@ -103,6 +105,10 @@ class Attempt:
     def is_interrupted(self) -> bool:
         """Whether Ctrl+C has ended it before the experiment began: it was not ready to ignore that."""
         return not self.has_begun and self._process.exitcode == CONTROL_C_EXIT
+
+    def answer(self, *, stops: bool) -> None:
+        """Tell the child the verdict that it waits for."""
+        self._send(Verdict(stops))
 
     def outcome(self) -> Outcome | None:
         """Read what the child has sent and return how the attempt ended, None while it runs."""
@@ -140,6 +146,8 @@ class Attempt:
             self.has_begun = True
         elif isinstance(message, Reported):
             self.progress = message
+        elif isinstance(message, Reached):
+            self.reached.append(message)
         elif isinstance(message, OutputLost):
             folder = self.given.run_folder if self.given else ""
             log.warning("%s: the rest of the task's output is dropped (%s)", folder, message.problem)
@@ -147,7 +155,7 @@ class Attempt:
             self._outcome = message
             self.has_reported_end = True
 
-    def _send(self, message: Run | Stop) -> None:
+    def _send(self, message: Run | Stop | Verdict) -> None:
         with contextlib.suppress(OSError):  # it died; `outcome` tells how
             self._channel.send_bytes(msgspec.json.encode(message))
 

@@ -33,6 +33,7 @@ from distexp.worker import provenance
 from distexp.worker.beside import Latest
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
+from distexp.worker.early_stop import EarlyStop
 from distexp.worker.folders import is_disk_full, is_full_at, probe, why_not_made
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_main import Failed, Finished, Outcome, Run, Stopped, Unusable
@@ -206,7 +207,7 @@ class Worker:
             outcome = self._watch(task, attempt)
             if isinstance(outcome, Failed) and outcome.cause is Cause.ERROR and self._is_full_at(folder.path):
                 outcome = DiskFull(folder.path, outcome.error.splitlines()[-1])
-            if self._free_mib or not isinstance(outcome, Finished):
+            if self._free_mib or not isinstance(outcome, Finished) or not attempt.has_reported_end:
                 # before anybody else may run this task, and before its GPU is looked at
                 self._disk.wait(attempt.kill, task, lambda waited_s: False)
             self._end_log(task, folder, attempt.given, has_failed=isinstance(outcome, Failed))
@@ -270,6 +271,7 @@ class Worker:
             log=str(path),
             log_start=start,
             rule=task.rule,
+            halving=task.halving,
         )
 
     def _end_log(self, task: TaskReply, folder: RunFolder, run: Run | None, *, has_failed: bool) -> None:
@@ -329,6 +331,7 @@ class Worker:
             started_utc=outcome.started_utc,
             run_dir=run_dir.relative_to(self._workdir.root).as_posix() if has_folder else "",
             duration_s=outcome.duration_s,
+            stopped_at=outcome.stopped_at,
         )
         delivery = Delivery(task=task, result=outcome.result, run=run)
         ack = self._delivery.deliver(delivery)
@@ -338,7 +341,8 @@ class Worker:
         if refusal and not self._delivery.keep_refused(delivery, refusal):
             self._conclude(task, Failed(Cause.ERROR, f"the manager refused its result: {refusal}"))
         if ack is not None:
-            log.info("Task %s completed", task.task_id)
+            is_whole = outcome.stopped_at is None
+            log.info("Task %s %s", task.task_id, "completed" if is_whole else "stopped early")
             self._completed += 1
             self._disk.try_(lambda: forget_checkpoints(self._checkpoints(task)), None, None)
             self._next = ack.next
@@ -374,10 +378,19 @@ class Worker:
         return self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
 
     def _watch(self, task: TaskReply, attempt: Attempt) -> Outcome | Fenced | DiskFull:
-        """Return how the attempt ends, or is ended."""
+        """Return how the attempt ends, or is ended; one that was stopped early has a result."""
+        early = EarlyStop(task, attempt, self._delivery.rung, self._clock)
+        outcome = self._await_end(task, attempt, early)
+        if isinstance(outcome, Fenced):
+            return outcome
+        early.look(has_ended=True)
+        return early.judged(outcome)
+
+    def _await_end(self, task: TaskReply, attempt: Attempt, early: EarlyStop) -> Outcome | Fenced:
         timeout_at_s = kill_at_s = None
         has_news = True
         while (outcome := attempt.outcome()) is None:
+            early.look()
             now_s = self._clock()
             if attempt.progress and has_news:
                 self._connection.heartbeat_soon()  # whoever watches learns how long this task takes
@@ -391,17 +404,14 @@ class Worker:
                 grace_s = PREEMPTION_GRACE_S if self._stop.is_preempted else INTERRUPT_GRACE_S
                 kill_at_s = now_s + grace_s
                 log.info("Asked task %s to stop; it has %g s to save a checkpoint", task.task_id, grace_s)
-            if self._stop.wants_kill or (kill_at_s is not None and now_s >= kill_at_s):
+            kills = [at_s for at_s in (kill_at_s, early.kill_at_s) if at_s is not None]
+            if self._stop.wants_kill or (kills and now_s >= min(kills)):
                 return Stopped()
             if now_s >= self._connection.next_heartbeat_s and not self._delivery.heartbeat(
                 task, progress_of(attempt)
             ):
                 return Fenced()
-            ends = [
-                at_s
-                for at_s in (timeout_at_s, kill_at_s, self._connection.next_heartbeat_s)
-                if at_s is not None
-            ]
+            ends = [*kills, self._connection.next_heartbeat_s, *([timeout_at_s] if timeout_at_s else [])]
             self._connection.wait(max(0.0, min(ends) - self._clock()), attempt.waitables)
         if isinstance(outcome, Failed) and (self._stop.wants_checkpoint or attempt.is_interrupted):
             return Stopped()  # whatever it did when asked to stop is not held against the task

@@ -77,6 +77,7 @@ def test_the_program_gets_its_context_through_the_environment(folder: Path) -> N
     text = "print(json.dumps({k: v for k, v in os.environ.items() if k.startswith('DISTEXP_')}))"
     result = run({}, context(script(folder, text), folder, attempt=3, device="cuda:0", gpus=2))
     assert Path(str(result.pop("DISTEXP_RESULT"))).is_absolute()
+    assert Path(str(result.pop("DISTEXP_REPORT"))).is_absolute()
     assert result == {
         "DISTEXP_SEED": "7",
         "DISTEXP_OUTPUT_DIR": str(folder),
@@ -86,6 +87,17 @@ def test_the_program_gets_its_context_through_the_environment(folder: Path) -> N
         "DISTEXP_DEVICE": "cuda:0",
         "DISTEXP_GPUS": "2",
     }
+
+
+def test_lines_with_a_step_are_reports_printed_or_in_a_file_of_their_own(folder: Path) -> None:
+    text = """print('{"step": 1, "total": 9, "acc": 0.5}')
+print('{"acc": 1, "step": true}')
+with open(os.environ['DISTEXP_REPORT'], 'a') as file: file.write('{"step": 2, "loss": 3}\\nodd\\n{"step": 3}')
+print('{"acc": 2}')"""
+    reports: list[tuple[object, ...]] = []
+    made = context(script(folder, text), folder, on_report=lambda *report: reports.append(report))
+    assert run({}, made) == {"acc": 2}
+    assert sorted(reports, key=lambda each: each[0]) == [(1, 9, {"acc": 0.5}), (2, None, {"loss": 3})]
 
 
 def test_outputs_are_passed_on_and_standard_input_is_empty(

@@ -4,11 +4,9 @@ import contextlib
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -19,8 +17,6 @@ from distexp.manager.manager import ExperimentManager
 from distexp.results.matching import TaskIndex
 from distexp.results.results_file import ResultsFile
 from distexp.results.spool import Spool
-from distexp.system.code import CodeState
-from distexp.system.process import ProcessMark, host_name, machine_id
 from distexp.task import Bookmark, Provenance, State
 from distexp.wire.client import Client
 from distexp.wire.messages import TaskReply
@@ -29,11 +25,8 @@ from distexp.worker import connection, delivery, worker
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import Delivery, ResultDelivery
 from distexp.worker.signals import StopRequests
-from distexp.worker.task_process import DEFAULT_START_METHOD, Children
-from distexp.worker.watcher import Watcher
-from distexp.worker.worker import Worker
 from tests.live_manager import Folder, RawClient
-from tests.live_worker import await_began, gated_folder, open_gate, worker_process
+from tests.live_worker import await_began, gated_folder, open_gate, threaded_worker, worker_process
 from tests.row_cases import tasks_of
 from tests.support import poll
 
@@ -113,51 +106,6 @@ def test_a_result_of_another_folder_outlives_a_manager_that_is_away(
 
 
 # -- in this process, where waits can be short
-
-
-@dataclass(frozen=True)
-class Threaded:
-    """A worker in a thread of this process."""
-
-    thread: threading.Thread
-    stop: StopRequests
-
-    def await_end(self) -> None:
-        self.thread.join(60)
-        assert not self.thread.is_alive(), "the worker did not leave"
-
-
-@contextmanager
-def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
-    workdir, stop = Workdir(root), StopRequests()
-    watcher = Watcher(workdir.task_lock(ProcessMark.own()))
-    made = Worker(
-        identity={
-            **{"worker_id": "cpu0", "instance": str(time.monotonic_ns()), "heartbeat_s": 15.0},
-            **{"host": host_name(), "device": "cpu", "machine": machine_id()},
-        },
-        workdir=workdir,
-        connection=ManagerConnection(Client(workdir, "localhost", port), stop, time.monotonic, 300.0),
-        children=Children(
-            method=DEFAULT_START_METHOD,
-            device="cpu",
-            threads=1,
-            watcher=watcher,
-            code=lambda: CodeState("c0de", "c0ffee", True),
-        ),
-        stop=stop,
-        clock=time.monotonic,
-    )
-    thread = threading.Thread(target=made.run)
-    thread.start()
-    try:
-        yield Threaded(thread, stop)
-    finally:
-        for _ in range(3):
-            stop.interrupt()
-        thread.join(60)
-        watcher.close()
-        stop.close()
 
 
 @pytest.fixture

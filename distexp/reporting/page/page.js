@@ -216,6 +216,19 @@
     return make("div", { class: "scroll" }, table(heads, rows));
   }
 
+  // tasks that were stopped early are in no mean: they stand here
+  function earlyStopping({ metric: name, rungs, best: points }) {
+    const heads = [["rung", true], ["tasks", true], ["stopped", true], [`best ${name}`, true]];
+    const parts = [make("h3", {}, "Early stopping"), make("div", { class: "scroll" }, table(heads, rungs.map((rung) => rung.map(shown))))];
+    if (points.length < 2) return parts;
+    const plot = make("div", { class: "plot" });
+    pending.set(plot, () => Plotly.newPlot(plot,
+      [{ x: points.map(([x]) => x), y: points.map(([, y]) => y), type: "scatter", mode: "lines", line: { shape: "hv", color: colour("--accent"), width: 2 } }],
+      layout({ title: { text: "steps of all tasks", standoff: 8 } }, { title: { text: plain(name), standoff: 8 } }), CONFIG));
+    if (window.Plotly) watcher.observe(plot);
+    return [...parts, make("div", { class: "charts" }, make("div", { class: "chart" }, make("h3", {}, `Best ${name} so far`), plot))];
+  }
+
   function phaseCard(phase) {
     const card = make("section", { class: "card", id: `phase-${phase.name}` }, make("h2", {}, phase.name),
       make("p", { class: "quiet" }, `${count(phase.complete)} of ${count(phase.tasks)} tasks complete · ${time(phase.seconds)} · `,
@@ -235,6 +248,7 @@
       const [right, up] = found.axes.map((at) => phase.axes[at]);
       charts.append(chart(`${metric} by ${right.name} and ${up.name}`, found, heatMap(right, up, found.means)));
     }
+    if (phase.halving) card.append(...earlyStopping(phase.halving));
     card.append(charts, make("h3", {}, `Best combinations: ${best} mean ${metric}`), bestTable(phase, shownOf));
     return card;
   }
@@ -250,10 +264,10 @@
   // -- totals, failures, time, rows that do not count
 
   function showTotals() {
-    const { tasks, complete, seconds } = report.totals;
+    const { tasks, complete, pruned, seconds } = report.totals;
     const failed = report.failures.filter((each) => each.state === "failed").reduce((sum, each) => sum + each.count, 0);
     const tiles = [[count(tasks), "tasks"], [tasks ? `${complete === tasks ? 100 : (Math.floor(1000 * complete / tasks) / 10).toFixed(1)} %` : "–", `complete (${count(complete)})`],
-      [count(failed), "failed", failed > 0], [count(tasks - complete), "without a row"], [time(seconds), "of computing"]];
+      [count(failed), "failed", failed > 0], ...(pruned ? [[count(pruned), "stopped early"]] : []), [count(tasks - complete - pruned), "without a row"], [time(seconds), "of computing"]];
     byId("tiles").append(...tiles.map(([value, label, isBad]) => make("div", { class: isBad ? "tile bad" : "tile" }, make("b", {}, value), make("span", {}, label))));
   }
 

@@ -1,0 +1,51 @@
+"""What a program reports while it runs: JSON lines with a `step`, printed or in `$DISTEXP_REPORT`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+REPORT_FILE = "report.jsonl"
+STEP, TOTAL = "step", "total"
+MAX_PIECE_BYTES = 1024 * 1024  # of the file, read at once
+
+
+class Reports:
+    """Hands the reports of a program on, as they come."""
+
+    def __init__(self, path: Path, report: Callable[..., None]) -> None:
+        """Read the file at `path` when asked to; call `report` as `context.report` is called."""
+        self._path, self._report = path, report
+        self._offset = 0
+
+    def take(self, found: dict[str, Any]) -> None:
+        """Report what a line holds; one without a step, a result say, is none."""
+        step = found.get(STEP)
+        if isinstance(step, int | float) and not isinstance(step, bool):
+            metrics = {str(name): value for name, value in found.items() if name not in (STEP, TOTAL)}
+            self._report(step, found.get(TOTAL), **metrics)
+
+    def read_file(self) -> None:
+        """Report the whole lines that were appended to the file since the last look."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                piece = file.read(MAX_PIECE_BYTES)
+        except OSError:
+            return
+        whole = piece[: piece.rfind(b"\n") + 1] or (piece if len(piece) == MAX_PIECE_BYTES else b"")
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            if (found := json_object(line.decode(errors="replace"))) is not None:
+                self.take(found)
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that a line is; None for anything else."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,241 @@
+"""What tasks have reached at their rungs, and who was stopped there, once and for good: `rungs.csv`."""
+
+import logging
+import math
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from msgspec import structs
+
+from distexp.errors import ResultsUnwritable
+from distexp.queue.task_queue import TaskQueue
+from distexp.results.csv_format import Dialect, line_of
+from distexp.results.results_file import append_durably, lacks_line_end
+from distexp.results.row import RUNGS_FILE
+from distexp.results.rungs import RUNG_COLUMNS, RungRecord, read_rungs
+from distexp.search.halving import judge
+from distexp.sweep.grid import GridPoint, Planned
+from distexp.system.group_commit import GroupCommit
+from distexp.task import Halving, Number, Task, canonical
+from distexp.text import cell_text
+
+log = logging.getLogger("distexp.manager")
+
+
+def halving_of(task: Planned) -> Halving | None:
+    """Return where the task is compared; None where it is not."""
+    return task.grid.halving if isinstance(task, GridPoint) else None
+
+
+class _Table:
+    """The records of one phase.  Caller holds the lock."""
+
+    def __init__(self, halving: Halving) -> None:
+        self._halving = halving
+        self._of_key: dict[str, list[RungRecord]] = {}  # in the order of the file
+        self._values: dict[tuple[str, int], dict[str, dict[str, float | None]]] = {}
+
+    def add(self, task: Task, record: RungRecord) -> None:
+        """Take a record up; the first value of a task at a rung stays."""
+        self._of_key.setdefault(record.key, []).append(record)
+        if record.verdict != "again":
+            group, configuration = self._place(task)
+            values = self._values.setdefault((group, record.rung), {}).setdefault(configuration, {})
+            values.setdefault(record.key, record.value)
+
+    def remove(self, task: Task, record: RungRecord) -> None:
+        """Forget a record that could not be written."""
+        self._of_key[record.key].remove(record)
+        if record.verdict != "again":
+            group, configuration = self._place(task)
+            seeds = self._values[group, record.rung][configuration]
+            del seeds[record.key]
+            if not seeds:
+                del self._values[group, record.rung][configuration]
+
+    def records(self, key: str) -> Sequence[RungRecord]:
+        """Return what is known of a task, the oldest first."""
+        return self._of_key.get(key, ())
+
+    def judged(
+        self, task: Task, rung: int, step: Number, value: float | None, *, is_last: bool
+    ) -> RungRecord:
+        """Return the record of a task that reaches a rung now."""
+        value = value if value is not None and math.isfinite(value) else None
+        group, configuration = self._place(task)
+        values: dict[str, Mapping[str, float | None]] = {**self._values.get((group, rung), {})}
+        values[configuration] = {**values.get(configuration, {}), task.key: value}
+        verdict = judge(
+            configuration, {name: seeds.values() for name, seeds in values.items()}, self._halving
+        )
+        return RungRecord(
+            phase=task.phase,
+            task_id=task.task_id,
+            key=task.key,
+            seed=task.seed,
+            rung=rung,
+            step=step,
+            value=value,
+            verdict="stop" if verdict.stops and not is_last else "go",
+            rank=verdict.rank,
+            of=verdict.of,
+            kept=verdict.kept,
+            max_iter=self._halving.max_iter,
+            at_utc=_now_utc(),
+        )
+
+    def _place(self, task: Task) -> tuple[str, str]:
+        """Return with which tasks this one is compared, and which of them differ in the seed alone."""
+        own = {name: value for name, value in task.config.items() if name not in task.tags}
+        values = {"seed": task.seed, **own}
+        return canonical([values.get(name) for name in self._halving.for_each]), canonical(own)
+
+
+class Rungs:
+    """The rungs of all phases that stop tasks early.  Safe from any thread."""
+
+    def __init__(self, root: Path, queue: TaskQueue) -> None:
+        """Read and write `rungs.csv` in the folders of the queue's tasks, below `root`, when needed."""
+        self._root, self._queue = root, queue
+        self._lock = threading.Lock()
+        self._tables: dict[str, _Table] = {}  # by phase
+        self._commits: GroupCommit[tuple[str, RungRecord]] = GroupCommit(self._write)
+
+    def forget(self) -> None:
+        """Read everything again when it is needed next: the configs have changed."""
+        with self._lock:
+            self._tables.clear()
+
+    def decide(
+        self, planned: Planned, step: Number, value: float | None, *, is_last: bool
+    ) -> Literal["go", "stop"]:
+        """Return `go` or `stop` for a task that has reported this; on disk when it returns.
+
+        Args:
+            planned: The task.
+            step: Of the report.
+            value: Of the metric; None: it was no number.
+            is_last: The task ends here anyway: it is compared, but not stopped.
+
+        Raises:
+            ResultsUnwritable: It could not be written, and is forgotten.
+        """
+        halving = halving_of(planned)
+        rung = halving.rung_at(step) if halving else None
+        if halving is None or rung is None:
+            return "go"
+        task = planned.task
+        is_last = is_last or (halving.max_iter is not None and step >= halving.max_iter)
+        with self._lock:
+            table = self._table(planned.phase, halving)
+            known = table.records(task.key)
+            if (last := _last_word(known)) is not None and last.verdict == "stop" and not is_last:
+                return "stop"
+            if any(each.rung == rung for each in known):
+                return "go"
+            record = table.judged(task, rung, step, value, is_last=is_last)
+            table.add(task, record)
+        self._commit(task, table, record, halving)
+        return "stop" if record.verdict == "stop" else "go"
+
+    def ask_again(self, planned: Planned) -> None:
+        """Let a stopped task pass the rung at which it was stopped.
+
+        Raises:
+            ResultsUnwritable: That could not be written.
+        """
+        halving = halving_of(planned)
+        if halving is None:
+            return
+        task = planned.task
+        with self._lock:
+            table = self._table(planned.phase, halving)
+            last = _last_word(table.records(task.key))
+            if last is None or last.verdict == "again":
+                return
+            record = structs.replace(last, verdict="again", max_iter=halving.max_iter, at_utc=_now_utc())
+            table.add(task, record)
+        self._commit(task, table, record, halving)
+
+    def wants_more(self, planned: Planned) -> bool:
+        """Return whether a stopped task was asked for again, or is asked for to a larger `max_iter`."""
+        halving = halving_of(planned)
+        if halving is None:
+            return False
+        with self._lock:
+            last = _last_word(self._table(planned.phase, halving).records(planned.key))
+        if last is None or last.verdict == "again":
+            return last is not None
+        return last.max_iter is not None and (halving.max_iter or math.inf) > last.max_iter
+
+    def history(self, planned: Planned) -> Sequence[RungRecord]:
+        """Return what is known of a task, the oldest first."""
+        halving = halving_of(planned)
+        if halving is None:
+            return ()
+        with self._lock:
+            return [*self._table(planned.phase, halving).records(planned.key)]
+
+    def last_stop(self, planned: Planned) -> RungRecord | None:
+        """Return where the task was last stopped; None where it was not."""
+        stops = [each for each in self.history(planned) if each.verdict == "stop"]
+        return stops[-1] if stops else None
+
+    # -- the files -----------------------------------------------------------------------------------------
+
+    def _commit(self, task: Task, table: _Table, record: RungRecord, halving: Halving) -> None:
+        batch = self._commits.add((task.output_dir, record))
+        try:
+            self._commits.wait(batch)
+        except ResultsUnwritable:
+            with self._lock:
+                table.remove(task, record)
+            raise
+        if record.verdict == "stop":
+            log.info("Task %s stops early, by %s %s", record.task_id, halving.metric, record.why)
+
+    def _write(self, items: Sequence[tuple[str, RungRecord]]) -> None:
+        by_folder: dict[str, list[RungRecord]] = {}
+        for folder, record in items:
+            by_folder.setdefault(folder, []).append(record)
+        for folder, records in by_folder.items():
+            path = self._root / folder / RUNGS_FILE
+            lines = [line_of(map(_cell, structs.astuple(record)), Dialect()) for record in records]
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists():
+                    lines.insert(0, line_of(RUNG_COLUMNS, Dialect()))
+                elif lacks_line_end(path, Dialect()):
+                    lines.insert(0, b"\n")
+                append_durably(path, b"".join(lines))
+            except OSError as error:
+                raise ResultsUnwritable(f"{path}: cannot be written now ({error.strerror})") from error
+
+    def _table(self, phase: str, halving: Halving) -> _Table:
+        if phase in self._tables:
+            return self._tables[phase]
+        table = self._tables[phase] = _Table(halving)
+        entries, _ = self._queue.queries.page(lambda entry: entry.planned.phase == phase, 0, sys.maxsize)
+        tasks = {entry.key: entry.planned for entry in entries}
+        for folder in dict.fromkeys(each.output_dir for each in tasks.values()):
+            for record in read_rungs(self._root / folder / RUNGS_FILE):
+                if record.key in tasks:
+                    table.add(tasks[record.key].task, record)
+        return table
+
+
+def _last_word(records: Iterable[RungRecord]) -> RungRecord | None:
+    """Return whether the task was last stopped, or asked for again after that; None: neither."""
+    return next((each for each in reversed([*records]) if each.verdict != "go"), None)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else cell_text(value)
+
+
+def _now_utc() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

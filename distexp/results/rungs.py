@@ -1,0 +1,55 @@
+"""The lines of `rungs.csv`: what tasks have reached at their rungs, and who was stopped there."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from distexp.task import Number
+from distexp.text import number_text
+
+
+class RungRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of `rungs.csv`: a task at a rung; or that a stopped one was asked for again."""
+
+    phase: str
+    task_id: str
+    key: str
+    seed: int
+    rung: int
+    step: Number  # of the report that passed it
+    value: float | None  # of the metric; None: it was no number
+    verdict: Literal["go", "stop", "again"]
+    rank: int = 0  # of its combination then, 1 the best
+    of: int = 0  # combinations that had reached the rung
+    kept: int = 0  # of those that went on
+    max_iter: int | None = None
+    at_utc: str = ""
+
+    @property
+    def why(self) -> str:
+        """What a person is told of a stop."""
+        shown = "no number" if self.value is None else number_text(self.value)
+        going = "only the best goes on" if self.kept == 1 else f"the best {self.kept} go on"
+        return f"at step {self.rung}: {shown} is rank {self.rank} of {self.of} there, and {going}"
+
+
+RUNG_COLUMNS = RungRecord.__struct_fields__
+
+
+def read_rungs(path: Path) -> list[RungRecord]:
+    """Return what a `rungs.csv` holds; lines that are none, such as a torn one, are left out."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    except OSError:
+        return []
+    found = []
+    for row in csv.DictReader(io.StringIO(text)):
+        cells = {name: row.get(name) or None for name in RUNG_COLUMNS}
+        try:
+            found.append(msgspec.convert(cells, RungRecord, strict=False))
+        except msgspec.ValidationError:
+            continue
+    return found

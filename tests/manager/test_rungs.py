@@ -1,0 +1,224 @@
+"""Verdicts at rungs: decided once, on disk before they leave, remembered by the next manager."""
+
+import csv
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distexp.manager.manager import ExperimentManager
+from distexp.results.rungs import read_rungs
+from distexp.task import State
+from tests.live_manager import Folder, RawClient, worker
+
+CONFIG = """
+defaults: {{output_dir: "./results_exp1", experiment: "absent_module:run"}}
+metric: acc
+early_terminate: {{type: asha, max_iter: 9}}
+exp1_vary_width:
+  combinations:
+    - width: {widths}
+"""
+SEEDS = CONFIG.replace("metric:", "seeds: [1, 2]\nmetric:")
+Reply = dict[str, Any]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path)
+    folder.configure([1, 2, 3, 4], CONFIG)
+    return folder
+
+
+@pytest.fixture
+def manager(folder: Folder) -> Iterator[ExperimentManager]:
+    with folder.serving() as manager:
+        yield manager
+
+
+class Runner:
+    """A worker on another machine, with a task in hand."""
+
+    def __init__(self, talk: RawClient) -> None:
+        self.talk = talk
+        self.take()
+
+    def take(self) -> None:
+        self.task = self.talk.say("request_task")
+
+    @property
+    def lease(self) -> dict[str, str]:
+        return {"lease_id": self.task["lease_id"], "key": self.task["key"]}
+
+    def verdict(self, step: float, value: float | None, **more: Any) -> str:
+        said: str = self.talk.say("rung", **self.lease, step=step, value=value, **more)["verdict"]
+        return said
+
+    def stopped(self, step: int, acc: float) -> Reply:
+        run = {"stopped_at": step}
+        return self.talk.say("task_complete", **self.lease, result={"acc": acc}, run=run, stopped_at=step)
+
+    def finished(self, acc: float) -> Reply:
+        return self.talk.say("task_complete", **self.lease, result={"acc": acc})
+
+
+@contextmanager
+def runner(manager: ExperimentManager, name: str) -> Iterator[Runner]:
+    with worker(manager, name, shares=False) as talk:
+        yield Runner(talk)
+
+
+@contextmanager
+def runner_of(manager: ExperimentManager, task_id: str) -> Iterator[Runner]:
+    """The worker that gets this task, after others got others."""
+    with ExitStack() as stack:
+        found = (stack.enter_context(runner(manager, f"w{number}")) for number in range(9))
+        yield next(each for each in found if each.task["task_id"] == task_id)
+
+
+def rungs(folder: Folder) -> list[tuple[str, int, str]]:
+    found = read_rungs(folder.root / "results_exp1" / "rungs.csv")
+    return [(each.task_id, each.rung, each.verdict) for each in found]
+
+
+def states(manager: ExperimentManager) -> list[str]:
+    return [entry.state.value for entry in manager.queue.entries()]
+
+
+def test_the_worse_stops_and_its_verdict_is_on_disk(folder: Folder, manager: ExperimentManager) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        assert a.task["halving"] == {
+            "metric": "acc", "goal": "maximize", "min_iter": 1, "eta": 3, "max_iter": 9, "for_each": []
+        }  # fmt: skip
+        assert (a.verdict(1, 0.5), b.verdict(1, 0.4)) == ("go", "stop")
+        assert rungs(folder) == [("exp1_vary_width_0_42", 1, "go"), ("exp1_vary_width_1_42", 1, "stop")]
+        assert b.stopped(1, 0.4)["type"] == "ack"
+        assert states(manager) == ["assigned", "pruned", "pending", "pending"]
+        assert folder.rows()[0]["stopped_at"] == "1"
+        assert manager.dispatcher.status().pruned == 1
+    said = "by acc at step 1: 0.4 is rank 2 of 2 there, and only the best goes on"
+    assert f"Task exp1_vary_width_1_42 stops early, {said}" in folder.log()
+    assert "Task exp1_vary_width_1_42 pruned by b" in folder.log()
+
+
+def test_the_first_value_of_a_task_at_a_rung_counts(folder: Folder, manager: ExperimentManager) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        assert [a.verdict(1, 0.5), a.verdict(1, 0.0), b.verdict(2, 0.6), b.verdict(1, 0.0)] == ["go"] * 4
+    assert len(rungs(folder)) == 2
+
+
+def test_a_stop_holds_at_later_reports_and_for_the_next_attempt(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        assert [a.verdict(1, 0.5), b.verdict(1, 0.4), b.verdict(3, 0.9)] == ["go", "stop", "stop"]
+        b.talk.say("task_released", **b.lease)
+        with runner_of(manager, "exp1_vary_width_1_42") as again:
+            assert again.verdict(1, 0.9) == "stop"
+    assert len(rungs(folder)) == 2
+
+
+def test_nobody_is_stopped_where_it_ends(manager: ExperimentManager) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        assert [a.verdict(9, 0.5), b.verdict(9, 0.4)] == ["go", "go"]
+    with runner(manager, "c") as c:
+        assert c.verdict(3, 0.4, last=True) == "go"
+
+
+def test_a_manager_that_starts_again_knows_rungs_and_pruned_tasks(folder: Folder) -> None:
+    with folder.serving() as manager, runner(manager, "a") as a, runner(manager, "b") as b:
+        a.verdict(1, 0.5), b.verdict(1, 0.4)
+        b.stopped(1, 0.4)
+        a.finished(0.9)
+    (folder.root / ".experiment_manager" / "journal.sqlite").unlink(missing_ok=True)
+    with open(folder.root / "results_exp1" / "rungs.csv", "a") as file:
+        file.write("exp1_vary_width,torn")
+    with folder.serving() as manager:
+        assert states(manager) == ["complete", "pruned", "pending", "pending"]
+        assert "1 task pruned earlier stay so; `requeue` runs them again" in folder.log()
+        with runner(manager, "c") as c:
+            assert c.verdict(1, 0.45) == "stop"
+        assert len(rungs(folder)) == 3
+
+
+def test_a_requeued_task_passes_the_rung_and_its_next_row_replaces_the_first(folder: Folder) -> None:
+    with folder.serving() as manager, runner(manager, "a") as a, runner(manager, "b") as b:
+        a.verdict(1, 0.5), b.verdict(1, 0.4)
+        b.stopped(1, 0.4)
+        with RawClient(manager.port, token=folder.token) as user:
+            assert user.say("requeue", tasks=["exp1_vary_width_1_42"])["count"] == 1
+        manager.rescan()
+        assert manager.queue.entries()[1].state is State.PENDING
+    with folder.serving() as manager, runner_of(manager, "exp1_vary_width_1_42") as again:
+        assert again.task["seen"] is None
+        assert (again.verdict(1, 0.4), again.verdict(3, 0.6)) == ("go", "go")
+        again.finished(0.8)
+        assert [row["acc"] for row in folder.rows()] == ["0.8"]
+        assert folder.rows()[0]["stopped_at"] == ""
+        assert states(manager)[1] == "complete"
+
+
+def test_a_larger_max_iter_asks_for_more_of_pruned_tasks(folder: Folder) -> None:
+    with folder.serving() as manager, runner(manager, "a") as a, runner(manager, "b") as b:
+        a.verdict(1, 0.5), b.verdict(1, 0.4)
+        b.stopped(1, 0.4)
+        folder.configure([1, 2, 3, 4], CONFIG.replace("max_iter: 9", "max_iter: 3"))
+        manager.rescan()
+        assert states(manager)[1] == "pruned"
+        folder.configure([1, 2, 3, 4], CONFIG.replace("max_iter: 9", "max_iter: 81"))
+        manager.rescan()
+        assert states(manager)[1] == "pending"
+        assert "1 task pruned earlier run on: more is wanted of them" in folder.log()
+
+
+def test_seeds_are_compared_by_their_mean(folder: Folder) -> None:
+    folder.configure([1, 2], SEEDS)
+    with folder.serving() as manager, ExitStack() as stack:
+        a1, a2, b1 = (stack.enter_context(runner(manager, name)) for name in "abc")
+        assert (a1.task["seed"], a2.task["seed"]) == (1, 2)
+        assert [a1.verdict(1, 0.5), b1.verdict(1, 0.4), a2.verdict(1, 0.2)] == ["go", "stop", "stop"]
+
+
+def test_what_is_no_number_stops_beside_one_that_is(folder: Folder, manager: ExperimentManager) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        assert [a.verdict(1, -5.0), b.verdict(1, None)] == ["go", "stop"]
+        with RawClient(manager.port, token=folder.token) as user:
+            shown = user.say("show", task="exp1_vary_width_1_42")["rungs"]
+        assert shown == [{"rung": 1, "step": 1, "value": None, "verdict": "stop", "rank": 2, "of": 2}]
+
+
+def test_a_lease_that_has_ended_gets_no_verdict(manager: ExperimentManager) -> None:
+    with runner(manager, "a") as a:
+        assert manager.queue.cancel(a.task["key"])
+        reply = a.talk.say("rung", **a.lease, step=1, value=0.5)
+        assert reply["type"] == "error" and "has ended" in reply["error"]
+
+
+def test_a_verdict_that_cannot_be_written_is_none(folder: Folder, manager: ExperimentManager) -> None:
+    (folder.root / "results_exp1" / "rungs.csv").mkdir(parents=True)
+    with runner(manager, "a") as a:
+        reply = a.talk.say("rung", **a.lease, step=1, value=0.5)
+        assert reply["type"] == "error" and reply["again"]
+        (folder.root / "results_exp1" / "rungs.csv").rmdir()
+        assert a.verdict(1, 0.1) == "go"
+    with open(folder.root / "results_exp1" / "rungs.csv", newline="") as file:
+        assert [row["value"] for row in csv.DictReader(file)] == ["0.1"]
+
+
+def test_a_cancelled_task_stays_cancelled_when_its_pruned_row_comes_late(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        a.verdict(1, 0.5), b.verdict(1, 0.4)
+        assert manager.queue.cancel(b.task["key"])
+        assert b.stopped(1, 0.4)["type"] == "ack"
+        assert states(manager)[1] == "cancelled"
+
+
+def test_datasets_are_compared_apart(folder: Folder) -> None:
+    text = CONFIG.replace("max_iter: 9", "for_each: [width]")
+    folder.configure([1, 2], text)
+    with folder.serving() as manager, runner(manager, "a") as a, runner(manager, "b") as b:
+        assert [a.verdict(1, 0.5), b.verdict(1, 0.1)] == ["go", "go"]
