@@ -20,7 +20,7 @@ from distexp.gpu.devices import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
 from distexp.system.code import FolderCode
 from distexp.system.files import make_ignored
 from distexp.system.logs import is_hanging, logging_to_console_beside
-from distexp.system.process import ProcessMark, end_descendants, host_name, machine_id
+from distexp.system.process import ProcessMark, adopt_orphans, end_descendants, host_name, machine_id
 from distexp.wire.auth import TOKEN_VARIABLE, Token, given_token
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
@@ -275,6 +275,7 @@ def work_on(
 ) -> tuple[int, bool]:
     """Work on a claimed device; return the exit code and whether time ended before work did."""
     pin(claim, settings.threads)
+    adopt_orphans()  # of tasks that were killed: else nobody could tell whose they are
     uuids = [gpu.uuid for gpu in claim.gpus]
     monitor = GpuMonitor(uuids) if uuids else None
     with contextlib.suppress(OSError):  # a folder that cannot be written has no lock in it either

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -121,6 +121,36 @@ else:
 def children_of(pid: int) -> list[int]:
     """Return the pids of a process's own children that run now."""
     return [each.pid for each in _everyone() if each.parent == pid]
+
+
+def adopted(known: Set[int]) -> list[int]:
+    """Return this process's children that have left its session, without those known; on Linux alone.
+
+    After `adopt_orphans`, what dead children had detached is among them. Those that have ended are reaped.
+    """
+    own = _see(os.getpid())
+    if sys.platform != "linux" or own is None:
+        return []
+    found = []
+    for seen in filter(None, map(_see, _pids())):
+        if seen.parent == own.pid and seen.session != own.session and seen.pid not in known:
+            if seen.is_zombie:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(seen.pid, os.WNOHANG)
+            else:
+                found.append(seen.pid)
+    return found
+
+
+def end_of(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when this process ends; None where the system has none.
+
+    A pipe that the process holds tells less: what it has started may hold it, too, and live on.
+    """
+    try:
+        return os.pidfd_open(pid) if sys.platform == "linux" else None
+    except (AttributeError, OSError):  # an old kernel or Python, or it has ended
+        return None
 
 
 def descendants(pid: int) -> list[int]:

@@ -8,6 +8,7 @@ it up); on Windows and macOS, and for `process: fresh`, each is a new interprete
 import contextlib
 import logging
 import multiprocessing
+import os
 import secrets
 import subprocess
 import sys
@@ -25,7 +26,15 @@ import psutil
 from distexp.run_folder import LOG_FILE
 from distexp.system.code import CodeState
 from distexp.system.exit_codes import CONTROL_C_EXIT, code_text, describe_exit
-from distexp.system.process import ProcessMark, children_of, end_tree, has_group, unheard_interrupts
+from distexp.system.process import (
+    ProcessMark,
+    adopted,
+    children_of,
+    end_of,
+    end_tree,
+    has_group,
+    unheard_interrupts,
+)
 from distexp.task import Cause, Task
 from distexp.task_log import last_lines
 from distexp.text import one_line
@@ -56,12 +65,14 @@ class Attempt:
         setup: Setup,
         watcher: Watcher,
         *,
+        is_own_child: bool,
         orphans: Callable[[], list[int]],
         code: CodeState,
     ) -> None:
         """Watch a child that was started.
 
         Args:
+            is_own_child: And not the template's.
             orphans: Tells what a dead child has left, see `end_tree`.
             code: Of the folder, when what the child runs was imported.
         """
@@ -74,6 +85,7 @@ class Attempt:
         self._process, self._channel = process, channel
         pid = process.pid or 0
         self._mark = ProcessMark.of(pid) or ProcessMark(pid, 0.0)  # the latter where it has ended already
+        self._end = end_of(pid) if is_own_child else None
         self._watcher = watcher
         watcher.watch(self._mark, setup.mark)
         self.given: Run | None = None  # what it was told to run
@@ -90,7 +102,8 @@ class Attempt:
     def waitables(self) -> Sequence[Connection | int]:
         """What becomes ready when there may be news, for `multiprocessing.connection.wait`."""
         has_sentinel = self._process.is_alive()  # else its template has died, and tells of no child any more
-        return (self._channel, self._process.sentinel) if has_sentinel else (self._channel,)
+        end = self._process.sentinel if self._end is None else self._end
+        return (self._channel, end) if has_sentinel else (self._channel,)
 
     def run(self, run: Run) -> None:
         """Hand the task over. A child that has died meanwhile shows it in `outcome`."""
@@ -132,6 +145,8 @@ class Attempt:
             self._process.join(REAP_S)
         if not left:
             self._watcher.forget(self._mark)
+        if self._end is not None:
+            os.close(self._end)
         self._channel.close()
 
     def is_ready_for(self, experiment: str, gpus: tuple[str, ...]) -> bool:
@@ -340,17 +355,24 @@ class Children:
 
     def _start(self, method: StartMethod, setup: Setup, code: CodeState) -> Attempt:
         process, channel = _start(method, setup)
-        attempt = Attempt(process, channel, setup, self._watcher, orphans=self._orphans, code=code)
+        attempt = Attempt(
+            *(process, channel, setup, self._watcher),
+            is_own_child=method == "spawn",
+            orphans=self._orphans,
+            code=code,
+        )
         self._pids = {pid for pid in self._pids if psutil.pid_exists(pid)} | {attempt.pid}
         return attempt
 
     def _orphans(self) -> list[int]:
-        """Return the children of the template that are no task's process: dead ones have left them."""
-        template = self._template_process
-        if template is None or not self._launching.acquire(timeout=LAUNCH_S):
+        """Return what dead tasks have left: children of template or worker that are no task's process."""
+        if not self._launching.acquire(timeout=LAUNCH_S):
             return []  # a template that stalls in its import has no children yet
         try:
-            return [pid for pid in children_of(template.pid) if pid not in self._pids]
+            template = self._template_process
+            known = self._pids | self._watcher.pids | ({template.pid} if template else set())
+            below = children_of(template.pid) if template else []
+            return [*(pid for pid in below if pid not in known), *adopted(known)]
         finally:
             self._launching.release()
 

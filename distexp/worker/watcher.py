@@ -62,6 +62,12 @@ class Watcher:
                 self._hang_up()
                 self._start()
 
+    @property
+    def pids(self) -> set[int]:
+        """The pid of its process."""
+        process = self._process
+        return {process.pid} if process else set()
+
     def forget(self, process: ProcessMark) -> None:
         """Watch this process no longer: nothing of it is left."""
         with self._turn:

@@ -1,4 +1,4 @@
-"""What runs of a task once its worker has been killed: nothing, whatever the task does."""
+"""What runs of a task once it, or its worker, has been killed: nothing, whatever the task does."""
 
 import signal
 import subprocess
@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from distexp.system import locks
 from distexp.system.process import ProcessMark
+from distexp.task import State
 from distexp.worker.watcher import Watcher
-from tests.live_worker import await_file, gated_folder, worker_process
+from tests.live_worker import CONFIG, await_file, gated_folder, worker_process
 from tests.support import ENVIRONMENT, poll
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, sessions and /proc")
@@ -180,3 +182,34 @@ def test_two_processes_never_run_one_task(tmp_path: Path, method: str) -> None:
             assert other.code() == 0
     (row,) = folder.rows()
     assert (row["score"], row["attempt"]) == ("0", "2")
+
+
+DIES_AND_LEAVES_A_DAEMON = """
+import os, signal
+def run(params, context):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            with open("daemons", "a") as file:
+                print(os.getpid(), file=file)
+            os.execve("/bin/sleep", ["sleep", "600"], {})
+        os._exit(0)
+    os.wait()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("process", ["forked", "fresh"])
+def test_a_killed_task_is_told_at_once_and_its_daemon_ends_though_nothing_says_whose_it_is(
+    tmp_path: Path, process: str
+) -> None:
+    config = CONFIG.replace("./results_exp1", f"./results_exp1, process: {process}")
+    folder = gated_folder(tmp_path, "[1]", DIES_AND_LEAVES_A_DAEMON, config)
+    with folder.serving() as manager, worker_process(tmp_path) as worker:
+        poll(
+            lambda: manager.queue.counts()[State.FAILED] == 1, "three failures, before a second heartbeat", 30
+        )
+        assert worker.code() == 0
+    daemons = [int(pid) for pid in (tmp_path / "daemons").read_text().split()]
+    assert len(daemons) == 3
+    poll(lambda: not any(map(psutil.pid_exists, daemons)), "no daemon left")
