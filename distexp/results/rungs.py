@@ -20,7 +20,7 @@ class RungRecord(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     rung: int
     step: Number  # of the report that passed it
-    value: float | None  # of the metric; None: it was no number
+    value: float | None = None  # of the metric; None: it was no number
     verdict: Literal["go", "stop", "again"]
     rank: int = 0  # of its combination then, 1 the best
     of: int = 0  # combinations that had reached the rung
@@ -47,7 +47,7 @@ def read_rungs(path: Path) -> list[RungRecord]:
         return []
     found = []
     for row in csv.DictReader(io.StringIO(text)):
-        cells = {name: row.get(name) or None for name in RUNG_COLUMNS}
+        cells = {name: cell for name in RUNG_COLUMNS if (cell := row.get(name))}
         try:
             found.append(msgspec.convert(cells, RungRecord, strict=False))
         except msgspec.ValidationError:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distexp.errors import ConfigError
+from distexp.sweep.early_terminate import read_early_terminate
 from distexp.sweep.validation import SETTINGS
 from distexp.sweep.yaml_loader import Problems, plain, read
 from distexp.task import Value
@@ -28,7 +29,7 @@ WORDS = {
 SAME = ("uniform", "int_uniform", "q_uniform", "log_uniform_values", "q_log_uniform_values",
         "normal", "q_normal", "log_normal", "q_log_normal")  # fmt: skip
 EXPONENTS = {"log_uniform": "log_uniform_values", "q_log_uniform": "q_log_uniform_values"}
-CARRIED = ("program", "command", "method", "parameters", "metric", "name", "run_cap")
+CARRIED = ("program", "command", "method", "parameters", "metric", "name", "run_cap", "early_terminate")
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
@@ -145,11 +146,27 @@ def _lines(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
         goal = metric.get("goal", "minimize")  # as W&B takes it where a file does not say
         found.append(f"metric: {{name: {_json(metric['name'])}, goal: {goal}}}")
     found.append(f"{_name(phase)}:")
+    found += _early_terminate(said, sweep)
     if not sweep.is_grid:
         found.append(f"  search: {{method: random, samples: {_samples(said, sweep)}}}")
     found.append("  combinations:")
     found += [f"    - {_name(name)}: {_json(axis)}" for name, axis in sweep.axes]
     return [*(f"# {note}" for note in sweep.notes), *found]
+
+
+def _early_terminate(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
+    """Return the line for it; none, and a note, where it would be refused."""
+    if "early_terminate" not in said:
+        return []
+    problems, text = Problems(""), f"early_terminate: {_json(said['early_terminate'])}"
+    root, metric = read(text, problems), said.get("metric")
+    found = None if root is None else read_early_terminate(root.value["early_terminate"], problems)
+    if found is None or not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
+        sweep.notes.append(f"left out, {'it needs a metric' if found else 'not understood'}: {text}")
+        return []
+    sweep.notes.append("early_terminate: looks at steps of `context.report`, or of JSON lines with a `step`")
+    limit = f", max_iter: {found.max_iter}" if found.max_iter else ""
+    return [f"  early_terminate: {{type: asha, min_iter: {found.min_iter}, eta: {found.eta}{limit}}}"]
 
 
 def _samples(said: Mapping[str, Value], sweep: _Sweep) -> int:

@@ -7,6 +7,7 @@ from distexp.sweep.command_line import fill_command
 from distexp.sweep.config import Phase, parse_config
 from distexp.sweep.convert import convert
 from distexp.sweep.expand import expand
+from distexp.task import Halving
 
 
 def converted(text: str) -> tuple[Phase, list[str]]:
@@ -95,7 +96,6 @@ command: [python, "${program}", "${args_json}", "${args}"]
 def test_what_cannot_be_carried_over_is_a_comment() -> None:
     _, notes = converted(BAYES)
     assert notes == [
-        '# left out: early_terminate: {"type": "hyperband", "min_iter": 3}',
         '# left out: project: "p"',
         '# left out, there is no such distribution here: b: {"distribution": "beta", "a": 1, "b": 2}',
         '# left out, the name has a meaning of its own here: timeout_s: {"values": [1, 2]}',
@@ -103,9 +103,27 @@ def test_what_cannot_be_carried_over_is_a_comment() -> None:
         'seed: {"distribution": "int_uniform", "min": 1, "max": 9}',
         "# no program is named: replace train.py",
         "# not known in a command: ${args_json}",
+        '# left out, it needs a metric: early_terminate: {"type": "hyperband", "min_iter": 3}',
         "# method: bayes: drawn at random here",
         "# samples: as many as `wandb agent --count` says; 40 here",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "halving"),
+    [
+        ("{type: hyperband, min_iter: 3, strict: true}", Halving(metric="loss", goal="minimize", min_iter=3)),
+        ("{type: hyperband, s: 2, max_iter: 27}",
+         Halving(metric="loss", goal="minimize", min_iter=3, max_iter=27)),
+        ("{type: envelope}", None),
+    ],
+)  # fmt: skip
+def test_early_stopping_is_carried_over(said: str, halving: Halving | None) -> None:
+    phase, notes = converted(f"{RANDOM}\nmetric: {{name: loss}}\nearly_terminate: {said}\n")
+    assert phase.halving == halving
+    note = "# early_terminate: looks at steps of `context.report`, or of JSON lines with a `step`"
+    assert (note in notes) == (halving is not None)
+    assert ('# left out, not understood: early_terminate: {"type": "envelope"}' in notes) == (halving is None)
 
 
 def test_texts_stay_texts_and_a_sweep_without_axes_is_one_task() -> None:

@@ -1,0 +1,81 @@
+"""What plan and report say of phases that stop tasks early."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distexp.cli.plan import told
+from distexp.reporting.aggregate import make_report
+from distexp.reporting.plan import make_plan
+from distexp.results.audit import audit
+from distexp.results.rungs import read_rungs
+from distexp.sweep.config import parse_config
+from distexp.sweep.expand import expand
+
+SWEEP = """
+defaults: {output_dir: ./results, experiment: "mine:run"}
+seeds: [1, 2]
+metric: {name: loss, goal: minimize}
+early_terminate: {type: asha, max_iter: 9}
+p: {combinations: [{width: [1, 2, 4]}]}
+"""
+ROWS = """\
+phase,width,seed,loss,started_utc,stopped_at,duration_s
+p,1,1,0.5,2026-01-01T00:00:00Z,,10
+p,1,2,0.7,2026-01-01T00:00:00Z,,20
+p,2,1,0.1,2026-01-01T00:00:11Z,3,1
+p,4,1,0.6,2026-01-01T00:00:30Z,1,1
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "final_results.csv").write_text(ROWS)
+    keys = [point.key for point in expand(parse_config(SWEEP, "f.yaml"))]
+    lines = ["phase,task_id,key,seed,rung,step,value,verdict,rank,of,kept,max_iter,at_utc"]
+    for at, rung, value, verdict in (
+        (0, 1, 0.8, "go"),
+        (2, 1, 0.4, "go"),
+        (4, 1, 0.6, "stop"),
+        (2, 3, 0.1, "stop"),
+    ):
+        lines.append(f"p,p_{at // 2}_1,{keys[at]},1,{rung},{rung},{value},{verdict},1,1,1,9,")
+    lines += [f"p,p_1_1,{keys[2]},1,3,3,0.1,again,1,1,1,9,", "p,torn"]
+    (results / "rungs.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def reported(folder: Path) -> dict[str, Any]:
+    phases = parse_config(SWEEP, "f.yaml")
+    tasks = expand(phases)
+    rungs = read_rungs(folder / "results" / "rungs.csv")
+    found: dict[str, Any] = make_report(phases, tasks, audit(folder, tasks), [], None, rungs=rungs)
+    return found
+
+
+def test_plan_names_the_rungs_and_counts_pruned_tasks_apart(folder: Path) -> None:
+    phases = parse_config(SWEEP, "f.yaml")
+    tasks = expand(phases)
+    plan = make_plan(phases, tasks, audit(folder, tasks), 1)
+    assert (plan.complete, plan.pruned, plan.left) == (2, 2, 2)
+    lines = told(plan)
+    assert lines[2].strip() == "rungs at 1, 3, 9: 1 of 3 goes on, by loss (minimize)"
+    assert "results/final_results.csv: completes 2 tasks, 2 pruned" in lines
+
+
+def test_a_pruned_row_is_in_no_mean_of_finished_ones(folder: Path) -> None:
+    report = reported(folder)
+    (phase,) = report["phases"]
+    assert (report["totals"]["complete"], report["totals"]["pruned"], report["rows"]) == (2, 2, 4)
+    assert phase["complete"] == 2
+    ((place, point),) = phase["shown"]["loss"]["lowest"]
+    assert (place, point.mean, point.seeds) == ([0], 0.6, 2)
+
+
+def test_the_report_shows_who_came_to_each_rung_and_the_best_over_all_steps(folder: Path) -> None:
+    found = reported(folder)["phases"][0]["halving"]
+    assert found["rungs"] == [[1, 3, 1, 0.4], [3, 1, 1, 0.1]]
+    assert found["best"] == [[9.0, 0.5], [12.0, 0.1], [22.0, 0.1]]
