@@ -28,9 +28,7 @@ __all__ = ["ExperimentManager"]
 
 def main(words: Sequence[str]) -> int:
     """Return the exit code of the verb; of `manager` where the words begin with none."""
-    if [*words] == ["help"]:
-        words = ["--help"]
-    elif not words or (words[0].startswith("-") and words[0] != "--version"):
+    if not words or (words[0].startswith("-") and words[0] != "--version"):
         words = ["manager", *words]
     return command(words, command="python experiment_manager.py")
 

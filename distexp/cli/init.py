@@ -65,12 +65,15 @@ def main(workdir: Path, command: str | None, axes: tuple[str, ...]) -> int:
     lr=0.1,0.01 seeds=1,2,3`. Nothing is overwritten.
     """
     if axes and command is None:
-        raise click.UsageError(f"{axes[0]}: belongs to --command", click.get_current_context())
+        raise click.UsageError(
+            f"{axes[0]}: is for --command, such as --command 'python train.py --lr {{lr}}'",
+            click.get_current_context(),
+        )
     files = FILES if command is None else {CONFIG_FILE: config_of(command, axes)}
-    there = [name for name in files if (workdir / name).exists()]
+    there = [str(workdir / name) for name in files if (workdir / name).exists()]
     if there:
         is_there = "is there already" if len(there) == 1 else "are there already"
-        raise UserError(f"{workdir}: {' and '.join(there)} {is_there}; choose another folder with --workdir")
+        raise UserError(f"{' and '.join(there)} {is_there}; choose another folder with --workdir")
     for name, text in files.items():
         _write(workdir / name, text)
         print(f"Wrote {workdir / name}")

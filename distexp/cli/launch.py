@@ -6,6 +6,7 @@ import click
 
 from distexp.cli import manager as manager_command
 from distexp.cli import worker as worker_command
+from distexp.cli.flag_types import OneOf
 from distexp.cli.options import CONFIGS, FOLDER, WORKDIR
 from distexp.cli.summary import print_summary
 from distexp.errors import UserError
@@ -32,7 +33,7 @@ class WithOptions(click.Command):
 )
 @click.option(
     "--device",
-    type=click.Choice(["auto", "gpu", "cpu"]),
+    type=OneOf(["auto", "gpu", "cpu"]),
     default="auto",
     show_default=True,
     help="Where they compute.",
@@ -106,4 +107,11 @@ def test(words: tuple[str, ...]) -> int:
 
 def check(verb: str, command: click.Command, words: tuple[str, ...]) -> None:
     """Raise what is wrong with the words for another command, before anything is started."""
-    command.make_context(verb, [*words], parent=click.get_current_context().find_root())
+    context = click.get_current_context()
+    try:
+        command.make_context(verb, [*words], parent=context.find_root())
+    except click.NoSuchOption as error:  # perhaps one of this command's own
+        known = [
+            name for each in (context.command, command) for option in each.params for name in option.opts
+        ]
+        raise click.NoSuchOption(error.option_name, possibilities=known, ctx=context) from None

@@ -121,9 +121,12 @@ def main(words: Sequence[str] | None = None, *, command: str | None = None, verb
     """
     write_utf8()
     name = os.environ.pop("DISTEXP_COMMAND", "") or command or COMMAND
+    words = sys.argv[1:] if words is None else [*words]
+    if words[:1] == ["help"]:  # `help` and `help VERB`
+        words = [*words[1:2], "--help"]
     try:
         doing = tree.get_command(click.Context(tree), verb) or tree
-        code = doing.main(words if words is None else [*words], name, standalone_mode=False)
+        code = doing.main(words, name, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())

@@ -1,12 +1,11 @@
 """The flags that several verbs share."""
 
-from pathlib import Path
-
 import click
 
+from distexp.cli.flag_types import Folder
 from distexp.sweep.source import DEFAULT_CONFIGS
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FOLDER = Folder()
 WORKDIR = click.option(
     "--workdir", type=FOLDER, default=".", show_default=True, help="Folder of configs and results."
 )

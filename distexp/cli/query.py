@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from distexp.cli.connection import DONE, NOTHING, Target, asks_manager, say
+from distexp.cli.flag_types import OneOf
 from distexp.cli.look import Looker
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import State, Value
@@ -63,9 +64,7 @@ class Condition(click.ParamType[tuple[str, Value]]):
 
 
 @click.command()
-@click.option(
-    "--state", type=click.Choice([state.value for state in State]), help="Only those in this state."
-)
+@click.option("--state", type=OneOf([state.value for state in State]), help="Only those in this state.")
 @click.option("--phase", help="Only those of this phase.")
 @click.option(
     "--where",

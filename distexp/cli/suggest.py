@@ -18,7 +18,11 @@ def like(wanted: str, known: Collection[str]) -> str:
     if close := get_close_matches(wanted, known, 1):
         return f"did you mean {close[0]}?"
     shown = ", ".join([*known][:SHOWN])
-    return f"there are {shown}{', ...' if len(known) > SHOWN else ''}" if known else ""
+    return (
+        f"there {'are' if len(known) > 1 else 'is'} {shown}{', ...' if len(known) > SHOWN else ''}"
+        if known
+        else ""
+    )
 
 
 def task_hint(workdir: Path, problem: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import click
 
+from distexp.cli.flag_types import OneOf
 from distexp.cluster import slurm
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, unclaimable
@@ -77,7 +78,7 @@ class Settings:
 @click.argument("port", type=int, required=False)
 @click.option(
     "--device",
-    type=click.Choice(["auto", "gpu", "cpu"]),
+    type=OneOf(["auto", "gpu", "cpu"]),
     default="auto",
     show_default=True,
     help="gpu: fail without a GPU; cpu: use none.",
@@ -116,7 +117,7 @@ class Settings:
 )
 @click.option(
     "--start-method",
-    type=click.Choice(["forkserver", "spawn"]),
+    type=OneOf(["forkserver", "spawn"]),
     default=DEFAULT_START_METHOD,
     show_default=True,
     help="How a task's process is started.",

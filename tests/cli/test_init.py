@@ -36,7 +36,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(
     mine.write_text("mine")
     assert command(["init", "--workdir", str(tmp_path)]) == 2
     told = f"{name} is there already; choose another folder with --workdir"
-    assert capsys.readouterr().err == f"error: {tmp_path}: {told}\n"
+    assert capsys.readouterr().err == f"error: {tmp_path}/{told}\n"
     assert mine.read_text() == "mine"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
 
@@ -70,7 +70,7 @@ def test_a_config_for_a_command_is_written_and_asks_for_its_combinations(tmp_pat
     [
         (["--command", "python a.py {lr}", "lr"], "lr: must be NAME=VALUE,VALUE, such as lr=0.1,0.01"),
         (["--command", "python a.py", "lr=1,2"], "lr"),
-        (["lr=1"], "lr=1: belongs to --command"),
+        (["lr=1"], "lr=1: is for --command, such as --command 'python train.py --lr {lr}'"),
     ],
 )
 def test_a_command_that_would_be_no_sweep_is_refused_and_nothing_is_written(

@@ -35,6 +35,23 @@ def test_help_shows_each_verb_in_its_group_with_a_line(capsys: pytest.CaptureFix
     assert "Examples:\n" in shown
 
 
+def test_help_is_a_verb_too(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for words in (["help"], ["--help"], ["help", "plan"], ["plan", "--help"]):
+        assert main(words) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] != shown[2] == shown[3]
+
+
+def test_a_typo_in_a_flag_of_run_is_answered_by_those_of_run_and_of_the_manager(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for typo, flag in (("--wokers", "--workers"), ("--rety-failed", "--retry-failed")):
+        assert main(["run", typo]) == 2
+        shown = capsys.readouterr().err
+        assert (f"'{flag}'" in shown, "See `distexp run --help`." in shown) == (True, True)
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_each_verb_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
