@@ -22,6 +22,7 @@ METRICS_FILE = "metrics.csv"  # what it reports over time
 RESULT_FILE = "result.json"  # what its row does not hold
 PARAMETERS_FILE = "params.json"
 CHECKPOINT_FOLDER = "checkpoint"
+ROOM_BYTES = 64 * 1024  # a disk with less room than this is full: a log and a row need some of it
 HEADER = "# "  # begins each line of ours in a log
 MAX_HEADER_CHARS = 2000  # of the parameters there; params.json has them all
 MOVES_OPEN_FILES = sys.platform != "win32"
@@ -98,6 +99,7 @@ class RunFolder:
         """Write the header of an attempt; return its log, and where in there what it prints begins.
 
         That is the waiting log, unless there is a folder or an earlier attempt was killed while it waited.
+        A new waiting log also shows that the disk has room.
 
         Raises:
             OSError: It cannot be written.
@@ -106,9 +108,20 @@ class RunFolder:
         if self.task.command or self.path.is_dir() or log.exists() or not MOVES_OPEN_FILES:
             self.open()
             log = self.log
-        with open(log, "ab") as file:
-            file.write(text.encode(errors="replace"))
-            return log, file.tell()
+        try:
+            with open(log, "ab") as file:
+                file.write(text.encode(errors="replace"))
+                start = file.tell()
+                if log != self.log:
+                    file.write(bytes(ROOM_BYTES))
+                    file.truncate(
+                        start
+                    )  # not to nothing: ext4 would bring such a file to the disk when closed
+            return log, start
+        except OSError:
+            if log != self.log:
+                log.unlink(missing_ok=True)
+            raise
 
     def end_log(self, log: Path, start: int, *, keeps: bool = False) -> bool:
         """Make the folder if the attempt has printed something; return whether there is one.

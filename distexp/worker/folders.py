@@ -5,20 +5,21 @@ import errno
 import os
 from pathlib import Path
 
+from distexp.run_folder import ROOM_BYTES
+
 DISK_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 PROBE_FILE = ".probe"
-PROBE_BYTES = 64 * 1024  # a disk with less room than this is full: a log and a row need some of it
 
 
 def probe(folder: Path) -> None:
-    """Return when `folder` takes `PROBE_BYTES` bytes more.
+    """Return when `folder` takes `ROOM_BYTES` bytes more.
 
     Raises:
         OSError: It does not.
     """
     path = folder / PROBE_FILE
     try:
-        path.write_bytes(bytes(PROBE_BYTES))
+        path.write_bytes(bytes(ROOM_BYTES))
     finally:
         with contextlib.suppress(OSError):
             path.unlink()

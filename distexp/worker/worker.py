@@ -253,9 +253,10 @@ class Worker:
         identity = self._fixed_identity
         try:
             self._log_file.follow(output_dir)
-            probe(output_dir)
             text = header(task, task.attempt, f"{identity['worker_id']} of {identity['host']}")
             path, start = folder.begin_log(text)
+            if path == folder.log:
+                probe(folder.path)
         except OSError as error:
             where = error.filename or where
             if is_disk_full(error):

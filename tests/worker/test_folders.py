@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from distexp.run_folder import RunFolder
+from distexp.task import make_task
 from distexp.worker.folders import is_disk_full, is_full_at, probe, why_not_made
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE to fill a disk with")
@@ -31,6 +33,15 @@ def test_a_disk_without_room_is_full_and_keeps_nothing_of_the_probe(tmp_path: Pa
     assert is_full_at(tmp_path)
     assert is_full_at(tmp_path / "absent" / "run")
     assert not list(tmp_path.rglob(".probe"))
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_log_is_begun_only_where_there_is_room(tmp_path: Path) -> None:
+    task = make_task(task_id="a_0_42", phase="a", config={}, seed=42, output_dir=".", axes=())
+    folder = RunFolder.of(tmp_path / "runs" / "a_42", task)
+    with pytest.raises(OSError, match="File too large"):
+        folder.begin_log("# head")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_can_never_be_made_is_no_full_disk(tmp_path: Path) -> None:
