@@ -20,6 +20,7 @@ from typing import IO, Any, TextIO
 
 from distexp.context import Context
 from distexp.experiments.command_reports import REPORT_FILE, Reports, json_object
+from distexp.experiments.wandb_summary import summary_since
 from distexp.run_folder import HEADER, write_parameters
 from distexp.sweep.command_line import fill_command
 from distexp.sweep.templates import split_command
@@ -68,7 +69,7 @@ def run(params: Mapping[str, Any], context: Context, stdin: int | None = subproc
     write_parameters(context.run_dir, params, context.seed)
     print(f"{HEADER}runs {shlex.join(map(one_line, words))}", flush=True)
     with TemporaryDirectory(prefix="distexp_") as folder:
-        result_path = Path(folder) / "result.json"
+        result_path, began_s = Path(folder) / "result.json", time.time()
         program = _start(words, {**os.environ, **_environment(result_path, context)}, stdin)
         reports = Reports(Path(folder) / REPORT_FILE, context.report)
         outputs = (
@@ -86,6 +87,8 @@ def run(params: Mapping[str, Any], context: Context, stdin: int | None = subproc
         result = _result_in(result_path)
     if result is None:
         result = outputs[0].last_object
+    if result is None:
+        result = summary_since(context.run_dir, began_s)
     return _no_result(name) if result is None else result
 
 

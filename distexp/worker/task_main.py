@@ -43,6 +43,7 @@ from distexp.worker.metrics import MetricsFile, block_board, import_board
 from distexp.worker.output import end_output, redirect_output, warn
 from distexp.worker.reports import Reported, Reporter
 from distexp.worker.rungs import Reached, RungGate, Verdict
+from distexp.worker.trackers import announce
 
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
 OWN_FOLDER = Path(__file__).resolve().parents[1]  # what is in there is no code of the user
@@ -182,9 +183,7 @@ def main(channel: Connection, setup: Setup) -> None:
         metrics_file = MetricsFile(folder.path, run.attempt, begin=folder.open)
         reporter = make_reporter(run, metrics_file, channel, inbox)
         context = make_context(run, folder, setup, inbox.stop, reporter.report)
-        outcome = guarded(
-            lambda: _encode(call(loaded, run.task, context, run.rule, inbox.stops_early.is_set))
-        )
+        outcome = guarded(lambda: _attempt(loaded, run, folder, context, inbox))
         metrics_file.close()
         if isinstance(outcome, Failed) and setup.gpus and (problem := torch_problem()):
             outcome = Unusable(problem)  # the experiment imported torch when it ran
@@ -195,6 +194,11 @@ def main(channel: Connection, setup: Setup) -> None:
     end_descendants()
     channel.send_bytes(outcome if isinstance(outcome, bytes) else _encode(outcome))
     os._exit(0)  # nothing is left to save; the interpreter's own teardown takes half a second with torch
+
+
+def _attempt(experiment: Experiment, run: Run, folder: RunFolder, context: Context, inbox: Inbox) -> bytes:
+    announce(run.task, folder.path, folder.open)
+    return _encode(call(experiment, run.task, context, run.rule, inbox.stops_early.is_set))
 
 
 def _send(channel: Connection, message: Reported | Reached | OutputLost) -> None:
