@@ -23,7 +23,7 @@ ROWS = (
     "text",
     "system",
     "sweep gpu cluster context run_folder task_log",
-    "queue results experiments workdir",
+    "queue results experiments workdir lightning transformers",
     "launcher reporting search wire",
     "manager worker",
     "cli web __main__",

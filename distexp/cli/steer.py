@@ -40,7 +40,7 @@ def cancel(target: Target, task: tuple[str, ...]) -> int:
 @click.option("--missing", is_flag=True, help="All whose row is no longer in its file.")
 @asks_manager()
 def requeue(target: Target, task: tuple[str, ...], failed: bool, missing: bool) -> int:
-    """Run tasks again that failed or were cancelled, or whose row is gone.
+    """Run tasks again that failed, were cancelled or stopped early, or whose row is gone.
 
     TASK is a task id, such as exp1_vary_width_0_42.
     """
