@@ -8,6 +8,7 @@ from pathlib import Path
 from distexp.run_folder import ROOM_BYTES
 
 DISK_FULL = {errno.ENOSPC, errno.EROFS, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+MAX_CHAIN = 20  # errors that came from one another; a chain may be a ring
 PROBE_FILE = ".probe"
 
 
@@ -28,6 +29,18 @@ def probe(folder: Path) -> None:
 def is_disk_full(error: OSError) -> bool:
     """Return whether the disk is full or read-only, which is no fault of the task."""
     return error.errno in DISK_FULL
+
+
+def has_met_full_disk(error: BaseException | None, last_line: str) -> bool:
+    """Return whether an error, or one that it came from, tells of a full or read-only disk.
+
+    Of a program only `last_line` tells: the system's words in its last output.
+    """
+    for _ in range(MAX_CHAIN):
+        if isinstance(error, OSError) and is_disk_full(error):
+            return True
+        error = error and (error.__cause__ or error.__context__)
+    return os.strerror(errno.ENOSPC) in last_line
 
 
 def why_not_made(error: OSError) -> str:

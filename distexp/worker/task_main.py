@@ -39,6 +39,7 @@ from distexp.system.process import (
 from distexp.task import Cause, Halving, Number, RowRule, Scalar, Task, joined
 from distexp.text import one_line
 from distexp.worker import provenance
+from distexp.worker.folders import has_met_full_disk
 from distexp.worker.metrics import MetricsFile, block_board, import_board
 from distexp.worker.output import end_output, redirect_output, warn
 from distexp.worker.reports import Reported, Reporter
@@ -110,6 +111,7 @@ class Failed(msgspec.Struct, frozen=True, tag="broke"):
 
     cause: Cause
     error: str
+    met_full_disk: bool = False  # some disk, the task's own or another
 
 
 class Stopped(msgspec.Struct, frozen=True, tag="stopped"):
@@ -348,7 +350,8 @@ def guarded(step: Callable[[], Value], *, on_import: bool = False) -> Value | Fa
     except TaskStopped:
         return Stopped()
     except BaseException as error:  # noqa: BLE001 - around the experiment: sys.exit() and all else it does is its failure
-        return Failed(_cause(error, on_import), describe_error(error)[-ERROR_CHARS:])
+        text = describe_error(error)[-ERROR_CHARS:]
+        return Failed(_cause(error, on_import), text, has_met_full_disk(error, text.splitlines()[-1]))
 
 
 def _cause(error: BaseException, on_import: bool) -> Cause:

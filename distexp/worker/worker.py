@@ -205,7 +205,7 @@ class Worker:
             self._children.prepare(task)
             self._code = attempt.code
             outcome = self._watch(task, attempt)
-            if isinstance(outcome, Failed) and outcome.cause is Cause.ERROR and self._is_full_at(folder.path):
+            if isinstance(outcome, Failed) and self._is_disks_fault(outcome, folder.path):
                 outcome = DiskFull(folder.path, outcome.error.splitlines()[-1])
             if self._free_mib or not isinstance(outcome, Finished) or not attempt.has_reported_end:
                 # before anybody else may run this task, and before its GPU is looked at
@@ -368,6 +368,11 @@ class Worker:
             status = self._connection.try_request(Status(), StatusReply, "Error requesting task")
             if status is not None and status.status.done:
                 return
+
+    def _is_disks_fault(self, outcome: Failed, folder: Path) -> bool:
+        """Return whether a disk was full. A checkpoint may not have fitted where there is room for less."""
+        may_be = outcome.cause in (Cause.ERROR, Cause.CRASH)
+        return may_be and (outcome.met_full_disk or self._is_full_at(folder))
 
     def _is_full_at(self, folder: Path) -> bool:
         return self._disk.try_(lambda: is_full_at(folder), None, True)

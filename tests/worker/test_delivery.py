@@ -26,7 +26,7 @@ from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import Delivery, ResultDelivery
 from distexp.worker.signals import StopRequests
 from tests.live_manager import Folder, RawClient
-from tests.live_worker import await_began, gated_folder, open_gate, threaded_worker, worker_process
+from tests.live_worker import CONFIG, await_began, gated_folder, open_gate, threaded_worker, worker_process
 from tests.row_cases import tasks_of
 from tests.support import poll
 
@@ -358,3 +358,31 @@ def test_a_full_disk_costs_nothing_and_the_worker_waits_until_there_is_room(
             assert process.code() == 0
             (entry,) = manager.queue.entries()
     assert (entry.state, entry.failures, entry.losses) == (State.COMPLETE, 0, 0)
+
+
+NEEDS_ROOM = """
+import errno, os, sys
+def run(params, context):
+    if context.attempt < 3:
+        try:
+            save()
+        except OSError as error:
+            raise RuntimeError("the checkpoint cannot be saved") from error
+    return {"score": 1}
+def save():  # a checkpoint larger than what is left
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+if __name__ == "__main__" and int(os.environ["DISTEXP_ATTEMPT"]) < 3:
+    save()
+"""
+PROGRAM = CONFIG.replace('experiment: "experiment:run"', 'command: "python experiment.py {{width}}"')
+
+
+@pytest.mark.parametrize("config", [CONFIG, PROGRAM])
+def test_what_did_not_fit_where_there_is_room_for_less_is_twice_no_fault_of_the_task(
+    tmp_path: Path, config: str
+) -> None:
+    folder = gated_folder(tmp_path, "[1]", NEEDS_ROOM, config)
+    with folder.serving() as manager, worker_process(tmp_path) as process:
+        assert process.code() == 0
+        (entry,) = manager.queue.entries()
+    assert (entry.state, entry.attempts, entry.failures) == (State.COMPLETE, 3, 0)
