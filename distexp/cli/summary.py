@@ -19,6 +19,7 @@ from distexp.text import count_text, cut, one_line
 from distexp.workdir import Workdir
 
 SHOWN = 5  # causes; the report has all
+SHOWN_FILES = 20  # lines about results files
 MAX_CAUSE_CHARS = 300  # of one cause: the log has all of it
 Command = Callable[[str, str], str]  # verb and words, as the user would type them
 
@@ -35,8 +36,12 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
         print(f"warning: no summary: {error}", file=sys.stderr)
         return
     parameters = {name for phase in phases for name in (*phase.axes, *phase.defaults)}
-    for line in rows_told(workdir, files, tasks, parameters):
+    lines = rows_told(workdir, files, tasks, parameters)
+    for line in lines[:SHOWN_FILES]:
         say(line)
+    if len(lines) > SHOWN_FILES:
+        rows = count_text(sum(len(file.rows) for file in files), "row")
+        say(f"... {rows} in {len(files)} files: {command('plan', '')} names them all")
     complete = {key for file in files for row in file.rows for key in row.keys}  # pruned ones too
     by_key = {task.key: task for task in tasks if task.key not in complete}
     own = (record for record in records if record.key in by_key)

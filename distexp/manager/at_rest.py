@@ -84,7 +84,7 @@ class _StoreAtRest(ResultsStore):
         """Return whether a file holds a row of this task: its own, or else any."""
         if self._found is not None and self._found[0] == task.key:
             return True
-        for folder in dict.fromkeys([task.output_dir, *folders_with_results(self._root), *self._files]):
+        for folder in dict.fromkeys([task.output_dir, *folders_with_results(self.root), *self._files]):
             file = self._file(folder).file
             if row := file.find({task.key}).get(task.key):
                 self._found = task.key, file.path, row

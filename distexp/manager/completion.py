@@ -24,6 +24,7 @@ from distexp.results.row import row_for
 from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE, run_folder
 from distexp.task import Cause, Provenance, State, Task
+from distexp.text import count_text
 from distexp.wire import messages as wire
 
 log = logging.getLogger("distexp.manager")
@@ -193,11 +194,16 @@ class CompletionHandler:
         log.warning(
             "Task %s failed on %s (%s, %s, now %s): %s%s",
             *(task.task_id, worker.name, cause, cost, state, why),
-            _log_told(task) if worker.info.shares_folder else "",
+            self._log_told(task) if worker.info.shares_folder else "",
         )
         if not was_held:
             self._log_hold(task.phase)
         return True
+
+    def _log_told(self, task: Task) -> str:
+        """Return where the task's log is; there is none where its folder cannot be made."""
+        path = run_folder(task.output_dir, task.phase, task.seed, task.key) / LOG_FILE
+        return f" (its log: {path.as_posix()})" if (self._store.root / path).is_file() else ""
 
     def _not_imported(self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str) -> bool:
         """Exclude the worker where others can import, else hold the phase; return if the lease was live."""
@@ -299,7 +305,8 @@ class CompletionHandler:
         )
         for cause, number in counts.most_common(3):
             log.warning(
-                "%d tasks failed earlier and stay failed (--retry-failed runs them again): %s", number, cause
+                "%s failed earlier and stay failed (--retry-failed runs them again): %s",
+                *(count_text(number, "task"), cause),
             )
 
 
@@ -311,8 +318,3 @@ def _lease_id(request: wire.Report, entry: Entry, worker: Worker) -> str:
     if request.lease_id or entry.lease is None or entry.lease.worker.name != worker.name:
         return request.lease_id
     return entry.lease.lease_id
-
-
-def _log_told(task: Task) -> str:
-    folder = run_folder(task.output_dir, task.phase, task.seed, task.key)
-    return f" (its log: {(folder / LOG_FILE).as_posix()})"

@@ -46,7 +46,7 @@ class ResultsStore:
 
     def __init__(self, root: Path, on_scan: Callable[[Scan], None]) -> None:
         """Hand what each look at a file has found to `on_scan`, under that file's lock."""
-        self._root = root
+        self.root = root
         self._on_scan = on_scan
         self._lock = threading.Lock()
         self._index = TaskIndex()
@@ -64,7 +64,7 @@ class ResultsStore:
 
     def scan_all(self) -> None:
         """Look at what every file has got since the last look, new files among them."""
-        for folder in folders_with_results(self._root):
+        for folder in folders_with_results(self.root):
             self._file(folder)
         with self._lock:
             files = list(self._files.items())
@@ -186,7 +186,7 @@ class ResultsStore:
         Raises:
             ResultsUnwritable: One is there and cannot be read now.
         """
-        for folder in folders_with_results(self._root):
+        for folder in folders_with_results(self.root):
             self._file(folder)
         with self._lock:
             files = list(self._files.values())
@@ -197,7 +197,7 @@ class ResultsStore:
 
     def path(self, task: Task) -> Path:
         """Return the file in which this task's row belongs."""
-        return self._root / task.output_dir / RESULTS_FILE
+        return self.root / task.output_dir / RESULTS_FILE
 
     def where(self, key: str) -> Path | None:
         """Return the file that was seen to hold this task's row."""
@@ -208,6 +208,6 @@ class ResultsStore:
     def _file(self, folder: str) -> _OpenFile:
         with self._lock:
             if folder not in self._files:
-                file = ResultsFile(self._root, folder, self._index, lock_timeout_s=LOCK_TIMEOUT_S)
+                file = ResultsFile(self.root, folder, self._index, lock_timeout_s=LOCK_TIMEOUT_S)
                 self._files[folder] = _OpenFile(file)
             return self._files[folder]

@@ -14,6 +14,8 @@ from distexp.sweep.templates import Piece, Placeholder, has_value, parse, render
 # What a command may name beside parameters: the run's own.
 RUN_NAMES = ("seed", "output_dir", "checkpoint_dir", "run_dir", "device", "gpus", "attempt")
 REST_NAMES = {"args": ("", "flags", "no"), "overrides": ("",)}  # every parameter that is not named, as words
+QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""", re.DOTALL)  # what a shell takes as it stands
+SHELL_OPERATORS = ("&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1", "&>")
 _SAFE_IN_HYDRA = re.compile(r"[A-Za-z_/][\w/.+@-]*", re.ASCII)
 _NOT_TEXT_IN_HYDRA = ("true", "false", "null", "nan", "inf")  # in any case; Hydra reads these as other values
 
@@ -63,6 +65,12 @@ def parse_command(text: str, windows: bool, known: Sequence[str] = ()) -> Comman
                 )
     rest = [found for word in words if (found := _rest_of(word)) and found.name not in known]
     return Command(words, takes_rest=bool(rest))
+
+
+def shell_operator(text: str) -> str:
+    """Return the first word of a command, outside of quotes, that only a shell understands; empty without."""
+    words = QUOTED.sub("q", text).split()
+    return next((word for word in words if word in SHELL_OPERATORS), "")
 
 
 def fill_command(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
-from distexp.sweep.command_line import REST_NAMES, RUN_NAMES, Command, parse_command
+from distexp.sweep.command_line import REST_NAMES, RUN_NAMES, Command, parse_command, shell_operator
 from distexp.sweep.templates import has_value, output_folder, placeholders
 from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import Value
@@ -95,6 +95,12 @@ def check_command(
         command = _parsed(node.value, list(known))
     except ValueError as error:
         problems.at(node, str(error))
+        return
+    if operator := shell_operator(node.value):
+        problems.at(
+            node,
+            f"{operator} is a shell's, and no shell runs: write bash -c '...', or quote it to pass it on",
+        )
         return
     sample = {name: plain(items[0]) if items else None for name, items in known.items()}
     fillable = sample | dict.fromkeys(name for name in RUN_NAMES if name not in sample)
@@ -213,7 +219,7 @@ def _is_positive(value: Value) -> bool:
 
 
 SETTINGS: dict[str, tuple[Callable[[Value], bool], str]] = {
-    "experiment": (_is_function_name, "module.path:function"),
+    "experiment": (_is_function_name, "module.path:function, such as src.train:main for src/train.py"),
     "command": (_is_text, "text such as 'python train.py --seed {seed}'"),
     "output_dir": (_is_text, "text such as './results_{phase}'"),
     "timeout_s": (_is_positive, "a number of seconds above 0"),

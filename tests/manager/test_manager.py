@@ -250,7 +250,7 @@ def test_failures_survive_a_restart_until_they_are_to_be_retried(folder: Folder)
         assert counts(manager) == {"failed": 1}
     with folder.serving() as manager:
         assert counts(manager) == {"failed": 1}
-    known = "1 tasks failed earlier and stay failed (--retry-failed runs them again): boom"
+    known = "1 task failed earlier and stay failed (--retry-failed runs them again): boom"
     assert known in folder.log()
     with folder.serving(retry_failed=True) as manager:
         assert counts(manager) == {"pending": 1}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distexp.errors import ConfigError
-from distexp.sweep.command_line import fill_command, parse_command
+from distexp.sweep.command_line import fill_command, parse_command, shell_operator
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 from distexp.task import joined
@@ -91,6 +91,21 @@ def test_all_parameters_that_no_placeholder_names_stand_for_one_word(form: str, 
 def test_hydra_reads_an_override_as_the_value_that_it_was(value: object, text: str | None) -> None:
     found = fill_command("p {overrides}", {"x": value}, {})[1:]
     assert found == ([f"x={text}"] if text is not None else ["x.a=[1,'x y',null]", "x.b={}"])
+
+
+@pytest.mark.parametrize(
+    ("command", "operator"),
+    [
+        ("cd src && python train.py", "&&"),
+        ("python train.py --lr {lr} > out.txt", ">"),
+        ("python train.py 2>&1 | tee log", "2>&1"),
+        ("bash -c 'cd src && python train.py --lr {lr} | tee log'", ""),
+        ('p --filter="a | b" \\> --sep \'|\' "say \\" > x"', ""),
+        ("p a>b x|y --url http://host/?a=1&b=2", ""),
+    ],
+)
+def test_what_only_a_shell_understands_is_found_outside_of_quotes(command: str, operator: str) -> None:
+    assert shell_operator(command) == operator
 
 
 @pytest.mark.parametrize(
