@@ -75,13 +75,21 @@ class Context:
 
     Stopped = TaskStopped  # `raise context.Stopped` after saving a checkpoint gives the task back
 
-    def report(self, step: Number | None = None, total: Number | None = None, **metrics: Reportable) -> None:
+    def report(
+        self,
+        step: Number | None = None,
+        total: Number | None = None,
+        *unnamed: Reportable,
+        **metrics: Reportable,
+    ) -> None:
         """Report how far the task is: `step` of `total` (epochs, say), with its latest metrics.
 
+        Values without a name are called `value1`, `value2`, ...
         Numbers of NumPy and torch may stand for those of Python. What cannot be carried is left out, with one
         warning in the task's log: all of a report without a step. No report ends a task.
         """
-        self.on_report(step, total, metrics)
+        named = {f"value{number}": value for number, value in enumerate(unnamed, 1)}
+        self.on_report(step, total, named | metrics)
 
     def should_stop(self) -> bool:
         """Return whether the task ought to save a checkpoint and `raise context.Stopped` soon."""

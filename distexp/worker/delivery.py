@@ -156,8 +156,8 @@ class ResultDelivery:
             if self._send(delivery, wants_next=False) is None and self._connection.refusal:
                 self.keep_refused(delivery, self._connection.refusal)
 
-    def keep_refused(self, delivery: Delivery, refusal: str) -> bool:
-        """Write the row of a task that the manager does not know (any more), and return whether it is there.
+    def keep_refused(self, delivery: Delivery, refusal: str) -> None:
+        """Write the row of a task that the manager does not know (any more).
 
         Only where this worker may write it; elsewhere a line says where the result stays.
         """
@@ -167,7 +167,7 @@ class ResultDelivery:
                 self.disk.wait(lambda: self.write_row(delivery), task)
                 self._unspool(delivery)
                 log.warning("Task %s: its row is in %s, though %s", task.task_id, task.output_dir, refusal)
-                return True
+                return
         except ResultsUnwritable as error:
             refusal = str(error)
         log.error(
@@ -175,7 +175,6 @@ class ResultDelivery:
             "here, or delete that file",
             *(task.task_id, self._spool.path(delivery.name), refusal),
         )
-        return False
 
     def _send(self, delivery: Delivery, *, wants_next: bool) -> Ack | None:
         report = TaskComplete(

@@ -75,17 +75,24 @@ class MetricsFile:
                 self._flush(now_s)
         except OSError as error:
             self._has_ended = True
-            print(f"warning: {self._path}: cannot be written ({error.strerror}); the curve ends", flush=True)
+            print(
+                f"warning: {self._path}: cannot be written ({error.strerror or error}); the curve ends",
+                flush=True,
+            )
 
     def close(self) -> None:
-        """Bring what is left to the disk."""
+        """Bring what is left to the disk; later reports, of a thread that goes on, are left out."""
+        self._has_ended = True
         try:
             if self._board is not None:
                 self._board.close()
             if self._file is not None:
                 self._file.close()
         except OSError as error:
-            print(f"warning: {self._path}: cannot be written ({error.strerror}); the curve ends", flush=True)
+            print(
+                f"warning: {self._path}: cannot be written ({error.strerror or error}); the curve ends",
+                flush=True,
+            )
 
     def _open(self) -> BinaryIO:
         """Open the file of this and earlier attempts; a last line that a kill has torn is cut off."""

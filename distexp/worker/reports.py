@@ -4,10 +4,12 @@ Runs in the task's child. No report ends a task: what cannot be carried is dropp
 """
 
 import math
+import numbers
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -75,7 +77,8 @@ def cleaned(step: Any, total: Any, metrics: Mapping[str, Any]) -> tuple[Reported
     """Return what can be carried of a report, None without a step, and what was left out, for a warning."""
     plain_step, plain_total = _number(step), _number(total)
     if plain_step is None:
-        return None, f"all of it: the step is no number, but {type(step).__name__}"
+        found = str(step) if isinstance(step, float) else type(step).__name__
+        return None, f"all of it: the step is {found}, no number below 2**53"
     dropped = [] if total is None or plain_total is not None else ["the total, which is no number"]
     kept: dict[str, Reportable] = {}
     left = MAX_REPORT_BYTES
@@ -94,15 +97,24 @@ def cleaned(step: Any, total: Any, metrics: Mapping[str, Any]) -> tuple[Reported
     return Reported(plain_step, plain_total, kept), "; ".join(dropped[:3])
 
 
-def _number(value: Any) -> Number | None:
+def _plain(value: Any) -> Any:
+    """Return any kind of real number, such as a Decimal, as one of Python's own; anything else as it is."""
     plain = number_of(value)
+    if isinstance(plain, numbers.Number) and not isinstance(plain, int | float):
+        with suppress(TypeError, ValueError, OverflowError):  # a complex one, or a user's own kind
+            return float(plain)  # type: ignore[arg-type]
+    return plain
+
+
+def _number(value: Any) -> Number | None:
+    plain = _plain(value)
     if isinstance(plain, bool | int) and abs(plain) < MAX_STEP:
         return int(plain)
     return float(plain) if isinstance(plain, float) and math.isfinite(plain) else None
 
 
 def _metric(value: Any) -> Reportable:
-    plain = number_of(value)
+    plain = _plain(value)
     if isinstance(plain, str):
         return clean_text(plain[:MAX_TEXT_CHARS])
     if isinstance(plain, bool) or plain is None:

@@ -338,9 +338,8 @@ class Worker:
         ack = self._delivery.deliver(delivery)
         for note in outcome.notes:
             log.warning("Task %s: %s", task.task_id, note)
-        refusal = self._connection.refusal if ack is None else ""
-        if refusal and not self._delivery.keep_refused(delivery, refusal):
-            self._conclude(task, Failed(Cause.ERROR, f"the manager refused its result: {refusal}"))
+        if ack is None and self._connection.refusal:  # which the manager has charged
+            self._delivery.keep_refused(delivery, self._connection.refusal)
         if ack is not None:
             is_whole = outcome.stopped_at is None
             log.info("Task %s %s", task.task_id, "completed" if is_whole else "stopped early")

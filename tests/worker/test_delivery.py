@@ -224,11 +224,13 @@ def test_a_result_that_is_refused_for_good_is_charged_and_kept(
             (manager.workdir.sweep_id).write_text("0123")
             with serving_at(quick, port) as later:
                 open_gate(quick.root)
-                await_said(caplog, "the manager refused its result: task_complete")
+                await_said(caplog, "Task exp1_vary_width_0_42: its result stays in ")
                 threaded.await_end()
                 assert [entry.state for entry in later.queue.entries()] == [State.COMPLETE]
     assert len(spooled(other)) == 1
     assert [row["score"] for row in quick.rows()] == ["10"]
+    assert "failed on cpu0 (error, failure 1 of 3, now pending): its result was refused: " in caplog.text
+    assert caplog.text.count("failed") == 1
 
 
 def test_a_cancelled_task_is_ended_and_leaves_no_row(quick: Folder, caplog: Capture) -> None:

@@ -1,11 +1,14 @@
 """No report ends a task: what can be carried is, the rest is left out with one warning."""
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 
+from distexp.context import Context
 from distexp.wire.framing import MAX_MESSAGE_BYTES, encode
 from distexp.wire.messages import Heartbeat, Progress
 from distexp.worker.reports import Reported, Reporter
@@ -38,6 +41,7 @@ def reporter(sent: list[Reported], clock: Clock) -> Reporter:
         ((np.int64(3), 10, {"loss": np.float32(0.5)}), Reported(3, 10, {"loss": 0.5})),
         ((3, 10, {"loss": math.nan}), Reported(3, 10, {"loss": "nan"})),
         ((3, math.inf, {}), Reported(3, None, {})),
+        ((Decimal("3"), Fraction(10), {"loss": Decimal("0.5"), "z": 1j}), Reported(3.0, 10.0, {"loss": 0.5})),
         ((3, 10, {"loss": [1, 2], "acc": 1}), Reported(3, 10, {"acc": 1})),
         ((3, 10, {"huge": 2**5000, "big": 2**70}), Reported(3, 10, {"big": float(2**70)})),
     ],
@@ -55,7 +59,12 @@ def test_a_report_without_a_step_is_left_out(
 ) -> None:
     reporter.report(step, 10, {"loss": 1})
     assert sent == []
-    assert "warning: context.report left out all of it: the step is no number" in capsys.readouterr().out
+    assert "warning: context.report left out all of it: the step is " in capsys.readouterr().out
+
+
+def test_values_without_a_name_are_numbered(reporter: Reporter, sent: list[Reported]) -> None:
+    Context(seed=42, on_report=reporter.report).report(3, 10, 0.5, acc=1)
+    assert sent == [Reported(3, 10, {"value1": 0.5, "acc": 1})]
 
 
 def test_what_is_left_out_is_said_once(reporter: Reporter, capsys: pytest.CaptureFixture[str]) -> None:
