@@ -12,13 +12,14 @@ from distexp.cli.suggest import task_hint
 from distexp.cli.traces import FileRow, Trace, find_trace, rows_with, trace_of
 from distexp.errors import ConfigError, UserError
 from distexp.queue.lookup import Labels
-from distexp.results.audit import audit
 from distexp.results.matching import TaskIndex
 from distexp.results.store import ResultsStore
 from distexp.run_folder import HEADER, LOG_FILE
+from distexp.sweep.config import load_configs
+from distexp.sweep.expand import expand, output_folders
 from distexp.sweep.grid import GridPoint
-from distexp.sweep.source import Sweep
 from distexp.task import Task, Value
+from distexp.text import count_text
 
 _ROW = re.compile(r"(?P<file>.+\.csv):(?P<line>\d+)")
 _RUNS = re.compile(rf"^{HEADER}runs (.+)$", re.MULTILINE)
@@ -39,8 +40,11 @@ class Chooser:
         """Read the configs; broken ones hide no task that has left a row or a folder."""
         self._root, self._problem = root, ""
         self._tasks: list[GridPoint] = []
+        self._folders: list[str] = []  # of the tasks' own files, in the order of `load_results`
         try:
-            self._tasks = Sweep(root, configs).load()
+            phases = load_configs([Path(configs)], root)
+            self._tasks = expand(phases)
+            self._folders = [folder for phase in phases for folder in output_folders(phase)]
         except ConfigError as error:
             self._problem = str(error)
         self._by_key = {task.key: task for task in self._tasks}
@@ -76,21 +80,19 @@ class Chooser:
 
     def _row_at(self, file: str, line: int) -> FileRow:
         path = Path(file) if Path(file).is_file() else self._root / file
-        for row in rows_with(self._root, ""):
+        for row in rows_with(self._root, "", self._folders):
             if row.line == line and (self._root / row.file).resolve() == path.resolve():
                 return row
         raise UserError(f"{file}:{line}: no row of a results file begins there")
 
     def _of_number(self, number: int) -> Choice:
         """Return the task of a row by its number, counted from 0, as `load_results` counts."""
-        left = number
-        for file in audit(self._root, self._tasks):
-            if left < len(file.rows):
-                row = file.rows[left]
-                cells = {name: row.fields[at] for name, at in file.places().items()}
-                return Choice(self._by_key[row.keys[0]].task, cells, file.path)
-            left -= len(file.rows)
-        raise UserError(f"row {number}: there are {number - left} rows that count, numbered from 0")
+        count = 0
+        for count, row in enumerate(rows_with(self._root, "", self._folders), 1):
+            if count > number:
+                return self._of_row(row)
+        there = f"{count_text(count, 'row')} {'is' if count == 1 else 'are'} there"
+        raise UserError(f"row {number}: there is no such row: {there}, numbered from 0")
 
     def _of_row(self, row: FileRow) -> Choice:
         matcher = TaskIndex(self._tasks).matcher(tuple(row.cells), Path(row.file).parent.as_posix())

@@ -1,7 +1,7 @@
 """What rows and run folders say of a task that no config asks for (any more), found by its id or its key."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -52,11 +52,13 @@ def find_trace(root: Path, name: str) -> Trace | None:
     return _of_folder(root, folder, name) if folder else None
 
 
-def rows_with(root: Path, text: str) -> Iterator[FileRow]:
-    """Yield the rows of all results files whose line holds this text."""
+def rows_with(root: Path, text: str, first: Iterable[str] = ()) -> Iterator[FileRow]:
+    """Yield the rows of all results files whose line holds this text, those of the folders `first` first."""
     wanted = text.encode()
-    for folder in folders_with_results(root):
+    for folder in dict.fromkeys([*first, *folders_with_results(root)]):
         path = root / folder / RESULTS_FILE
+        if not path.is_file():
+            continue
         with open(path, "rb") as file:
             header = read_header(file)
             if header is None or header.problem:

@@ -6,7 +6,6 @@ No shell runs.
 import contextlib
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -34,7 +33,6 @@ STOP_GRACE_S = 20.0  # for the program to save its checkpoint after SIGTERM
 PIPE_GRACE_S = 5.0  # for processes that the program leaves behind with its output open
 CHUNK_BYTES = 65_536  # of a pipe, read at once
 MAX_LINE_BYTES = 16 * 1024 * 1024  # of which a line is looked at, for the result may be in it
-DEBUGGER_PROMPT = re.compile(r"(\(Pdb\) |ipdb> )+")  # before output: the user's Enter is no output
 MAX_QUOTED_CHARS = 500  # of the last line of an output, in an error: the log has it all
 
 

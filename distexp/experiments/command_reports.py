@@ -1,12 +1,14 @@
 """What a program reports while it runs: JSON lines with a `step`, printed or in `$DISTEXP_REPORT`."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 REPORT_FILE = "report.jsonl"
 STEP, TOTAL = "step", "total"
+_DEBUGGER_PROMPT = re.compile(r"^((\(Pdb\)|ipdb>) )+")  # before output: the user's Enter is no output
 MAX_PIECE_BYTES = 1024 * 1024  # of the file, read at once
 
 
@@ -42,6 +44,7 @@ class Reports:
 
 def json_object(text: str) -> dict[str, Any] | None:
     """Return the JSON object that a line is; None for anything else."""
+    text = _DEBUGGER_PROMPT.sub("", text)
     if not text.lstrip().startswith("{"):
         return None
     try:

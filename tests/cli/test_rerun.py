@@ -82,7 +82,7 @@ def test_a_task_is_named_by_key_folder_line_or_number_of_its_row(ended: Folder) 
     for name in names:
         assert EQUAL in rerun(ended.root, name)[1], name
     assert rerun(ended.root, "results_exp1/final_results.csv:3")[0] == 2
-    assert "row 1: there are 1 rows that count, numbered from 0" in rerun(ended.root, "1")[1]
+    assert "row 1: there is no such row: 1 row is there, numbered from 0" in rerun(ended.root, "1")[1]
     assert "did you mean exp1_vary_width_0_42?" in rerun(ended.root, "exp1_vary_widht_0_42")[1]
 
 
