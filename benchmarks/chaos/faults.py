@@ -44,6 +44,7 @@ _SIGNALS = {
 WORKER_KINDS = (
     Kind.KILL_WORKER, Kind.STOP_WORKER, Kind.TERM_WORKER, Kind.INTERRUPT_WORKER, Kind.HANG_UP_WORKER
 )  # fmt: skip
+STANDBY_SHARE = 4  # one of so many faults may hit a child that waits
 CHILD_KINDS = (Kind.KILL_CHILD, Kind.STOP_CHILD, Kind.FILL_TASK_DISK)
 GENTLE = (Kind.TERM_WORKER, Kind.INTERRUPT_WORKER, Kind.HANG_UP_WORKER, Kind.HANG_UP_MANAGER)
 
@@ -162,7 +163,7 @@ class Faults:
         return lambda: [go_on() for go_on in undo]
 
     def _below(self, event: Event) -> psutil.Process | None:
-        """Return the child or template that an event hits."""
+        """Return the child or template that an event hits; mostly a child that runs a task, if there is one."""
         is_template = event.kind in (Kind.KILL_TEMPLATE, Kind.STOP_TEMPLATE)
         found: list[psutil.Process] = []
         for worker in self._live():
@@ -170,6 +171,8 @@ class Faults:
                 with suppress(psutil.Error):
                     if _is_template(process) if is_template else _is_child(process):
                         found.append(process)
+        if event.kind in CHILD_KINDS and event.pick % STANDBY_SHARE:
+            found = [each for each in found if self._is_at_work(each)] or found
         return _picked(found, event.pick)
 
     def _strike_below(self, event: Event) -> Undo | None:
