@@ -163,7 +163,7 @@ class Faults:
         return lambda: [go_on() for go_on in undo]
 
     def _below(self, event: Event) -> psutil.Process | None:
-        """Return the child or template that an event hits; mostly a child that runs a task, if there is one."""
+        """Return the child or template that an event hits: mostly a child that runs a task."""
         is_template = event.kind in (Kind.KILL_TEMPLATE, Kind.STOP_TEMPLATE)
         found: list[psutil.Process] = []
         for worker in self._live():

@@ -155,6 +155,22 @@ def test_a_stop_ends_connections_in_tls_too(folder: Folder) -> None:
             assert client.socket.recv(1) == b""
 
 
+def test_the_end_of_a_connection_is_no_line_in_the_log_however_it_ends(folder: Folder) -> None:
+    with folder.serving() as manager:
+        with tls(manager.port) as left, tls(manager.port) as reset, RawClient(manager.port) as half:
+            for talk in (left, reset):
+                talk.say("status")
+            left.socket.close()  # without TLS's farewell, as of a process that was killed
+            reset.reset()
+            half.socket.sendall(HELLO)
+            half.socket.close()
+            poll(lambda: not manager._server._open, "all have ended")
+        with tls(manager.port) as stopped:
+            stopped.say("status")
+            manager.stop()
+    assert [line for line in folder.log() if "refused" in line or "EOF" in line] == []
+
+
 def test_many_requests_at_once_pass_through_tls(folder: Folder) -> None:
     with folder.serving() as manager, tls(manager.port) as talk:
         talk.socket.sendall(2000 * b'{"type": "status"}\n')
