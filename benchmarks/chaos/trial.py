@@ -24,6 +24,9 @@ from benchmarks.chaos.faults import Faults
 from benchmarks.chaos.findings import gather
 from benchmarks.chaos.plan import Event, Placement, Plan
 from benchmarks.chaos.stage import Actor, Stage
+from distexp.errors import DistexpError
+from distexp.wire.client import Client
+from distexp.wire.messages import View, ViewReply
 
 LOOK_S = 0.05  # between two looks at the processes
 START_S = 60.0  # for a manager to serve, on a busy machine
@@ -173,9 +176,12 @@ class Trial:
         if time.monotonic() < self.slow_at_s:
             return
         self.slow_at_s, since = math.inf, len(self.stage.lines)
-        print(
-            f"seed {self.plan.seed}: still runs after {SLOW_S:g} s; {len(self.due)} steps of the plan are due"
-        )
+        steps = f"{len(self.due)} steps of the plan are to come"
+        if self.due:
+            steps += f", the next in {self.due[0][0] - time.monotonic():.1f} s"
+        moments = ", ".join(f"{event.kind} at {event.moment!r}" for event, _, _ in self.waiting)
+        print(f"seed {self.plan.seed}: still runs after {SLOW_S:g} s; {steps}; waiting: {moments or 'none'}")
+        print(*_leases(self.stage), sep="\n")
         live = [actor for actor in self.stage.actors if actor.is_alive]
         for actor in live:
             print(f"  {actor.name}: {_sockets(actor)}; last line: {(actor.said or ['none'])[-1][:150]}")
@@ -184,6 +190,18 @@ class Trial:
         for line in self.stage.lines[since:]:
             print(f"  {line.who}: {line.text}")
         sys.stdout.flush()
+
+
+def _leases(stage: Stage) -> list[str]:
+    """Return what the manager says of its workers: who holds which task, and when it was last heard."""
+    try:
+        with Client(stage.workdir, "localhost", stage.port) as client:
+            view = client.call(View(), ViewReply)
+    except DistexpError as error:
+        return [f"  the manager tells no leases: {error}"]
+    return [
+        f"  {each.worker}: {each.task or 'no task'}, heard {each.age_s:.0f} s ago" for each in view.workers
+    ]
 
 
 def _sockets(actor: Actor) -> str:
