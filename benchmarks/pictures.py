@@ -75,6 +75,7 @@ def run(root: Path) -> None:
             is_drawn = len(view.workers) == len(workers) and all(each.metrics for each in view.workers)
             console = Console(record=True, width=WIDTH, file=io.StringIO())
             console.print(render(view, WIDTH, HEIGHT))
+            console.print(" ")  # room below the last line, where some fonts have their underscores
             picture = console.export_svg(title="distexp run")
             picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.S)
             (PROJECT / "docs" / "live_view.svg").write_text(picture, encoding="utf-8")
