@@ -8,6 +8,10 @@ set "ASKED="
 set "NEEDS="
 set WORDS=%*
 if not defined WORDS goto menu
+if /i "%~1"=="--cuda" set "NEEDS=--cuda"
+if defined NEEDS set WORDS=%WORDS:*--cuda=%
+if defined NEEDS if not defined WORDS goto menu
+if defined NEEDS goto environment
 if /i "%~1"=="help" goto help
 if /i "%~1"=="-h" goto help
 if /i "%~1"=="--help" goto help
@@ -58,19 +62,23 @@ goto end
 :menu
 set "ASKED=yes"
 set "CHOICE="
-echo   1  manager
-echo   2  workers
+echo   1  run: the whole sweep, a manager and its workers
+echo   2  manager
+echo   3  workers
+echo   4  report: an HTML file with charts
 set /p "CHOICE=What shall start? "
-if "%CHOICE%"=="1" set "WORDS=manager"
-if "%CHOICE%"=="1" goto environment
-if not "%CHOICE%"=="2" goto unknown
+if "%CHOICE%"=="1" set "WORDS=run"
+if "%CHOICE%"=="2" set "WORDS=manager"
+if "%CHOICE%"=="4" set "WORDS=report"
+if defined WORDS goto environment
+if not "%CHOICE%"=="3" goto unknown
 set "COUNT=1"
 set /p "COUNT=How many workers? [1] "
 set "WORDS=workers %COUNT%"
 goto environment
 
 :unknown
->&2 echo launch_distributed.bat: choose 1 or 2
+>&2 echo launch_distributed.bat: choose 1, 2, 3 or 4
 set "CODE=2"
 goto end
 
@@ -91,6 +99,7 @@ echo   rerun     one task again, in the foreground     help      this text
 echo(
 echo The first start makes .venv beside this file and installs requirements.txt. DISTEXP_PYTHON=C:\path\to\python.exe
 echo uses that Python as it is and installs nothing. Paths count from where you type.
+echo Where nvidia-smi works, it offers the CUDA build of torch; `launch_distributed.bat --cuda VERB` takes it unasked.
 set "CODE=0"
 
 :end

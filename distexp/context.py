@@ -59,7 +59,7 @@ class Context:
     """
 
     seed: int
-    device: str = "cpu"  # as torch spells it: "cpu" or "cuda:0", the first GPU that the task can see
+    device: str = "cpu"  # as torch spells it: "cpu", "mps" or "cuda:0", the first GPU it can see
     gpus: int = 0  # that it can see: "cuda:0", "cuda:1", ...; as many as its phase says, or one
     output_dir: Path = Path()  # of the phase, for what its tasks share
     run_dir: _MadeWhenRead = _MadeWhenRead(Path())  # of this task alone, the same for every attempt

@@ -13,7 +13,7 @@ from distexp.worker.task_process import Attempt, Children, StartMethod
 from tests.support import poll
 
 Write = Callable[[str], str]  # source of an experiment -> "module:function"
-METHODS: list[StartMethod] = ["spawn"] if sys.platform == "win32" else ["forkserver", "spawn"]
+METHODS: list[StartMethod] = ["forkserver", "spawn"] if sys.platform == "linux" else ["spawn"]
 DEADLINE_S = 60.0
 
 

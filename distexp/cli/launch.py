@@ -33,7 +33,7 @@ class WithOptions(click.Command):
 )
 @click.option(
     "--device",
-    type=OneOf(["auto", "gpu", "cpu"]),
+    type=OneOf(["auto", "gpu", "cpu", "mps"]),
     default="auto",
     show_default=True,
     help="Where they compute.",

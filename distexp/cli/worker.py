@@ -26,7 +26,7 @@ from distexp.wire.auth import TOKEN_VARIABLE, Token, given_token
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
 from distexp.worker.connection import HEARTBEAT_S, ManagerConnection
-from distexp.worker.device import acquire_device
+from distexp.worker.device import DeviceChoice, acquire_device
 from distexp.worker.gpu_monitor import GpuMonitor
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
@@ -60,7 +60,7 @@ class Settings:
 
     host: str | None
     port: int | None
-    device: Literal["auto", "gpu", "cpu"]
+    device: DeviceChoice
     min_free_gb: float
     slots_per_gpu: int
     gpus: int
@@ -78,10 +78,10 @@ class Settings:
 @click.argument("port", type=int, required=False)
 @click.option(
     "--device",
-    type=OneOf(["auto", "gpu", "cpu"]),
+    type=OneOf(["auto", "gpu", "cpu", "mps"]),
     default="auto",
     show_default=True,
-    help="gpu: fail without a GPU; cpu: use none.",
+    help="gpu: fail without a GPU; cpu: use none; mps: that of Apple silicon.",
 )
 @click.option(
     "--min-free-gb",
@@ -166,8 +166,8 @@ def main(**flags: Any) -> int:
 
 def check_gpus(settings: Settings) -> None:
     """Raise UserError when several GPUs are asked for together with what excludes them."""
-    if settings.gpus > 1 and settings.device == "cpu":
-        raise UserError(f"--gpus {settings.gpus} cannot be used together with --device cpu")
+    if settings.gpus > 1 and settings.device in ("cpu", "mps"):
+        raise UserError(f"--gpus {settings.gpus} cannot be used together with --device {settings.device}")
     if settings.gpus > 1 and settings.slots_per_gpu > 1:
         raise UserError(
             f"--gpus {settings.gpus} cannot be used together with --slots-per-gpu {settings.slots_per_gpu}: "

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import psutil
 
@@ -39,18 +39,19 @@ class Claim:
     worker_id: str  # "gpu0", "gpu0.1" for slot 1, "gpu0-mig1" for a MIG instance, "gpu0+3" for two, "cpu0"
     gpus: tuple[GpuStatus, ...]  # as CUDA counts them in a child
     _locks: tuple[FileLock, ...] = field(repr=False, compare=False)
+    without_gpus: Literal["cpu", "mps"] = "cpu"  # where it computes if it has none of NVML
 
     @property
     def device(self) -> str:
         """The first device as torch spells it in a child that got `environment()`."""
-        return "cuda:0" if self.gpus else "cpu"
+        return "cuda:0" if self.gpus else self.without_gpus
 
     @property
     def device_name(self) -> str:
-        """The product names of the GPUs, or "cpu": `NVIDIA H100`, `2 x NVIDIA H100`."""
+        """The product names of the GPUs, or "cpu" or "mps": `NVIDIA H100`, `2 x NVIDIA H100`."""
         counts = Counter(gpu.name for gpu in self.gpus)
         names = [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
-        return ", ".join(names) or "cpu"
+        return ", ".join(names) or self.without_gpus
 
     @property
     def total_mib(self) -> int:
@@ -288,8 +289,10 @@ def unclaimable(
     return reasons
 
 
-def claim_cpu(folder: Path) -> Claim:
+def claim_cpu(folder: Path, device: Literal["cpu", "mps"] = "cpu") -> Claim:
     """Claim the lowest free CPU worker's number of this folder: `cpu0`, `cpu1`, ... Never waits.
+
+    Apple's GPU is claimed the same way: its workers, `mps0`, ..., share it with everything else, as the CPU.
 
     Raises:
         UserError: Locks cannot be had in `folder`, or all numbers are taken. The message holds the path.
@@ -297,9 +300,9 @@ def claim_cpu(folder: Path) -> Claim:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(MAX_CPU_WORKERS):
-            lock = _try_lock(folder / f"cpu{index}.lock", mode=locks.PRIVATE)
+            lock = _try_lock(folder / f"{device}{index}.lock", mode=locks.PRIVATE)
             if lock:
-                return Claim(f"cpu{index}", (), (lock,))
+                return Claim(f"{device}{index}", (), (lock,), device)
     except PermissionError as error:
         raise UserError(f"{folder}: a file there cannot be locked ({error}); fix its permissions") from error
     raise UserError(f"{folder}: {MAX_CPU_WORKERS} CPU workers run already, and more are not possible")

@@ -5,6 +5,7 @@ here, as in `nvidia-smi`.
 """
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ MIN_FREE_GB = 4.0  # a GPU needs more free memory than this, unless the caller s
 MIB = 1024 * 1024
 
 _NO_DRIVER = "install the driver (`nvidia-smi` shows whether it works), or run with --device cpu"
+_ON_MACOS = "Apple's GPU is used only with --device mps"
 _INIT_FAILURES = {  # what nvmlInit raises -> (cause, remedy)
     "NVMLError_LibraryNotFound": ("no NVIDIA driver, its NVML library is missing", _NO_DRIVER),
     "NVMLError_DriverNotLoaded": ("the NVIDIA driver is not loaded", _NO_DRIVER),
@@ -201,6 +203,8 @@ def _held_by(gpu: GpuStatus) -> str:
 @contextmanager
 def open_nvml() -> Iterator[Any]:
     """Open NVML for the time of a `with`, and turn its failures as a whole into NoGpuError."""
+    if sys.platform == "darwin":
+        raise NoGpuError(f"No available GPU found: {_ON_MACOS}; run with that, or with --device cpu")
     try:
         import pynvml  # here, not above: see the head of this file
     except ImportError as error:

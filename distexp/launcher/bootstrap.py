@@ -1,4 +1,4 @@
-"""Make the virtual environment `.venv`, or complete it: `python -m distexp.launcher.bootstrap [--dev]`.
+"""Make or complete the virtual environment `.venv`: `python -m distexp.launcher.bootstrap [--dev] [--cuda]`.
 
 Runs before anything is installed, so standard library only. Both launchers start it with
 `.venv`'s own Python, or with the first Python >= 3.11 they find while there is none.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from distexp.errors import UserError
+from distexp.launcher import cuda_build
 from distexp.system import locks
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -25,10 +26,15 @@ LOG_TAIL_LINES = 20  # of pip's log, shown when it fails: the cause is in its la
 
 
 def main(words: Sequence[str]) -> int:
-    """Make `.venv` complete and return the exit code; with `--dev`, also for the checks."""
+    """Make `.venv` complete and return the exit code.
+
+    With `--dev`, also for the checks; with `--cuda`, on Windows, with the CUDA build of torch unasked.
+    """
     wanted = [RUN_REQUIREMENTS, DEV_REQUIREMENTS] if "--dev" in words else [RUN_REQUIREMENTS]
     try:
         make_environment(PROJECT, wanted)
+        if sys.platform == "win32":
+            offer_cuda(PROJECT / ".venv", is_agreed="--cuda" in words)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
@@ -53,6 +59,26 @@ def make_environment(project: Path, wanted: Sequence[str]) -> None:
             _install(venv, project / name)
 
 
+def offer_cuda(venv: Path, *, is_agreed: bool) -> None:
+    """Offer the CUDA build of torch where it would work: see `cuda_build`."""
+
+    def install(words: Sequence[str]) -> int:
+        log = venv / "install-cuda.log"
+        print(f"Installing the CUDA build of torch: once, some minutes (progress: {log})", flush=True)
+        with log.open("w", encoding="utf-8") as output:
+            return _watched(pip_install(venv_python(venv), *words), output, log)
+
+    def ask(finding: str) -> bool | None:
+        if is_agreed:
+            return True
+        if not sys.stdin.isatty():
+            print(f"{finding}: launch_distributed.bat --cuda VERB installs the CUDA build", file=sys.stderr)
+            return None
+        return input(f"{finding}. Install the CUDA build (some GB)? [y/N] ").strip().lower() in ("y", "yes")
+
+    cuda_build.offer(venv, venv_python(venv), install, ask)
+
+
 def missing(venv: Path, project: Path, wanted: Sequence[str]) -> list[str]:
     """Return the files of `wanted` that are not installed as they now read; all of them without a venv."""
     running_there = Path(sys.prefix).resolve() == venv
@@ -64,6 +90,11 @@ def missing(venv: Path, project: Path, wanted: Sequence[str]) -> list[str]:
 def venv_python(venv: Path) -> Path:
     """Return where a virtual environment keeps its Python on this system."""
     return venv / "Scripts" / "python.exe" if sys.platform == "win32" else venv / "bin" / "python"
+
+
+def pip_install(python: Path, *words: str) -> list[str]:
+    """Return the command that installs what the words say."""
+    return [str(python), "-m", "pip", "install", "--disable-pip-version-check", *words]
 
 
 def checksum(requirements: Path) -> str:
@@ -113,8 +144,7 @@ def _install(venv: Path, requirements: Path) -> None:
                 f"{venv}: {sys.executable} has neither pip nor its module ensurepip; install them "
                 "(on Debian and Ubuntu: apt-get install python3-venv)"
             )
-        pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-r", str(requirements)]
-        code = _watched(pip, output, log)
+        code = _watched(pip_install(venv_python(venv), "-r", str(requirements)), output, log)
     if code != 0:
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
         print("\n".join(tail), file=sys.stderr)

@@ -74,15 +74,15 @@ def run(
     Args:
         workdir: The folder, absolute.
         manager_words: Flags for the manager.
-        workers: How many; 0: one per free GPU, two on the CPU where none is free.
-        device: Where they compute: `auto`, `gpu` or `cpu`.
+        workers: How many; 0: one per free GPU, one for `mps`, two on the CPU where none is free.
+        device: Where they compute: `auto`, `gpu`, `cpu` or `mps`.
         gpus: For each worker.
 
     Returns:
         The manager's exit code (after Ctrl+C 130, after SIGTERM 143; 1 if the workers ended early), and
         whether the manager came so far that workers were started.
     """
-    free_gpus = 0 if device == "cpu" else count_free_gpus()
+    free_gpus = 0 if device in ("cpu", "mps") else count_free_gpus()
     workers_wanted = free_gpus // max(1, gpus)
     if not workers_wanted and gpus > 1:
         raise UserError(f"--gpus {gpus}: only {free_gpus} GPU{'s are' if free_gpus != 1 else ' is'} free")
@@ -95,7 +95,7 @@ def run(
             workdir,
             manager,
             python(RUNNER, "--device", device, "--gpus", str(gpus)),
-            workers or workers_wanted or CPU_WORKERS,
+            workers or workers_wanted or (1 if device == "mps" else CPU_WORKERS),
             is_relay=draws,
         )
         while not local_run.turn(time.monotonic()):

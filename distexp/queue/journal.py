@@ -54,6 +54,7 @@ class Journal:
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")  # before WAL: then no shared-memory file
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")  # a lease survives a power cut, too
+            self._database.execute("PRAGMA fullfsync=ON")  # on macOS as well, where fsync alone is not enough
             self._database.executescript(_SCHEMA)
             self._database.execute("INSERT OR IGNORE INTO about VALUES ('sweep_id', ?)", (uuid.uuid4().hex,))
             row = self._database.execute("SELECT value FROM about WHERE name = 'sweep_id'").fetchone()

@@ -25,7 +25,7 @@ from distexp.results.problems import Problem
 from distexp.results.reader import OnRow, Reader, Scan
 from distexp.results.row import STOPPED_AT
 from distexp.system import locks
-from distexp.system.files import sync_folder
+from distexp.system.files import sync, sync_folder
 from distexp.task import Bookmark, Task
 
 __all__ = ["RESULTS_FILE", "Appended", "ResultsFile", "Scan"]
@@ -335,7 +335,7 @@ def append_durably(path: Path, data: bytes) -> os.stat_result:
             written = os.write(descriptor, data)
             if written != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(descriptor)
+            sync(descriptor)
         except OSError:
             with suppress(OSError):  # a device has no size; the first error is the one that tells
                 os.ftruncate(descriptor, size)
@@ -358,7 +358,7 @@ def set_aside(path: Path, offset: int, tail: bytes) -> bool:
             return False
         append_durably(path.with_name(path.name + TORN_SUFFIX), tail + b"\n")
         file.truncate(offset)
-        os.fsync(file.fileno())
+        sync(file.fileno())
     return True
 
 
@@ -424,7 +424,7 @@ def _rewritten(path: Path, lock: locks.FileLock) -> Iterator[tuple[BinaryIO, Bin
         with open(target, "rb") as old, open(copy, "wb") as new:
             yield old, new
             new.flush()
-            os.fsync(new.fileno())
+            sync(new.fileno())
         shutil.copymode(target, copy)
         if not lock.is_at(f"{path}.lock"):
             raise OSError(errno.ESTALE, "its lock file was deleted meanwhile")

@@ -3,6 +3,16 @@
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl as _fcntl
+
+    fcntl: Any = _fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)  # of macOS, whose fsync leaves data in the drive's own memory
 
 
 def replace_durably(path: Path, data: bytes | memoryview, mode: int = 0o666, writer: str = "") -> None:
@@ -22,7 +32,7 @@ def replace_durably(path: Path, data: bytes | memoryview, mode: int = 0o666, wri
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         os.replace(half, path)
         sync_folder(path.parent)
     except OSError:
@@ -31,13 +41,26 @@ def replace_durably(path: Path, data: bytes | memoryview, mode: int = 0o666, wri
         raise
 
 
+def sync(descriptor: int) -> None:
+    """Make what was written to a file last.
+
+    Raises:
+        OSError: The disk does not take it.
+    """
+    if FULL_SYNC is not None:
+        with suppress(OSError):  # of a file system without it
+            fcntl.fcntl(descriptor, FULL_SYNC)
+            return
+    os.fsync(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a new or renamed entry of the folder last; where folders cannot be synced, do nothing."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -37,11 +37,11 @@ def host_name() -> str:
 
 def machine_id() -> str:
     """Return a text that two processes share only on one boot of one host, seeing each other's pids."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # not Linux
-        return f"{platform.node()}/{_boot_id()}"
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a container without these files
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+            return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    return f"{platform.node()}/{_boot_id()}"
 
 
 def _boot_id() -> str:

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import platform
+import sys
 from pathlib import Path
 from typing import Literal
 
-from distexp.errors import NoGpuError
+from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, Place, claim_cpu, claim_gpu, claim_gpus
 from distexp.gpu.devices import list_gpus
 from distexp.wire.messages import Status, StatusReply
@@ -15,11 +17,13 @@ from distexp.worker.signals import StopRequests
 RETRY_S = 5.0  # between two tries to claim a GPU
 FIRST_RETRY_S = 1.0  # the same while others are kept from the GPUs that become free
 
+DeviceChoice = Literal["auto", "gpu", "cpu", "mps"]
+
 log = logging.getLogger("distexp.worker")
 
 
 def acquire_device(
-    device: Literal["auto", "gpu", "cpu"],
+    device: DeviceChoice,
     *,
     min_free_mib: int,
     slots: int,
@@ -35,10 +39,12 @@ def acquire_device(
 
     Raises:
         NoGpuError: There is no driver or GPU, and `gpu` or several were asked for.
-        UserError: This host does not have so many.
+        UserError: This host does not have so many, or no GPU of Apple's for `mps`.
     """
-    if device == "cpu":
-        return claim_cpu(cpu_folder)
+    if device == "mps" and (sys.platform, platform.machine()) != ("darwin", "arm64"):
+        raise UserError("--device mps: only a Mac with Apple silicon has that; use auto, gpu or cpu")
+    if device in ("cpu", "mps"):
+        return claim_cpu(cpu_folder, device)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         list_gpus(visible)

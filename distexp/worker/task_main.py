@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -178,7 +179,7 @@ def main(channel: Connection, setup: Setup) -> None:
     outcome: bytes | Failed | Stopped | Unusable
     if isinstance(loaded, Failed | Stopped):
         outcome = loaded
-    elif setup.gpus and (problem := torch_problem()):
+    elif setup.device != "cpu" and (problem := torch_problem(setup.device)):
         outcome = Unusable(problem)
     else:
         channel.send_bytes(_encode(Started()))
@@ -187,7 +188,7 @@ def main(channel: Connection, setup: Setup) -> None:
         context = make_context(run, folder, setup, inbox.stop, reporter.report)
         outcome = guarded(lambda: _attempt(loaded, run, folder, context, inbox))
         metrics_file.close()
-        if isinstance(outcome, Failed) and setup.gpus and (problem := torch_problem()):
+        if isinstance(outcome, Failed) and setup.device != "cpu" and (problem := torch_problem(setup.device)):
             outcome = Unusable(problem)  # the experiment imported torch when it ran
     end_output(outcome.error if isinstance(outcome, Failed) else "")
     if os.getpid() != own_pid:  # the experiment has forked, and this is not the process that was started
@@ -220,17 +221,21 @@ def make_reporter(run: Run, metrics_file: MetricsFile, channel: Connection, inbo
     return Reporter(metrics_file.add, send, pass_report=gate.pass_report)
 
 
-def torch_problem() -> str:
+def torch_problem(device: str) -> str:
     """Return in torch's words why it cannot use the GPU; empty where it can, or is not imported."""
     torch: Any = sys.modules.get("torch")
-    cuda = getattr(torch, "cuda", None)
-    if cuda is None or cuda.is_available():
+    kind = device.partition(":")[0]
+    place = {"cuda": "cuda", "mps": "backends.mps"}[kind]
+    try:
+        if attrgetter(place)(torch).is_available():
+            return ""
+    except AttributeError:  # not imported, or not whole
         return ""
     try:
-        torch.zeros(1, device="cuda")
+        torch.zeros(1, device=kind)
     except (AssertionError, RuntimeError) as error:
         return one_line(f"torch {torch.__version__}: {str(error).strip().splitlines()[0]}")
-    return f"torch {torch.__version__}: torch.cuda.is_available() is false"
+    return f"torch {torch.__version__}: torch.{place}.is_available() is false"
 
 
 def make_context(

@@ -135,6 +135,15 @@ def test_the_environment_is_made_with_a_python_of_the_path(windows: Windows) -> 
     assert output == "[-m][distexp.launcher.bootstrap][--dev]\n"
 
 
+def test_cuda_before_the_verb_is_for_the_environment_alone(windows: Windows) -> None:
+    path = on_windows(windows.python.parent)
+    windows.add_environment()
+    output = windows.call(BATCH, "--cuda", "status", "--workdir", "x & y", WINEPATH=path)[1]
+    assert (
+        output == f"[-m][distexp.launcher.bootstrap][--cuda]\n[{script(windows)}][status][--workdir][x & y]\n"
+    )
+
+
 def test_without_a_recent_python_it_says_what_it_found(windows: Windows) -> None:
     windows.add_environment()
     code, output = windows.call(BATCH, "run", IS_OLD="1")
@@ -145,7 +154,9 @@ def test_without_a_recent_python_it_says_what_it_found(windows: Windows) -> None
     )
 
 
-@pytest.mark.parametrize(("typed", "words"), [("1", "[manager]"), ("2", "[workers][1]")])
+@pytest.mark.parametrize(
+    ("typed", "words"), [("1", "[run]"), ("2", "[manager]"), ("3", "[workers][1]"), ("4", "[report]")]
+)
 def test_a_double_click_asks_what_to_start_and_keeps_the_window(
     windows: Windows, typed: str, words: str
 ) -> None:
@@ -159,7 +170,7 @@ def test_a_double_click_asks_what_to_start_and_keeps_the_window(
 def test_another_choice_is_refused(windows: Windows) -> None:
     code, output = windows.call(BATCH, typed="9\r\n")
     assert code == 2
-    assert "launch_distributed.bat: choose 1 or 2\n" in output
+    assert "launch_distributed.bat: choose 1, 2, 3 or 4\n" in output
 
 
 def test_help_needs_no_python(windows: Windows) -> None:

@@ -14,6 +14,7 @@ from distexp.system.process import (
     ProcessMark,
     descendants,
     end_tree,
+    has_children,
     has_group,
     host_name,
     machine_id,
@@ -47,6 +48,20 @@ def test_two_processes_of_one_host_agree_on_what_it_is() -> None:
     program = "from distexp.system.process import *; print(host_name(), machine_id())"
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert child.stdout.split() == [host_name(), machine_id()]
+
+
+def test_elsewhere_than_on_linux_a_host_is_known_by_the_start_of_its_first_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = ProcessMark.of(1)
+    assert first is not None
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert machine_id().endswith(f"/{first.started!r}")
+
+
+def test_without_waitid_there_may_be_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.waitid")
+    assert has_children()
 
 
 # -- import failures ---------------------------------------------------------------------------------------

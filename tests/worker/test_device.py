@@ -104,6 +104,28 @@ def test_without_a_driver_or_gpu_it_is_the_cpu_and_says_why(
     assert cause in caplog.messages[-1]
 
 
+def test_on_a_mac_it_is_the_cpu_and_its_own_gpu_is_named(
+    find: Find, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    caplog.set_level("INFO")
+    find()
+    assert caplog.messages == ["Running on the CPU (Apple's GPU is used only with --device mps)"]
+
+
+def test_mps_is_the_gpu_of_apple_silicon(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    claim = find("mps")
+    assert claim is not None
+    assert (claim.worker_id, claim.device, claim.device_name) == ("mps0", "mps", "mps")
+
+
+def test_mps_is_refused_where_it_is_not(find: Find) -> None:
+    with pytest.raises(UserError, match="--device mps: only a Mac with Apple silicon has that"):
+        find("mps")
+
+
 def test_a_gpu_that_was_asked_for_is_not_replaced_by_the_cpu(scenario: Path, find: Find) -> None:
     write_scenario(scenario, init="LibraryNotFound")
     with pytest.raises(NoGpuError, match="No available GPU found"):

@@ -1,0 +1,60 @@
+"""On Windows PyPI's torch computes on the CPU alone: offer the CUDA build from PyTorch's own index.
+
+Standard library alone, since `bootstrap` runs before anything is installed.
+"""
+
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+INDEX = "https://download.pytorch.org/whl/cu{version}"
+BUILDS = (126, 128, 130)  # CUDA 12.6, 12.8, 13.0: what there are builds for; each driver runs older ones, too
+DECLINED = "cuda-declined"  # in .venv, once the user wants none
+ASK_S = 30.0  # for a driver to wake its GPUs
+VERSION = "import importlib.metadata as found; print(found.version('torch'))"
+
+
+def index_for(told: str) -> str | None:
+    """Return the index for the driver that `nvidia-smi` tells of; None for one too old for any build."""
+    found = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", told)
+    runs = int(found[1]) * 10 + int(found[2]) if found else BUILDS[0]
+    fitting = [build for build in BUILDS if build <= runs]
+    return INDEX.format(version=fitting[-1]) if fitting else None
+
+
+def offer(
+    venv: Path, python: Path, install: Callable[[Sequence[str]], int], ask: Callable[[str], bool | None]
+) -> None:
+    """Install the CUDA build of torch if there is a GPU for it, torch is another build, and the user agrees.
+
+    Args:
+        venv: Remembers a refusal.
+        python: Of that environment.
+        install: Runs pip with these words and returns its exit code.
+        ask: Returns the answer to a question; None where nobody can be asked: then it is only said.
+    """
+    if (venv / DECLINED).exists():
+        return
+    version = _run([str(python), "-c", VERSION])
+    driver = _run(["nvidia-smi"]) if version and "+cu" not in version else None
+    index = index_for(driver) if driver else None
+    if index is None:
+        return
+    answer = ask("nvidia-smi sees a GPU, but PyPI's torch for Windows computes on the CPU alone")
+    if answer:
+        wanted = f"torch=={version.partition('+')[0]}"
+        code = install(["--force-reinstall", "--no-deps", wanted, "--index-url", index])
+        told = "installed" if code == 0 else f"not installed (exit code {code})"
+        print(f"{wanted} from {index}: {told}")
+    elif answer is False:
+        (venv / DECLINED).touch()
+
+
+def _run(command: Sequence[str]) -> str:
+    """Return what a program says; nothing where it does not work."""
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
