@@ -140,11 +140,12 @@ def describe(reply: ShowReply) -> str:
     """Return the reply as lines for people."""
     task, row = reply.task, reply.row
     tried = f"{task.attempts} attempts, {task.failures} failures, {task.losses} lost workers"
+    last = f", last on {task.worker}" if task.worker else ""
     values = {**task.config, "seed": task.seed}
     lines = [
         f"{task.task_id}: {task.state}",
         f"  {reply.why}",
-        f"  tried       {tried}" + (f", last on {task.worker}" if task.worker else ""),
+        *([] if row and not task.attempts else [f"  tried       {tried}{last}"]),
         "  parameters  " + ", ".join(f"{name}={number_text(value)}" for name, value in values.items()),
     ]
     if need := need_text(task.gpus, task.min_free_gb):
