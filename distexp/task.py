@@ -322,6 +322,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     last_worker: str = ""
     cause: str = ""
     error: str = ""
+    superseded: str = ""  # the code of its row, which no longer completes it; empty: every row does
     lease: LeaseRecord | None = None
 
 

@@ -6,12 +6,14 @@ import click
 import msgspec
 
 from distexp.cli.options import CONFIGS, WORKDIR
+from distexp.cli.records import superseded_in
 from distexp.reporting.plan import FilePlan, PhasePlan, Plan, make_plan
-from distexp.results.audit import audit
+from distexp.results.audit import audit, told_other_code
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.system.gc import set_aside
 from distexp.text import count_text, duration_text, need_text
+from distexp.workdir import Workdir
 
 
 @click.command()
@@ -31,7 +33,9 @@ def main(workers: int, configs: str, workdir: Path, axes: bool, json: bool) -> i
     """
     phases = load_configs([Path(configs)], workdir)
     tasks = expand(phases)
-    plan = make_plan(phases, tasks, audit(workdir, tasks), workers)
+    files = audit(workdir, tasks, superseded_in(Workdir(workdir.absolute())))
+    other_code = told_other_code(workdir, files)
+    plan = msgspec.structs.replace(make_plan(phases, tasks, files, workers), other_code=other_code)
     print(msgspec.json.format(msgspec.json.encode(plan)).decode() if json else "\n".join(told(plan, axes)))
     return 0
 
@@ -57,6 +61,8 @@ def told(plan: Plan, axes: bool = False) -> list[str]:
     lines.append(f"{'Sum':<{width + 2}}  {_numbers(plan)}")
     for file in plan.files:
         lines += _file(file)
+    if plan.other_code:
+        lines.append(f"{plan.other_code}: requeue --other-code runs them again")
     if not plan.files:
         lines.append("No results file is there yet")
     return [*lines, _estimate(plan)]

@@ -54,6 +54,14 @@ def journal_of(workdir: Workdir) -> list[TaskRecord]:
         lock.release()
 
 
+def superseded_in(workdir: Workdir) -> dict[str, str]:
+    """Return the codes of rows that no longer complete their tasks, by key; nothing while a manager runs."""
+    try:
+        return {each.key: each.superseded for each in journal_of(workdir) if each.superseded}
+    except DistexpError:
+        return {}
+
+
 def _asked(workdir: Workdir, state: str) -> list[TaskRecord]:
     found: list[TaskRecord] = []
     with Client(workdir, token=given_token()) as client:

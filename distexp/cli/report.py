@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from distexp.cli.options import CONFIGS, WORKDIR
-from distexp.cli.records import known_failures
+from distexp.cli.records import known_failures, superseded_in
 from distexp.errors import UserError
-from distexp.results.audit import audit
+from distexp.results.audit import audit, told_other_code
 from distexp.results.row import RUNGS_FILE
 from distexp.results.rungs import read_rungs
 from distexp.sweep.config import load_configs
@@ -50,9 +50,11 @@ def main(metric: str | None, out: Path | None, configs: str, workdir: Path) -> i
     tasks = expand(phases)
     folders = dict.fromkeys(task.output_dir for task in tasks if task.grid.halving)
     rungs = [each for name in folders for each in read_rungs(folder.root / name / RUNGS_FILE)]
-    files = audit(folder.root, tasks)
+    files = audit(folder.root, tasks, superseded_in(folder))
+    other_code = told_other_code(folder.root, files)
     report = make_report(phases, tasks, files, known_failures(folder), metric=metric, rungs=rungs)
     made = f"{folder.root} on {host_name()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    made += f"; {other_code}" if other_code else ""
     out = out or folder.root / OUT_FILE
     try:
         replace_durably(out, make_page(report, title=folder.root.name, made=made).encode(), 0o644)

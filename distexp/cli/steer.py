@@ -38,17 +38,24 @@ def cancel(target: Target, task: tuple[str, ...]) -> int:
 @click.argument("task", nargs=-1, metavar="TASK...")
 @click.option("--failed", is_flag=True, help="All that failed.")
 @click.option("--missing", is_flag=True, help="All whose row is no longer in its file.")
+@click.option(
+    "--other-code",
+    is_flag=True,
+    help="All that ran other code than the folder holds; new rows replace theirs.",
+)
 @asks_manager()
-def requeue(target: Target, task: tuple[str, ...], failed: bool, missing: bool) -> int:
-    """Run tasks again that failed, were cancelled or stopped early, or whose row is gone.
+def requeue(target: Target, task: tuple[str, ...], failed: bool, missing: bool, other_code: bool) -> int:
+    """Run tasks again that failed, were cancelled or stopped, whose row is gone, or that ran other code.
 
     TASK is a task id, such as exp1_vary_width_0_42.
     """
-    if not (task or failed or missing):
-        raise click.UsageError("Name task ids, --failed or --missing.", click.get_current_context())
-    request = Requeue(tasks=[*task], failed=failed, missing=missing)
+    if not (task or failed or missing or other_code):
+        raise click.UsageError(
+            "Name task ids, --failed, --missing or --other-code.", click.get_current_context()
+        )
+    request = Requeue(tasks=[*task], failed=failed, missing=missing, other_code=other_code)
     try:
-        code = order(target, request, "Requeued {tasks}")
+        code = order(target, request, "Requeued {tasks}\n{message}")
     except ManagerUnreachable as error:
         command = click.get_current_context().find_root().info_name
         raise ManagerUnreachable(f"{error}. Or type `{command} run --retry-failed`") from None

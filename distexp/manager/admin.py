@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 import msgspec
 
 from distexp.errors import ProtocolError, ResultsUnwritable, UnknownTask
+from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.explain import QueueView, why_not_running
 from distexp.manager.forecast import Forecaster
 from distexp.manager.rungs import Rungs
@@ -13,6 +14,7 @@ from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Entry, Lease
 from distexp.queue.lookup import Where
 from distexp.queue.task_queue import TaskQueue
+from distexp.results.row import CODE
 from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE
 from distexp.task import Reportable, State, canonical
@@ -48,6 +50,7 @@ class Admin:
         self._queue, self._store, self._registry, self._forecaster = queue, store, registry, forecaster
         self._workdir = workdir
         self.rungs = Rungs(workdir.root, queue)
+        self.code = CodeIdentity(workdir.root, queue, store)
         self.is_paused = False
         self._answers: Mapping[type, Callable[..., wire.AnyReply]] = {
             wire.Status: lambda request: wire.StatusReply(status=self.status()),
@@ -57,7 +60,7 @@ class Admin:
             wire.Show: self._show,
             wire.Logs: self._logs,
             wire.Cancel: self._cancel,
-            wire.Requeue: lambda request: wire.Ack(count=sum(self._requeue(request))),
+            wire.Requeue: self._requeued,
             wire.Pause: lambda request: self._pause(True),
             wire.Resume: lambda request: self._pause(False),
             wire.Drain: self._drain,
@@ -149,7 +152,7 @@ class Admin:
     # -- tasks ---------------------------------------------------------------------------------------------
 
     def _tasks(self, request: wire.Tasks) -> wire.TasksReply:
-        entries, total = self._queue.queries.page(_accepted(request), request.offset, wire.PAGE)
+        entries, total = self._queue.queries.page(_accepted(request, self._store), request.offset, wire.PAGE)
         page, size = list[wire.TaskStatus](), 0
         for entry in entries:
             described = describe(entry)
@@ -220,6 +223,11 @@ class Admin:
     def _cancel(self, request: wire.Cancel) -> wire.Ack:
         keys = [self._queue.key_of(task_id) for task_id in request.tasks]
         return wire.Ack(count=sum(self._queue.cancel(key) for key in keys))
+
+    def _requeued(self, request: wire.Requeue) -> wire.Ack:
+        count = sum(self._requeue(request))
+        others, message = self.code.requeue_others() if request.other_code else (0, "")
+        return wire.Ack(count=count + others, message=message)
 
     def _requeue(self, request: wire.Requeue) -> Iterator[bool]:
         keys = [self._queue.key_of(task_id) for task_id in request.tasks]  # all known, or none is touched
@@ -305,15 +313,24 @@ def _short(metrics: Mapping[str, Reportable]) -> dict[str, Reportable]:
     return dict(short[:METRICS])
 
 
-def _accepted(request: wire.Tasks) -> Callable[[Entry], bool]:
+def _accepted(request: wire.Tasks, store: ResultsStore) -> Callable[[Entry], bool]:
+    rest = {name: value for name, value in request.where.items() if name != CODE}
+    code = str(request.where.get(CODE, ""))  # of the row: its first digits will do; or a parameter
     try:
-        where = Where({name: canonical(value) for name, value in request.where.items()})
+        where, others = (
+            Where({name: canonical(value) for name, value in wanted.items()})
+            for wanted in (request.where, rest)
+        )
     except RecursionError:
         raise ProtocolError(
             "tasks.where: it nests hundreds of levels deep; give values of a config"
         ) from None
+
+    def ran(entry: Entry) -> bool:
+        return bool(code) and entry.state is State.COMPLETE and store.code_of(entry.planned).startswith(code)
+
     return lambda entry: (
         request.state in (None, entry.state.value)
         and request.phase in (None, entry.planned.phase)
-        and where.holds(entry.planned)
+        and (where.holds(entry.planned) or (others.holds(entry.planned) and ran(entry)))
     )

@@ -38,6 +38,7 @@ class SweepAtRest:
         self._store = _StoreAtRest(workdir.root, self._take)
         self._queue.sync(tasks)
         self._store.sync(tasks)
+        self._store.recall_superseded({each.key: each.superseded for each in records if each.superseded})
         registry = WorkerRegistry(
             host=host_name(), machine="", nonce="", task_lock=workdir.task_lock, clock=time.monotonic
         )

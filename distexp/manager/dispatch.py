@@ -161,6 +161,14 @@ class Dispatcher:
         self._forecaster.sweep_changed()
         self._admin.end_holds("a config file was edited")
 
+    def say_other_code(self) -> None:
+        """Say how many finished tasks ran other code than the folder holds now."""
+        self._admin.code.say_other()
+
+    def say_code_change(self) -> None:
+        """Say that the code of the folder is another than before."""
+        self._admin.code.say_change()
+
     def continue_pruned(self) -> None:
         """Let pruned tasks run again of which more is wanted, and say how many stay pruned."""
         self._admin.continue_pruned()
@@ -261,7 +269,7 @@ class Dispatcher:
             **{name: getattr(task, name) for name in task.__struct_fields__},
             lease_id=lease.lease_id,
             attempt=lease.attempt,
-            writes_row=worker.info.shares_folder,
+            writes_row=worker.info.shares_folder and not self._store.is_superseded(task.key),
             sweep_id=self._journal.sweep_id,
             seen=seen,
             code_version=self._queue.holds.code_version(task.phase),

@@ -184,17 +184,19 @@ class ExperimentManager:
             secret=secret,
             holds_folder=self._holds_folder,
         )
+        known = self.journal.load()
         self.queue.sync(tasks)
         self.store.sync(tasks)
+        self.store.recall_superseded({each.key: each.superseded for each in known if each.superseded})
         log.info("Generated %d total tasks", len(tasks))
         self.store.scan_all()
         self.dispatcher.completion.write_kept_rows()
         self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
+        self.dispatcher.say_other_code()
         self.dispatcher.continue_pruned()
         self.queue.priorities.restore(self.journal.load_phases())
-        known = self.journal.load()
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):
             self._stays_until_s = time.monotonic() + RETURN_S
@@ -269,6 +271,7 @@ class ExperimentManager:
         """Take up what changed on disk: rows first, then configs; whatever is unreadable changes nothing."""
         self.store.scan_all()
         self.dispatcher.completion.write_kept_rows()
+        self.dispatcher.say_code_change()
         self._registry.compare_commits(lambda: commit_of(self.workdir.root))
         if self._sweep.has_changed():
             self._reload()

@@ -121,6 +121,7 @@ class Entry(msgspec.Struct, gc=False):
     lost_lease_id: str = ""  # of the lease that was lost last, so that its worker may come back
     is_wanted: bool = True  # False once the configs no longer ask for it
     wants_more: bool = False  # was pruned, and runs again: the row that it has is to be replaced
+    superseded: str = ""  # the code of its row, which no longer completes it
 
     @property
     def key(self) -> str:
@@ -155,7 +156,16 @@ class Entry(msgspec.Struct, gc=False):
 
     def recall(self, record: TaskRecord) -> None:
         """Take over what an earlier manager knew, but for state and lease."""
-        for name in ("attempts", "failures", "losses", "oom_at_mib", "last_worker", "cause", "error"):
+        for name in (
+            "attempts",
+            "failures",
+            "losses",
+            "oom_at_mib",
+            "last_worker",
+            "cause",
+            "error",
+            "superseded",
+        ):
             setattr(self, name, getattr(record, name))
 
     def copy(self) -> "Entry":
@@ -190,5 +200,6 @@ class Entry(msgspec.Struct, gc=False):
             last_worker=self.last_worker,
             cause=self.cause,
             error=self.error,
+            superseded=self.superseded,
             lease=lease,
         )

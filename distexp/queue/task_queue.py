@@ -212,7 +212,7 @@ class TaskQueue:
             before = entry.copy()
             if entry.attempts:
                 self.holds.succeeded(entry.planned.phase)
-            entry.cause, entry.error, entry.wants_more = "", "", False
+            entry.cause, entry.error, entry.superseded, entry.wants_more = "", "", "", False
             self._end_lease(entry)
             self._transition(entry, state)
             return before
@@ -322,14 +322,17 @@ class TaskQueue:
             self._transition(entry, State.PENDING)
             return True
 
-    def reset_complete(self, key: str) -> bool:
-        """Start a complete task whose row has vanished all over again; False as for `requeue`."""
+    def reset_complete(self, key: str, superseded: str = "") -> bool:
+        """Start a complete task all over again; False as for `requeue`.
+
+        Its row has vanished, or was made with the code `superseded` and counts no more.
+        """
         with self._lock:
             entry = self._entry(key)
             if entry.state is not State.COMPLETE or not entry.is_wanted:
                 return False
             self._counts.update({State.COMPLETE: -1, State.PENDING: 1})
-            self._entries[key] = Entry(entry.planned)
+            self._entries[key] = Entry(entry.planned, superseded=superseded)
             self._scheduler.push(entry.planned)
             self._on_change(self._entries[key].record())
             self._scheduler.wake_duplicates(entry)

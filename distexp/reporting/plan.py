@@ -57,6 +57,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     timed_rows: int  # rows with a `duration_s`: what the hours are from
     phases: list[PhasePlan]
     files: list[FilePlan]
+    other_code: str = ""  # how many finished tasks ran other code than the folder holds now
 
 
 def make_plan(

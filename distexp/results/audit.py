@@ -3,7 +3,7 @@
 Reads alone: no lock, no file of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,8 +11,10 @@ import msgspec
 from distexp.results.matching import TaskIndex, first_places
 from distexp.results.problems import Problem
 from distexp.results.results_file import RESULTS_FILE, ResultsFile
+from distexp.results.row import CODE
 from distexp.results.store import folders_with_results
 from distexp.sweep.grid import GridPoint
+from distexp.system.code import FolderCode, is_code, other_code_text
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -32,17 +34,36 @@ class FileAudit(msgspec.Struct):
     rows: list[Row] = []
     problems: list[Problem] = []
 
+    def codes(self) -> dict[str, str]:
+        """Return with which code the rows were made, by key of their tasks, as far as that is known."""
+        at = self.places().get(CODE)
+        if at is None:
+            return {}
+        rows = [row for row in self.rows if is_code(row.fields[at])]  # a parameter may be called so, too
+        return {key: row.fields[at] for row in rows for key in row.keys}
+
     def places(self) -> dict[str, int]:
         """Return where each column stands in the fields of a row."""
         return first_places(self.columns)
 
 
-def audit(root: Path, tasks: Sequence[GridPoint]) -> list[FileAudit]:
+def told_other_code(root: Path, files: Sequence[FileAudit]) -> str:
+    """Return how many finished tasks ran other code than the folder holds now; empty for none."""
+    now = FolderCode(root).now().code
+    codes = [code for file in files for code in file.codes().values() if code != now]
+    return other_code_text(codes, now)
+
+
+def audit(
+    root: Path, tasks: Sequence[GridPoint], superseded: Mapping[str, str] | None = None
+) -> list[FileAudit]:
     """Return what each results file holds: those of the tasks' own folders first, then all others.
 
-    A task's first row counts, whichever file it stands in.
+    A task's first row counts, whichever file it stands in, but none with the code that `superseded` names
+    for the task.
     """
     index = TaskIndex(tasks)
+    index.superseded.update(superseded or {})
     own = dict.fromkeys(task.output_dir for task in tasks)
     others = [folder for folder in folders_with_results(root) if folder not in own]
     seen: dict[str, Row] = {}

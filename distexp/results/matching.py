@@ -33,8 +33,14 @@ class TaskIndex:
         self._keys: set[str] = set()
         self._lock = threading.Lock()
         self._writers: dict[str, set[str]] = {}  # folder -> the phases that write there
+        self.superseded: dict[str, str] = {}  # key -> code of a row that no longer completes that task
         self.has_halving = False  # a phase stops tasks early: a row may say that its task was
         self.sync(tasks)
+
+    def forget_superseded(self, keys: Iterable[str]) -> None:
+        """Let whatever rows these tasks get complete them."""
+        for key in keys:
+            self.superseded.pop(key, None)
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys

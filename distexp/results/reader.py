@@ -7,7 +7,7 @@ which rows are gone.
 
 import os
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -27,7 +27,7 @@ from distexp.results.csv_format import (
 from distexp.results.groups import Row
 from distexp.results.matching import Found, Matcher, TaskIndex, keys_of
 from distexp.results.problems import SHOWN_CHARS, Explainer, Problem, header_reason
-from distexp.results.row import RUNGS_FILE, STOPPED_AT
+from distexp.results.row import CODE, RUNGS_FILE, STOPPED_AT
 from distexp.task import Bookmark
 
 MAX_REASONS = 100  # per look: each of a million rows may name another phase
@@ -88,6 +88,9 @@ class Reader:
         self._pending: tuple[int, int] | None = None  # offset and size of a last line that may still grow
         self._warned: set[Hashable] = set()
         self.stopped_place: int | None = None  # of the column that says so
+        self.code_place: int | None = None  # of the column `code`, unless that is a parameter
+        self.codes: dict[str, set[str]] = {}  # code -> keys of tasks whose row was made with it
+        self.superseded: set[str] = set()  # keys of tasks whose row is there, and is to be replaced
 
     def reset(self) -> None:
         """Let the next look read everything again."""
@@ -133,6 +136,8 @@ class Reader:
         self._identity = now
         self.seen |= found.keys()
         self.pruned |= pruned
+        for row in rows:
+            self.note_code(row, match.one(row))
         return Scan(complete=frozenset(found) - pruned, pruned=pruned)
 
     def is_pruned(self, row: Row) -> bool:
@@ -142,6 +147,25 @@ class Reader:
     def keys_of(self, row: Row) -> list[str]:
         """Return the keys of the tasks that a row of the file completes, or shows as stopped early."""
         return self._matcher(self.header).one(row) if self.header else []
+
+    def note_code(self, row: Row, keys: Iterable[str]) -> None:
+        """Remember with which code the row of these tasks was made."""
+        if self.code_place is not None and (code := row[self.code_place].strip()):
+            self.codes.setdefault(code, set()).update(keys)
+
+    def is_superseded(self, key: str, row: Row) -> bool:
+        """Return whether this row of a task no longer completes it: the task was asked for again."""
+        code = self._index.superseded.get(key)
+        return code is not None and self.code_place is not None and row[self.code_place].strip() == code
+
+    def may_supersede(self, keys: Sequence[Hashable]) -> bool:
+        """Return whether a row of one of these tasks may count no more."""
+        return bool(self._index.superseded) and not self._index.superseded.keys().isdisjoint(keys)
+
+    def supersede(self, key: str) -> None:
+        """Let the row that a task has count no more; the index knows its code."""
+        self.seen.discard(key)
+        self.superseded.add(key)
 
     def accept(self) -> None:
         """Take the file as it is for what was read: its torn last line was cut off, under the lock."""
@@ -167,11 +191,12 @@ class Reader:
                 self.header = read_header(file)
                 if self.header is None or not self._fits(file, status, self.header):
                     self.bookmark, self.seen, seen_before = None, set(), self.seen
-                    self.pruned = set()
+                    self.pruned, self.superseded, self.codes = set(), set(), {}
                 self._identity = _identity(status)
                 self.unusable = self._why_unusable(file, self.header)
                 if self.header and not self.unusable and self.header.closed:
                     self.stopped_place = self._place_of_stops(self.header)
+                    self.code_place = self._place_of_code(self.header)
                     judge = _Judge(self, self._matcher(self.header), self.header.columns, on_row, only)
                     self._read(file, self.header, judge, locked)
                     complete, pruned = judge.complete, judge.pruned
@@ -184,6 +209,7 @@ class Reader:
             self.header = self.bookmark = self._identity = self._pending = None
             self.unusable = ""
             self.seen, self.pruned, seen_before = set(), set(), self.seen
+            self.superseded, self.codes = set(), {}
         if self.seen or pruned:
             self.seen |= complete  # in place: a look costs what is new, not what has been seen
             self.seen |= pruned
@@ -216,6 +242,10 @@ class Reader:
             matcher = self._index.matcher(header.columns, self._folder)
             self._matched = known = (self._index.groups, header.columns, matcher)
         return known[2]
+
+    def _place_of_code(self, header: Header) -> int | None:
+        place = header.columns.index(CODE) if CODE in header.columns else None
+        return None if place in self._matcher(header).parameter_places else place
 
     def _place_of_stops(self, header: Header) -> int | None:
         """Return where the column stands that tells stopped tasks; one of that name may also be a metric."""
@@ -346,6 +376,7 @@ class _Judge:
         is_quick = self._on_row is None or (self._only and self._only.isdisjoint(found))
         if (place := self._reader.stopped_place) is not None and block.columns:
             is_quick = is_quick and not any(map(str.strip, block.columns[place]))
+        is_quick = is_quick and not self._reader.may_supersede(found)
         if is_quick and {*map(type, found)} == {str}:
             keys: set[str] = set(found)  # type: ignore[arg-type]
             if (
@@ -354,6 +385,7 @@ class _Judge:
                 and keys.isdisjoint(self.complete)
             ):
                 self.complete |= keys
+                self._note_codes(block, found)
                 return
         for at, each in enumerate(found):
             self._take_row(block, at, each)
@@ -362,8 +394,12 @@ class _Judge:
         keys = keys_of(found)
         row = [column[at] for column in block.columns]
         is_pruned = self._reader.is_pruned(row)
+        if old := [key for key in keys if self._reader.is_superseded(key, row)]:
+            self._reader.superseded.update(old)
+            return
         new = tuple([key for key in keys if self._is_new(key, is_pruned)])
         if new:
+            self._reader.note_code(row, new)
             self._take_new(new, is_pruned)
             if self._on_row is not None and (reason := self._on_row(row, new)):
                 self.refuse(reason, reason, block.offset, block.lines[at])
@@ -375,6 +411,15 @@ class _Judge:
             kind = "other"
         reason = "" if kind in self.places else self._explainer.text(kind, row)
         self.refuse(kind, reason, block.offset, block.lines[at])
+
+    def _note_codes(self, block: Block, found: Sequence[Found]) -> None:
+        place = self._reader.code_place
+        if place is None:
+            return
+        cells = block.columns[place]
+        for code in {*cells} - {""}:
+            keys = {key for key, cell in zip(found, cells, strict=True) if cell == code}
+            self._reader.codes.setdefault(code.strip(), set()).update(keys)  # type: ignore[arg-type]
 
     def _is_new(self, key: str, is_pruned: bool) -> bool:
         """Return whether the task has no row yet, or none but one that says it was stopped early."""

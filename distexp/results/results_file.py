@@ -153,6 +153,18 @@ class ResultsFile:
         """Return whether the last look, or one before it, found the row of this task."""
         return key in self._reader.seen
 
+    def code_of(self, key: str) -> str:
+        """Return with which code the row of this task was made; empty where that is not known."""
+        return next((code for code, keys in self._reader.codes.items() if key in keys), "")
+
+    def codes(self) -> dict[str, str]:
+        """Return with which code the rows were made, by key of their tasks, as far as that is known."""
+        return {key: code for code, keys in self._reader.codes.items() for key in keys}
+
+    def supersede(self, key: str) -> None:
+        """Let the row that a task has count no more; the index knows its code."""
+        self._reader.supersede(key)
+
     def with_row(self, keys: Set[str]) -> Set[str]:
         """Return those of the keys for which `has_row` is true."""
         return keys & self._reader.seen
@@ -286,12 +298,14 @@ class ResultsFile:
             for row in rows
         ]
         text = above + b"".join([line_of(each, dialect) for each in cells])
-        replaced = {task.key for task, _ in new} & self._reader.pruned
+        replaced = {task.key for task, _ in new} & (self._reader.pruned | self._reader.superseded)
         if replaced:
             replace_rows(self.path, lambda row: self._is_replaced(row, replaced), text, lock)
+            self._index.forget_superseded(replaced)
             return self._look_locked()
         if not goes_on and lacks_line_end(self.path, dialect):
             text = dialect.newline + text
+        self._index.forget_superseded([task.key for task, _ in new])
         status = append_durably(self.path, text)
         if not lock.is_at(self._lock):
             raise ResultsUnwritable(f"{self._lock} was deleted meanwhile; the row is kept and tried again")
@@ -299,9 +313,10 @@ class ResultsFile:
         return self._look_locked() if scan is None else [scan]
 
     def _is_replaced(self, row: Sequence[str], keys: Set[str]) -> bool:
-        """Return whether the row says of these tasks, and of no other, that they were stopped early."""
+        """Return whether these tasks, and no other, were stopped early, or asked for again, by this row."""
         held = self._reader.keys_of(row)
-        return bool(held) and keys >= {*held} and self._reader.is_pruned(row)
+        is_old = self._reader.is_pruned(row) or all(self._reader.is_superseded(key, row) for key in held)
+        return bool(held) and keys >= {*held} and is_old
 
 
 def _fitting(path: Path, columns: Sequence[str], added: Sequence[str]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ PREFIXES = ("", "config/", "config.")  # of a parameter's column, as W&B exports
 RENAMED = "_result"  # ends the name of a metric that is called like another column
 STOPPED_AT = "stopped_at"  # a column that is there once a task was stopped early
 RUNGS_FILE = "rungs.csv"  # in an output_dir: what its tasks reached at their rungs, and who was stopped
+CODE = "code"  # the column that tells which code the task had imported
 MAX_CELL_CHARS = 32_767  # of a text about the run: a spreadsheet cell holds no more
 
 

@@ -195,6 +195,45 @@ class ResultsStore:
                 self._tell(opened, opened.file.read_again())
         return [task.key for task in tasks if not any(opened.file.has_row(task.key) for opened in files)]
 
+    def code_of(self, task: Planned) -> str:
+        """Return with which code the row of a task was made; empty where that is not known."""
+        with self._lock:
+            files = [opened for folder, opened in self._files.items() if folder != task.output_dir]
+        files.insert(0, self._file(task.output_dir))
+        return next((code for opened in files if (code := opened.file.code_of(task.key))), "")
+
+    def codes(self) -> dict[str, str]:
+        """Return with which code the rows were made, by key of their tasks, as far as that is known."""
+        with self._lock:
+            files = list(self._files.values())
+        found: dict[str, str] = {}
+        for opened in reversed(files):  # that of a task's own comes first, and wins
+            with opened.lock:
+                found |= opened.file.codes()
+        return found
+
+    def is_in_own_file(self, task: Planned) -> bool:
+        """Return whether the file that a task writes to was seen to hold its row."""
+        return self._file(task.output_dir).file.has_row(task.key)
+
+    def supersede(self, task: Planned, code: str) -> None:
+        """Let the row that a task has in its own file, made with this code, count no more.
+
+        The next row of the task replaces it.
+        """
+        opened = self._file(task.output_dir)
+        with opened.lock:
+            self._index.superseded[task.key] = code
+            opened.file.supersede(task.key)
+
+    def recall_superseded(self, codes: Mapping[str, str]) -> None:
+        """Let rows with these codes, by key of their tasks, count no more.  Before the first look."""
+        self._index.superseded.update(codes)
+
+    def is_superseded(self, key: str) -> bool:
+        """Return whether the next row of a task is to replace one that it has."""
+        return key in self._index.superseded
+
     def path(self, task: Task) -> Path:
         """Return the file in which this task's row belongs."""
         return self.root / task.output_dir / RESULTS_FILE

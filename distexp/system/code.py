@@ -10,12 +10,14 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from distexp.system.git import ask_git, commit_of
+from distexp.text import count_text
 
 CODE_DIGITS = 12  # of its hash, of which people are shown `SHOWN_DIGITS`
 SHOWN_DIGITS = 6
@@ -168,3 +170,19 @@ def _code(files: dict[str, str]) -> str:
 def _is_config(name: str) -> bool:
     path = PurePosixPath(name)
     return path.parent == PurePosixPath("configs") and path.suffix in (".yaml", ".yml")
+
+
+def is_code(text: str) -> bool:
+    """Return whether a text is a code of ours."""
+    return re.fullmatch(rf"[a-f][0-9a-f]{{{CODE_DIGITS - 1}}}", text) is not None
+
+
+def other_code_text(codes: Sequence[str], now: str) -> str:
+    """Return how many tasks ran other code, and which; empty for none."""
+    if not codes:
+        return ""
+    often: Mapping[str, int] = Counter(codes)
+    (first, _), *others = sorted(often.items(), key=lambda each: -each[1])
+    more = f" and {count_text(len(others), 'other')}" if others else ""
+    which = f"{first[:SHOWN_DIGITS]}{more}, now {now[:SHOWN_DIGITS] or 'none'}"
+    return f"{count_text(len(codes), 'finished task')} ran other code ({which})"

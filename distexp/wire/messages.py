@@ -157,11 +157,12 @@ class Cancel(Request, frozen=True, kw_only=True, tag="cancel"):
 
 
 class Requeue(Request, frozen=True, kw_only=True, tag="requeue"):
-    """Run these again: by id, all that `failed`, or all whose row is `missing` from its file."""
+    """Run these again: by id, all that `failed`, whose row is `missing`, or that ran `other_code`."""
 
     tasks: list[str] = []
     failed: bool = False
     missing: bool = False
+    other_code: bool = False
 
 
 class Pause(Request, frozen=True, kw_only=True, tag="pause"):
