@@ -57,9 +57,10 @@ def write_parameters(folder: Path, parameters: Mapping[str, Value], seed: int) -
         OSError: It cannot be written.
     """
     text = json.dumps({**parameters, "seed": seed}, ensure_ascii=False, indent=2)
-    half = folder / f".{PARAMETERS_FILE}.{os.getpid()}.tmp"
+    half = folder / f".{PARAMETERS_FILE}.tmp"  # one that a kill has left is written anew
     half.write_text(text + "\n", encoding="utf-8", errors="replace")
-    os.replace(half, folder / PARAMETERS_FILE)
+    with suppress(FileNotFoundError):  # another thread, or the worker, was first, with the same text
+        os.replace(half, folder / PARAMETERS_FILE)
 
 
 @dataclass(frozen=True)
