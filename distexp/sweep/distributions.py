@@ -4,6 +4,7 @@ Source: https://docs.wandb.ai/guides/sweeps/sweep-config-keys/, "Distribution op
 search". Differs: draws are rounded to 6 significant digits.
 """
 
+import bisect
 import hashlib
 import itertools
 import math
@@ -17,10 +18,9 @@ from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import Value
 
 BLOCK = 8  # samples
-_UNPACK = struct.Struct(f">{BLOCK}Q").unpack
 MAX_LISTED = 1_000_000  # values of a whole-number distribution that count as a list
 
-Draw = Callable[[float], Value]  # from a number between 0 and 1, ends excluded
+Draw = Callable[[Sequence[float]], Sequence[Value]]  # each from a number between 0 and 1, ends excluded
 
 RENAMED = {  # in W&B these take the exponents of e
     "log_uniform": "log_uniform_values",
@@ -61,10 +61,16 @@ def read_distribution(node: Node, problems: Problems) -> Distribution | None:
         for key, value in given.items():
             if key not in ("values", "probabilities") and type(value) not in (int, float):
                 raise ValueError(f"{key} must be a number (it is {shown(node.value[key])})")
-        return make(name, given)
+        made = make(name, given)
+        ends = made.draw([2**-54, 1 - 2**-53])
+        if name != "categorical" and not all(map(math.isfinite, ends)):
+            raise OverflowError
+        return made
+    except OverflowError:
+        problems.at(node, f"{name} gives numbers that are too large here: no float holds them")
     except ValueError as error:
         problems.at(node, str(error))
-        return None
+    return None
 
 
 def _implied(given: Mapping[str, Value]) -> str:
@@ -78,37 +84,39 @@ def _implied(given: Mapping[str, Value]) -> str:
 
 def uniforms(seed: int, phase: str, axis: str, count: int) -> list[float]:
     """Return for each sample of an axis a number between 0 and 1, ends excluded, that nothing else moves."""
-    blocks = [_block(seed, phase, axis, 0, at) for at in range(-(-count // BLOCK))]
-    return list(itertools.chain.from_iterable(blocks))[:count]
+    return _numbers_of(seed, phase, axis, 0, range(-(-count // BLOCK)))[:count]
 
 
 def uniform_again(seed: int, phase: str, axis: str, number: int, attempt: int) -> float:
     """Return another number for one sample, for the attempt 1, 2, ..."""
-    return _block(seed, phase, axis, attempt, number // BLOCK)[number % BLOCK]
+    return _numbers_of(seed, phase, axis, attempt, [number // BLOCK])[number % BLOCK]
 
 
-def _block(seed: int, phase: str, axis: str, attempt: int, at: int) -> list[float]:
-    """Return the numbers of `BLOCK` samples, of one hash for speed."""
-    digest = hashlib.sha512(f"{seed}\0{phase}\0{axis}\0{attempt}\0{at}".encode()).digest()
-    return [((bits >> 11) + 0.5) / 2**53 for bits in _UNPACK(digest)]
+def _numbers_of(seed: int, phase: str, axis: str, attempt: int, blocks: Sequence[int]) -> list[float]:
+    """Return the numbers of these blocks; one hash makes the `BLOCK` samples of one."""
+    head, sha512 = f"{seed}\0{phase}\0{axis}\0{attempt}\0".encode(), hashlib.sha512
+    digests = b"".join([sha512(head + b"%d" % at).digest() for at in blocks])
+    return [((bits >> 11) + 0.5) / 2**53 for bits in struct.unpack(f">{BLOCK * len(blocks)}Q", digests)]
 
 
-def _numbers(name: str, given: Mapping[str, float], transform: Callable[[float], float]) -> Distribution:
+def _numbers(
+    name: str, given: Mapping[str, float], transform: Callable[[Sequence[float]], list[float]]
+) -> Distribution:
     low, high = given.get("min", -math.inf), given.get("max", math.inf)
     step = given.get("q", 1) if name.startswith("q_") else None
     if step is not None:
         if step <= 0:
             raise ValueError("q must be above 0")
-        whole = isinstance(step, int)
-        return Distribution(name, lambda u: (int if whole else _rounded)(round(transform(u) / step) * step))
+        as_written = int if isinstance(step, int) else _rounded
+        return Distribution(name, lambda us: [as_written(round(x / step) * step) for x in transform(us)])
     if all(_rounded(end) == end for end in (low, high)):
-        return Distribution(name, lambda u: float(f"{transform(u):.6g}"))
-    return Distribution(name, lambda u: min(max(_rounded(transform(u)), low), high))
+        return Distribution(name, lambda us: [float(f"{x:.6g}") for x in transform(us)])
+    return Distribution(name, lambda us: [min(max(_rounded(x), low), high) for x in transform(us)])
 
 
 def _uniform(name: str, given: Mapping[str, float]) -> Distribution:
     low, width = _bounds(given)
-    return _numbers(name, given, lambda u: low + u * width)
+    return _numbers(name, given, lambda us: [low + u * width for u in us])
 
 
 def _log_uniform(name: str, given: Mapping[str, float]) -> Distribution:
@@ -116,15 +124,16 @@ def _log_uniform(name: str, given: Mapping[str, float]) -> Distribution:
     if low <= 0:
         raise ValueError(f"min must be above 0 for {name} (it is {low})")
     log_low, log_width = math.log(low), math.log(low + width) - math.log(low)
-    return _numbers(name, given, lambda u: math.exp(log_low + u * log_width))
+    return _numbers(name, given, lambda us: [math.exp(log_low + u * log_width) for u in us])
 
 
 def _normal(name: str, given: Mapping[str, float]) -> Distribution:
     normal = NormalDist(given.get("mu", 0), given.get("sigma", 1))
     if normal.stdev <= 0:
         raise ValueError("sigma must be above 0")
-    is_log = name.endswith("log_normal")
-    return _numbers(name, given, lambda u: math.exp(normal.inv_cdf(u)) if is_log else normal.inv_cdf(u))
+    if name.endswith("log_normal"):
+        return _numbers(name, given, lambda us: [math.exp(normal.inv_cdf(u)) for u in us])
+    return _numbers(name, given, lambda us: list(map(normal.inv_cdf, us)))
 
 
 def _int_uniform(name: str, given: Mapping[str, float]) -> Distribution:
@@ -133,7 +142,9 @@ def _int_uniform(name: str, given: Mapping[str, float]) -> Distribution:
         raise ValueError("int_uniform needs whole numbers: write uniform for others")
     values = range(low, low + width + 1)
     return Distribution(
-        name, lambda u: low + int(u * (width + 1)), values if len(values) <= MAX_LISTED else None
+        name,
+        lambda us: [low + int(u * (width + 1)) for u in us],
+        values if len(values) <= MAX_LISTED else None,
     )
 
 
@@ -149,12 +160,13 @@ def _categorical(name: str, given: Mapping[str, Value]) -> Distribution:
         raise ValueError("probabilities must be 0 or more, and 1 together")
     bounds = list(itertools.accumulate(weights))[:-1]
     possible = [value for value, weight in zip(values, weights, strict=True) if weight]
-    return Distribution(name, lambda u: values[sum(u >= bound for bound in bounds)], possible)
+    return Distribution(name, lambda us: [values[bisect.bisect(bounds, u)] for u in us], possible)
 
 
 def choice(values: Sequence[Value]) -> Distribution:
     """Return the distribution that draws each of the values alike."""
-    return Distribution("categorical", lambda u: values[int(u * len(values))], values)
+    count = len(values)
+    return Distribution("categorical", lambda us: [values[int(u * count)] for u in us], values)
 
 
 def _bounds(given: Mapping[str, float]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Checked phases to tasks: every combination of every phase, with its folder and its key. Pure."""
 
 import itertools
-import math
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
 
@@ -51,7 +51,11 @@ def _ordered(phase: Phase) -> Iterable[GridPoint]:
     if phase.places is None and not phase.is_shuffled:
         return points
     listed = list(points)
-    if phase.places is not None and len({point.key for point in listed}) < len(listed):
+    if (
+        phase.places is not None
+        and phase.search is None
+        and len({point.key for point in listed}) < len(listed)
+    ):
         first: dict[str, GridPoint] = {}
         for point in listed:
             if first.setdefault(point.key, point) is not point:
@@ -97,12 +101,10 @@ def _config_texts(phase: Phase) -> Iterator[str]:
     for name in sorted({*phase.axes, *phase.defaults}.difference(phase.tags)):
         values = phase.axes.get(name, (phase.defaults.get(name),))
         head = f"{canonical(name)}:"
-        members[name] = [
-            f"{head}{value!r}"  # as `canonical` does, which is slower
-            if type(value) is float and not value.is_integer() and math.isfinite(value)
-            else head + canonical(value)
-            for value in values
-        ]
+        if isinstance(values, array):  # of finite floats: `repr` is as `canonical`, which is slower
+            members[name] = [head + (repr(value) if value % 1 else canonical(value)) for value in values]
+        else:
+            members[name] = [head + canonical(value) for value in values]
         if name in phase.absent:
             members[name][phase.absent[name]] = ""
     if phase.places is None:

@@ -7,7 +7,7 @@ ones, and another axis leaves the draws of the others as they are.
 import itertools
 import math
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from distexp.sweep.axes import Item, identities_of, identity
@@ -116,13 +116,12 @@ class _Drawn:
 
     def numbers(self, uniform: Sequence[float]) -> "array[int]":
         """Return the choice for each of these numbers between 0 and 1."""
-        drawn = list(map(self.distribution.draw, uniform))
+        drawn = self.distribution.draw(uniform)
         if self._axis is None:
             return array("i", drawn)
-        find = (
-            self._axis.places_of if self.distribution.name == "categorical" else self._axis.places_of_numbers
-        )
-        return array("i", find(drawn))
+        if self.distribution.name == "categorical":
+            return array("i", self._axis.places_of(drawn))
+        return self._axis.places_of_numbers(drawn)
 
     def places(self, number: int) -> Row:
         """Return the places of the values of one choice, in the order of `names`."""
@@ -150,6 +149,26 @@ class _Drawn:
             for at, row in enumerate(self.rows)
         }
         return sorted(texts, key=lambda at: texts[at])
+
+
+def _are_distinct(columns: "Sequence[array[int]]") -> bool:
+    """Return whether no two samples make the same choices; each column holds those of one item."""
+    if not columns:
+        return False
+    by_size = sorted(columns, key=max, reverse=True)  # the first ones mostly tell all samples apart
+    codes: Sequence[int] = by_size[0]
+    for column in by_size[1:]:
+        size = max(column) + 1
+        codes = [code * size + at for code, at in zip(codes, column, strict=True)]
+        if len(set(codes)) == len(codes):
+            return True
+    return len(set(codes)) == len(codes)
+
+
+def _too_many(there_are: int) -> str:
+    if not there_are:
+        return "exclude leaves no combination"
+    return f"there are only {there_are:,} different combinations: write samples: {there_are}"
 
 
 class _Sampler:
@@ -215,24 +234,21 @@ class _Sampler:
             drawn.numbers(uniforms(search.seed, self._phase, drawn.label, search.samples))
             for drawn in self._drawn
         ]
-        if not self._is_conditional and first and len(set(zip(*first, strict=True))) == search.samples:
+        if not first:
+            problems.at(search.node, "nothing is drawn: all axes are in for_each. Take `search` out")
+        if not self._is_conditional and _are_distinct(first):
             return first
-        chosen: list[Row] = list(zip(*first, strict=True)) if first else [()]
-        seen: set[object] = set()
-        for number, tried in enumerate(chosen):
-            tries = itertools.chain([tried], self._redrawn(number))
-            found = next((each for each in tries if (key := self._key(each)) and key not in seen), None)
-            if found is None or not first:
-                only = (
-                    f"there are only {len(seen) or 1} different combinations: write samples: {len(seen) or 1}"
-                )
-                if search.samples > (len(seen) or 1):
-                    problems.at(search.node.value["samples"], only)
-                chosen = chosen[:number]
+        taken, seen = list[Row](), set[Row]()
+        for number, tried in enumerate(zip(*first, strict=True)):
+            for chosen in itertools.chain([tried], self._redrawn(number)):
+                if new := self._new(chosen, seen):
+                    taken.append(chosen)
+                    seen.update(new)
+                    break
+            else:
+                problems.at(search.node.value["samples"], _too_many(number))
                 break
-            chosen[number] = found
-            seen.add(self._key(found))
-        return [array("i", column) for column in zip(*chosen, strict=True)]
+        return [array("i", column) for column in zip(*taken, strict=True)]
 
     def _redrawn(self, number: int) -> Iterator[Row]:
         """Yield other choices for a sample that is there already, at last each of a small space."""
@@ -262,9 +278,10 @@ class _Sampler:
             self._choices = [drawn.listed(self._axes) for drawn in self._drawn]
         return self._choices
 
-    def _key(self, chosen: Row) -> object:
-        """Return what tells a sample from others; nothing for one that is excluded."""
-        return tuple(self._rows(chosen)) if self._is_conditional else chosen
+    def _new(self, chosen: Row, seen: Container[Row]) -> list[Row]:
+        """Return what of a sample is not there yet: its combinations, or itself."""
+        rows = self._rows(chosen) if self._is_conditional else [chosen]
+        return [row for row in rows if row not in seen]
 
     def _rows(self, chosen: Row) -> list[Row]:
         """Return the combinations of a sample, one for each repeat."""
@@ -274,7 +291,7 @@ class _Sampler:
     def _columns(self, samples: "Sequence[array[int]]") -> "list[array[int]]":
         """Return for each axis where the value of each combination stands."""
         if self._is_conditional:
-            rows = [row for chosen in zip(*samples, strict=True) for row in self._rows(chosen)]
+            rows = dict.fromkeys(row for chosen in zip(*samples, strict=True) for row in self._rows(chosen))
             return [array("i", column) for column in zip(*rows, strict=True)] or [
                 array("i") for _ in self._axes
             ]
