@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
+from yaml.resolver import Resolver
 
 from distexp.task import Value
 from distexp.text import one_line
 
+LARGE_CHARS = 100_000  # of a file that libyaml reads, ten times as fast
 MAX_DEPTH = 50  # a sweep nests five levels; the reader recurses, and Python ends at about 1000
 MAX_PATH_CHARS = 300  # of a place in a message; each of 600,000 nodes has its own
 MAX_SHOWN = 100  # problems of one file; more are one mistake made many times
@@ -87,8 +90,10 @@ def read(text: str, problems: Problems) -> Node | None:
     Every problem goes to `problems`. A part that cannot be held becomes None in the tree.
     """
     try:
-        loader = _Loader(text)
-        root = loader.get_single_node()
+        root = _read_large(text) if len(text) > LARGE_CHARS else None
+        if root is None:
+            loader = _Loader(text)
+            root = loader.get_single_node()
         return None if root is None else _Builder(problems).build(root, "", _line(root.start_mark))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -103,6 +108,14 @@ def read(text: str, problems: Problems) -> Node | None:
     return None
 
 
+def _read_large(text: str) -> yaml.Node | None:
+    """Return what libyaml reads; None where it finds fault, which the other reader says more clearly."""
+    try:
+        return _LargeLoader(text).get_single_node() if yaml.__with_libyaml__ else None
+    except (yaml.YAMLError, ValueError, OverflowError):
+        return None
+
+
 def _line(mark: yaml.Mark | None) -> int:
     return 1 if mark is None else mark.line + 1
 
@@ -111,7 +124,7 @@ class _Refused(yaml.MarkedYAMLError):
     """Valid YAML that is too deep or too large."""
 
 
-class _Loader(yaml.SafeLoader):
+class _CoreComposer(Composer, Resolver):
     """Composes nodes with the tags of the core schema."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's name
@@ -120,7 +133,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Compose as PyYAML does, which recurses, down to `MAX_DEPTH` levels."""
         if self.depth >= MAX_DEPTH:
-            raise _Refused(problem=_TOO_DEEP, problem_mark=self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+            raise _Refused(problem=_TOO_DEEP, problem_mark=self.peek_event().start_mark)  # type: ignore[attr-defined]
         self.depth += 1
         node = super().compose_node(parent, index)
         self.depth -= 1
@@ -128,7 +141,21 @@ class _Loader(yaml.SafeLoader):
 
 
 for _name, (_pattern, _first) in _CORE.items():
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+    _CoreComposer.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), _first)
+
+
+class _Loader(_CoreComposer, yaml.SafeLoader):
+    pass
+
+
+if yaml.__with_libyaml__:
+    from yaml._yaml import CParser
+
+    class _LargeLoader(_CoreComposer, CParser):
+        def __init__(self, text: str) -> None:
+            CParser.__init__(self, text)
+            Composer.__init__(self)
+            Resolver.__init__(self)
 
 
 class _Builder:

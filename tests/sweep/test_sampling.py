@@ -129,6 +129,23 @@ def test_excluded_combinations_are_drawn_again() -> None:
     assert Counter(each["optimizer"] for each in found) == {"adam": 8, "sgd": 1}
 
 
+def test_samples_that_a_condition_makes_equal_for_one_value_stand_there_once() -> None:
+    items = "[{data: [a, b]}, {lr: [1, 2]}, {k: [1, 2, 3], when: {data: a}}]"
+    found = samples_of(items, "samples: 6, for_each: [data]")
+    assert len(found) == 8
+    assert {each["lr"] for each in found if each["data"] == "b"} == {1, 2}
+    assert problem_of(items, "samples: 7, for_each: [data]") == (
+        "2: p.search.samples: there are only 6 different combinations: write samples: 6"
+    )
+
+
+def test_many_samples_of_which_some_repeat_are_distinct_and_keep_the_first() -> None:
+    items = "[{x: {min: 0.0, max: 1.0}}, {b: [1, 2]}, {k: {min: 1, max: 4}}]"
+    found = samples_of(items, "samples: 20000")
+    assert len({tuple(each.items()) for each in found}) == 20000
+    assert samples_of(items, "samples: 500") == found[:500]
+
+
 def test_drawn_numbers_are_the_same_after_a_csv_file() -> None:
     for each in samples_of(f"[{LR}, {{x: {{distribution: normal}}}}]", "samples: 200"):
         assert {name: float(str(value)) for name, value in each.items()} == each
@@ -150,6 +167,10 @@ def test_drawn_numbers_are_the_same_after_a_csv_file() -> None:
          "4: p.combinations[0].a: probabilities must be a list of 2 numbers, one for each value"),
         ("[{a: {values: [1, 2], probabilities: [1, 1]}}]", "samples: 4",
          "4: p.combinations[0].a: probabilities must be 0 or more, and 1 together"),
+        ("[{a: {distribution: log_normal, sigma: 1000}}]", "samples: 4",
+         "4: p.combinations[0].a: log_normal gives numbers that are too large here: no float holds them"),
+        ("[{a: [1, 2]}]", "samples: 1, for_each: [a]",
+         "2: p.search: nothing is drawn: all axes are in for_each. Take `search` out"),
         (f"[{LR}]", "seed: 1", "2: p.search: search needs samples, such as samples: 40"),
         (f"[{LR}]", "samples: 0", "2: p.search.samples: must be a number from 1 to 5,000,000 (it is 0)"),
         (f"[{LR}]", "samples: 4, method: bayes",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from distexp.errors import ConfigError
 from distexp.sweep.config import Phase, parse_config
-from distexp.sweep.yaml_loader import MAX_DEPTH
+from distexp.sweep.yaml_loader import LARGE_CHARS, MAX_DEPTH, Problems, read
 from tests.support import examples
 
 FILE = "configs/config_exp1.yaml"
@@ -170,3 +170,26 @@ _VALUES = st.recursive(
 )
 def test_any_structure_is_a_sweep_or_a_config_error(tree: object) -> None:
     assert is_a_sweep_or_a_config_error(yaml.safe_dump(tree, allow_unicode=True))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "p: &p {defaults: {v: 5e-4, w: [~, 0x1F, 'a\\tb', \"\\u00e9\"]}}\nq: *p\n",
+        "p:\n  defaults: {<<: {v: 1}}\n  combinations:\n    - a: [1]\n    - b: |\n        text\n",
+        "p:\n  combinations: [{a: [1, 2}]\n",
+        "p:\n  combinations:\n    - a: [1]\n   - b: [2]\n",
+        "p: {combinations: [{a: [!!binary x, .inf, 2026-01-01]}]}\n---\nq: 1\n",
+        "p: &x [*x]\n",
+        "p: *nothing\n",
+        f"p: {'[' * 100}\n",
+        'p: "\\UFFFFFFFF"\n',
+        "p: \x07\n",
+    ],
+)
+def test_a_large_file_is_read_as_a_small_one_and_its_mistakes_have_the_same_words(text: str) -> None:
+    def outcome(text: str) -> object:
+        problems = Problems(FILE)
+        return read(text, problems), problems.lines
+
+    assert outcome(text + "#" * (LARGE_CHARS + 1)) == outcome(text)
