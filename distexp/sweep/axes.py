@@ -253,7 +253,7 @@ def _arange(arguments: Sequence[float]) -> list[float]:
     step = arguments[2] if len(arguments) == 3 else 1
     if step == 0:
         raise ValueError("the step of a range must not be 0")
-    count = _checked_count(math.ceil(_rounded((stop - start) / step)))
+    count = _checked_count(max(0, math.ceil(_rounded((stop - start) / step))))
     return [_rounded(start + at * step) for at in range(count)]
 
 

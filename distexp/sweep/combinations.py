@@ -205,12 +205,11 @@ class _Crossing:
                 holds = holds if default in wanted else bytearray(self._count)
             else:
                 later = any(name in item.columns for item in self._items)
-                why = "its item comes later: move it up" if later else "there is no such parameter"
-                self._problems.at(node.value["when"], f"when: {name}: {why}")
+                self._problems.at(node.value["when"], unknown_text(name, later))
                 continue
             if unknown := wanted - known:
                 never = ", ".join(sorted(map(str, unknown)))
-                self._problems.at(node.value["when"], f"when: {name} is never {never}")
+                self._problems.at(node.value["when"], f"{name} is never {never}")
         return holds
 
     def _exclude(self, excluded: Node) -> None:
@@ -264,6 +263,11 @@ def _branched(
         else:
             branched.extend(chosen)
     return branched
+
+
+def unknown_text(name: str, is_later: bool) -> str:
+    """Return what is wrong with a condition on a parameter that no earlier item or default sets."""
+    return f"the item of {name} comes later: move it up" if is_later else f"there is no parameter {name}"
 
 
 def exclusions_of(excluded: Node | None, problems: Problems) -> list[Node]:

@@ -62,7 +62,8 @@ def convert(text: str, name: str = "sweep.yaml") -> str:
         raise ConfigError([f"{name}: is no W&B sweep: that has `method` and a mapping `parameters`"])
     sweep = _Sweep(is_grid=said.get("method") == "grid")
     for key in said.keys() - {*CARRIED}:
-        sweep.notes.append(f"left out: {key}: {_json(said[key])}")
+        if said[key] is not None:
+            sweep.notes.append(f"left out: {key}: {_json(said[key])}")
     sweep.notes.sort()
     _take(said["parameters"], "", sweep)
     return "\n".join(_lines(said, sweep)) + "\n"

@@ -60,6 +60,8 @@ def read_distribution(node: Node, problems: Problems) -> Distribution | None:
             raise ValueError(f"{name} has no {', '.join(sorted(unknown))}")
         for key, value in given.items():
             if key not in ("values", "probabilities") and type(value) not in (int, float):
+                if problems.has(node.value[key]):
+                    return None
                 raise ValueError(f"{key} must be a number (it is {shown(node.value[key])})")
         made = make(name, given)
         ends = made.draw([2**-54, 1 - 2**-53])
@@ -128,9 +130,9 @@ def _log_uniform(name: str, given: Mapping[str, float]) -> Distribution:
 
 
 def _normal(name: str, given: Mapping[str, float]) -> Distribution:
-    normal = NormalDist(given.get("mu", 0), given.get("sigma", 1))
-    if normal.stdev <= 0:
+    if given.get("sigma", 1) <= 0:
         raise ValueError("sigma must be above 0")
+    normal = NormalDist(given.get("mu", 0), given.get("sigma", 1))
     if name.endswith("log_normal"):
         return _numbers(name, given, lambda us: [math.exp(normal.inv_cdf(u)) for u in us])
     return _numbers(name, given, lambda us: list(map(normal.inv_cdf, us)))

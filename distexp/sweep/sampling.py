@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from distexp.sweep.axes import Item, identities_of, identity
-from distexp.sweep.combinations import UNSET, Axis, Combinations, exclusions_of, packed
+from distexp.sweep.combinations import UNSET, Axis, Combinations, exclusions_of, packed, unknown_text
 from distexp.sweep.distributions import Distribution, choice, uniform_again, uniforms
 from distexp.sweep.validation import shown
 from distexp.sweep.yaml_loader import Node, Problems, plain
@@ -217,12 +217,7 @@ class _Sampler:
         for item in self._items:
             for name in item.when:
                 if name not in earlier:
-                    later = (
-                        "its item comes later: move it up"
-                        if name in self._axes
-                        else "there is no such parameter"
-                    )
-                    problems.at(item.node.value["when"], f"when: {name}: {later}")
+                    problems.at(item.node.value["when"], unknown_text(name, name in self._axes))
                     is_sound = False
             earlier |= set(item.columns)
         return is_sound

@@ -67,6 +67,10 @@ class Problems:
         """Note `text` for the place of `node`."""
         self.add(node.line, node.path, text)
 
+    def has(self, node: Node) -> bool:
+        """Return whether something is noted for the place of `node`."""
+        return (node.line, node.path) in self._lines
+
     @property
     def lines(self) -> list[str]:
         """The problems by line of the file; of very many, the first `MAX_SHOWN` and their number."""
