@@ -145,6 +145,10 @@ def _axes(phase: Phase) -> list[str]:
     if phase.excluded:
         before = combination_count(phase.axes, phase.places) + phase.excluded
         lines.append(f"exclude: {phase.excluded} of {before} combinations taken out")
+    if phase.is_shuffled:
+        lines.append("order: shuffled")
+    if phase.priority:
+        lines.append(f"priority: {phase.priority}")
     if phase.has_seeds:
         lines.append(f"seed: {', '.join(map(str, phase.seeds))}")
     return lines

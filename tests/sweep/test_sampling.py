@@ -1,13 +1,17 @@
 """Random search: stable, distinct samples, from the distributions that a file names."""
 
+import hashlib
 import math
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from distexp.errors import ConfigError
 from distexp.sweep.config import parse_config
+from distexp.sweep.distributions import uniform_again, uniforms
 from distexp.sweep.expand import expand
 from distexp.task import Value
 
@@ -41,6 +45,20 @@ def test_another_axis_or_order_leaves_the_draws_of_the_others() -> None:
     more = samples_of(f"[{LR}, {OPTIMIZER}, {LAYERS}]")
     assert swapped == first
     assert [{n: v for n, v in each.items() if n != "optimizer"} for each in more] == first
+
+
+@given(st.integers(), st.text(min_size=1), st.integers(0, 100), st.integers(1, 50))
+def test_a_draw_depends_on_seed_phase_axis_and_number_alone(
+    seed: int, phase: str, number: int, attempt: int
+) -> None:
+    def literal(attempt: int) -> float:
+        text = f"{seed}\0{phase}\0lr\0{attempt}\0{number // 8}"
+        digest = hashlib.sha512(text.encode()).digest()
+        bits = int.from_bytes(digest[number % 8 * 8 :][:8], "big") // 2**11
+        return (bits + 0.5) / 2**53
+
+    assert uniforms(seed, phase, "lr", number + 1)[number] == literal(0)
+    assert uniform_again(seed, phase, "lr", number, attempt) == literal(attempt)
 
 
 def test_draws_are_the_same_on_every_machine() -> None:
