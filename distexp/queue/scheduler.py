@@ -82,9 +82,8 @@ class Scheduler:
             stated[kind.phase] = kind.priority if isinstance(kind, Grid) else 0
             fresh = [task.key for task in group if self._entries[task.key].state is State.PENDING]
             self._of(kind.need, kind.phase).fresh.extend(fresh)
-        self._parked = [
-            key for key in self._parked if self._entries[key].attempts
-        ]  # others are in line again
+        # those without an attempt are in line again
+        self._parked = [key for key in self._parked if self._entries[key].attempts]
         self._priorities.sync(stated)
         for key in self._duplicates:
             self.push_retry(key)

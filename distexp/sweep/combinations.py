@@ -138,12 +138,7 @@ class _Crossing:
             self._cross(item)
         for name, axis in self._axes.items():
             self._columns[name] = axis.filled(self._columns[name])
-            if axis.absent is not None and identity(None) in axis.places:
-                item = next(item for item in self._items if name in item.columns)
-                why = (
-                    f"{name} is null in some combinations and missing in others, which no row can tell apart"
-                )
-                self._problems.at(item.node, why)
+        check_absent(self._axes, self._items, self._problems)
         before = self._count
         if excluded is not None:
             self._exclude(excluded)
@@ -263,6 +258,15 @@ def _branched(
         else:
             branched.extend(chosen)
     return branched
+
+
+def check_absent(axes: Mapping[str, Axis], items: Sequence[Item], problems: Problems) -> None:
+    """Note an axis that is null in some combinations and not there in others."""
+    for name, axis in axes.items():
+        if axis.absent is not None and identity(None) in axis.places:
+            item = next(item for item in items if name in item.columns)
+            why = f"{name} is null in some combinations and missing in others, which no row can tell apart"
+            problems.at(item.node, why)
 
 
 def unknown_text(name: str, is_later: bool) -> str:

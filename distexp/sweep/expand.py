@@ -51,11 +51,7 @@ def _ordered(phase: Phase) -> Iterable[GridPoint]:
     if phase.places is None and not phase.is_shuffled:
         return points
     listed = list(points)
-    if (
-        phase.places is not None
-        and phase.search is None
-        and len({point.key for point in listed}) < len(listed)
-    ):
+    if phase.places is not None and len({point.key for point in listed}) < len(listed):
         first: dict[str, GridPoint] = {}
         for point in listed:
             if first.setdefault(point.key, point) is not point:

@@ -11,7 +11,15 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from distexp.sweep.axes import Item, identities_of, identity
-from distexp.sweep.combinations import UNSET, Axis, Combinations, exclusions_of, packed, unknown_text
+from distexp.sweep.combinations import (
+    UNSET,
+    Axis,
+    Combinations,
+    check_absent,
+    exclusions_of,
+    packed,
+    unknown_text,
+)
 from distexp.sweep.distributions import Distribution, choice, uniform_again, uniforms
 from distexp.sweep.validation import shown
 from distexp.sweep.yaml_loader import Node, Problems, plain
@@ -205,6 +213,7 @@ class _Sampler:
             name: axis.filled(column)
             for (name, axis), column in zip(self._axes.items(), columns, strict=True)
         }
+        check_absent(self._axes, self._items, problems)
         return Combinations(
             {name: packed(axis.values) for name, axis in self._axes.items()},
             filled,

@@ -189,6 +189,12 @@ def test_drawn_numbers_are_the_same_after_a_csv_file() -> None:
          "4: p.combinations[0].a: log_normal gives numbers that are too large here: no float holds them"),
         ("[{a: [1, 2]}]", "samples: 1, for_each: [a]",
          "2: p.search: nothing is drawn: all axes are in for_each. Take `search` out"),
+        ("[{m: [x, y]}, {k: [null, 3], when: {m: x}}]", "samples: 3",
+         "4: p.combinations[1]: k is null in some combinations and missing in others, "
+         "which no row can tell apart"),
+        ("[{cases: [{}, {o: null}]}, {lr: [1, 2]}]", "samples: 4",
+         "4: p.combinations[0]: o is null in some combinations and missing in others, "
+         "which no row can tell apart"),
         (f"[{LR}]", "seed: 1", "2: p.search: search needs samples, such as samples: 40"),
         (f"[{LR}]", "samples: 0", "2: p.search.samples: must be a number from 1 to 5,000,000 (it is 0)"),
         (f"[{LR}]", "samples: 4, method: bayes",
