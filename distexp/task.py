@@ -308,6 +308,7 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     started: float = 0.0  # as the kernel stored it, see `ProcessMark`
     host: str = ""
     unseen_s: float = 0.0  # for which managers have served and waited for its worker
+    is_unstarted: bool = False  # its worker has not said yet that it has the task
 
 
 class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -244,6 +244,9 @@ class CompletionHandler:
 
     def lose(self, lease: Lease, why: str) -> None:
         """End the lease of a worker that is gone, unless the task's row turns out to be there."""
+        if self._queue.take_back_unstarted(lease):
+            log.info("Task %s goes to another worker: %s left before it began", *_names(lease))
+            return
         self._store.scan(lease.task)
         state = self._queue.lose(lease.lease_id, lease.task.key)
         if state is None:
@@ -318,3 +321,7 @@ def _lease_id(request: wire.Report, entry: Entry, worker: Worker) -> str:
     if request.lease_id or entry.lease is None or entry.lease.worker.name != worker.name:
         return request.lease_id
     return entry.lease.lease_id
+
+
+def _names(lease: Lease) -> tuple[str, str]:
+    return lease.task.task_id, lease.worker.name

@@ -22,6 +22,7 @@ from distexp.manager.completion import Completion, CompletionHandler
 from distexp.manager.forecast import Forecaster
 from distexp.manager.kept_rows import KeptRows
 from distexp.manager.rungs import halving_of
+from distexp.manager.waiting import Assignment, WaitingWorkers
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
@@ -32,16 +33,24 @@ from distexp.wire import messages as wire
 from distexp.wire.server import Connection
 from distexp.workdir import Workdir
 
-WAIT_S = 0.5  # an idle worker of few asks again after this, so that a lost task is assigned within 1 s
+WAIT_S = 0.5  # a client that does not wait here asks again after this
 PROCESS_ENDS_S = 0.1  # from the end of a killed worker's connection to that of its process, and more
 TASK_ENDS_S = 2.5  # for its watcher to end the task
 DEATH_LOOK_S = 0.01
 TOKEN_REMEDY = "put the secret of the manager's .experiment_manager/token into it"
 WAIT_MAX_S = 10.0  # ... one of a thousand after this: together they ask 100 times a second
+QUIET = (
+    wire.Status,
+    wire.Workers,
+    wire.Tasks,
+    wire.Show,
+    wire.Logs,
+    wire.View,
+    wire.Heartbeat,
+    wire.RequestTask,
+)
 
 log = logging.getLogger("distexp.manager")
-
-Assignment = wire.TaskReply | wire.NoTask
 
 
 class Dispatcher:
@@ -77,8 +86,10 @@ class Dispatcher:
         self.assigning = threading.Lock()  # held while tasks join whose rows have not been looked for yet
         self._last_leases: dict[str, Lease] = {}  # instance of a worker -> the last lease it was given
         self._batches: dict[str, GroupCommit[Completion]] = {}  # by results folder
+        self._waiting = WaitingWorkers(
+            lambda workers: self.assign(workers, have_waited=True), lambda: bool(queue.holds.held)
+        )
         self._answers: Mapping[type, Callable[[Any, Worker], wire.AnyReply]] = {
-            wire.RequestTask: lambda request, worker: self.assign([worker])[0],
             wire.Heartbeat: self._heartbeat,
             wire.Rung: self._rung,
             wire.TaskComplete: self._task_complete,
@@ -100,8 +111,17 @@ class Dispatcher:
             if connection.is_local:
                 return self._admin.handle(request)
         self._authorise(request)
+        try:
+            return self._handle(request, connection)
+        finally:
+            if not isinstance(request, QUIET):
+                self._waiting.look()
+
+    def _handle(self, request: wire.AnyRequest, connection: Connection) -> wire.AnyReply:
         if isinstance(request, wire.WorkerRequest):
             worker = self._registry.register(request, connection.number)
+            if isinstance(request, wire.RequestTask):
+                return self._request_task(request, worker, connection)
             return self._answers[type(request)](request, worker)
         reply = self._admin.handle(request)
         self._journal.flush()
@@ -121,8 +141,9 @@ class Dispatcher:
         """Give the worker a moment to come back; none when its process is seen to be gone."""
         self._registry.disconnect(connection.number)
         for lease in self._queue.disconnect(connection.number):
-            if self._is_seen_to_die(lease.worker):
+            if lease.is_unstarted or self._is_seen_to_die(lease.worker):
                 self.completion.lose(lease, "its process is gone")
+                self._waiting.look()
 
     def _is_seen_to_die(self, worker: WorkerInfo) -> bool:
         """Return whether process and task are gone; wait for that as long as it usually takes."""
@@ -184,8 +205,28 @@ class Dispatcher:
 
     # -- assigning -----------------------------------------------------------------------------------------
 
-    def assign(self, workers: Sequence[Worker]) -> list[Assignment]:
+    def _request_task(self, request: wire.RequestTask, worker: Worker, connection: Connection) -> Assignment:
+        known = self._waiting.changes
+        answer = self.assign([worker])[0]
+        if request.wait_s and isinstance(answer, wire.NoTask) and answer.reason == "wait":
+            return self._waiting.wait(worker, connection.descriptor, answer, known, request.wait_s)
+        if isinstance(answer, wire.TaskReply):
+            worker.waits_since_s = None
+        return answer
+
+    def look_again(self) -> None:
+        """Try again for workers that wait: a task may be free for them, or the sweep over."""
+        self._waiting.look()
+
+    def stop(self) -> None:
+        """Answer `restarting` from now on, also those that wait."""
+        self.is_stopping = True
+        self._waiting.close()
+
+    def assign(self, workers: Sequence[Worker], *, have_waited: bool = False) -> list[Assignment]:
         """Return a task for each worker, or why it gets none; every lease is in the journal.
+
+        Workers that `have_waited` may be gone: until their first heartbeat for it, a task costs nothing.
 
         Raises:
             JournalUnwritable: It is not; then no task was assigned.
@@ -196,7 +237,7 @@ class Dispatcher:
                 with worker.turn if worker.instance else nullcontext():  # a repeated request may overtake
                     choice: Lease | wire.NoTask | None = self._held_lease(worker)
                     if choice is None:
-                        choice = self._choose(worker)
+                        choice = self._choose(worker, has_waited=have_waited)
                         if isinstance(choice, Lease):
                             new.append(choice)
                             if worker.instance:
@@ -209,7 +250,7 @@ class Dispatcher:
         for lease in filter(self._queue.is_live, new):
             log.info("Assigned task %s to %s", lease.task.task_id, lease.worker.name)
         return [
-            choice if isinstance(choice, wire.NoTask) else self._reply(choice, worker)
+            choice if isinstance(choice, wire.NoTask) else self._reply(choice, worker, has_waited=have_waited)
             for choice, worker in zip(choices, workers, strict=True)
         ]
 
@@ -223,7 +264,7 @@ class Dispatcher:
             return None
         return last if self._queue.heartbeat(last.lease_id, last.task.key, worker.info) else None
 
-    def _choose(self, worker: Worker) -> Lease | wire.NoTask:
+    def _choose(self, worker: Worker, *, has_waited: bool) -> Lease | wire.NoTask:
         """Return a lease that is not in the journal yet, of a task whose row has been looked for."""
         if self.is_stopping or not self._holds_folder():
             return wire.NoTask(reason="restarting", retry_after_s=WAIT_S)
@@ -238,7 +279,7 @@ class Dispatcher:
         info = worker.info
         if too_long := self._forecaster.too_long(worker.left_s):
             info = replace(info, too_long=too_long)
-        while (lease := self._next_lease(info)) is not None:
+        while (lease := self._next_lease(info, is_unstarted=has_waited)) is not None:
             if lease.attempt > 1:
                 self._store.scan(lease.task)  # its last worker may have written the row and died
             if self._queue.is_live(lease):
@@ -251,19 +292,19 @@ class Dispatcher:
             return self._wait(self.held_text(), cannot_run=True)
         return self._wait("the tasks that are left run on other workers")
 
-    def _next_lease(self, info: WorkerInfo) -> Lease | None:
+    def _next_lease(self, info: WorkerInfo, *, is_unstarted: bool) -> Lease | None:
         with self.assigning:
-            return self._queue.assign(info)
+            return self._queue.assign(info, is_unstarted=is_unstarted and info.heartbeat_s is not None)
 
     def _wait(self, message: str, *, cannot_run: bool = False) -> wire.NoTask:
         wait_s = min(WAIT_MAX_S, max(WAIT_S, 0.01 * self._registry.connected()))
         return wire.NoTask(reason="wait", retry_after_s=wait_s, message=message, cannot_run=cannot_run)
 
-    def _reply(self, lease: Lease, worker: Worker) -> Assignment:
+    def _reply(self, lease: Lease, worker: Worker, *, has_waited: bool) -> Assignment:
         task = lease.task
         seen = self._store.bookmark(task)
         if not self._queue.is_live(lease):  # a row of it came to light before `seen`: assign another task
-            return self.assign([worker])[0]
+            return self.assign([worker], have_waited=has_waited)[0]
         planned = self._queue.entry(task.key).planned
         return wire.TaskReply(
             **{name: getattr(task, name) for name in task.__struct_fields__},

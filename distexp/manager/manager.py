@@ -93,6 +93,7 @@ class ExperimentManager:
         self._exit_at_s: float | None = None
         self._stuck: set[str] = set()  # ids of leases whose worker has died and whose task does not end
         self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
+        self._last_situation: object = None  # what workers that wait for a task were last tried in
         self._last_counts: dict[State, int] = {}
         self._unwritable: dict[str, str] = {}  # folder -> why its results file cannot be written
         self._held_code: dict[str, CodeSignature] = {}  # held phase -> its code when that began
@@ -206,7 +207,7 @@ class ExperimentManager:
 
     def stop(self) -> None:
         """Answer `restarting` from now on, close connections and files. Workers outlive it."""
-        self.dispatcher.is_stopping = True
+        self.dispatcher.stop()
         self._server.stop()
         log.info("Manager stopped at %s", self.dispatcher.status().progress)
         self._note_unseen()
@@ -266,6 +267,10 @@ class ExperimentManager:
         self._hooks.look()
         if self._exit_when_done:
             self._exit_when_done_()
+        situation = (self.queue.counts(), self.dispatcher.held_text(), self.dispatcher.is_ending)
+        if situation != self._last_situation:
+            self._last_situation = situation
+            self.dispatcher.look_again()
 
     def rescan(self) -> None:
         """Take up what changed on disk: rows first, then configs; whatever is unreadable changes nothing."""

@@ -37,6 +37,7 @@ class Worker:
     gpu: GpuUse | None = None  # as of its last heartbeat
     left_s: float | None = None  # until it has to end, when it asked
     git_commit: str = ""  # of its folder
+    waits_since_s: float | None = None  # since when it has asked for a task in vain; monotonic
     turn: threading.Lock = field(default_factory=threading.Lock)  # held while it is assigned a task
 
     @property

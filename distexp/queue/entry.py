@@ -81,6 +81,7 @@ class Lease:
     since_s: float | None = None  # when it was assigned, on the queue's clock; None: by an earlier manager
     earlier_worker: str = ""  # that had the task before
     unseen_s: float = 0.0  # for which managers have waited for its worker to show up
+    is_unstarted: bool = False  # given to a worker that waited, which has not said yet that it has it
 
     @property
     def is_unseen(self) -> bool:
@@ -187,6 +188,7 @@ class Entry(msgspec.Struct, gc=False):
                 machine=self.lease.worker.machine,
                 host=self.lease.worker.host,
                 unseen_s=self.lease.unseen_s,
+                is_unstarted=self.lease.is_unstarted,
                 pid=process.pid if process else 0,
                 started=process.started if process else 0.0,
             )

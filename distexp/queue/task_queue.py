@@ -109,7 +109,7 @@ class TaskQueue:
                 if (held := record.lease) is not None:
                     worker = WorkerInfo.of(held)
                     term_s = max(0.0, REATTACH_S - held.unseen_s) if worker.heartbeat_s else worker.term_s
-                    self._assign(entry, held.lease_id, worker, term_s)
+                    self._assign(entry, held.lease_id, worker, term_s, is_unstarted=held.is_unstarted)
                 elif record.state in (State.FAILED, State.CANCELLED):
                     self._end_unassigned(entry, State(record.state))
 
@@ -121,22 +121,41 @@ class TaskQueue:
 
     # -- assigning -----------------------------------------------------------------------------------------
 
-    def assign(self, worker: WorkerInfo) -> Lease | None:
-        """Assign a pending task, or return None when none is free for this worker."""
+    def assign(self, worker: WorkerInfo, *, is_unstarted: bool = False) -> Lease | None:
+        """Assign a pending task, or return None when none is free for this worker.
+
+        With `is_unstarted` the worker has waited, and may be gone: until its first heartbeat for the task, a
+        loss costs nothing.
+        """
         with self._lock:
             now_s = self._clock()
             if (entry := self._scheduler.pop_next(worker, now_s)) is None:
                 return None
             entry.attempts += 1
             self.holds.assigned(entry.planned.phase, entry.key, worker, now_s)
-            return self._assign(entry, secrets.token_hex(8), worker, worker.term_s, now_s)
+            lease_id = secrets.token_hex(8)
+            return self._assign(entry, lease_id, worker, worker.term_s, now_s, is_unstarted=is_unstarted)
 
     def _assign(
-        self, entry: Entry, lease_id: str, worker: WorkerInfo, term_s: float, since_s: float | None = None
+        self,
+        entry: Entry,
+        lease_id: str,
+        worker: WorkerInfo,
+        term_s: float,
+        since_s: float | None = None,
+        *,
+        is_unstarted: bool = False,
     ) -> Lease:
-        until_s = self._clock() + term_s
-        earlier = entry.last_worker
-        entry.lease = Lease(lease_id, entry.task, worker, entry.attempts, until_s, since_s, earlier)
+        entry.lease = Lease(
+            lease_id,
+            entry.task,
+            worker,
+            entry.attempts,
+            self._clock() + term_s,
+            since_s,
+            earlier_worker=entry.last_worker,
+            is_unstarted=is_unstarted,
+        )
         entry.last_worker = worker.name
         entry.lost_lease_id = ""
         self._leases[lease_id] = entry.key
@@ -158,9 +177,14 @@ class TaskQueue:
                 self._assign(entry, lease_id, worker, worker.term_s)
             if entry.lease is None or entry.lease.lease_id != lease_id:
                 return False
-            was_unseen, until_s = entry.lease.unseen_s > 0, self._clock() + worker.term_s
-            entry.lease = replace(entry.lease, worker=worker, until_s=until_s, unseen_s=0.0)
-            if was_unseen:
+            is_news, until_s = (
+                entry.lease.unseen_s > 0 or entry.lease.is_unstarted,
+                self._clock() + worker.term_s,
+            )
+            entry.lease = replace(
+                entry.lease, worker=worker, until_s=until_s, unseen_s=0.0, is_unstarted=False
+            )
+            if is_news:
                 self._on_change(entry.record())
             return True
 
@@ -298,6 +322,15 @@ class TaskQueue:
             self._give_back(entry, State.PENDING)
             self._on_change(entry.record())  # also of a first attempt: it replaces the record of the lease
             self._scheduler.push_front(entry)
+
+    def take_back_unstarted(self, lease: Lease) -> bool:
+        """Undo an assignment to a worker that left before it began; False when it has begun, or has ended."""
+        with self._lock:
+            entry = self._held(lease.lease_id, lease.task.key)
+            if entry is None or entry.lease is None or not entry.lease.is_unstarted:
+                return False
+            self.unassign(lease)
+            return True
 
     def cancel(self, key: str, *, cause: str = "", error: str = "cancelled by the user") -> bool:
         """Cancel a pending or assigned task; False when it has ended already."""

@@ -64,8 +64,9 @@ class WorkerRequest(Request, frozen=True, kw_only=True):
 
 
 class RequestTask(WorkerRequest, frozen=True, kw_only=True, tag="request_task"):
-    """Assign me a task."""
+    """Assign me a task; if there is none, answer once there is, or after `wait_s`."""
 
+    wait_s: Annotated[float, Meta(ge=0)] = 0.0  # the manager may answer earlier
     free_mib: Natural | None = None  # on the fullest of its GPUs, now; None: it has none
 
 

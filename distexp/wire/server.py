@@ -43,6 +43,7 @@ class Connection:
     number: int
     peer: str  # address:port, for log lines
     is_local: bool  # from this host
+    descriptor: int = -1  # of its socket, to see whether it stands
 
 
 class RequestHandler(Protocol):
@@ -211,7 +212,8 @@ class Server(socketserver.ThreadingTCPServer):
     def register(self, sock: socket.socket, address: tuple[str, int]) -> Connection:
         """Register a new connection."""
         is_local = ipaddress.ip_address(address[0]).is_loopback
-        connection = Connection(next(self._numbers), f"{address[0]}:{address[1]}", is_local)
+        peer = f"{address[0]}:{address[1]}"
+        connection = Connection(next(self._numbers), peer, is_local, sock.fileno())
         with self._lock:
             self._open[connection.number] = sock
         return connection

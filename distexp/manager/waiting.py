@@ -1,0 +1,187 @@
+"""Workers that wait at the manager for a task: each is answered as soon as there is one for it.
+
+They stand in a line by the time since which they have nothing to do. One thread tries for all of them
+whenever something has changed (`look`), so a thousand that wait cost nothing while nothing does.
+"""
+
+import contextlib
+import itertools
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from distexp.errors import DistexpError
+from distexp.manager.workers import Worker
+from distexp.wire.messages import NoTask, TaskReply
+
+MAX_WAIT_S = 30.0  # then the worker asks again: whoever is silent for longer may be gone
+AT_ONCE = 16  # workers that share a commit of the journal
+
+log = logging.getLogger("distexp.manager")
+
+Assignment = TaskReply | NoTask
+
+
+@dataclass(eq=False)
+class _Place:
+    """One request that waits."""
+
+    worker: Worker
+    descriptor: int  # of its connection; readable while it waits: the peer has left, or wants something else
+    first: NoTask  # what it would have been told at once
+    answer: Assignment | None = None
+    is_answered: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Equal for workers of which one gets a task only if any of them does."""
+        worker, info = self.worker, self.worker.info
+        return (info.memory_mib, info.gpus, info.free_mib, worker.left_s and info.name, worker.excluded)
+
+
+class WaitingWorkers:
+    """The line of requests that wait, and the thread that answers them.  Safe from any thread."""
+
+    def __init__(
+        self, assign: Callable[[Sequence[Worker]], list[Assignment]], has_holds: Callable[[], bool]
+    ) -> None:
+        """Nobody waits yet.
+
+        Args:
+            assign: Returns a task for each worker, or why it gets none.
+            has_holds: Whether a phase is held, so that workers differ in what they may have.
+        """
+        self._assign, self._has_holds = assign, has_holds
+        self._lock = threading.Lock()
+        self._places: dict[int, _Place] = {}  # by descriptor
+        self.changes = 0  # how often `look` was called
+        self._is_closed = self._must_try = False
+        self._trying = threading.Lock()  # held while tasks are assigned to some that wait
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._woken = socket.socketpair()
+        self._wake.setblocking(False)
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, name="waiting", daemon=True)
+        self._thread.start()
+
+    def wait(self, worker: Worker, descriptor: int, first: NoTask, known: int, wait_s: float) -> Assignment:
+        """Return a task, or why there is none, once that is another than `first`, or `wait_s` have passed.
+
+        Args:
+            worker: Who asks.
+            descriptor: Of its connection.
+            first: Its answer at a time when `changes` was `known`.
+            known: See `first`.
+            wait_s: Seconds, at most `MAX_WAIT_S`.
+        """
+        place = _Place(worker, descriptor, first)
+        with self._lock:
+            if self._is_closed:
+                return first
+            if worker.waits_since_s is None:
+                worker.waits_since_s = time.monotonic()
+            self._places[descriptor] = place
+            self._selector.register(descriptor, selectors.EVENT_READ, place)
+            self._must_try |= self.changes != known
+        self._signal()  # also without a change: some systems notice a new connection only so
+        if not place.is_answered.wait(min(wait_s, MAX_WAIT_S)):
+            with self._trying:  # perhaps it is being answered just now
+                self._leave(place)
+        if isinstance(place.answer, TaskReply):
+            worker.waits_since_s = None
+        return place.answer or msgspec.structs.replace(first, retry_after_s=0.0)
+
+    def look(self) -> None:
+        """Let all that wait be tried again: a task may be free, or have ended, or the sweep."""
+        with self._lock:
+            self.changes += 1
+            self._must_try = bool(self._places)
+        if self._must_try:
+            self._signal()
+
+    def close(self) -> None:
+        """Answer all that wait, and keep nobody waiting from now on."""
+        with self._lock:
+            self._is_closed = True
+        self._signal()
+        self._thread.join()
+        self._selector.close()
+        self._wake.close()
+        self._woken.close()
+
+    def _signal(self) -> None:
+        with contextlib.suppress(
+            BlockingIOError, OSError
+        ):  # enough signals stand there already, or it is closed
+            self._wake.send(b"x")
+
+    def _leave(self, place: _Place) -> None:
+        """Take a request out of the line, unless that was done already; an answer that is given stands."""
+        with self._lock:
+            if self._places.get(place.descriptor) is place:
+                del self._places[place.descriptor]
+                self._selector.unregister(place.descriptor)
+
+    def _answer(self, place: _Place, answer: Assignment | None) -> None:
+        self._leave(place)
+        place.answer = answer
+        place.is_answered.set()
+
+    def _run(self) -> None:
+        while not self._is_closed:
+            self._hear()
+            with self._lock:
+                must_try, self._must_try = self._must_try, False
+            if must_try:
+                with self._trying:
+                    self._try_all()
+        with self._trying:
+            self._try_all()  # they hear why
+        for place in list(self._places.values()):
+            self._answer(place, None)
+
+    def _hear(self) -> None:
+        """Wait for a signal, or for news from a connection that waits: it is answered, and so read."""
+        try:
+            ready = self._selector.select()
+        except OSError:  # Windows: one was closed meanwhile
+            return
+        for key, _ in ready:
+            if isinstance(key.data, _Place):
+                self._answer(key.data, None)
+        with contextlib.suppress(BlockingIOError):
+            while self._woken.recv(4096):
+                pass
+
+    def _try_all(self) -> None:
+        """Try for those that wait, the longest-waiting first; of a kind that gets nothing, not for all."""
+        with self._lock:
+            line = sorted(self._places.values(), key=lambda each: each.worker.waits_since_s or 0.0)
+        hopeless = set[object]()
+        left = (each for each in line if each.worker.drained or each.kind not in hopeless)
+        while some := list(itertools.islice(left, AT_ONCE)):
+            try:
+                answers = self._assign([each.worker for each in some])
+            except DistexpError as error:  # the journal cannot be written now; the next change tries again
+                log.warning("%s", error)
+                return
+            for place, answer in zip(some, answers, strict=True):
+                if _is_news(answer, place.first):
+                    self._answer(place, answer)
+                elif not place.worker.drained and not self._has_holds():
+                    hopeless.add(place.kind)
+
+
+def _is_news(answer: Assignment, first: NoTask) -> bool:
+    return isinstance(answer, TaskReply) or _meaning(answer) != _meaning(first)
+
+
+def _meaning(answer: NoTask) -> tuple[str, str, bool]:
+    return answer.reason, answer.message, answer.cannot_run
