@@ -6,7 +6,7 @@ looked for in its file before it is assigned again.
 
 import logging
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 from msgspec import structs
@@ -57,8 +57,10 @@ class CompletionHandler:
         registry: WorkerRegistry,
         forecaster: Forecaster,
         kept: KeptRows,
+        on_hold: Callable[[str], None],
     ) -> None:
-        self._kept = kept
+        """Call `on_hold` with each phase that is held, before its worker hears it."""
+        self._kept, self._on_hold = kept, on_hold
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
         self._forecaster = forecaster
         self._reporters: dict[str, WorkerInfo] = {}  # key -> who is reporting it as complete just now
@@ -225,6 +227,7 @@ class CompletionHandler:
     def _log_hold(self, phase: str) -> None:
         why = self._queue.holds.explain().get(phase)
         if why is not None:
+            self._on_hold(phase)
             log.error("Phase %s is held: %s; fix it, then `resume` goes on, or an edit does", phase, why)
 
     def released(self, request: wire.TaskReleased, worker: Worker) -> wire.Ack:

@@ -67,8 +67,12 @@ class Dispatcher:
         workdir: Workdir,
         secret: str | None,
         holds_folder: Callable[[], bool] = lambda: True,
+        on_hold: Callable[[str], None] = lambda phase: None,
     ) -> None:
-        """`secret` None: no request needs a token. Nothing is assigned unless `holds_folder()`."""
+        """`secret` None: no request needs a token. Nothing is assigned unless `holds_folder()`.
+
+        `on_hold` is called with each phase that is held, before its worker hears it.
+        """
         self._holds_folder = holds_folder
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
         self._secret = secret
@@ -81,6 +85,7 @@ class Dispatcher:
             registry=registry,
             forecaster=self._forecaster,
             kept=kept,
+            on_hold=on_hold,
         )
         self.is_stopping = self.is_ending = False
         self.assigning = threading.Lock()  # held while tasks join whose rows have not been looked for yet

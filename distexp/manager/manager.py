@@ -184,6 +184,7 @@ class ExperimentManager:
             workdir=self.workdir,
             secret=secret,
             holds_folder=self._holds_folder,
+            on_hold=self._note_held_code,
         )
         known = self.journal.load()
         self.queue.sync(tasks)
@@ -260,10 +261,10 @@ class ExperimentManager:
             self.request_stop()
             return
         self._end_leases()
-        self._note_held_code()
         if time.monotonic() >= self._next_rescan_s:
             self.rescan()
             self._next_rescan_s = time.monotonic() + self._rescan_s
+            self._last_situation = None  # some tasks become free by time alone
         self._hooks.look()
         if self._exit_when_done:
             self._exit_when_done_()
@@ -281,7 +282,6 @@ class ExperimentManager:
         if self._sweep.has_changed():
             self._reload()
         self._look_at_held_code()
-        self._note_held_code()
         self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store)
         self.dispatcher.completion.fail_unplaceable()
@@ -315,18 +315,17 @@ class ExperimentManager:
         self.dispatcher.continue_pruned()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
 
-    def _note_held_code(self) -> None:
-        """Remember the code of phases that have just been held: an edit may come at once."""
-        known = self._held_code
-        self._held_code = {
-            phase: known[phase] if phase in known else self._code_of(phase)
-            for phase in self.queue.holds.explain()
-        }
+    def _note_held_code(self, phase: str) -> None:
+        """Remember the code of a phase that has just been held: an edit may come at once."""
+        self._held_code[phase] = self._code_of(phase)
 
     def _look_at_held_code(self) -> None:
         """Let held phases go on once a file of their code is another one."""
-        if any(self._code_of(phase) != known for phase, known in self._held_code.items()):
-            self._held_code = {}
+        held = self.queue.holds.explain()
+        for phase in self._held_code.keys() - held.keys():
+            del self._held_code[phase]
+        if any(self._code_of(phase) != known for phase, known in list(self._held_code.items())):
+            self._held_code.clear()
             self.dispatcher.code_changed()
 
     def _code_of(self, phase: str) -> CodeSignature:

@@ -18,9 +18,8 @@ import msgspec
 
 from distexp.errors import DistexpError
 from distexp.manager.workers import Worker
-from distexp.wire.messages import NoTask, TaskReply
+from distexp.wire.messages import MAX_WAIT_S, NoTask, TaskReply
 
-MAX_WAIT_S = 30.0  # then the worker asks again: whoever is silent for longer may be gone
 AT_ONCE = 16  # workers that share a commit of the journal
 
 log = logging.getLogger("distexp.manager")

@@ -5,6 +5,7 @@ Every request may be repeated: the manager gives the same lease again, acknowled
 
 import socket
 import ssl
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -63,6 +64,7 @@ class Client:
         self._secret = ""  # of the open connection
         self._context = client_context()
         self._socket: socket.socket | None = None
+        self._reply = bytearray()  # as much as has come
 
     @property
     def address(self) -> str:
@@ -100,7 +102,37 @@ class Client:
             Unauthorized: This folder has no token, or a damaged one; nothing was sent.
             UserError: The host is no name.
         """
-        line = self._exchange(request)
+        return self._decode(self._exchange(request), expected)
+
+    def begin(self, request: AnyRequest) -> None:
+        """Send a request whose reply may take long: `poll` returns it.
+
+        Raises:
+            ManagerUnreachable, ProtocolError, Unauthorized, UserError: As `call` does.
+        """
+        self._repeat_once(lambda: self._send(request))
+
+    def poll(self, expected: type[Reply]) -> Reply | None:
+        """Return the reply to what was begun, None while it has not come; never waits.
+
+        Raises:
+            ManagerUnreachable, Refused, ProtocolError: As `call` does.
+        """
+        if self._socket is None:
+            raise self._unreachable(ConnectionResetError("the connection was closed"))
+        try:
+            self._socket.settimeout(0)
+            self._receive()
+            self._socket.settimeout(REPLY_S)
+        except (ssl.SSLWantReadError, BlockingIOError):
+            self._socket.settimeout(REPLY_S)
+            return None
+        except OSError as error:
+            self.close()
+            raise self._unreachable(error) from None
+        return self._decode(bytes(self._reply), expected)
+
+    def _decode(self, line: bytes, expected: type[Reply]) -> Reply:
         try:
             reply = decode_reply(line)
         except ProtocolError as error:
@@ -115,33 +147,45 @@ class Client:
         return reply
 
     def _exchange(self, request: AnyRequest) -> bytes:
+        def exchange() -> None:
+            self._send(request)
+            self._receive()
+
+        self._repeat_once(exchange)
+        return bytes(self._reply)
+
+    def _repeat_once(self, step: Callable[[], None]) -> None:
+        """Take a step over the open connection; over a new one if that one had died while it was idle."""
         was_open = self._socket is not None
         try:
-            return self._try(request)
+            return step()
         except OSError as error:
             self.close()
             if not was_open or isinstance(error, TimeoutError):
                 raise self._unreachable(error) from None
         try:
-            return self._try(request)  # the old connection had died while it was idle
+            step()
         except OSError as error:
             self.close()
             raise self._unreachable(error) from None
 
-    def _try(self, request: AnyRequest) -> bytes:
+    def _send(self, request: AnyRequest) -> None:
         if self._socket is None:
             self._socket = self._connect()
+        self._reply.clear()
         self._socket.sendall(encode(structs.replace(request, token=self._secret)))
-        reply = bytearray()
-        while not reply.endswith(b"\n"):
-            data = self._socket.recv(RECEIVE_BYTES)
+
+    def _receive(self) -> None:
+        """Receive until the reply is whole."""
+        while not self._reply.endswith(b"\n"):
+            data = self._socket.recv(RECEIVE_BYTES) if self._socket else b""
             if not data:
                 raise ConnectionResetError("the connection was closed before a whole reply came")
-            reply += data
-            if len(reply) > 2 * MAX_MESSAGE_BYTES:
+            self._reply += data
+            if len(self._reply) > 2 * MAX_MESSAGE_BYTES:
+                size = len(self._reply)
                 self.close()
-                raise ProtocolError(f"{self.address}: the reply is too long ({len(reply)} bytes)")
-        return bytes(reply)
+                raise ProtocolError(f"{self.address}: the reply is too long ({size} bytes)")
 
     def _connect(self) -> ssl.SSLSocket:
         host, port = self._place()

@@ -11,6 +11,7 @@ from msgspec import Meta
 from distexp.task import MAX_PRIORITY, Bookmark, Halving, Number, Provenance, Reportable, RowRule, Task, Value
 
 DEFAULT_PORT = 5000
+MAX_WAIT_S = 30.0  # that a request for a task waits; then its worker asks again, or may be gone
 PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below the limit of a message
 
 WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}\Z")]  # it stands in log lines and in rows
@@ -66,7 +67,7 @@ class WorkerRequest(Request, frozen=True, kw_only=True):
 class RequestTask(WorkerRequest, frozen=True, kw_only=True, tag="request_task"):
     """Assign me a task; if there is none, answer once there is, or after `wait_s`."""
 
-    wait_s: Annotated[float, Meta(ge=0)] = 0.0  # the manager may answer earlier
+    wait_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0  # the manager may answer earlier
     free_mib: Natural | None = None  # on the fullest of its GPUs, now; None: it has none
 
 

@@ -7,8 +7,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from distexp.errors import ManagerUnreachable, ProtocolError
-from distexp.wire.client import Client
-from distexp.wire.messages import Ack, AnyRequest, RequestTask, TaskComplete, TaskFailed, TaskReleased
+from distexp.wire.client import REPLY_S, Client
+from distexp.wire.messages import Ack, AnyRequest, NoTask, RequestTask, TaskComplete, TaskFailed, TaskReleased
 from distexp.worker.signals import StopRequests
 
 HEARTBEAT_S = 15.0
@@ -45,10 +45,29 @@ class ManagerConnection:
         self._requested_s = self._clock()
         # also when it is refused: asking faster helps nobody
         self.next_heartbeat_s = self._requested_s + HEARTBEAT_S
-        reply = self._client.call(request, expected)
+        if isinstance(request, RequestTask) and request.wait_s:
+            reply = self._await_task(request, expected)
+        else:
+            reply = self._client.call(request, expected)
         if self._away_since_s is not None:
             log.info("The manager at %s is back", self._client.address)
         self._away_since_s, self._retry_s = None, RETRY_MIN_S
+        return reply
+
+    def _await_task(self, request: RequestTask, expected: Any) -> Any:
+        """Return the reply to a request that waits at the manager; no task when the user wants to leave."""
+        self._client.begin(request)
+        give_up_at_s = self._clock() + request.wait_s + REPLY_S
+        while (reply := self._client.poll(expected)) is None:
+            if self._stop.wants_leave:
+                self._client.close()  # a task that is on its way goes to another worker, free
+                return NoTask(reason="wait", retry_after_s=0)
+            if self._clock() >= give_up_at_s:
+                self._client.close()
+                raise ManagerUnreachable(
+                    f"the manager at {self._client.address} does not answer; it may be stopped or overloaded"
+                )
+            self._wait_for([self._client.socket], give_up_at_s - self._clock())
         return reply
 
     def try_request(self, request: AnyRequest, expected: Any, what: str) -> Any:
@@ -103,18 +122,22 @@ class ManagerConnection:
     def wait(self, timeout_s: float, more: Sequence[Connection | int] = ()) -> None:
         """Return when manager, user or `more` have news; at the latest after `timeout_s`."""
         connection = self._client.socket
-        waitables: list[Any] = [*more, self._stop.waitable, *([connection] if connection else [])]
-        try:
-            ready = wait(waitables, timeout_s)
-        except InterruptedError:  # Windows, by Ctrl+C
-            ready = []
-        if self._stop.waitable in ready:
-            self._stop.acknowledge()
-            if self._stop.interrupts == 1 and more:
-                log.info("Finishing the current task; Ctrl+C again to stop with a checkpoint")
+        ready = self._wait_for([*more, *([connection] if connection else [])], timeout_s)
+        if self._stop.waitable in ready and self._stop.interrupts == 1 and more:
+            log.info("Finishing the current task; Ctrl+C again to stop with a checkpoint")
         if connection is not None and connection in ready:  # between two requests this only means: closed
             self._client.close()
             self.next_heartbeat_s = self._clock()
+
+    def _wait_for(self, some: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Return which of these, or of the user's requests to stop, have news; those are acknowledged."""
+        try:
+            ready = wait([*some, self._stop.waitable], timeout_s)
+        except InterruptedError:  # Windows, by Ctrl+C
+            return []
+        if self._stop.waitable in ready:
+            self._stop.acknowledge()
+        return ready
 
     def close(self) -> None:
         """Close the connection."""

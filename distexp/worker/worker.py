@@ -18,7 +18,10 @@ from distexp.system.logs import WorkerLog
 from distexp.task import Cause, Provenance
 from distexp.text import clean_text
 from distexp.wire.messages import (
+    MAX_WAIT_S,
     GpuUse,
+    Heartbeat,
+    HeartbeatReply,
     NoTask,
     Progress,
     RequestTask,
@@ -111,6 +114,7 @@ class Worker:
         self._exit_code: int | None = None  # set when it must leave before its work is done
         self._code_versions: dict[str, int] = {}  # phase -> of the task that ran last
         self._idle_since_s: float | None = None  # since when nothing that is left can run
+        self._wait_s = 0.0  # how long the manager may keep the next request until there is a task
         self._full_disks: Counter[str] = Counter()  # key -> how often that task met one here
 
     def _identity(self) -> dict[str, Any]:
@@ -153,13 +157,16 @@ class Worker:
             return False
         reply, self._next = self._next, None
         if reply is None:
-            request = RequestTask(**self._identity(), free_mib=self._free_mib and self._free_mib())
+            free_mib = self._free_mib and self._free_mib()
+            request = RequestTask(**self._identity(), free_mib=free_mib, wait_s=self._wait_s)
             reply = self._connection.try_request(request, TaskReply | NoTask, "Error requesting task")
         if isinstance(reply, TaskReply) and self._stop.wants_leave:
             self._next = reply
         elif isinstance(reply, TaskReply):
             self._idle_since_s = None
-            self._work_on(reply)
+            if not self._wait_s or self._begins(reply):
+                self._wait_s = 0.0
+                self._work_on(reply)
         elif isinstance(reply, NoTask):
             return self._idle(reply)
         return True
@@ -178,8 +185,16 @@ class Worker:
             return False
         if self._free_mib:
             self._children.close()  # a standby holds GPU memory that a task may wait for
-        self._connection.wait(reply.retry_after_s)
+        if self._wait_s or reply.reason != "wait":
+            self._connection.wait(reply.retry_after_s)
+        self._wait_s = MAX_WAIT_S
         return True
+
+    def _begins(self, task: TaskReply) -> bool:
+        """Return whether the manager knows that this worker, which has waited for it, has the task now."""
+        begun = Heartbeat(**self._identity(), lease_id=task.lease_id, key=task.key)
+        reply = self._connection.try_request(begun, HeartbeatReply, "Error requesting task")
+        return reply is not None and not reply.stop
 
     def _has_waited_in_vain(self, reply: NoTask) -> bool:
         """Return whether nothing that is left can run, for as long as a missing manager is waited for."""
