@@ -90,9 +90,13 @@ class RawClient:
 
     def say(self, type_: str, **fields: Any) -> dict[str, Any]:
         """Send one message without newline and return the reply."""
+        self.send(type_, **fields)
+        return self.read()
+
+    def send(self, type_: str, **fields: Any) -> None:
+        """Send one message without newline."""
         always = {} if type_ == "status" else self._always
         self.socket.sendall(json.dumps({"type": type_, **always, **fields}).encode())
-        return self.read()
 
     def read(self) -> dict[str, Any]:
         while b"\n" not in self._rest:

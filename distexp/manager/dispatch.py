@@ -47,6 +47,7 @@ QUIET = (
     wire.Logs,
     wire.View,
     wire.Heartbeat,
+    wire.Rung,
     wire.RequestTask,
 )
 

@@ -1,0 +1,183 @@
+"""Requests that wait at a real manager until there is a task, over real connections."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from distexp.manager.manager import ExperimentManager
+from distexp.task import State
+from tests.live_manager import Folder, RawClient, secret_of, worker
+from tests.support import poll
+
+LONG_S = 30.0
+
+
+@pytest.fixture
+def manager(folder: Folder) -> Iterator[ExperimentManager]:
+    folder.configure([1])
+    with folder.serving() as manager:
+        yield manager
+
+
+def await_waiting(manager: ExperimentManager, number: int) -> None:
+    places = manager.dispatcher._waiting._places
+    poll(lambda: len(places) == number, f"{number} requests that wait")
+
+
+def wait(manager: ExperimentManager, client: RawClient, number: int = 1) -> None:
+    """Let a client's request wait, as the `number`th."""
+    client.send("request_task", wait_s=LONG_S)
+    await_waiting(manager, number)
+
+
+def give_back(client: RawClient, task: dict[str, object]) -> None:
+    client.say("task_released", lease_id=task["lease_id"], key=task["key"])
+
+
+def test_a_task_that_becomes_free_goes_to_who_waits_longest(manager: ExperimentManager) -> None:
+    with worker(manager) as busy, worker(manager, "gpu1") as first, worker(manager, "gpu2") as second:
+        task = busy.say("request_task")
+        wait(manager, first)
+        wait(manager, second, 2)
+        give_back(busy, task)
+        assert first.read()["key"] == task["key"]
+        await_waiting(manager, 1)
+
+
+def test_who_asks_again_keeps_its_place(manager: ExperimentManager) -> None:
+    with worker(manager) as busy, worker(manager, "gpu1") as first, worker(manager, "gpu2") as second:
+        task = busy.say("request_task")
+        assert first.say("request_task", wait_s=0.01)["reason"] == "wait"
+        wait(manager, second)
+        wait(manager, first, 2)
+        give_back(busy, task)
+        assert first.read()["type"] == "task"
+
+
+def test_work_that_only_others_can_do_passes_by_who_cannot(folder: Folder) -> None:
+    folder.configure(
+        [1], "defaults: {{output_dir: results_exp1, gpus: 1}}\np: {{combinations: [width: {widths}]}}"
+    )
+    with folder.serving() as manager, worker(manager, gpus=1) as busy, worker(manager, "cpu0") as cpu:
+        task = busy.say("request_task")
+        with worker(manager, "gpu1", gpus=1) as gpu:
+            wait(manager, cpu)
+            wait(manager, gpu, 2)
+            give_back(busy, task)
+            assert gpu.read()["key"] == task["key"]
+        await_waiting(manager, 1)
+
+
+def test_nothing_to_do_is_said_at_the_end_of_the_time_that_was_asked_for(manager: ExperimentManager) -> None:
+    with worker(manager) as busy, worker(manager, "gpu1") as idle:
+        busy.say("request_task")
+        told = idle.say("request_task", wait_s=0.05)
+    assert (told["reason"], told["retry_after_s"]) == ("wait", 0.0)
+
+
+def test_the_end_of_the_sweep_is_told_at_once(manager: ExperimentManager) -> None:
+    with worker(manager) as busy, worker(manager, "gpu1") as idle:
+        task = busy.say("request_task")
+        wait(manager, idle)
+        busy.say("task_complete", lease_id=task["lease_id"], key=task["key"], result={"score": 1})
+        assert idle.read()["reason"] == "done"
+
+
+def test_a_drained_worker_and_a_pause_are_told_at_once(manager: ExperimentManager) -> None:
+    with worker(manager) as busy, worker(manager, "gpu1") as drained, worker(manager, "gpu2") as idle:
+        busy.say("request_task")
+        wait(manager, drained)
+        wait(manager, idle, 2)
+        with RawClient(manager.port, token=secret_of(manager)) as user:
+            user.say("drain", worker_id="gpu1")
+            assert drained.read()["reason"] == "done"
+            user.say("pause")
+        assert (told := idle.read())["reason"] == "wait"
+        assert told["message"] == "paused"
+
+
+def test_a_new_task_of_an_edited_config_goes_to_who_waits(folder: Folder, manager: ExperimentManager) -> None:
+    with worker(manager) as busy, worker(manager, "gpu1") as idle:
+        busy.say("request_task")
+        wait(manager, idle)
+        folder.configure([1, 2])
+        manager.rescan()
+        manager.run_once()
+        assert idle.read()["config"] == {"width": 2}
+
+
+def test_a_manager_that_stops_says_restarting_to_who_waits(folder: Folder) -> None:
+    folder.configure([1])
+    with ExitStack() as clients:
+        with folder.serving() as manager:
+            busy = clients.enter_context(worker(manager))
+            idle = clients.enter_context(worker(manager, "gpu1"))
+            busy.say("request_task")
+            wait(manager, idle)
+        assert idle.read()["reason"] == "restarting"
+        assert idle.is_ended()
+
+
+def test_a_worker_that_died_while_it_waited_gets_nothing(manager: ExperimentManager) -> None:
+    with worker(manager) as busy, worker(manager, "gpu2") as other:
+        task = busy.say("request_task")
+        dead = worker(manager, "gpu1")
+        wait(manager, dead)
+        dead.reset()
+        await_waiting(manager, 0)
+        wait(manager, other)
+        give_back(busy, task)
+        assert other.read()["attempt"] == 2
+
+
+def test_a_task_whose_worker_left_before_it_began_costs_nothing(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with worker(manager) as busy, worker(manager, "gpu1") as gone, worker(manager, "gpu2") as other:
+        task = busy.say("request_task")
+        wait(manager, gone)
+        give_back(busy, task)
+        poll(lambda: manager.queue.entry(str(task["key"])).state is State.ASSIGNED, "the assignment")
+        wait(manager, other)
+        gone.reset()
+        assert other.read()["attempt"] == 2, "as if it had never been assigned"
+        assert manager.queue.entry(str(task["key"])).losses == 0
+    assert f"Task {task['task_id']} goes to another worker: gpu1 left before it began" in folder.log()
+
+
+def test_a_task_whose_worker_began_it_and_died_is_lost(manager: ExperimentManager) -> None:
+    with worker(manager) as busy, worker(manager, "gpu1") as gone:
+        task = busy.say("request_task")
+        wait(manager, gone)
+        give_back(busy, task)
+        begun = gone.read()
+        lease = {"lease_id": begun["lease_id"], "key": begun["key"]}
+        assert gone.say("heartbeat", **lease)["stop"] is False
+        manager.dispatcher.completion.lose(manager.queue.leases()[0], "its process is gone")
+        assert manager.queue.entry(str(task["key"])).losses == 1
+
+
+def test_hundreds_that_wait_share_what_comes_and_nobody_gets_two(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    clients = 200
+    with ExitStack() as stack:
+        busy = stack.enter_context(worker(manager))
+        busy.say("request_task")
+        idle = [stack.enter_context(worker(manager, f"cpu{number}")) for number in range(clients)]
+        for client in idle:
+            client.send("request_task", wait_s=LONG_S)
+        await_waiting(manager, clients)
+        folder.configure(list(range(1, clients + 2)))
+        manager.rescan()
+        manager.run_once()
+        tasks = [client.read() for client in idle]
+    assert len({task["key"] for task in tasks}) == clients
+
+
+def test_threads_end_with_the_manager(folder: Folder) -> None:
+    with folder.serving():
+        assert "waiting" in {thread.name for thread in threading.enumerate()}
+    assert "waiting" not in {thread.name for thread in threading.enumerate()}
