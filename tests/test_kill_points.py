@@ -147,6 +147,30 @@ def test_a_manager_killed_while_it_adds_a_column_leaves_the_old_file_or_the_new_
     assert not list(folder.csv.parent.glob("*.tmp"))
 
 
+REPLACING = [
+    ("distexp.results.results_file:replace_rows", "before"),
+    ("distexp.results.results_file:shutil.copymode", "before"),
+    ("distexp.results.results_file:replace_rows", "after"),
+]
+
+
+@pytest.mark.parametrize(("where", "moment"), REPLACING)
+def test_a_manager_killed_while_it_replaces_a_row_leaves_the_old_file_or_the_new_one(
+    folder: Folder, where: str, moment: str
+) -> None:
+    folder.configure([1, 2], CONFIG)
+    folder.add_rows("2,42,5,", "1,42,4,3", header="width,seed,score,stopped_at")
+    (folder.csv.parent / "rungs.csv").touch()
+    with dying_manager(folder, where, moment) as process, talk(folder, process) as say:
+        assert is_broken(say, "task_complete", task_id="exp1_vary_width_0_42", result={"score": 1})
+    assert folder.rows()[-1]["score"] == ("4" if moment == "before" else "1")
+    with folder.serving() as manager, talk(folder, port=manager.port) as say:
+        reply = say.say("task_complete", task_id="exp1_vary_width_0_42", result={"score": 1})
+        assert reply == {"type": "ack"}
+    assert [(row["width"], row["score"]) for row in folder.rows()] == [("2", "5"), ("1", "1")]
+    assert not list(folder.csv.parent.glob("*.tmp"))
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_manager_killed_while_it_takes_a_failure_charges_it_once(folder: Folder, moment: str) -> None:
     where = "distexp.manager.completion:CompletionHandler.failed"

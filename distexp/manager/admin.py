@@ -244,6 +244,8 @@ class Admin:
 
     def continue_pruned(self) -> None:
         """Let pruned tasks run again of which more is wanted, and say how many stay pruned."""
+        if not self._queue.counts()[State.PRUNED]:
+            return
         wanted = [each for each in self._queue.entries(State.PRUNED) if self.rungs.wants_more(each.planned)]
         try:
             for entry in wanted:

@@ -17,9 +17,10 @@ from distexp.results.csv_format import Dialect, line_of
 from distexp.results.results_file import append_durably, lacks_line_end
 from distexp.results.row import RUNGS_FILE
 from distexp.results.rungs import RUNG_COLUMNS, RungRecord, read_rungs
+from distexp.results.store import PREFIX
 from distexp.search.halving import judge
 from distexp.sweep.grid import GridPoint, Planned
-from distexp.system.group_commit import GroupCommit
+from distexp.system.group_commit import Batch, GroupCommit
 from distexp.task import Halving, Number, Task, canonical
 from distexp.text import cell_text
 
@@ -108,6 +109,7 @@ class Rungs:
     def forget(self) -> None:
         """Read everything again when it is needed next: the configs have changed."""
         with self._lock:
+            self._commits.wait()  # what was decided is in the files
             self._tables.clear()
 
     def decide(
@@ -133,13 +135,16 @@ class Rungs:
         with self._lock:
             table = self._table(planned.phase, halving)
             known = table.records(task.key)
-            if (last := _last_word(known)) is not None and last.verdict == "stop" and not is_last:
-                return "stop"
+            last = _last_word(known)
+            if last is not None and last.verdict == "stop" and rung >= last.rung and not is_last:
+                return "stop"  # for its next attempt, too
             if any(each.rung == rung for each in known):
                 return "go"
             record = table.judged(task, rung, step, value, is_last=is_last)
-            table.add(task, record)
-        self._commit(task, table, record, halving)
+            batch = self._add(table, task, record)
+        self._commit(batch, table, task, record)
+        if record.verdict == "stop":
+            log.info("Task %s stops early, by %s %s", record.task_id, halving.metric, record.why)
         return "stop" if record.verdict == "stop" else "go"
 
     def ask_again(self, planned: Planned) -> None:
@@ -158,8 +163,8 @@ class Rungs:
             if last is None or last.verdict == "again":
                 return
             record = structs.replace(last, verdict="again", max_iter=halving.max_iter, at_utc=_now_utc())
-            table.add(task, record)
-        self._commit(task, table, record, halving)
+            batch = self._add(table, task, record)
+        self._commit(batch, table, task, record)
 
     def wants_more(self, planned: Planned) -> bool:
         """Return whether a stopped task was asked for again, or is asked for to a larger `max_iter`."""
@@ -187,16 +192,20 @@ class Rungs:
 
     # -- the files -----------------------------------------------------------------------------------------
 
-    def _commit(self, task: Task, table: _Table, record: RungRecord, halving: Halving) -> None:
-        batch = self._commits.add((task.output_dir, record))
+    def _add(self, table: _Table, task: Task, record: RungRecord) -> Batch[tuple[str, RungRecord]]:
+        """Take a record up, to be written.  Caller holds the lock."""
+        table.add(task, record)
+        return self._commits.add((task.output_dir, record))
+
+    def _commit(
+        self, batch: Batch[tuple[str, RungRecord]], table: _Table, task: Task, record: RungRecord
+    ) -> None:
         try:
             self._commits.wait(batch)
         except ResultsUnwritable:
             with self._lock:
                 table.remove(task, record)
             raise
-        if record.verdict == "stop":
-            log.info("Task %s stops early, by %s %s", record.task_id, halving.metric, record.why)
 
     def _write(self, items: Sequence[tuple[str, RungRecord]]) -> None:
         by_folder: dict[str, list[RungRecord]] = {}
@@ -221,8 +230,10 @@ class Rungs:
         table = self._tables[phase] = _Table(halving)
         entries, _ = self._queue.queries.page(lambda entry: entry.planned.phase == phase, 0, sys.maxsize)
         tasks = {entry.key: entry.planned for entry in entries}
-        for folder in dict.fromkeys(each.output_dir for each in tasks.values()):
-            for record in read_rungs(self._root / folder / RUNGS_FILE):
+        own = dict.fromkeys(self._root / each.output_dir / RUNGS_FILE for each in tasks.values())
+        others = [path for path in sorted(self._root.glob(f"{PREFIX}*/{RUNGS_FILE}")) if path not in own]
+        for path in (*others, *own):  # of an earlier `output_dir` first
+            for record in read_rungs(path):
                 if record.key in tasks:
                     table.add(tasks[record.key].task, record)
         return table

@@ -173,3 +173,13 @@ def test_without_a_worker_the_view_says_how_to_start_one() -> None:
     assert "No worker yet: start one with `distexp worker`" in lines(changed(workers=[]), 80)
     over = structs.replace(STATUS, done=True)
     assert not any("No worker" in line for line in lines(changed(workers=[], status=over), 80))
+
+
+def test_pruned_tasks_have_their_figure_and_their_part_of_the_bar() -> None:
+    shown = lines(changed(status=structs.replace(STATUS, pruned=60, pending=123)), 100)
+    assert "45 complete  7 failed  1 cancelled  60 pruned  4 workers" in shown[1]
+    view = changed(status=structs.replace(STATUS, pruned=60))
+    console = Console(width=80, height=24, force_terminal=True, color_system="standard")
+    with console.capture() as coloured:
+        console.print(render(view, 80, 24))
+    assert "\x1b[34m━" in coloured.get()

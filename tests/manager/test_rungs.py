@@ -120,6 +120,48 @@ def test_a_stop_holds_at_later_reports_and_for_the_next_attempt(
     assert len(rungs(folder)) == 2
 
 
+def test_the_next_attempt_comes_to_the_rung_at_which_the_first_was_stopped(
+    manager: ExperimentManager,
+) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        assert [a.verdict(1, 0.5), b.verdict(1, 0.6), b.verdict(3, 0.6), a.verdict(3, 0.5)] == [
+            *["go"] * 3, "stop"
+        ]  # fmt: skip
+        a.talk.say("task_released", **a.lease)
+        with runner_of(manager, "exp1_vary_width_0_42") as again:
+            assert [again.verdict(1, 0.5), again.verdict(3, 0.5)] == ["go", "stop"]
+
+
+def test_a_task_that_left_the_configs_is_compared_and_keeps_its_pruned_row(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        a.verdict(1, 0.5)
+        folder.configure([1], CONFIG)
+        manager.rescan()
+        assert b.verdict(1, 0.4) == "stop"
+        assert b.stopped(1, 0.4)["type"] == "ack"
+        assert [row["stopped_at"] for row in folder.rows()] == ["1"]
+        assert states(manager)[:2] == ["assigned", "pruned"]
+
+
+def test_an_edit_that_takes_early_stopping_away_lets_running_tasks_go_on(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        a.verdict(1, 0.5)
+        folder.configure([1, 2, 3, 4], CONFIG.replace("early_terminate: {{type: asha, max_iter: 9}}", ""))
+        manager.rescan()
+        assert b.verdict(1, 0.4) == "go"
+
+
+def test_a_paused_sweep_goes_on_deciding(folder: Folder, manager: ExperimentManager) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        with RawClient(manager.port, token=folder.token) as user:
+            user.say("pause")
+        assert [a.verdict(1, 0.5), b.verdict(1, 0.4)] == ["go", "stop"]
+
+
 def test_nobody_is_stopped_where_it_ends(manager: ExperimentManager) -> None:
     with runner(manager, "a") as a, runner(manager, "b") as b:
         assert [a.verdict(9, 0.5), b.verdict(9, 0.4)] == ["go", "go"]
@@ -171,6 +213,19 @@ def test_a_larger_max_iter_asks_for_more_of_pruned_tasks(folder: Folder) -> None
         manager.rescan()
         assert states(manager)[1] == "pending"
         assert "1 task pruned earlier run on: more is wanted of them" in folder.log()
+
+
+def test_another_output_dir_keeps_what_is_known(folder: Folder, manager: ExperimentManager) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        a.verdict(1, 0.5), b.verdict(1, 0.4)
+        b.stopped(1, 0.4)
+        folder.configure([1, 2, 3, 4], CONFIG.replace("results_exp1", "results_moved"))
+        manager.rescan()
+        assert states(manager)[1] == "pruned"
+        with runner(manager, "c") as c:
+            assert c.verdict(1, 0.45) == "stop"
+    (moved,) = read_rungs(folder.root / "results_moved" / "rungs.csv")
+    assert (moved.task_id, moved.rank, moved.of) == ("exp1_vary_width_2_42", 2, 3)
 
 
 def test_seeds_are_compared_by_their_mean(folder: Folder) -> None:

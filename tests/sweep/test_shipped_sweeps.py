@@ -94,3 +94,14 @@ def test_the_answers_point_the_right_way(tasks: list[Task], tmp_path: Path) -> N
         test_acc("exp3_vary_label_noise", dataset="breast_cancer", label_noise=n) for n in (0, 0.4)
     )
     assert clean > noisy
+
+
+def test_the_search_sweep_is_the_one_of_its_page_and_none_of_the_240() -> None:
+    (phase,) = load_configs([Path("configs/search/*.yaml")], ROOT)
+    assert len(expand([phase])) == 40
+    assert phase.halving is not None and phase.halving.rungs(9) == [1, 3, 9, 27]
+    page = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    file = (ROOT / "configs" / "search" / "early_stopping.yaml").read_text(encoding="utf-8")
+    shown = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert shown is not None and shown[1] in file
+    assert all(parse_settings(point.task.config) for point in expand([phase])[:3])
