@@ -50,7 +50,7 @@ def render(view: ViewReply, width: int, height: int, note: str = "") -> Renderab
     space = height - len(head) - len(foot)
     workers = [each for each in view.workers if each.connected or each.task or each.age_s < GONE_S]
     if not workers and not view.status.done:
-        head.append(Text("No worker yet: start one with `distexp worker`", style="yellow"))
+        head.append(Text("No worker is connected: start one with `distexp worker`", style="yellow"))
     return _stacked([*head, *_workers(workers, width, space), *foot], width)
 
 

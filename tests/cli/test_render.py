@@ -170,7 +170,7 @@ def test_a_worker_that_has_left_is_shown_for_a_minute() -> None:
 
 
 def test_without_a_worker_the_view_says_how_to_start_one() -> None:
-    assert "No worker yet: start one with `distexp worker`" in lines(changed(workers=[]), 80)
+    assert "No worker is connected: start one with `distexp worker`" in lines(changed(workers=[]), 80)
     over = structs.replace(STATUS, done=True)
     assert not any("No worker" in line for line in lines(changed(workers=[], status=over), 80))
 
