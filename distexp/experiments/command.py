@@ -25,7 +25,7 @@ from distexp.sweep.command_line import fill_command
 from distexp.sweep.templates import split_command
 from distexp.system.exit_codes import describe_exit, is_crash
 from distexp.system.process import ProcessMark, descendants, end_tree
-from distexp.task import Cause, Scalar
+from distexp.task import Cause
 from distexp.text import one_line
 
 POLL_S = 0.2  # how soon a request to stop is seen
@@ -50,7 +50,7 @@ class CommandFailed(RuntimeError):
 
 
 def run(params: Mapping[str, Any], context: Context, stdin: int | None = subprocess.DEVNULL) -> Any:
-    """Run the program to its end and return its result; an empty one, and a warning, if it gives none.
+    """Run the program to its end and return its result; None if it gives none.
 
     With `stdin` None it reads from the terminal.
 
@@ -87,7 +87,7 @@ def run(params: Mapping[str, Any], context: Context, stdin: int | None = subproc
         result = outputs[0].last_object
     if result is None:
         result = summary_since(context.run_dir, began_s)
-    return _no_result(name) if result is None else result
+    return result
 
 
 def arguments(params: Mapping[str, Any], context: Context, windows: bool = os.name == "nt") -> list[str]:
@@ -240,15 +240,6 @@ def _result_in(path: Path) -> Any:
         return json.loads(found)  # in any UTF, with or without a BOM: PowerShell writes UTF-16
     except (ValueError, RecursionError):
         return found.decode(errors="replace").strip() or None
-
-
-def _no_result(name: str) -> dict[str, Scalar]:
-    print(
-        f"{name} gave no result: its row has no metrics. Print one JSON object as a line, or write it to "
-        "the file $DISTEXP_RESULT.",
-        file=sys.stderr,
-    )
-    return {}
 
 
 def _quoted(outputs: "Sequence[_Output]") -> str:

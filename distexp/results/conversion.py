@@ -21,6 +21,10 @@ MAX_NAME_CHARS = 200
 MAX_NOTES = 5  # lines in logs
 MAX_DEPTH = 20  # of nested mappings; what is deeper stands as JSON
 NO_NAME = "result"  # the column of a result without names
+NO_METRICS = "returned no metrics; its row holds none"
+NO_JSON = (
+    "printed no JSON object, so its row has no metrics: print one as a line, or write it to $DISTEXP_RESULT"
+)
 BYTES = (bytes, bytearray, memoryview)
 INT64 = range(-(2**63), 2**64)  # what every JSON library carries exactly; longer ones travel as text
 
@@ -42,9 +46,9 @@ def convert(task: Task, result: Any, rule: RowRule | None = None) -> Converted:
     everything else become JSON. Names that are taken, as `names_taken` says, end in `_result`.
     """
     if result is None:
-        return Converted({}, ("returned no metrics; its row holds none",))
+        return Converted({}, (NO_JSON if task.command else NO_METRICS,))
     named = _first(lambda: _named(result), lambda: [(NO_NAME, result)])
-    notes: list[str] = [] if named else ["returned no metrics; its row holds none"]
+    notes: list[str] = [] if named else [NO_METRICS]
     fitting = list(_fitting(named))
     metrics = _renamed(names_taken(task, rule), fitting, notes)
     is_cut = len(named) > len(fitting)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from distexp.results.conversion import MAX_METRICS, MAX_ROW_BYTES, MAX_TEXT_CHARS, convert, whole_json
 from distexp.results.row import row_for
@@ -90,6 +91,9 @@ def test_a_metric_called_like_another_column_gets_result_at_its_end(name: str) -
 def test_a_result_without_metrics_is_said_in_one_line() -> None:
     for result in (None, {}):
         assert convert(a_task(), result).notes == ("returned no metrics; its row holds none",)
+    command = structs.replace(a_task(), command="python train.py")
+    (note,) = convert(command, None).notes
+    assert note.startswith("printed no JSON object, so its row has no metrics: ")
     assert convert(a_task(), {"acc": 1}).notes == ()
 
 
