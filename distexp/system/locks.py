@@ -5,19 +5,17 @@ on POSIX and the first byte of the file on Windows, as the package `filelock` ta
 package exclude us, and we them. A process that was forked or started by the holder does not hold the lock.
 """
 
-import errno
 import os
 import stat
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 PRIVATE = 0o600  # another user who may open a lock file can hold it for ever
 SHARED = 0o666  # for files that users lock in turn, whatever their umask
 POLL_S = 0.01  # between two tries
-HELD = {errno.EAGAIN, errno.EACCES, errno.EPERM, errno.EDEADLK, 0}  # by another; wine says 0
 NOTE_BYTES = 40  # of a note that are read: anybody may have written a shared file
 _FLAGS = (
     os.O_RDWR
@@ -28,15 +26,22 @@ _FLAGS = (
 )
 
 if sys.platform == "win32":
+    import ctypes
     import msvcrt
 
+    _kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    _FIRST_BYTE = (0, 0, 1, 0)  # begin and length, each in two halves
+
+    def _call(function: Any, descriptor: int) -> None:
+        handle = ctypes.c_void_p(msvcrt.get_osfhandle(descriptor))
+        if not function(handle, *_FIRST_BYTE):  # at once: these wait for nobody
+            raise ctypes.WinError(ctypes.get_last_error())
+
     def _lock(descriptor: int) -> None:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        _call(_kernel.LockFile, descriptor)
 
     def _unlock(descriptor: int) -> None:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        _call(_kernel.UnlockFile, descriptor)
 
 else:
     import fcntl
@@ -187,9 +192,7 @@ def _is_locked(descriptor: int) -> bool:
     """Return whether the lock is ours now."""
     try:
         _lock(descriptor)
-    except OSError as error:
-        if error.errno not in HELD:
-            raise
+    except (BlockingIOError, PermissionError):  # the latter on Windows, and on some file systems
         return False
     return True
 

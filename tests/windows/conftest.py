@@ -1,23 +1,34 @@
 """The Windows machine, and a working folder there."""
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distexp.launcher.main import PROJECT
 from tests.windows.lab import SCRIPTS, Lab
-from tests.windows.machine import CannotBeMade, Machine, machine
+from tests.windows.machine import WINE, CannotBeMade, Machine, machine
 
 
 @pytest.fixture(scope="session")
-def windows() -> Machine:
-    """Return the Windows machine; where it cannot be made, the test says why it is skipped."""
+def windows() -> Iterator[Machine]:
+    """The Windows machine, running; where it cannot be made, the test says why it is skipped."""
     try:
-        return machine()
+        made = machine()
     except CannotBeMade as error:
         pytest.skip(str(error))
+    # the first process starts wine's services, which keep its output open: no test is to wait for that
+    silent: dict[str, Any] = {
+        "env": made.environment(),
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
+    with subprocess.Popen([str(WINE), "cmd"], stdin=subprocess.PIPE, **silent):  # until its input ends
+        subprocess.run([str(WINE), "cmd", "/c", "exit"], check=True, stdin=subprocess.DEVNULL, **silent)
+        yield made
 
 
 @pytest.fixture
