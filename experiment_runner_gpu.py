@@ -11,9 +11,10 @@ try:
 except ModuleNotFoundError as error:
     if __name__ != "__main__" or (error.name or "").startswith("distexp"):
         raise
+    launcher = "launch_distributed.bat" if sys.platform == "win32" else "./launch_distributed.sh"
     print(
         f"error: the package {error.name} is not installed for {sys.executable}. Either run\n"
-        "  ./launch_distributed.sh worker                  which installs what is needed into .venv, or\n"
+        f"  {launcher + ' worker':<47} which installs what is needed into .venv, or\n"
         "  python -m pip install -r requirements.txt",
         file=sys.stderr,
     )
