@@ -21,6 +21,7 @@ LOG_FILE = "log.txt"  # everything the task prints, in all its attempts
 METRICS_FILE = "metrics.csv"  # what it reports over time
 RESULT_FILE = "result.json"  # what its row does not hold
 PARAMETERS_FILE = "params.json"
+HALF_PARAMETERS_FILE = ".params.json.tmp"  # until it is whole
 CHECKPOINT_FOLDER = "checkpoint"
 ROOM_BYTES = 64 * 1024  # a disk with less room than this is full: a log and a row need some of it
 HEADER = "# "  # begins each line of ours in a log
@@ -57,7 +58,7 @@ def write_parameters(folder: Path, parameters: Mapping[str, Value], seed: int) -
         OSError: It cannot be written.
     """
     text = json.dumps({**parameters, "seed": seed}, ensure_ascii=False, indent=2)
-    half = folder / f".{PARAMETERS_FILE}.tmp"  # one that a kill has left is written anew
+    half = folder / HALF_PARAMETERS_FILE
     half.write_text(text + "\n", encoding="utf-8", errors="replace")
     with suppress(FileNotFoundError):  # another thread, or the worker, was first, with the same text
         os.replace(half, folder / PARAMETERS_FILE)
@@ -90,7 +91,9 @@ class RunFolder:
             OSError: It cannot be made.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not (self.path / PARAMETERS_FILE).exists():
+        if (self.path / PARAMETERS_FILE).exists():
+            (self.path / HALF_PARAMETERS_FILE).unlink(missing_ok=True)  # of an attempt that was killed
+        else:
             write_parameters(self.path, joined(self.task.config), self.task.seed)
         if not self.log.exists():
             with suppress(FileNotFoundError):  # another thread, or the worker, was first

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distexp import run_folder
-from distexp.run_folder import RunFolder, header, key_in
+from distexp.run_folder import HALF_PARAMETERS_FILE, PARAMETERS_FILE, RunFolder, header, key_in
 from distexp.task import Task, make_task
 
 HEAD = "# head\n"
@@ -91,6 +91,15 @@ def test_an_attempt_that_was_killed_while_silent_is_told_by_the_next(
     log, _ = the_folder(tmp_path).begin_log("# second\n")
     assert log.read_text() == "# killed\n# second\n"
     assert log == folder.log
+
+
+def test_half_a_file_that_a_kill_has_left_goes_with_the_next_attempt(folder: RunFolder) -> None:
+    folder.open()
+    half = folder.path / HALF_PARAMETERS_FILE
+    half.write_text('{"width": ')
+    folder.open()
+    assert not half.exists()
+    assert json.loads((folder.path / PARAMETERS_FILE).read_text(encoding="utf-8"))
 
 
 def test_a_command_has_its_folder_before_it_starts(tmp_path: Path) -> None:

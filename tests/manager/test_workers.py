@@ -288,6 +288,7 @@ def test_who_cannot_import_what_others_can_is_excluded_and_else_the_phase_is_hel
         registry=sample.registry,
         forecaster=Forecaster(queue, sample.registry),
         kept=KeptRows(tmp_path / "kept"),
+        on_hold=lambda phase: None,
     )
     if is_proven:
         sample.registry.completed(GPU1, tasks[0])

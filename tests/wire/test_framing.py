@@ -50,6 +50,8 @@ NAMED: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("result", "metrics"), st.dictionaries(TEXT, SCALAR, max_size=3)),
     **dict.fromkeys(("heartbeat_s", "left_s"), st.none() | st.floats(0.1, 3600)),
     **dict.fromkeys(("pid", "memory_mib", "gpus", "used_mib", "free_mib"), COUNT),
+    "wait_s": st.floats(0, 3600),
+    "priority": st.none() | st.integers(-wire.MAX_PRIORITY, wire.MAX_PRIORITY),
     "offset": st.integers(0, 2**40),
     "utilization_pct": st.none() | st.integers(0, 100),
     "row": st.none() | st.dictionaries(TEXT, TEXT, max_size=3),
