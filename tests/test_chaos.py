@@ -16,7 +16,7 @@ from benchmarks.chaos.checks import Evidence, Line, Mark, Table, violations
 from benchmarks.chaos.experiments import score
 from benchmarks.chaos.plan import WEIGHTS, Kind, Placement, Shape, make_plan
 from benchmarks.chaos.relay import Relay
-from benchmarks.chaos.stage import LAST_TASK, MARK_VARIABLE, Actor, Stage
+from benchmarks.chaos.stage import ASKED, LAST_TASK, MARK_VARIABLE, Actor, Stage
 from distexp.errors import ConfigError
 from distexp.queue.journal import Journal
 from distexp.results.spool import Spool
@@ -278,6 +278,7 @@ def test_only_where_a_child_is_born_as_its_worker_leaves_pythons_own_traceback_m
         (["Running task slow_0_1 (attempt 1)"], signal.SIGTERM, False),
         (["Running task slow_0_1 (attempt 1)", LAST_TASK], signal.SIGTERM, False),
         ([f"{LAST_TASK}; Ctrl+C again to stop", "Task slow_0_1 completed"], signal.SIGTERM, True),
+        ([f"{ASKED} slow_0_1 to stop", "Task slow_0_1 completed"], signal.SIGINT, True),
         (["Task slow_0_1 completed"], signal.SIGTERM, False),
     ],
 )

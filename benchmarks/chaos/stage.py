@@ -33,6 +33,7 @@ from distexp.workdir import Workdir
 MARK_VARIABLE = "CHAOS_RUN"
 LEAVES = ("No task is left", "Giving task")  # what a worker says when it leaves by itself, or was told to
 LAST_TASK = "Finishing the current task"
+ASKED = "Asked task"  # to stop, since its worker is to leave; it may complete all the same
 GOES_ON = "Running task"  # it gives a task back, too, when it could start no process, and then goes on
 UNWRITTEN = "the records are kept and tried again"  # the last words of a manager whose disk is full
 OTHER_TOKEN = "this manager's certificate is not the one"  # the folder with that of its token was deleted
@@ -80,7 +81,8 @@ class Actor:
 
     def _is_leaving(self) -> bool:
         told = [text for text in self.said if any(words in text for words in (*LEAVES, GOES_ON))]
-        if self._has_said(LAST_TASK) and self.said[-1].endswith(" completed"):
+        is_last = self._has_said(LAST_TASK) or self._has_said(ASKED)
+        if is_last and self.said[-1].endswith(" completed"):
             return True
         return bool(told) and GOES_ON not in told[-1]
 
