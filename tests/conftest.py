@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from tests.live_child import METHODS, Write
 from tests.live_manager import Folder
 
 _numbers = itertools.count()
+
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # children inherit that nohup ignores it
 
 
 @pytest.fixture

@@ -62,6 +62,9 @@ class WaitingWorkers:
         self.changes = 0  # how often `look` was called
         self._is_closed = self._must_try = False
         self._trying = threading.Lock()  # held while tasks are assigned to some that wait
+        self._thread: threading.Thread | None = None  # there once the first request waits
+
+    def _start(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
@@ -84,6 +87,8 @@ class WaitingWorkers:
         with self._lock:
             if self._is_closed:
                 return first
+            if self._thread is None:
+                self._start()
             if worker.waits_since_s is None:
                 worker.waits_since_s = time.monotonic()
             self._places[descriptor] = place
@@ -109,8 +114,11 @@ class WaitingWorkers:
         """Answer all that wait, and keep nobody waiting from now on."""
         with self._lock:
             self._is_closed = True
+        if self._thread is None:
+            return
         self._signal()
         self._thread.join()
+        self._thread = None
         self._selector.close()
         self._wake.close()
         self._woken.close()

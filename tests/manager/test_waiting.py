@@ -1,6 +1,5 @@
 """Requests that wait at a real manager until there is a task, over real connections."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -116,6 +115,7 @@ def test_a_manager_that_stops_says_restarting_to_who_waits(folder: Folder) -> No
             idle = clients.enter_context(worker(manager, "gpu1"))
             busy.say("request_task")
             wait(manager, idle)
+        assert manager.dispatcher._waiting._thread is None, "it has ended"
         assert idle.read()["reason"] == "restarting"
         assert idle.is_ended()
 
@@ -175,9 +175,3 @@ def test_hundreds_that_wait_share_what_comes_and_nobody_gets_two(
         manager.run_once()
         tasks = [client.read() for client in idle]
     assert len({task["key"] for task in tasks}) == clients
-
-
-def test_threads_end_with_the_manager(folder: Folder) -> None:
-    with folder.serving():
-        assert "waiting" in {thread.name for thread in threading.enumerate()}
-    assert "waiting" not in {thread.name for thread in threading.enumerate()}

@@ -1,6 +1,7 @@
 """What W&B and MLflow are told of a task: its name, its key, its folder."""
 
 import os
+import shlex
 import subprocess
 import sys
 import venv
@@ -146,7 +147,7 @@ def test_a_command_without_a_result_has_the_metrics_of_wandbs_summary(
     tmp_path: Path,
 ) -> None:
     folder = Folder(tmp_path)
-    folder.configure([1], CONFIG.replace("PYTHON", Path(sys.executable).as_posix()))
+    folder.configure([1], CONFIG.replace("PYTHON", shlex.quote(Path(sys.executable).as_posix())))
     (tmp_path / "train.py").write_text(LIKE_WANDB)
     with folder.serving() as manager, worker_process(tmp_path, "localhost", manager.port) as worker:
         assert worker.code() == 0, worker.output()
