@@ -78,6 +78,7 @@ class Context:
 
     def report(
         self,
+        /,
         step: Number | None = None,
         total: Number | None = None,
         *unnamed: Reportable,

@@ -11,6 +11,7 @@ from distexp.cli.options import CONFIGS, FOLDER, WORKDIR
 from distexp.cli.summary import print_summary
 from distexp.errors import UserError
 from distexp.launcher import main as launcher
+from distexp.sweep.source import DEFAULT_CONFIGS
 
 REST = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 COUNT = click.IntRange(min=1)
@@ -59,6 +60,7 @@ def run(*, workers: int, device: str, gpus: int, configs: str, workdir: Path, fl
     if has_run:
         command = click.get_current_context().find_root().info_name or "distexp"
         place = "" if workdir == Path() else f" --workdir {workdir}"
+        place += "" if configs == DEFAULT_CONFIGS else f" --configs '{configs}'"
         print_summary(folder, configs, lambda verb, words: f"{command} {verb}{place} {words}".rstrip())
     return code
 

@@ -16,7 +16,7 @@ from distexp.cli.worker import enter, pin
 from distexp.errors import NoGpuError
 from distexp.gpu.claim import Claim, Place, claim_gpu, claim_gpus
 from distexp.gpu.devices import list_gpus
-from distexp.results.row import OUR_COLUMNS, row_for
+from distexp.results.row import OUR_COLUMNS, STOPPED_AT, row_for
 from distexp.system.code import SHOWN_DIGITS, CodeState, FolderCode
 from distexp.task import Provenance, Task
 from distexp.text import cut, one_line
@@ -156,6 +156,9 @@ def report(chosen: Choice, outcome: Finished) -> int:
     if chosen.row is None:
         shown = (f"{name}={cut(one_line(cell), SHOWN_CHARS)}" for name, cell in now.items())
         print(f"Result: {', '.join(shown) or 'no metrics'}")
+        return 0
+    if stopped_at := chosen.row.get(STOPPED_AT):
+        print(f"Its row is of step {stopped_at}, where it was stopped early, so they are not compared")
         return 0
     compared = compare(chosen.task, chosen.row, now)
     if not compared:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
-from distexp.cli.records import failures_of
+from distexp.cli.records import failures_of, superseded_in
 from distexp.errors import DistexpError
 from distexp.launcher.local_run import say
 from distexp.reporting.failures import group_failures
@@ -30,7 +30,7 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
     try:
         phases = load_configs([Path(configs)], folder)
         tasks = expand(phases)
-        files = audit(folder, tasks)
+        files = audit(folder, tasks, superseded_in(workdir))
         records = failures_of(workdir)
     except DistexpError as error:
         print(f"warning: no summary: {error}", file=sys.stderr)

@@ -79,7 +79,7 @@ def run(params: Mapping[str, Any], context: Context, stdin: int | None = subproc
         finally:
             for output in outputs:
                 output.finish()
-            reports.read_file()
+            reports.read_rest()
         if program.returncode != 0:
             raise CommandFailed(name, program.returncode, outputs)
         result = _result_in(result_path)

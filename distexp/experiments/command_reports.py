@@ -27,7 +27,14 @@ class Reports:
             metrics = {str(name): value for name, value in found.items() if name not in (STEP, TOTAL)}
             self._report(step, found.get(TOTAL), **metrics)
 
-    def read_file(self) -> None:
+    def read_rest(self) -> None:
+        """Report all that is left once the program has ended, also a last line without its end."""
+        before = -1
+        while self._offset != before:
+            before = self._offset
+            self.read_file(is_over=True)
+
+    def read_file(self, *, is_over: bool = False) -> None:
         """Report the whole lines that were appended to the file since the last look."""
         try:
             with open(self._path, "rb") as file:
@@ -35,7 +42,8 @@ class Reports:
                 piece = file.read(MAX_PIECE_BYTES)
         except OSError:
             return
-        whole = piece[: piece.rfind(b"\n") + 1] or (piece if len(piece) == MAX_PIECE_BYTES else b"")
+        is_all = is_over or len(piece) == MAX_PIECE_BYTES  # a line as long as that is none of ours
+        whole = piece[: piece.rfind(b"\n") + 1] or (piece if is_all else b"")
         self._offset += len(whole)
         for line in whole.splitlines():
             if (found := json_object(line.decode(errors="replace"))) is not None:

@@ -245,10 +245,17 @@ class CompletionHandler:
 
     # -- what the manager sees -----------------------------------------------------------------------------
 
+    def take_back_unstarted(self, lease: Lease) -> bool:
+        """Take a task back, free, whose worker left before it began; False when it has begun."""
+        if not self._queue.take_back_unstarted(lease):
+            return False
+        names = lease.task.task_id, lease.worker.name
+        log.info("Task %s goes to another worker: %s left before it began", *names)
+        return True
+
     def lose(self, lease: Lease, why: str) -> None:
         """End the lease of a worker that is gone, unless the task's row turns out to be there."""
-        if self._queue.take_back_unstarted(lease):
-            log.info("Task %s goes to another worker: %s left before it began", *_names(lease))
+        if self.take_back_unstarted(lease):
             return
         self._store.scan(lease.task)
         state = self._queue.lose(lease.lease_id, lease.task.key)
@@ -324,7 +331,3 @@ def _lease_id(request: wire.Report, entry: Entry, worker: Worker) -> str:
     if request.lease_id or entry.lease is None or entry.lease.worker.name != worker.name:
         return request.lease_id
     return entry.lease.lease_id
-
-
-def _names(lease: Lease) -> tuple[str, str]:
-    return lease.task.task_id, lease.worker.name

@@ -147,9 +147,11 @@ class Dispatcher:
         """Give the worker a moment to come back; none when its process is seen to be gone."""
         self._registry.disconnect(connection.number)
         for lease in self._queue.disconnect(connection.number):
-            if lease.is_unstarted or self._is_seen_to_die(lease.worker):
+            if lease.is_unstarted:
+                self.completion.take_back_unstarted(lease)
+            elif self._is_seen_to_die(lease.worker):
                 self.completion.lose(lease, "its process is gone")
-                self._waiting.look()
+        self._waiting.look()
 
     def _is_seen_to_die(self, worker: WorkerInfo) -> bool:
         """Return whether process and task are gone; wait for that as long as it usually takes."""

@@ -5,6 +5,7 @@ import math
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -109,7 +110,8 @@ class Rungs:
     def forget(self) -> None:
         """Read everything again when it is needed next: the configs have changed."""
         with self._lock:
-            self._commits.wait()  # what was decided is in the files
+            with suppress(ResultsUnwritable):  # who asked for a verdict hears it
+                self._commits.wait()  # what was decided is in the files
             self._tables.clear()
 
     def decide(
@@ -216,7 +218,7 @@ class Rungs:
             lines = [line_of(map(_cell, structs.astuple(record)), Dialect()) for record in records]
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                if not path.exists():
+                if not path.exists() or not path.stat().st_size:  # a full disk may have left it empty
                     lines.insert(0, line_of(RUNG_COLUMNS, Dialect()))
                 elif lacks_line_end(path, Dialect()):
                     lines.insert(0, b"\n")

@@ -20,6 +20,7 @@ from distexp.errors import DistexpError
 from distexp.manager.workers import Worker
 from distexp.wire.messages import MAX_WAIT_S, NoTask, TaskReply
 
+PAUSE_S = 1.0  # after a turn that broke off: it may break again at once
 AT_ONCE = 16  # workers that share a commit of the journal
 
 log = logging.getLogger("distexp.manager")
@@ -143,16 +144,24 @@ class WaitingWorkers:
 
     def _run(self) -> None:
         while not self._is_closed:
-            self._hear()
-            with self._lock:
-                must_try, self._must_try = self._must_try, False
-            if must_try:
-                with self._trying:
-                    self._try_all()
-        with self._trying:
+            try:
+                self._turn()
+            except Exception:  # whatever one turn breaks, the next serves on; our bug stands in the log
+                log.exception("waiting workers: a turn was broken off")
+                time.sleep(PAUSE_S)
+        try:
             self._try_all()  # they hear why
+        except Exception:
+            log.exception("waiting workers: they were not told that the manager stops")
         for place in list(self._places.values()):
             self._answer(place, None)
+
+    def _turn(self) -> None:
+        self._hear()
+        with self._lock:
+            must_try, self._must_try = self._must_try, False
+        if must_try:
+            self._try_all()
 
     def _hear(self) -> None:
         """Wait for a signal, or for news from a connection that waits: it is answered, and so read."""
@@ -169,6 +178,10 @@ class WaitingWorkers:
 
     def _try_all(self) -> None:
         """Try for those that wait, the longest-waiting first; of a kind that gets nothing, not for all."""
+        with self._trying:
+            self._try_line()
+
+    def _try_line(self) -> None:
         with self._lock:
             line = sorted(self._places.values(), key=lambda each: each.worker.waits_since_s or 0.0)
         hopeless = set[object]()

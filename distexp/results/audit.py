@@ -39,7 +39,9 @@ class FileAudit(msgspec.Struct):
         at = self.places().get(CODE)
         if at is None:
             return {}
-        rows = [row for row in self.rows if is_code(row.fields[at])]  # a parameter may be called so, too
+        rows = [  # a parameter may be called so, too; tasks that were stopped early are not run again
+            row for row in self.rows if is_code(row.fields[at]) and not row.is_pruned
+        ]
         return {key: row.fields[at] for row in rows for key in row.keys}
 
     def places(self) -> dict[str, int]:

@@ -28,6 +28,7 @@ from distexp.results.groups import Row
 from distexp.results.matching import Found, Matcher, TaskIndex, keys_of
 from distexp.results.problems import SHOWN_CHARS, Explainer, Problem, header_reason
 from distexp.results.row import CODE, RUNGS_FILE, STOPPED_AT
+from distexp.system.code import is_code
 from distexp.task import Bookmark
 
 MAX_REASONS = 100  # per look: each of a million rows may name another phase
@@ -251,8 +252,9 @@ class Reader:
         """Return where the column stands that tells stopped tasks; one of that name may also be a metric."""
         if STOPPED_AT not in header.columns:
             return None
+        place = header.columns.index(STOPPED_AT)
         is_ours = self._index.has_halving or self.path.with_name(RUNGS_FILE).exists()
-        return header.columns.index(STOPPED_AT) if is_ours else None
+        return place if is_ours and place not in self._matcher(header).parameter_places else None
 
     def _why_unusable(self, file: BinaryIO, header: Header | None) -> str:
         if header is None or header.problem:
@@ -416,10 +418,13 @@ class _Judge:
         place = self._reader.code_place
         if place is None:
             return
-        cells = block.columns[place]
-        for code in {*cells} - {""}:
-            keys = {key for key, cell in zip(found, cells, strict=True) if cell == code}
-            self._reader.codes.setdefault(code.strip(), set()).update(keys)  # type: ignore[arg-type]
+        known: dict[str, set[str] | None] = {}  # cell -> keys of that code; None: another program's column
+        for key, cell in zip(found, block.columns[place], strict=True):
+            if cell not in known:
+                code = cell.strip()
+                known[cell] = self._reader.codes.setdefault(code, set()) if is_code(code) else None
+            if (keys := known[cell]) is not None:
+                keys.add(key)  # type: ignore[arg-type]
 
     def _is_new(self, key: str, is_pruned: bool) -> bool:
         """Return whether the task has no row yet, or none but one that says it was stopped early."""

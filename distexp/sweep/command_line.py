@@ -15,7 +15,8 @@ from distexp.sweep.templates import Piece, Placeholder, has_value, parse, render
 RUN_NAMES = ("seed", "output_dir", "checkpoint_dir", "run_dir", "device", "gpus", "attempt")
 REST_NAMES = {"args": ("", "flags", "no"), "overrides": ("",)}  # every parameter that is not named, as words
 QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""", re.DOTALL)  # what a shell takes as it stands
-SHELL_OPERATORS = ("&&", "||", "|", ";", "&", ">", ">>", "<", "2>", "2>&1", "&>")
+SHELL_OPERATORS = ("&&", "||", "2>&1")
+SHELL_OPERATORS_BEFORE_A_WORD = ("|", ">", ">>", "2>", "&>")  # else an argument of a program that reads such
 _SAFE_IN_HYDRA = re.compile(r"[A-Za-z_/][\w/.+@-]*", re.ASCII)
 _NOT_TEXT_IN_HYDRA = ("true", "false", "null", "nan", "inf")  # in any case; Hydra reads these as other values
 
@@ -70,7 +71,16 @@ def parse_command(text: str, windows: bool, known: Sequence[str] = ()) -> Comman
 def shell_operator(text: str) -> str:
     """Return the first word of a command, outside of quotes, that only a shell understands; empty without."""
     words = QUOTED.sub("q", text).split()
-    return next((word for word in words if word in SHELL_OPERATORS), "")
+    pairs = zip(words, [*words[1:], "-"], strict=True)
+    return next(
+        (
+            word
+            for word, after in pairs
+            if word in SHELL_OPERATORS
+            or (word in SHELL_OPERATORS_BEFORE_A_WORD and not after.startswith("-"))
+        ),
+        "",
+    )
 
 
 def fill_command(

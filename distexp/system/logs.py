@@ -47,7 +47,8 @@ class BesideHandler(logging.Handler):
 
     def _write(self) -> None:
         while (record := self._records.get()) is not None:
-            self._target.emit(record)
+            with suppress(Exception):  # a file that cannot be opened costs lines, nothing else
+                self._target.emit(record)
 
     def close(self) -> None:
         """Write what is left; returns after `CLOSE_S` at most."""

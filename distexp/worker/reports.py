@@ -43,14 +43,16 @@ class Reporter:
         send: Callable[[Reported], None],
         clock: Callable[[], float] = time.monotonic,
         pass_report: Callable[[Reported], None] = lambda reported: None,
+        last_step: Number | None = None,
     ) -> None:
         """Pass every report to `record`; to `send`, one every `REPORT_EVERY_S` seconds, and the last step.
 
-        Then each goes to `pass_report`, which may wait, at a rung.
+        Then each goes to `pass_report`, which may wait, at a rung. The last step is the report's total, or
+        `last_step`.
         """
         self._record, self._send, self._clock = record, send, clock
         self._lock = threading.Lock()
-        self._sent_s, self._pass = -math.inf, pass_report
+        self._sent_s, self._pass, self._last_step = -math.inf, pass_report, last_step
         self._has_warned = False
         self._pid = os.getpid()
 
@@ -66,7 +68,8 @@ class Reporter:
             if reported is None:
                 return
             self._record(reported.step, reported.total, reported.metrics)
-            is_last = reported.total is not None and reported.step >= reported.total
+            ends = [end for end in (reported.total, self._last_step) if end is not None]
+            is_last = any(reported.step >= end for end in ends)
             if is_last or self._clock() - self._sent_s >= REPORT_EVERY_S:
                 self._sent_s = self._clock()
                 self._send(reported)

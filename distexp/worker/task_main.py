@@ -218,7 +218,7 @@ def make_reporter(run: Run, metrics_file: MetricsFile, channel: Connection, inbo
     if run.halving is None:
         return Reporter(metrics_file.add, send)
     gate = RungGate(run.halving, send, inbox.answered, waits=run.task.command is None)
-    return Reporter(metrics_file.add, send, pass_report=gate.pass_report)
+    return Reporter(metrics_file.add, send, pass_report=gate.pass_report, last_step=run.halving.max_iter)
 
 
 def torch_problem(device: str) -> str:

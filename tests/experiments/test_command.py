@@ -97,7 +97,18 @@ print('{"acc": 2}')"""
     reports: list[tuple[object, ...]] = []
     made = context(script(folder, text), folder, on_report=lambda *report: reports.append(report))
     assert run({}, made) == {"acc": 2}
-    assert sorted(reports, key=lambda each: each[0]) == [(1, 9, {"acc": 0.5}), (2, None, {"loss": 3})]
+    shown = [(1, 9, {"acc": 0.5}), (2, None, {"loss": 3}), (3, None, {})]  # the last line has no end
+    assert sorted(reports, key=lambda each: each[0]) == shown
+
+
+def test_a_metric_may_be_called_like_a_parameter_of_report(folder: Path) -> None:
+    text = """print('{"step": 1, "self": 2}')
+sys.stdout.write('x' * 300_000)
+print('\\n{"acc": 1}')"""
+    reports: list[tuple[object, ...]] = []
+    made = context(script(folder, text), folder, on_report=lambda *report: reports.append(report))
+    assert run({}, made) == {"acc": 1}
+    assert reports == [(1, None, {"self": 2})]
 
 
 def test_outputs_are_passed_on_and_standard_input_is_empty(

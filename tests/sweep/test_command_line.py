@@ -101,6 +101,7 @@ def test_hydra_reads_an_override_as_the_value_that_it_was(value: object, text: s
         ("python train.py 2>&1 | tee log", "2>&1"),
         ("bash -c 'cd src && python train.py --lr {lr} | tee log'", ""),
         ('p --filter="a | b" \\> --sep \'|\' "say \\" > x"', ""),
+        ("p --op < --op > --op | -n ; --sep ;", ""),
         ("p a>b x|y --url http://host/?a=1&b=2", ""),
     ],
 )
