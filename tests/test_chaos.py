@@ -278,7 +278,7 @@ def test_only_where_a_child_is_born_as_its_worker_leaves_pythons_own_traceback_m
         (["Running task slow_0_1 (attempt 1)"], signal.SIGTERM, False),
         (["Running task slow_0_1 (attempt 1)", LAST_TASK], signal.SIGTERM, False),
         ([f"{LAST_TASK}; Ctrl+C again to stop", "Task slow_0_1 completed"], signal.SIGTERM, True),
-        ([f"{ASKED} slow_0_1 to stop", "Task slow_0_1 completed"], signal.SIGINT, True),
+        ([f"{ASKED} slow_0_1 to stop", "Task slow_0_1 completed"], signal.SIGTERM, True),
         (["Task slow_0_1 completed"], signal.SIGTERM, False),
     ],
 )
