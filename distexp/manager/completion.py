@@ -128,10 +128,15 @@ class CompletionHandler:
 
     def write_kept_rows(self) -> None:
         """Write the kept rows whose files can be written by now."""
-        self._kept.write(self._store, self._note_reporter)
+        written = list[str]()
 
-    def _note_reporter(self, kept: KeptRow) -> None:
-        self._reporters[kept.task.key] = WorkerInfo(kept.worker)
+        def note_reporter(kept: KeptRow) -> None:
+            self._reporters[kept.task.key] = WorkerInfo(kept.worker)
+            written.append(kept.task.key)
+
+        self._kept.write(self._store, note_reporter)
+        for key in written:
+            self._reporters.pop(key, None)
 
     def forget(self, completion: Completion) -> None:
         """Forget who has reported that task."""
@@ -282,7 +287,7 @@ class CompletionHandler:
         for key in self._queue.complete_unassigned(keys):
             self._finish(key)
         for key in pruned:
-            self._finish(key, State.PRUNED)
+            self._finish(key, State.PRUNED, is_reported=key in self._reporters)
 
     def _finish(self, key: str, state: State = State.COMPLETE, *, is_reported: bool = False) -> None:
         held = self._queue.holds.explain()
