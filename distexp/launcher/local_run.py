@@ -6,6 +6,7 @@ which passes it on, so each gets every signal exactly once, wherever it came fro
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -163,11 +164,11 @@ class Address:
 
 def read_address(workdir: Path) -> Address | None:
     """Return what the manager of `workdir` wrote down, None if nothing whole. It may be long dead."""
-    folder = Workdir(workdir)
-    told = folder.read_info()
     try:
-        return Address(int(told["pid"]), str(told["host"]), int(told["port"]), folder.info.stat().st_mtime_ns)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        with open(Workdir(workdir).info, "rb") as file:  # which a new manager may replace just now
+            written_ns, told = os.fstat(file.fileno()).st_mtime_ns, json.load(file)
+        return Address(int(told["pid"]), str(told["host"]), int(told["port"]), written_ns)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -1,13 +1,17 @@
 """`run`: a manager and its workers, started and ended together."""
 
+import json
+import os
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from distexp.launcher.local_run import LocalRun, ProcessGroup
+from distexp.launcher.local_run import LocalRun, ProcessGroup, read_address
+from distexp.workdir import Workdir
 from tests.live_worker import RUNNER, gated_folder
 from tests.stand_in.machine import environment, gpu, write_scenario
 from tests.support import poll
@@ -35,3 +39,30 @@ def test_where_torch_can_use_no_gpu_cpu_workers_finish_the_sweep(
         "No worker can use its GPU, so CPU workers are started: worker 0: exit code 2, "
         in capsys.readouterr().err
     )
+
+
+def test_an_address_is_of_one_manager_though_the_next_replaces_it_just_then(tmp_path: Path) -> None:
+    info = Workdir(tmp_path).info
+    info.parent.mkdir()
+    is_over = threading.Event()
+
+    def write(port: int) -> None:
+        half = tmp_path / "half"
+        half.write_text(json.dumps({"pid": 1, "host": "127.0.0.1", "port": port}))
+        os.utime(half, ns=(port, port))
+        os.replace(half, info)
+
+    def write_on() -> None:
+        while not is_over.is_set():
+            for port in (1, 2):
+                write(port)
+
+    write(1)
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        seen = [read_address(tmp_path) for _ in range(2000)]
+    finally:
+        is_over.set()
+        writer.join()
+    assert {(each.port, each.written_ns) for each in seen if each} == {(1, 1), (2, 2)}
