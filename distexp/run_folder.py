@@ -59,7 +59,12 @@ def write_parameters(folder: Path, parameters: Mapping[str, Value], seed: int) -
     """
     text = json.dumps({**parameters, "seed": seed}, ensure_ascii=False, indent=2)
     half = folder / HALF_PARAMETERS_FILE
-    half.write_text(text + "\n", encoding="utf-8", errors="replace")
+    try:
+        half.write_text(text + "\n", encoding="utf-8", errors="replace")
+    except OSError:  # a full disk, say
+        with suppress(OSError):
+            half.unlink()
+        raise
     with suppress(FileNotFoundError):  # another thread, or the worker, was first, with the same text
         os.replace(half, folder / PARAMETERS_FILE)
 
