@@ -25,6 +25,7 @@ PARTS = {
     messages.WorkerStatus: "Object of `workers`",
     messages.TaskStatus: "Object of `tasks`",
     messages.FailureStatus: "Object of `failures`",
+    messages.PhaseStatus: "Object of `phases`",
     task.Bookmark: "Object `seen`",
     task.RowRule: "Object `rule`",
     task.Halving: "Object `halving`",

@@ -1,7 +1,8 @@
 """Answers to people: how the sweep stands (`status`, `tasks`), and steering by hand (`cancel`, `pause`)."""
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -12,7 +13,8 @@ from distexp.manager.forecast import Forecaster
 from distexp.manager.rungs import Rungs
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Entry, Lease
-from distexp.queue.lookup import Where
+from distexp.queue.holds import last_line
+from distexp.queue.lookup import Parameter, Where
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.row import CODE
 from distexp.results.store import ResultsStore
@@ -116,7 +118,20 @@ class Admin:
             why_no_eta="paused" if self.is_paused else forecast.why_no_eta,
             workers=[msgspec.structs.replace(each, metrics=_short(each.metrics)) for each in shown],
             failures=self._forecaster.failures(),
+            phases=self._phases()[: wire.PAGE],
+            unwritable=dict(itertools.islice(self._store.problems().items(), wire.PAGE)),
         )
+
+    def _phases(self) -> list[wire.PhaseStatus]:
+        held = self._queue.holds.explain()
+        return [
+            wire.PhaseStatus(
+                phase=phase,
+                tasks={state.value: number for state, number in counts.items() if number},
+                held=held.get(phase, ""),
+            )
+            for phase, counts in self._queue.queries.counts_by_phase().items()
+        ]
 
     def _workers(self) -> list[wire.WorkerStatus]:
         leases = {(lease.worker.name, lease.worker.instance): lease for lease in self._queue.leases()}
@@ -152,7 +167,13 @@ class Admin:
     # -- tasks ---------------------------------------------------------------------------------------------
 
     def _tasks(self, request: wire.Tasks) -> wire.TasksReply:
-        entries, total = self._queue.queries.page(_accepted(request, self._store), request.offset, wire.PAGE)
+        entries, total = self._queue.queries.page(
+            _accepted(request, self._store),
+            request.offset,
+            wire.PAGE,
+            order=_order(request.sort.removeprefix("-")),
+            is_descending=request.sort.startswith("-"),
+        )
         page, size = list[wire.TaskStatus](), 0
         for entry in entries:
             described = describe(entry)
@@ -328,6 +349,8 @@ def _accepted(request: wire.Tasks, store: ResultsStore) -> Callable[[Entry], boo
             "tasks.where: it nests hundreds of levels deep; give values of a config"
         ) from None
 
+    words = request.text.lower().split()
+
     def ran(entry: Entry) -> bool:
         return bool(code) and entry.state is State.COMPLETE and store.code_of(entry.planned).startswith(code)
 
@@ -335,4 +358,25 @@ def _accepted(request: wire.Tasks, store: ResultsStore) -> Callable[[Entry], boo
         request.state in (None, entry.state.value)
         and request.phase in (None, entry.planned.phase)
         and (where.holds(entry.planned) or (others.holds(entry.planned) and ran(entry)))
+        and (not words or _mentions(entry, words))
     )
+
+
+def _mentions(entry: Entry, words: Sequence[str]) -> bool:
+    text = f"{entry.planned.task_id} {entry.last_worker} {entry.error}".lower()
+    return all(word in text for word in words)
+
+
+def _order(name: str) -> Callable[[Entry], object] | None:
+    """Return what entries are sorted by; None: they stay in the order of the sweep."""
+    if name in ("", "task"):
+        return None
+    orders: Mapping[str, Callable[[Entry], object]] = {
+        "state": lambda entry: entry.state.value,
+        "phase": lambda entry: entry.planned.phase,
+        "attempts": lambda entry: entry.attempts,
+        "worker": lambda entry: entry.last_worker,
+        "error": lambda entry: (entry.cause, last_line(entry.error)) if entry.error else ("", ""),
+    }
+    rank = Parameter(name).rank
+    return orders.get(name, lambda entry: rank(entry.planned))

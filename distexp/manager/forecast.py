@@ -85,13 +85,17 @@ class Forecaster:
     def failed(self, task: Task, worker: str, why: str, state: State) -> None:
         """Note a failure, or the loss of a worker."""
         at_utc = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        failure = FailureStatus(
-            at_utc=at_utc, task_id=task.task_id, worker=worker, why=why, state=state.value
-        )
         cause = without_numbers(why)
         with self._lock:
-            self._failures.pop(cause, None)  # to the end
-            self._failures[cause] = failure
+            before = self._failures.pop(cause, None)  # to the end
+            self._failures[cause] = FailureStatus(
+                at_utc=at_utc,
+                task_id=task.task_id,
+                worker=worker,
+                why=why,
+                state=state.value,
+                count=before.count + 1 if before else 1,
+            )
             if len(self._failures) > FAILURES:
                 del self._failures[next(iter(self._failures))]
 

@@ -1,9 +1,13 @@
 """Tasks by their label or by their values, without spelling out a million. Pure."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from distexp.sweep.grid import Grid, GridPoint, Planned
 from distexp.task import Task, canonical, key_of
+
+Rank = tuple[int, float, str]
+_ABSENT = object()
 
 
 class Labels:
@@ -31,6 +35,39 @@ class Labels:
             return None
         task = point.task
         return key_of(task.phase, task.experiment, task.command, task.config, task.seed, tags=task.tags)
+
+
+class Parameter:
+    """The values of one parameter, or of `seed`, as something to sort tasks by."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._ranks: dict[Grid, tuple[int, list[Rank]]] = {}  # place of the axis, and of each of its values
+
+    def rank(self, task: Planned) -> Rank:
+        """Return where the task's value stands: numbers first, then texts; tasks without it are last."""
+        if isinstance(task, Task):
+            return _rank({**task.config, "seed": task.seed}.get(self._name, _ABSENT))
+        if task.grid not in self._ranks:
+            self._ranks[task.grid] = self._ranks_in(task.grid)
+        place, ranks = self._ranks[task.grid]
+        return ranks[0] if len(ranks) == 1 else ranks[task.grid.positions(task.number)[place]]
+
+    def _ranks_in(self, grid: Grid) -> tuple[int, list[Rank]]:
+        axes = grid.axes | {"seed": grid.seeds}
+        if self._name not in axes:
+            return 0, [_rank(grid.defaults.get(self._name, _ABSENT))]
+        absent = grid.absent.get(self._name)
+        ranks = [_rank(_ABSENT if at == absent else value) for at, value in enumerate(axes[self._name])]
+        return list(axes).index(self._name), ranks
+
+
+def _rank(value: object) -> Rank:
+    if value is _ABSENT:
+        return (2, 0.0, "")
+    if isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value):
+        return (0, float(value), "")
+    return (1, 0.0, value if isinstance(value, str) else canonical(value))
 
 
 class Where:

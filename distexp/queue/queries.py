@@ -3,7 +3,9 @@
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+from distexp.queue.counts import StateCounts
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.scheduler import Scheduler
 from distexp.task import State, Task
@@ -12,18 +14,39 @@ from distexp.task import State, Task
 class Queries:
     """Looks through the entries of a queue, under its lock.  Safe from any thread."""
 
-    def __init__(self, lock: threading.RLock, entries: Mapping[str, Entry], scheduler: Scheduler) -> None:
+    def __init__(
+        self, lock: threading.RLock, entries: Mapping[str, Entry], scheduler: Scheduler, counts: StateCounts
+    ) -> None:
         """Look into what belongs to the queue, and changes meanwhile."""
-        self._lock, self._entries, self._scheduler = lock, entries, scheduler
+        self._lock, self._entries, self._scheduler, self._counts = lock, entries, scheduler, counts
 
-    def page(self, accept: Callable[[Entry], bool], offset: int, limit: int) -> tuple[list[Entry], int]:
+    def counts_by_phase(self) -> Mapping[str, Mapping[State, int]]:
+        """Return the number of tasks in each state, by phase."""
+        with self._lock:
+            return self._counts.by_phase()
+
+    def page(
+        self,
+        accept: Callable[[Entry], bool],
+        offset: int,
+        limit: int,
+        *,
+        order: Callable[[Entry], Any] | None = None,
+        is_descending: bool = False,
+    ) -> tuple[list[Entry], int]:
         """Return copies of the accepted entries from the `offset`th on, at most `limit`, and of how many.
+
+        They come by `order`, else in the order of the sweep.
 
         The sweep goes on while it looks: a task may have moved since it was accepted.
         """
         with self._lock:
             entries = list(self._entries.values())
         found = [entry for entry in entries if accept(entry)]
+        if order is not None:
+            found.sort(key=order, reverse=is_descending)
+        elif is_descending:
+            found.reverse()
         with self._lock:
             return [entry.copy() for entry in found[offset : offset + limit]], len(found)
 

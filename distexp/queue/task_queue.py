@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterable, Sequence, Set
 from dataclasses import replace
 
 from distexp.errors import IllegalTransition, UnknownTask
+from distexp.queue.counts import StateCounts
 from distexp.queue.entry import REATTACH_S, TRANSITIONS, Entry, Lease, WorkerInfo
 from distexp.queue.holds import COUNTED, PhaseHolds
 from distexp.queue.lookup import Labels
@@ -47,10 +48,10 @@ class TaskQueue:
         self.holds = PhaseHolds(self._lock, keep_going=keep_going)
         self.priorities = priorities or Priorities()
         self._scheduler = Scheduler(self._entries, self.holds, self.priorities, waits_for_row)
-        self.queries = Queries(self._lock, self._entries, self._scheduler)
         self._leases: dict[str, str] = {}  # live lease id -> key
         self._labels: Labels | None = None  # of the sweep; made when first asked for
-        self._counts: Counter[State] = Counter()
+        self._counts = StateCounts()
+        self.queries = Queries(self._lock, self._entries, self._scheduler, self._counts)
         self._failed_ever = 0
 
     # -- the sweep -----------------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ class TaskQueue:
             left = [entry for key, entry in self._entries.items() if key not in known]
             new = [(task.key, Entry(task)) for task in tasks if task.key not in known]  # a million, perhaps
             self._entries.update(new)
-            self._counts[State.PENDING] += len(new)
+            self._counts.add_each(Counter(entry.planned.phase for _, entry in new), State.PENDING)
             joined = len(new) + sum([self._take_over(task) for task in known.values()])
             gone = [entry for entry in left if entry.state is State.PENDING]
             for entry in left:
@@ -209,15 +210,15 @@ class TaskQueue:
 
     def complete_unassigned(self, keys: Set[str]) -> set[str]:
         """Mark pending tasks, never assigned, as complete, in few steps; return the keys of others."""
-        others, done, pending, complete = set[str](), 0, State.PENDING, State.COMPLETE
+        others, done, pending, complete = set[str](), Counter[str](), State.PENDING, State.COMPLETE
         with self._lock:
             for entry in self._known(keys):
                 if entry.state is pending and not entry.attempts:
                     entry.state = complete
-                    done += 1
+                    done[entry.planned.phase] += 1
                 elif entry.state is not complete:
                     others.add(entry.key)
-            self._counts.update({pending: -done, complete: done})
+            self._counts.move_each(done, pending, complete)
         return others
 
     def complete(self, key: str, state: State = State.COMPLETE, *, is_reported: bool = False) -> Entry | None:
@@ -364,7 +365,7 @@ class TaskQueue:
             entry = self._entry(key)
             if entry.state is not State.COMPLETE or not entry.is_wanted:
                 return False
-            self._counts.update({State.COMPLETE: -1, State.PENDING: 1})
+            self._counts.move(entry.planned.phase, State.COMPLETE, State.PENDING)
             self._entries[key] = Entry(entry.planned, superseded=superseded)
             self._scheduler.push(entry.planned)
             self._on_change(self._entries[key].record())
@@ -473,8 +474,7 @@ class TaskQueue:
         if state not in TRANSITIONS[entry.state]:
             raise IllegalTransition(f"{entry.task.task_id}: {entry.state} -> {state} is not in the table")
         was, entry.state = entry.state, state
-        self._counts[was] -= 1
-        self._counts[state] += 1
+        self._counts.move(entry.planned.phase, was, state)
         self._failed_ever += state is State.FAILED
         if state is State.PENDING:
             self._scheduler.push_retry(entry.key)

@@ -12,6 +12,7 @@ from distexp.task import MAX_PRIORITY, Bookmark, Halving, Number, Provenance, Re
 
 DEFAULT_PORT = 5000
 MAX_WAIT_S = 30.0  # that a request for a task waits; then its worker asks again, or may be gone
+SORTED_BY = ("task", "state", "phase", "attempts", "worker", "error")
 PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below the limit of a message
 
 WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}\Z")]  # it stands in log lines and in rows
@@ -126,12 +127,14 @@ class Workers(Request, frozen=True, kw_only=True, tag="workers"):
     """Who works for this sweep?"""
 
 
-class Tasks(Request, frozen=True, kw_only=True, tag="tasks"):
+class Tasks(Request, frozen=True, kw_only=True, tag="tasks", omit_defaults=True):
     """Which tasks are there? All filters must hold; at most `PAGE` from `offset` on."""
 
     state: str | None = None
     phase: str | None = None
     where: dict[str, Value] = {}
+    text: str = ""  # words that stand in its id, its worker or its error
+    sort: str = ""  # one of `SORTED_BY` or a parameter, after `-` downwards; empty: as in the sweep
     offset: Annotated[int, Meta(ge=0)] = 0
 
 
@@ -297,13 +300,22 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt that failed, or whose worker was lost."""
+    """The last attempt that failed, or whose worker was lost, for one cause."""
 
     at_utc: str  # ISO 8601, seconds, ending in Z
     task_id: str
     worker: str
     why: str  # cause and last line
     state: str  # of the task since
+    count: int = 1  # attempts that have ended so since the manager began
+
+
+class PhaseStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One phase: its tasks by state, and why it is held."""
+
+    phase: str
+    tasks: dict[str, int]  # by state; those that have none are left out
+    held: str = ""
 
 
 class StatusReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="status"):
@@ -360,7 +372,7 @@ class LogsReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 
 class ViewReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="view"):
-    """A sweep at a glance. At most `PAGE` workers: those that run a task first."""
+    """A sweep at a glance. At most `PAGE` workers: those that run a task first; as many phases."""
 
     status: SweepStatus
     per_hour: float | None
@@ -368,6 +380,8 @@ class ViewReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag
     why_no_eta: str
     workers: list[WorkerStatus]
     failures: list[FailureStatus]
+    phases: list[PhaseStatus] = []
+    unwritable: dict[str, str] = {}  # folder of results -> why its file cannot be written now
 
 
 class ErrorReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error"):

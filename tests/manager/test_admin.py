@@ -99,6 +99,43 @@ def test_tasks_are_filtered_by_state_phase_and_values(user: RawClient) -> None:
     assert len(ids(state="pending", phase="exp1_vary_width", where={"seed": 42})) == 8
 
 
+def test_tasks_are_searched_by_words_and_sorted_by_column_or_parameter(
+    folder: Folder, manager: ExperimentManager, user: RawClient
+) -> None:
+    def ids(**asked: object) -> list[str]:
+        return [task["task_id"].removesuffix("_42")[-1] for task in user.say("tasks", **asked)["tasks"]]
+
+    with worker(manager) as talk:
+        task = talk.say("request_task")
+        talk.say("task_failed", lease_id=task["lease_id"], key=task["key"], error="ValueError: NaN in loss")
+    user.say("cancel", tasks=["exp1_vary_width_3_42"])
+    assert ids(text="nan LOSS") == ids(text="gpu0") == ["0"]
+    assert ids(text="width_7") == ["7"]
+    assert ids(sort="model", state="pending") == ["1", "5", "7", "0", "2", "4", "6"]
+    assert ids(sort="-width", where={"model": "mlp"}) == ["6", "4", "2", "0"]
+    assert ids(sort="state")[0] == "3"
+    assert ids(sort="-attempts")[0] == "0"
+    assert ids(sort="-task") == ["7", "6", "5", "4", "3", "2", "1", "0"]
+
+
+def test_a_view_counts_the_tasks_of_each_phase_and_the_failures_of_each_cause(
+    folder: Folder, manager: ExperimentManager, user: RawClient
+) -> None:
+    folder.configure([1, 2, 3, 4], CONFIG.replace("exp1_", "exp2_"), "config_exp2.yaml")
+    folder.add_rows("1,42,0.5")
+    manager.rescan()
+    with worker(manager) as talk:
+        for number in range(3):
+            task = talk.say("request_task")
+            talk.say("task_failed", lease_id=task["lease_id"], key=task["key"], error=f"loss {number} is NaN")
+        view = user.say("view")
+    assert view["phases"] == [
+        {"phase": "exp1_vary_width", "tasks": {"pending": 8}, "held": ""},
+        {"phase": "exp2_vary_width", "tasks": {"complete": 1, "pending": 3}, "held": ""},
+    ]
+    assert [(each["why"], each["count"]) for each in view["failures"]] == [("error: loss 2 is NaN", 3)]
+
+
 def test_tasks_come_in_pages(folder: Folder) -> None:
     folder.configure(list(range(PAGE + 20)))
     with folder.serving() as manager, RawClient(manager.port, token=folder.token) as user:

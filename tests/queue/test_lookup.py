@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distexp.queue.lookup import Labels, Where
+from distexp.queue.lookup import Labels, Parameter, Where
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
@@ -70,3 +70,15 @@ def test_a_task_has_what_its_config_and_seed_say() -> None:
     assert all(where.holds(task) for where in held)
     lacked = [Where({name: canonical(value)}) for name, value in (("seed", 8), ("kind", 1), ("absent", 1))]
     assert not any(where.holds(task) for where in lacked)
+
+
+def test_tasks_are_sorted_alike_whether_or_not_they_are_spelled_out(points: list[GridPoint]) -> None:
+    for name in ("seed", "width", "kind", "depth", "absent"):
+        rank = Parameter(name).rank
+        assert [rank(point) for point in points] == [rank(point.task) for point in points]
+
+
+def test_numbers_come_before_texts_and_what_has_no_value_last() -> None:
+    tasks = [a_task(1, rate=each) for each in ("b", 10, 9.5, "a", True)] + [a_task(1)]
+    ordered = sorted(tasks, key=Parameter("rate").rank)
+    assert [each.config.get("rate") for each in ordered] == [9.5, 10, "a", "b", True, None]

@@ -1,0 +1,41 @@
+"""How many tasks are in each state, in all and by phase.  Caller holds the queue's lock."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from distexp.task import State
+
+
+class StateCounts:
+    """Numbers that are kept up to date, so that asking for them costs the same in a sweep of any size."""
+
+    def __init__(self) -> None:
+        self._all: Counter[State] = Counter()
+        self._of_phase: dict[str, Counter[State]] = {}
+
+    def __getitem__(self, state: State) -> int:
+        return self._all[state]
+
+    def add_each(self, tasks: Mapping[str, int], state: State) -> None:
+        """Count so many tasks of each phase more in a state."""
+        for phase, number in tasks.items():
+            self._add(phase, state, number)
+
+    def move_each(self, tasks: Mapping[str, int], was: State, state: State) -> None:
+        """Count so many tasks of each phase in another state."""
+        for phase, number in tasks.items():
+            self._add(phase, was, -number)
+            self._add(phase, state, number)
+
+    def move(self, phase: str, was: State, state: State) -> None:
+        """Count a task in another state."""
+        self._add(phase, was, -1)
+        self._add(phase, state, 1)
+
+    def _add(self, phase: str, state: State, number: int) -> None:
+        self._all[state] += number
+        self._of_phase.setdefault(phase, Counter())[state] += number
+
+    def by_phase(self) -> Mapping[str, Mapping[State, int]]:
+        """Return a copy of the numbers of each phase, the phases in the order of the sweep."""
+        return {phase: dict(counts) for phase, counts in self._of_phase.items()}
