@@ -379,4 +379,4 @@ def _order(name: str) -> Callable[[Entry], object] | None:
         "error": lambda entry: (entry.cause, last_line(entry.error)) if entry.error else ("", ""),
     }
     rank = Parameter(name).rank
-    return orders.get(name, lambda entry: rank(entry.planned))
+    return orders.get(name) or (lambda entry: rank(entry.planned))
