@@ -20,9 +20,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
         {State.ASSIGNED, State.COMPLETE, State.CANCELLED, State.WITHDRAWN, State.PRUNED}
     ),
     State.ASSIGNED: frozenset({State.PENDING, State.COMPLETE, State.FAILED, State.CANCELLED, State.PRUNED}),
-    State.FAILED: frozenset({State.PENDING, State.COMPLETE}),
-    State.CANCELLED: frozenset({State.PENDING, State.COMPLETE}),
-    State.WITHDRAWN: frozenset({State.PENDING, State.COMPLETE}),
+    State.FAILED: frozenset({State.PENDING, State.COMPLETE, State.PRUNED}),
+    State.CANCELLED: frozenset({State.PENDING, State.COMPLETE, State.PRUNED}),
+    State.WITHDRAWN: frozenset({State.PENDING, State.COMPLETE, State.PRUNED}),
     State.PRUNED: frozenset({State.PENDING, State.COMPLETE}),
     State.COMPLETE: frozenset(),
 }

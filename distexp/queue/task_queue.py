@@ -224,8 +224,9 @@ class TaskQueue:
     def complete(self, key: str, state: State = State.COMPLETE, *, is_reported: bool = False) -> Entry | None:
         """Mark a task whose row is on disk as complete, or as pruned; None when that row does not end it.
 
-        Complete is legal from any other state: the first valid row wins, whoever wrote it. A row that says
-        pruned ends no task that runs again because more is wanted, unless its worker has reported it.
+        Complete is legal from any other state, pruned from any but complete: the first valid row wins,
+        whoever wrote it. A row that says pruned ends no task that runs again because more is wanted, unless
+        its worker has reported it.
         Returns the entry before that.
         """
         with self._lock:

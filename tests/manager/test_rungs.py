@@ -10,7 +10,7 @@ import pytest
 
 from distexp.manager.manager import ExperimentManager
 from distexp.results.rungs import read_rungs
-from distexp.task import State
+from distexp.task import Cause, State
 from tests.live_manager import Folder, RawClient, worker
 
 CONFIG = """
@@ -262,14 +262,24 @@ def test_a_verdict_that_cannot_be_written_is_none(folder: Folder, manager: Exper
         assert [row["value"] for row in csv.DictReader(file)] == ["0.1"]
 
 
-def test_a_cancelled_task_stays_cancelled_when_its_pruned_row_comes_late(
-    folder: Folder, manager: ExperimentManager
+@pytest.mark.parametrize("state", [State.CANCELLED, State.FAILED, State.WITHDRAWN])
+def test_a_pruned_row_that_comes_late_makes_its_task_pruned(
+    folder: Folder, manager: ExperimentManager, state: State
 ) -> None:
     with runner(manager, "a") as a, runner(manager, "b") as b:
         a.verdict(1, 0.5), b.verdict(1, 0.4)
-        assert manager.queue.cancel(b.task["key"])
+        if state is State.CANCELLED:
+            manager.queue.cancel(b.task["key"])
+        elif state is State.FAILED:
+            manager.queue.fail(b.task["lease_id"], b.task["key"], Cause.ERROR, "no", retry=False)
+        else:
+            manager.queue.lose(b.task["lease_id"], b.task["key"])
+            folder.configure([1], CONFIG)
+            manager.rescan()
+        assert states(manager)[1] == state.value
         assert b.stopped(1, 0.4)["type"] == "ack"
-        assert states(manager)[1] == "cancelled"
+        assert states(manager)[1] == "pruned"
+        assert [row["stopped_at"] for row in folder.rows()] == ["1"]
 
 
 def test_datasets_are_compared_apart(folder: Folder) -> None:

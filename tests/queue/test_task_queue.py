@@ -18,10 +18,10 @@ from tests.queue.sample_queue import CPU0, CPU1, SampleQueue
 from tests.row_cases import a_task, tasks_of
 
 DESIGN_TABLE = """
-pending            -> assigned | complete | cancelled | withdrawn | pruned
-assigned           -> pending | complete | failed | cancelled | pruned
-failed, cancelled  -> pending | complete
-withdrawn, pruned  -> pending | complete
+pending                       -> assigned | complete | cancelled | withdrawn | pruned
+assigned                      -> pending | complete | failed | cancelled | pruned
+failed, cancelled, withdrawn  -> pending | complete | pruned
+pruned                        -> pending | complete
 """
 
 
