@@ -135,6 +135,15 @@ class Workdir:
             return {}
         return info if isinstance(info, dict) else {}
 
+    @property
+    def configs(self) -> str:
+        """The pattern of config files that the last manager of this folder has read, while it names some."""
+        from distexp.sweep.config import find_configs  # YAML, which workers do without
+        from distexp.sweep.source import DEFAULT_CONFIGS
+
+        known = str(self.read_info().get("configs") or DEFAULT_CONFIGS)
+        return known if find_configs(Path(known), self.root) else DEFAULT_CONFIGS
+
     def hold(self) -> locks.FileLock:
         """Become the one manager of this folder until the lock is released or the process ends.
 

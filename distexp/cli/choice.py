@@ -1,6 +1,5 @@
 """Which task a word names: an id, a key, a run folder, a line of a results file, a row's number."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +8,11 @@ import msgspec
 
 from distexp.cli.look import name_of
 from distexp.cli.suggest import task_hint
-from distexp.cli.traces import FileRow, Trace, find_trace, rows_with, trace_of
+from distexp.cli.traces import FileRow, Trace, find_trace, rows_with, trace_of, value_in
 from distexp.errors import ConfigError, UserError
 from distexp.queue.lookup import Labels
 from distexp.results.matching import TaskIndex
+from distexp.results.row import PREFIXES
 from distexp.results.store import ResultsStore
 from distexp.run_folder import HEADER, LOG_FILE
 from distexp.sweep.config import load_configs
@@ -38,7 +38,7 @@ class Chooser:
 
     def __init__(self, root: Path, configs: str) -> None:
         """Read the configs; broken ones hide no task that has left a row or a folder."""
-        self._root, self._problem = root, ""
+        self._root, self.problem = root, ""  # what is wrong with the configs
         self._tasks: list[GridPoint] = []
         self._folders: list[str] = []  # of the tasks' own files, in the order of `load_results`
         try:
@@ -46,7 +46,7 @@ class Chooser:
             self._tasks = expand(phases)
             self._folders = [folder for phase in phases for folder in output_folders(phase)]
         except ConfigError as error:
-            self._problem = str(error)
+            self.problem = str(error)
         self._by_key = {task.key: task for task in self._tasks}
 
     def choose(self, word: str) -> Choice:
@@ -65,9 +65,13 @@ class Chooser:
             return self._of_task(self._by_key[key])
         trace = find_trace(self._root, name)
         if trace is None:
+            if self.problem:
+                raise UserError(
+                    f"{word}: has left nothing here, and the configs cannot be read:\n{self.problem}"
+                )
             problem = f"task '{word}' is not in this sweep"
             hint = task_hint(self._root, problem) or "; `tasks` lists those that are"
-            raise UserError(f"{problem}{hint}{f' ({self._problem})' if self._problem else ''}")
+            raise UserError(f"{problem}{hint}")
         return self._of_trace(trace)
 
     def _of_task(self, point: GridPoint) -> Choice:
@@ -103,15 +107,18 @@ class Chooser:
     def _of_trace(self, trace: Trace) -> Choice:
         """Return a task that no config asks for; what it runs is as its phase says now, or its log."""
         same_phase = next((task for task in self._tasks if task.phase == trace.phase), None)
-        config = trace.config if trace.run_dir else {name: _read(cell) for name, cell in trace.config.items()}
+        config, seed = trace.config, trace.seed
+        if trace.row and not trace.run_dir and same_phase is not None:
+            config = _parameters_of(trace.row, config, same_phase.task.config)
+            seed = trace.seed if trace.row.cells.get("seed") else same_phase.task.seed
         output_dir = Path(trace.run_dir).parents[1] if trace.run_dir else Path()
         if trace.row:
             output_dir = Path(trace.row.file).parent
         named: dict[str, Value] = {
-            "task_id": trace.task_id,
+            "task_id": trace.task_id or trace.phase,
             "phase": trace.phase,
             "config": config,
-            "seed": trace.seed,
+            "seed": seed,
             "output_dir": output_dir.as_posix(),
             "key": trace.key,
         }
@@ -125,17 +132,28 @@ class Chooser:
         log = self._root / trace.run_dir / LOG_FILE
         text = log.read_text(encoding="utf-8", errors="replace") if trace.run_dir and log.is_file() else ""
         found = _RUNS.findall(text)
-        unknown = f"{trace.task_id}: no config has a phase {trace.phase} any more"
-        if not found:
-            raise UserError(f"{unknown}, and no log says what it ran; put the phase back into a config")
-        if not re.fullmatch(r"[\w.]+:\w+", found[-1]):
-            raise UserError(f"{unknown}; its log says that it ran: {found[-1]}")
-        return str(found[-1])
+        if found and re.fullmatch(r"[\w.]+:\w+", found[-1]):
+            return str(found[-1])
+        said = f"its log says that it ran: {found[-1]}" if found else "no log says what it ran"
+        name = trace.task_id or (trace.row.where if trace.row else trace.run_dir)
+        if self.problem:
+            raise UserError(f"{name}: {said}, and the configs cannot be read:\n{self.problem}")
+        which = f"no config has a phase {trace.phase} (any more)" if trace.phase else "it names no phase"
+        raise UserError(f"{name}: {which}, and {said}; put its phase into a config")
 
 
-def _read(cell: str) -> Value:
-    """Return the value that a cell holds, as far as its text tells."""
-    try:
-        return json.loads(cell)
-    except ValueError:
-        return {"True": True, "False": False}.get(cell, cell)
+def _parameters_of(row: FileRow, told: Mapping[str, Value], asked: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the parameters of a row that has no run folder.
+
+    Args:
+        row: Of whatever program.
+        told: Its parameters if it is one of ours.
+        asked: Those of another task of its phase.
+    """
+    others = {name: value for name, value in told.items() if value != ""}  # "": of another phase
+    found = {**others, **asked}
+    for name, value in asked.items():
+        cell = next((row.cells[p + name] for p in PREFIXES if p + name in row.cells), None)
+        if cell is not None:
+            found[name] = cell if isinstance(value, str) else value_in(cell) if cell else None
+    return found

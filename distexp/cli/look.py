@@ -24,7 +24,7 @@ from distexp.errors import (
 from distexp.manager.admin import SHOWN_LINES
 from distexp.manager.at_rest import SweepAtRest
 from distexp.run_folder import LOG_FILE, RUNS_FOLDER, key_in
-from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
+from distexp.sweep.source import Sweep
 from distexp.system.gc import set_aside
 from distexp.task import State, TaskRecord
 from distexp.task_log import last_lines, read_piece
@@ -83,8 +83,13 @@ class Looker:
         if not isinstance(request, Show | Logs):
             return None
         trace = find_trace(self._workdir.root, request.task)
+        if trace is None:
+            return None
         records = self._files.records if self._files else []
-        return None if trace is None else _reply_of(self._workdir.root, trace, records, request)
+        why = "the config files do not ask for it (any more)"
+        if self._files and self._files.problem:
+            why = f"the config files cannot be read: {self._files.problem}"
+        return _reply_of(self._workdir.root, trace, records, request, why)
 
     @property
     def has_manager(self) -> bool:
@@ -116,7 +121,7 @@ class _Files:
     def __init__(
         self, sweep: SweepAtRest | None, records: list[TaskRecord], problem: ConfigError | None
     ) -> None:
-        self._sweep, self.records, self._problem = sweep, records, problem
+        self._sweep, self.records, self.problem = sweep, records, problem
 
     @classmethod
     def of(cls, workdir: Workdir, unreachable: DistexpError) -> "_Files":
@@ -132,9 +137,8 @@ class _Files:
         except (UserError, JournalUnwritable) as error:
             print(f"warning: failures are not known: {error}", file=sys.stderr)
             records = []
-        configs = str(workdir.read_info().get("configs") or DEFAULT_CONFIGS)
         try:
-            tasks = Sweep(workdir.root, configs).load()
+            tasks = Sweep(workdir.root, workdir.configs).load()
         except ConfigError as error:
             if not workdir.state.is_dir():
                 raise unreachable from None
@@ -153,13 +157,15 @@ class _Files:
         """
         if self._sweep is not None:
             return self._sweep.handle(request)
-        assert self._problem is not None
+        assert self.problem is not None
         if isinstance(request, Show | Logs):
-            raise UnknownTask(f"task {request.task!r} has left nothing here, and {self._problem}")
-        raise self._problem
+            raise UnknownTask(f"task {request.task!r} has left nothing here, and {self.problem}")
+        raise self.problem
 
 
-def _reply_of(root: Path, trace: Trace, records: list[TaskRecord], request: Show | Logs) -> AnyReply:
+def _reply_of(
+    root: Path, trace: Trace, records: list[TaskRecord], request: Show | Logs, why: str
+) -> AnyReply:
     """Return what is left of a task that no config asks for."""
     record = next(
         (record for record in records if record.key == trace.key), TaskRecord(key=trace.key, state="")
@@ -190,7 +196,7 @@ def _reply_of(root: Path, trace: Trace, records: list[TaskRecord], request: Show
             cause=record.cause,
             error=record.error,
         ),
-        why=f"the config files do not ask for it (any more){where}",
+        why=why + where,
         running_s=None,
         row=trace.row.cells if trace.row else None,
         run_dir=trace.run_dir,

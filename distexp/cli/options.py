@@ -12,3 +12,8 @@ WORKDIR = click.option(
 CONFIGS = click.option(
     "--configs", default=DEFAULT_CONFIGS, show_default=True, metavar="GLOB", help="Which config files."
 )
+KNOWN_CONFIGS = click.option(
+    "--configs",
+    metavar="GLOB",
+    help=f"Which config files. [default: those of the last manager, else {DEFAULT_CONFIGS}]",
+)

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from distexp.cli.options import CONFIGS, WORKDIR
+from distexp.cli.options import KNOWN_CONFIGS, WORKDIR
 from distexp.cli.records import superseded_in
 from distexp.reporting.plan import FilePlan, PhasePlan, Plan, make_plan
 from distexp.results.audit import audit, told_other_code
@@ -20,21 +20,22 @@ from distexp.workdir import Workdir
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="How many share the work."
 )
-@CONFIGS
+@KNOWN_CONFIGS
 @WORKDIR
 @click.option("--axes", is_flag=True, help="The axes of plain grids too, and some of their tasks.")
 @click.option("--json", is_flag=True, help="The same as one JSON object.")
 @set_aside()
-def main(workers: int, configs: str, workdir: Path, axes: bool, json: bool) -> int:
+def main(workers: int, configs: str | None, workdir: Path, axes: bool, json: bool) -> int:
     """Show what a manager would do; starts nothing and writes nothing.
 
     Tasks per phase and file, axes as they were understood, what is complete, rows that do not count and
     why, and the hours that the rest takes.
     """
-    phases = load_configs([Path(configs)], workdir)
+    folder = Workdir(workdir.absolute())
+    phases = load_configs([Path(configs or folder.configs)], folder.root)
     tasks = expand(phases)
-    files = audit(workdir, tasks, superseded_in(Workdir(workdir.absolute())))
-    other_code = told_other_code(workdir, files)
+    files = audit(folder.root, tasks, superseded_in(folder))
+    other_code = told_other_code(folder.root, files)
     plan = msgspec.structs.replace(make_plan(phases, tasks, files, workers), other_code=other_code)
     print(msgspec.json.format(msgspec.json.encode(plan)).decode() if json else "\n".join(told(plan, axes)))
     return 0

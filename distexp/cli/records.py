@@ -1,16 +1,21 @@
 """What the manager knows of tasks that failed: from its journal, or asked while it runs."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+
+from msgspec import structs
 
 from distexp.errors import AlreadyRunning, DistexpError
 from distexp.queue.journal import Journal
 from distexp.task import TaskRecord
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
-from distexp.wire.messages import Tasks, TasksReply
+from distexp.wire.messages import Tasks, TasksReply, TaskStatus
 from distexp.workdir import Workdir
 
-MAX_PAGES = 20  # of failures that a running manager is asked for: a report of thousands is not read
+MAX_FAILURES = 2_000  # that a running manager is asked for: a report of more is not read
 
 
 def known_failures(workdir: Workdir) -> list[TaskRecord]:
@@ -30,7 +35,9 @@ def failures_of(workdir: Workdir) -> list[TaskRecord]:
     try:
         return journal_of(workdir)
     except AlreadyRunning:
-        return [record for state in ("failed", "cancelled") for record in _asked(workdir, state)]
+        with Client(workdir, token=given_token()) as client:
+            failed = (_asked(client, Tasks(state=state)) for state in ("failed", "cancelled"))
+            return [_record(task) for tasks in failed for task in islice(tasks, MAX_FAILURES)]
 
 
 def journal_of(workdir: Workdir) -> list[TaskRecord]:
@@ -55,28 +62,30 @@ def journal_of(workdir: Workdir) -> list[TaskRecord]:
 
 
 def superseded_in(workdir: Workdir) -> dict[str, str]:
-    """Return the codes of rows that no longer complete their tasks, by key; nothing while a manager runs."""
+    """Return the codes of rows that no longer complete their tasks, by key; a running manager is asked.
+
+    Nothing where that cannot be known: then the rows count.
+    """
     try:
         return {each.key: each.superseded for each in journal_of(workdir) if each.superseded}
+    except AlreadyRunning:
+        with suppress(DistexpError), Client(workdir, token=given_token()) as client:
+            return {each.key: each.superseded for each in _asked(client, Tasks(superseded=True))}
     except DistexpError:
-        return {}
+        pass
+    return {}
 
 
-def _asked(workdir: Workdir, state: str) -> list[TaskRecord]:
-    found: list[TaskRecord] = []
-    with Client(workdir, token=given_token()) as client:
-        for _ in range(MAX_PAGES):
-            reply = client.call(Tasks(state=state, offset=len(found)), TasksReply)
-            found += [
-                TaskRecord(
-                    key=task.key,
-                    state=state,
-                    attempts=task.attempts,
-                    cause=task.cause,
-                    error=task.error,
-                )
-                for task in reply.tasks
-            ]
-            if not reply.tasks or len(found) >= reply.total:
-                break
-    return found
+def _asked(client: Client, request: Tasks) -> Iterator[TaskStatus]:
+    """Yield all tasks that match, page by page."""
+    offset, total = 0, 1
+    while offset < total:
+        reply = client.call(structs.replace(request, offset=offset), TasksReply)
+        yield from reply.tasks
+        offset, total = offset + len(reply.tasks), reply.total if reply.tasks else 0
+
+
+def _record(task: TaskStatus) -> TaskRecord:
+    return TaskRecord(
+        key=task.key, state=task.state, attempts=task.attempts, cause=task.cause, error=task.error
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from distexp.cli.options import CONFIGS, WORKDIR
+from distexp.cli.options import KNOWN_CONFIGS, WORKDIR
 from distexp.cli.records import known_failures, superseded_in
 from distexp.errors import UserError
 from distexp.results.audit import audit, told_other_code
@@ -31,10 +31,10 @@ NEEDED = ("pandas", "plotly", "scipy")  # the extra `report`
     metavar="FILE",
     help=f"Where to write. [default: {OUT_FILE} in the working folder]",
 )
-@CONFIGS
+@KNOWN_CONFIGS
 @WORKDIR
 @set_aside()
-def main(metric: str | None, out: Path | None, configs: str, workdir: Path) -> int:
+def main(metric: str | None, out: Path | None, configs: str | None, workdir: Path) -> int:
     """Write one HTML file that needs no network.
 
     Charts with intervals over seeds, heat maps, the best combinations, failures, time, and a table of all
@@ -46,7 +46,7 @@ def main(metric: str | None, out: Path | None, configs: str, workdir: Path) -> i
     from distexp.reporting.html import make_page
 
     folder = Workdir(workdir.absolute())
-    phases = load_configs([Path(configs)], folder.root)
+    phases = load_configs([Path(configs or folder.configs)], folder.root)
     tasks = expand(phases)
     folders = dict.fromkeys(task.output_dir for task in tasks if task.grid.halving)
     rungs = [each for name in folders for each in read_rungs(folder.root / name / RUNGS_FILE)]

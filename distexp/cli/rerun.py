@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from distexp.cli.choice import Choice, Chooser
-from distexp.cli.options import CONFIGS, WORKDIR
+from distexp.cli.options import KNOWN_CONFIGS, WORKDIR
 from distexp.cli.worker import enter, pin
 from distexp.errors import NoGpuError
 from distexp.gpu.claim import Claim, Place, claim_gpu, claim_gpus
@@ -20,6 +20,7 @@ from distexp.results.row import OUR_COLUMNS, STOPPED_AT, row_for
 from distexp.system.code import SHOWN_DIGITS, CodeState, FolderCode
 from distexp.task import Provenance, Task
 from distexp.text import cut, one_line
+from distexp.workdir import Workdir
 from distexp.worker.foreground import Foreground
 from distexp.worker.task_main import Finished, Stopped
 
@@ -54,9 +55,9 @@ class Compared(msgspec.Struct, frozen=True):
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Compute threads on the CPU."
 )
-@CONFIGS
+@KNOWN_CONFIGS
 @WORKDIR
-def main(task: str, *, pdb: bool, device: str, threads: int, configs: str, workdir: Path) -> int:
+def main(task: str, *, pdb: bool, device: str, threads: int, configs: str | None, workdir: Path) -> int:
     """Run one task again on this terminal, and compare its result with its row.
 
     TASK is a task id, such as exp1_vary_width_0_42, a key, a run folder, a line of a results file, such as
@@ -66,7 +67,10 @@ def main(task: str, *, pdb: bool, device: str, threads: int, configs: str, workd
     no row to compare with; 1 another result, or it failed.
     """
     root = workdir.absolute()
-    chosen = Chooser(root, configs).choose(task)
+    chooser = Chooser(root, configs or Workdir(root).configs)
+    chosen = chooser.choose(task)
+    if chooser.problem:
+        print(f"warning: the configs cannot be read: {chooser.problem}", file=sys.stderr)
     print("\n".join(told(chosen, FolderCode(root).now())), flush=True)
     with ExitStack() as held:
         claim = acquire(device, chosen)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distexp.errors import DistexpError
 from distexp.sweep.config import Phase, load_configs
-from distexp.sweep.source import DEFAULT_CONFIGS
+from distexp.workdir import Workdir
 
 SHOWN = 5  # names, where none is like the one that was typed
 _LABEL = re.compile(r"task '(?P<phase>.+)_(?P<index>\d+)_(?P<seed>-?\d+)' is not in this sweep")
@@ -55,6 +55,6 @@ def filter_hints(workdir: Path, phase: str | None, names: Collection[str]) -> li
 
 def _phases(workdir: Path) -> list[Phase]:
     try:
-        return load_configs([Path(DEFAULT_CONFIGS)], workdir)
+        return load_configs([Path(Workdir(workdir).configs)], workdir)
     except DistexpError:  # a hint is no place for the errors of configs
         return []

@@ -37,7 +37,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
     phase: str
     seed: int
-    config: dict[str, Value]  # where it has no run folder: of texts
+    config: dict[str, Value]  # without a `params.json` as cells tell it; of a row that is not ours empty
     key: str = ""  # empty where it has no run folder
     run_dir: str = ""  # relative to the working folder; empty where there is none
     row: FileRow | None = None
@@ -82,9 +82,7 @@ def trace_of(root: Path, row: FileRow) -> Trace:
     """Return the task that a row is of, as the row and its run folder say."""
     cells, run_dir = row.cells, row.cells.get("run_dir", "")
     seed = int(cells["seed"]) if cells.get("seed", "").lstrip("-").isdigit() else 0
-    names = [*cells]
-    first = names.index("task_id") + 1 if "task_id" in names else 0
-    config: dict[str, Value] = {name: cells[name] for name in names[first : _end_of_parameters(names)]}
+    config = {name: value_in(cells[name]) for name in _parameters_in([*cells])}
     if run_dir and (kept := _parameters(root / run_dir)):
         seed = kept.pop("seed", seed)
         config = kept
@@ -99,8 +97,19 @@ def trace_of(root: Path, row: FileRow) -> Trace:
     )
 
 
-def _end_of_parameters(names: list[str]) -> int:
-    return names.index("seed") if "seed" in names else 0
+def _parameters_in(columns: list[str]) -> list[str]:
+    """Return the columns between `task_id` and `seed`, where our rows have their parameters."""
+    if not {"task_id", "seed"} <= {*columns}:
+        return []
+    return columns[columns.index("task_id") + 1 : columns.index("seed")]
+
+
+def value_in(cell: str) -> Value:
+    """Return the value that a cell holds, as far as its text tells."""
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return {"True": True, "False": False}.get(cell, cell)
 
 
 def _parameters(folder: Path) -> dict[str, Value]:

@@ -320,6 +320,7 @@ def describe(entry: Entry) -> wire.TaskStatus:
         worker=entry.lease.worker.name if entry.lease else entry.last_worker,
         cause=entry.cause,
         error=entry.error[-500:],  # the end of a traceback; a page of these stays a small message
+        superseded=entry.superseded,
     )
 
 
@@ -355,7 +356,8 @@ def _accepted(request: wire.Tasks, store: ResultsStore) -> Callable[[Entry], boo
         return bool(code) and entry.state is State.COMPLETE and store.code_of(entry.planned).startswith(code)
 
     return lambda entry: (
-        request.state in (None, entry.state.value)
+        (entry.superseded or not request.superseded)
+        and request.state in (None, entry.state.value)
         and request.phase in (None, entry.planned.phase)
         and (where.holds(entry.planned) or (others.holds(entry.planned) and ran(entry)))
         and (not words or _mentions(entry, words))

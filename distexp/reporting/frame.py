@@ -21,8 +21,8 @@ from distexp.results.store import folders_with_results
 from distexp.run_folder import METRICS_FILE
 from distexp.sweep.config import Phase, load_configs
 from distexp.sweep.expand import output_folders
-from distexp.sweep.source import DEFAULT_CONFIGS
 from distexp.task import Value, canonical
+from distexp.workdir import Workdir
 
 TEXTS = (  # columns of ours that no reader is to take for numbers
     *("phase", "task_id", "torch_version", "python_version", "git_commit", "code"),
@@ -101,7 +101,7 @@ class Columns:
         return "text" if name in TEXTS else "guess"
 
 
-def load_results(workdir: str | os.PathLike[str] = ".", *, configs: str = DEFAULT_CONFIGS) -> pd.DataFrame:
+def load_results(workdir: str | os.PathLike[str] = ".", *, configs: str | None = None) -> pd.DataFrame:
     """Return every row of every results file of a working folder, one line each.
 
     Parameters have the type that the configs give them: whole numbers, numbers, booleans (`boolean` where
@@ -110,12 +110,12 @@ def load_results(workdir: str | os.PathLike[str] = ".", *, configs: str = DEFAUL
 
     Args:
         workdir: The working folder.
-        configs: Pattern of its config files. Where they have a mistake, or are gone, a warning says so, and
-            parameters are read like other columns.
+        configs: Pattern of its config files; by default what its last manager has read. Where they have a
+            mistake, or are gone, a warning says so, and parameters are read like other columns.
     """
     root = Path(workdir)
     try:
-        phases = load_configs([Path(configs)], root)
+        phases = load_configs([Path(configs or Workdir(root).configs)], root)
     except ConfigError as error:
         warnings.warn(f"types of parameters are guessed: {error}", stacklevel=2)
         phases = []

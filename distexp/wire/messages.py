@@ -135,6 +135,7 @@ class Tasks(Request, frozen=True, kw_only=True, tag="tasks", omit_defaults=True)
     where: dict[str, Value] = {}
     text: str = ""  # words that stand in its id, its worker or its error
     sort: str = ""  # one of `SORTED_BY` or a parameter, after `-` downwards; empty: as in the sweep
+    superseded: bool = False
     offset: Annotated[int, Meta(ge=0)] = 0
 
 
@@ -297,6 +298,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     worker: str
     cause: str
     error: str
+    superseded: str = ""
 
 
 class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,8 +43,25 @@ def test_a_line_is_that_of_the_file(folder: Folder, chooser: Chooser) -> None:
 
 
 def test_a_row_that_nobody_can_run_is_refused_with_the_reason(chooser: Chooser) -> None:
-    with pytest.raises(UserError, match="no config has a phase"):
+    with pytest.raises(UserError, match="it names no phase, and no log says what it ran"):
         chooser.choose("results_exp1/final_results.csv:4")
+
+
+def test_a_row_of_another_program_gives_the_parameters_of_its_phase(folder: Folder) -> None:
+    lines = ["exp1_vary_width,0.9,7", "exp1_vary_width,0.8,"]
+    folder.add_rows(*lines, header="phase,score,config/width")
+    first, second = (Chooser(folder.root, CONFIGS).choose(str(at)).task for at in (0, 1))
+    assert (first.config, first.seed) == ({"width": 7}, 42)
+    assert second.config == {"width": None}
+
+
+def test_a_mistake_in_the_configs_is_what_a_task_without_them_is_told_by(folder: Folder) -> None:
+    folder.add_rows("exp1_vary_width_6_42,7,42,0.7", header="task_id,width,seed,score")
+    folder.configure("7")
+    chooser = Chooser(folder.root, CONFIGS)
+    for word in ("exp1_vary_width_6_42", "exp1_vary_width_1_42", "0"):
+        with pytest.raises(UserError, match=r"configs cannot be read:\nconfigs/config_exp1.yaml:5: "):
+            chooser.choose(word)
 
 
 def test_a_row_of_another_file_is_found_for_an_id(chooser: Chooser, folder: Folder) -> None:

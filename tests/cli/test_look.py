@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import experiment_manager
+from distexp import load_results
 from tests.live_manager import Folder, worker
 from tests.live_worker import CONFIG, gated_folder, worker_process
 
@@ -87,7 +89,9 @@ def test_tasks_whose_config_has_changed_since_are_found_by_id_key_and_folder(
     assert failed["task"]["error"].endswith("ValueError: too wide")
     assert "width is 2" in verb("logs", SECOND)[1]
     (ended.root / "configs" / "config_exp1.yaml").write_text("exp1: {combinations: 7}")
-    assert f"{FIRST}: complete\n" in verb("show", FIRST)[1], "broken configs hide nothing"
+    shown = verb("show", FIRST)[1]
+    assert f"{FIRST}: complete\n" in shown, "broken configs hide nothing"
+    assert "the config files cannot be read: configs/config_exp1.yaml:1: " in shown
 
 
 def test_without_journal_and_run_folders_rows_alone_answer(ended: Folder, verb: Verb) -> None:
@@ -109,6 +113,16 @@ def test_the_configs_that_the_last_manager_read_are_those_that_count(folder: Fol
     with folder.serving(configs="mine.yaml"):
         pass
     assert json.loads(verb("status")[1])["total"] == 3
+    folder.add_rows("2,42,0.5")
+    page = folder.root / "report.html"
+    for words in (["plan"], ["report"]):
+        assert experiment_manager.main([*words, "--workdir", str(folder.root)]) == 0
+    assert "exp1_vary_width" in page.read_text(encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [*load_results(folder.root)["width"]] == [2]
+    (folder.root / "mine.yaml").rename(folder.root / "configs" / "config_exp1.yaml")
+    assert json.loads(verb("status")[1])["total"] == 3, "one that is gone is forgotten"
 
 
 def test_an_unknown_task_and_a_folder_without_a_sweep_are_errors(

@@ -110,6 +110,10 @@ def test_a_task_that_no_config_asks_for_runs_as_its_folder_says(tmp_path: Path) 
     folder = run_sweep(tmp_path)
     folder.configure([1], CONFIG.replace("exp1_vary_width", "exp2"))
     assert EQUAL in rerun(folder.root, FIRST)[1]
+    (folder.root / "configs" / "config_exp1.yaml").write_text("exp1: {combinations: 7}")
+    out = rerun(folder.root, FIRST)[1]
+    assert "warning: the configs cannot be read: configs/config_exp1.yaml:1: exp1.combinations" in out
+    assert EQUAL in out
 
 
 def test_a_command_shows_its_words_and_may_have_breakpoints(tmp_path: Path) -> None:

@@ -180,4 +180,5 @@ def test_plan_and_report_tell_how_many_tasks_ran_other_code(lab: Folder) -> None
     assert text in (lab.root / "report.html").read_text(encoding="utf-8")
     with lab.serving() as manager:
         ask(lab, manager.port, type="requeue", other_code=True)
+        assert "0 complete       3 to run" in told("plan"), "the manager that runs knows it, too"
     assert "0 complete       3 to run" in told("plan")
