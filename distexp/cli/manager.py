@@ -38,6 +38,9 @@ from distexp.wire.messages import DEFAULT_PORT
     "--exit-when-done", is_flag=True, help="End once every task has ended; exit code 1 if one failed."
 )
 @click.option("--retry-failed", is_flag=True, help="Run tasks again that failed under an earlier manager.")
+@click.option(
+    "--retry-other-code", is_flag=True, help="Run finished tasks again that ran other code than is there now."
+)
 @click.option("--keep-going", is_flag=True, help="Hold no phase, though all its tasks fail.")
 @click.option("--plain", is_flag=True, help="Lines only, also on a terminal.")
 @click.option("--on-finish", metavar="CMD", help="Run this when nothing is left to do.")

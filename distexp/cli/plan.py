@@ -63,7 +63,7 @@ def told(plan: Plan, axes: bool = False) -> list[str]:
     for file in plan.files:
         lines += _file(file)
     if plan.other_code:
-        lines.append(f"{plan.other_code}: requeue --other-code runs them again")
+        lines.append(f"{plan.other_code}: run --retry-other-code runs them again")
     if not plan.files:
         lines.append("No results file is there yet")
     return [*lines, _estimate(plan)]

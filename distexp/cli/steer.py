@@ -58,12 +58,8 @@ def requeue(target: Target, task: tuple[str, ...], failed: bool, missing: bool, 
         code = order(target, request, "Requeued {tasks}\n{message}")
     except ManagerUnreachable as error:
         command = click.get_current_context().find_root().info_name
-        again = (
-            f"start one with `{command} manager`, type this again, then start a worker"
-            if missing or other_code
-            else f"or type `{command} run --retry-failed`"
-        )
-        raise ManagerUnreachable(f"{error}; {again}") from None
+        flag = " --retry-other-code" if other_code else "" if missing else " --retry-failed"
+        raise ManagerUnreachable(f"{error}; or type `{command} run{flag}`") from None
     if code == NOTHING and not target.json:
         for task_id in task:
             print(f"{task_id}: {ask(target, Show(task=task_id), ShowReply).why}")

@@ -36,7 +36,7 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
         print(f"warning: no summary: {error}", file=sys.stderr)
         return
     parameters = {name for phase in phases for name in (*phase.axes, *phase.defaults)}
-    lines = rows_told(workdir, files, tasks, parameters)
+    lines = rows_told(workdir, files, tasks, parameters, command)
     for line in lines[:SHOWN_FILES]:
         say(line)
     if len(lines) > SHOWN_FILES:
@@ -66,11 +66,15 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
 
 
 def rows_told(
-    workdir: Workdir, files: Sequence[FileAudit], tasks: Sequence[GridPoint], parameters: Set[str]
+    workdir: Workdir,
+    files: Sequence[FileAudit],
+    tasks: Sequence[GridPoint],
+    parameters: Set[str],
+    command: Command,
 ) -> list[str]:
     """Return a line per results file: its rows that count, and how many of them hold no metrics.
 
-    Below the first of our own files with such a row stands how to get metrics.
+    Below the first of our own files with such a row stands how to get metrics, and how to run it again.
     """
     known = {*IDENTITY, *CAPTURED, *PROVENANCE, "run_dir"} | parameters
     lines, hint = list[str](), ""
@@ -90,6 +94,9 @@ def rows_told(
         if empty and file.is_own and not hint:
             first = next(task for task in tasks if task.key in empty[0].keys)
             lines.append(hint := f"  such as {first.task_id}{_why_bare(workdir, first)}")
+            lines.append(
+                f"  then: {command('run', '--retry-other-code')}  runs those again whose code has changed"
+            )
     return lines
 
 

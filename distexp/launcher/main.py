@@ -86,7 +86,9 @@ def run(
     workers_wanted = free_gpus // max(1, gpus)
     if not workers_wanted and gpus > 1:
         raise UserError(f"--gpus {gpus}: only {free_gpus} GPU{'s are' if free_gpus != 1 else ' is'} free")
-    device = "cpu" if device == "auto" and not free_gpus else device
+    if device == "auto" and not free_gpus:
+        device = "cpu"
+        say("Tasks run on the CPU")
     draws = is_terminal() and "--plain" not in manager_words
     manager = python(MANAGER, "manager", "--exit-when-done", "--workdir", str(workdir), *manager_words)
     with ProcessGroup() as group:

@@ -53,6 +53,11 @@ class CodeIdentity:
             message = f"{count_text(elsewhere, 'task')} with a row in another file stay complete"
         return count, message
 
+    def requeue_at_start(self) -> None:
+        """Let finished tasks that ran other code run again, as the user asked on the command line."""
+        count, message = self.requeue_others()
+        log.info("Requeued %s%s", count_text(count, "task"), f"; {message}" if message else "")
+
     def _others(self) -> list[tuple[Planned, str]]:
         """Return the complete tasks whose row was made with other code, and that."""
         now, codes = self._folder.now().code, self._store.codes()

@@ -194,6 +194,10 @@ class Dispatcher:
         """Say how many finished tasks ran other code than the folder holds now."""
         self._admin.code.say_other()
 
+    def requeue_other_code(self) -> None:
+        """Let finished tasks that ran other code run again, and say how many."""
+        self._admin.code.requeue_at_start()
+
     def say_code_change(self) -> None:
         """Say that the code of the folder is another than before."""
         self._admin.code.say_change()

@@ -59,6 +59,7 @@ class ExperimentManager:
         auth: bool = True,
         exit_when_done: bool = False,
         retry_failed: bool = False,
+        retry_other_code: bool = False,
         on_finish: str | None = None,
         on_failure: str | None = None,
         keep_going: bool = False,
@@ -74,6 +75,7 @@ class ExperimentManager:
             auth: Whether requests other than `status` need the folder's secret.
             exit_when_done: Return from `serve` once every task has ended.
             retry_failed: Give tasks that failed under an earlier manager new budgets.
+            retry_other_code: Run finished tasks again that ran other code than the folder holds.
             on_finish: A command to run when nothing is left to do, with the counts in its environment.
             on_failure: The same, for each task that has failed for good.
             keep_going: Hold no phase, though all its tasks fail.
@@ -82,7 +84,7 @@ class ExperimentManager:
         self.workdir = Workdir(Path(workdir).absolute())
         self._rescan_s = rescan_s
         self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
-        self._keep_going = keep_going
+        self._retry_other_code, self._keep_going = retry_other_code, keep_going
         self._configs, self._sweep = configs, Sweep(self.workdir.root, configs)
         self._commands = Commands.parse(on_finish, on_failure)
         self._is_serving = self._is_stopping = self._is_done = False
@@ -203,6 +205,8 @@ class ExperimentManager:
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):
             self._stays_until_s = time.monotonic() + RETURN_S
         self.dispatcher.restore_leases()
+        if self._retry_other_code:
+            self.dispatcher.requeue_other_code()
         self._hooks = Hooks(self.queue, self._commands, self.dispatcher.status, self.workdir.root)
         self.dispatcher.completion.say_what_failed_before()
 

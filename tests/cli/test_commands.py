@@ -90,8 +90,13 @@ def test_a_refusal_is_code_1_and_an_absent_manager_or_wrong_words_code_2(folder:
     assert (code, err) == (1, "error: worker gpu7: no worker is connected\n")
     code, _, err = verb("pause", "--port", "1")
     assert (code, "no manager answers at localhost:1" in err) == (2, True)
-    code, _, err = verb("requeue", "--failed", "--port", "1")
-    assert (code, err.endswith(" run --retry-failed`\n")) == (2, True)
+    for flag, run in (
+        ("--failed", " --retry-failed"),
+        ("--missing", ""),
+        ("--other-code", " --retry-other-code"),
+    ):
+        code, _, err = verb("requeue", flag, "--port", "1")
+        assert (code, err.endswith(f" run{run}`\n")) == (2, True)
     for words in (["requeue"], ["show"], ["tasks", "--where", "width"]):
         assert verb(*words)[0] == 2
 

@@ -42,11 +42,13 @@ def test_run_ends_with_rows_failures_by_cause_a_log_and_the_next_command(
     assert experiment_manager.main(words) == 1
     told = capfd.readouterr().err.splitlines()
     at = told.index("results_exp1_lr/final_results.csv: 1 row")
-    bare, hint, silent, cause, example, again, following = told[at + 1 :]
+    bare, hint, then, silent, cause, example, again, following = told[at + 1 :]
     assert bare == "results_exp2_bare/final_results.csv: 2 rows, 2 without metrics"
     assert hint == (
         "  such as exp2_bare_0_42: mine:nothing returned none; return a mapping, such as {'accuracy': 0.9}"
     )
+    command = f"python experiment_manager.py run --workdir {tmp_path}"
+    assert then == f"  then: {command} --retry-other-code  runs those again whose code has changed"
     assert silent == "results_exp3_command/final_results.csv: 1 row, 1 without metrics"
     assert cause.startswith("2 tasks failed (error): mine.py:4: ValueError: lr ")
     task_id, _, log = example.partition("; its log: ")
@@ -54,8 +56,7 @@ def test_run_ends_with_rows_failures_by_cause_a_log_and_the_next_command(
     assert "ValueError" in (tmp_path / log).read_text(encoding="utf-8")
     verb = f"python experiment_manager.py rerun --workdir {tmp_path} {task_id.removeprefix('  such as ')}"
     assert again == f"  in a debugger: {verb} --pdb"
-    command = f"python experiment_manager.py run --workdir {tmp_path} --retry-failed"
-    assert following == f"Next: {command}  runs them again, once the cause is corrected"
+    assert following == f"Next: {command} --retry-failed  runs them again, once the cause is corrected"
 
 
 def test_after_a_hold_run_says_that_it_goes_on_once_the_cause_is_corrected(

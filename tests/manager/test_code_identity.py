@@ -95,6 +95,19 @@ def test_requeued_tasks_run_again_and_their_rows_are_replaced(lab: Folder) -> No
         assert manager.queue.counts()[State.COMPLETE] == 3
 
 
+def test_a_manager_may_be_started_so_that_what_ran_other_code_runs_again(
+    lab: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(lab, 10)
+    with caplog.at_level(logging.INFO), lab.serving(exit_when_done=True, retry_other_code=True) as manager:
+        assert "Requeued 3 tasks" in caplog.messages
+        with worker_process(lab.root, "localhost", manager.port) as worker:
+            worker.code()
+    assert scores(lab) == {"1": "10", "2": "20", "3": "30"}
+    with lab.serving(retry_other_code=True) as manager:
+        assert manager.queue.counts()[State.COMPLETE] == 3, "nothing is left that ran other code"
+
+
 def test_a_task_that_fails_keeps_its_old_row_and_the_journal_remembers(
     lab: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -175,7 +188,7 @@ def test_plan_and_report_tell_how_many_tasks_ran_other_code(lab: Folder) -> None
     assert "other code" not in told("plan")
     now = edit(lab, 10)
     text = f"3 finished tasks ran other code ({before[:6]}, now {now[:6]})"
-    assert f"{text}: requeue --other-code runs them again" in told("plan")
+    assert f"{text}: run --retry-other-code runs them again" in told("plan")
     told("report")
     assert text in (lab.root / "report.html").read_text(encoding="utf-8")
     with lab.serving() as manager:
