@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
@@ -57,16 +58,29 @@ class Need(NamedTuple):
 
     gpus: int = 0  # at once; 0: none, any worker will do
     min_free_gb: float = 0.0  # on each of them
+    models: tuple[str, ...] = ()  # words of the product names that will do; none: any will
 
-    def is_met_by(self, gpus: int, free_mib: int) -> bool:
-        """Return whether so many GPUs meet it, the fullest of which has so much memory free."""
-        return gpus >= self.gpus and free_mib >= self.min_free_gb * MIB_PER_GB
+    def is_met_by(self, gpus: int, free_mib: int, device: str) -> bool:
+        """Return whether so many GPUs meet it, the fullest of which has so much memory free.
+
+        Args:
+            device: Their product names, as `gpu.claim.Claim.device_name` has them.
+        """
+        has_room = gpus >= self.gpus and free_mib >= self.min_free_gb * MIB_PER_GB
+        return has_room and self.is_model(device)
+
+    def is_model(self, device: str) -> bool:
+        """Return whether each of these GPUs is of a model that will do: A10 is a word of no "A100-SXM4"."""
+        return not self.models or all(
+            any(re.search(rf"(?<!\w){re.escape(model)}(?!\w)", name, re.IGNORECASE) for model in self.models)
+            for name in device.split(", ")
+        )
 
 
 @functools.lru_cache(maxsize=256)  # one a phase, and asked for once a task
-def need_of(gpus: int | None, min_free_gb: float | None) -> Need:
-    """Return what the two settings of a phase ask for; who asks for memory of a GPU asks for a GPU."""
-    return Need(gpus or int(min_free_gb is not None), min_free_gb or 0.0)
+def need_of(gpus: int | None, min_free_gb: float | None, gpu_model: tuple[str, ...] = ()) -> Need:
+    """Return what the settings of a phase ask for; who asks for memory or a model of a GPU asks for a GPU."""
+    return Need(gpus or int(min_free_gb is not None or bool(gpu_model)), min_free_gb or 0.0, gpu_model)
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +102,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     process: Process = "forked"
     gpus: int | None = None  # that it sees, on a worker that holds as many; None: one, if there is one
     min_free_gb: float | None = None  # on each GPU, when it is assigned
+    gpu_model: tuple[str, ...] = ()  # words of product names: each GPU is of one of these models; none: any
     tags: tuple[str, ...] = ()  # parameters that are no part of its identity
     python: str | None = None  # what `python` in its command is; None: the worker's own
     has_seeds: bool = False  # its file says which seeds: `{args}` in its command holds the seed
@@ -102,7 +117,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def need(self) -> Need:
         """What its device must have."""
-        return need_of(self.gpus, self.min_free_gb)
+        return need_of(self.gpus, self.min_free_gb, self.gpu_model)
 
     @property
     def task(self) -> "Task":

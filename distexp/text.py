@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 
 from distexp.task import MIB_PER_GB, Value
 
@@ -92,9 +93,10 @@ def number_text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def need_text(gpus: int | None, min_free_gb: float | None) -> str:
-    """Return what a task needs, such as `2 GPUs, 12 GB free on each`; empty when that is nothing."""
-    if gpus is None and min_free_gb is None:
+def need_text(gpus: int | None, min_free_gb: float | None, gpu_model: Sequence[str] = ()) -> str:
+    """Return what a task needs, such as `2 GPUs (A100 or H100), 12 GB free on each`; empty for nothing."""
+    if gpus is None and min_free_gb is None and not gpu_model:
         return ""
     cards, where = ("1 GPU", "it") if gpus in (None, 1) else (f"{gpus} GPUs", "each")
+    cards += f" ({' or '.join(gpu_model)})" if gpu_model else ""
     return cards if min_free_gb is None else f"{cards}, {min_free_gb:g} GB free on {where}"

@@ -1,5 +1,6 @@
-"""What flags take: a folder that is there, one of some words."""
+"""What flags take: a folder that is there, one of some words, some of the GPUs."""
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -30,3 +31,26 @@ class OneOf(click.Choice[str]):
         close = get_close_matches(str(value), self.choices, 1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"{super().get_invalid_choice_message(value, ctx)}{hint}"
+
+
+class IndexRanges(click.ParamType[tuple[int, ...]]):
+    """Indices as people list them, `0-3,7`; becomes each once, in that order."""
+
+    name = "IDS"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Return the indices."""
+        if isinstance(value, tuple):
+            return value
+        found: dict[int, None] = {}
+        for part in str(value).split(","):
+            match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)
+            if match is None:
+                self.fail(f"{value!r}: write indices of GPUs, such as 0-3,7", param, ctx)
+            first, last = int(match[1]), int(match[2] or match[1])
+            if last < first:
+                self.fail(f"{value!r}: {part.strip()} counts down; write {last}-{first}", param, ctx)
+            found |= dict.fromkeys(range(first, last + 1))
+        return tuple(found)

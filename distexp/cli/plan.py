@@ -53,7 +53,7 @@ def told(plan: Plan, axes: bool = False) -> list[str]:
             config = name
         numbers = _numbers(phase)
         time = _time(phase.seconds) if phase.left else ""
-        need = need_text(phase.gpus, phase.min_free_gb)
+        need = need_text(phase.gpus, phase.min_free_gb, phase.gpu_model)
         lines.append(f"  {phase.phase:<{width}}  {numbers}{time}{f', each on {need}' if need else ''}")
         if phase.rungs:
             lines.append(f"      {phase.rungs}")

@@ -148,7 +148,7 @@ def describe(reply: ShowReply) -> str:
         *([] if row and not task.attempts else [f"  tried       {tried}{last}"]),
         "  parameters  " + ", ".join(f"{name}={number_text(value)}" for name, value in values.items()),
     ]
-    if need := need_text(task.gpus, task.min_free_gb):
+    if need := need_text(task.gpus, task.min_free_gb, task.gpu_model):
         lines.append(f"  needs       {need}")
     if reply.running_s is not None:
         lines.append(f"  running     for {duration_text(reply.running_s)}")

@@ -15,7 +15,7 @@ from distexp.cli.options import KNOWN_CONFIGS, WORKDIR
 from distexp.cli.worker import enter, pin
 from distexp.errors import NoGpuError
 from distexp.gpu.claim import Claim, Place, claim_gpu, claim_gpus
-from distexp.gpu.devices import list_gpus
+from distexp.gpu.devices import GpuRequest
 from distexp.results.row import OUR_COLUMNS, STOPPED_AT, row_for
 from distexp.system.code import SHOWN_DIGITS, CodeState, FolderCode
 from distexp.task import Provenance, Task
@@ -97,20 +97,20 @@ def acquire(device: str, chosen: Choice) -> Claim:
     """
     then = (chosen.row or {}).get("device", "")
     cpu = Claim("cpu", (), ())
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    request = GpuRequest(visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
     if device == "cpu" or (device == "auto" and then == "cpu"):
         return cpu
     try:
-        list_gpus(visible)
+        request.gpus()
     except NoGpuError:
         if device == "gpu":
             raise
         return cpu
     count = chosen.task.gpus or 1
     if count == 1:
-        return claim_gpu(visible=visible)
+        return claim_gpu(request)
     with Place() as place:
-        return claim_gpus(count, visible=visible, place=place)
+        return claim_gpus(count, request, place=place)
 
 
 def told(chosen: Choice, now: CodeState) -> list[str]:

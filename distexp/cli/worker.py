@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import click
 
-from distexp.cli.flag_types import OneOf
+from distexp.cli.flag_types import IndexRanges, OneOf
 from distexp.cluster import slurm
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, unclaimable
-from distexp.gpu.devices import MIN_FREE_GB, describe_gpus, list_gpus, to_mib
+from distexp.gpu.devices import MIN_FREE_GB, GpuRequest, describe_gpus, to_mib
 from distexp.system.code import FolderCode
 from distexp.system.files import make_ignored
 from distexp.system.logs import is_hanging, logging_to_console_beside
@@ -62,6 +62,8 @@ class Settings:
     port: int | None
     device: DeviceChoice
     min_free_gb: float
+    gpu_ids: tuple[int, ...]
+    idle_only: bool
     slots_per_gpu: int
     gpus: int
     threads: int
@@ -71,6 +73,16 @@ class Settings:
     time_limit: float | None  # seconds
     requeue: bool
     list_gpus: bool
+
+    @property
+    def gpu_request(self) -> GpuRequest:
+        """Which GPUs will do, among those that this process may use."""
+        return GpuRequest(
+            min_free_mib=to_mib(self.min_free_gb),
+            ids=self.gpu_ids,
+            idle_only=self.idle_only,
+            visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        )
 
 
 @click.command()
@@ -91,6 +103,14 @@ class Settings:
     metavar="GB",
     help="A GPU needs more free memory than this.",
 )
+@click.option(
+    "--gpu-ids",
+    type=IndexRanges(),
+    default=(),
+    metavar="IDS",
+    help="Only these GPUs, the first choice first, such as 0-3,7.",
+)
+@click.option("--idle-only", is_flag=True, help="Share no GPU on which other users compute.")
 @click.option(
     "--slots-per-gpu",
     type=AT_LEAST_ONE,
@@ -165,9 +185,12 @@ def main(**flags: Any) -> int:
 
 
 def check_gpus(settings: Settings) -> None:
-    """Raise UserError when several GPUs are asked for together with what excludes them."""
+    """Raise UserError when GPUs are asked for together with what excludes them."""
     if settings.gpus > 1 and settings.device in ("cpu", "mps"):
         raise UserError(f"--gpus {settings.gpus} cannot be used together with --device {settings.device}")
+    if (settings.gpu_ids or settings.idle_only) and settings.device in ("cpu", "mps"):
+        flag = "--gpu-ids" if settings.gpu_ids else "--idle-only"
+        raise UserError(f"{flag} cannot be used together with --device {settings.device}")
     if settings.gpus > 1 and settings.slots_per_gpu > 1:
         raise UserError(
             f"--gpus {settings.gpus} cannot be used together with --slots-per-gpu {settings.slots_per_gpu}: "
@@ -178,12 +201,12 @@ def check_gpus(settings: Settings) -> None:
 def print_gpus(settings: Settings) -> int:
     """Show each card on a line: its id, then `free`, `busy` or `error`, then more."""
     try:
-        gpus = list_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        gpus = settings.gpu_request.gpus()
     except NoGpuError as error:
         print(error)
     else:
         claimed = unclaimable(gpus, slots=settings.slots_per_gpu)
-        print("\n".join(describe_gpus(gpus, to_mib(settings.min_free_gb), claimed)))
+        print("\n".join(describe_gpus(gpus, settings.gpu_request, claimed)))
     return 0
 
 
@@ -215,7 +238,7 @@ def claim_and_work(settings: Settings) -> int:
         connection = ManagerConnection(client, stop, time.monotonic, settings.manager_wait_s)
         claim = acquire_device(
             settings.device,
-            min_free_mib=to_mib(settings.min_free_gb),
+            request=settings.gpu_request,
             slots=settings.slots_per_gpu,
             gpus=settings.gpus,
             cpu_folder=workdir.cpu_claims,

@@ -18,14 +18,16 @@ from typing import Literal, Self
 import psutil
 
 from distexp.errors import UserError
-from distexp.gpu.devices import MIB, MIN_FREE_GB, GpuStatus, by_most_free, list_gpus, no_gpu_error, to_mib
+from distexp.gpu.devices import MIB, GpuRequest, GpuStatus, no_gpu_error
 from distexp.system import locks
 from distexp.system.locks import FileLock
+from distexp.task import MIB_PER_GB
 from distexp.text import count_text
 
 CLAIM_FOLDER_VARIABLE = "EXPERIMENT_GPU_CLAIMS"  # environment variable that moves the host's claim folder
 MAX_CPU_WORKERS = 1024  # per working folder; far above any host's cores, so a search always ends
 SHARED_MODES = "the folder needs mode 0777, its files 0666"
+ANY_GPU = GpuRequest()
 INSTANT_S = 0.2  # for somebody who only looks whether a lock is held
 
 
@@ -108,40 +110,39 @@ def _make_shared(folder: Path) -> None:
 
 
 def claim_gpu(
-    min_free_mib: int = to_mib(MIN_FREE_GB),
+    request: GpuRequest = ANY_GPU,
     *,
     slots: int = 1,
-    visible: str | None = None,
     lock_folder: Path | None = None,
 ) -> Claim:
-    """Claim the GPU with the most free memory that no other worker has. Never waits.
+    """Claim the GPU that the request puts first and no other worker has. Never waits.
 
     With several slots a GPU that no worker has comes first; sharing begins when none is left. A worker that
     waits for several GPUs is served first.
 
     Args:
-        min_free_mib: Pass over GPUs without more free memory than this, in MiB.
+        request: Which GPUs will do.
         slots: How many workers may share a GPU.
-        visible: The inherited CUDA_VISIBLE_DEVICES, None when it is not set.
         lock_folder: Of the lock files, None for the one that all users of this host share.
 
     Raises:
         NoGpuError: No GPU now; trying again later may help if `list_gpus` lists any. Lists every GPU.
-        UserError: Locks cannot be had in `lock_folder`. The message holds path and remedy.
+        UserError: Locks cannot be had in `lock_folder`. The message holds path and remedy. Or as
+            `GpuRequest.gpus`.
     """
-    gpus = list_gpus(visible)
+    gpus = request.gpus()
     folder = lock_folder or default_claim_folder()
     _make_shared(folder)
     if waits := _waits_for_several(folder):
-        raise no_gpu_error(gpus, min_free_mib, {gpu.uuid: waits for gpu in gpus})
+        raise no_gpu_error(gpus, request, {gpu.uuid: waits for gpu in gpus})
     refused: dict[str, str] = {}
     for slot in range(slots):
-        for gpu in by_most_free(gpus, min_free_mib):
-            claim = _try_claim(gpu, slot, folder, min_free_mib, visible)
+        for gpu in request.in_order(gpus):
+            claim = _try_claim(gpu, slot, folder, request)
             if isinstance(claim, Claim):
                 return claim
             refused[gpu.uuid] = claim
-    raise no_gpu_error(gpus, min_free_mib, refused)
+    raise no_gpu_error(gpus, request, refused)
 
 
 class Place:
@@ -185,35 +186,33 @@ class Place:
 
 def claim_gpus(
     count: int,
-    min_free_mib: int = to_mib(MIN_FREE_GB),
+    request: GpuRequest = ANY_GPU,
     *,
     place: Place,
-    visible: str | None = None,
     lock_folder: Path | None = None,
 ) -> Claim:
-    """Claim `count` whole GPUs at once, those with the most free memory, or none; every slot of each.
+    """Claim `count` whole GPUs at once, those that the request puts first, or none; every slot of each.
 
     Args:
-        min_free_mib: Pass over GPUs without more free memory than this, in MiB.
+        request: Which GPUs will do.
         place: Kept after a failure while other workers hold what is missing, so that the next call succeeds
             once they have ended. Left where programs of others do: they may never end.
-        visible: The inherited CUDA_VISIBLE_DEVICES, None when it is not set.
         lock_folder: Of the lock files, None for the one that all users of this host share.
 
     Raises:
         NoGpuError: Too few are free now; trying again later may help. Lists every GPU.
-        UserError: This host has too few whole GPUs; or as for `claim_gpu`.
+        UserError: This host has too few whole GPUs with memory enough; or as for `claim_gpu`.
     """
-    gpus = list_gpus(visible)
+    gpus = request.gpus()
     whole = [gpu for gpu in gpus if gpu.mig is None]
-    if len(whole) < count:
-        raise _too_few(gpus, count)
+    if sum(not request.is_too_small(gpu) for gpu in whole) < count:
+        raise _too_few(gpus, count, request)
     folder = lock_folder or default_claim_folder()
     refused = dict.fromkeys((gpu.uuid for gpu in whole), _take(place))
     with ExitStack() as undo:
         claims: list[Claim] = []
-        for gpu in by_most_free(whole, min_free_mib) if place.is_first else []:
-            claim = _try_claim_whole(gpu, folder, min_free_mib, visible)
+        for gpu in request.in_order(whole) if place.is_first else []:
+            claim = _try_claim_whole(gpu, folder, request)
             if isinstance(claim, Claim):
                 claims.append(undo.enter_context(claim))
             refused[gpu.uuid] = "" if isinstance(claim, Claim) else claim
@@ -221,9 +220,9 @@ def claim_gpus(
                 undo.pop_all()
                 place.leave()
                 return _joined(claims)
-    if sum(gpu.has_more_than(min_free_mib) or _is_claimed(gpu, folder) for gpu in whole) < count:
+    if sum(not request.refusal(gpu) or _is_claimed(gpu, folder) for gpu in whole) < count:
         place.leave()
-    raise no_gpu_error(whole, min_free_mib, {uuid: why for uuid, why in refused.items() if why}, count)
+    raise no_gpu_error(whole, request, {uuid: why for uuid, why in refused.items() if why}, count)
 
 
 def _take(place: Place) -> str:
@@ -241,12 +240,16 @@ def _joined(claims: Sequence[Claim]) -> Claim:
     return Claim(worker_id, gpus, tuple(lock for claim in ordered for lock in claim._locks))
 
 
-def _too_few(gpus: Sequence[GpuStatus], count: int) -> UserError:
+def _too_few(gpus: Sequence[GpuStatus], count: int, request: GpuRequest) -> UserError:
     whole = [gpu.label for gpu in gpus if gpu.mig is None]
     parts = [gpu.label for gpu in gpus if gpu.mig is not None]
     there = f"{count_text(len(whole), 'whole GPU')} ({', '.join(whole) or 'none'})"
     hint = f"; a MIG instance cannot be joined with another ({', '.join(parts)})" if parts else ""
-    return UserError(f"--gpus {count} is more than this host has: {there}{hint}")
+    small = [gpu.label for gpu in gpus if gpu.mig is None and request.is_too_small(gpu)]
+    if small:
+        hint += f"; too small for --min-free-gb {request.min_free_mib / MIB_PER_GB:g}: {', '.join(small)}"
+    source = "--gpu-ids allows" if request.ids else "this host has"
+    return UserError(f"--gpus {count} is more than {source}: {there}{hint}")
 
 
 def _waits_for_several(folder: Path) -> str:
@@ -308,17 +311,15 @@ def claim_cpu(folder: Path, device: Literal["cpu", "mps"] = "cpu") -> Claim:
     raise UserError(f"{folder}: {MAX_CPU_WORKERS} CPU workers run already, and more are not possible")
 
 
-def _try_claim(
-    gpu: GpuStatus, slot: int, folder: Path, min_free_mib: int, visible: str | None
-) -> Claim | str:
+def _try_claim(gpu: GpuStatus, slot: int, folder: Path, request: GpuRequest) -> Claim | str:
     """Return the claim, or why there is none, in words for people."""
     lock = _lock_slot(gpu, slot, folder)
     if isinstance(lock, str):
         return lock
-    return _claim_of(gpu, gpu.label if slot == 0 else f"{gpu.label}.{slot}", [lock], min_free_mib, visible)
+    return _claim_of(gpu, gpu.label if slot == 0 else f"{gpu.label}.{slot}", [lock], request)
 
 
-def _try_claim_whole(gpu: GpuStatus, folder: Path, min_free_mib: int, visible: str | None) -> Claim | str:
+def _try_claim_whole(gpu: GpuStatus, folder: Path, request: GpuRequest) -> Claim | str:
     """Return a claim on every slot, or why there is none, in words for people."""
     with ExitStack() as undo:
         whole = _lock(_whole_path(gpu, folder), INSTANT_S)
@@ -331,18 +332,16 @@ def _try_claim_whole(gpu: GpuStatus, folder: Path, min_free_mib: int, visible: s
                 return lock
             held.append(undo.enter_context(lock))
         undo.pop_all()
-    return _claim_of(gpu, gpu.label, held, min_free_mib, visible)
+    return _claim_of(gpu, gpu.label, held, request)
 
 
-def _claim_of(
-    gpu: GpuStatus, worker_id: str, held: Sequence[FileLock], min_free_mib: int, visible: str | None
-) -> Claim | str:
+def _claim_of(gpu: GpuStatus, worker_id: str, held: Sequence[FileLock], request: GpuRequest) -> Claim | str:
     """Return a claim by these locks, unless others took the memory before they were held."""
     with ExitStack() as undo:
         for lock in held:
             undo.callback(lock.release)
-        now = {each.uuid: each for each in list_gpus(visible)}.get(gpu.uuid)
-        if now and now.has_more_than(min_free_mib):
+        now = {each.uuid: each for each in request.gpus()}.get(gpu.uuid)
+        if now and not request.refusal(now):
             undo.pop_all()
             return Claim(worker_id, (now,), tuple(held))
     return "its memory was taken in this moment"

@@ -7,13 +7,14 @@ here, as in `nvidia-smi`.
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import psutil
 
-from distexp.errors import NoGpuError
+from distexp.errors import NoGpuError, UserError
 from distexp.task import MIB_PER_GB
 
 MIN_FREE_GB = 4.0  # a GPU needs more free memory than this, unless the caller says otherwise
@@ -41,7 +42,8 @@ class GpuStatus:
     free_mib: int = 0  # rounded down
     total_mib: int = 0
     utilization_pct: int | None = None  # None: this device does not tell
-    holders: tuple[str, ...] = ()  # "pid 1234 (python, 3.1 GB)"; empty also where the driver does not tell
+    holders: tuple[str, ...] = ()  # "pid 1234 (python of ann, 3.1 GB)"; empty also where nobody tells
+    has_others: bool = False  # another user computes on it, or somebody of whom that cannot be told
     error: str = ""
     parent_uuid: str = ""  # of the GPU that a MIG instance is part of
     mig: int | None = None  # index of the MIG instance within its GPU
@@ -56,9 +58,57 @@ class GpuStatus:
         """Free and total memory for people: `3.1/40.0 GB free`."""
         return f"{self.free_mib / MIB_PER_GB:.1f}/{self.total_mib / MIB_PER_GB:.1f} GB free"
 
-    def has_more_than(self, min_free_mib: int) -> bool:
-        """Return whether the device works and has more free memory than this, in MiB."""
-        return not self.error and self.free_mib > min_free_mib
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """Which GPUs a worker asks for, and in which order."""
+
+    min_free_mib: int = int(MIN_FREE_GB * MIB_PER_GB)  # more than this is free
+    ids: tuple[int, ...] = ()  # these indices alone, in this order; empty: all, the most free memory first
+    idle_only: bool = False  # none on which others compute
+    visible: str | None = None  # the inherited CUDA_VISIBLE_DEVICES, None when it is not set
+
+    def gpus(self) -> list[GpuStatus]:
+        """Read the devices of this host that `visible` and `ids` allow; never empty.
+
+        Raises:
+            NoGpuError: As `list_gpus` does.
+            UserError: There is no GPU of one of the `ids`, or CUDA_VISIBLE_DEVICES hides it.
+        """
+        found = list_gpus(self.visible)
+        there = {gpu.index for gpu in found}
+        if missing := [str(index) for index in self.ids if index not in there]:
+            hidden = "" if self.visible is None else f" that CUDA_VISIBLE_DEVICES={self.visible!r} allows"
+            names = ", ".join(sorted({f"gpu{index}" for index in there}))
+            raise UserError(f"--gpu-ids {','.join(missing)}: no such GPU; those{hidden}: {names}")
+        return [gpu for gpu in found if not self.ids or gpu.index in self.ids]
+
+    def refusal(self, gpu: GpuStatus) -> str:
+        """Return why it does not fit now, in words for people; empty when it does."""
+        if gpu.error:
+            return gpu.error
+        if self.is_too_small(gpu):
+            return "too small"
+        if self.idle_only and gpu.has_others:
+            return "others compute on it"
+        return "" if gpu.free_mib > self.min_free_mib else "busy"
+
+    def is_too_small(self, gpu: GpuStatus) -> bool:
+        """Return whether it will not fit however free it becomes."""
+        return not gpu.error and gpu.total_mib <= self.min_free_mib
+
+    def in_order(self, gpus: Sequence[GpuStatus]) -> list[GpuStatus]:
+        """Return those that fit now, the first choice first.
+
+        GPUs without other people's processes come first; then the order of `ids`, or the most free memory;
+        on a tie, the lowest index.
+        """
+
+        def rank(gpu: GpuStatus) -> tuple[int, ...]:
+            wish = self.ids.index(gpu.index) if self.ids else -gpu.free_mib
+            return int(gpu.has_others), wish, gpu.index, gpu.mig or 0
+
+        return sorted((gpu for gpu in gpus if not self.refusal(gpu)), key=rank)
 
 
 def list_gpus(visible: str | None = None) -> list[GpuStatus]:
@@ -115,23 +165,17 @@ def _named_by(entry: str, gpus: Sequence[GpuStatus]) -> list[GpuStatus]:
     return named if len({gpu.parent_uuid for gpu in named}) == 1 else []
 
 
-def by_most_free(gpus: Sequence[GpuStatus], min_free_mib: int) -> list[GpuStatus]:
-    """Return those with more free memory than this, most free first; on a tie, the lowest index first."""
-    fit = [gpu for gpu in gpus if gpu.has_more_than(min_free_mib)]
-    return sorted(fit, key=lambda gpu: (-gpu.free_mib, gpu.index, gpu.mig or 0))
-
-
-def choose_gpu(gpus: Sequence[GpuStatus], min_free_mib: int) -> GpuStatus:
-    """Return the GPU with the most free memory; on a tie, the lowest index.
+def choose_gpu(gpus: Sequence[GpuStatus], request: GpuRequest) -> GpuStatus:
+    """Return the GPU that the request puts first.
 
     Pure: it reads no hardware, so a test hands it any machine it likes.
 
     Raises:
-        NoGpuError: No GPU has more than `min_free_mib` free. The message lists every GPU and who holds it.
+        NoGpuError: No GPU fits. The message lists every GPU and who holds it.
     """
-    fit = by_most_free(gpus, min_free_mib)
+    fit = request.in_order(gpus)
     if not fit:
-        raise no_gpu_error(gpus, min_free_mib)
+        raise no_gpu_error(gpus, request)
     return fit[0]
 
 
@@ -141,7 +185,8 @@ def get_available_gpu(min_free_gb: float = MIN_FREE_GB) -> int | None:
     Looks only; nothing is claimed. GPUs that an inherited CUDA_VISIBLE_DEVICES hides are passed over.
     """
     try:
-        return choose_gpu(list_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")), to_mib(min_free_gb)).index
+        request = GpuRequest(to_mib(min_free_gb), visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return choose_gpu(request.gpus(), request).index
     except NoGpuError:
         return None
 
@@ -151,49 +196,62 @@ def to_mib(gb: float) -> int:
     return int(gb * MIB_PER_GB)
 
 
-def describe_gpus(gpus: Sequence[GpuStatus], min_free_mib: int, claimed: Mapping[str, str]) -> list[str]:
-    """Return a line per GPU: id, `free`, `busy` or `error`, name, memory, use, who holds it. Pure.
+def describe_gpus(gpus: Sequence[GpuStatus], request: GpuRequest, claimed: Mapping[str, str]) -> list[str]:
+    """Return a line per GPU: id, `free`, `busy`, `too small` or `error`, name, memory, use, holders. Pure.
 
     Args:
         gpus: What was looked at.
-        min_free_mib: A free GPU has more free memory than this, in MiB.
+        request: What a worker would ask for.
         claimed: UUID -> why nobody can claim the GPU.
     """
-    return [_describe(gpu, min_free_mib, claimed.get(gpu.uuid)) for gpu in gpus]
+    return [_describe(gpu, request, claimed.get(gpu.uuid)) for gpu in gpus]
 
 
-def _describe(gpu: GpuStatus, min_free_mib: int, claim: str | None) -> str:
+def _describe(gpu: GpuStatus, request: GpuRequest, claim: str | None) -> str:
     if gpu.error:
         return f"{gpu.label}  error  {gpu.name}  {gpu.error}"
-    state = "free" if gpu.has_more_than(min_free_mib) and not claim else "busy"
+    refusal = request.refusal(gpu)
+    state = refusal if refusal == "too small" else "busy" if refusal or claim else "free"
     use = "" if gpu.utilization_pct is None else f", {gpu.utilization_pct} % in use"
-    return (
-        f"{gpu.label}  {state}  {gpu.name}  {gpu.memory}{use}{_held_by(gpu)}{f', {claim}' if claim else ''}"
-    )
+    reasons = [refusal if refusal not in (state, "") else "", claim or ""]
+    why = "".join(f", {reason}" for reason in reasons if reason)
+    return f"{gpu.label}  {state}  {gpu.name}  {gpu.memory}{use}{_held_by(gpu)}{why}"
 
 
 def no_gpu_error(
-    gpus: Sequence[GpuStatus], min_free_mib: int, claimed: Mapping[str, str] | None = None, count: int = 1
+    gpus: Sequence[GpuStatus], request: GpuRequest, claimed: Mapping[str, str] | None = None, count: int = 1
 ) -> NoGpuError:
     """Return the error that lists every GPU: memory and holders, or what is wrong with it.
 
     Args:
         gpus: What was looked at.
-        min_free_mib: What was asked for, in MiB.
-        claimed: UUID -> why the claim of a GPU with enough memory failed.
+        request: What was asked for.
+        claimed: UUID -> why the claim of a GPU that fits failed.
         count: How many GPUs were asked for.
     """
     reasons = []
     for gpu in gpus:
+        refusal = request.refusal(gpu)
         state = gpu.error or f"{gpu.memory}{_held_by(gpu)}"
-        claim = f", {claimed[gpu.uuid]}" if claimed and gpu.uuid in claimed else ""
-        reasons.append(f"{gpu.label} {gpu.name}: {state}{claim}")
+        why = refusal if refusal not in ("", "busy", gpu.error) else (claimed or {}).get(gpu.uuid, "")
+        reasons.append(f"{gpu.label} {gpu.name}: {state}{f', {why}' if why else ''}")
     if count == 1:
         found, remedy = "no unclaimed GPU has more than", "raise --slots-per-gpu, or run with --device cpu"
     else:
         found, remedy = f"fewer than {count} unclaimed GPUs have more than", "or lower --gpus"
-    wanted = f"{min_free_mib / MIB_PER_GB:g} GB free ({'; '.join(reasons)})"
-    return NoGpuError(f"No available GPU found: {found} {wanted}; wait, lower --min-free-gb, {remedy}")
+    wanted = f"{request.min_free_mib / MIB_PER_GB:g} GB free ({'; '.join(reasons)})"
+    idle = "leave out --idle-only, " if request.idle_only else ""
+    return NoGpuError(f"No available GPU found: {found} {wanted}; wait, {idle}lower --min-free-gb, {remedy}")
+
+
+def too_small_error(gpus: Sequence[GpuStatus], request: GpuRequest) -> NoGpuError:
+    """Return the error for a host whose every GPU is too small, however free it becomes."""
+    limit = f"{request.min_free_mib / MIB_PER_GB:g}"
+    small = ", ".join(f"{gpu.label} {gpu.name} with {gpu.total_mib / MIB_PER_GB:.1f} GB" for gpu in gpus)
+    return NoGpuError(
+        f"No available GPU found: too small for --min-free-gb {limit}: {small}; "
+        "lower it, or run with --device cpu"
+    )
 
 
 def _held_by(gpu: GpuStatus) -> str:
@@ -262,6 +320,7 @@ def _read_mig(nvml: Any, handle: Any, index: int, parent_uuid: str, mig: int) ->
 
 def _read_device(nvml: Any, device: Any, index: int, parent_uuid: str, mig: int | None = None) -> GpuStatus:
     memory = nvml.nvmlDeviceGetMemoryInfo(device)
+    holders, has_others = _read_processes(nvml, device)
     return GpuStatus(
         uuid=nvml.nvmlDeviceGetUUID(device),
         index=index,
@@ -269,7 +328,8 @@ def _read_device(nvml: Any, device: Any, index: int, parent_uuid: str, mig: int 
         free_mib=memory.free // MIB,
         total_mib=memory.total // MIB,
         utilization_pct=read_utilization(nvml, device),
-        holders=_read_holders(nvml, device),
+        holders=holders,
+        has_others=has_others,
         parent_uuid=parent_uuid,
         mig=mig,
     )
@@ -283,21 +343,41 @@ def read_utilization(nvml: Any, device: Any) -> int | None:
         return None  # MIG instances and some drivers do not tell; it decides nothing
 
 
-def _read_holders(nvml: Any, device: Any) -> tuple[str, ...]:
+def _read_processes(nvml: Any, device: Any) -> tuple[tuple[str, ...], bool]:
+    """Return who holds memory of the device, in words for people, and whether others compute on it."""
     found: dict[int, str] = {}
+    has_others = False
     for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
         try:
-            found |= {process.pid: _holder(process.pid, process.usedGpuMemory) for process in ask(device)}
+            processes = ask(device)
         except nvml.NVMLError:
-            continue  # WSL and some MIG drivers do not tell; it decides nothing
-    return tuple(found.values())
+            continue  # WSL and some MIG drivers do not tell
+        for process in processes:
+            name, user = _name_and_user(process.pid)
+            found[process.pid] = _holder(process.pid, name, user, process.usedGpuMemory)
+            computes = ask is nvml.nvmlDeviceGetComputeRunningProcesses  # a desktop's are no reason to go
+            has_others |= computes and user != own_user()
+    return tuple(found.values()), has_others
 
 
-def _holder(pid: int, used_bytes: int | None) -> str:
-    try:
-        facts = [psutil.Process(pid).name()]
-    except psutil.Error:
-        facts = []  # gone since, or of another container
+def _holder(pid: int, name: str, user: str, used_bytes: int | None) -> str:
+    facts = [f"{name} of {user}" if user not in ("", own_user()) else name] if name else []
     if used_bytes is not None:  # None: Windows keeps it to itself
         facts.append(f"{used_bytes / MIB / MIB_PER_GB:.1f} GB")
     return f"pid {pid} ({', '.join(facts)})" if facts else f"pid {pid}"
+
+
+def _name_and_user(pid: int) -> tuple[str, str]:
+    """Return the program's name and whose it is; empty where that cannot be told."""
+    name = user = ""
+    with suppress(psutil.Error):  # gone since, or of another container
+        process = psutil.Process(pid)
+        name = process.name()
+        user = process.username()
+    return name, user
+
+
+@cache
+def own_user() -> str:
+    """Return the user of this process."""
+    return psutil.Process().username()

@@ -313,6 +313,7 @@ def describe(entry: Entry) -> wire.TaskStatus:
         output_dir=task.output_dir,
         gpus=task.gpus,
         min_free_gb=task.min_free_gb,
+        gpu_model=task.gpu_model,
         state=entry.state.value,
         attempts=entry.attempts,
         failures=entry.failures,

@@ -112,6 +112,12 @@ def _unmet(need: Need, allowed: Sequence[WorkerInfo], able: Sequence[WorkerInfo]
         most = max(worker.gpus for worker in allowed)
         remedy = f"distexp worker --gpus {need.gpus}"
         return f"needs {need.gpus} GPUs, and no worker that is connected holds more than {most}: `{remedy}`"
+    of_model = [worker for worker in able if need.is_model(worker.device)]
+    if not of_model:
+        there = ", ".join(sorted({worker.device for worker in able}))
+        models = " or ".join(need.models)
+        return f"needs a GPU of the model {models}, and the workers that are connected have {there}"
+    able = of_model
     best = max(able, key=lambda worker: worker.free_mib)
     where = "on its GPU" if need.gpus == 1 else f"on each of {need.gpus} GPUs"
     return (

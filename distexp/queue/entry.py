@@ -61,7 +61,7 @@ class WorkerInfo:
 
     def meets(self, need: Need) -> bool:
         """Return whether its devices have what a task needs."""
-        return need.is_met_by(self.gpus, self.free_mib)
+        return need.is_met_by(self.gpus, self.free_mib, self.device)
 
     @property
     def term_s(self) -> float:

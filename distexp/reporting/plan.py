@@ -29,6 +29,7 @@ class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None  # of work left, on one worker; None: nothing is known
     gpus: int | None = None  # that each task needs
     min_free_gb: float | None = None
+    gpu_model: tuple[str, ...] = ()  # words of the names of GPUs that will do; none: any will
     axes: list[str]  # as they were understood, a line each
     rungs: str = ""  # where tasks are compared, and by what; empty: nowhere
     is_grid: bool  # every combination of plain lists
@@ -88,6 +89,7 @@ def make_plan(
             seconds=times.of(left[phase.name]),
             gpus=phase.gpus,
             min_free_gb=phase.min_free_gb,
+            gpu_model=phase.gpu_model,
             axes=_axes(phase),
             rungs=_rungs(phase),
             is_grid=phase.places is None,

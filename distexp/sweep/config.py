@@ -52,6 +52,7 @@ class Phase:
     process: Process
     gpus: int | None = None
     min_free_gb: float | None = None
+    gpu_model: tuple[str, ...] = ()
     python: str | None = None  # what `python` in its command is; None: the worker's own
     has_seeds: bool = False  # the file says which
     axis_lines: tuple[str, ...] = field(default=(), compare=False)  # its axes as understood, for people
@@ -301,6 +302,7 @@ def _phase(
         process=said.get("process", "forked"),
         gpus=said.get("gpus"),
         min_free_gb=said.get("min_free_gb"),
+        gpu_model=_models(said.get("gpu_model")),
         axis_lines=tuple(map(axis_line, items)) if not problems.lines else (),
         excluded=combinations.excluded,
         search=options.search,
@@ -381,6 +383,10 @@ def _check_early_terminate(
         if name not in known:
             text = f"there is no parameter {name} in {node.path}. There are: {', '.join(known)}"
             problems.at(said.node.value["for_each"], text)
+
+
+def _models(said: Value) -> tuple[str, ...]:
+    return () if said is None else tuple(said if isinstance(said, list) else [said])
 
 
 def _halving(options: Options) -> Halving | None:

@@ -75,6 +75,7 @@ def _points(phase: Phase) -> Iterator[GridPoint]:
         process=phase.process,
         gpus=phase.gpus,
         min_free_gb=phase.min_free_gb,
+        gpu_model=phase.gpu_model,
         places=None if phase.places is None else dict(phase.places),
         absent=dict(phase.absent),
         priority=phase.priority,

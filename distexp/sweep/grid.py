@@ -25,6 +25,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     process: Process
     gpus: int | None = None
     min_free_gb: float | None = None
+    gpu_model: tuple[str, ...] = ()
     places: dict[str, Sequence[int]] | None = None  # of each combination, in each axis; None: all are crossed
     absent: dict[str, int] = {}  # of an axis: the place at which a combination lacks the parameter
     python: str | None = None
@@ -38,7 +39,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     @property
     def need(self) -> Need:
         """What the device of each task must have."""
-        return need_of(self.gpus, self.min_free_gb)
+        return need_of(self.gpus, self.min_free_gb, self.gpu_model)
 
     def __len__(self) -> int:
         """Return the number of its tasks."""
@@ -134,6 +135,7 @@ class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
             process=grid.process,
             gpus=grid.gpus,
             min_free_gb=grid.min_free_gb,
+            gpu_model=grid.gpu_model,
             tags=grid.tags,
             python=grid.python,
             has_seeds=grid.has_seeds,

@@ -218,6 +218,11 @@ def _is_positive(value: Value) -> bool:
     return type(value) in (int, float) and math.isfinite(value) and value > 0
 
 
+def _is_models(value: Value) -> bool:
+    models = value if isinstance(value, list) else [value]
+    return bool(models) and all(map(_is_text, models))
+
+
 SETTINGS: dict[str, tuple[Callable[[Value], bool], str]] = {
     "experiment": (_is_function_name, "module.path:function, such as src.train:main for src/train.py"),
     "command": (_is_text, "text such as 'python train.py --seed {seed}'"),
@@ -226,4 +231,5 @@ SETTINGS: dict[str, tuple[Callable[[Value], bool], str]] = {
     "process": (lambda value: value in ("forked", "fresh"), "forked or fresh"),
     "gpus": (lambda value: type(value) is int and value > 0, "a number of GPUs, 1 or more"),
     "min_free_gb": (_is_positive, "a number of GB above 0"),
+    "gpu_model": (_is_models, "names of GPUs, such as [A100, H100]"),
 }

@@ -291,6 +291,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
     output_dir: str
     gpus: int | None = None
     min_free_gb: float | None = None
+    gpu_model: tuple[str, ...] = ()
     state: str
     attempts: int
     failures: int

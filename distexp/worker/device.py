@@ -1,7 +1,6 @@
 """Claims the device that a worker computes on: GPUs or the CPU; waits while all GPUs are busy."""
 
 import logging
-import os
 import platform
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Literal
 
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, Place, claim_cpu, claim_gpu, claim_gpus
-from distexp.gpu.devices import list_gpus
+from distexp.gpu.devices import GpuRequest, too_small_error
 from distexp.wire.messages import Status, StatusReply
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.signals import StopRequests
@@ -25,7 +24,7 @@ log = logging.getLogger("distexp.worker")
 def acquire_device(
     device: DeviceChoice,
     *,
-    min_free_mib: int,
+    request: GpuRequest,
     slots: int,
     gpus: int = 1,
     cpu_folder: Path,
@@ -34,32 +33,33 @@ def acquire_device(
 ) -> Claim | None:
     """Return a claim on a device; None when the sweep ended, the manager left or the user stopped it first.
 
-    `auto` takes the CPU where there is no NVIDIA driver or GPU, and waits where all GPUs are busy. It never
-    takes the CPU, or fewer GPUs, in place of several `gpus`.
+    `auto` takes the CPU where there is no NVIDIA driver or GPU, or each GPU is too small however free it
+    becomes, and waits where all are busy. It never takes the CPU, or fewer GPUs, in place of several `gpus`.
 
     Raises:
-        NoGpuError: There is no driver or GPU, and `gpu` or several were asked for.
-        UserError: This host does not have so many, or no GPU of Apple's for `mps`.
+        NoGpuError: There is no driver or GPU, or each is too small, and `gpu` or several were asked for.
+        UserError: This host does not have so many, or not those of the request, or no GPU of Apple's for
+            `mps`.
     """
     if device == "mps" and (sys.platform, platform.machine()) != ("darwin", "arm64"):
         raise UserError("--device mps: only a Mac with Apple silicon has that; use auto, gpu or cpu")
     if device in ("cpu", "mps"):
         return claim_cpu(cpu_folder, device)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
-        list_gpus(visible)
+        found = request.gpus()
+        if gpus == 1 and all(map(request.is_too_small, found)):
+            raise too_small_error(found, request)
     except NoGpuError as error:
         if device == "gpu" or gpus > 1:
             raise
-        cause = str(error).removeprefix("No available GPU found: ").partition(";")[0]
+        cause = str(error).removeprefix("No available GPU found: ").rpartition(";")[0]
         log.info("Running on the CPU (%s)", cause)
         return claim_cpu(cpu_folder)
     with Place() as place:
         return _wait_for_gpus(
             gpus,
-            min_free_mib=min_free_mib,
+            request=request,
             slots=slots,
-            visible=visible,
             place=place,
             connection=connection,
             stop=stop,
@@ -69,9 +69,8 @@ def acquire_device(
 def _wait_for_gpus(
     count: int,
     *,
-    min_free_mib: int,
+    request: GpuRequest,
     slots: int,
-    visible: str | None,
     place: Place,
     connection: ManagerConnection,
     stop: StopRequests,
@@ -81,8 +80,8 @@ def _wait_for_gpus(
     while not stop.wants_leave and not connection.has_given_up:
         try:
             if count > 1:
-                return claim_gpus(count, min_free_mib, visible=visible, place=place)
-            return claim_gpu(min_free_mib, slots=slots, visible=visible)
+                return claim_gpus(count, request, place=place)
+            return claim_gpu(request, slots=slots)
         except NoGpuError as error:
             if str(error) != last_problem:
                 last_problem = str(error)

@@ -12,7 +12,7 @@ import pytest
 
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, claim_cpu, claim_gpu, default_claim_folder, unclaimable
-from distexp.gpu.devices import list_gpus
+from distexp.gpu.devices import GpuRequest, list_gpus
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import environment, gpu, mig_instance, write_scenario
 
@@ -45,8 +45,9 @@ def claim(machine, claims):
     """Return `claim_gpu` in the claim folder of this test; what it claims is released at the end."""
     with contextlib.ExitStack() as held:
 
-        def claim_here(min_free_mib=FOUR_GB, **more):
-            return held.enter_context(claim_gpu(min_free_mib, lock_folder=claims, **more))
+        def claim_here(min_free_mib=FOUR_GB, *, slots=1, **more):
+            request = GpuRequest(min_free_mib, **more)
+            return held.enter_context(claim_gpu(request, slots=slots, lock_folder=claims))
 
         yield claim_here
 

@@ -9,7 +9,7 @@ import pytest
 
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Place, claim_gpu, claim_gpus, unclaimable
-from distexp.gpu.devices import list_gpus
+from distexp.gpu.devices import GpuRequest, list_gpus
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import environment, gpu, mig_instance, write_scenario
 from tests.support import poll
@@ -41,7 +41,7 @@ def held(machine):
 
 @pytest.fixture
 def claim(held, claims):
-    return lambda: held.enter_context(claim_gpu(FOUR_GB, lock_folder=claims))
+    return lambda: held.enter_context(claim_gpu(GpuRequest(FOUR_GB), lock_folder=claims))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def claim_several(held, claims):
     def claim_here(count, place=None, **more):
         with Place(claims) as own:
             return held.enter_context(
-                claim_gpus(count, FOUR_GB, lock_folder=claims, place=place or own, **more)
+                claim_gpus(count, GpuRequest(FOUR_GB, **more), lock_folder=claims, place=place or own)
             )
 
     return claim_here
@@ -120,7 +120,9 @@ def test_a_host_with_too_few_whole_gpus_is_an_error_that_names_what_cannot_be_jo
 
 def test_a_claim_on_several_gpus_takes_every_slot_of_each(machine, claim, claim_several, held, claims):
     machine(gpu(0), gpu(1), gpu(2))
-    shared = [held.enter_context(claim_gpu(FOUR_GB, slots=2, lock_folder=claims)) for _ in range(4)]
+    shared = [
+        held.enter_context(claim_gpu(GpuRequest(FOUR_GB), slots=2, lock_folder=claims)) for _ in range(4)
+    ]
     assert [each.worker_id for each in shared] == ["gpu0", "gpu1", "gpu2", "gpu0.1"]
     shared[0].release()
     with pytest.raises(NoGpuError):
@@ -130,7 +132,7 @@ def test_a_claim_on_several_gpus_takes_every_slot_of_each(machine, claim, claim_
     assert claim_several(3).worker_id == "gpu0+1+2"
     for slots in (1, 2, 3):  # also one that nobody has ever asked for
         with pytest.raises(NoGpuError, match="claimed by another worker"):
-            claim_gpu(FOUR_GB, slots=slots, lock_folder=claims)
+            claim_gpu(GpuRequest(FOUR_GB), slots=slots, lock_folder=claims)
     assert unclaimable(list_gpus(), slots=3, lock_folder=claims).keys() == {gpu(i)["uuid"] for i in range(3)}
 
 

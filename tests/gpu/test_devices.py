@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from distexp.errors import NoGpuError
+from distexp.errors import NoGpuError, UserError
 from distexp.gpu import devices
 from distexp.gpu.devices import (
+    GpuRequest,
     GpuStatus,
     choose_gpu,
     describe_gpus,
@@ -24,7 +25,7 @@ from distexp.gpu.devices import (
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import gpu, mig_instance, write_scenario
 
-FOUR_GB = 4 * 1024
+FOUR_GB = GpuRequest(4 * 1024)
 
 
 @pytest.fixture
@@ -61,6 +62,7 @@ def test_a_gpu_is_read_with_memory_use_and_holders(machine):
         total_mib=40960,
         utilization_pct=35,
         holders=(f"pid {os.getpid()} ({name}, 3.1 GB)", f"pid {2**30}"),
+        has_others=True,  # nobody can tell whose the second is
         parent_uuid="GPU-00000007-aaaa-bbbb-cccc-dddddddddddd",
     )
 
@@ -113,7 +115,7 @@ def test_importing_the_room_needs_no_pynvml():
 def test_a_lost_gpu_is_a_value_and_hides_no_other(machine):
     machine(gpu(0, error="GpuIsLost"), gpu(1, 8000))
     lost, fine = list_gpus()
-    assert (lost.index, lost.error, lost.has_more_than(0)) == (0, "GPU is lost", False)
+    assert (lost.index, lost.error, GpuRequest(0).refusal(lost)) == (0, "GPU is lost", "GPU is lost")
     assert (fine.index, fine.free_mib) == (1, 8000)
     assert choose_gpu([lost, fine], FOUR_GB) == fine
 
@@ -129,7 +131,7 @@ def test_mig_instances_stand_in_place_of_their_gpu(machine):
 def test_a_gpu_in_mig_mode_without_instances_says_how_to_make_one(machine):
     machine(gpu(0, mig=[]))
     [found] = list_gpus()
-    assert (found.name, found.has_more_than(0)) == ("NVIDIA A100", False)
+    assert (found.name, GpuRequest(0).refusal(found)) == ("NVIDIA A100", found.error)
     assert "`nvidia-smi mig -cgi`" in found.error
 
 
@@ -240,18 +242,61 @@ def test_no_gpu_is_available_without_a_driver(machine):
     assert get_available_gpu() is None
 
 
+def test_a_gpu_on_which_others_compute_comes_last_and_with_idle_only_not_at_all():
+    shared, empty, small = status_of(0, 30000, has_others=True), status_of(1, 9000), status_of(2, 5000)
+    assert [gpu.index for gpu in GpuRequest(4096).in_order([shared, small, empty])] == [1, 2, 0]
+    alone = GpuRequest(4096, idle_only=True)
+    assert [gpu.index for gpu in alone.in_order([shared, empty])] == [1]
+    with pytest.raises(NoGpuError, match=r"gpu0 .*, others compute on it\); wait, leave out --idle-only"):
+        choose_gpu([shared], alone)
+
+
+def test_gpu_ids_restrict_and_order(machine):
+    machine(
+        gpu(0, 30000), gpu(1, 20000), gpu(2, 9000), gpu(3, 8000, processes=[{"pid": 2**30, "used_mib": 1}])
+    )
+    request = GpuRequest(4096, ids=(3, 2, 1))
+    assert [gpu.index for gpu in request.in_order(request.gpus())] == [2, 1, 3]
+    with pytest.raises(UserError, match="--gpu-ids 4,9: no such GPU; those: gpu0, gpu1, gpu2, gpu3"):
+        GpuRequest(ids=(1, 4, 9)).gpus()
+    with pytest.raises(
+        UserError, match="--gpu-ids 0: no such GPU; those that CUDA_VISIBLE_DEVICES='1' allows: gpu1"
+    ):
+        GpuRequest(ids=(0, 1), visible="1").gpus()
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may become somebody else"
+)
+def test_a_process_of_another_user_is_named_with_him_and_one_of_a_desktop_does_not_count(machine):
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, user="nobody") as other:
+        process = {"pid": other.pid, "used_mib": 3174}
+        machine(gpu(0, processes=[process]), gpu(1, graphics=[process]), gpu(2))
+        busy, desktop, free = list_gpus()
+        other.communicate()
+    assert [busy.has_others, desktop.has_others, free.has_others] == [True, False, False]
+    assert re.fullmatch(r"pid \d+ \(cat of nobody, 3.1 GB\)", busy.holders[0])
+    assert busy.holders == desktop.holders
+
+
 def test_the_list_for_people_has_a_line_per_gpu():
     gpus = [
         status_of(0, 39936, utilization_pct=0),
         status_of(1, 1024, holders=("pid 1234 (python, 36.1 GB)",)),
         GpuStatus("", 2, error="GPU is lost"),
         status_of(3, 39936),
+        status_of(4, 3584, total_mib=4096),
+        status_of(5, 39936, has_others=True, holders=("pid 7 (python of ann, 0.5 GB)",)),
     ]
-    assert describe_gpus(gpus, FOUR_GB, {gpus[3].uuid: "claimed by another worker (pid 7)"}) == [
+    request = GpuRequest(4096, idle_only=True)
+    assert describe_gpus(gpus, request, {gpus[3].uuid: "claimed by another worker (pid 7)"}) == [
         "gpu0  free  NVIDIA A100  39.0/40.0 GB free, 0 % in use",
         "gpu1  busy  NVIDIA A100  1.0/40.0 GB free, held by pid 1234 (python, 36.1 GB)",
         "gpu2  error  unknown  GPU is lost",
         "gpu3  busy  NVIDIA A100  39.0/40.0 GB free, claimed by another worker (pid 7)",
+        "gpu4  too small  NVIDIA A100  3.5/4.0 GB free",
+        "gpu5  busy  NVIDIA A100  39.0/40.0 GB free, held by pid 7 (python of ann, 0.5 GB), "
+        "others compute on it",
     ]
 
 

@@ -12,7 +12,7 @@ from tests.queue.sample_queue import CPU0, SampleQueue
 from tests.row_cases import a_task
 
 
-def a_worker(name: str, memory_mib: int = 0, excluded: str = "", **more: int) -> Available:
+def a_worker(name: str, memory_mib: int = 0, excluded: str = "", **more: int | str) -> Available:
     return WorkerInfo(name, memory_mib=memory_mib, **more), excluded  # type: ignore[arg-type]
 
 
@@ -107,6 +107,15 @@ def test_a_task_that_ran_out_of_memory_waits_for_a_larger_gpu_than_there_is() ->
             ],
             "needs 30.5 GB free on each of 2 GPUs, and the most that a worker had when it last asked "
             "is 2.0 GB (gpu1+2)",
+        ),
+        (
+            {"gpu_model": ("A100", "H100")},
+            [
+                a_worker("gpu0", 40_000, gpus=1, device="NVIDIA A10"),
+                a_worker("gpu1+2", 40_000, gpus=2, device="2 x NVIDIA T4"),
+            ],
+            "needs a GPU of the model A100 or H100, and the workers that are connected have 2 x NVIDIA T4, "
+            "NVIDIA A10",
         ),
         (
             {"gpus": 2, "min_free_gb": 2},

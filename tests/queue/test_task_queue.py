@@ -281,8 +281,10 @@ def test_assigning_and_completing_cost_the_same_however_many_tasks_wait(
 # -- who has what a task needs -----------------------------------------------------------------------------
 
 CPU = WorkerInfo("cpu0", 15.0, memory_mib=64_000)
-ONE = WorkerInfo("gpu0", 15.0, memory_mib=40_000, gpus=1, free_mib=8 * 1024)
-TWO = WorkerInfo("gpu1+2", 15.0, memory_mib=40_000, gpus=2, free_mib=20 * 1024)
+ONE = WorkerInfo("gpu0", 15.0, memory_mib=40_000, gpus=1, free_mib=8 * 1024, device="NVIDIA A100")
+TWO = WorkerInfo(
+    "gpu1+2", 15.0, memory_mib=40_000, gpus=2, free_mib=20 * 1024, device="NVIDIA A100-SXM4-40GB, NVIDIA T4"
+)
 
 
 def needing(count: int = 1, *, phase: str = "exp1", **need: Any) -> list[Task]:
@@ -301,6 +303,9 @@ def needing(count: int = 1, *, phase: str = "exp1", **need: Any) -> list[Task]:
         ({"min_free_gb": 8}, [ONE, TWO]),
         ({"min_free_gb": 8.1}, [TWO]),
         ({"gpus": 2, "min_free_gb": 20.5}, []),
+        ({"gpu_model": ("a100", "H100")}, [ONE]),
+        ({"gpu_model": ("A10", "H200")}, []),
+        ({"gpu_model": ("A100", "T4")}, [ONE, TWO]),
     ],
 )
 def test_a_task_goes_to_a_worker_that_has_what_it_needs(need: dict[str, Any], workers: list[Any]) -> None:

@@ -12,6 +12,7 @@ beside this file writes such files. A scenario is one JSON object::
         "total_mib": 40960,
         "utilization_pct": 30,             # null: NVMLError_NotSupported
         "processes": [{"pid": 1, "used_mib": 100}],        # null: NVMLError_NotSupported
+        "graphics": [],                    # the same of those that draw
         "error": "GpuIsLost",              # optional: every question about the GPU raises this
         "mig": [{...a GPU...}, null]      # optional: MIG mode is on, with these instances; null is a gap
      }]}
@@ -165,7 +166,14 @@ def nvmlDeviceGetUtilizationRates(handle):
 
 
 def nvmlDeviceGetComputeRunningProcesses(handle):
-    processes = _device(handle).get("processes", [])
+    return _processes(_device(handle).get("processes", []))
+
+
+def nvmlDeviceGetGraphicsRunningProcesses(handle):
+    return _processes(_device(handle).get("graphics", []))
+
+
+def _processes(processes):
     if processes is None:
         raise NVMLError_NotSupported
     return [
@@ -175,11 +183,6 @@ def nvmlDeviceGetComputeRunningProcesses(handle):
         )
         for process in processes
     ]
-
-
-def nvmlDeviceGetGraphicsRunningProcesses(handle):
-    _device(handle)
-    return []
 
 
 def nvmlDeviceGetMigMode(device):

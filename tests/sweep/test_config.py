@@ -120,14 +120,16 @@ def test_an_axis_wins_over_a_default_of_its_name() -> None:
 
 
 def test_cards_and_their_memory_are_settings_of_file_or_phase_and_no_parameters() -> None:
-    inherits, own = parse_config(
+    inherits, own, third = parse_config(
         "defaults: {gpus: 2, min_free_gb: 12}\n"
         "p: {combinations: [{a: [1]}]}\n"
-        "q: {defaults: {gpus: 1, min_free_gb: 0.5}, combinations: [{a: [1]}]}",
+        "q: {defaults: {gpus: 1, min_free_gb: 0.5, gpu_model: [A100, RTX 4090]}, combinations: [{a: [1]}]}\n"
+        "r: {defaults: {gpu_model: H100}, combinations: [{a: [1]}]}",
         FILE,
     )
     assert (inherits.gpus, inherits.min_free_gb, dict(inherits.defaults)) == (2, 12, {})
-    assert (own.gpus, own.min_free_gb) == (1, 0.5)
+    assert (own.gpus, own.min_free_gb, own.gpu_model) == (1, 0.5, ("A100", "RTX 4090"))
+    assert (third.gpu_model, third.defaults) == (("H100",), {})
     (plain,) = parse_config("p: {combinations: [{a: [1]}]}", FILE)
     (needy,), (task,) = expand([inherits]), expand([plain])
     assert (needy.need, task.need) == (Need(2, 12), Need())
@@ -149,6 +151,9 @@ def test_cards_and_their_memory_are_settings_of_file_or_phase_and_no_parameters(
         ("{timeout_s: .inf}", "timeout_s: .inf is no finite number: quote it to pass a text"),
         ("{gpus: 0}", "gpus: must be a number of GPUs, 1 or more (it is 0)"),
         ("{gpus: true}", "gpus: must be a number of GPUs, 1 or more (it is true)"),
+        ("{gpu_model: []}", "gpu_model: must be names of GPUs, such as [A100, H100] (it is [])"),
+        ("{gpu_model: [A100, 4090]}", "gpu_model: must be names of GPUs, such as [A100, H100] "
+         '(it is ["A100", 4090])'),
         ("{min_free_gb: 0}", "min_free_gb: must be a number of GB above 0 (it is 0)"),
         ("{min_free_gb: 12 GB}", 'min_free_gb: must be a number of GB above 0 (it is "12 GB")'),
         ("{timeout_s: true}", "timeout_s: must be a number of seconds above 0 (it is true)"),

@@ -10,6 +10,7 @@ import pytest
 
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, Claim, Place, claim_gpu, claim_gpus
+from distexp.gpu.devices import GpuRequest
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
 from distexp.worker.connection import ManagerConnection
@@ -70,7 +71,7 @@ def find(folder: Folder, stop: StopRequests, tmp_path: Path) -> Iterator[Find]:
         connection.steps = list(steps)
         claim = acquire_device(
             device,
-            min_free_mib=4096,
+            request=GpuRequest(4096),
             slots=1,
             gpus=gpus,
             cpu_folder=tmp_path / "claims",
@@ -126,6 +127,24 @@ def test_mps_is_refused_where_it_is_not(find: Find) -> None:
         find("mps")
 
 
+def test_a_gpu_that_is_too_small_even_when_it_is_empty_is_not_waited_for(
+    scenario: Path, find: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_scenario(scenario, gpu(0, 3584, total_mib=4096, name="NVIDIA T400"))
+    claim = find()
+    assert claim is not None
+    assert claim.worker_id == "cpu0"
+    assert caplog.messages == [
+        "Running on the CPU (too small for --min-free-gb 4: gpu0 NVIDIA T400 with 4.0 GB)"
+    ]
+    with pytest.raises(NoGpuError, match=r"too small for --min-free-gb 4: .*; lower it"):
+        find("gpu")
+    with pytest.raises(UserError, match=r"--gpus 2 is more than .* too small for --min-free-gb 4: gpu0"):
+        write_scenario(scenario, gpu(0, total_mib=4096), gpu(1))
+        find("auto", gpus=2)
+
+
 def test_a_gpu_that_was_asked_for_is_not_replaced_by_the_cpu(scenario: Path, find: Find) -> None:
     write_scenario(scenario, init="LibraryNotFound")
     with pytest.raises(NoGpuError, match="No available GPU found"):
@@ -156,7 +175,7 @@ def test_it_waits_for_a_gpu_that_another_worker_has_and_names_that_one(
     scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_scenario(scenario, gpu(0))
-    other = claim_gpu(4096)
+    other = claim_gpu(GpuRequest(4096))
     with folder.serving():
         claim = find("gpu", other.release)
     assert claim is not None
@@ -185,7 +204,7 @@ def test_who_needs_two_gpus_waits_with_a_clear_line_and_gets_them_when_another_l
     scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_scenario(scenario, gpu(0), gpu(1), gpu(2))
-    other = claim_gpus(2, 4096, place=Place())
+    other = claim_gpus(2, GpuRequest(4096), place=Place())
     with folder.serving():
         claim = find("auto", lambda: None, other.release, gpus=2)
     assert claim is not None
