@@ -32,6 +32,7 @@ from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
 from distexp.worker.watcher import Watcher
 from distexp.worker.worker import Worker
+from distexp.worker.yielding import OtherUsers
 
 MANAGER_WAIT_S = 300.0
 
@@ -66,7 +67,9 @@ class Settings:
     idle_only: bool
     slots_per_gpu: int
     gpus: int
+    give_way: bool  # --yield
     threads: int
+    nice: int
     start_method: Literal["forkserver", "spawn"]
     manager_wait_s: float
     workdir: Path
@@ -80,7 +83,7 @@ class Settings:
         return GpuRequest(
             min_free_mib=to_mib(self.min_free_gb),
             ids=self.gpu_ids,
-            idle_only=self.idle_only,
+            idle_only=self.idle_only or self.give_way,
             visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
 
@@ -112,6 +115,13 @@ class Settings:
 )
 @click.option("--idle-only", is_flag=True, help="Share no GPU on which other users compute.")
 @click.option(
+    "--yield",
+    "give_way",
+    is_flag=True,
+    help="When another user computes on the GPU, save a checkpoint, give it back and wait. "
+    "Implies --idle-only.",
+)
+@click.option(
     "--slots-per-gpu",
     type=AT_LEAST_ONE,
     default=1,
@@ -134,6 +144,14 @@ class Settings:
     show_default=True,
     metavar="N",
     help="Compute threads on the CPU.",
+)
+@click.option(
+    "--nice",
+    type=click.IntRange(0, 19),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Run tasks at a lower priority, as `nice` does.",
 )
 @click.option(
     "--start-method",
@@ -188,9 +206,10 @@ def check_gpus(settings: Settings) -> None:
     """Raise UserError when GPUs are asked for together with what excludes them."""
     if settings.gpus > 1 and settings.device in ("cpu", "mps"):
         raise UserError(f"--gpus {settings.gpus} cannot be used together with --device {settings.device}")
-    if (settings.gpu_ids or settings.idle_only) and settings.device in ("cpu", "mps"):
-        flag = "--gpu-ids" if settings.gpu_ids else "--idle-only"
-        raise UserError(f"{flag} cannot be used together with --device {settings.device}")
+    flags = {"--gpu-ids": settings.gpu_ids, "--idle-only": settings.idle_only, "--yield": settings.give_way}
+    if settings.device in ("cpu", "mps"):
+        for flag in (name for name, value in flags.items() if value):
+            raise UserError(f"{flag} cannot be used together with --device {settings.device}")
     if settings.gpus > 1 and settings.slots_per_gpu > 1:
         raise UserError(
             f"--gpus {settings.gpus} cannot be used together with --slots-per-gpu {settings.slots_per_gpu}: "
@@ -236,27 +255,7 @@ def claim_and_work(settings: Settings) -> int:
         left_s = clock_of(slurm.seconds_left() if settings.time_limit is None else settings.time_limit)
         client = Client(workdir, settings.host, settings.port, token=take_token())
         connection = ManagerConnection(client, stop, time.monotonic, settings.manager_wait_s)
-        claim = acquire_device(
-            settings.device,
-            request=settings.gpu_request,
-            slots=settings.slots_per_gpu,
-            gpus=settings.gpus,
-            cpu_folder=workdir.cpu_claims,
-            connection=connection,
-            stop=stop,
-        )
-        if claim is None:
-            code, is_cut_short = int(connection.has_given_up), stop.is_warned
-        else:
-            with claim:
-                code, is_cut_short = work_on(
-                    claim=claim,
-                    settings=settings,
-                    workdir=workdir,
-                    connection=connection,
-                    stop=stop,
-                    left_s=left_s,
-                )
+        code, is_cut_short = take_turns(settings, workdir, connection, stop, left_s)
         if settings.requeue and is_cut_short:
             slurm.requeue()
         elif settings.requeue and stop.is_warned:
@@ -265,6 +264,45 @@ def claim_and_work(settings: Settings) -> int:
                 "in line; give it more --time"
             )
         return code
+
+
+def take_turns(
+    settings: Settings,
+    workdir: Workdir,
+    connection: ManagerConnection,
+    stop: StopRequests,
+    left_s: Callable[[], float | None],
+) -> tuple[int, bool]:
+    """Claim a device and work on it, anew after each GPU that was given back to another user.
+
+    Return the exit code and whether time ended before work did.
+    """
+    request = settings.gpu_request  # before a claim changes what this process may see
+    while True:
+        claim = acquire_device(
+            settings.device,
+            request=request,
+            slots=settings.slots_per_gpu,
+            gpus=settings.gpus,
+            cpu_folder=workdir.cpu_claims,
+            connection=connection,
+            stop=stop,
+        )
+        if claim is None:
+            return int(connection.has_given_up), stop.is_warned
+        with claim:
+            code, is_cut_short = work_on(
+                claim=claim,
+                settings=settings,
+                workdir=workdir,
+                connection=connection,
+                stop=stop,
+                left_s=left_s,
+            )
+        seen, stop.yields_to = stop.yields_to, ""
+        if not seen or stop.wants_leave or connection.has_given_up:
+            return code, is_cut_short
+        log.info("Gave the GPU back to %s; waiting for one on which no other user computes", seen)
 
 
 def enter(root: Path) -> None:
@@ -313,6 +351,7 @@ def work_on(
             method=settings.start_method,
             device=claim.device,
             threads=settings.threads,
+            nice=settings.nice,
             gpus=uuids,
             watcher=watcher,
             code=FolderCode(workdir.root).now,
@@ -323,8 +362,10 @@ def work_on(
         free_mib=monitor.free_mib if monitor else None,
         left_s=left_s,
     )
+    others = OtherUsers(uuids, stop.give_way) if settings.give_way else contextlib.nullcontext()
     try:
-        return worker.run(), worker.wants_another_turn
+        with others:
+            return worker.run(), worker.wants_another_turn
     finally:
         watcher.close()  # with it ends a template that hangs in an import
         end_descendants()

@@ -43,7 +43,7 @@ class GpuStatus:
     total_mib: int = 0
     utilization_pct: int | None = None  # None: this device does not tell
     holders: tuple[str, ...] = ()  # "pid 1234 (python of ann, 3.1 GB)"; empty also where nobody tells
-    has_others: bool = False  # another user computes on it, or somebody of whom that cannot be told
+    others: tuple[str, ...] = ()  # users other than ours who compute on it; "" where that cannot be told
     error: str = ""
     parent_uuid: str = ""  # of the GPU that a MIG instance is part of
     mig: int | None = None  # index of the MIG instance within its GPU
@@ -89,7 +89,7 @@ class GpuRequest:
             return gpu.error
         if self.is_too_small(gpu):
             return "too small"
-        if self.idle_only and gpu.has_others:
+        if self.idle_only and gpu.others:
             return "others compute on it"
         return "" if gpu.free_mib > self.min_free_mib else "busy"
 
@@ -106,7 +106,7 @@ class GpuRequest:
 
         def rank(gpu: GpuStatus) -> tuple[int, ...]:
             wish = self.ids.index(gpu.index) if self.ids else -gpu.free_mib
-            return int(gpu.has_others), wish, gpu.index, gpu.mig or 0
+            return int(bool(gpu.others)), wish, gpu.index, gpu.mig or 0
 
         return sorted((gpu for gpu in gpus if not self.refusal(gpu)), key=rank)
 
@@ -320,7 +320,7 @@ def _read_mig(nvml: Any, handle: Any, index: int, parent_uuid: str, mig: int) ->
 
 def _read_device(nvml: Any, device: Any, index: int, parent_uuid: str, mig: int | None = None) -> GpuStatus:
     memory = nvml.nvmlDeviceGetMemoryInfo(device)
-    holders, has_others = _read_processes(nvml, device)
+    holders, others = _read_processes(nvml, device)
     return GpuStatus(
         uuid=nvml.nvmlDeviceGetUUID(device),
         index=index,
@@ -329,7 +329,7 @@ def _read_device(nvml: Any, device: Any, index: int, parent_uuid: str, mig: int 
         total_mib=memory.total // MIB,
         utilization_pct=read_utilization(nvml, device),
         holders=holders,
-        has_others=has_others,
+        others=others,
         parent_uuid=parent_uuid,
         mig=mig,
     )
@@ -343,10 +343,10 @@ def read_utilization(nvml: Any, device: Any) -> int | None:
         return None  # MIG instances and some drivers do not tell; it decides nothing
 
 
-def _read_processes(nvml: Any, device: Any) -> tuple[tuple[str, ...], bool]:
-    """Return who holds memory of the device, in words for people, and whether others compute on it."""
+def _read_processes(nvml: Any, device: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return who holds memory of the device, in words for people, and which other users compute on it."""
     found: dict[int, str] = {}
-    has_others = False
+    others: set[str] = set()
     for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
         try:
             processes = ask(device)
@@ -355,9 +355,10 @@ def _read_processes(nvml: Any, device: Any) -> tuple[tuple[str, ...], bool]:
         for process in processes:
             name, user = _name_and_user(process.pid)
             found[process.pid] = _holder(process.pid, name, user, process.usedGpuMemory)
-            computes = ask is nvml.nvmlDeviceGetComputeRunningProcesses  # a desktop's are no reason to go
-            has_others |= computes and user != own_user()
-    return tuple(found.values()), has_others
+            # a desktop only draws
+            if user != own_user() and ask is nvml.nvmlDeviceGetComputeRunningProcesses:
+                others.add(user)
+    return tuple(found.values()), tuple(sorted(others))
 
 
 def _holder(pid: int, name: str, user: str, used_bytes: int | None) -> str:

@@ -205,7 +205,7 @@ def end_descendants() -> None:
             signal_process(each, "SIGKILL")
         time.sleep(POLL_S)
     if trackers:
-        _close_own_tracker()
+        own_resource_tracker()  # this one sees that nobody is left to ask for anything
         _end_trackers(trackers)
 
 
@@ -234,7 +234,8 @@ def start_nothing_more() -> None:
 def own_resource_tracker() -> None:
     """Let this process have a resource tracker of its own, once it needs one.
 
-    One that is shared with the parent frees what was left behind only when the parent has ended, too.
+    One that is shared with the parent frees what was left behind only when the parent has ended, too. The
+    one before ends once nobody else has it.
     """
     tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
     descriptor = getattr(tracker, "_fd", None)
@@ -336,15 +337,6 @@ def _old_enough(processes: set[ProcessMark], began_s: float) -> set[ProcessMark]
     return {each for each in processes if each.started <= born_before}
 
 
-def _close_own_tracker() -> None:
-    """Let the tracker of this process see that nobody is left to ask for anything."""
-    module = sys.modules.get("multiprocessing.resource_tracker")
-    descriptor = getattr(getattr(module, "_resource_tracker", None), "_fd", None)
-    if descriptor is not None:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-
-
 def _end_trackers(trackers: set[ProcessMark]) -> None:
     until_s = time.monotonic() + TRACKER_S
     while trackers and time.monotonic() < until_s:
@@ -381,6 +373,14 @@ def unheard_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def lower_priority(by: int) -> None:
+    """Let this process, and what it starts, yield to others of the host: by 0 to 19, as `nice` counts."""
+    if by > 0 and sys.platform == "win32":
+        psutil.Process().nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+    elif by > 0:
+        os.nice(by)
 
 
 def adopt_orphans() -> None:

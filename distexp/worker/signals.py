@@ -1,4 +1,4 @@
-"""Stop requests to a worker (Ctrl+C, SIGTERM, Slurm's warning), as flags that signal handlers set."""
+"""Stop requests to a worker (Ctrl+C, SIGTERM, Slurm's warning, another user), as flags that wake it."""
 
 import contextlib
 import signal
@@ -17,6 +17,7 @@ class StopRequests:
         self.interrupts = 0  # 1: finish the task, 2: checkpoint and stop, 3: kill
         self.is_preempted = False
         self.is_ended = False  # by SIGTERM or SIGHUP: nobody may want this worker back
+        self.yields_to = ""  # who computes on a GPU of it, which it therefore gives back: "ann on gpu0"
         self._is_installed = False
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
@@ -47,15 +48,20 @@ class StopRequests:
         self.is_ended = self.is_ended or number in {getattr(signal, name, None) for name in END_SIGNALS}
         self._wake()
 
+    def give_way(self, seen: str) -> None:
+        """Note that a GPU has to be given back now. From any thread."""
+        self.yields_to = seen
+        self._wake()
+
     @property
     def wants_leave(self) -> bool:
         """Whether no new task may be taken."""
-        return self.is_preempted or self.interrupts > 0
+        return self.is_preempted or self.interrupts > 0 or bool(self.yields_to)
 
     @property
     def wants_checkpoint(self) -> bool:
         """Whether the current task is to save its checkpoint and stop."""
-        return self.is_preempted or self.interrupts > 1
+        return self.is_preempted or self.interrupts > 1 or bool(self.yields_to)
 
     @property
     def wants_kill(self) -> bool:

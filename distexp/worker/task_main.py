@@ -34,6 +34,7 @@ from distexp.system.process import (
     detach,
     end_descendants,
     end_own_tree,
+    lower_priority,
     own_resource_tracker,
     start_nothing_more,
 )
@@ -65,6 +66,7 @@ class Setup:
     is_warm: bool  # by the template
     gpus: tuple[str, ...] = ()  # UUIDs of those that its task sees, of the worker's
     mark: str = "unmarked"  # of all that it starts
+    nice: int = 0  # how far below the worker's priority it runs, 0 to 19
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, tag="run"):
@@ -174,6 +176,7 @@ def main(channel: Connection, setup: Setup) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup.gpus)
     loaded = prepare(setup.experiment, None if setup.is_warm else setup.device)
     run = inbox.runs.get()
+    lower_priority(setup.nice)
     folder = RunFolder(Path(run.run_folder), run.task, Path(run.log))
     redirect_output(Path(run.log), folder.open, lambda error: _send(channel, OutputLost(str(error))))
     outcome: bytes | Failed | Stopped | Unusable

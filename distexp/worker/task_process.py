@@ -241,6 +241,7 @@ class Children:
         method: StartMethod,
         device: str,
         threads: int,
+        nice: int = 0,
         gpus: Sequence[str] = (),
         watcher: Watcher,
         code: Callable[[], CodeState] = CodeState,
@@ -248,12 +249,14 @@ class Children:
         """Pin nothing: children inherit the worker's environment, which shows its `gpus` (UUIDs).
 
         `code` says what the folder holds now: asked whenever a child, or their template, begins to import.
+        `nice` is how far below the worker's own priority tasks run, 0 to 19.
         """
         start_new_groups()
         self._watcher = watcher
         self.code = code
         self._method: StartMethod = method
         self._device, self._threads, self._gpus = device, threads, tuple(gpus)
+        self._nice = nice
         self._standby: Standby | None = None
         self._retired: Attempt | None = None
         self._template: str | None = None  # the experiment the template is made for
@@ -334,7 +337,8 @@ class Children:
 
     def _setup(self, task: Task, *, is_warm: bool) -> Setup:
         mark = secrets.token_hex(8)
-        return Setup(task.experiment, self._device, self._threads, is_warm, self._shown_to(task), mark)
+        gpus = self._shown_to(task)
+        return Setup(task.experiment, self._device, self._threads, is_warm, gpus, mark, self._nice)
 
     def _fork(self, task: Task) -> Attempt:
         """Fork a child from the template, made for the first experiment; others are imported by their child.

@@ -313,6 +313,8 @@ class Worker:
                 )
             case Stopped():
                 reason = "preempted" if self._stop.is_preempted else "interrupted"
+                if self._stop.yields_to:
+                    reason = f"gives way to {self._stop.yields_to}"
                 saved = self._checkpoints(task)
                 has_saved = self._disk.try_(lambda: any(saved.rglob("*")), None, True)
                 self._is_hopeless = not self._completed and not has_saved

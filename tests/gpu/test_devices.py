@@ -62,7 +62,7 @@ def test_a_gpu_is_read_with_memory_use_and_holders(machine):
         total_mib=40960,
         utilization_pct=35,
         holders=(f"pid {os.getpid()} ({name}, 3.1 GB)", f"pid {2**30}"),
-        has_others=True,  # nobody can tell whose the second is
+        others=("",),  # nobody can tell whose the second is
         parent_uuid="GPU-00000007-aaaa-bbbb-cccc-dddddddddddd",
     )
 
@@ -243,7 +243,7 @@ def test_no_gpu_is_available_without_a_driver(machine):
 
 
 def test_a_gpu_on_which_others_compute_comes_last_and_with_idle_only_not_at_all():
-    shared, empty, small = status_of(0, 30000, has_others=True), status_of(1, 9000), status_of(2, 5000)
+    shared, empty, small = status_of(0, 30000, others=("ann",)), status_of(1, 9000), status_of(2, 5000)
     assert [gpu.index for gpu in GpuRequest(4096).in_order([shared, small, empty])] == [1, 2, 0]
     alone = GpuRequest(4096, idle_only=True)
     assert [gpu.index for gpu in alone.in_order([shared, empty])] == [1]
@@ -274,7 +274,7 @@ def test_a_process_of_another_user_is_named_with_him_and_one_of_a_desktop_does_n
         machine(gpu(0, processes=[process]), gpu(1, graphics=[process]), gpu(2))
         busy, desktop, free = list_gpus()
         other.communicate()
-    assert [busy.has_others, desktop.has_others, free.has_others] == [True, False, False]
+    assert [busy.others, desktop.others, free.others] == [("nobody",), (), ()]
     assert re.fullmatch(r"pid \d+ \(cat of nobody, 3.1 GB\)", busy.holders[0])
     assert busy.holders == desktop.holders
 
@@ -286,7 +286,7 @@ def test_the_list_for_people_has_a_line_per_gpu():
         GpuStatus("", 2, error="GPU is lost"),
         status_of(3, 39936),
         status_of(4, 3584, total_mib=4096),
-        status_of(5, 39936, has_others=True, holders=("pid 7 (python of ann, 0.5 GB)",)),
+        status_of(5, 39936, others=("ann",), holders=("pid 7 (python of ann, 0.5 GB)",)),
     ]
     request = GpuRequest(4096, idle_only=True)
     assert describe_gpus(gpus, request, {gpus[3].uuid: "claimed by another worker (pid 7)"}) == [

@@ -1,5 +1,7 @@
 """GPU workers as processes, on the GPUs of a stand-in machine."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -229,3 +231,41 @@ def test_a_gpu_that_torch_cannot_use_is_the_workers_fault(tmp_path: Path, source
             assert worker.code() == 0
         states = [(entry.state, entry.failures, entry.losses) for entry in manager.queue.entries()]
     assert states == [(State.COMPLETE, 0, 0)] * 2
+
+
+POLITE = """
+import os, time
+from pathlib import Path
+def run(params, context):
+    saved = context.checkpoint_dir / "step"
+    began = saved.read_text() if saved.exists() else "0"
+    Path(f"began-{params['width']}-{context.attempt}").touch()
+    while not Path("gate").exists():
+        if context.should_stop():
+            saved.write_text("7")
+            raise context.Stopped
+        time.sleep(0.01)
+    return {"began_at": int(began), "gpu": os.environ["CUDA_VISIBLE_DEVICES"], "niceness": os.nice(0)}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root may become another user")
+def test_a_worker_gives_way_with_a_checkpoint_when_another_user_computes_on_its_gpu(tmp_path: Path) -> None:
+    folder = gated_folder(tmp_path, "[1]", POLITE, CONFIG)
+    sees = sees_of(folder, gpu(0, 30_000), gpu(1, 20_000))
+    with (
+        folder.serving(),
+        subprocess.Popen(["cat"], stdin=subprocess.PIPE, user="nobody") as other,
+        worker_process(folder.root, "--yield", "--nice", "3", device="gpu", environment=sees) as worker,
+    ):
+        await_began(folder.root, 1)
+        sees_of(folder, gpu(0, 29_900, processes=[{"pid": other.pid, "used_mib": 100}]), gpu(1, 20_000))
+        await_began(folder.root, 1, attempt=2)
+        open_gate(folder.root)
+        assert worker.code() == 0
+        other.communicate()
+    (row,) = folder.rows()
+    assert (row["worker"], row["gpu"], row["began_at"]) == ("gpu1", gpu(1)["uuid"], "7")
+    assert int(row["niceness"]) == os.nice(0) + 3
+    assert "Gave the GPU back to nobody on gpu0; waiting for one" in worker.output()
+    assert "Giving task exp1_vary_width_0_42 back: gives way to nobody on gpu0" in worker.output()
