@@ -248,8 +248,8 @@ def _too_few(gpus: Sequence[GpuStatus], count: int, request: GpuRequest) -> User
     small = [gpu.label for gpu in gpus if gpu.mig is None and request.is_too_small(gpu)]
     if small:
         hint += f"; too small for --min-free-gb {request.min_free_mib / MIB_PER_GB:g}: {', '.join(small)}"
-    source = "--gpu-ids allows" if request.ids else "this host has"
-    return UserError(f"--gpus {count} is more than {source}: {there}{hint}")
+    asked = f"--gpus {count} is more than --gpu-ids allows" if request.ids else ""
+    return UserError(f"{asked or f'--gpus {count} is more than this host has'}: {there}{hint}")
 
 
 def _waits_for_several(folder: Path) -> str:
