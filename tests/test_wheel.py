@@ -55,7 +55,7 @@ def test_the_wheel_holds_both_scripts_the_page_of_the_report_and_its_types(wheel
         "experiment_manager.py",
         "experiment_runner_gpu.py",
         "distexp/py.typed",
-        "distexp/reporting/page/page.js",
+        "distexp/reporting/page/report.js",
         "distexp/reporting/page/page.css",
         "distexp/reporting/page/page.html",
     } <= names

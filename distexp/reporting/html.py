@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 _PARTS = Path(__file__).parent / "page"
+SCRIPTS = ("dom.js", "text.js", "charts.js", "phases.js", "report.js")  # each uses those before it
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 _OUT_OF_SCRIPTS = {  # a cell must neither end the element that holds it nor open another
     "<": "\\u003c",
@@ -37,7 +38,7 @@ def make_page(report: Mapping[str, Any], *, title: str, made: str) -> str:
         "STYLE": _read("page.css"),
         "DATA": embedded(report),
         "PLOTLY": get_plotlyjs(),
-        "SCRIPT": _read("page.js"),
+        "SCRIPT": "\n".join(map(_read, SCRIPTS)),
     }
     page = []
     for piece in _read("page.html").split("@@"):  # in one pass: no part is searched for the next one's mark

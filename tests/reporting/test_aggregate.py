@@ -95,7 +95,7 @@ def test_each_axis_has_its_means_and_each_pair_its_map(folder: Folder) -> None:
     assert (width.axes, data.axes, width.runs, width.of) == ([0], [1], 5, 6)
     assert [(at, point.mean) for at, point in width.points] == [(0, 0.72), (1, 0.62), (2, 0.92)]
     (pairs,) = charts["maps"]
-    assert (pairs.axes, len(pairs.means), len(pairs.means[0])) == ([0, 1], 2, 3)
+    assert (pairs.axes, len(pairs.pairs), len(pairs.pairs[0])) == ([0, 1], 2, 3)
     assert (second["complete"], second["shown"]) == (0, {})
 
 
@@ -267,7 +267,7 @@ def test_charts_are_drawn_and_no_cell_becomes_code(opened: Page) -> None:
     )  # the tiles
     ticks = opened.ask("[...document.querySelectorAll('.xtick text')].map((tick) => tick.textContent)")
     assert "</script><scrip…" in ticks
-    assert NASTY in opened.ask("document.querySelector('#phases table').textContent")
+    assert NASTY in opened.ask("document.querySelector('#phases .scroll table').textContent")
     opened.ask("document.getElementById('metric').value = 'loss'")
     opened.ask("document.getElementById('metric').dispatchEvent(new Event('change'))")
     assert opened.ask("document.getElementById('best').value") == "lowest"

@@ -8,6 +8,7 @@ import pytest
 from distexp.cli.plan import told
 from distexp.reporting.aggregate import make_report
 from distexp.reporting.plan import make_plan
+from distexp.reporting.search_progress import search_of
 from distexp.results.audit import audit
 from distexp.results.rungs import read_rungs
 from distexp.sweep.config import parse_config
@@ -75,7 +76,19 @@ def test_a_pruned_row_is_in_no_mean_of_finished_ones(folder: Path) -> None:
     assert (place, point.mean, point.seeds) == ([0], 0.6, 2)
 
 
+def test_a_search_that_stops_nobody_shows_its_best_over_the_finished_tasks(folder: Path) -> None:
+    sweep = SWEEP.replace(
+        "early_terminate: {type: asha, max_iter: 9}", "search: {method: random, samples: 3}"
+    )
+    phases = parse_config(sweep, "f.yaml")
+    tasks = expand(phases)
+    found = search_of(phases[0], [task.key for task in tasks], audit(folder, tasks), [])
+    assert found
+    assert (found["unit"], found["rungs"]) == ("finished tasks", [])
+    assert found["best"] == [[1, 0.5], [2, 0.1], [4, 0.1]]
+
+
 def test_the_report_shows_who_came_to_each_rung_and_the_best_over_all_steps(folder: Path) -> None:
-    found = reported(folder)["phases"][0]["halving"]
+    found = reported(folder)["phases"][0]["search"]
     assert found["rungs"] == [[1, 3, 1, 0.4], [3, 1, 1, 0.1]]
     assert found["best"] == [[9.0, 0.5], [12.0, 0.1], [22.0, 0.1]]

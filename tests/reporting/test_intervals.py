@@ -5,7 +5,8 @@ import statistics
 
 import pytest
 
-from distexp.reporting.aggregate import Point, Space, compare, frame_of, make_report, rank
+from distexp.reporting.aggregate import make_report
+from distexp.reporting.comparison import Point, Space, compare, frame_of, means_of, rank
 from distexp.results.audit import FileAudit, Row
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
@@ -62,7 +63,11 @@ def test_values_that_share_no_run_are_not_compared() -> None:
 def test_across_two_axes_stand_means_of_the_same_seeds_and_gaps() -> None:
     values = [None if at >= 15 or at == 2 else value for at, value in enumerate(VALUES)]  # seed 3 of one pair
     found = compare(frame_of(PLACES, SEEDS, values), (0, 1), SIZES, runs=3, groups=6)
-    assert found.means == [[0.15, 10.15], [1.15, 11.15], [2.15, None]]
+    assert found.pairs
+    means = [[point and point.mean for point in line] for line in found.pairs]
+    assert means == [[0.15, 10.15], [1.15, 11.15], [2.15, None]]
+    half = pytest.approx(12.706 * 0.05, rel=1e-3)  # of two seeds, 0.1 apart
+    assert found.pairs[0][1] == Point(10.15, half, 2)
     assert (found.runs, found.of, found.absent) == (2, 3, 1)
 
 
@@ -76,7 +81,8 @@ def test_values_that_share_no_run_by_plan_show_each_combination() -> None:
     """As in a random search, or in pairs: width 0 has the learning rate 0 alone, width 1 the rate 1."""
     frame = frame_of([(0, 0), (0, 0), (1, 1)], [1, 2, 1], [1.0, 2.0, 3.0])
     found = compare(frame, [0], SIZES, runs=0, groups=2)
-    assert (found.points, found.dots) == (None, [(0, 1.5), (1, 3.0)])
+    assert found.points is None
+    assert means_of(frame, 2) == [([0, 0], 1.5), ([1, 1], 3.0)]
 
 
 SWEEP = """
@@ -100,7 +106,7 @@ def test_an_axis_that_not_every_combination_has_is_compared_among_those_that_hav
     values = [float(task.task.config.get("momentum") or 0) for task in tasks]
     charts = space.charts(frame_of(places, [task.seed for task in tasks], values))
     optimizer, lr, momentum = charts["axes"]
-    assert optimizer.dots, "adam has no momentum: no run of it is one of sgd"
+    assert optimizer.points is None, "adam has no momentum: no run of it is one of sgd"
     assert (lr.runs, lr.of, lr.absent) == (6, 6, 0)
     assert (momentum.runs, momentum.of, momentum.absent) == (4, 4, 0)
     assert [point.mean for _, point in momentum.points] == [0, 0.9]
