@@ -16,7 +16,9 @@ from benchmarks.harness import ROUNDS
 from distexp.cli.render import render
 from distexp.cli.screen import REFRESH_S
 from distexp.manager.admin import Admin
+from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.forecast import FORECAST_S, Forecaster
+from distexp.manager.rungs import Rungs
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
@@ -63,7 +65,16 @@ def _busy(now_s: list[float]) -> Admin:
         for number in range(WORKERS):
             _work(queue, registry, forecaster, number, is_last=turn == DONE_EACH)
             now_s[0] += 0.1
-    return Admin(queue, ResultsStore(Path(), lambda scan: None), registry, Workdir(Path()), forecaster)
+    store = ResultsStore(Path(), lambda scan: None)
+    return Admin(
+        queue=queue,
+        store=store,
+        registry=registry,
+        workdir=Workdir(Path()),
+        forecaster=forecaster,
+        rungs=Rungs(Path(), queue),
+        code=CodeIdentity(Path(), queue, store),
+    )
 
 
 def _work(

@@ -187,7 +187,7 @@ def test_everything_public_has_a_docstring() -> None:
     assert bare == []
 
 
-def test_whatever_comes_is_caught_at_two_places_alone() -> None:
+def test_whatever_comes_is_caught_where_it_is_listed_alone() -> None:
     found = set()
     for path in SOURCES:
         for name, node in definitions(parsed(path)):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from distexp.errors import ProtocolError, ResultsUnwritable, UnknownTask
+from distexp.errors import ProtocolError, UnknownTask
 from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.explain import QueueView, why_not_running
 from distexp.manager.forecast import Forecaster
@@ -21,7 +21,6 @@ from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE
 from distexp.task import Reportable, State, canonical
 from distexp.task_log import last_lines, read_piece
-from distexp.text import count_text
 from distexp.wire import messages as wire
 from distexp.wire.framing import MAX_MESSAGE_BYTES
 from distexp.workdir import Workdir
@@ -39,20 +38,20 @@ class Admin:
 
     def __init__(
         self,
+        *,
         queue: TaskQueue,
         store: ResultsStore,
         registry: WorkerRegistry,
         workdir: Workdir,
         forecaster: Forecaster,
-        *,
+        rungs: Rungs,
+        code: CodeIdentity,
         is_served: bool = True,
     ) -> None:
         """Answer for a manager, or with `is_served` false for the files that an earlier one has left."""
         self._is_served = is_served
         self._queue, self._store, self._registry, self._forecaster = queue, store, registry, forecaster
-        self._workdir = workdir
-        self.rungs = Rungs(workdir.root, queue)
-        self.code = CodeIdentity(workdir.root, queue, store)
+        self._workdir, self._rungs, self._code = workdir, rungs, code
         self.is_paused = False
         self._answers: Mapping[type, Callable[..., wire.AnyReply]] = {
             wire.Status: lambda request: wire.StatusReply(status=self.status()),
@@ -206,14 +205,14 @@ class Admin:
             log=last_lines(self._workdir.root / folder / LOG_FILE, SHOWN_LINES),
             rungs=[
                 wire.RungStatus(**{name: getattr(each, name) for name in wire.RungStatus.__struct_fields__})
-                for each in self.rungs.history(entry.planned)
+                for each in self._rungs.history(entry.planned)
             ],
         )
 
     def _why(self, entry: Entry, view: QueueView) -> str:
         if entry.state is State.COMPLETE and (path := self._store.where(entry.key)):
             return f"complete: its row is in {path.relative_to(self._workdir.root).as_posix()}"
-        if entry.state is State.PRUNED and (stop := self.rungs.last_stop(entry.planned)):
+        if entry.state is State.PRUNED and (stop := self._rungs.last_stop(entry.planned)):
             return f"pruned {stop.why}; `requeue {entry.planned.task_id}` runs it again"
         return why_not_running(entry, self._registry.available(), view)
 
@@ -247,7 +246,7 @@ class Admin:
 
     def _requeued(self, request: wire.Requeue) -> wire.Ack:
         count = sum(self._requeue(request))
-        others, message = self.code.requeue_others() if request.other_code else (0, "")
+        others, message = self._code.requeue_others() if request.other_code else (0, "")
         return wire.Ack(count=count + others, message=message)
 
     def _requeue(self, request: wire.Requeue) -> Iterator[bool]:
@@ -255,29 +254,13 @@ class Admin:
         for key in keys:
             entry = self._queue.entry(key)
             if entry.state is State.PRUNED:
-                self.rungs.ask_again(entry.planned)
+                self._rungs.ask_again(entry.planned)
             yield self._queue.requeue(key)
         if request.failed:
             yield from (self._queue.requeue(entry.key) for entry in self._queue.entries(State.FAILED))
         if request.missing:
             complete = [entry.planned for entry in self._queue.entries(State.COMPLETE)]
             yield from map(self._queue.reset_complete, self._store.without_row(complete))
-
-    def continue_pruned(self) -> None:
-        """Let pruned tasks run again of which more is wanted, and say how many stay pruned."""
-        if not self._queue.counts()[State.PRUNED]:
-            return
-        wanted = [each for each in self._queue.entries(State.PRUNED) if self.rungs.wants_more(each.planned)]
-        try:
-            for entry in wanted:
-                self.rungs.ask_again(entry.planned)
-                self._queue.requeue(entry.key)
-        except ResultsUnwritable as error:
-            log.warning("%s; pruned tasks stay so", error)
-        if wanted:
-            log.info("%s pruned earlier run on: more is wanted of them", count_text(len(wanted), "task"))
-        if left := self._queue.counts()[State.PRUNED]:
-            log.info("%s pruned earlier stay so; `requeue` runs them again", count_text(left, "task"))
 
     def _pause(self, is_paused: bool) -> wire.Ack:
         self.is_paused = is_paused

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distexp.manager.admin import Admin
+from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.forecast import Forecaster
-from distexp.manager.rungs import halving_of
+from distexp.manager.rungs import Rungs, halving_of
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import Scan
@@ -42,8 +43,16 @@ class SweepAtRest:
         registry = WorkerRegistry(
             host=host_name(), machine="", nonce="", task_lock=workdir.task_lock, clock=time.monotonic
         )
-        forecaster = Forecaster(self._queue, registry)
-        self._admin = Admin(self._queue, self._store, registry, workdir, forecaster, is_served=False)
+        self._admin = Admin(
+            queue=self._queue,
+            store=self._store,
+            registry=registry,
+            workdir=workdir,
+            forecaster=Forecaster(self._queue, registry),
+            rungs=Rungs(workdir.root, self._queue),
+            code=CodeIdentity(workdir.root, self._queue, self._store),
+            is_served=False,
+        )
 
     def _take(self, scan: Scan) -> None:
         self._queue.complete_unassigned(scan.complete)

@@ -18,10 +18,11 @@ from typing import Any
 
 from distexp.errors import DistexpError, ProtocolError, Unauthorized
 from distexp.manager.admin import Admin
+from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.completion import Completion, CompletionHandler
 from distexp.manager.forecast import Forecaster
 from distexp.manager.kept_rows import KeptRows
-from distexp.manager.rungs import halving_of
+from distexp.manager.rungs import Rungs, halving_of
 from distexp.manager.waiting import Assignment, WaitingWorkers
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Lease, WorkerInfo
@@ -78,7 +79,17 @@ class Dispatcher:
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
         self._secret = secret
         self._forecaster = Forecaster(queue, registry)
-        self._admin = Admin(queue, store, registry, workdir, self._forecaster)
+        self.rungs = Rungs(workdir.root, queue)
+        self.code = CodeIdentity(workdir.root, queue, store)
+        self._admin = Admin(
+            queue=queue,
+            store=store,
+            registry=registry,
+            workdir=workdir,
+            forecaster=self._forecaster,
+            rungs=self.rungs,
+            code=self.code,
+        )
         self.completion = CompletionHandler(
             queue=queue,
             journal=journal,
@@ -146,12 +157,14 @@ class Dispatcher:
     def closed(self, connection: Connection) -> None:
         """Give the worker a moment to come back; none when its process is seen to be gone."""
         self._registry.disconnect(connection.number)
-        for lease in self._queue.disconnect(connection.number):
+        shortened = self._queue.disconnect(connection.number)
+        for lease in shortened:
             if lease.is_unstarted:
                 self.completion.take_back_unstarted(lease)
             elif self._is_seen_to_die(lease.worker):
                 self.completion.lose(lease, "its process is gone")
-        self._waiting.look()
+        if not all(map(self._queue.is_live, shortened)):
+            self._waiting.look()  # a task is free
 
     def _is_seen_to_die(self, worker: WorkerInfo) -> bool:
         """Return whether process and task are gone; wait for that as long as it usually takes."""
@@ -186,25 +199,9 @@ class Dispatcher:
 
     def sweep_changed(self) -> None:
         """Estimate by the tasks that there are now; an edit lets held phases go on."""
-        self._admin.rungs.forget()
+        self.rungs.forget()
         self._forecaster.sweep_changed()
         self._admin.end_holds("a config file was edited")
-
-    def say_other_code(self) -> None:
-        """Say how many finished tasks ran other code than the folder holds now."""
-        self._admin.code.say_other()
-
-    def requeue_other_code(self) -> None:
-        """Let finished tasks that ran other code run again, and say how many."""
-        self._admin.code.requeue_at_start()
-
-    def say_code_change(self) -> None:
-        """Say that the code of the folder is another than before."""
-        self._admin.code.say_change()
-
-    def continue_pruned(self) -> None:
-        """Let pruned tasks run again of which more is wanted, and say how many stay pruned."""
-        self._admin.continue_pruned()
 
     def code_changed(self) -> None:
         """Let held phases go on: a file of their code was edited."""
@@ -345,7 +342,7 @@ class Dispatcher:
             raise ProtocolError(f"rung: the lease {request.lease_id} has ended; a heartbeat says the same")
         self._journal.flush()  # it may have been assigned again
         planned = self._queue.entry(request.key).planned
-        verdict = self._admin.rungs.decide(planned, request.step, request.value, is_last=request.last)
+        verdict = self.rungs.decide(planned, request.step, request.value, is_last=request.last)
         return wire.RungReply(verdict=verdict)
 
     def _task_complete(self, request: wire.TaskComplete, worker: Worker) -> wire.Ack:

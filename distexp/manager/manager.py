@@ -198,15 +198,15 @@ class ExperimentManager:
         self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
-        self.dispatcher.say_other_code()
-        self.dispatcher.continue_pruned()
+        self.dispatcher.code.say_other()
+        self.dispatcher.rungs.continue_pruned()
         self.queue.priorities.restore(self.journal.load_phases())
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):
             self._stays_until_s = time.monotonic() + RETURN_S
         self.dispatcher.restore_leases()
         if self._retry_other_code:
-            self.dispatcher.requeue_other_code()
+            self.dispatcher.code.requeue_at_start()
         self._hooks = Hooks(self.queue, self._commands, self.dispatcher.status, self.workdir.root)
         self.dispatcher.completion.say_what_failed_before()
 
@@ -281,7 +281,7 @@ class ExperimentManager:
         """Take up what changed on disk: rows first, then configs; whatever is unreadable changes nothing."""
         self.store.scan_all()
         self.dispatcher.completion.write_kept_rows()
-        self.dispatcher.say_code_change()
+        self.dispatcher.code.say_change()
         self._registry.compare_commits(lambda: commit_of(self.workdir.root))
         if self._sweep.has_changed():
             self._reload()
@@ -316,7 +316,7 @@ class ExperimentManager:
             self.store.sync(tasks)
             self.store.scan_all()
         self.dispatcher.sweep_changed()
-        self.dispatcher.continue_pruned()
+        self.dispatcher.rungs.continue_pruned()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
 
     def _note_held_code(self, phase: str) -> None:

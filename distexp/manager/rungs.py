@@ -22,8 +22,8 @@ from distexp.results.store import PREFIX
 from distexp.search.halving import judge
 from distexp.sweep.grid import GridPoint, Planned
 from distexp.system.group_commit import Batch, GroupCommit
-from distexp.task import Halving, Number, Task, canonical
-from distexp.text import cell_text
+from distexp.task import Halving, Number, State, Task, canonical
+from distexp.text import cell_text, count_text
 
 log = logging.getLogger("distexp.manager")
 
@@ -178,6 +178,22 @@ class Rungs:
         if last is None or last.verdict == "again":
             return last is not None
         return last.max_iter is not None and (halving.max_iter or math.inf) > last.max_iter
+
+    def continue_pruned(self) -> None:
+        """Let pruned tasks run again of which more is wanted, and say how many stay pruned."""
+        if not self._queue.counts()[State.PRUNED]:
+            return
+        wanted = [each for each in self._queue.entries(State.PRUNED) if self.wants_more(each.planned)]
+        try:
+            for entry in wanted:
+                self.ask_again(entry.planned)
+                self._queue.requeue(entry.key)
+        except ResultsUnwritable as error:
+            log.warning("%s; pruned tasks stay so", error)
+        if wanted:
+            log.info("%s pruned earlier run on: more is wanted of them", count_text(len(wanted), "task"))
+        if left := self._queue.counts()[State.PRUNED]:
+            log.info("%s pruned earlier stay so; `requeue` runs them again", count_text(left, "task"))
 
     def history(self, planned: Planned) -> Sequence[RungRecord]:
         """Return what is known of a task, the oldest first."""

@@ -7,6 +7,7 @@ import pytest
 
 from distexp.manager.manager import ExperimentManager
 from distexp.task import State
+from distexp.wire.server import Connection
 from tests.live_manager import Folder, RawClient, secret_of, worker
 from tests.support import poll
 
@@ -157,6 +158,14 @@ def test_a_task_whose_worker_began_it_and_died_is_lost(manager: ExperimentManage
         assert gone.say("heartbeat", **lease)["stop"] is False
         manager.dispatcher.completion.lose(manager.queue.leases()[0], "its process is gone")
         assert manager.queue.entry(str(task["key"])).losses == 1
+
+
+def test_a_connection_that_closes_has_waiting_workers_tried_again_only_where_it_frees_a_task(
+    manager: ExperimentManager,
+) -> None:
+    known = manager.dispatcher._waiting.changes
+    manager.dispatcher.closed(Connection(number=10**6, peer="127.0.0.1:7", is_local=True))
+    assert manager.dispatcher._waiting.changes == known
 
 
 def test_hundreds_that_wait_share_what_comes_and_nobody_gets_two(

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 
 from distexp.errors import ProtocolError
 from distexp.manager.admin import Admin
+from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.forecast import Forecaster
+from distexp.manager.rungs import Rungs
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
-from distexp.task import Bookmark, Provenance, RowRule, Value
+from distexp.task import Bookmark, Provenance, RowRule, State, Value
 from distexp.wire import messages as wire
 from distexp.wire.framing import (
     MAX_GUESSES,
@@ -227,8 +229,7 @@ def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -
     tasks = [msgspec.structs.replace(task, key=str(number)) for number in range(1000)]
     queue = TaskQueue(Clock(), lambda record: None)
     queue.sync(tasks)
-    for state in queue._counts:
-        queue._counts[state] *= 1000  # as with a million tasks
+    queue._counts.add_each({task.phase: 999_000}, State.PENDING)  # as with a million tasks
     registry = WorkerRegistry(
         host="here", machine="", nonce="", task_lock=Workdir(Path()).task_lock, clock=Clock()
     )
@@ -238,12 +239,15 @@ def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -
         registry.register(wire.RequestTask(worker_id="substitute"), number)
         registry.exclude(worker.info, "it cannot import the experiment, which others can")
     assert queue.assign(WorkerInfo("cpu0"))
+    store = ResultsStore(tmp_path, lambda scan: None)
     reply = Admin(
-        queue,
-        ResultsStore(tmp_path, lambda scan: None),
-        registry,
-        Workdir(tmp_path),
-        Forecaster(queue, registry),
+        queue=queue,
+        store=store,
+        registry=registry,
+        workdir=Workdir(tmp_path),
+        forecaster=Forecaster(queue, registry),
+        rungs=Rungs(tmp_path, queue),
+        code=CodeIdentity(tmp_path, queue, store),
     ).handle(wire.Status())
     line = encode(reply)
     assert len(line) <= MAX_STATUS_BYTES
