@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from distexp.system.files import regular
 from distexp.task import Task, Value, joined
 from distexp.text import cut, harmless_name, one_line
 
@@ -60,7 +61,8 @@ def write_parameters(folder: Path, parameters: Mapping[str, Value], seed: int) -
     text = json.dumps({**parameters, "seed": seed}, ensure_ascii=False, indent=2)
     half = folder / HALF_PARAMETERS_FILE
     try:
-        half.write_text(text + "\n", encoding="utf-8", errors="replace")
+        with open(half, "w", encoding="utf-8", errors="replace", opener=regular) as file:
+            file.write(text + "\n")
     except OSError:  # a full disk, say
         with suppress(OSError):
             half.unlink()
@@ -118,7 +120,7 @@ class RunFolder:
             self.open()
             log = self.log
         try:
-            with open(log, "ab") as file:
+            with open(log, "ab", opener=regular) as file:
                 file.write(text.encode(errors="replace"))
                 start = file.tell()
                 if log != self.log:

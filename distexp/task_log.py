@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distexp.errors import ProtocolError
+from distexp.system.files import regular
 
 PIECE_BYTES = 128 * 1024  # six bytes of JSON for one of text at worst: below MAX_MESSAGE_BYTES
 TAIL_BYTES = 16_000  # read from the log's end for its last lines
@@ -31,7 +32,7 @@ def read_piece(path: Path, offset: int) -> Piece | None:
         ProtocolError: It is there, and cannot be read now.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             size = file.seek(0, 2)
             offset = offset if offset <= size else 0
             file.seek(offset)
@@ -49,7 +50,7 @@ def read_piece(path: Path, offset: int) -> Piece | None:
 def last_lines(path: Path, lines: int, start: int = 0) -> list[str]:
     """Return the last lines of a task's log from `start` (bytes) on, as far as it can be read."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             file.seek(max(start, file.seek(0, 2) - TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:

@@ -15,7 +15,7 @@ from typing import Any
 from distexp.errors import AlreadyRunning, UserError
 from distexp.run_folder import run_folder
 from distexp.system import locks
-from distexp.system.files import make_ignored, replace_durably
+from distexp.system.files import make_ignored, read_bytes, regular, replace_durably
 from distexp.system.process import ProcessMark, host_name
 
 LOG_FILE = "experiment_manager.log"
@@ -120,7 +120,7 @@ class Workdir:
         It is empty where no manager has written one.
         """
         try:
-            with open(self.nonce, encoding="ascii") as file:
+            with open(self.nonce, encoding="ascii", opener=regular) as file:
                 place = os.fstat(file.fileno())
                 text = file.read().strip()
         except (OSError, UnicodeDecodeError):
@@ -204,7 +204,7 @@ class Workdir:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path).decode()
     except (OSError, UnicodeDecodeError):
         return ""
 

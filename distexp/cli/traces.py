@@ -11,6 +11,7 @@ from distexp.results.matching import first_places
 from distexp.results.results_file import RESULTS_FILE
 from distexp.results.store import folders_with_results
 from distexp.run_folder import HEADER, LOG_FILE, PARAMETERS_FILE, RUNS_FOLDER, key_in
+from distexp.system.files import read_bytes, regular
 from distexp.task import Value
 from distexp.text import harmless_name
 
@@ -114,7 +115,7 @@ def value_in(cell: str) -> Value:
 
 def _parameters(folder: Path) -> dict[str, Value]:
     try:
-        found = json.loads((folder / PARAMETERS_FILE).read_text(encoding="utf-8"))
+        found = json.loads(read_bytes(folder / PARAMETERS_FILE))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -138,7 +139,7 @@ def _folders_of(root: Path, name: str) -> Iterator[Path]:
 def _task_id(folder: Path) -> str:
     """Return the id of the task that the first header of its log names; empty where there is none."""
     try:
-        with open(folder / LOG_FILE, "rb") as file:
+        with open(folder / LOG_FILE, "rb", opener=regular) as file:
             first = file.readline(HEAD_BYTES).decode(errors="replace")
     except OSError:
         return ""

@@ -20,6 +20,7 @@ import psutil
 from distexp.errors import UserError
 from distexp.gpu.devices import MIB, GpuRequest, GpuStatus, no_gpu_error
 from distexp.system import locks
+from distexp.system.files import PRIVATE
 from distexp.system.locks import FileLock
 from distexp.task import MIB_PER_GB
 from distexp.text import count_text
@@ -230,6 +231,8 @@ def _take(place: Place) -> str:
         return place.take()
     except PermissionError as error:  # another user closed the file
         return f"cannot be claimed: {error}; {SHARED_MODES}"
+    except locks.NotALockFile as error:
+        return f"cannot be claimed: {error}"
 
 
 def _joined(claims: Sequence[Claim]) -> Claim:
@@ -264,7 +267,7 @@ def _is_held(path: Path) -> bool:
         return False
     try:
         lock = _try_lock(path, INSTANT_S)
-    except PermissionError:
+    except (PermissionError, locks.NotALockFile):
         return False  # another user's file: nothing can be told
     if lock:
         lock.release()
@@ -303,11 +306,13 @@ def claim_cpu(folder: Path, device: Literal["cpu", "mps"] = "cpu") -> Claim:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(MAX_CPU_WORKERS):
-            lock = _try_lock(folder / f"{device}{index}.lock", mode=locks.PRIVATE)
+            lock = _try_lock(folder / f"{device}{index}.lock", mode=PRIVATE)
             if lock:
                 return Claim(f"{device}{index}", (), (lock,), device)
     except PermissionError as error:
         raise UserError(f"{folder}: a file there cannot be locked ({error}); fix its permissions") from error
+    except locks.NotALockFile as error:
+        raise UserError(str(error)) from error
     raise UserError(f"{folder}: {MAX_CPU_WORKERS} CPU workers run already, and more are not possible")
 
 
@@ -384,6 +389,8 @@ def _lock(path: Path, wait_s: float = 0.0) -> FileLock | str:
         lock = _try_lock(path, wait_s)
     except PermissionError as error:  # another user's file: for this instant, or for good
         return f"cannot be claimed: {error}; {SHARED_MODES}"
+    except locks.NotALockFile as error:
+        return f"cannot be claimed: {error}"
     return lock or f"claimed by another worker{_holder(path)}"
 
 
@@ -392,13 +399,14 @@ def _try_lock(path: Path, wait_s: float = 0.0, mode: int = locks.SHARED) -> File
 
     Raises:
         PermissionError: This user may not open the file.
+        NotALockFile: A link, a FIFO, ... stands in its place.
         UserError: The file system has no kernel locks, or anything else is wrong with the path.
     """
     try:
         lock = locks.acquire(path, wait_s, mode=mode)
     except TimeoutError:
         return None
-    except PermissionError:
+    except (PermissionError, locks.NotALockFile):
         raise
     except OSError as error:
         remedy = f"use a local folder with file locks, such as {CLAIM_FOLDER_VARIABLE}=/tmp/claims"

@@ -19,13 +19,17 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from distexp.system.exit_codes import code_text
+from distexp.system.files import private, regular
+from distexp.system.logs import MAX_BYTES
 from distexp.system.process import ProcessMark, end_tree
+from distexp.system.shorten import shorten
 from distexp.text import count_text
 from distexp.workdir import Workdir
 
 LEAVE_S = 2.0  # for workers to leave by themselves once the manager has ended, before they are asked to
 FINISH_S = 10.0  # for the manager to see that all is done once the last worker has left
 END_S = 30.0  # from SIGTERM to a kill: a worker takes up to 20 s to save a checkpoint
+LOOK_S = 5.0  # between two looks at the sizes of logs
 KILL_S = 5.0  # from a third Ctrl+C to a kill
 RELAY = "DISTEXP_RELAY"  # set: a manager shows the lines of its standard input above its view
 BAD_GPU_CODE = 2  # of a worker that cannot start, or whose GPU torch cannot use
@@ -124,7 +128,8 @@ class ProcessGroup:
         """
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
-        output = log.open("wb") if log is not None else None
+            log.unlink(missing_ok=True)
+        output = open(log, "ab", opener=private) if log is not None else None  # noqa: SIM115 - closed below
         try:
             started = subprocess.Popen(
                 command,
@@ -165,7 +170,9 @@ class Address:
 def read_address(workdir: Path) -> Address | None:
     """Return what the manager of `workdir` wrote down, None if nothing whole. It may be long dead."""
     try:
-        with open(Workdir(workdir).info, "rb") as file:  # which a new manager may replace just now
+        with open(
+            Workdir(workdir).info, "rb", opener=regular
+        ) as file:  # which a new manager may replace just now
             written_ns, told = os.fstat(file.fileno()).st_mtime_ns, json.load(file)
         return Address(int(told["pid"]), str(told["host"]), int(told["port"]), written_ns)
     except (OSError, ValueError, KeyError, TypeError):
@@ -239,6 +246,7 @@ class LocalRun:
         self._workers_ended_s: float | None = None
         self._has_asked_manager = False
         self._has_asked_workers = False
+        self._next_look_s = 0.0  # at the sizes of the workers' logs
         self.why_cut_short = ""  # how the workers ended before the sweep
         self._manager = group.start("manager", manager, is_relay=is_relay)
 
@@ -260,6 +268,9 @@ class LocalRun:
             self._on_signal(number, now_s)
         if not self._group.running:
             return True
+        if now_s >= self._next_look_s:
+            self._next_look_s = now_s + LOOK_S
+            self._shorten_logs()
         if self._stopping.is_over(now_s):
             for process in self._group.running:
                 process.kill()
@@ -270,6 +281,11 @@ class LocalRun:
         elif not any(process.is_running for process in self._workers):
             self._after_workers(now_s)
         return False
+
+    def _shorten_logs(self) -> None:
+        for log in [process.log for process in self._workers if process.log]:
+            with contextlib.suppress(OSError):  # a full disk: the next look tries again
+                shorten(log, MAX_BYTES)
 
     def _on_signal(self, number: signal.Signals, now_s: float) -> None:
         receivers = [process for process in self._workers if process.is_running] or [self._manager]

@@ -6,6 +6,7 @@ one process at a time.
 """
 
 import itertools
+import os
 import sqlite3
 import uuid
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from distexp.errors import JournalUnwritable
+from distexp.system.files import private
 from distexp.system.group_commit import GroupCommit
 from distexp.task import PhaseRecord, TaskRecord
 
@@ -45,11 +47,16 @@ class Journal:
         self._commits: GroupCommit[Record] = GroupCommit(self._commit)
         self._unwritten: dict[tuple[str, str], Record] = {}  # what a failed commit left; bounded by the tasks
         try:
+            for each in (path, path.with_name(f"{path.name}-wal")):
+                if each == path or each.exists():
+                    os.close(private(each, os.O_RDWR | os.O_CREAT))  # SQLite makes files that others can lock
             self._database = sqlite3.connect(
                 path, timeout=_BUSY_S, check_same_thread=False, isolation_level=None
             )
         except sqlite3.Error as error:
             raise JournalUnwritable(f"{path}: {error}; {_REMEDY}") from None
+        except OSError as error:
+            raise JournalUnwritable(f"{path}: {error.strerror}; {_REMEDY}") from None
         try:
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")  # before WAL: then no shared-memory file
             self._database.execute("PRAGMA journal_mode=WAL")

@@ -21,6 +21,7 @@ from distexp.results.store import folders_with_results
 from distexp.run_folder import METRICS_FILE
 from distexp.sweep.config import Phase, load_configs
 from distexp.sweep.expand import output_folders
+from distexp.system.files import read_bytes
 from distexp.task import Value, canonical
 from distexp.workdir import Workdir
 
@@ -172,7 +173,7 @@ def _with_results(root: Path) -> list[str]:
 
 def _rows_of(path: Path, columns: Columns) -> pd.DataFrame:
     """Return the good lines of a file."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     header = read_header(io.BytesIO(data))
     if header is None or header.problem:
         if header:

@@ -29,6 +29,7 @@ from distexp.results.matching import Found, Matcher, TaskIndex, keys_of
 from distexp.results.problems import SHOWN_CHARS, Explainer, Problem, header_reason
 from distexp.results.row import CODE, RUNGS_FILE, STOPPED_AT
 from distexp.system.code import is_code
+from distexp.system.files import regular
 from distexp.task import Bookmark
 
 MAX_REASONS = 100  # per look: each of a million rows may name another phase
@@ -187,7 +188,7 @@ class Reader:
         seen_before, complete, pruned, warnings = set[str](), set[str](), set[str](), list[str]()
         self.problems = []
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb", opener=regular) as file:
                 status = os.fstat(file.fileno())
                 self.header = read_header(file)
                 if self.header is None or not self._fits(file, status, self.header):

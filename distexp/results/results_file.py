@@ -25,7 +25,7 @@ from distexp.results.problems import Problem
 from distexp.results.reader import OnRow, Reader, Scan
 from distexp.results.row import STOPPED_AT
 from distexp.system import locks
-from distexp.system.files import sync, sync_folder
+from distexp.system.files import regular, sync, sync_folder
 from distexp.task import Bookmark, Task
 
 __all__ = ["RESULTS_FILE", "Appended", "ResultsFile", "Scan"]
@@ -99,7 +99,7 @@ class ResultsFile:
             with locks.acquire(self._lock):
                 target = os.path.realpath(self.path)  # the lock lies beside a link, not beside its target
                 if os.path.exists(target):
-                    os.close(os.open(target, os.O_WRONLY | os.O_APPEND))
+                    os.close(regular(target, os.O_WRONLY | os.O_APPEND))
                     return not self.unusable
                 return os.access(os.path.dirname(target), os.W_OK)
         except (OSError, TimeoutError):
@@ -342,7 +342,7 @@ def append_durably(path: Path, data: bytes) -> os.stat_result:
         OSError: Nothing was appended.
     """
     created = not path.exists()
-    descriptor = os.open(path, _APPEND, 0o666)
+    descriptor = regular(path, _APPEND)
     try:
         opened = os.fstat(descriptor)
         size = opened.st_size
@@ -367,7 +367,7 @@ def append_durably(path: Path, data: bytes) -> os.stat_result:
 
 def set_aside(path: Path, offset: int, tail: bytes) -> bool:
     """Move the torn last line to the `.torn` file beside; return False if it is no longer the last line."""
-    with open(path, "r+b") as file:
+    with open(path, "r+b", opener=regular) as file:
         file.seek(offset)
         if file.read(len(tail) + 1) != tail:
             return False
@@ -436,7 +436,7 @@ def _rewritten(path: Path, lock: locks.FileLock) -> Iterator[tuple[BinaryIO, Bin
     target = Path(os.path.realpath(path))  # a link stays a link
     copy = target.with_name(target.name + ".tmp")
     try:
-        with open(target, "rb") as old, open(copy, "wb") as new:
+        with open(target, "rb", opener=regular) as old, open(copy, "wb", opener=regular) as new:
             yield old, new
             new.flush()
             sync(new.fileno())
@@ -467,6 +467,6 @@ def lacks_line_end(path: Path, dialect: Dialect) -> bool:
     """Return whether the file has a last line without its end."""
     if not path.exists() or not path.stat().st_size:
         return False
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) != dialect.end

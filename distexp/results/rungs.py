@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from distexp.system.files import read_bytes
 from distexp.task import Number
 from distexp.text import number_text
 
@@ -42,7 +43,7 @@ RUNG_COLUMNS = RungRecord.__struct_fields__
 def read_rungs(path: Path) -> list[RungRecord]:
     """Return what a `rungs.csv` holds; lines that are none, such as a torn one, are left out."""
     try:
-        text = path.read_bytes().decode("utf-8-sig", errors="replace")
+        text = read_bytes(path).decode("utf-8-sig", errors="replace")
     except OSError:
         return []
     found = []

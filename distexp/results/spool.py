@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from distexp.errors import ResultsUnwritable
-from distexp.system.files import make_ignored, replace_durably
+from distexp.system.files import PRIVATE, make_ignored, read_bytes, replace_durably
 
 SUFFIX = ".result"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -35,7 +35,7 @@ class Spool:
             raise ValueError(f"spool name {name!r}: may hold only letters, digits, dot, dash and underscore")
         try:
             make_ignored(self._folder)
-            replace_durably(self._folder / (name + SUFFIX), _digest(payload) + b"\n" + payload)
+            replace_durably(self._folder / (name + SUFFIX), _digest(payload) + b"\n" + payload, PRIVATE)
         except OSError as error:
             raise ResultsUnwritable(f"{self._folder}: cannot be written now ({error.strerror})") from error
 
@@ -50,7 +50,7 @@ class Spool:
             try:
                 modified_ns, (digest, _, payload) = (
                     path.stat().st_mtime_ns,
-                    path.read_bytes().partition(b"\n"),
+                    read_bytes(path).partition(b"\n"),
                 )
             except OSError:
                 continue  # handed over by another process at this moment, or a folder

@@ -26,6 +26,7 @@ from distexp.sweep.validation import (
     shown,
 )
 from distexp.sweep.yaml_loader import Node, Problems, plain, read
+from distexp.system.files import regular
 from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, DEFAULT_SEED, Halving, Process, Value
 
 MAX_BYTES = 1024 * 1024  # a sweep is a page of YAML; a megabyte is some other file, and takes up to a minute
@@ -125,7 +126,7 @@ def _natural_order(name: str) -> list[tuple[str, int]]:
 
 def _text_of(path: Path, name: str) -> str:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular) as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError([f"{name}: cannot be read ({error.strerror})"]) from error

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from distexp.system.files import read_bytes
 from distexp.system.git import ask_git, commit_of
 from distexp.text import count_text
 
@@ -94,9 +95,7 @@ class FolderCode:
             before = known.get(path)
             is_same = before is not None and before[0] == marks[path]
             with suppress(OSError):  # it goes while it is looked at
-                text = (
-                    before[1] if before and is_same else hashlib.sha256(Path(path).read_bytes()).hexdigest()
-                )
+                text = before[1] if before and is_same else hashlib.sha256(read_bytes(Path(path))).hexdigest()
                 self._hashes[path] = marks[path], text
         root = self._folder
         return CodeState(

@@ -1,6 +1,8 @@
-"""Replace a file whole, so that it is there after a kill or a power cut."""
+"""Replace a file whole, so that it is there after a kill or a power cut; open regular files alone."""
 
+import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,45 @@ except ImportError:  # Windows
     fcntl = None
 
 FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)  # of macOS, whose fsync leaves data in the drive's own memory
+
+PRIVATE = 0o600  # of what other users of the host must not read, lock or change
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+
+
+def regular(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
+    """Open a regular file, as the `opener` of `open`: whoever put a FIFO or a device there holds up nobody.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file.
+    """
+    try:
+        descriptor = os.open(path, flags | _AT_ONCE, mode)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a FIFO that nobody reads
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is not a regular file; move it away", os.fspath(path))
+
+
+def private(path: str | os.PathLike[str], flags: int) -> int:
+    """Do the same for a file that its owner alone may use, whatever mode it had."""
+    descriptor = regular(path, flags, PRIVATE)
+    if os.name == "posix" and os.fstat(descriptor).st_uid == os.geteuid():
+        os.fchmod(descriptor, PRIVATE)
+    return descriptor
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a regular file holds.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file.
+    """
+    with open(path, "rb", opener=regular) as file:
+        return file.read()
 
 
 def replace_durably(path: Path, data: bytes | memoryview, mode: int = 0o666, writer: str = "") -> None:

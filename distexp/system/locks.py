@@ -5,6 +5,7 @@ on POSIX and the first byte of the file on Windows, as the package `filelock` ta
 package exclude us, and we them. A process that was forked or started by the holder does not hold the lock.
 """
 
+import errno
 import os
 import stat
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-PRIVATE = 0o600  # another user who may open a lock file can hold it for ever
+from distexp.system.files import PRIVATE
+
 SHARED = 0o666  # for files that users lock in turn, whatever their umask
 POLL_S = 0.01  # between two tries
 NOTE_BYTES = 40  # of a note that are read: anybody may have written a shared file
@@ -24,6 +26,11 @@ _FLAGS = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)  # for a FIFO in the file's place
 )
+
+
+class NotALockFile(OSError):
+    """At the path of a lock stands a link, a folder, a FIFO, ...: only people can mend that."""
+
 
 if sys.platform == "win32":
     import ctypes
@@ -113,14 +120,16 @@ def acquire(path: str | Path, timeout_s: float = 0.0, *, mode: int = PRIVATE) ->
     """Lock the file, which is made with its folder if need be.
 
     Args:
-        path: A regular file; a link is not followed.
+        path: A regular file; a link is not followed. One of mode `SHARED` has no second name (hard link):
+            with a name of another user's choice, his lock would change the mode of a file of ours.
         timeout_s: How long to try while somebody else holds it; 0: once, infinity: for ever.
         mode: What the file's permissions are to be. Only its owner can change them.
 
     Raises:
         TimeoutError: Somebody else has held it all that time.
         PermissionError: This user may not open it.
-        OSError: It is no regular file, or its file system has no locks.
+        NotALockFile: It is no such file.
+        OSError: Its file system has no locks.
     """
     until_s = time.monotonic() + timeout_s
     while True:
@@ -168,10 +177,12 @@ def _try(path: str | Path, mode: int | None) -> FileLock | None:
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(f"{path} is not a regular file; move it away")
+            raise NotALockFile(f"{path} is not a regular file; move it away")
+        if mode == SHARED and found.st_nlink > 1:
+            raise NotALockFile(f"{path} has another name, too (a hard link); move it away")
+        if mode is not None:
+            _set_mode(descriptor, found, mode)
         if _is_locked(descriptor) and _is_at(path, found):
-            if mode is not None:
-                _set_mode(descriptor, found, mode)
             lock, descriptor = FileLock(descriptor), -1
             return lock
         return None
@@ -186,6 +197,11 @@ def _open(path: str | Path, mode: int) -> int:
     except FileNotFoundError:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, _FLAGS, mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR):
+            kind = "folder" if error.errno == errno.EISDIR else "link"
+            raise NotALockFile(f"{path} is a {kind}, not a regular file; move it away") from None
+        raise
 
 
 def _is_locked(descriptor: int) -> bool:
@@ -209,5 +225,6 @@ def _is_at(path: str | Path, found: os.stat_result) -> bool:
 
 def _set_mode(descriptor: int, found: os.stat_result, mode: int) -> None:
     """Give a file of ours its permissions: those of a new one depend on the umask, or on an older version."""
-    if sys.platform != "win32" and stat.S_IMODE(found.st_mode) != mode and found.st_uid == os.geteuid():
+    is_ours = sys.platform != "win32" and found.st_uid == os.geteuid() and found.st_nlink == 1
+    if is_ours and stat.S_IMODE(found.st_mode) != mode:
         os.fchmod(descriptor, mode)

@@ -1,6 +1,7 @@
 """Send log lines to the console and to files, in one format."""
 
 import logging
+import logging.handlers
 import os
 import queue
 import sys
@@ -8,7 +9,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from distexp.system.files import private
 from distexp.text import one_line
 
 
@@ -23,6 +26,9 @@ class OneLine(logging.Formatter):
 FORMAT = OneLine("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
 
 
+MAX_BYTES = 10_000_000  # of a log; then it is named `.1`, the one before `.2`, ...
+KEPT = 5  # earlier ones
+LOOK_EVERY = 100  # lines between two looks at its size and name: each costs as much as a line
 CLOSE_S = 2.0  # for the last lines to be written
 
 
@@ -97,7 +103,39 @@ def log_to_file(path: Path) -> logging.Handler:
 
 def _file_handler(path: Path) -> logging.Handler:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return logging.FileHandler(path, encoding="utf-8", delay=True)
+    return _RotatingFile(path, maxBytes=MAX_BYTES, backupCount=KEPT, encoding="utf-8", delay=True)
+
+
+class _RotatingFile(logging.handlers.RotatingFileHandler):
+    """A log that its owner alone may read. On a shared disk, workers of several hosts may write to one."""
+
+    _lines = 0
+
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors="replace", opener=private)
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        """Return whether the file is long; one that somebody else has renamed is left, and begun anew."""
+        self._lines += 1
+        if self._lines % LOOK_EVERY != 1 % LOOK_EVERY:
+            return False
+        stream = self.stream
+        if stream is not None and not _is_at(self.baseFilename, stream.fileno()):
+            stream.close()
+            self.stream = None
+        return bool(super().shouldRollover(record))
+
+    def rotate(self, source: str, dest: str) -> None:
+        """Rename the file unless somebody else has it open, on Windows: then it goes on."""
+        with suppress(OSError):
+            super().rotate(source, dest)
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def log_to(handler: logging.Handler) -> logging.Handler:

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from distexp.errors import ManagerUnreachable, TokenIncomplete, UserError
+from distexp.system.files import read_bytes
 from distexp.workdir import Workdir, write_private
 
 TOKEN_VARIABLE = "EXPERIMENT_TOKEN"
@@ -88,7 +89,7 @@ def read_token(workdir: Workdir) -> Token | None:
         TokenIncomplete: It holds the beginning of one.
     """
     try:
-        text = workdir.token.read_bytes()
+        text = read_bytes(workdir.token)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -178,7 +179,7 @@ def load_or_make_identity(workdir: Workdir) -> tuple[Token, ssl.SSLContext]:
         write_private(workdir.certificate, make_certificate())
     require_private(workdir.certificate)
     try:
-        pem = workdir.certificate.read_text(encoding="ascii")
+        pem = read_bytes(workdir.certificate).decode("ascii")
         shown = fingerprint(ssl.PEM_cert_to_DER_cert(pem[pem.index(CERTIFICATE_BEGINS) :]))
         context = server_context(workdir.certificate)
     except (OSError, ValueError):  # ssl.SSLError is an OSError, UnicodeDecodeError a ValueError

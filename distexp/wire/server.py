@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ MAX_REFUSALS = 3  # unauthenticated: a typing error, not a search, and not a bro
 WARNINGS_PER_MINUTE = 60  # about refusals: a flood of them must not fill the disk
 WANTED_FILES = 65536  # one a connection
 SPARE_FILES = 64  # for configs, results, journal and log, however many connections there are
+MAX_CLOSING = 32  # connections beyond a limit whose ends were begun: they are counted until they end
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +67,12 @@ class RequestHandler(Protocol):
 class ConnectionLimits:
     """Counts open and unauthenticated connections, and logged refusals.  Safe from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, close: Callable[[int], None] = lambda number: None) -> None:
+        """Let `close` end the connection of this number, to make room."""
         self._lock = threading.Lock()
+        self._close = close
+        self._silent: dict[int, str] = {}  # address by number: unauthenticated, the longest silent first
+        self._closing: set[int] = set()
         self._max_open = _allow_many_files() - SPARE_FILES
         self._open_count = 0
         self._unauthenticated: Counter[str] = Counter()  # by address
@@ -74,22 +80,46 @@ class ConnectionLimits:
         self._logged = self._unlogged = 0
 
     def admit(self, address: str) -> bool:
-        """Return whether one more connection is allowed; if so, it counts as unauthenticated."""
+        """Return whether one more connection is allowed; if so, it counts as unauthenticated.
+
+        Where there is no place, the unauthenticated one that has been silent for longest makes room.
+        """
         with self._lock:
-            if self._open_count >= self._max_open or self._unauthenticated[address] >= MAX_UNAUTHENTICATED:
-                return False
+            is_full = self._open_count >= self._max_open
+            if is_full or self._unauthenticated[address] >= MAX_UNAUTHENTICATED:
+                silent = (each for each, whose in self._silent.items() if is_full or whose == address)
+                longest = next(silent, None)
+                if longest is None or len(self._closing) >= MAX_CLOSING:
+                    return False
+                del self._silent[longest]
+                self._closing.add(longest)
+                self._close(longest)
             self._open_count += 1
             self._unauthenticated[address] += 1
             return True
 
-    def authenticated(self, address: str) -> None:
+    def watch(self, number: int, address: str) -> None:
+        """Learn that an admitted connection begins to be served."""
+        with self._lock:
+            self._silent[number] = address
+
+    def heard(self, number: int) -> None:
+        """Learn that an unauthenticated connection is not silent."""
+        with self._lock:
+            if (address := self._silent.pop(number, None)) is not None:
+                self._silent[number] = address
+
+    def authenticated(self, address: str, number: int = 0) -> None:
         """Count one connection of this address as authenticated: it has shown the secret."""
         with self._lock:
+            self._silent.pop(number, None)
             self._drop_unauthenticated(address)
 
-    def release(self, address: str, *, is_unauthenticated: bool) -> None:
+    def release(self, address: str, *, is_unauthenticated: bool, number: int = 0) -> None:
         """Count one admitted connection less: it has ended."""
         with self._lock:
+            self._silent.pop(number, None)
+            self._closing.discard(number)
             self._open_count -= 1
             if is_unauthenticated:
                 self._drop_unauthenticated(address)
@@ -136,10 +166,10 @@ class Server(socketserver.ThreadingTCPServer):
             AlreadyRunning: The address cannot be bound.
         """
         self.handler = handler
-        self.limits = ConnectionLimits()
+        self.limits = ConnectionLimits(self._end)
         self._context = context
         self._numbers = itertools.count(1)
-        self._open: dict[int, socket.socket] = {}
+        self._open: dict[int, socket.socket] = {}  # by number
         self._lock = threading.Lock()
         try:
             super().__init__((host, port), _ConnectionHandler)
@@ -216,7 +246,14 @@ class Server(socketserver.ThreadingTCPServer):
         connection = Connection(next(self._numbers), peer, is_local, sock.fileno())
         with self._lock:
             self._open[connection.number] = sock
+        self.limits.watch(connection.number, address[0])
         return connection
+
+    def _end(self, number: int) -> None:
+        """Let the thread of a connection find that it is closed."""
+        with self._lock:
+            if sock := self._open.get(number):
+                _shut(sock, socket.SHUT_RDWR)
 
     def unregister(self, connection: Connection) -> None:
         """Remove a connection that has ended, and tell the handler."""
@@ -249,8 +286,12 @@ class _ConnectionHandler(socketserver.BaseRequestHandler):
             log.debug("%s: connection ended: %s", connection.peer, error)
         finally:
             self.server.unregister(connection)
+            self.server.limits.release(
+                self.client_address[0],
+                is_unauthenticated=self._is_unauthenticated,
+                number=connection.number,
+            )
             self._socket.close()
-            self.server.limits.release(self.client_address[0], is_unauthenticated=self._is_unauthenticated)
 
     def _accept_tls(self, connection: Connection) -> None:
         """Set up TLS if the client speaks it.
@@ -265,6 +306,7 @@ class _ConnectionHandler(socketserver.BaseRequestHandler):
             self._socket = secured = self.server.secure(connection, self._socket)
             secured.settimeout(MESSAGE_S)  # of the whole handshake, not of each of its bytes
             secured.do_handshake()
+            self.server.limits.heard(connection.number)
         elif first and not connection.is_local:
             error = ProtocolError(
                 "connection refused: clients on other machines must use TLS: run `distexp` there, with a "
@@ -279,6 +321,8 @@ class _ConnectionHandler(socketserver.BaseRequestHandler):
         begun_s = time.monotonic()  # when the message that is not complete began
         try:
             while data := self._receive(reader, connection, begun_s + MESSAGE_S):
+                if self._is_unauthenticated:
+                    self.server.limits.heard(connection.number)
                 is_new = not reader.is_mid_message
                 lines = reader.feed(data)
                 if is_new or lines:
@@ -316,7 +360,7 @@ class _ConnectionHandler(socketserver.BaseRequestHandler):
             request = decode_request(line)
             if self._is_unauthenticated and self.server.handler.knows(request):
                 self._is_unauthenticated = False
-                self.server.limits.authenticated(self.client_address[0])
+                self.server.limits.authenticated(self.client_address[0], connection.number)
             return encode(self.server.handler.handle(request, connection))
         except DistexpError as error:
             self.server.limits.log_refusal(connection.peer, error)

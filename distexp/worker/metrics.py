@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from distexp.results.csv_format import Dialect, line_of
 from distexp.run_folder import METRICS_FILE
+from distexp.system.files import regular
 from distexp.task import Number, Reportable
 from distexp.text import cell_text
 
@@ -96,7 +97,7 @@ class MetricsFile:
 
     def _open(self) -> BinaryIO:
         """Open the file of this and earlier attempts; a last line that a kill has torn is cut off."""
-        file = open(self._path, "a+b")  # noqa: SIM115 - open until the task ends
+        file = open(self._path, "a+b", opener=regular)  # noqa: SIM115 - open until the task ends
         file.seek(0)
         text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
@@ -126,7 +127,7 @@ class MetricsFile:
         lines = [line + b"," * len(added) + b"\n" for line in old]
         copy.write_bytes(line_of(map(_cell, self._columns), Dialect()) + b"".join(lines))
         os.replace(copy, self._path)
-        self._file = open(self._path, "ab")  # noqa: SIM115 - open until the task ends
+        self._file = open(self._path, "ab", opener=regular)  # noqa: SIM115 - open until the task ends
 
     def _flush(self, now_s: float) -> None:
         self._flushed_s = now_s

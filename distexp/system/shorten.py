@@ -1,0 +1,127 @@
+"""Cut the middle out of a log that other processes append to, and leave of progress bars their last state.
+
+The file stays the same one, so whoever has it open goes on writing; what is written in the instant of the cut
+may be lost. Its writers open it to append.
+"""
+
+import os
+import re
+from collections import deque
+from pathlib import Path
+from typing import BinaryIO
+
+from distexp.system.files import regular
+
+READ_BYTES = 1 << 20
+MARK_BYTES = 200  # of the line that says what was cut
+LEFT_OUT = re.compile(rb"\n?# (\d+) bytes of output are left out here[^\n]*\n")
+
+
+class _Ends:
+    """The beginning and the end of a text that comes in pieces."""
+
+    def __init__(self, head_bytes: int, tail_bytes: int) -> None:
+        self.head = bytearray()
+        self._pieces: deque[bytes] = deque()
+        self._head_bytes, self._tail_bytes = head_bytes, tail_bytes
+        self.left_out = 0  # bytes between the two
+        self._held = 0  # bytes in the pieces
+
+    def add(self, piece: bytes) -> None:
+        """Take the next piece."""
+        if room := self._head_bytes - len(self.head):
+            self.head += piece[:room]
+            piece = piece[room:]
+        self._pieces.append(piece)
+        self._held += len(piece)
+        while self._held - len(self._pieces[0]) >= self._tail_bytes:
+            self.left_out += len(self._pieces[0])
+            self._held -= len(self._pieces.popleft())
+
+    def joined(self, max_bytes: int, hint: str) -> bytes:
+        """Return the text, or where it is longer than that its two ends, with a line that says so."""
+        tail = b"".join(self._pieces)
+        total = self.left_out + len(self.head) + len(tail)
+        if not self.left_out and total <= max_bytes:
+            return bytes(self.head) + tail
+        earlier = LEFT_OUT.search(self.head + tail[:MARK_BYTES])
+        until = earlier.start() if earlier else self.head.rfind(b"\n", len(self.head) // 2) + 1
+        head = bytes(self.head[: until or None])
+        kept = tail[max(0, len(tail) - self._tail_bytes) :]
+        kept = kept[kept.find(b"\n", 0, len(kept) // 2) + 1 :]  # from the beginning of a line on
+        left_out = total - len(head) - len(kept)
+        left_out += int(earlier[1]) - len(earlier[0]) if earlier else 0
+        end = b"" if head.endswith(b"\n") else b"\n"
+        return head + end + b"# %d bytes of output are left out here%s\n" % (left_out, hint.encode()) + kept
+
+
+def shorten(path: Path, max_bytes: int, *, start: int = 0, has_ended: bool = False, hint: str = "") -> None:
+    """Bring a log that is longer than `max_bytes` to three quarters of that at most; else leave it.
+
+    Args:
+        path: Of the log; nothing happens where there is none.
+        max_bytes: What it may hold.
+        start: Where in it that begins which nobody has shortened yet, in bytes.
+        has_ended: Nobody writes to it any more: also replace each line by its last state, as a terminal
+            shows it: what follows its last carriage return.
+        hint: Stands behind the count of bytes that are left out.
+
+    Raises:
+        OSError: It cannot be read or written.
+    """
+    try:
+        file = open(path, "r+b", opener=_to_append)  # noqa: SIM115 - the file may not be there
+    except FileNotFoundError:
+        return
+    with file:
+        is_long = os.fstat(file.fileno()).st_size > max_bytes
+        if not is_long and not (has_ended and _has_carriage_return(file, start)):
+            return
+        ends = _Ends(max_bytes // 2, max_bytes // 4)
+        file.seek(0)
+        rest = b""
+        while piece := file.read(READ_BYTES):
+            whole, rest = _collapsed(rest + piece)
+            ends.add(whole)
+        ends.add(rest)
+        text = ends.joined(max_bytes, hint)
+        read, same = file.tell(), _common_start(file, text)
+        file.seek(read)
+        late = file.read()
+        file.truncate(same)
+        file.write(text[same:] + late)
+
+
+def _to_append(path: str | os.PathLike[str], flags: int) -> int:
+    return regular(path, flags | os.O_APPEND)
+
+
+def _has_carriage_return(file: BinaryIO, start: int) -> bool:
+    file.seek(start)
+    return any(b"\r" in piece for piece in iter(lambda: file.read(READ_BYTES), b""))
+
+
+def _collapsed(text: bytes) -> tuple[bytes, bytes]:
+    """Return the whole lines of a text, and what follows them, each in its last state."""
+    at = text.rfind(b"\n") + 1
+    whole, rest = text[:at], text[at:]
+    if b"\r" in whole:
+        whole = b"\n".join(map(_last_state, whole.split(b"\n")))
+    rest = _last_state(rest) if b"\r" in rest else rest
+    return (whole + rest, b"") if len(rest) > READ_BYTES else (whole, rest)
+
+
+def _last_state(line: bytes) -> bytes:
+    """Return what a terminal shows of a line; a carriage return at its end stays, for what may follow."""
+    end = b"\r" if line.endswith(b"\r") else b""
+    return line.rstrip(b"\r").rpartition(b"\r")[2] + end
+
+
+def _common_start(file: BinaryIO, text: bytes) -> int:
+    """Return up to where file and text are equal."""
+    file.seek(0)
+    for at in range(0, len(text), READ_BYTES):
+        piece = text[at : at + READ_BYTES]
+        if file.read(len(piece)) != piece:
+            return at
+    return len(text)

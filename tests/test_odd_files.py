@@ -1,0 +1,99 @@
+"""A FIFO where the product expects a file holds up nobody: each reader and writer says so, or goes on."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distexp.errors import ConfigError, JournalUnwritable, ResultsUnwritable, UserError
+from distexp.queue.journal import Journal
+from distexp.results.matching import TaskIndex
+from distexp.results.results_file import ResultsFile
+from distexp.results.rungs import read_rungs
+from distexp.results.spool import Spool
+from distexp.run_folder import write_parameters
+from distexp.sweep.config import load_configs
+from distexp.system import files
+from distexp.task import Task
+from distexp.task_log import last_lines
+from distexp.wire.auth import read_token
+from distexp.workdir import Workdir
+from tests.live_manager import Folder
+from tests.support import ENVIRONMENT
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has no FIFO in a folder")
+TASK = Task(task_id="p_0_42", phase="p", config={"x": 1}, seed=42, output_dir="results_p", axes=("x",))
+
+
+def fifo(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+    return path
+
+
+def test_rows_are_neither_read_from_one_nor_written_to_it(tmp_path: Path) -> None:
+    path = fifo(tmp_path / "results_p" / "final_results.csv")
+    file = ResultsFile(tmp_path, "results_p", TaskIndex([TASK]))
+    assert file.scan().warnings == (
+        f"{path}: cannot be read now (it is not a regular file; move it away); the next scan tries again",
+    )
+    with pytest.raises(ResultsUnwritable, match="not a regular file"):
+        file.append([(TASK, {"x": "1"})])
+    assert not file.is_writable()
+
+
+@pytest.mark.parametrize(
+    ("name", "reads", "error"),
+    [
+        ("configs/config_exp1.yaml", lambda root: load_configs([Path("configs/*.yaml")], root), ConfigError),
+        (".experiment_manager/token", lambda root: read_token(Workdir(root)), UserError),
+        (
+            ".experiment_manager/journal.sqlite3",
+            lambda root: Journal(Workdir(root).journal),
+            JournalUnwritable,
+        ),
+        ("log", lambda root: files.read_bytes(root / "log"), OSError),
+    ],
+)
+def test_who_must_read_it_says_what_is_wrong(
+    tmp_path: Path, name: str, reads: Callable[[Path], object], error: type[Exception]
+) -> None:
+    fifo(tmp_path / name)
+    with pytest.raises(error, match="not a regular file"):
+        reads(tmp_path)
+
+
+def test_who_can_do_without_it_goes_on(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    for path in (workdir.info, workdir.nonce, tmp_path / "rungs.csv", tmp_path / "log.txt"):
+        fifo(path)
+    assert workdir.read_info() == {}
+    assert workdir.read_nonce() == ""
+    assert read_rungs(tmp_path / "rungs.csv") == []
+    assert last_lines(tmp_path / "log.txt", 5) == []
+    spool = Spool(tmp_path / "spool")
+    spool.put("kept", b"row")
+    fifo(spool.path("odd"))
+    assert spool.items() == [("kept", b"row")]
+    fifo(tmp_path / ".params.json.tmp")
+    with pytest.raises(OSError, match="not a regular file"):
+        write_parameters(tmp_path, {}, 42)
+
+
+@pytest.mark.parametrize(
+    "name", ["experiment_manager.log", "results_exp1/final_results.csv", ".experiment_manager/sweep_id"]
+)
+def test_a_manager_starts_beside_it_and_ends(folder: Folder, name: str) -> None:
+    fifo(folder.root / name)
+    command = [sys.executable, "-m", "distexp", "manager", "--plain", "--port", "0", "--exit-when-done"]
+    with subprocess.Popen(
+        command, cwd=folder.root, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as manager:
+        assert manager.stdout is not None
+        said = next((line for line in manager.stdout if "Manager serves" in line), "")
+        manager.terminate()
+        manager.communicate(timeout=60)
+    assert said

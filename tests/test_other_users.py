@@ -1,0 +1,150 @@
+"""What another user of the host can read, hold up or harm: shown with two real user ids."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from distexp.errors import NoGpuError
+from distexp.gpu.claim import claim_gpu
+from distexp.results.spool import Spool
+from distexp.system import locks
+from distexp.wire.client import Client
+from distexp.wire.messages import RequestTask, Status, StatusReply, TaskReply
+from distexp.wire.server import MAX_UNAUTHENTICATED
+from distexp.workdir import Workdir
+from tests.live_manager import Folder
+from tests.live_worker import gated_folder, open_gate, worker_process
+from tests.stand_in import pynvml as stand_in
+from tests.stand_in.machine import gpu, write_scenario
+
+pytestmark = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can become another user"
+)
+BECOME = """
+import encodings.idna, fcntl, os, resource, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+"""
+READABLE = {".gitignore", "final_results.csv", "log.txt", "params.json", "metrics.csv", "result.json"}
+
+
+@pytest.fixture(autouse=True)
+def open_tmp_path(tmp_path: Path) -> Iterator[None]:
+    """Let other users through the folders of this test, and make files as most people's umask does."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_mode & 0o077 == 0:
+            folder.chmod(0o711)
+    tmp_path.chmod(0o755)
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@contextmanager
+def stranger(script: str, *words: object) -> Iterator[str]:
+    """Run the script as another user until it says its first line, and end it at the end."""
+    command = [sys.executable, "-c", f"{BECOME}{script}\nsys.stdin.read()", *map(str, words)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.kill()
+
+
+OPENS = """
+def can_open(path):
+    try: open(path, 'rb').close()
+    except PermissionError: return False
+    return True
+names = [os.path.join(at, name) for at, _, names in os.walk(sys.argv[1]) for name in names]
+print(*sorted(filter(can_open, names)), flush=True)
+"""
+
+
+def test_only_configs_code_and_results_can_be_opened_by_another_user(tmp_path: Path) -> None:
+    folder = gated_folder(
+        tmp_path, "[1]", "def run(params, context):\n    print('hi')\n    return {'score': 1}\n"
+    )
+    open_gate(tmp_path)
+    Spool(Workdir(tmp_path).spool).put("kept", b"a row")
+    with folder.serving() as manager, worker_process(tmp_path, "localhost", manager.port) as worker:
+        worker.await_words("completed")
+        with stranger(OPENS, tmp_path) as found:
+            own = [Path(name).relative_to(tmp_path) for name in found.split()]
+    state = {each.name for each in own if each.parts[0].startswith(".experiment_")}
+    assert state <= {".gitignore"}
+    results = {each.name for each in own if each.parts[0] == "results_exp1"}
+    assert {"final_results.csv", "log.txt"} <= results <= READABLE
+    assert "experiment_manager.log" not in map(str, own)
+    assert not [each for each in own if each.suffix in (".lock", ".log")]
+
+
+def test_a_lock_that_an_earlier_version_left_open_is_closed_to_others_at_its_first_use(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "final_results.csv.lock"
+    path.touch(0o644)
+    locks.acquire(path).release()
+    holds = "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print('held', flush=True)"
+    with stranger(f"try:\n {holds}\nexcept PermissionError:\n print('refused', flush=True)", path) as said:
+        assert said == "refused"
+        locks.acquire(path).release()
+
+
+SPOILS = """
+folder, *uuids = sys.argv[1:]
+at = [f"{folder}/{uuid}.slot0.lock" for uuid in uuids]
+os.mkfifo(at[0]); os.mkdir(at[1]); os.symlink("/etc/passwd", at[2])
+os.close(os.open(at[3], os.O_CREAT, 0o600))
+with open(at[4], "w") as sparse: sparse.truncate(3 << 30)
+os.chmod(at[4], 0o666)
+print(flush=True)
+"""
+
+
+def test_what_another_user_puts_into_the_claims_folder_is_not_waited_for_followed_or_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
+    monkeypatch.setenv("FAKE_NVML_SCENARIO", str(tmp_path / "machine.json"))
+    gpus = [gpu(index) for index in range(6)]
+    write_scenario(tmp_path / "machine.json", *gpus)
+    claims, thesis = tmp_path / "claims", tmp_path / "thesis.txt"
+    claims.mkdir()
+    claims.chmod(0o777)
+    thesis.write_text("chapter 1")
+    os.link(thesis, claims / f"{gpus[5]['uuid']}.slot0.lock")  # which Linux mostly refuses a stranger
+    with (
+        stranger(SPOILS, claims, *(each["uuid"] for each in gpus)),
+        claim_gpu(lock_folder=claims) as first,
+        claim_gpu(lock_folder=claims) as second,
+        pytest.raises(NoGpuError) as none,
+    ):
+        assert (first.worker_id, second.worker_id) == ("gpu3", "gpu4")  # root opens the closed one, too
+        claim_gpu(lock_folder=claims)
+    for why in ("not a regular file", "is a folder", "is a link", "has another name, too (a hard link)"):
+        assert why in str(none.value)
+    assert thesis.read_text() == "chapter 1"
+    assert thesis.stat().st_mode & 0o777 == 0o644
+
+
+CONNECTS = """
+held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
+print(len(held), flush=True)
+"""
+
+
+def test_idle_connections_of_another_user_keep_nobody_out_who_has_the_secret(folder: Folder) -> None:
+    limit = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({MAX_UNAUTHENTICATED + 200},) * 2)\n"
+    with (
+        folder.serving() as manager,
+        stranger(limit + CONNECTS, manager.port, MAX_UNAUTHENTICATED + 100) as held,
+    ):
+        assert int(held) == MAX_UNAUTHENTICATED + 100
+        for name in ("first", "second"):
+            with Client(Workdir(folder.root)) as client:
+                assert client.call(RequestTask(worker_id=name), TaskReply)
+                assert client.call(Status(), StatusReply).status.total == 3
