@@ -188,7 +188,7 @@ def test_damage_in_the_middle_of_the_file_is_one_clear_line(tmp_path: Path) -> N
 
 
 def test_a_journal_in_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(JournalUnwritable, match="unable to open database file; end the process"):
+    with pytest.raises(JournalUnwritable, match="No such file or directory; end the process"):
         Journal(tmp_path / "none" / "j")
 
 
