@@ -1,4 +1,4 @@
-"""A real Slurm of one node on 127.0.0.1, in a folder of its own: munged, slurmctld, slurmd."""
+"""A real Slurm on 127.0.0.1, in a folder of its own: munged, slurmctld, slurmd; perhaps a second node."""
 
 import os
 import re
@@ -18,6 +18,7 @@ from tests.support import poll
 LAUNCHER = Path(__file__).parent.parent / "launch_distributed.sh"
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 DEADLINE_S = 120.0
+HOST = socket.gethostname().split(".")[0]  # the name of the first node
 MARK = "DISTEXP_SLURM_TEST"  # in the environment of all that belongs to one cluster
 
 # cred_expire: how long a job that was requeued waits. config_overrides: the node is as large as it says here.
@@ -31,11 +32,10 @@ AuthInfo=socket={root}/munge.sock,cred_expire=10
 CredType=cred/munge
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmctldPort={ctld_port}
-SlurmdPort={d_port}
 StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool
+SlurmdSpoolDir={root}/spool-%n
 SlurmctldPidFile={root}/slurmctld.pid
-SlurmdPidFile={root}/slurmd.pid
+SlurmdPidFile={root}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
@@ -50,9 +50,11 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=1000 State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
-PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+NodeName={host} NodeAddr=127.0.0.1 Port={d_port} CPUs=2 RealMemory=1000 State=UNKNOWN
+NodeName=second NodeHostname={host} NodeAddr=127.0.0.1 Port={second_port} CPUs=4 RealMemory=1000 State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
+PartitionName=both Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1
 """
 
 
@@ -87,20 +89,23 @@ class Cluster:
         }
         return {**os.environ, **ours, "PATH": path}
 
-    def start(self, name: str, *words: str) -> None:
+    def start(self, program: str, *words: str, name: str = "") -> None:
         """Start a daemon in the foreground of a session of its own."""
+        name = name or program
         with open(self.root / f"{name}.out", "ab") as output:
             self.daemons[name] = subprocess.Popen(
-                [name, *words], stdout=output, stderr=output, env=self.environment, start_new_session=True
+                [program, *words], stdout=output, stderr=output, env=self.environment, start_new_session=True
             )
 
-    def start_node(self) -> None:
-        """Start slurmd and wait until jobs may run there."""
-        host = socket.gethostname().split(".")[0]
-        self.start("slurmd", "-D", "-f", str(self.root / "slurm.conf"), "-N", host)
+    def start_node(self, node: str = HOST) -> None:
+        """Start the slurmd of a node and wait until jobs may run there."""
+        name = "slurmd" if node == HOST else f"slurmd of {node}"
+        self.start("slurmd", "-D", "-f", str(self.root / "slurm.conf"), "-N", node, name=name)
         poll(
-            lambda: self.say("sinfo", "-h", "-o", "%T") in ("idle", "mixed", "allocated"),
-            "a node",
+            lambda: (
+                set(self.say("sinfo", "-h", "-n", node, "-o", "%T").split()) <= {"idle", "mixed", "allocated"}
+            ),
+            f"node {node}",
             DEADLINE_S,
         )
 
@@ -126,7 +131,7 @@ class Cluster:
         """Return the id of the array of jobs that the launcher submits for the manager of `folder`."""
         about = ("--device", "cpu", "--workdir", str(folder), *words)
         told = self.say("bash", str(LAUNCHER), "slurm", str(count), *about, "--", *options)
-        job = re.search(r"Submitted batch job (\d+)", told)
+        job = re.search(r"Submitted batch job (\d+): \d+ worker", told)
         assert job is not None, told
         return job[1]
 
@@ -144,14 +149,14 @@ class Cluster:
 def cluster_in(root: Path) -> Iterator[Cluster]:
     """A cluster; at the end all that belongs to it is killed, by pid."""
     cluster = Cluster(root)
-    with socket.socket() as one, socket.socket() as two:
-        for each in (one, two):
+    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
+        ports = {}
+        for name, each in (("ctld_port", one), ("d_port", two), ("second_port", three)):
             each.bind(("127.0.0.1", 0))
-        ports = {"ctld_port": one.getsockname()[1], "d_port": two.getsockname()[1]}
-    host = socket.gethostname().split(".")[0]
+            ports[name] = each.getsockname()[1]
     conf = root / "slurm.conf"
-    conf.write_text(CONF.format(root=root, host=host, **ports), encoding="ascii")
-    for name in ("state", "spool"):
+    conf.write_text(CONF.format(root=root, host=HOST, **ports), encoding="ascii")
+    for name in ("state", f"spool-{HOST}", "spool-second"):
         (root / name).mkdir()
     key = root / "munge.key"
     key.write_bytes(os.urandom(1024))

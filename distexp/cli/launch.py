@@ -1,5 +1,6 @@
 """The verbs that start and stop processes: `run`, `workers`, `slurm`, `stop`, `test`."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ from distexp.cli import worker as worker_command
 from distexp.cli.flag_types import OneOf
 from distexp.cli.options import CONFIGS, FOLDER, WORKDIR
 from distexp.cli.summary import print_summary
+from distexp.cluster.slurm import Surroundings
 from distexp.errors import UserError
 from distexp.launcher import main as launcher
 from distexp.sweep.source import DEFAULT_CONFIGS
@@ -79,16 +81,49 @@ def workers(count: int, flags: tuple[str, ...]) -> int:
 
 @click.command(cls=WithOptions, context_settings=REST)
 @click.argument("count", type=COUNT, metavar="N")
+@click.option("--with-manager", is_flag=True, help="Submit the manager, too, as a job without a GPU.")
+@click.option(
+    "--manager-options",
+    default="",
+    metavar="WORDS",
+    help="Options of sbatch for the manager's job, after those of the workers.",
+)
+@click.option("--setup", multiple=True, metavar="LINE", help="Run this line of bash first; may be repeated.")
+@click.option(
+    "--wrap", default="", metavar="WORDS", help="Words before each worker's, such as a container's."
+)
 @WORKDIR
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS OF worker] [-- OPTIONS OF sbatch]")
-def slurm(count: int, workdir: Path, flags: tuple[str, ...], options: tuple[str, ...]) -> int:
+def slurm(
+    *,
+    count: int,
+    with_manager: bool,
+    manager_options: str,
+    setup: tuple[str, ...],
+    wrap: str,
+    workdir: Path,
+    flags: tuple[str, ...],
+    options: tuple[str, ...],
+) -> int:
     """Submit N workers as jobs of Slurm.
 
-    Such as `slurm 8 -- --gres=gpu:1 --time=4:00:00`. They checkpoint and are requeued before their
-    time limit.
+    Such as `slurm 8 --with-manager -- --gres=gpu:1 --time=4:00:00`. Jobs are requeued before their
+    time limit; workers save a checkpoint first.
     """
     check("worker", worker_command.main, flags)
-    return launcher.slurm(count, workdir.resolve(), flags, options)
+    if manager_options and not with_manager:
+        raise UserError("--manager-options needs --with-manager")
+    around = Surroundings(setup, split("--wrap", wrap))
+    manager = split("--manager-options", manager_options) if with_manager else None
+    return launcher.slurm(count, workdir.resolve(), flags, options, around=around, manager=manager)
+
+
+def split(flag: str, text: str) -> list[str]:
+    """Return the words of a flag's text, as a shell splits them."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{flag} {text!r}: {error}") from None
 
 
 @click.command()

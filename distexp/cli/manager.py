@@ -1,13 +1,16 @@
 """The command line of a manager: flags to `ExperimentManager` and exit code."""
 
 import os
+import signal
 import socket
 import sys
+from types import FrameType
 from typing import Any
 
 import click
 
 from distexp.cli.options import CONFIGS, WORKDIR
+from distexp.cluster import slurm
 from distexp.launcher.local_run import RELAY
 from distexp.manager.manager import RESCAN_S, ExperimentManager
 from distexp.system.logs import is_terminal, log_to_console
@@ -45,8 +48,13 @@ from distexp.wire.messages import DEFAULT_PORT
 @click.option("--plain", is_flag=True, help="Lines only, also on a terminal.")
 @click.option("--on-finish", metavar="CMD", help="Run this when nothing is left to do.")
 @click.option("--on-failure", metavar="CMD", help="Run this for each task that has failed for good.")
+@click.option(
+    "--requeue",
+    is_flag=True,
+    help="In a job of Slurm: put it back in line when its time ends before the sweep does.",
+)
 @click.option("--no-auth", is_flag=True, help="Do not ask for the folder's secret; loopback only.")
-def main(*, host: str, port: int | None, no_auth: bool, plain: bool, **flags: Any) -> int:
+def main(*, host: str, port: int | None, no_auth: bool, plain: bool, requeue: bool, **flags: Any) -> int:
     """Expand configs into tasks and assign them to workers until every task has its row.
 
     On a terminal the log scrolls above a live view. Ctrl+C stops the manager; workers outlive a
@@ -58,13 +66,28 @@ def main(*, host: str, port: int | None, no_auth: bool, plain: bool, **flags: An
     manager.stop_on_signals()
     if plain or not is_terminal():
         log_to_console()
-        return manager.serve()
+        return serve_job(manager) if requeue else manager.serve()
     from distexp.cli.screen import Screen  # rich: a tenth of a second, which no other start has to wait for
 
     with Screen() as screen, screen.following(manager.view):
         if os.environ.pop(RELAY, ""):
             screen.relay(sys.stdin.fileno())
         return manager.serve()
+
+
+def serve_job(manager: ExperimentManager) -> int:
+    """Serve as a job of Slurm, which is put back in line when its warning came first."""
+    warnings = list[int]()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        warnings.append(number)
+        manager.request_stop()
+
+    signal.signal(getattr(signal, slurm.WARNING_SIGNAL), stop)
+    code = manager.serve()
+    if warnings:
+        slurm.requeue()
+    return code
 
 
 def _is_free(host: str, port: int) -> bool:

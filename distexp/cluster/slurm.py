@@ -10,48 +10,95 @@ import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from distexp.errors import UserError
 
 WARNING_S = 120  # before the time limit: 20 s for a checkpoint, Slurm's clockwork comes up to 60 s late
+WARNING_SIGNAL = "SIGUSR2"  # NCCL catches USR1
 ANSWER_S = 30.0  # for a busy controller to answer
 
+MANAGER_WAIT_S = 3600  # for pilots whose manager is a job: back in line, it may wait for a place
+OF_GPUS = ("--gres", "--gpus", "-G", "--tres-per")  # options that a manager has no use for
+
 # With `B:` the warning goes to the batch shell alone, and scancel's SIGTERM reaches the shell and what srun
-# has started. `exec` makes the worker that shell: it gets both, once, and no srun is needed for one process.
+# has started. `exec` makes the program that shell: it gets both, once, and no srun is needed for one process.
 SCRIPT = """\
 #!/bin/bash
-#SBATCH --job-name=distexp
-#SBATCH --array=0-{last}
+#SBATCH --job-name=distexp{kind}
 #SBATCH --ntasks=1
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@{warning_s}
 #SBATCH --output="{log}"
-exec {worker}
+{setup}exec {program}
 """
 
 log = logging.getLogger("distexp.worker")
 
 
-def pilot_script(count: int, worker: Sequence[str], log_folder: Path) -> str:
+@dataclass(frozen=True)
+class Surroundings:
+    """What the jobs of a cluster need around their program."""
+
+    setup: Sequence[str] = ()  # lines of bash before it
+    wrap: Sequence[str] = ()  # words before those of a worker: a container's
+
+
+def pilot_script(
+    count: int, worker: Sequence[str], log_folder: Path, around: Surroundings = Surroundings()
+) -> str:
     """Return the batch script of `count` pilots; each runs the command `worker` and prints to a log."""
-    log_path = str(log_folder).replace("%", "%%") + "/slurm-%A_%a.log"
-    return SCRIPT.format(last=count - 1, warning_s=WARNING_S, log=log_path, worker=shlex.join(worker))
+    script = _script("", [*around.wrap, *worker], log_folder, "slurm-%A_%a.log", around)
+    return script.replace("#SBATCH --ntasks=1\n", f"#SBATCH --ntasks=1\n#SBATCH --array=0-{count - 1}\n")
 
 
-def submit(script: str, options: Sequence[str]) -> int:
-    """Hand a script to sbatch, whose `options` win over those in the script; return its exit code.
+def manager_script(manager: Sequence[str], log_folder: Path, around: Surroundings = Surroundings()) -> str:
+    """Return the batch script of a manager's job, which runs the command `manager` and prints to a log."""
+    return _script("-manager", manager, log_folder, "slurm-manager-%j.log", around)
+
+
+def _script(kind: str, program: Sequence[str], log_folder: Path, log_name: str, around: Surroundings) -> str:
+    return SCRIPT.format(
+        kind=kind,
+        warning_s=WARNING_S,
+        log=f"{str(log_folder).replace('%', '%%')}/{log_name}",
+        setup="".join(f"{line}\n" for line in around.setup),
+        program=shlex.join(program),
+    )
+
+
+def of_manager(options: Sequence[str]) -> list[str]:
+    """Return the options of pilots that are good for their manager too: where and for whom, but no GPUs."""
+    kept, is_value = [], False
+    for word in options:
+        if not is_value and word.startswith(OF_GPUS):
+            is_value = "=" not in word and word in (*OF_GPUS, "--gpus-per-node", "--gpus-per-task")
+        elif is_value:
+            is_value = False
+        else:
+            kept.append(word)
+    return kept
+
+
+def submit(script: str, options: Sequence[str]) -> str:
+    """Hand a script to sbatch, whose `options` win over those in the script; return the job's number.
 
     Raises:
-        UserError: There is no sbatch.
+        UserError: There is no sbatch, or it refuses: it has said why.
     """
     try:
-        return subprocess.run(["sbatch", *options], input=script, text=True, check=False).returncode
+        asked = subprocess.run(
+            ["sbatch", "--parsable", *options], input=script, stdout=subprocess.PIPE, text=True, check=False
+        )
     except FileNotFoundError:
         raise UserError(
             "sbatch, the program of Slurm, is not installed here; run this where you submit your jobs"
         ) from None
+    if asked.returncode != 0:
+        raise UserError(f"sbatch refuses (exit code {asked.returncode}); see its words above")
+    return asked.stdout.strip().partition(";")[0]
 
 
 def parse_time(text: str) -> float:
@@ -91,6 +138,11 @@ def requeue(environment: Mapping[str, str] = os.environ) -> None:
         log.warning("--requeue: nothing is requeued, since this is no job of Slurm (SLURM_JOB_ID is not set)")
     elif _ask("scontrol", "requeue", job) is not None:
         log.info("Job %s is back in line: it was stopped before the sweep's end", job)
+
+
+def cancel(job: str) -> None:
+    """Take a job back."""
+    _ask("scancel", job)
 
 
 def _job(environment: Mapping[str, str]) -> str:

@@ -11,18 +11,28 @@ from pathlib import Path
 
 import psutil
 
-from distexp.cluster.slurm import pilot_script, submit
+from distexp.cluster.slurm import (
+    MANAGER_WAIT_S,
+    Surroundings,
+    cancel,
+    manager_script,
+    of_manager,
+    pilot_script,
+    submit,
+)
 from distexp.errors import UserError
 from distexp.launcher.local_run import LocalRun, ProcessGroup, Stopping, read_address, say
 from distexp.system import locks
 from distexp.system.exit_codes import code_text
 from distexp.system.logs import is_terminal
 from distexp.system.process import ProcessMark
+from distexp.text import count_text
 from distexp.workdir import Workdir
 
 PROJECT = Path(__file__).resolve().parents[2]
 MANAGER = "experiment_manager.py"
 RUNNER = "experiment_runner_gpu.py"
+SLURM_MANAGER = ("--exit-when-done", "--plain", "--requeue")  # for a manager that is a job
 MANAGER_WORDS = (MANAGER, "distexp")  # one of which is in the command of a manager
 NO_GPU = "No available GPU found: "  # what a worker says of a host without any
 CPU_WORKERS = 2  # where no GPU is free
@@ -146,14 +156,46 @@ def workers(count: int, words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def slurm(count: int, workdir: Path, flags: Sequence[str], options: Sequence[str]) -> int:
-    """Submit pilots with these flags of `worker` and options of sbatch; return sbatch's exit code."""
+def slurm(
+    count: int,
+    workdir: Path,
+    flags: Sequence[str],
+    options: Sequence[str],
+    *,
+    around: Surroundings,
+    manager: Sequence[str] | None = None,
+) -> int:
+    """Submit pilots, and where none runs perhaps their manager; return the exit code.
+
+    Args:
+        flags: Of `worker`.
+        options: Of sbatch.
+        around: What the jobs need around their program.
+        manager: Options of sbatch for the manager's job, after those of the pilots; None: it is no job.
+    """
     folder = Workdir(workdir)
     folder.make_state()
-    if not has_manager(workdir):
+    manager_job = ""
+    if has_manager(workdir):
+        say(f"The manager that runs in {workdir} serves them")
+    elif manager is None:
         say(f"No manager runs in {workdir} yet; pilots wait for one for 300 s (--manager-wait-s)")
+    else:
+        command = python(MANAGER, "--host", "0.0.0.0", "--workdir", str(workdir), *SLURM_MANAGER)
+        own = [*of_manager(options), *manager]
+        manager_job = submit(manager_script(command, folder.state, around), own)
+        say(f"Submitted batch job {manager_job}: the manager")
+        flags = ("--manager-wait-s", str(MANAGER_WAIT_S), *flags)
+        options = (f"--dependency=after:{manager_job}", *options)
     worker = python(RUNNER, *flags, "--workdir", str(workdir), "--requeue")
-    return submit(pilot_script(count, worker, folder.state), options)
+    try:
+        job = submit(pilot_script(count, worker, folder.state, around), options)
+    except UserError:
+        if manager_job:
+            cancel(manager_job)
+        raise
+    say(f"Submitted batch job {job}: {count_text(count, 'worker')}")
+    return 0
 
 
 def stop(workdir: Path) -> int:

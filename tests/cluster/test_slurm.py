@@ -17,7 +17,7 @@ from distexp.cluster import slurm
 from distexp.context import Context
 from distexp.errors import UserError
 from tests.live_manager import Folder
-from tests.live_slurm import Cluster, cluster_in, why_no_slurm
+from tests.live_slurm import LAUNCHER, Cluster, cluster_in, why_no_slurm
 from tests.live_worker import await_began, await_file, await_rows, gated_folder, open_gate
 from tests.support import poll
 
@@ -42,6 +42,17 @@ def run(params, context):
             continue
         state = {"step": state["step"] + 1, "x": state["x"] * 1.01 + params["width"] / 3}
     return {"x": state["x"]}
+"""
+
+
+# Says what the words around its worker have set.
+SET_UP = """
+import os, time
+from pathlib import Path
+def run(params, context):
+    Path(f"began-{params['width']}-{context.attempt}").touch()
+    while not Path("gate").exists(): time.sleep(0.01)
+    return {"setup": os.environ.get("FROM_SETUP", ""), "wrap": os.environ.get("FROM_WRAP", "")}
 """
 
 
@@ -93,6 +104,18 @@ def test_a_pilot_is_the_worker_itself_whatever_its_words(tmp_path: Path) -> None
 def test_the_place_of_a_log_is_quoted_for_slurm() -> None:
     script = slurm.pilot_script(1, ["true"], Path("/data/100% mine"))
     assert '#SBATCH --output="/data/100%% mine/slurm-%A_%a.log"\n' in script
+
+
+def test_a_manager_gets_the_options_of_its_workers_but_for_gpus() -> None:
+    options = ["--account=lab", "--gres=gpu:1", "-G", "2", "--gpus-per-node", "1", "-p", "a,b", "--gpus=2"]
+    assert slurm.of_manager(options) == ["--account=lab", "-p", "a,b"]
+
+
+def test_a_setup_line_stands_before_the_worker_as_it_is(tmp_path: Path) -> None:
+    around = slurm.Surroundings(["module load cuda", 'x="a  b"; cd /'], ["apptainer", "exec", "my img.sif"])
+    script = slurm.pilot_script(1, ["w", "1 2"], tmp_path, around)
+    assert script.endswith("module load cuda\nx=\"a  b\"; cd /\nexec apptainer exec 'my img.sif' w '1 2'\n")
+    assert "#SBATCH --array=0-0\n" in script
 
 
 def test_without_slurm_a_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -278,6 +301,55 @@ def test_pilots_outlive_a_restart_of_the_manager(cluster: Cluster, tmp_path: Pat
 
 
 @on_slurm
+def test_a_manager_that_is_a_job_goes_on_upon_another_node_and_its_workers_find_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    gated_folder(tmp_path, "[1, 2, 3]", SET_UP)
+    cluster.start_node("second")
+    words = ("--with-manager", "--setup", "export FROM_SETUP='a line'", "--wrap", "env FROM_WRAP=wrapped")
+    array = cluster.submit(tmp_path, 1, "--partition=both", words=words)
+    await_began(tmp_path)
+    (manager,) = {*cluster.say("squeue", "-h", "-o", "%A").split()} - {array}
+    before = cluster.say("squeue", "-h", "-j", manager, "-o", "%N")
+    cluster.say("scontrol", "update", f"NodeName={before}", "State=DRAIN", "Reason=test")
+    cluster.say("scontrol", "requeue", manager)
+    poll(
+        lambda: cluster.say("squeue", "-h", "-j", manager, "-o", "%N") not in ("", before), "it moved", 120.0
+    )
+    open_gate(tmp_path)
+    cluster.await_states(array, "COMPLETED")
+    poll(lambda: "COMPLETED" in cluster.say("scontrol", "show", "job", manager), "the manager's end", 120.0)
+    cluster.say("scontrol", "update", f"NodeName={before}", "State=RESUME")
+    cluster.kill("slurmd of second")
+    rows = Folder(tmp_path).rows()
+    assert sorted((row["width"], row["attempt"]) for row in rows) == [(str(n), "1") for n in (1, 2, 3)]
+    assert {(row["setup"], row["wrap"]) for row in rows} == {("a line", "wrapped")}
+
+
+@on_slurm
+def test_no_manager_stays_behind_when_slurm_refuses_its_workers(cluster: Cluster, tmp_path: Path) -> None:
+    gated_folder(tmp_path, "[1]")
+    words = ["slurm", "1", "--with-manager", "--workdir", str(tmp_path), "--", "--gres=gpu:1"]
+    told = cluster.say("bash", str(LAUNCHER), *words)
+    assert "error: sbatch refuses (exit code 1); see its words above" in told
+    poll(lambda: cluster.say("squeue", "-h") == "", "no job is left", 120.0)
+
+
+@on_slurm
+def test_a_manager_whose_time_ends_first_is_put_back_in_line(cluster: Cluster, tmp_path: Path) -> None:
+    gated_folder(tmp_path, "[1, 2]")
+    words = ("--with-manager", "--manager-options", "--time=1 --signal=B:USR2@30")
+    array = cluster.submit(tmp_path, 1, words=words)
+    await_began(tmp_path)
+    (manager,) = {*cluster.say("squeue", "-h", "-o", "%A").split()} - {array}
+    poll(lambda: "Restarts=1" in cluster.say("scontrol", "show", "job", manager), "back in line", 120.0)
+    cluster.say("scontrol", "update", f"JobId={manager}", "TimeLimit=30")
+    open_gate(tmp_path)
+    cluster.await_states(array, "COMPLETED")
+    assert sorted(row["width"] for row in Folder(tmp_path).rows()) == ["1", "2"]
+
+
+@on_slurm
 def test_a_job_knows_when_slurm_will_warn_it(cluster: Cluster, tmp_path: Path) -> None:
     told = tmp_path / "told"
     program = "from distexp.cluster import slurm; print(slurm.seconds_left())"
@@ -314,5 +386,10 @@ def test_slurm_passes_the_words_after_the_dashes_to_sbatch_as_they_are(
         "4:00:00",
     ]
     assert main(words) == 0
-    assert (tmp_path / "options").read_text().splitlines() == ["--gres=gpu:1", "--time", "4:00:00"]
+    assert (tmp_path / "options").read_text().splitlines() == [
+        "--parsable",
+        "--gres=gpu:1",
+        "--time",
+        "4:00:00",
+    ]
     assert "--device cpu" in (tmp_path / "script").read_text()
