@@ -12,12 +12,15 @@ from distexp.cli.traces import FileRow, Trace, find_trace, rows_with, trace_of, 
 from distexp.errors import ConfigError, UserError
 from distexp.queue.lookup import Labels
 from distexp.results.matching import TaskIndex
+from distexp.results.results_file import READING as READING_RESULTS
 from distexp.results.row import PREFIXES
 from distexp.results.store import ResultsStore
 from distexp.run_folder import HEADER, LOG_FILE
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand, output_folders
 from distexp.sweep.grid import GridPoint
+from distexp.sweep.source import READING as READING_CONFIGS
+from distexp.system.long_work import LongWork
 from distexp.task import Task, Value
 from distexp.text import count_text
 
@@ -36,8 +39,13 @@ class Choice(msgspec.Struct, frozen=True):
 class Chooser:
     """Finds tasks of a working folder, also those that no config asks for any more."""
 
-    def __init__(self, root: Path, configs: str) -> None:
-        """Read the configs; broken ones hide no task that has left a row or a folder."""
+    def __init__(self, root: Path, configs: str, work: LongWork | None = None) -> None:
+        """Read the configs; broken ones hide no task that has left a row or a folder.
+
+        `work` is told how much has been read.
+        """
+        self._work = work or LongWork()
+        self._work.begin(READING_CONFIGS)
         self._root, self.problem = root, ""  # what is wrong with the configs
         self._tasks: list[GridPoint] = []
         self._folders: list[str] = []  # of the tasks' own files, in the order of `load_results`
@@ -55,6 +63,7 @@ class Chooser:
         Raises:
             UserError: There is none, or it is not known what it runs.
         """
+        self._work.begin(READING_RESULTS)
         if found := _ROW.fullmatch(word):
             return self._of_row(self._row_at(found["file"], int(found["line"])))
         if word.isdecimal() and word not in self._by_key:
@@ -75,8 +84,9 @@ class Chooser:
         return self._of_trace(trace)
 
     def _of_task(self, point: GridPoint) -> Choice:
-        store = ResultsStore(self._root, lambda scan: None)
+        store = ResultsStore(self._root, lambda scan: None, self._work.advance)
         store.sync(self._tasks)
+        self._work.begin(READING_RESULTS, store.size())
         store.scan_all()
         row = store.find([point]).get(point.key)
         path = store.where(point.key)

@@ -24,8 +24,9 @@ from distexp.errors import (
 from distexp.manager.admin import SHOWN_LINES
 from distexp.manager.at_rest import SweepAtRest
 from distexp.run_folder import LOG_FILE, RUNS_FOLDER, key_in
-from distexp.sweep.source import Sweep
+from distexp.sweep.source import READING, Sweep
 from distexp.system.gc import set_aside
+from distexp.system.long_work import LongWork
 from distexp.task import State, TaskRecord
 from distexp.task_log import last_lines, read_piece
 from distexp.wire.messages import AnyReply, AnyRequest, Logs, LogsReply, Show, ShowReply, TaskStatus
@@ -43,6 +44,7 @@ class Looker:
         self._workdir = Workdir(target.workdir.absolute())
         self._client = target.client()
         self._files: _Files | None = None
+        self._work = LongWork()
 
     def call(self, request: AnyRequest, expected: type[Reply]) -> Reply:
         """Return the reply of the manager, or that of the folder's files after a line that says so.
@@ -76,7 +78,9 @@ class Looker:
             except (ManagerUnreachable, ProtocolError) as error:
                 if self._target.host or self._target.port:
                     raise
-                self._files = _Files.of(self._workdir, error)
+                with self._work:
+                    self._files = _Files.of(self._workdir, error, self._work)
+                    return self._files.handle(request)
         return self._files.handle(request)
 
     def _trace(self, request: AnyRequest) -> AnyReply | None:
@@ -124,12 +128,13 @@ class _Files:
         self._sweep, self.records, self.problem = sweep, records, problem
 
     @classmethod
-    def of(cls, workdir: Workdir, unreachable: DistexpError) -> "_Files":
+    def of(cls, workdir: Workdir, unreachable: DistexpError, work: LongWork) -> "_Files":
         """Read the files, and say that it is they that answer.
 
         Raises:
             ManagerUnreachable, ProtocolError: A manager holds the folder, or there is nothing of a sweep.
         """
+        work.begin(READING)
         try:
             records = journal_of(workdir)
         except AlreadyRunning:
@@ -144,7 +149,7 @@ class _Files:
                 raise unreachable from None
             found = cls(None, records, error)
         else:
-            found = cls(SweepAtRest(workdir, tasks, records), records, None)
+            found = cls(SweepAtRest(workdir, tasks, records, work), records, None)
         print(NO_MANAGER, file=sys.stderr)
         return found
 

@@ -69,7 +69,7 @@ def main(*, host: str, port: int | None, no_auth: bool, plain: bool, requeue: bo
         return serve_job(manager) if requeue else manager.serve()
     from distexp.cli.screen import Screen  # rich: a tenth of a second, which no other start has to wait for
 
-    with Screen() as screen, screen.following(manager.view):
+    with Screen() as screen, screen.following(manager.view, manager.starting):
         if os.environ.pop(RELAY, ""):
             screen.relay(sys.stdin.fileno())
         return manager.serve()

@@ -11,7 +11,9 @@ from distexp.reporting.plan import FilePlan, PhasePlan, Plan, make_plan
 from distexp.results.audit import audit, told_other_code
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
+from distexp.sweep.source import READING
 from distexp.system.gc import set_aside
+from distexp.system.long_work import LongWork
 from distexp.text import count_text, duration_text, need_text
 from distexp.workdir import Workdir
 
@@ -32,11 +34,14 @@ def main(workers: int, configs: str | None, workdir: Path, axes: bool, json: boo
     why, and the hours that the rest takes.
     """
     folder = Workdir(workdir.absolute())
-    phases = load_configs([Path(configs or folder.configs)], folder.root)
-    tasks = expand(phases)
-    files = audit(folder.root, tasks, superseded_in(folder))
-    other_code = told_other_code(folder.root, files)
-    plan = msgspec.structs.replace(make_plan(phases, tasks, files, workers), other_code=other_code)
+    with LongWork() as work:
+        work.begin(READING)
+        phases = load_configs([Path(configs or folder.configs)], folder.root)
+        tasks = expand(phases)
+        files = audit(folder.root, tasks, superseded_in(folder), work)
+        work.begin("Adding up")
+        other_code = told_other_code(folder.root, files)
+        plan = msgspec.structs.replace(make_plan(phases, tasks, files, workers), other_code=other_code)
     print(msgspec.json.format(msgspec.json.encode(plan)).decode() if json else "\n".join(told(plan, axes)))
     return 0
 

@@ -14,8 +14,10 @@ from distexp.results.row import RUNGS_FILE
 from distexp.results.rungs import read_rungs
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
+from distexp.sweep.source import READING
 from distexp.system.files import replace_durably
 from distexp.system.gc import set_aside
+from distexp.system.long_work import LongWork
 from distexp.system.process import host_name
 from distexp.workdir import Workdir
 
@@ -46,18 +48,23 @@ def main(metric: str | None, out: Path | None, configs: str | None, workdir: Pat
     from distexp.reporting.html import make_page
 
     folder = Workdir(workdir.absolute())
-    phases = load_configs([Path(configs or folder.configs)], folder.root)
-    tasks = expand(phases)
-    folders = dict.fromkeys(task.output_dir for task in tasks if task.grid.halving)
-    rungs = [each for name in folders for each in read_rungs(folder.root / name / RUNGS_FILE)]
-    files = audit(folder.root, tasks, superseded_in(folder))
-    other_code = told_other_code(folder.root, files)
-    report = make_report(phases, tasks, files, known_failures(folder), metric=metric, rungs=rungs)
-    made = f"{folder.root} on {host_name()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    made += f"; {other_code}" if other_code else ""
     out = out or folder.root / OUT_FILE
+    with LongWork() as work:
+        work.begin(READING)
+        phases = load_configs([Path(configs or folder.configs)], folder.root)
+        tasks = expand(phases)
+        folders = dict.fromkeys(task.output_dir for task in tasks if task.grid.halving)
+        rungs = [each for name in folders for each in read_rungs(folder.root / name / RUNGS_FILE)]
+        files = audit(folder.root, tasks, superseded_in(folder), work)
+        work.begin("Drawing the charts")
+        other_code = told_other_code(folder.root, files)
+        report = make_report(phases, tasks, files, known_failures(folder), metric=metric, rungs=rungs)
+        work.begin("Writing the page")
+        made = f"{folder.root} on {host_name()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+        made += f"; {other_code}" if other_code else ""
+        page = make_page(report, title=folder.root.name, made=made)
     try:
-        replace_durably(out, make_page(report, title=folder.root.name, made=made).encode(), 0o644)
+        replace_durably(out, page.encode(), 0o644)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
     print(f"Wrote {out}: {report['totals']['complete']} of {report['totals']['tasks']} tasks complete")

@@ -18,6 +18,7 @@ from distexp.gpu.claim import Claim, Place, claim_gpu, claim_gpus
 from distexp.gpu.devices import GpuRequest
 from distexp.results.row import OUR_COLUMNS, STOPPED_AT, row_for
 from distexp.system.code import SHOWN_DIGITS, CodeState, FolderCode
+from distexp.system.long_work import LongWork
 from distexp.task import Provenance, Task
 from distexp.text import cut, one_line
 from distexp.workdir import Workdir
@@ -67,8 +68,9 @@ def main(task: str, *, pdb: bool, device: str, threads: int, configs: str | None
     no row to compare with; 1 another result, or it failed.
     """
     root = workdir.absolute()
-    chooser = Chooser(root, configs or Workdir(root).configs)
-    chosen = chooser.choose(task)
+    with LongWork() as work:
+        chooser = Chooser(root, configs or Workdir(root).configs, work)
+        chosen = chooser.choose(task)
     if chooser.problem:
         print(f"warning: the configs cannot be read: {chooser.problem}", file=sys.stderr)
     print("\n".join(told(chosen, FolderCode(root).now())), flush=True)

@@ -15,15 +15,19 @@ from typing import Self
 from rich.console import Console, Group
 from rich.control import Control
 from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from distexp.cli.render import render
 from distexp.system.logs import log_to, stop_logging_to
+from distexp.system.long_work import Step
 from distexp.wire.messages import ViewReply
 
 REFRESH_S = 1.0  # a view takes some ms to draw
 MIN_LINES = 6  # of a view, however small the terminal
 BESIDE_LINES = 0.6  # share of a terminal that a view takes below log lines
+BAR_CELLS = 40  # of a start that takes long
 KEPT_LINES = 100  # of the log, to be written again on a terminal that was resized
 
 
@@ -77,13 +81,23 @@ class Screen:
         threading.Thread(target=read, name="relay", daemon=True).start()
 
     @contextmanager
-    def following(self, view: Callable[[], ViewReply | None]) -> Iterator[None]:
-        """Show what `view` returns (None: nothing yet), asked for in a thread, and log lines above it."""
+    def following(
+        self, view: Callable[[], ViewReply | None], starting: Callable[[], Step | None]
+    ) -> Iterator[None]:
+        """Show what `view` returns, asked for in a thread, and log lines above it.
+
+        While that is None, the step of what `starting` returns.
+        """
         is_over = threading.Event()
 
         def draw() -> None:
             if (now := view()) is not None:
                 self.show(now, share=BESIDE_LINES)
+            elif (step := starting()) is not None:
+                line = Table.grid(padding=(0, 1))
+                bar = ProgressBar(step.total or None, step.done, width=BAR_CELLS, pulse=not step.total)
+                line.add_row(bar, step.text)
+                self._live.update(line, refresh=True)
 
         def follow() -> None:
             while not is_over.wait(REFRESH_S):

@@ -14,6 +14,8 @@ from distexp.run_folder import LOG_FILE, RESULT_FILE
 from distexp.sweep.config import load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
+from distexp.sweep.source import READING
+from distexp.system.long_work import LongWork
 from distexp.task import Cause
 from distexp.text import count_text, cut, one_line
 from distexp.workdir import Workdir
@@ -28,10 +30,12 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
     """Print the summary of a sweep that has ended to standard error, beside the manager's lines."""
     workdir = Workdir(folder)
     try:
-        phases = load_configs([Path(configs)], folder)
-        tasks = expand(phases)
-        files = audit(folder, tasks, superseded_in(workdir))
-        records = failures_of(workdir)
+        with LongWork() as work:
+            work.begin(READING)
+            phases = load_configs([Path(configs)], folder)
+            tasks = expand(phases)
+            files = audit(folder, tasks, superseded_in(workdir), work)
+            records = failures_of(workdir)
     except DistexpError as error:
         print(f"warning: no summary: {error}", file=sys.stderr)
         return

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from distexp.experiments.settings import IMAGE_SETS, OPENML, TABLES
 from distexp.system import locks
+from distexp.system.long_work import LongWork
 
 DATA_DIR = Path("data")
 MIN_PER_CLASS = 5  # fewer, and the split below leaves a part without the class
@@ -73,9 +74,12 @@ def load(name: str, data_dir: Path = DATA_DIR) -> Dataset:
     path = data_dir / f"{name.removeprefix(OPENML)}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locks.acquire(f"{path}.lock", math.inf):
-            if not path.exists():
-                _store(_fetch(name, data_dir), path)
+        with LongWork() as work:
+            work.begin(f"Waiting for another process that fetches {name}")
+            with locks.acquire(f"{path}.lock", math.inf):
+                if not path.exists():
+                    work.begin(f"Fetching {name} from openml.org")
+                    _store(_fetch(name, data_dir), path)
     with np.load(path, allow_pickle=False) as stored:
         return Dataset(stored["inputs"], stored["labels"], int(stored["classes"]))
 

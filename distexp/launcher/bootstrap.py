@@ -8,14 +8,15 @@ import hashlib
 import math
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from distexp.errors import UserError
 from distexp.launcher import cuda_build
 from distexp.system import locks
+from distexp.system.long_work import LongWork
 
 PROJECT = Path(__file__).resolve().parents[2]
 RUN_REQUIREMENTS = "requirements.txt"
@@ -64,7 +65,7 @@ def offer_cuda(venv: Path, *, is_agreed: bool) -> None:
 
     def install(words: Sequence[str]) -> int:
         log = venv / "install-cuda.log"
-        print(f"Installing the CUDA build of torch: once, some minutes (progress: {log})", flush=True)
+        _say(f"Installing the CUDA build of torch: once, some minutes (progress: {log})")
         with log.open("w", encoding="utf-8") as output:
             return _watched(pip_install(venv_python(venv), *words), output, log)
 
@@ -125,7 +126,7 @@ def _answers(python: Path, *words: str) -> bool:
 
 def _create(venv: Path) -> None:
     version = ".".join(map(str, sys.version_info[:3]))
-    print(f"Making .venv with Python {version} ({sys.executable})", flush=True)
+    _say(f"Making .venv with Python {version} ({sys.executable})")
     command = [sys.executable, "-m", "venv", "--clear", "--without-pip", str(venv)]
     made = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if made.returncode != 0:
@@ -135,7 +136,7 @@ def _create(venv: Path) -> None:
 def _install(venv: Path, requirements: Path) -> None:
     """Install one file; pip itself is put in first, since an interrupted start may have left none."""
     log = venv / f"install-{requirements.stem}.log"
-    print(f"Installing {requirements.name} into .venv: once, some minutes (progress: {log})", flush=True)
+    _say(f"Installing {requirements.name} into .venv: once, some minutes (progress: {log})")
     python = str(venv_python(venv))
     with log.open("w", encoding="utf-8") as output:
         has_pip = _answers(Path(python), "-m", "pip", "--version")
@@ -152,22 +153,18 @@ def _install(venv: Path, requirements: Path) -> None:
     _stamp_path(venv, requirements.name).write_text(checksum(requirements), encoding="ascii")
 
 
-def _logged(command: Sequence[str], output: IO[str]) -> int:
-    return subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
-
-
 def _watched(command: Sequence[str], output: IO[str], log: Path) -> int:
-    """Run a command that takes minutes; on a terminal one line shows what it does now and for how long."""
-    if not sys.stdout.isatty():
-        return _logged(command, output)
-    began_s = time.monotonic()
+    """Run a command that takes minutes, and tell what it does now and for how long: see `LongWork`."""
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-    while process.poll() is None:
-        now = _last_line(log.read_text(encoding="utf-8", errors="replace"), "starting")
-        print(f"\r\x1b[2K{time.monotonic() - began_s:4.0f} s  {now[:LINE_CELLS]}", end="", flush=True)
-        time.sleep(LOOK_S)
-    print("\r\x1b[2K", end="", flush=True)
-    return process.returncode
+    with LongWork() as work:
+        while True:
+            work.begin(_last_line(log.read_text(encoding="utf-8", errors="replace"), "starting")[:LINE_CELLS])
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(LOOK_S)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # what a verb prints on standard output may be read by a script
 
 
 def _last_line(text: str, default: str = "no message") -> str:

@@ -5,6 +5,7 @@ Standard library alone, since `bootstrap` runs before anything is installed.
 
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def offer(
         wanted = f"torch=={version.partition('+')[0]}"
         code = install(["--force-reinstall", "--no-deps", wanted, "--index-url", index])
         told = "installed" if code == 0 else f"not installed (exit code {code})"
-        print(f"{wanted} from {index}: {told}")
+        print(f"{wanted} from {index}: {told}", file=sys.stderr)
     elif answer is False:
         (venv / DECLINED).touch()
 

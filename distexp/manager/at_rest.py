@@ -13,10 +13,11 @@ from distexp.manager.forecast import Forecaster
 from distexp.manager.rungs import Rungs, halving_of
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.task_queue import TaskQueue
-from distexp.results.results_file import Scan
+from distexp.results.results_file import READING, Scan
 from distexp.results.row import STOPPED_AT
 from distexp.results.store import ResultsStore, folders_with_results
 from distexp.sweep.grid import Planned
+from distexp.system.long_work import LongWork
 from distexp.system.process import host_name
 from distexp.task import State, TaskRecord
 from distexp.wire.messages import AnyReply, AnyRequest, Logs, Show
@@ -26,17 +27,20 @@ from distexp.workdir import Workdir
 class SweepAtRest:
     """What the files of a folder say.  For one thread."""
 
-    def __init__(self, workdir: Workdir, tasks: Sequence[Planned], records: Sequence[TaskRecord]) -> None:
+    def __init__(
+        self, workdir: Workdir, tasks: Sequence[Planned], records: Sequence[TaskRecord], work: LongWork
+    ) -> None:
         """Read no row yet.
 
         Args:
             workdir: Its results files are read.
             tasks: Of its configs.
             records: Of its journal.
+            work: Is told how much has been read.
         """
-        self._records, self._has_scanned = records, False
+        self._records, self._work, self._has_scanned = records, work, False
         self._queue = TaskQueue(time.monotonic, lambda record: None)
-        self._store = _StoreAtRest(workdir.root, self._take)
+        self._store = _StoreAtRest(workdir.root, self._take, work.advance)
         self._queue.sync(tasks)
         self._store.sync(tasks)
         self._store.recall_superseded({each.key: each.superseded for each in records if each.superseded})
@@ -67,6 +71,7 @@ class SweepAtRest:
             ProtocolError: The request does not only look, or asks for values that no task can have.
             ResultsUnwritable: The results file of the task cannot be read now.
         """
+        self._work.begin(READING, 0 if self._has_scanned else self._store.size())
         if isinstance(request, Show | Logs) and not self._has_scanned:
             self._look_for(self._queue.key_of(request.task))
         elif not self._has_scanned:

@@ -21,13 +21,16 @@ from distexp.manager.workers import WorkerRegistry
 from distexp.queue.journal import Journal
 from distexp.queue.priorities import Priorities
 from distexp.queue.task_queue import TaskQueue
+from distexp.results.results_file import READING as READING_RESULTS
 from distexp.results.results_file import Scan
 from distexp.results.store import ResultsStore
 from distexp.sweep.grid import Planned
 from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
+from distexp.sweep.source import READING as READING_CONFIGS
 from distexp.system import gc
 from distexp.system.git import commit_of
 from distexp.system.logs import log_to_file, stop_logging_to
+from distexp.system.long_work import LongWork, Step
 from distexp.system.process import host_name, machine_id
 from distexp.task import State
 from distexp.text import count_text
@@ -96,6 +99,7 @@ class ExperimentManager:
         self._stuck: set[str] = set()  # ids of leases whose worker has died and whose task does not end
         self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
         self._last_situation: object = None  # what workers that wait for a task were last tried in
+        self._starting = LongWork(log.info)
         self._last_counts: dict[State, int] = {}
         self._unwritable: dict[str, str] = {}  # folder -> why its results file cannot be written
         self._held_code: dict[str, CodeSignature] = {}  # held phase -> its code when that began
@@ -136,8 +140,9 @@ class ExperimentManager:
                 f"--no-auth with --host {self.host}: other machines reach this address, and anybody there "
                 "could take tasks and write results; leave out one of the two flags"
             )
-        tasks = self._sweep.load()
-        with ExitStack() as log_open, ExitStack() as undo:  # what is held when a later step fails
+        with self._starting, ExitStack() as log_open, ExitStack() as undo:  # undone when a later step fails
+            self._starting.begin(READING_CONFIGS)
+            tasks = self._sweep.load()
             self._folder = self.workdir.hold()
             undo.callback(self._folder.release)
             undo.callback(self._pauses.stop)
@@ -169,7 +174,7 @@ class ExperimentManager:
             waits_for_row=self._kept.keys,
             priorities=Priorities(self.journal.record),
         )
-        self.store = ResultsStore(self.workdir.root, self._on_scan)
+        self.store = ResultsStore(self.workdir.root, self._on_scan, self._starting.advance)
         self._registry = WorkerRegistry(
             host=host_name(),
             machine=machine_id(),
@@ -193,6 +198,7 @@ class ExperimentManager:
         self.store.sync(tasks)
         self.store.recall_superseded({each.key: each.superseded for each in known if each.superseded})
         log.info("Generated %d total tasks", len(tasks))
+        self._starting.begin(READING_RESULTS, self.store.size())
         self.store.scan_all()
         self.dispatcher.completion.write_kept_rows()
         self._block_unwritable()
@@ -226,6 +232,10 @@ class ExperimentManager:
     def view(self) -> ViewReply | None:
         """Return the sweep at a glance; None before it is served.  Safe from any thread."""
         return self.dispatcher.view() if self._is_serving else None
+
+    def starting(self) -> Step | None:
+        """Return what a start that takes long does now.  Safe from any thread."""
+        return self._starting.now()
 
     def request_stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """End `serve` after its current turn. A signal handler: it only sets a flag."""

@@ -15,13 +15,14 @@ from distexp.errors import ConfigError, UserError
 from distexp.results.compare import NOWHERE, NULLS, AxisReader
 from distexp.results.csv_format import Header, read_header, whole_file
 from distexp.results.matching import first_places
-from distexp.results.results_file import RESULTS_FILE
+from distexp.results.results_file import READING, RESULTS_FILE
 from distexp.results.row import CAPTURED, PREFIXES, PROVENANCE
 from distexp.results.store import folders_with_results
 from distexp.run_folder import METRICS_FILE
 from distexp.sweep.config import Phase, load_configs
 from distexp.sweep.expand import output_folders
 from distexp.system.files import read_bytes
+from distexp.system.long_work import LongWork
 from distexp.task import Value, canonical
 from distexp.workdir import Workdir
 
@@ -123,7 +124,13 @@ def load_results(workdir: str | os.PathLike[str] = ".", *, configs: str | None =
     columns = Columns.of(phases)
     own = dict.fromkeys(folder for phase in phases for folder in output_folders(phase))
     paths = [root / folder / RESULTS_FILE for folder in dict.fromkeys([*own, *_with_results(root)])]
-    frames = [_rows_of(path, columns) for path in paths if path.is_file()]
+    sizes = {path: path.stat().st_size for path in paths if path.is_file()}
+    frames = []
+    with LongWork() as work:
+        work.begin(READING, sum(sizes.values()))
+        for path, size in sizes.items():
+            frames.append(_rows_of(path, columns))
+            work.advance(size)
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     for phase in phases:
         for name, value in phase.assume.items():

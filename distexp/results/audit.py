@@ -10,11 +10,12 @@ import msgspec
 
 from distexp.results.matching import TaskIndex, first_places
 from distexp.results.problems import Problem
-from distexp.results.results_file import RESULTS_FILE, ResultsFile
+from distexp.results.results_file import READING, RESULTS_FILE, ResultsFile
 from distexp.results.row import CODE
-from distexp.results.store import folders_with_results
+from distexp.results.store import bytes_in, folders_with_results
 from distexp.sweep.grid import GridPoint
 from distexp.system.code import FolderCode, is_code, other_code_text
+from distexp.system.long_work import LongWork
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -57,29 +58,34 @@ def told_other_code(root: Path, files: Sequence[FileAudit]) -> str:
 
 
 def audit(
-    root: Path, tasks: Sequence[GridPoint], superseded: Mapping[str, str] | None = None
+    root: Path,
+    tasks: Sequence[GridPoint],
+    superseded: Mapping[str, str] | None = None,
+    work: LongWork | None = None,
 ) -> list[FileAudit]:
     """Return what each results file holds: those of the tasks' own folders first, then all others.
 
     A task's first row counts, whichever file it stands in, but none with the code that `superseded` names
-    for the task.
+    for the task. `work` is told how much has been read.
     """
+    work = work or LongWork()
     index = TaskIndex(tasks)
     index.superseded.update(superseded or {})
     own = dict.fromkeys(task.output_dir for task in tasks)
     others = [folder for folder in folders_with_results(root) if folder not in own]
     seen: dict[str, Row] = {}
     found = []
+    work.begin(READING, bytes_in(root, (*own, *others)))
     for folder in (*own, *others):
         if (root / folder / RESULTS_FILE).exists():
-            found.append(_audit_file(root, folder, index, seen))
+            found.append(_audit_file(root, folder, index, seen, work))
             found[-1].is_own = folder in own
     return found
 
 
-def _audit_file(root: Path, folder: str, index: TaskIndex, seen: dict[str, Row]) -> FileAudit:
+def _audit_file(root: Path, folder: str, index: TaskIndex, seen: dict[str, Row], work: LongWork) -> FileAudit:
     found = FileAudit(path=(Path(folder) / RESULTS_FILE).as_posix())
-    file = ResultsFile(root, folder, index)
+    file = ResultsFile(root, folder, index, on_read=work.advance)
 
     def take(row: Sequence[str], keys: tuple[str, ...]) -> str:
         is_pruned = file.is_pruned(row)

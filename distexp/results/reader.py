@@ -40,6 +40,7 @@ _COUNT_BYTES = 1 << 20
 _DECIMAL_POINT = re.compile(r"\s*[+-]?\d+\.\d+([eE][+-]?\d+)?\s*", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*", re.ASCII)
 
+OnRead = Callable[[int], None]
 OnRow = Callable[[Row, tuple[str, ...]], str]  # gets cells and keys; returns why it does not count
 
 
@@ -72,8 +73,19 @@ class _Place(msgspec.Struct):
 class Reader:
     """Reads one results file on from its bookmark. Caller holds a lock."""
 
-    def __init__(self, path: Path, index: TaskIndex, folder: str, bookmark: Bookmark | None) -> None:
-        """Read the file at `path`, which is that of tasks whose `output_dir` is `folder`."""
+    def __init__(
+        self,
+        path: Path,
+        index: TaskIndex,
+        folder: str,
+        bookmark: Bookmark | None,
+        *,
+        on_read: OnRead | None = None,
+    ) -> None:
+        """Read the file at `path`, which is that of tasks whose `output_dir` is `folder`.
+
+        `on_read` gets the number of bytes, whenever some more have been read.
+        """
         self.path = path
         self.bookmark = bookmark
         self.header: Header | None = None  # at the last look
@@ -82,7 +94,7 @@ class Reader:
         self.torn: Torn | None = None  # to be set aside by who may write
         self.unusable = ""  # why nothing is to be written to it
         self.problems: list[Problem] = []  # what the last look met
-        self._index, self._folder = index, folder
+        self._index, self._folder, self._on_read = index, folder, on_read
         self._known_header = bookmark.header if bookmark else ""  # that whoever handed the bookmark could use
         self._matched: tuple[object, Sequence[str], Matcher] | None = None
         self._identity: tuple[int, ...] | None = None  # device, inode, size, mtime at the last look
@@ -301,6 +313,8 @@ class Reader:
                     return
                 judge.take(block)
                 offset = block.offset + block.used
+                if self._on_read is not None:
+                    self._on_read(block.used)
             skipped = offset
             last, offset = self._read_last_line(file, offset, header, judge, first_look or locked)
             if last is not None:

@@ -22,7 +22,7 @@ from distexp.results.csv_format import Dialect, Header, lengthened, line_of, rea
 from distexp.results.left_out import keep_left_out
 from distexp.results.matching import TaskIndex, first_places
 from distexp.results.problems import Problem
-from distexp.results.reader import OnRow, Reader, Scan
+from distexp.results.reader import OnRead, OnRow, Reader, Scan
 from distexp.results.row import STOPPED_AT
 from distexp.system import locks
 from distexp.system.files import regular, sync, sync_folder
@@ -32,6 +32,7 @@ __all__ = ["RESULTS_FILE", "Appended", "ResultsFile", "Scan"]
 
 RESULTS_FILE = "final_results.csv"
 LOCK_TIMEOUT_S = 10.0  # a holder writes some rows, or copies the file once: longer means that it hangs
+READING = "Reading the results"  # as people are told while it lasts
 TORN_SUFFIX = ".torn"
 LAST_COLUMN = "duration_s"
 UNFINISHED_S = 0.2  # for a program without our lock to end the line it is at: a buffer is flushed in one go
@@ -65,12 +66,18 @@ class ResultsFile:
         folder: str,
         index: TaskIndex,
         bookmark: Bookmark | None = None,
+        *,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
+        on_read: OnRead | None = None,
     ) -> None:
-        """Look at the file of `folder`, the `output_dir` of some tasks, below the working folder `root`."""
+        """Look at the file of `folder`, the `output_dir` of some tasks, below the working folder `root`.
+
+        `on_read` gets the number of bytes, whenever some more have been read.
+        """
         self.path = root / folder / RESULTS_FILE
         self._root, self._index, self._folder = root, index, folder
-        self._reader = Reader(self.path, index, folder, bookmark)
+        self._reader = Reader(self.path, index, folder, bookmark, on_read=on_read)
+        self._on_read = on_read
         self._lock = f"{self.path}.lock"
         self._lock_timeout_s = lock_timeout_s
 
@@ -199,7 +206,7 @@ class ResultsFile:
             ResultsUnwritable: The file is there and cannot be read now.
         """
         found: dict[str, dict[str, str]] = {}
-        reader = Reader(self.path, self._index, self._folder, None)
+        reader = Reader(self.path, self._index, self._folder, None, on_read=self._on_read)
 
         def keep(row: Sequence[str], held: tuple[str, ...]) -> str:
             for key in keys & {*held}:

@@ -9,6 +9,7 @@ Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); neve
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from msgspec import structs
 
 from distexp.errors import ResultsUnwritable
 from distexp.results.matching import TaskIndex
+from distexp.results.reader import OnRead
 from distexp.results.results_file import RESULTS_FILE, ResultsFile, Scan
 from distexp.sweep.grid import Planned
 from distexp.task import Bookmark, RowRule, Task
@@ -31,6 +33,15 @@ def folders_with_results(root: Path) -> list[str]:
     return [name for name in (".", *sorted(names)) if (root / name / RESULTS_FILE).is_file()]
 
 
+def bytes_in(root: Path, folders: Iterable[str]) -> int:
+    """Return how many bytes the results files of these folders hold, as far as they can be reached."""
+    size = 0
+    for folder in folders:
+        with suppress(OSError):
+            size += (root / folder / RESULTS_FILE).stat().st_size
+    return size
+
+
 @dataclass
 class _OpenFile:
     """One results file.  `file` is used under `lock` alone."""
@@ -44,10 +55,13 @@ class _OpenFile:
 class ResultsStore:
     """The results files under one working folder.  Safe from any thread."""
 
-    def __init__(self, root: Path, on_scan: Callable[[Scan], None]) -> None:
-        """Hand what each look at a file has found to `on_scan`, under that file's lock."""
+    def __init__(self, root: Path, on_scan: Callable[[Scan], None], on_read: OnRead | None = None) -> None:
+        """Hand what each look at a file has found to `on_scan`, under that file's lock.
+
+        `on_read` gets the number of bytes, whenever some more of a file have been read.
+        """
         self.root = root
-        self._on_scan = on_scan
+        self._on_scan, self._on_read = on_scan, on_read
         self._lock = threading.Lock()
         self._index = TaskIndex()
         self._files: dict[str, _OpenFile] = {}  # by folder
@@ -61,6 +75,12 @@ class ResultsStore:
             if has_new:
                 with opened.lock:
                     opened.file.reset()
+
+    def size(self) -> int:
+        """Return how many bytes there are to read in all files."""
+        with self._lock:
+            folders = {*folders_with_results(self.root), *self._files}
+        return bytes_in(self.root, folders)
 
     def scan_all(self) -> None:
         """Look at what every file has got since the last look, new files among them."""
@@ -247,6 +267,8 @@ class ResultsStore:
     def _file(self, folder: str) -> _OpenFile:
         with self._lock:
             if folder not in self._files:
-                file = ResultsFile(self.root, folder, self._index, lock_timeout_s=LOCK_TIMEOUT_S)
+                file = ResultsFile(
+                    *(self.root, folder, self._index), lock_timeout_s=LOCK_TIMEOUT_S, on_read=self._on_read
+                )
                 self._files[folder] = _OpenFile(file)
             return self._files[folder]

@@ -7,6 +7,7 @@ from distexp.sweep.config import find_configs, load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
 
+READING = "Reading the configs"  # as people are told while it lasts
 DEFAULT_CONFIGS = "configs/config_exp*.yaml"
 
 Signature = tuple[tuple[str, int, int], ...]

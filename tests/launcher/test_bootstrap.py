@@ -30,9 +30,9 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     command = [sys.executable, "-c", START, str(project)]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     running = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    told = [start.communicate()[0] for start in running]
+    told = [start.communicate()[1] for start in running]
     assert [start.returncode for start in running] == [0, 0]
     return project, told
 
@@ -59,11 +59,11 @@ def test_a_changed_requirements_file_is_installed_again_and_an_unchanged_one_is_
     (project / RUN_REQUIREMENTS).write_text("# another nothing\n", encoding="utf-8")
     assert missing(project / ".venv", project, WANTED) == WANTED
     make_environment(project, WANTED)
-    told = capfd.readouterr().out
+    told = capfd.readouterr().err
     assert "Installing" in told
     assert "Making" not in told
     make_environment(project, WANTED)
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr().err == ""
 
 
 def test_a_failed_install_shows_pips_words_and_is_tried_again(
