@@ -35,6 +35,7 @@ from benchmarks import (
 )
 from benchmarks.figures import Figure, table
 from benchmarks.report import draw, save
+from benchmarks.search import check as search
 
 MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "durable": durable.measure,
@@ -60,6 +61,7 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
 CHECKS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
     "fuzz_wire": fuzz_wire.check,
     "fuzz_yaml": fuzz_yaml.check,
+    "search": search.check,
 }
 
 

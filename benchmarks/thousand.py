@@ -33,7 +33,7 @@ def measure() -> list[Figure]:
     with folder(config(100, 100)) as workdir, manager(workdir) as process:
         port = int(workdir.read_info()["port"])
         watched = psutil.Process(process.pid)
-        _latencies_ms(port)  # the first requests import and allocate for every later one
+        latencies_ms(port)  # the first requests import and allocate for every later one
         before = watched.memory_info().rss
         ours, theirs = multiprocessing.Pipe()
         crowd = multiprocessing.get_context("spawn").Process(
@@ -45,7 +45,7 @@ def measure() -> list[Figure]:
             if not ours.poll(READY_S) or ours.recv() != WORKERS:
                 raise TimeoutError(f"fewer than {WORKERS} connections after {READY_S:g} s")
             shares = [_share_pct(watched) for _ in range(ROUNDS)]
-            latencies = [_latencies_ms(port) for _ in range(ROUNDS)]
+            latencies = [latencies_ms(port) for _ in range(ROUNDS)]
             grown_mb = (watched.memory_info().rss - before) / 1e6
             if (alive := status(workdir).workers) < WORKERS:
                 raise AssertionError(f"{alive} workers instead of {WORKERS}")
@@ -69,7 +69,8 @@ def _share_pct(watched: psutil.Process) -> float:
     return 100 * (end.user + end.system - begin.user - begin.system) / took_s
 
 
-def _latencies_ms(port: int) -> list[float]:
+def latencies_ms(port: int) -> list[float]:
+    """Ask for `status` some hundred times, as a user's own client does; return how long each took."""
     found = []
     for _ in range(ASKED):
         began_s = time.perf_counter()

@@ -47,12 +47,13 @@ class Rival:
         has_program = not self.program or shutil.which(self.program) is not None
         return has_program and (not self.package or self.package in versions())
 
-    def run(self, *words: str, with_ours: bool = False) -> list[float]:
+    def run(self, *words: str, with_ours: bool = False, patience_s: float = PATIENCE_S) -> list[float]:
         """Return what one run of the script has measured; nothing if it is not there, or failed (it says so).
 
         Args:
             words: For the script.
             with_ours: Let it import what our own Python has (torch), too.
+            patience_s: For its end.
         """
         if not self.is_installed():
             return []
@@ -71,9 +72,9 @@ class Rival:
         )
         root = ProcessMark.of(process.pid)
         try:
-            told, problems = process.communicate(timeout=PATIENCE_S)
+            told, problems = process.communicate(timeout=patience_s)
         except subprocess.TimeoutExpired:
-            told, problems = "", f"no end within {PATIENCE_S:g} s"
+            told, problems = "", f"no end within {patience_s:g} s"
         finally:
             if root:
                 end_tree(root)  # with servers and workers that it has left, or that Ctrl+C cut off
