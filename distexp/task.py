@@ -341,6 +341,11 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     superseded: str = ""  # the code of its row, which no longer completes it; empty: every row does
     lease: LeaseRecord | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the task's row says all that a later manager has to know."""
+        return self.state in (State.COMPLETE, State.PRUNED) and not self.superseded
+
 
 class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The priority that somebody asked for, and the one that the configs stated then."""

@@ -51,7 +51,9 @@ def last_lines(path: Path, lines: int, start: int = 0) -> list[str]:
     """Return the last lines of a task's log from `start` (bytes) on, as far as it can be read."""
     try:
         with open(path, "rb", opener=regular) as file:
-            file.seek(max(start, file.seek(0, 2) - TAIL_BYTES))
+            size = file.seek(0, 2)
+            start = start if start <= size else 0  # its middle was cut out
+            file.seek(max(start, size - TAIL_BYTES))
             text = file.read().decode(errors="replace")
     except OSError:
         return []

@@ -28,6 +28,7 @@ from distexp.workdir import Workdir
 from distexp.worker.connection import HEARTBEAT_S, ManagerConnection
 from distexp.worker.device import DeviceChoice, acquire_device
 from distexp.worker.gpu_monitor import GpuMonitor
+from distexp.worker.log_cap import MAX_LOG_MB
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
 from distexp.worker.watcher import Watcher
@@ -69,6 +70,7 @@ class Settings:
     gpus: int
     give_way: bool  # --yield
     threads: int
+    max_log_mb: int
     nice: int
     start_method: Literal["forkserver", "spawn"]
     manager_wait_s: float
@@ -144,6 +146,14 @@ class Settings:
     show_default=True,
     metavar="N",
     help="Compute threads on the CPU.",
+)
+@click.option(
+    "--max-log-mb",
+    type=AT_LEAST_ONE,
+    default=MAX_LOG_MB,
+    show_default=True,
+    metavar="MB",
+    help="Cut the middle out of a task's log that is longer.",
 )
 @click.option(
     "--nice",
@@ -361,6 +371,7 @@ def work_on(
         gpu_usage=monitor.usage if monitor else lambda: None,
         free_mib=monitor.free_mib if monitor else None,
         left_s=left_s,
+        max_log_mb=settings.max_log_mb,
     )
     others = OtherUsers(uuids, stop.give_way) if settings.give_way else contextlib.nullcontext()
     try:

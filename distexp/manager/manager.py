@@ -194,6 +194,9 @@ class ExperimentManager:
             on_hold=self._note_held_code,
         )
         known = self.journal.load()
+        for record in known:
+            if record.is_settled:  # as earlier versions kept them: they go
+                self.journal.record(record)
         self.queue.sync(tasks)
         self.store.sync(tasks)
         self.store.recall_superseded({each.key: each.superseded for each in known if each.superseded})

@@ -1,6 +1,7 @@
 """What must survive the manager: attempts, failures and live leases, in SQLite.
 
-CSV rows win over the journal: it never says that a task is complete, only what happened on the way.
+CSV rows win over the journal: it never says that a task is complete, only what happened on the way. So the
+record of a task goes when its row has come, and the file stays as large as what is under way, or has failed.
 One JSON record a task, and a phase whose priority somebody chose; the last record wins. The file belongs to
 one process at a time.
 """
@@ -30,6 +31,8 @@ _BUSY_S = 1.0  # the folder has one manager: who else reads the file is soon don
 _REMEDY = "end the process that uses it, or move the file away to start without attempts and leases"
 Record = TaskRecord | PhaseRecord
 _Record = TypeVar("_Record", TaskRecord, PhaseRecord)
+FREE_PAGES = 1000  # of 4 KiB: more than these, unused, are given back when the journal is closed
+_DELETE = "DELETE FROM tasks WHERE key = ?"
 _UPSERT = "INSERT INTO {} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET record = excluded.record"
 
 
@@ -71,7 +74,7 @@ class Journal:
         self.sweep_id: str = row[0]
 
     def load(self) -> list[TaskRecord]:
-        """Return the last record of every task ever recorded; unreadable ones are left out.
+        """Return the last record of every task whose row has not come; unreadable ones are left out.
 
         Raises:
             JournalUnwritable: The file is damaged.
@@ -122,8 +125,14 @@ class Journal:
         try:
             self._database.execute("BEGIN")
             for table, found in itertools.groupby(by_table, lambda each: each[0][0]):
-                rows = [(key, self._encoder.encode(record)) for (_, key), record in found]
-                self._database.executemany(_UPSERT.format(table), rows)
+                kept, settled = list[tuple[str, bytes]](), list[tuple[str]]()
+                for (_, key), record in found:
+                    if isinstance(record, TaskRecord) and record.is_settled:
+                        settled.append((key,))
+                    else:
+                        kept.append((key, self._encoder.encode(record)))
+                self._database.executemany(_UPSERT.format(table), kept)
+                self._database.executemany(_DELETE, settled)
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
             with suppress(sqlite3.ProgrammingError):  # it is closed: the manager stops while it answers
@@ -133,8 +142,11 @@ class Journal:
         self._unwritten.clear()
 
     def close(self) -> None:
-        """Write what is queued and close the file."""
+        """Write what is queued and close the file, as small as it can be."""
         try:
             self.flush()
+            with suppress(sqlite3.Error):  # a full disk: it stays as large as it is
+                if self._database.execute("PRAGMA freelist_count").fetchone()[0] > FREE_PAGES:
+                    self._database.execute("VACUUM")
         finally:
             self._database.close()

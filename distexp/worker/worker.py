@@ -38,6 +38,7 @@ from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
 from distexp.worker.early_stop import EarlyStop
 from distexp.worker.folders import is_disk_full, is_full_at, probe, why_not_made
+from distexp.worker.log_cap import MAX_LOG_MB, LogCap
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_main import Failed, Finished, Outcome, Run, Stopped, Unusable
 from distexp.worker.task_process import Attempt, Children
@@ -80,6 +81,7 @@ class Worker:
         gpu_usage: Callable[[], GpuUse | None] = lambda: None,
         free_mib: Callable[[], int] | None = None,
         left_s: Callable[[], float | None] = lambda: None,
+        max_log_mb: int = MAX_LOG_MB,
     ) -> None:
         """Make a worker that has done nothing yet.
 
@@ -88,6 +90,7 @@ class Worker:
             gpu_usage: Returns how busy its GPUs are.
             free_mib: Reads the memory that is free on its GPUs; None: it has none.
             left_s: Returns how many seconds it has; None: no end is known.
+            max_log_mb: What the log of a task may hold, in millions of bytes.
         """
         self._free_mib = free_mib
         self._code = children.code()  # of the task that runs, or ran last
@@ -110,6 +113,7 @@ class Worker:
         self._is_short = False  # of time, for any task that is left
         self._is_hopeless = False  # it has completed nothing, and its task has saved nothing
         self._log_file = WorkerLog(str(identity["worker_id"]))
+        self._log_cap = LogCap(max_log_mb, clock)
         self._next: TaskReply | NoTask | None = None
         self._exit_code: int | None = None  # set when it must leave before its work is done
         self._code_versions: dict[str, int] = {}  # phase -> of the task that ran last
@@ -296,7 +300,9 @@ class Worker:
             return
         log_path, start = Path(run.log), run.log_start
         try:
-            self._disk.try_(lambda: folder.end_log(log_path, start, keeps=has_failed), task, True)
+            has_log = self._disk.try_(lambda: folder.end_log(log_path, start, keeps=has_failed), task, False)
+            if has_log:
+                self._disk.try_(lambda: self._log_cap.close(folder.log, start), task, None)
         except OSError as error:
             log.warning("%s: cannot be written (%s)", error.filename or folder.path, error.strerror)
 
@@ -411,8 +417,10 @@ class Worker:
     def _await_end(self, task: TaskReply, attempt: Attempt, early: EarlyStop) -> Outcome | Fenced:
         timeout_at_s = kill_at_s = None
         has_news = True
+        self._log_cap.begin(attempt.given)
         while (outcome := attempt.outcome()) is None:
             early.look()
+            self._log_cap.look()
             now_s = self._clock()
             if attempt.progress and has_news:
                 self._connection.heartbeat_soon()  # whoever watches learns how long this task takes
@@ -433,7 +441,12 @@ class Worker:
                 task, progress_of(attempt)
             ):
                 return Fenced()
-            ends = [*kills, self._connection.next_heartbeat_s, *([timeout_at_s] if timeout_at_s else [])]
+            ends = [
+                *kills,
+                self._connection.next_heartbeat_s,
+                self._log_cap.next_look_s,
+                *([timeout_at_s] if timeout_at_s else []),
+            ]
             self._connection.wait(max(0.0, min(ends) - self._clock()), attempt.waitables)
         if isinstance(outcome, Failed) and (self._stop.wants_checkpoint or attempt.is_interrupted):
             return Stopped()  # whatever it did when asked to stop is not held against the task

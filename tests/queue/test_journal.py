@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from distexp.errors import JournalUnwritable
 from distexp.queue.journal import Journal
@@ -49,6 +50,22 @@ def test_the_last_record_of_a_key_comes_back_whole_and_the_sweep_keeps_its_id(tm
     later = Journal(tmp_path / "j")
     assert later.sweep_id == journal.sweep_id
     later.close()
+
+
+def test_the_record_of_a_task_goes_once_its_row_has_come_and_the_file_shrinks(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    for number in range(40_000):
+        journal.record(replace(FULL, key=str(number)))
+    journal.flush()
+    for number in range(1, 40_000):
+        journal.record(replace(FULL, key=str(number), state="complete", lease=None))
+    journal.record(replace(FULL, key="again", state="complete", lease=None, superseded="c0de"))
+    journal.flush()
+    assert {record.key for record in journal.load()} == {"0", "again"}
+    assert (tmp_path / "j").stat().st_size > 4_000_000
+    journal.close()
+    assert (tmp_path / "j").stat().st_size < 100_000
+    assert reloaded(tmp_path / "j").keys() == {"0", "again"}
 
 
 def test_sixteen_threads_that_flush_together_are_all_durable(tmp_path: Path) -> None:
