@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from distexp.manager.manager import ExperimentManager
     from distexp.reporting.frame import load_metrics, load_results
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "Context",
     "ExperimentManager",

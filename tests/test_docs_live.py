@@ -30,7 +30,9 @@ README, PROTOCOL, DESIGN = page("README.md"), page("docs/protocol.md"), page("do
 EXPERIMENTS = page("docs/experiments.md")
 PHASE = "exp6_learning_rate"
 FIRST = f"{PHASE}_0_42"
-GONE_BY_RUN = {"lease_id", "sweep_id", "token", "instance", "machine", "nonce", "host", "pid", "memory_mib"}
+GONE_BY_RUN = {"lease_id", "sweep_id", "token", "version", "instance", "machine", "nonce"} | {
+    *("host", "pid", "memory_mib"),
+}
 
 
 @dataclass

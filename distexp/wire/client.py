@@ -3,6 +3,7 @@
 Every request may be repeated: the manager gives the same lease again, acknowledges a report again.
 """
 
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Self, TypeVar
 
 from msgspec import structs
 
+from distexp import __version__
 from distexp.errors import (
     ManagerUnreachable,
     ProtocolError,
@@ -29,6 +31,8 @@ CONNECT_S = 5.0  # a host that does not answer by then is down or firewalled
 REPLY_S = 10.0  # a manager that does not answer by then is stuck; the request is repeated later
 RECEIVE_BYTES = 64 * 1024
 MAX_PORT = 65535
+
+_NOT_KNOWN = re.compile(r"Object contains unknown field `(\w+)`|Invalid value '(\w+)' - at `\$\.type`")
 
 Reply = TypeVar("Reply")
 
@@ -137,14 +141,27 @@ class Client:
             reply = decode_reply(line)
         except ProtocolError as error:
             self.close()
-            raise ProtocolError(
-                f"{self.address}: another program answers there, not a manager ({error})"
-            ) from None
+            who = "another program answers there, not a manager"
+            if line.startswith(b'{"type":'):
+                who = (
+                    f"a manager of another version answers than this distexp ({__version__}): use its version"
+                )
+            raise ProtocolError(f"{self.address}: {who} ({error})") from None
         if isinstance(reply, ErrorReply):
-            raise ManagerUnreachable(reply.error) if reply.again else Refused(reply.error)
+            raise ManagerUnreachable(reply.error) if reply.again else Refused(self._refusal(reply.error))
         if not isinstance(reply, expected):
             raise ProtocolError(f"{self.address}: the reply has the wrong type ({_type(reply)})")
         return reply
+
+    def _refusal(self, error: str) -> str:
+        """Return why the manager refuses; of one that does not know our messages, what to do about it."""
+        if (found := _NOT_KNOWN.search(error)) is None:
+            return error
+        return (
+            f"the manager at {self.address} is of an earlier version than this distexp ({__version__}): it "
+            f"does not know `{found[1] or found[2]}`. Update distexp there and start the manager again, or "
+            "use its version here"
+        )
 
     def _exchange(self, request: AnyRequest) -> bytes:
         def exchange() -> None:
@@ -173,7 +190,7 @@ class Client:
         if self._socket is None:
             self._socket = self._connect()
         self._reply.clear()
-        self._socket.sendall(encode(structs.replace(request, token=self._secret)))
+        self._socket.sendall(encode(structs.replace(request, token=self._secret, version=__version__)))
 
     def _receive(self) -> None:
         """Receive until the reply is whole."""

@@ -4,7 +4,8 @@ One JSON object a message, UTF-8. A newline ends it, but a complete object witho
 replies end with a newline.
 """
 
-from typing import TypeVar
+import re
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,12 +16,14 @@ MAX_MESSAGE_BYTES = 1024 * 1024  # a task or a result is some kB; a megabyte is 
 MAX_STATUS_BYTES = 1024  # users' clients read the whole reply with one recv(1024)
 MESSAGE_S = 10.0  # a message that has begun is complete by then, or its sender is stuck
 IDLE_S = 120.0  # a silent connection without a lease is forgotten
+MAX_NEWER_FIELDS = 100  # of a client of a later version; each costs one more look at the message
 MAX_GUESSES = 64  # looks at an object without newline: enough for 1 MiB in network-sized pieces
 
 Message = TypeVar("Message")
 
 _requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
 _replies: msgspec.json.Decoder[AnyReply] = msgspec.json.Decoder(AnyReply)
+_UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.(\w+)`)?")
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -37,12 +40,35 @@ def encode(message: AnyRequest | AnyReply) -> bytes:
 
 
 def decode_request(line: bytes) -> AnyRequest:
-    """Return the request.
+    """Return the request; fields that are not known are ignored if it names the version of its client.
 
     Raises:
         ProtocolError: It is none; the message names the field and what is wrong with it.
     """
-    return _decode(_requests, line)
+    try:
+        return _decode(_requests, line)
+    except ProtocolError as error:
+        return _of_another_version(line, error)
+
+
+def _of_another_version(line: bytes, error: ProtocolError) -> AnyRequest:
+    """Return the request without the fields that are not known, if it names a version; else raise."""
+    try:
+        fields: Any = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise error from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("version"), str):
+        raise error
+    for _ in range(MAX_NEWER_FIELDS):
+        try:
+            return msgspec.convert(fields, type=AnyRequest)  # type: ignore[no-any-return]
+        except msgspec.ValidationError as problem:
+            found = _UNKNOWN.fullmatch(str(problem))
+            place = fields.get(found[2], {}) if found and found[2] else fields
+            if found is None or found[1] not in place:
+                raise _refusal(problem) from None
+            del place[found[1]]
+    raise error
 
 
 def decode_reply(line: bytes) -> AnyReply:
@@ -58,7 +84,11 @@ def _decode(decoder: msgspec.json.Decoder[Message], line: bytes) -> Message:
     try:
         return decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolError(f"message: {error}; docs/protocol.md lists every message") from None
+        raise _refusal(error) from None
+
+
+def _refusal(error: Exception) -> ProtocolError:
+    return ProtocolError(f"message: {error}; docs/protocol.md lists every message")
 
 
 class MessageReader:

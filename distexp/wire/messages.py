@@ -26,6 +26,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Any request. `token` is the secret of the folder, for hand-written clients on loopback."""
 
     token: str | None = None
+    version: str | None = None  # of the client's distexp; named, fields that are not known here are ignored
 
 
 class Status(Request, frozen=True, kw_only=True, tag="status"):
