@@ -135,14 +135,19 @@ def main(words: Sequence[str] | None = None, *, command: str | None = None, verb
         where = error.ctx.command_path if error.ctx else name
         return complain(f"{error.format_message()}\nSee `{where} --help`.", 2)
     except Refused as error:
-        return complain(str(error), 1)
+        return complain(as_typed(str(error), name), 1)
     except DistexpError as error:
-        return complain(str(error), 2)
+        return complain(as_typed(str(error), name), 2)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, click.Abort):  # in a verb that goes on until Ctrl+C; a manager has its signals
         return 0
+
+
+def as_typed(text: str, command: str) -> str:
+    """Return the text with the verbs that it advises as the user calls them: there may be no `distexp`."""
+    return text.replace(f"`{COMMAND} ", f"`{command} ")
 
 
 def write_utf8() -> None:

@@ -12,6 +12,7 @@ import msgspec
 from distexp.cli.connection import DONE, NOTHING, Target, asks_manager, say
 from distexp.cli.flag_types import OneOf
 from distexp.cli.look import Looker
+from distexp.cli.main import COMMAND, as_typed
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import State, Value
 from distexp.text import duration_text, need_text, number_text
@@ -70,7 +71,8 @@ class Condition(click.ParamType[tuple[str, Value]]):
     "--where",
     type=Condition(),
     multiple=True,
-    help="Only those whose parameter has this value, such as width_factor=4 or seed=42; may be repeated.",
+    help="Only those whose parameter has this value, such as width_factor=4 or seed=42, or whose row was "
+    "made with this code, such as code=3f2a1c; may be repeated.",
 )
 @click.option(
     "--limit", type=int, default=LIMIT, show_default=True, metavar="N", help="At most so many; 0: all."
@@ -111,7 +113,9 @@ def task_table(rows: Sequence[TaskStatus]) -> list[str]:
     cells = [("task", "state", "attempts", "worker", "")]
     for task in rows:
         error = (task.error.strip().splitlines() or [""])[-1]
-        cells.append((task.task_id, task.state, str(task.attempts), task.worker, error))
+        is_known = task.attempts or task.state not in (State.COMPLETE, State.PRUNED)
+        attempts = str(task.attempts) if is_known else ""  # of a row that was there at the start
+        cells.append((task.task_id, task.state, attempts, task.worker, error))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -132,7 +136,8 @@ def show(target: Target, task: str) -> int:
     """
     with Looker(target) as looker:
         reply = looker.call(Show(task=task), ShowReply)
-    say(target, reply, describe(reply))
+    command = click.get_current_context().find_root().info_name or COMMAND
+    say(target, reply, as_typed(describe(reply), command))
     return DONE
 
 

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from distexp.errors import DistexpError
+from distexp.results.row import CODE
 from distexp.sweep.config import Phase, load_configs
 from distexp.workdir import Workdir
 
@@ -45,7 +46,7 @@ def filter_hints(workdir: Path, phase: str | None, names: Collection[str]) -> li
     phases = _phases(workdir)
     if not phases:
         return []
-    known = {name for each in phases for name in (*each.axes, *each.defaults, "seed")}
+    known = {name for each in phases for name in (*each.axes, *each.defaults, "seed", CODE)}
     lines = [f"no parameter is called {name}: {like(name, known)}" for name in names if name not in known]
     titles = [each.name for each in phases]
     if phase is not None and phase not in titles:

@@ -56,13 +56,15 @@ def test_a_sweep_that_has_ended_says_what_failed_why_and_where(ended: Folder, ve
         [SECOND, "failed", "3", "cpu0", "experiment.py:4:", "ValueError:", "too", "wide"],
     )
     shown = verb("show", SECOND)[1]
-    assert "experiment.py:4: ValueError: too wide; `distexp run --retry-failed` runs it again" in shown
+    again = "`python experiment_manager.py run --retry-failed` runs it again"
+    assert f"experiment.py:4: ValueError: too wide; {again}" in shown
     assert "width=2, seed=42" in shown
     failed = json.loads(verb("show", SECOND, "--json")[1])
     assert json.loads((ended.root / failed["run_dir"] / "params.json").read_text())["width"] == 2
     code, log = verb("logs", SECOND)
     assert code == 0
     assert log.count("width is 2") == 3
+    assert verb("tasks", "--state", "complete")[1].splitlines()[1].split() == [FIRST, "complete"]
     complete = json.loads(verb("show", FIRST, "--json")[1])
     assert complete["row"]["score"] == "10"
     assert complete["log"][-1] == "width is 1"
@@ -98,7 +100,7 @@ def test_without_journal_and_run_folders_rows_alone_answer(ended: Folder, verb: 
     shutil.rmtree(ended.root / ".experiment_manager")
     shutil.rmtree(ended.root / "results_exp1" / "runs")
     assert json.loads(verb("status")[1])["progress"] == "1/2 (50.0%)"
-    assert "no manager runs; `distexp run` runs it" in verb("show", SECOND)[1]
+    assert "no manager runs; `python experiment_manager.py run` runs it" in verb("show", SECOND)[1]
     assert not (ended.root / ".experiment_manager").exists(), "a look makes nothing"
 
 

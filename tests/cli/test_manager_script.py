@@ -97,7 +97,7 @@ def test_a_running_manager_answers_status_and_keeps_folder_and_port(
     assert (code, err) == (
         2,
         f"error: no manager answers at localhost:{manager.port} (Connection refused); start one there "
-        "with `distexp manager`, or name another host and port\n",
+        "with `python experiment_manager.py manager`, or name another host and port\n",
     )
 
 
