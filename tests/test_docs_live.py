@@ -108,6 +108,24 @@ def test_the_example_of_readme_leaves_the_row_that_is_shown(tmp_path: Path) -> N
     assert {name: row[name] for name in shown} == shown
 
 
+def test_the_result_of_a_script_in_words_is_what_the_program_of_the_page_makes_of_it(tmp_path: Path) -> None:
+    shown = section(EXPERIMENTS, "A script that prints its result in words")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "config_exp1.yaml").write_text(blocks(shown, "yaml")[0], encoding="utf-8")
+    (tmp_path / "result.py").write_text(blocks(shown, "python")[0], encoding="utf-8")
+    lines = [
+        "import sys",
+        "print('Epoch: 1, loss=0.50')",
+        "print('Epoch: 2, loss=4e-1')",
+        "print('lr', sys.argv[2])",
+    ]
+    (tmp_path / "train.py").write_text("\n".join(lines), encoding="utf-8")
+    words = ["run", "--device", "cpu", "--port", "0"]
+    subprocess.run([sys.executable, PROJECT / "experiment_manager.py", *words], cwd=tmp_path, check=True)
+    with (tmp_path / "results_words" / "final_results.csv").open(newline="", encoding="utf-8") as file:
+        assert [(row["Epoch"], row["loss"]) for row in csv.DictReader(file)] == [("2.0", "0.4")] * 4
+
+
 def test_the_status_client_of_readme_works_as_printed(mine: Folder) -> None:
     client = next(block for block in blocks(README, "python") if "sock.recv(1024)" in block)
     with serving(mine) as manager:

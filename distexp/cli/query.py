@@ -15,7 +15,7 @@ from distexp.cli.look import Looker
 from distexp.cli.main import COMMAND, as_typed
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import State, Value
-from distexp.text import duration_text, need_text, number_text
+from distexp.text import count_text, duration_text, need_text, number_text
 from distexp.wire.messages import (
     Logs,
     LogsReply,
@@ -144,7 +144,8 @@ def show(target: Target, task: str) -> int:
 def describe(reply: ShowReply) -> str:
     """Return the reply as lines for people."""
     task, row = reply.task, reply.row
-    tried = f"{task.attempts} attempts, {task.failures} failures, {task.losses} lost workers"
+    counts = ((task.attempts, "attempt"), (task.failures, "failure"), (task.losses, "lost worker"))
+    tried = ", ".join(count_text(number, what) for number, what in counts)
     last = f", last on {task.worker}" if task.worker else ""
     values = {**task.config, "seed": task.seed}
     lines = [

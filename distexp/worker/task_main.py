@@ -339,16 +339,51 @@ def import_experiment(experiment: str) -> Experiment:
     """Return the function that `module:function` names; whatever its module raises comes through.
 
     Raises:
-        TypeError: It would return before its first line has run.
+        TypeError: It cannot be called with parameters and context, or would return before its first line
+            has run.
     """
     module_name, _, function_name = experiment.partition(":")
-    function: Experiment = getattr(importlib.import_module(module_name), function_name)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        error.msg += _what_hides(module_name.partition(".")[0])
+        raise
+    function: Experiment = getattr(module, function_name)
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         raise TypeError(
             f"{experiment} would return before its first line has run: "
             "write it with `return`, without `yield` and `async`"
         )
+    if not _takes_params_and_context(function):
+        raise TypeError(
+            f"{experiment} takes {inspect.signature(function)}, and an experiment (params, context): call "
+            f"it in a function of your own, `def run(params, context): return {function_name}(...)`"
+        )
     return function
+
+
+def _what_hides(package: str) -> str:
+    """Return that a module elsewhere hides the working folder's package; empty where none does.
+
+    Python takes a folder without `__init__.py` only if no entry of `sys.path` has a module of its name.
+    """
+    found = getattr(sys.modules.get(package), "__file__", None)
+    if not found or Path.cwd() in Path(found).parents:
+        return ""
+    for folder in (Path(package), Path("src", package)):
+        if folder.is_dir():
+            return f" ({found} hides the folder {folder}; add an empty {folder / '__init__.py'})"
+    return ""
+
+
+def _takes_params_and_context(function: Experiment) -> bool:
+    try:
+        inspect.signature(function).bind({}, None)
+    except TypeError:
+        return False
+    except ValueError:  # written in C, without a signature
+        return True
+    return True
 
 
 def guarded(step: Callable[[], Value], *, on_import: bool = False) -> Value | Failed | Stopped:

@@ -151,7 +151,7 @@ def test_show_tells_parameters_attempts_error_and_reason(manager: ExperimentMana
         [
             f"{failed}: failed",
             f"  failed (1 failures, 0 lost workers): ValueError: no; `requeue {failed}` runs it again",
-            "  tried       1 attempts, 1 failures, 0 lost workers, last on gpu0",
+            "  tried       1 attempt, 1 failure, 0 lost workers, last on gpu0",
             "  parameters  width=1, seed=42",
         ],
     )

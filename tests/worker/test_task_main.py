@@ -193,10 +193,33 @@ def test_of_a_long_traceback_the_end_travels() -> None:
             "TypeError: ast:walk would return before its first line has run: "
             "write it with `return`, without `yield` and `async`",
         ),
+        (
+            "textwrap:dedent",
+            "TypeError: textwrap:dedent takes (text), and an experiment (params, context): call it in a "
+            "function of your own, `def run(params, context): return dedent(...)`",
+        ),
     ],
 )
 def test_an_experiment_that_cannot_be_imported_says_so(experiment: str, line: str) -> None:
     assert broke(prepare(experiment, None)) == (Cause.IMPORT, line)
+
+
+@pytest.mark.parametrize("base", ["", "src"])
+def test_a_module_elsewhere_that_hides_a_folder_of_experiments_is_named(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"hidden_{base}examples"  # both are imported in this process
+    hiding, folder = tmp_path / "installed" / f"{name}.py", tmp_path / "mine" / base / name
+    for path in (hiding, folder / "train.py"):
+        path.parent.mkdir(parents=True)
+        path.write_text("def run(params, context): return {}")
+    for entry in (hiding.parent, folder.parent):
+        monkeypatch.syspath_prepend(str(entry))
+    monkeypatch.chdir(tmp_path / "mine")
+    cause, line = broke(prepare(f"{name}.train:run", None))
+    assert cause is Cause.IMPORT
+    shown = folder.relative_to(tmp_path / "mine")
+    assert line.endswith(f" ({hiding} hides the folder {shown}; add an empty {shown / '__init__.py'})")
 
 
 def test_an_import_that_runs_out_of_memory_may_work_on_another_machine(
