@@ -9,6 +9,8 @@ import pytest
 
 from distexp.context import Context
 from distexp.errors import TaskStopped
+from tests.live_manager import Folder
+from tests.live_worker import worker_process
 
 Reports = list[tuple[Any, Any, dict[str, Any]]]
 
@@ -33,7 +35,7 @@ def a_context(folder: Path, reports: Reports, stop_at: float | None) -> Context:
     )
 
 
-def lightning_run(context: Context) -> dict[str, float]:
+def lightning_run(context: Context, lr: float = 0.1) -> dict[str, float]:
     import lightning.pytorch as pl
     import torch
     from torch.utils.data import DataLoader, TensorDataset
@@ -52,8 +54,9 @@ def lightning_run(context: Context) -> dict[str, float]:
             self.log("val_loss", self.training_step(batch, at))
 
         def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
+            return torch.optim.SGD(self.parameters(), lr=lr)
 
+    torch.manual_seed(1)
     x = torch.arange(8.0).reshape(8, 1) / 8
     loader = DataLoader(TensorDataset(x, 2 * x), batch_size=4)
     trainer = pl.Trainer(
@@ -69,12 +72,13 @@ def lightning_run(context: Context) -> dict[str, float]:
     return {"val_loss": float(trainer.callback_metrics["val_loss"])}
 
 
-def transformers_run(context: Context) -> dict[str, float]:
+def transformers_run(context: Context, lr: float = 0.01) -> dict[str, float]:
     import torch
     from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
     from distexp.transformers import DistexpCallback
 
+    torch.manual_seed(1)
     size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     model = BertForSequenceClassification(BertConfig(vocab_size=10, **size))
     rows = [{"input_ids": torch.tensor([at, 1]), "labels": torch.tensor(at % 2)} for at in range(8)]
@@ -83,6 +87,7 @@ def transformers_run(context: Context) -> dict[str, float]:
         eval_strategy="epoch",
         save_strategy="epoch",
         num_train_epochs=4,
+        learning_rate=lr,
         per_device_train_batch_size=4,
         logging_strategy="epoch",
         report_to=[],
@@ -96,6 +101,18 @@ def transformers_run(context: Context) -> dict[str, float]:
     return {"eval_loss": float(trainer.evaluate()["eval_loss"])}
 
 
+def of_a_sweep(params: Mapping[str, Any], context: Context) -> dict[str, float]:
+    """The experiment of a sweep over learning rates."""
+    run = {"lightning_run": lightning_run, "transformers_run": transformers_run}[params["run"]]
+    return run(context, params["lr"])
+
+
+SWEEP = """
+defaults: {{experiment: "tests.test_callbacks:of_a_sweep", output_dir: "./results_exp1", run: {run}}}
+metric: {{name: {metric}, goal: minimize}}
+early_terminate: {{type: asha, max_iter: 4}}
+exp1: {{combinations: [{{lr: [0.05, 0.0]}}]}}
+"""
 RUNS = [
     pytest.param(lightning_run, "val_loss", marks=needs("lightning"), id="lightning"),
     pytest.param(transformers_run, "eval_loss", marks=needs("transformers"), id="transformers"),
@@ -117,3 +134,20 @@ def test_it_reports_each_epoch_leaves_when_told_and_goes_on_from_there(
     told = [(step, total) for step, total, metrics in second if metric in metrics]
     assert told[:2] == [(3, 4), (4, 4)]
     assert result[metric] >= 0
+
+
+@pytest.mark.parametrize(("run", "metric"), RUNS)
+def test_a_training_that_learns_nothing_is_stopped_at_its_first_rung(
+    tmp_path: Path, run: Any, metric: str
+) -> None:
+    folder = Folder(tmp_path)
+    folder.configure(
+        None, SWEEP.format(run=run.__name__, metric=metric).replace("{", "{{").replace("}", "}}")
+    )
+    with folder.serving() as manager, worker_process(tmp_path) as worker:
+        assert worker.code() == 0, worker.output()
+        assert manager.dispatcher.status().pruned == 1
+    good, bad = folder.rows()
+    assert (good["lr"], good["stopped_at"], bad["lr"]) == ("0.05", "", "0.0")
+    assert float(bad["stopped_at"]) == 1
+    assert float(good[metric]) < float(bad[metric])
