@@ -14,6 +14,7 @@
     +-- ManagerUnreachable     no manager answers; the caller may try again
     +-- ResultsUnwritable      a CSV or spool file cannot be written now; try again later
     |   +-- DiskHangs          a disk has not answered for so long that nobody waits for it any more
+    +-- SamplerFailed          the process that chooses for an adaptive search has ended
     +-- JournalUnwritable      the journal cannot be written now; nothing was acknowledged
     +-- TaskStopped            raised by an experiment that was asked to stop and has saved its checkpoint
     +-- UnknownTask            a task, lease or worker that the manager does not know
@@ -81,6 +82,10 @@ class JournalUnwritable(DistexpError):
 
 class TaskStopped(DistexpError):
     """The experiment was asked to stop and has saved its checkpoint; the task is given back without cost."""
+
+
+class SamplerFailed(DistexpError):
+    """The process that chooses for an adaptive search has ended, or does not answer; another may."""
 
 
 class UnknownTask(DistexpError):

@@ -353,3 +353,11 @@ class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     priority: int
     stated: int
+
+
+class SuggestionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration that a search has chosen; a later one of the same number replaces it."""
+
+    phase: str
+    number: int
+    config: dict[str, Value]  # the parameters that the search sets

@@ -48,6 +48,7 @@ IMPORTED_WHERE = {
     "sqlite3": "queue",
     "pandas": "reporting",
     "scipy": "reporting",
+    "optuna": "search",
     "ssl": "wire",
     "cryptography": "wire",
 }
@@ -137,7 +138,7 @@ def test_one_package_owns_each_foreign_thing(module: str) -> None:
 @pytest.mark.parametrize(
     ("opened", "absent"),
     [
-        ("experiment_manager", "torch sklearn pandas scipy rich pynvml"),
+        ("experiment_manager", "torch sklearn pandas scipy rich pynvml optuna"),
         ("distexp.cli.plan", "torch sklearn pandas scipy rich pynvml"),
         ("experiment_runner_gpu, distexp.cli.worker", "torch sklearn pandas scipy yaml"),
         ("distexp.worker.task_main", "torch sklearn pandas numpy yaml"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from distexp.cli.look import name_of
+from distexp.cli.records import tasks_in
 from distexp.cli.suggest import task_hint
 from distexp.cli.traces import FileRow, Trace, find_trace, rows_with, trace_of, value_in
 from distexp.errors import ConfigError, UserError
@@ -17,12 +18,13 @@ from distexp.results.row import PREFIXES
 from distexp.results.store import ResultsStore
 from distexp.run_folder import HEADER, LOG_FILE
 from distexp.sweep.config import load_configs
-from distexp.sweep.expand import expand, output_folders
+from distexp.sweep.expand import output_folders
 from distexp.sweep.grid import GridPoint
 from distexp.sweep.source import READING as READING_CONFIGS
 from distexp.system.long_work import LongWork
 from distexp.task import Task, Value
 from distexp.text import count_text
+from distexp.workdir import Workdir
 
 _ROW = re.compile(r"(?P<file>.+\.csv):(?P<line>\d+)")
 _RUNS = re.compile(rf"^{HEADER}runs (.+)$", re.MULTILINE)
@@ -51,7 +53,7 @@ class Chooser:
         self._folders: list[str] = []  # of the tasks' own files, in the order of `load_results`
         try:
             phases = load_configs([Path(configs)], root)
-            self._tasks = expand(phases)
+            self._tasks = tasks_in(Workdir(root), phases).tasks
             self._folders = [folder for phase in phases for folder in output_folders(phase)]
         except ConfigError as error:
             self.problem = str(error)

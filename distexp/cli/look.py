@@ -8,7 +8,7 @@ from typing import Self
 import msgspec
 
 from distexp.cli.connection import Reply, Target
-from distexp.cli.records import journal_of
+from distexp.cli.records import journal_of, tasks_in
 from distexp.cli.traces import Trace, find_trace
 from distexp.errors import (
     AlreadyRunning,
@@ -24,7 +24,8 @@ from distexp.errors import (
 from distexp.manager.admin import SHOWN_LINES
 from distexp.manager.at_rest import SweepAtRest
 from distexp.run_folder import LOG_FILE, RUNS_FOLDER, key_in
-from distexp.sweep.source import READING, Sweep
+from distexp.sweep.config import load_configs
+from distexp.sweep.source import READING
 from distexp.system.gc import set_aside
 from distexp.system.long_work import LongWork
 from distexp.task import State, TaskRecord
@@ -143,7 +144,7 @@ class _Files:
             print(f"warning: failures are not known: {error}", file=sys.stderr)
             records = []
         try:
-            tasks = Sweep(workdir.root, workdir.configs).load()
+            tasks = tasks_in(workdir, load_configs([Path(workdir.configs)], workdir.root))
         except ConfigError as error:
             if not workdir.state.is_dir():
                 raise unreachable from None

@@ -6,11 +6,10 @@ import click
 import msgspec
 
 from distexp.cli.options import KNOWN_CONFIGS, WORKDIR
-from distexp.cli.records import superseded_in
+from distexp.cli.records import superseded_in, tasks_in
 from distexp.reporting.plan import FilePlan, PhasePlan, Plan, make_plan
 from distexp.results.audit import audit, told_other_code
 from distexp.sweep.config import load_configs
-from distexp.sweep.expand import expand
 from distexp.sweep.source import READING
 from distexp.system.gc import set_aside
 from distexp.system.long_work import LongWork
@@ -37,11 +36,12 @@ def main(workers: int, configs: str | None, workdir: Path, axes: bool, json: boo
     with LongWork() as work:
         work.begin(READING)
         phases = load_configs([Path(configs or folder.configs)], folder.root)
-        tasks = expand(phases)
+        tasks, to_come = tasks_in(folder, phases)
         files = audit(folder.root, tasks, superseded_in(folder), work)
         work.begin("Adding up")
         other_code = told_other_code(folder.root, files)
-        plan = msgspec.structs.replace(make_plan(phases, tasks, files, workers), other_code=other_code)
+        plan = make_plan(phases, tasks, files, workers, to_come)
+        plan = msgspec.structs.replace(plan, other_code=other_code)
     print(msgspec.json.format(msgspec.json.encode(plan)).decode() if json else "\n".join(told(plan, axes)))
     return 0
 
@@ -75,7 +75,8 @@ def told(plan: Plan, axes: bool = False) -> list[str]:
 
 
 def _numbers(part: PhasePlan | Plan) -> str:
-    tasks = f"{part.tasks}" if isinstance(part, PhasePlan) and part.rungs else str(part.tasks)
+    is_open = isinstance(part, PhasePlan) and part.to_come
+    tasks = f"up to {part.tasks}" if is_open else str(part.tasks)
     shown = f"{tasks:>7} tasks {part.complete:>7} complete {part.left:>7} to run"
     if part.pruned:
         shown += f" {part.pruned:>7} pruned"

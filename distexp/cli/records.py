@@ -1,20 +1,25 @@
 """What the manager knows of tasks that failed: from its journal, or asked while it runs."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from typing import TypeVar
 
 from msgspec import structs
 
 from distexp.errors import AlreadyRunning, DistexpError
 from distexp.queue.journal import Journal
+from distexp.search.history import KnownTasks, known_tasks
+from distexp.sweep.config import Phase
+from distexp.sweep.expand import expand
 from distexp.task import TaskRecord
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
 from distexp.wire.messages import Tasks, TasksReply, TaskStatus
 from distexp.workdir import Workdir
 
+Record = TypeVar("Record")
 MAX_FAILURES = 2_000  # that a running manager is asked for: a report of more is not read
 
 
@@ -48,17 +53,32 @@ def journal_of(workdir: Workdir) -> list[TaskRecord]:
         UserError: The folder's lock cannot be taken.
         JournalUnwritable: The journal is damaged.
     """
+    return _read(workdir, Journal.load)
+
+
+def _read(workdir: Workdir, load: Callable[[Journal], list[Record]]) -> list[Record]:
     if not workdir.journal.exists():
         return []
     lock = workdir.hold()
     try:
         journal = Journal(workdir.journal)
         try:
-            return journal.load()
+            return load(journal)
         finally:
             journal.close()
     finally:
         lock.release()
+
+
+def tasks_in(workdir: Workdir, phases: Sequence[Phase]) -> KnownTasks:
+    """Return the tasks of the phases; what searches have chosen last is not known while a manager runs."""
+    if all(phase.space is None for phase in phases):
+        return KnownTasks(expand(phases), {})
+    try:
+        suggestions = _read(workdir, Journal.load_suggestions)
+    except DistexpError:
+        suggestions = []
+    return known_tasks(phases, workdir.root, suggestions)
 
 
 def superseded_in(workdir: Workdir) -> dict[str, str]:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
-from distexp.cli.records import failures_of, superseded_in
+from distexp.cli.records import failures_of, superseded_in, tasks_in
 from distexp.errors import DistexpError
 from distexp.launcher.local_run import say
 from distexp.reporting.failures import group_failures
@@ -12,7 +12,6 @@ from distexp.results.audit import FileAudit, Row, audit
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.run_folder import LOG_FILE, RESULT_FILE
 from distexp.sweep.config import load_configs
-from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
 from distexp.sweep.source import READING
 from distexp.system.long_work import LongWork
@@ -33,7 +32,7 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
         with LongWork() as work:
             work.begin(READING)
             phases = load_configs([Path(configs)], folder)
-            tasks = expand(phases)
+            tasks = tasks_in(workdir, phases).tasks
             files = audit(folder, tasks, superseded_in(workdir), work)
             records = failures_of(workdir)
     except DistexpError as error:

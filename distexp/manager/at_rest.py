@@ -16,6 +16,7 @@ from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import READING, Scan
 from distexp.results.row import STOPPED_AT
 from distexp.results.store import ResultsStore, folders_with_results
+from distexp.search.history import KnownTasks
 from distexp.sweep.grid import Planned
 from distexp.system.long_work import LongWork
 from distexp.system.process import host_name
@@ -28,21 +29,21 @@ class SweepAtRest:
     """What the files of a folder say.  For one thread."""
 
     def __init__(
-        self, workdir: Workdir, tasks: Sequence[Planned], records: Sequence[TaskRecord], work: LongWork
+        self, workdir: Workdir, known: KnownTasks, records: Sequence[TaskRecord], work: LongWork
     ) -> None:
         """Read no row yet.
 
         Args:
             workdir: Its results files are read.
-            tasks: Of its configs.
+            known: The tasks of its configs.
             records: Of its journal.
             work: Is told how much has been read.
         """
         self._records, self._work, self._has_scanned = records, work, False
         self._queue = TaskQueue(time.monotonic, lambda record: None)
         self._store = _StoreAtRest(workdir.root, self._take, work.advance)
-        self._queue.sync(tasks)
-        self._store.sync(tasks)
+        self._queue.sync(known.tasks, known.to_come)
+        self._store.sync(known.tasks)
         self._store.recall_superseded({each.key: each.superseded for each in records if each.superseded})
         registry = WorkerRegistry(
             host=host_name(), machine="", nonce="", task_lock=workdir.task_lock, clock=time.monotonic

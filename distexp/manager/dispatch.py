@@ -70,12 +70,14 @@ class Dispatcher:
         secret: str | None,
         holds_folder: Callable[[], bool] = lambda: True,
         on_hold: Callable[[str], None] = lambda phase: None,
+        on_assign: Callable[[], None] = lambda: None,
     ) -> None:
         """`secret` None: no request needs a token. Nothing is assigned unless `holds_folder()`.
 
-        `on_hold` is called with each phase that is held, before its worker hears it.
+        `on_hold` is called with each phase that is held, before its worker hears it; `on_assign` whenever
+        tasks were looked for.
         """
-        self._holds_folder = holds_folder
+        self._holds_folder, self._on_assign = holds_folder, on_assign
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
         self._secret = secret
         self._forecaster = Forecaster(queue, registry)
@@ -256,6 +258,7 @@ class Dispatcher:
             if any(isinstance(choice, Lease) for choice in choices):
                 self._journal.flush()
             undo.pop_all()
+        self._on_assign()
         for lease in filter(self._queue.is_live, new):
             log.info("Assigned task %s to %s", lease.task.task_id, lease.worker.name)
         return [

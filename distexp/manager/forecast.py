@@ -176,7 +176,8 @@ class Forecaster:
         if len(left) < min(RESAMPLE_BELOW, pending):
             left = self._queue.queries.pending_among(self._queue.queries.sample(SAMPLE))
             self._sample = {task.key: (task, features_of(task)) for task in left}
-        return [model.predict_s(self._sample[task.key][1]) for task in left]
+        known = [model.predict_s(self._sample[task.key][1]) for task in left]
+        return known or [model.mean_s] * bool(pending)  # a search has yet to choose them
 
     def too_long(self, left_s: float | None) -> frozenset[str]:
         """Return the phases whose tasks will not fit into `left_s`, by the median of those completed."""

@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ from distexp.manager.duplicates import copy_duplicate_rows
 from distexp.manager.hooks import Commands, Hooks
 from distexp.manager.kept_rows import KeptRows
 from distexp.manager.pauses import PauseWatch
+from distexp.manager.searches import Searches
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.journal import Journal
 from distexp.queue.priorities import Priorities
@@ -24,7 +25,7 @@ from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import READING as READING_RESULTS
 from distexp.results.results_file import Scan
 from distexp.results.store import ResultsStore
-from distexp.sweep.grid import Planned
+from distexp.sweep.grid import Grid, GridPoint
 from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
 from distexp.sweep.source import READING as READING_CONFIGS
 from distexp.system import gc
@@ -152,19 +153,21 @@ class ExperimentManager:
             self.journal.sweep_id = self.workdir.keep_sweep_id(self.journal.sweep_id)
             token, tls = load_or_make_identity(self.workdir)
             self._load(tasks, token.secret if self._auth else None)
+            undo.callback(self._searches.close)
             self._server = Server(self.host, self._wanted_port, self.dispatcher, tls)
             undo.callback(self._server.server_close)
             self.workdir.announce(self.host, self.port, self._configs)
             self._held, self._log_open = undo.pop_all(), log_open.pop_all()
         self._pauses.start()
         self._server.start()
+        self._searches.start(self.dispatcher.look_again)
         self._is_serving = True
         self._next_rescan_s = time.monotonic() + self._rescan_s
         log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
         if is_reachable:
             log.info("Workers on other machines need a copy of %s", self.workdir.token)
 
-    def _load(self, tasks: Sequence[Planned], secret: str | None) -> None:
+    def _load(self, tasks: Sequence[GridPoint], secret: str | None) -> None:
         """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
         self._kept = KeptRows(self.workdir.kept_rows)
         self.queue = TaskQueue(
@@ -182,6 +185,7 @@ class ExperimentManager:
             task_lock=self.workdir.task_lock,
             clock=time.monotonic,
         )
+        self._searches = Searches(self.workdir.root, self.queue, self.store, self.journal)
         self.dispatcher = Dispatcher(
             queue=self.queue,
             journal=self.journal,
@@ -192,15 +196,16 @@ class ExperimentManager:
             secret=secret,
             holds_folder=self._holds_folder,
             on_hold=self._note_held_code,
+            on_assign=self._searches.look,
         )
         known = self.journal.load()
         for record in known:
             if record.is_settled:  # as earlier versions kept them: they go
                 self.journal.record(record)
-        self.queue.sync(tasks)
-        self.store.sync(tasks)
+        self._searches.recall(self.journal.load_suggestions())
+        total = self._searches.sync(self._sweep.phases, tasks, self._join).total
         self.store.recall_superseded({each.key: each.superseded for each in known if each.superseded})
-        log.info("Generated %d total tasks", len(tasks))
+        log.info("Generated %d total tasks", total)
         self._starting.begin(READING_RESULTS, self.store.size())
         self.store.scan_all()
         self.dispatcher.completion.write_kept_rows()
@@ -220,6 +225,12 @@ class ExperimentManager:
             self.dispatcher.code.requeue_at_start()
         self._hooks = Hooks(self.queue, self._commands, self.dispatcher.status, self.workdir.root)
         self.dispatcher.completion.say_what_failed_before()
+
+    def _join(self, tasks: Sequence[GridPoint], to_come: Mapping[Grid, int]) -> tuple[int, int]:
+        """Make `tasks` the sweep, of which more are to come; return how many joined, and how many left."""
+        joined_left = self.queue.sync(tasks, to_come)
+        self.store.sync(tasks)
+        return joined_left
 
     def stop(self) -> None:
         """Answer `restarting` from now on, close connections and files. Workers outlive it."""
@@ -326,13 +337,18 @@ class ExperimentManager:
                 log.error("%s", problem)
             log.error("The sweep goes on as it was until the config files are fixed")
             return
-        with self.dispatcher.assigning:  # no task that has its row already is assigned meanwhile
-            joined, left = self.queue.sync(tasks)
-            self.store.sync(tasks)
-            self.store.scan_all()
+
+        def join(tasks: Sequence[GridPoint], to_come: Mapping[Grid, int]) -> tuple[int, int]:
+            with self.dispatcher.assigning:  # no task that has its row already is assigned meanwhile
+                counts = self._join(tasks, to_come)
+                self.store.scan_all()
+                return counts
+
+        joined = self._searches.sync(self._sweep.phases, tasks, join)
+        self._searches.start(self.dispatcher.look_again)
         self.dispatcher.sweep_changed()
         self.dispatcher.rungs.continue_pruned()
-        log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", len(tasks), joined, left)
+        log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", *joined)
 
     def _note_held_code(self, phase: str) -> None:
         """Remember the code of a phase that has just been held: an edit may come at once."""

@@ -12,6 +12,7 @@ class StateCounts:
     def __init__(self) -> None:
         self._all: Counter[State] = Counter()
         self._of_phase: dict[str, Counter[State]] = {}
+        self.to_come: Mapping[str, int] = {}  # phase -> tasks that its search has yet to choose
 
     def __getitem__(self, state: State) -> int:
         return self._all[state]
@@ -36,6 +37,15 @@ class StateCounts:
         self._all[state] += number
         self._of_phase.setdefault(phase, Counter())[state] += number
 
+    def in_all(self) -> dict[State, int]:
+        """Return a copy of the numbers; tasks that are to come count as pending."""
+        return {state: self._all[state] for state in State} | {
+            State.PENDING: self._all[State.PENDING] + sum(self.to_come.values())
+        }
+
     def by_phase(self) -> Mapping[str, Mapping[State, int]]:
         """Return a copy of the numbers of each phase, the phases in the order of the sweep."""
-        return {phase: dict(counts) for phase, counts in self._of_phase.items()}
+        found = {phase: Counter(counts) for phase, counts in self._of_phase.items()}
+        for phase, number in self.to_come.items():
+            found.setdefault(phase, Counter())[State.PENDING] += number
+        return found

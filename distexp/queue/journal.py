@@ -2,8 +2,8 @@
 
 CSV rows win over the journal: it never says that a task is complete, only what happened on the way. So the
 record of a task goes when its row has come, and the file stays as large as what is under way, or has failed.
-One JSON record a task, and a phase whose priority somebody chose; the last record wins. The file belongs to
-one process at a time.
+One JSON record a task, a phase whose priority somebody chose, a configuration that a search has chosen; the
+last record wins. The file belongs to one process at a time.
 """
 
 import itertools
@@ -20,17 +20,18 @@ import msgspec
 from distexp.errors import JournalUnwritable
 from distexp.system.files import private
 from distexp.system.group_commit import GroupCommit
-from distexp.task import PhaseRecord, TaskRecord
+from distexp.task import PhaseRecord, SuggestionRecord, TaskRecord
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS phases (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS suggestions (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 _BUSY_S = 1.0  # the folder has one manager: who else reads the file is soon done, or stays
 _REMEDY = "end the process that uses it, or move the file away to start without attempts and leases"
-Record = TaskRecord | PhaseRecord
-_Record = TypeVar("_Record", TaskRecord, PhaseRecord)
+Record = TaskRecord | PhaseRecord | SuggestionRecord
+_Record = TypeVar("_Record", TaskRecord, PhaseRecord, SuggestionRecord)
 FREE_PAGES = 1000  # of 4 KiB: more than these, unused, are given back when the journal is closed
 _DELETE = "DELETE FROM tasks WHERE key = ?"
 _UPSERT = "INSERT INTO {} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET record = excluded.record"
@@ -89,6 +90,14 @@ class Journal:
         """
         return self._load("phases", PhaseRecord)
 
+    def load_suggestions(self) -> list[SuggestionRecord]:
+        """Return the configurations that searches have chosen; unreadable ones are left out.
+
+        Raises:
+            JournalUnwritable: The file is damaged.
+        """
+        return self._load("suggestions", SuggestionRecord)
+
     def _load(self, table: str, kind: type[_Record]) -> list[_Record]:
         decoder = msgspec.json.Decoder(kind)
         records = []
@@ -117,8 +126,7 @@ class Journal:
 
     def _commit(self, records: Sequence[Record]) -> None:
         for record in records:
-            place = ("tasks", record.key) if isinstance(record, TaskRecord) else ("phases", record.phase)
-            self._unwritten[place] = record
+            self._unwritten[_place(record)] = record
         if not self._unwritten:
             return
         by_table = sorted(self._unwritten.items(), key=lambda each: each[0][0])
@@ -150,3 +158,13 @@ class Journal:
                     self._database.execute("VACUUM")
         finally:
             self._database.close()
+
+
+def _place(record: Record) -> tuple[str, str]:
+    """Return the table and the key of a record."""
+    match record:
+        case TaskRecord():
+            return "tasks", record.key
+        case PhaseRecord():
+            return "phases", record.phase
+    return "suggestions", f"{record.phase}/{record.number}"

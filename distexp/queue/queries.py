@@ -71,6 +71,17 @@ class Queries:
             left = [entry for entry in self._entries.values() if entry.state is State.PENDING]
         return [entry.task for entry in (left if len(left) <= limit else random.sample(left, limit))]
 
+    def has_fresh(self, keys: Iterable[str]) -> bool:
+        """Return whether one of these tasks is pending and has never been assigned."""
+        with self._lock:
+            entries = [self._entries[key] for key in keys if key in self._entries]
+            return any(entry.state is State.PENDING and not entry.attempts for entry in entries)
+
+    def states(self, keys: Iterable[str]) -> list[State]:
+        """Return the states of these tasks."""
+        with self._lock:
+            return [self._entries[key].state for key in keys]
+
     def pending_among(self, tasks: Iterable[Task]) -> list[Task]:
         """Return those of the tasks that are pending now."""
         with self._lock:

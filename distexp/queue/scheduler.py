@@ -7,7 +7,7 @@ lines by need and phase, so that those that do not fit a worker, or its time, bl
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.holds import PhaseHolds
@@ -70,12 +70,13 @@ class Scheduler:
             self._lines[need, phase] = TaskLines()
         return self._lines[need, phase]
 
-    def sync(self, tasks: Sequence[Planned]) -> None:
+    def sync(self, tasks: Sequence[Planned], growing: Iterable[Grid] = ()) -> None:
         """Put what has never been assigned into the order of these tasks, which are the sweep now.
 
-        Their priorities and duplicates are found anew; those whose duplicate has left wait for nobody now.
+        Of the `growing` grids more will come. Priorities and duplicates are found anew; those whose
+        duplicate has left wait for nobody now.
         """
-        stated: dict[str, int] = {}
+        stated = {grid.phase: grid.priority for grid in growing}
         for lines in self._lines.values():
             lines.fresh.clear()
         for kind, group in itertools.groupby(tasks, lambda t: t.grid if isinstance(t, GridPoint) else t):

@@ -8,7 +8,7 @@ through `on_change`, called under the lock, in the order of the changes.
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from distexp.errors import IllegalTransition, UnknownTask
@@ -19,7 +19,7 @@ from distexp.queue.lookup import Labels
 from distexp.queue.priorities import Priorities
 from distexp.queue.queries import Queries
 from distexp.queue.scheduler import Scheduler
-from distexp.sweep.grid import Planned
+from distexp.sweep.grid import Grid, Planned
 from distexp.task import Cause, State, TaskRecord
 
 FAILURE_BUDGET = 3  # failures of the experiment before the task stands as failed
@@ -56,10 +56,10 @@ class TaskQueue:
 
     # -- the sweep -----------------------------------------------------------------------------------------
 
-    def sync(self, tasks: Sequence[Planned]) -> tuple[int, int]:
+    def sync(self, tasks: Sequence[Planned], to_come: Mapping[Grid, int] = {}) -> tuple[int, int]:
         """Make `tasks` the sweep and return how many joined it and how many pending ones left it.
 
-        A task that left while it was running finishes first; ended ones keep their state.
+        A task that left while it ran finishes first; ended ones keep their state. More are `to_come`.
         """
         with self._lock:
             known = {task.key: task for task in tasks if task.key in self._entries}
@@ -74,8 +74,19 @@ class TaskQueue:
             for entry in gone:
                 self._transition(entry, State.WITHDRAWN)
             self._labels = None
-            self._scheduler.sync(tasks)
+            self._scheduler.sync(tasks, to_come)
+            self._counts.to_come = {grid.phase: count for grid, count in to_come.items()}
             return joined, len(gone)
+
+    def grow(self, phase: str, tasks: Sequence[Planned], to_come: int) -> None:
+        """Let new tasks of a phase join, of which so many more are to come: the sweep is not over before."""
+        with self._lock:
+            for task in tasks:
+                self._entries[task.key] = Entry(task)
+                self._scheduler.push(task)
+            self._counts.add_each({phase: len(tasks)}, State.PENDING)
+            self._counts.to_come = {**self._counts.to_come, phase: to_come}
+            self._labels = None
 
     def _take_over(self, task: Planned) -> bool:
         """Return whether a task of the sweep before was out of it, and is back."""
@@ -147,16 +158,8 @@ class TaskQueue:
         *,
         is_unstarted: bool = False,
     ) -> Lease:
-        entry.lease = Lease(
-            lease_id,
-            entry.task,
-            worker,
-            entry.attempts,
-            self._clock() + term_s,
-            since_s,
-            earlier_worker=entry.last_worker,
-            is_unstarted=is_unstarted,
-        )
+        about = lease_id, entry.task, worker, entry.attempts, self._clock() + term_s, since_s
+        entry.lease = Lease(*about, earlier_worker=entry.last_worker, is_unstarted=is_unstarted)
         entry.last_worker = worker.name
         entry.lost_lease_id = ""
         self._leases[lease_id] = entry.key
@@ -166,8 +169,8 @@ class TaskQueue:
     def heartbeat(self, lease_id: str, key: str, worker: WorkerInfo) -> bool:
         """Return whether the attempt may go on; extends its lease.
 
-        A worker that was thought to be lost comes back to its task when nobody else has it or its duplicate.
-        A task that was withdrawn meanwhile finishes, too.
+        A worker that was thought to be lost comes back to its task, also a withdrawn one, when nobody else
+        has it or its duplicate.
         """
         with self._lock:
             entry = self._entry(key)
@@ -178,13 +181,9 @@ class TaskQueue:
                 self._assign(entry, lease_id, worker, worker.term_s)
             if entry.lease is None or entry.lease.lease_id != lease_id:
                 return False
-            is_news, until_s = (
-                entry.lease.unseen_s > 0 or entry.lease.is_unstarted,
-                self._clock() + worker.term_s,
-            )
-            entry.lease = replace(
-                entry.lease, worker=worker, until_s=until_s, unseen_s=0.0, is_unstarted=False
-            )
+            lease, until_s = entry.lease, self._clock() + worker.term_s
+            is_news = lease.unseen_s > 0 or lease.is_unstarted
+            entry.lease = replace(lease, worker=worker, until_s=until_s, unseen_s=0.0, is_unstarted=False)
             if is_news:
                 self._on_change(entry.record())
             return True
@@ -397,14 +396,13 @@ class TaskQueue:
         return self._clock()
 
     def counts(self) -> dict[State, int]:
-        """Return the number of tasks in each state."""
+        """Return the number of tasks in each state; those that are to come count as pending."""
         with self._lock:
-            return {state: self._counts[state] for state in State}
+            return self._counts.in_all()
 
     def failed_ever(self) -> int:
         """Return how often a task has become failed: unlike the number of failed ones, it never falls."""
-        with self._lock:
-            return self._failed_ever
+        return self._failed_ever
 
     def entry(self, key: str) -> Entry:
         """Return a copy of the entry.
@@ -417,8 +415,7 @@ class TaskQueue:
 
     def knows(self, key: str) -> bool:
         """Return whether a task has this key."""
-        with self._lock:
-            return key in self._entries
+        return key in self._entries
 
     def key_of(self, task_id: str) -> str:
         """Return the key of the task that has this label now, or of the one that has this key.
@@ -448,12 +445,16 @@ class TaskQueue:
         """Return whether a task runs, other than `stuck` ones, or is pending and neither held nor blocked."""
         with self._lock:
             running, pending = self._counts[State.ASSIGNED] - stuck, self._counts[State.PENDING]
-            return bool(running or (pending and self._scheduler.has_free()))
+            comes = any(
+                count and phase not in self.holds.held for phase, count in self._counts.to_come.items()
+            )
+            return bool(running or comes or (pending and self._scheduler.has_free()))
 
     def is_over(self) -> bool:
         """Return whether every task of the sweep is complete, failed, cancelled or pruned."""
         with self._lock:
-            return not self._counts[State.PENDING] and not self._counts[State.ASSIGNED]
+            is_left = self._counts[State.PENDING] or self._counts[State.ASSIGNED]
+            return not is_left and not any(self._counts.to_come.values())
 
     def overdue(self, now_s: float) -> list[Lease]:
         """Return the leases whose time is up; `lose` ends them, once their results file has been read."""
@@ -466,8 +467,7 @@ class TaskQueue:
 
     def is_live(self, lease: Lease) -> bool:
         """Return whether the lease has not ended."""
-        with self._lock:
-            return lease.lease_id in self._leases
+        return lease.lease_id in self._leases
 
     # -- the table ---------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from distexp.results.audit import FileAudit
 from distexp.results.problems import Problem
 from distexp.sweep.config import Phase
 from distexp.sweep.description import task_lines
-from distexp.sweep.grid import GridPoint, combination_count, duplicates_among
+from distexp.sweep.grid import Grid, GridPoint, combination_count, duplicates_among
 
 SHOWN_RUNGS = 6
 
@@ -21,7 +21,8 @@ class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     phase: str
     where: str  # file and line
-    tasks: int
+    tasks: int  # with those that are to come
+    to_come: int = 0  # that a search has yet to choose, at most
     complete: int
     pruned: int = 0  # stopped early
     copies: int  # the same work as another task: its row is copied, nothing runs
@@ -62,7 +63,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_plan(
-    phases: Sequence[Phase], tasks: Sequence[GridPoint], files: Sequence[FileAudit], workers: int
+    phases: Sequence[Phase],
+    tasks: Sequence[GridPoint],
+    files: Sequence[FileAudit],
+    workers: int,
+    to_come: Mapping[Grid, int] = {},
 ) -> Plan:
     """Return what is complete, what runs once for two phases, and how long the rest takes.
 
@@ -77,29 +82,31 @@ def make_plan(
     counts = Counter(task.grid.phase for task in tasks)
     done = Counter(task.grid.phase for task in tasks if task.key in complete)
     stopped = Counter(task.grid.phase for task in tasks if task.key in pruned)
+    coming = {grid.phase: count for grid, count in to_come.items()}
     lines = [
         PhasePlan(
             phase=phase.name,
             where=phase.where,
-            tasks=counts[phase.name],
+            tasks=counts[phase.name] + coming.get(phase.name, 0),
+            to_come=coming.get(phase.name, 0),
             complete=done[phase.name],
             pruned=stopped[phase.name],
             copies=copies[phase.name],
-            left=len(left[phase.name]),
-            seconds=times.of(left[phase.name]),
+            left=len(left[phase.name]) + coming.get(phase.name, 0),
+            seconds=times.of(left[phase.name], coming.get(phase.name, 0), phase.name),
             gpus=phase.gpus,
             min_free_gb=phase.min_free_gb,
             gpu_model=phase.gpu_model,
             axes=_axes(phase),
             rungs=_rungs(phase),
             is_grid=phase.places is None,
-            examples=task_lines(own[phase.name]),
+            examples=task_lines(own.get(phase.name, ())),
         )
         for phase in phases
     ]
     seconds = sum(line.seconds or 0.0 for line in lines)
     return Plan(
-        tasks=len(tasks),
+        tasks=len(tasks) + sum(coming.values()),
         complete=len(complete),
         pruned=len(pruned),
         copies=sum(copies.values()),
@@ -108,15 +115,16 @@ def make_plan(
         hours=seconds / workers / 3600 if durations else None,
         timed_rows=len({*durations}),
         phases=lines,
-        files=[
-            FilePlan(
-                path=file.path,
-                complete=sum(len(row.keys) for row in file.rows if not row.is_pruned),
-                pruned=sum(len(row.keys) for row in file.rows if row.is_pruned),
-                problems=file.problems,
-            )
-            for file in files
-        ],
+        files=[_file_plan(file) for file in files],
+    )
+
+
+def _file_plan(file: FileAudit) -> FilePlan:
+    return FilePlan(
+        path=file.path,
+        complete=sum(len(row.keys) for row in file.rows if not row.is_pruned),
+        pruned=sum(len(row.keys) for row in file.rows if row.is_pruned),
+        problems=file.problems,
     )
 
 
@@ -143,7 +151,8 @@ def _axes(phase: Phase) -> list[str]:
     lines = [*phase.axis_lines]
     if phase.search is not None:
         each = f", for each {' and '.join(phase.search.for_each)}" if phase.search.for_each else ""
-        lines.append(f"search: {phase.search.samples} samples, seed {phase.search.seed}{each}")
+        tpe = f"tpe, by {phase.metric.name} ({phase.metric.goal}), " if phase.space and phase.metric else ""
+        lines.append(f"search: {tpe}{phase.search.samples} samples, seed {phase.search.seed}{each}")
     if phase.excluded:
         before = combination_count(phase.axes, phase.places) + phase.excluded
         lines.append(f"exclude: {phase.excluded} of {before} combinations taken out")
@@ -201,11 +210,15 @@ class _Times:
                     total, count = self._sums.get(name, (0.0, 0))
                     self._sums[name] = (total + durations[task.key], count + 1)
 
-    def of(self, tasks: Sequence[GridPoint]) -> float | None:
-        """Return the seconds that one worker needs for all of them, None when nothing is known."""
+    def of(self, tasks: Sequence[GridPoint], to_come: int = 0, phase: str = "") -> float | None:
+        """Return the seconds that one worker needs for all of them, None when nothing is known.
+
+        So many more of the phase are yet to be chosen.
+        """
         if not self._sums:
-            return None if tasks else 0.0
-        found = (next(self._sums[name] for name in _names(task) if name in self._sums) for task in tasks)
+            return None if tasks or to_come else 0.0
+        names = [*map(_names, tasks), *[(phase, None)] * to_come]
+        found = (next(self._sums[name] for name in each if name in self._sums) for each in names)
         return sum(total / count for total, count in found)
 
 

@@ -125,8 +125,12 @@ class Group:
     def of_grid(cls, grid: Grid, points: Sequence[GridPoint]) -> "Group":
         """Return the group of these tasks of one grid."""
         axes = {**grid.axes, "seed": grid.seeds}
-        varied = {name: values for name, values in axes.items() if len(values) > 1}
-        fixed = {name: values[0] for name, values in axes.items() if len(values) == 1} | grid.defaults
+        varied = {
+            name: values
+            for name, values in axes.items()
+            if len(values) > 1 or (grid.is_growing and name in grid.axes)
+        }
+        fixed = {name: values[0] for name, values in axes.items() if name not in varied} | grid.defaults
         rule = RowRule(varied=tuple(varied), renamed_from=grid.renamed_from, assume=grid.assume)
         group = cls(grid, varied, fixed, rule, grid.absent)
         if grid.places is not None:

@@ -64,6 +64,18 @@ class TaskIndex:
                 self._writers.setdefault(folder, set()).add(grid.phase)
         return not self._keys <= known
 
+    def grow(self, points: Sequence[GridPoint]) -> None:
+        """Take these as the tasks of their one phase, of which all that were there are among them."""
+        with self._lock:
+            grid = points[0].grid
+            known, group = self._of_grid.get(grid), Group.of_grid(grid, points)
+            self._of_grid[grid] = group
+            self._keys.update([point.key for point in points])
+            self.groups = [each for each in self.groups if each is not known] + [group]
+            self.has_halving = self.has_halving or grid.halving is not None
+            for point in points:
+                self._writers.setdefault(point.output_dir, set()).add(grid.phase)
+
     def add(self, task: Task, rule: RowRule | None = None) -> None:
         """Take one more task up; rows read before are not looked at again."""
         with self._lock:

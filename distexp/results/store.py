@@ -19,7 +19,7 @@ from distexp.errors import ResultsUnwritable
 from distexp.results.matching import TaskIndex
 from distexp.results.reader import OnRead
 from distexp.results.results_file import RESULTS_FILE, ResultsFile, Scan
-from distexp.sweep.grid import Planned
+from distexp.sweep.grid import GridPoint, Planned
 from distexp.task import Bookmark, RowRule, Task
 
 LOCK_TIMEOUT_S = 3.0  # a worker waits 10 s for its reply, maybe behind another's row
@@ -81,6 +81,10 @@ class ResultsStore:
         with self._lock:
             folders = {*folders_with_results(self.root), *self._files}
         return bytes_in(self.root, folders)
+
+    def grow(self, tasks: Sequence[GridPoint]) -> None:
+        """Take these as all tasks of their phase; no row that was read is of one that is new."""
+        self._index.grow(tasks)
 
     def scan_all(self) -> None:
         """Look at what every file has got since the last look, new files among them."""

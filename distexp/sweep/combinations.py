@@ -265,8 +265,12 @@ def check_absent(axes: Mapping[str, Axis], items: Sequence[Item], problems: Prob
     for name, axis in axes.items():
         if axis.absent is not None and identity(None) in axis.places:
             item = next(item for item in items if name in item.columns)
-            why = f"{name} is null in some combinations and missing in others, which no row can tell apart"
-            problems.at(item.node, why)
+            problems.at(item.node, null_text(name))
+
+
+def null_text(name: str) -> str:
+    """Return what is wrong with a parameter that is null here and missing there."""
+    return f"{name} is null in some combinations and missing in others, which no row can tell apart"
 
 
 def unknown_text(name: str, is_later: bool) -> str:

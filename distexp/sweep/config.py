@@ -14,6 +14,7 @@ from distexp.sweep.defaults import Level, read_level
 from distexp.sweep.description import axis_line
 from distexp.sweep.options import LATER, OPTIONS, Metric, Options, check_options, read_options
 from distexp.sweep.sampling import Search, sample
+from distexp.sweep.space import Space, make_space
 from distexp.sweep.validation import (
     DEFAULT_OUTPUT_DIR,
     SETTINGS,
@@ -59,6 +60,7 @@ class Phase:
     axis_lines: tuple[str, ...] = field(default=(), compare=False)  # its axes as understood, for people
     excluded: int = 0  # combinations that `exclude` took out
     search: Search | None = None  # how it is sampled; None: every combination is a task
+    space: Space | None = None  # what an adaptive search chooses from, one configuration after the other
     metric: Metric | None = None  # what a report and a search look at first
     halving: Halving | None = None  # where tasks that are not among the best stop
     is_shuffled: bool = False  # its tasks come in an order of chance, the same at each start
@@ -274,7 +276,8 @@ def _phase(
     places = {name: item.node.value.get(name, item.node) for item in items for name in item.columns}
     known = _values_of(items, parameters)
     options = _options(node, file_options, known, problems)
-    combinations = _combinations(node, items, parameters, options, problems)
+    space = _space(items, parameters, options, problems)
+    combinations = space.none if space else _combinations(node, items, parameters, options, problems)
     settings = _combined(file.settings, own.settings)
     python = _python(settings, parameters.keys() - places.keys(), parameters)
     check_output_dir(settings, node, known, problems)
@@ -307,6 +310,7 @@ def _phase(
         axis_lines=tuple(map(axis_line, items)) if not problems.lines else (),
         excluded=combinations.excluded,
         search=options.search,
+        space=space,
         metric=options.metric,
         halving=_halving(options),
         is_shuffled=options.order == "shuffled",
@@ -369,6 +373,18 @@ def _options(
             problems.at(place, f"a tag has one value in a phase, but {tag} is an axis of {node.path}")
     _check_early_terminate(options, node, known, problems)
     return options
+
+
+def _space(
+    items: Sequence[Item], parameters: Mapping[str, Node], options: Options, problems: Problems
+) -> Space | None:
+    search = options.search
+    if search is None or search.method != "tpe":
+        return None
+    if options.metric is None:
+        where = "beside it, or at the top of the file"
+        problems.at(search.node, f"tpe needs `metric: {{name: val_acc, goal: maximize}}` {where}")
+    return make_space(items, parameters, options.exclude, problems)
 
 
 def _check_early_terminate(

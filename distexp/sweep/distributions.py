@@ -10,7 +10,7 @@ import itertools
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from distexp.sweep.validation import shown
@@ -36,6 +36,7 @@ class Distribution:
     name: str
     draw: Draw
     values: Sequence[Value] | None = None  # all that can be drawn; None: too many to list
+    locate: Callable[[float], float | None] | None = None  # the number, 0 to 1, that gives a value; or None
 
 
 def is_distribution(node: Node) -> bool:
@@ -102,6 +103,29 @@ def _numbers_of(seed: int, phase: str, axis: str, attempt: int, blocks: Sequence
 
 
 def _numbers(
+    name: str,
+    given: Mapping[str, float],
+    transform: Callable[[Sequence[float]], list[float]],
+    inverse: Callable[[float], float],
+) -> Distribution:
+    """Return the distribution of numbers that `transform` makes of those between 0 and 1."""
+    made = _drawn(name, given, transform)
+    step = given.get("q", 1) if name.startswith("q_") else 0
+    low, high = given.get("min", -math.inf) - step / 2, given.get("max", math.inf) + step / 2
+
+    def locate(number: float) -> float | None:
+        is_inside = math.isfinite(number) and low <= number <= high
+        if not is_inside or (step and _rounded(round(number / step) * step) != _rounded(number)):
+            return None
+        try:
+            return min(max(inverse(number), 0.0), 1.0)
+        except (ValueError, OverflowError):  # of a number that no logarithm has
+            return 0.0 if step else None
+
+    return replace(made, locate=locate)
+
+
+def _drawn(
     name: str, given: Mapping[str, float], transform: Callable[[Sequence[float]], list[float]]
 ) -> Distribution:
     low, high = given.get("min", -math.inf), given.get("max", math.inf)
@@ -118,7 +142,9 @@ def _numbers(
 
 def _uniform(name: str, given: Mapping[str, float]) -> Distribution:
     low, width = _bounds(given)
-    return _numbers(name, given, lambda us: [low + u * width for u in us])
+    return _numbers(
+        name, given, lambda us: [low + u * width for u in us], lambda x: (x - low) / width if width else 0.5
+    )
 
 
 def _log_uniform(name: str, given: Mapping[str, float]) -> Distribution:
@@ -126,7 +152,12 @@ def _log_uniform(name: str, given: Mapping[str, float]) -> Distribution:
     if low <= 0:
         raise ValueError(f"min must be above 0 for {name} (it is {low})")
     log_low, log_width = math.log(low), math.log(low + width) - math.log(low)
-    return _numbers(name, given, lambda us: [math.exp(log_low + u * log_width) for u in us])
+    return _numbers(
+        name,
+        given,
+        lambda us: [math.exp(log_low + u * log_width) for u in us],
+        lambda x: (math.log(x) - log_low) / log_width if log_width else 0.5,
+    )
 
 
 def _normal(name: str, given: Mapping[str, float]) -> Distribution:
@@ -134,8 +165,13 @@ def _normal(name: str, given: Mapping[str, float]) -> Distribution:
         raise ValueError("sigma must be above 0")
     normal = NormalDist(given.get("mu", 0), given.get("sigma", 1))
     if name.endswith("log_normal"):
-        return _numbers(name, given, lambda us: [math.exp(normal.inv_cdf(u)) for u in us])
-    return _numbers(name, given, lambda us: list(map(normal.inv_cdf, us)))
+        return _numbers(
+            name,
+            given,
+            lambda us: [math.exp(normal.inv_cdf(u)) for u in us],
+            lambda x: normal.cdf(math.log(x)),
+        )
+    return _numbers(name, given, lambda us: list(map(normal.inv_cdf, us)), normal.cdf)
 
 
 def _int_uniform(name: str, given: Mapping[str, float]) -> Distribution:
@@ -147,6 +183,7 @@ def _int_uniform(name: str, given: Mapping[str, float]) -> Distribution:
         name,
         lambda us: [low + int(u * (width + 1)) for u in us],
         values if len(values) <= MAX_LISTED else None,
+        lambda x: (x - low + 0.5) / (width + 1) if x in values else None,
     )
 
 

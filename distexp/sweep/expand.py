@@ -17,7 +17,7 @@ MAX_TASKS = 5_000_000  # a task is less than half a kilobyte in the manager: 2.5
 
 
 def expand(phases: Sequence[Phase]) -> list[GridPoint]:
-    """Return every task: phases in order, the first axis slowest, the seed fastest.
+    """Return every task, but those of adaptive searches: the first axis slowest, the seed fastest.
 
     A task's id is `{phase}_{index}_{seed}`, where the index counts the combinations of the phase without the
     seed.
@@ -47,6 +47,8 @@ def _ordered(phase: Phase) -> Iterable[GridPoint]:
     Raises:
         ConfigError: Two are the same.
     """
+    if phase.space is not None:
+        return []  # they come one after the other
     points = _points(phase)
     if phase.places is None and not phase.is_shuffled:
         return points
@@ -63,8 +65,9 @@ def _ordered(phase: Phase) -> Iterable[GridPoint]:
     return listed
 
 
-def _points(phase: Phase) -> Iterator[GridPoint]:
-    grid = Grid(
+def grid_of(phase: Phase) -> Grid:
+    """Return what the tasks of a phase have in common."""
+    return Grid(
         phase=phase.name,
         axes=dict(phase.axes),
         seeds=phase.seeds,
@@ -85,7 +88,12 @@ def _points(phase: Phase) -> Iterator[GridPoint]:
         renamed_from=dict(phase.renamed_from),
         assume=dict(phase.assume),
         halving=phase.halving,
+        is_growing=phase.space is not None,
     )
+
+
+def _points(phase: Phase) -> Iterator[GridPoint]:
+    grid = grid_of(phase)
     head = key_head(phase.name, phase.experiment, phase.command)
     texts = [f",{seed}]" for seed in phase.seeds]
     keys = (short_hash(head + config_text + text) for config_text in _config_texts(phase) for text in texts)

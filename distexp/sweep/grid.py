@@ -35,6 +35,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     renamed_from: dict[str, tuple[str, ...]] = {}  # earlier names of phase, seed and parameters
     assume: dict[str, Value] = {}  # what rows without a value of these parameters hold
     halving: Halving | None = None  # where tasks that are not among the best stop
+    is_growing: bool = False  # an adaptive search adds combinations: see `growing`
 
     @property
     def need(self) -> Need:

@@ -4,11 +4,13 @@ Sample n of axis x depends on the search's seed, the phase's name, n and x alone
 ones, and another axis leaves the draws of the others as they are.
 """
 
+import importlib.util
 import itertools
 import math
 from array import array
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from distexp.sweep.axes import Item, identities_of, identity
 from distexp.sweep.combinations import (
@@ -26,6 +28,7 @@ from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import canonical
 
 SEARCH_KEYS = ("method", "samples", "seed", "for_each")
+METHODS = ("random", "tpe")
 MAX_SAMPLES = 5_000_000
 FEW_TRIES = 20  # of a sample that is there already; then the next free one of a small space is taken
 MAX_TRIES = 1_000  # where the space is too large to list
@@ -41,6 +44,7 @@ class Search:
     node: Node
     samples: int
     seed: int
+    method: Literal["random", "tpe"] = "random"
     for_each: tuple[str, ...] = ()  # axes for each value of which the same draws are repeated
 
 
@@ -56,8 +60,12 @@ def read_search(node: Node, problems: Problems) -> Search | None:
         for name, item in items.items()
         if name not in SEARCH_KEYS
     ]
-    if (method := items.get("method")) and method.value != "random":
-        wrong.append((method, f"must be random, the one method of this version (it is {shown(method)})"))
+    method = items.get("method")
+    if method is not None and method.value not in METHODS:
+        wrong.append((method, f"must be random or tpe (it is {shown(method)})"))
+    is_adaptive = method is not None and method.value == "tpe"
+    if is_adaptive and importlib.util.find_spec("optuna") is None:
+        wrong.append((method or node, "tpe needs Optuna: pip install optuna (the extra `search`)"))
     samples, seed, names = items.get("samples"), items.get("seed"), items.get("for_each")
     if samples is None:
         wrong.append((node, "search needs samples, such as samples: 40"))
@@ -68,11 +76,19 @@ def read_search(node: Node, problems: Problems) -> Search | None:
     each = [] if names is None else names.value if isinstance(names.value, list) else [names]
     if names is not None and not all(isinstance(name.value, str) for name in each):
         wrong.append((names, f"must be names of axes, such as [dataset] (it is {shown(names)})"))
+    elif names is not None and is_adaptive:
+        wrong.append((names, "is for method: random; with tpe write a phase for each value"))
     for place, text in wrong:
         problems.at(place, text)
     if wrong or samples is None:
         return None
-    return Search(node, samples.value, 1 if seed is None else seed.value, tuple(name.value for name in each))
+    return Search(
+        node,
+        samples.value,
+        1 if seed is None else seed.value,
+        "tpe" if is_adaptive else "random",
+        tuple(name.value for name in each),
+    )
 
 
 def sample(

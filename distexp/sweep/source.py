@@ -1,9 +1,9 @@
 """The config files of a working folder as a list of tasks, read again when a file changes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from distexp.sweep.config import find_configs, load_configs
+from distexp.sweep.config import Phase, find_configs, load_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
 
@@ -21,6 +21,7 @@ class Sweep:
         self._root, self._pattern = root, Path(pattern)
         self._seen: Signature | None = None
         self._included: list[str] = []
+        self.phases: Sequence[Phase] = ()  # of the last load that succeeded
 
     def has_changed(self) -> bool:
         """Return whether a file has come, gone or changed since `load`."""
@@ -29,13 +30,18 @@ class Sweep:
     def load(self) -> list[GridPoint]:
         """Return every task the files ask for, in the order of files, phases and axes.
 
+        Those of adaptive searches, which come one after the other, are not among them.
+
         Raises:
             ConfigError: At least one file cannot be used; all problems of all files are listed.
         """
         before = self._signature()
         self._included = []
         try:
-            return expand(load_configs([self._pattern], self._root, self._included))
+            phases = load_configs([self._pattern], self._root, self._included)
+            tasks = expand(phases)
+            self.phases = phases
+            return tasks
         finally:  # a file that is included for the first time counts as it is now
             self._seen = before + self._signature_of(self._included)
 

@@ -198,7 +198,7 @@ def test_drawn_numbers_are_the_same_after_a_csv_file() -> None:
         (f"[{LR}]", "seed: 1", "2: p.search: search needs samples, such as samples: 40"),
         (f"[{LR}]", "samples: 0", "2: p.search.samples: must be a number from 1 to 5,000,000 (it is 0)"),
         (f"[{LR}]", "samples: 4, method: bayes",
-         '2: p.search.method: must be random, the one method of this version (it is "bayes")'),
+         '2: p.search.method: must be random or tpe (it is "bayes")'),
         (f"[{LR}]", "samples: 4, for_each: [lr]",
          "2: p.search.for_each: lr is no list of this phase without `when`"),
         (f"[{LR}]", "samples: 4, count: 3",

@@ -97,8 +97,9 @@ def test_the_answers_point_the_right_way(tasks: list[Task], tmp_path: Path) -> N
 
 
 def test_the_search_sweep_is_the_one_of_its_page_and_none_of_the_240() -> None:
-    (phase,) = load_configs([Path("configs/search/*.yaml")], ROOT)
+    phase, adaptive = load_configs([Path("configs/search/*.yaml")], ROOT)
     assert len(expand([phase])) == 40
+    assert adaptive.space is not None and adaptive.halving is not None
     assert phase.halving is not None and phase.halving.rungs(9) == [1, 3, 9, 27]
     page = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
     file = (ROOT / "configs" / "search" / "early_stopping.yaml").read_text(encoding="utf-8")

@@ -1,0 +1,294 @@
+"""Adaptive searches: chooses the next configurations, one ahead of need, from what the others have reached.
+
+A configuration is in the journal before any of its tasks is assigned. Its choice depends only on the search's
+seed, its number, and the results of the configurations numbered lower, without the one just before: with one
+worker that one still runs, and a search that was killed there chooses as one that was not.
+"""
+
+import hashlib
+import itertools
+import logging
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from distexp.errors import DistexpError, SamplerFailed
+from distexp.queue.journal import Journal
+from distexp.queue.task_queue import TaskQueue
+from distexp.results.row import STOPPED_AT
+from distexp.results.store import ResultsStore
+from distexp.search.history import grow_phase
+from distexp.search.sampler import Begin, Trial
+from distexp.search.sampler_process import SamplerProcess
+from distexp.sweep.config import Phase
+from distexp.sweep.distributions import uniform_again
+from distexp.sweep.grid import Grid, GridPoint
+from distexp.sweep.growing import Configuration, GrowingPhase
+from distexp.sweep.space import MAX_WALKED, Choice, Config
+from distexp.task import State, SuggestionRecord
+from distexp.text import count_text
+
+ASKS = 9  # of Optuna for one configuration: the first time, and 8 more where it is there already
+RANDOM_TRIES = 1_000  # for one that is new in a space that cannot be listed
+DEATHS = 3  # of the sampler process over one configuration, which is then drawn at random
+PAUSE_S = 1.0  # after something that may soon be different: a disk that is full, a process that died
+
+Join = Callable[[Sequence[GridPoint], Mapping[Grid, int]], tuple[int, int]]  # tasks; by grid how many come
+
+log = logging.getLogger("distexp.manager")
+
+
+class Joined(NamedTuple):
+    """What a sweep is made of now."""
+
+    total: int  # tasks, with those to come
+    new: int
+    left: int
+
+
+class _Search:
+    """One adaptive phase.  Caller holds the lock of `Searches`."""
+
+    def __init__(self, grown: GrowingPhase) -> None:
+        assert grown.phase.search is not None and grown.phase.space is not None
+        assert grown.phase.metric is not None
+        self.grown, self.phase = grown, grown.phase
+        self.search, self.space, self.metric = grown.phase.search, grown.phase.space, grown.phase.metric
+        self.outcomes: dict[int, Trial] = {}  # of configurations that have ended
+        self.newest: list[str] = [point.key for point in grown.tasks()]  # some may never have been assigned
+        self.is_exhausted = False
+        self.deaths = 0
+
+    @property
+    def begin(self) -> Begin:
+        """What the sampler is told first."""
+        counts = [None if part.numbers else part.count for part in self.space.parts]
+        return Begin(self.phase.name, counts, self.metric.goal == "maximize")
+
+    @property
+    def to_come(self) -> int:
+        """How many tasks are yet to be chosen."""
+        return 0 if self.is_exhausted else self.grown.to_come
+
+    def drawn(self, number: int, attempt: int) -> Config | None:
+        """Return a configuration that chance alone chooses; None for one that is excluded."""
+        seed, name, choices = self.search.seed, self.phase.name, list[Choice]()
+        for at, part in enumerate(self.space.parts):
+            place = uniform_again(seed, name, f"{at}", number, attempt)
+            choices.append(place if part.numbers else int(place * (part.count or 1)))
+        return self.space.configuration(choices)
+
+
+class Searches:
+    """The adaptive phases of a sweep, and the thread that chooses for them.  Safe from any thread."""
+
+    def __init__(self, root: Path, queue: TaskQueue, store: ResultsStore, journal: Journal) -> None:
+        """Choose nothing yet."""
+        self._root, self._queue, self._store, self._journal = root, queue, store, journal
+        self._on_new: Callable[[], None] = lambda: None
+        self._lock = threading.Lock()  # before the queue's and the index's
+        self._searches: list[_Search] = []
+        self._suggestions: dict[tuple[str, int], SuggestionRecord] = {}
+        self._sampler = SamplerProcess()
+        self._wake, self._closed = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- the sweep -----------------------------------------------------------------------------------------
+
+    def recall(self, suggestions: Iterable[SuggestionRecord]) -> None:
+        """Know what an earlier manager has chosen.  Before the first `sync`."""
+        self._suggestions = {(each.phase, each.number): each for each in suggestions}
+
+    def sync(self, phases: Sequence[Phase], tasks: Sequence[GridPoint], join: Join) -> Joined:
+        """Take these phases as the sweep.
+
+        Args:
+            phases: Of the config files.
+            tasks: Of those that are no adaptive searches.
+            join: Called with all tasks that there are; returns how many are new, and how many have left.
+                Nothing is chosen meanwhile.
+        """
+        with self._lock:
+            self._searches = []
+            by_phase = {phase: list(group) for phase, group in itertools.groupby(tasks, lambda t: t.phase)}
+            for phase in phases:
+                if phase.space is not None:
+                    grown = grow_phase(phase, self._root, self._suggestions.values())
+                    self._searches.append(_Search(grown))
+                    by_phase[phase.name] = grown.tasks()
+                    self._sampler.forget(phase.name)
+            if self._searches:
+                tasks = [task for phase in phases for task in by_phase.get(phase.name, ())]
+            to_come = {each.grown.grid: each.to_come for each in self._searches}
+            return Joined(len(tasks) + sum(to_come.values()), *join(tasks, to_come))
+
+    # -- life ----------------------------------------------------------------------------------------------
+
+    def start(self, on_new: Callable[[], None]) -> None:
+        """Begin to choose, where there is something to choose; `on_new` is called after each that joined."""
+        self._on_new = on_new
+        if self._thread is None and self._searches and not self._closed.is_set():
+            self._thread = threading.Thread(target=self._run, name="searches", daemon=True)
+            self._thread.start()
+        self.look()
+
+    def look(self) -> None:
+        """Let it be seen whether another configuration is needed: a task was assigned, or has ended."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Choose no more."""
+        self._closed.set()
+        self._sampler.close()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            while not self._closed.is_set() and self.run_once():
+                pass
+
+    def run_once(self) -> bool:
+        """Choose a configuration for each phase that has none ahead; return whether there was one."""
+        with self._lock:
+            wanting = [each for each in self._searches if each.to_come and not self._has_ahead(each)]
+        for each in wanting:
+            try:
+                self._choose(each)
+            except DistexpError as error:
+                if not self._closed.is_set():
+                    log.warning("%s; phase %s gets its next configuration later", error, each.phase.name)
+                self._closed.wait(PAUSE_S)
+        return bool(wanting)
+
+    def _has_ahead(self, search: _Search) -> bool:
+        if self._queue.queries.has_fresh(search.newest):
+            return True
+        search.newest = []
+        return False
+
+    # -- choosing ------------------------------------------------------------------------------------------
+
+    def _choose(self, search: _Search) -> None:
+        """Let the next configuration join, or find that there is none.
+
+        Raises:
+            JournalUnwritable: It is not durable, and has not joined.
+        """
+        number = search.grown.next_number()
+        config = self._new(search, number)
+        if config is None:
+            self._end(search)
+            return
+        record = SuggestionRecord(phase=search.phase.name, number=number, config=config)
+        with self._lock:
+            if search not in self._searches:  # the configs have changed meanwhile
+                return
+            self._suggestions[record.phase, number] = record
+            self._journal.record(record)
+        self._journal.flush()
+        with self._lock:
+            if search not in self._searches:
+                return
+            points = search.grown.add(config, number)
+            search.newest, search.deaths = [point.key for point in points], 0
+            self._store.grow(search.grown.tasks())
+            self._queue.grow(search.phase.name, points, search.to_come)
+        self._on_new()
+
+    def _end(self, search: _Search) -> None:
+        with self._lock:
+            search.is_exhausted = True
+            if search in self._searches:
+                self._queue.grow(search.phase.name, [], 0)
+        known = count_text(len(search.grown.known), "configuration")
+        log.warning(
+            "Phase %s ends with %s: its space holds no other, though `samples` asks for %d",
+            *(search.phase.name, known, search.search.samples),
+        )
+        self._on_new()
+
+    def _new(self, search: _Search, number: int) -> Config | None:
+        """Return a configuration that is not there yet; None where there is none."""
+        if (found := self._suggested(search, number)) is not None:
+            return found
+        for attempt in range(1, RANDOM_TRIES):
+            drawn = search.drawn(number, attempt)
+            if drawn is not None and not search.grown.knows(drawn):
+                return drawn
+        size = search.space.size
+        if size is None or size > MAX_WALKED:
+            return None
+        start = uniform_again(search.search.seed, search.phase.name, "", number, 0)
+        return next((each for each in search.space.walk(start) if not search.grown.knows(each)), None)
+
+    def _suggested(self, search: _Search, number: int) -> Config | None:
+        """Return what Optuna suggests; None where that is there already, however often it is asked."""
+        if search.deaths >= DEATHS:
+            return None
+        trials = list(self._history(search, number))
+        for attempt in range(ASKS):
+            try:
+                places = self._sampler.ask(search.begin, trials, _seed(search, number, attempt))
+            except SamplerFailed:
+                search.deaths += 1
+                if search.deaths == DEATHS:
+                    log.warning("Phase %s: configuration %d is drawn at random", search.phase.name, number)
+                raise
+            config = search.space.configuration(places)
+            if config is not None and not search.grown.knows(config):
+                return config
+        return None
+
+    # -- the history ---------------------------------------------------------------------------------------
+
+    def _history(self, search: _Search, number: int) -> Iterator[Trial]:
+        """Yield what the configurations before this one have come to, without the last."""
+        open_ = {at: each for at, each in search.grown.known.items() if at not in search.outcomes}
+        ended = {at: each for at, each in open_.items() if self._has_ended(each)}
+        rows = self._store.find([point for each in ended.values() for point in each.points])
+        for at, each in ended.items():
+            outcome = self._outcome(search, at, each, rows)
+            if outcome is not None:
+                search.outcomes[at] = outcome
+        return (trial for at, trial in sorted(search.outcomes.items()) if at != number - 1)
+
+    def _has_ended(self, configuration: Configuration) -> bool:
+        states = self._queue.queries.states([point.key for point in configuration.points])
+        return all(state in (State.COMPLETE, State.PRUNED, State.FAILED, State.CANCELLED) for state in states)
+
+    def _outcome(
+        self,
+        search: _Search,
+        number: int,
+        configuration: Configuration,
+        rows: Mapping[str, Mapping[str, str]],
+    ) -> Trial | None:
+        choices = search.space.choices_of(configuration.config)
+        if choices is None:
+            return None
+        cells = [rows.get(point.key, {}) for point in configuration.points]
+        values = [_number(row.get(search.metric.name, "")) for row in cells]
+        stops = [stop for row in cells if (stop := _number(row.get(STOPPED_AT, ""))) is not None]
+        finite = [value for value in values if value is not None]
+        value = fmean(finite) if len(finite) == len(values) else None
+        return Trial(search.phase.name, number, choices, value, min(stops, default=None))
+
+
+def _number(cell: str) -> float | None:
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _seed(search: _Search, number: int, attempt: int) -> int:
+    text = f"{search.search.seed}\0{search.phase.name}\0{number}\0{attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

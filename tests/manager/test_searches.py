@@ -1,0 +1,243 @@
+"""Adaptive searches of a real manager: what is suggested, when, and after what."""
+
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distexp.manager.manager import ExperimentManager
+from distexp.task import State
+from tests.live_manager import Folder, RawClient, worker
+from tests.support import poll
+
+CONFIG = """
+defaults: {{output_dir: "./results_exp1", experiment: "absent_module:run"}}
+metric: {{name: loss, goal: minimize}}
+p:
+  search: {widths}
+  combinations:
+    - lr: {{distribution: log_uniform_values, min: 1e-4, max: 1}}
+    - width: [1, 2, 4, 8]
+"""
+DISCRETE = CONFIG[: CONFIG.index("    - lr")] + "    - a: {{range: [10]}}\n    - b: {{range: [10]}}\n"
+Reply = dict[str, Any]
+
+
+def samples(number: int) -> str:
+    return f"{{method: tpe, samples: {number}, seed: 3}}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path)
+    folder.configure(samples(30), CONFIG)
+    return folder
+
+
+class Runner:
+    """A worker on another machine, which waits at the manager for its tasks."""
+
+    def __init__(self, talk: RawClient) -> None:
+        self._talk = talk
+
+    def take(self) -> Reply:
+        reply = self._talk.say("request_task", wait_s=20.0)
+        while reply.get("reason") == "wait":
+            reply = self._talk.say("request_task", wait_s=20.0)
+        return reply
+
+    def finish(self, task: Reply, result: object = None) -> None:
+        about = {"lease_id": task["lease_id"], "key": task["key"], "result": result or loss_of(task)}
+        assert self._talk.say("task_complete", **about)["type"] == "ack"
+
+    def fail(self, task: Reply) -> None:
+        about = {"lease_id": task["lease_id"], "key": task["key"], "task_id": task["task_id"]}
+        self._talk.say("task_failed", **about, error="it broke", cause="error")
+
+
+def loss_of(task: Reply) -> Reply:
+    config = task["config"]
+    if "lr" not in config:
+        return {"loss": abs(config["a"] - 3) + abs(config["b"] - 5)}
+    return {"loss": abs(config["lr"] - 0.01) + abs(config["width"] - 4) + task["seed"] % 7}
+
+
+@contextmanager
+def runner(manager: ExperimentManager, name: str = "w0") -> Iterator[Runner]:
+    with worker(manager, name, shares=False) as talk:
+        yield Runner(talk)
+
+
+def work(folder: Folder, stop_after: int = 10**9, **settings: Any) -> list[Reply]:
+    """Run a manager with one worker, which dies with it in the middle of a task; return its tasks."""
+    taken = []
+    with folder.serving(**settings) as manager, runner(manager) as one:
+        while (task := one.take())["type"] == "task":
+            taken.append(task)
+            if len(taken) > stop_after:
+                break
+            one.finish(task)
+    return taken
+
+
+def configs(folder: Folder) -> list[tuple[str, ...]]:
+    """What was tried, by number."""
+    rows = {int(row["task_id"].split("_")[1]): row for row in folder.rows()}
+    names = [name for name in ("lr", "width", "a", "b") if name in rows[0]]
+    return [tuple(rows[number][name] for name in names) for number in sorted(rows)]
+
+
+def test_all_samples_are_run_and_the_search_learns(folder: Folder) -> None:
+    taken = work(folder)
+    assert [task["task_id"] for task in taken] == [f"p_{number}_42" for number in range(30)]
+    assert "Generated 30 total tasks" in folder.log()
+    widths = [task["config"]["width"] for task in taken]
+    assert widths[20:].count(4) > 5
+    assert "optuna" not in sys.modules
+
+
+def test_a_search_that_is_killed_ten_times_suggests_what_an_undisturbed_one_does(
+    folder: Folder, tmp_path: Path
+) -> None:
+    other = Folder(tmp_path / "other")
+    other.configure(samples(30), CONFIG)
+    work(other)
+    for _ in range(10):
+        work(folder, stop_after=2)
+    work(folder)
+    assert configs(folder) == configs(other)
+    assert len(folder.rows()) == 30
+
+
+def test_without_its_journal_it_goes_on_from_the_rows(folder: Folder, tmp_path: Path) -> None:
+    other = Folder(tmp_path / "other")
+    other.configure(samples(30), CONFIG)
+    work(other)
+    work(folder, stop_after=15)
+    shutil.rmtree(folder.root / ".experiment_manager")
+    work(folder)
+    assert configs(folder) == configs(other)
+
+
+def test_sixteen_that_ask_at_once_get_no_configuration_twice(folder: Folder) -> None:
+    folder.configure(samples(100), DISCRETE)
+    with folder.serving() as manager, ExitStack() as stack:
+        runners = [stack.enter_context(runner(manager, f"w{number}")) for number in range(16)]
+
+        def run(one: Runner) -> list[str]:
+            keys = []
+            while (task := one.take())["type"] == "task":
+                keys.append(task["key"])
+                one.finish(task)
+            return keys
+
+        with ThreadPoolExecutor(16) as pool:
+            keys = [key for keys in pool.map(run, runners) for key in keys]
+    assert len(keys) == len({*keys}) == 100
+    assert len({*configs(folder)}) == 100
+
+
+def test_a_space_that_is_exhausted_ends_the_search_with_a_count(folder: Folder) -> None:
+    text = DISCRETE + "  exclude: [{{a: [0, 1, 2, 3, 4, 5, 6, 7, 8]}}]\n"
+    folder.configure(samples(40), text)
+    assert len(work(folder, exit_when_done=True)) == 10
+    assert (
+        "Phase p ends with 10 configurations: its space holds no other, though `samples` asks for 40"
+        in folder.log()
+    )
+
+
+def test_more_samples_go_on_with_what_is_there(folder: Folder) -> None:
+    folder.configure(samples(12), CONFIG)
+    work(folder)
+    folder.configure(samples(20), CONFIG)
+    taken = work(folder)
+    assert [task["task_id"] for task in taken] == [f"p_{number}_42" for number in range(12, 20)]
+
+
+def test_an_edit_while_it_runs_brings_more_samples_or_fewer(folder: Folder) -> None:
+    folder.configure(samples(2), CONFIG)
+    with folder.serving() as manager, runner(manager) as one:
+        for _ in range(2):
+            one.finish(one.take())
+        assert one.take()["reason"] == "done"
+        folder.configure(samples(3), CONFIG)
+        manager.rescan()
+        task = one.take()
+        assert task["task_id"] == "p_2_42"
+        folder.configure(samples(1), CONFIG)
+        manager.rescan()
+        one.finish(task)
+        assert one.take()["reason"] == "done"
+        assert manager.dispatcher.status().total == 3
+
+
+def test_an_edited_space_keeps_the_rows_inside_it(folder: Folder) -> None:
+    folder.configure(samples(20), CONFIG)
+    work(folder)
+    narrower = CONFIG.replace("[1, 2, 4, 8]", "[4, 8]")
+    inside = sum(row["width"] in ("4", "8") for row in folder.rows())
+    folder.configure(samples(20), narrower)
+    assert len(work(folder)) == 20 - inside
+    assert f"Marked {inside} tasks as already completed" in folder.log()
+
+
+def test_rows_of_another_program_are_its_history(folder: Folder) -> None:
+    rows = [f"{10 ** -(number / 10):.4g},{2 ** (number % 4)},42,0.5" for number in range(20)]
+    folder.add_rows(*rows, "7,4,42,0.5", "0.1,3,42,0.5", header="lr,width,seed,loss")
+    taken = work(folder)
+    assert [task["task_id"] for task in taken] == [f"p_{number}_42" for number in range(20, 30)]
+    assert "Marked 20 tasks as already completed" in folder.log()
+
+
+def test_each_seed_is_a_task_and_all_of_them_make_a_result(folder: Folder) -> None:
+    folder.configure(samples(3), CONFIG.replace("metric:", "seeds: [1, 2]\nmetric:"))
+    with folder.serving() as manager, runner(manager) as one, runner(manager, "w1") as other:
+        assert manager.dispatcher.status().total == 6
+        first, second = one.take(), other.take()
+        assert first["config"] == second["config"]
+        assert (first["seed"], second["seed"]) == (1, 2)
+        one.finish(first)
+        third = one.take()
+        assert third["config"] != first["config"]
+        assert not manager.queue.is_over()
+        other.finish(second)
+
+
+def test_one_that_failed_counts_and_the_search_goes_on(folder: Folder) -> None:
+    folder.configure(samples(14), CONFIG)
+    with folder.serving(keep_going=True) as manager, runner(manager) as one:
+        while (task := one.take())["type"] == "task":
+            number = int(task["task_id"].split("_")[1])
+            if number % 4 == 1:
+                one.fail(task)
+            else:
+                one.finish(task, {"loss": "none"} if number % 4 == 2 else None)
+        counts = manager.queue.counts()
+        assert (counts[State.FAILED], counts[State.COMPLETE]) == (4, 10)
+
+
+def test_a_sampler_that_dies_again_and_again_leaves_the_choice_to_chance(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distexp.manager.searches.PAUSE_S", 0.01)
+    monkeypatch.setattr("distexp.search.sampler_process.SAMPLER", ["-c", "raise SystemExit('no such thing')"])
+    folder.configure(samples(3), CONFIG)
+    assert len(work(folder)) == 3
+    log = folder.log()
+    assert "Phase p: configuration 0 is drawn at random" in log
+    assert any("the process that asks Optuna has ended: no such thing" in line for line in log)
+
+
+def test_a_waiting_worker_is_served_when_a_suggestion_comes(folder: Folder) -> None:
+    with folder.serving() as manager, ExitStack() as stack:
+        runners: Sequence[Runner] = [stack.enter_context(runner(manager, f"w{at}")) for at in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            tasks = list(pool.map(Runner.take, runners))
+        assert len({task["key"] for task in tasks}) == 4
+        poll(lambda: len(manager.queue.entries()) == 5, "one suggestion ahead")
