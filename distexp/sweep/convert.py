@@ -8,7 +8,11 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
 
 from distexp.errors import ConfigError
 from distexp.sweep.early_terminate import read_early_terminate
@@ -58,6 +62,8 @@ def convert(text: str, name: str = "sweep.yaml") -> str:
     if problems.lines:
         raise ConfigError(problems.lines)
     said = None if root is None else plain(root)
+    with suppress(yaml.YAMLError, ValueError):  # such as a day that no month has
+        said = _as_yaml_1_1(said, yaml.safe_load(text))
     if not isinstance(said, dict) or not isinstance(said.get("parameters"), dict):
         raise ConfigError([f"{name}: is no W&B sweep: that has `method` and a mapping `parameters`"])
     sweep = _Sweep(is_grid=said.get("method") == "grid")
@@ -67,6 +73,17 @@ def convert(text: str, name: str = "sweep.yaml") -> str:
     sweep.notes.sort()
     _take(said["parameters"], "", sweep)
     return "\n".join(_lines(said, sweep)) + "\n"
+
+
+def _as_yaml_1_1(ours: Value, theirs: Any) -> Value:
+    """Return what our loader reads, but with the plain `yes` and `1_000` that are no texts to W&B."""
+    if isinstance(ours, dict) and isinstance(theirs, dict) and len(ours) == len(theirs):
+        both = zip(ours.items(), theirs.values(), strict=True)  # in place: `on` is the key True there
+        return {name: _as_yaml_1_1(value, other) for (name, value), other in both}
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return [_as_yaml_1_1(*both) for both in zip(ours, theirs, strict=True)]
+    is_other = isinstance(ours, str) and isinstance(theirs, bool | int | float)
+    return theirs if is_other else ours
 
 
 def _take(parameters: Mapping[str, Value], path: str, sweep: _Sweep) -> None:

@@ -134,6 +134,15 @@ def test_texts_stay_texts_and_a_sweep_without_axes_is_one_task() -> None:
     assert notes == ["# no parameter varies"]
 
 
+def test_plain_words_are_what_yaml_1_1_reads_as_w_and_b_does() -> None:
+    phase, _ = converted(
+        "method: grid\nparameters:\n  on: {values: [yes, Off, 'no']}\n  steps: {values: [1_000, 1e-5, 2]}\n"
+        "  day: {value: 2026-01-01}\n"
+    )
+    assert dict(phase.axes) == {"on": (True, False, "no"), "steps": (1000, 1e-5, 2)}
+    assert phase.defaults == {"day": "2026-01-01"}
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
