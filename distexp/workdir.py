@@ -81,6 +81,11 @@ class Workdir:
         return self.state / "watchers" / f"{worker.pid}-{worker.started:.0f}.lock"
 
     @property
+    def code_copies(self) -> Path:
+        """Copies of the code that tasks run from, by hash."""
+        return self.state / "code"
+
+    @property
     def kept_rows(self) -> Path:
         """Rows that the manager could not write yet."""
         return self.spool / "rows"

@@ -17,6 +17,7 @@ from distexp.system.code import CodeState
 from distexp.system.process import ProcessMark, host_name, machine_id
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
+from distexp.worker.code_folder import CodeFolder
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
@@ -164,6 +165,7 @@ def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
         ),
         stop=stop,
         clock=time.monotonic,
+        code=CodeFolder(workdir, lambda: Client(workdir, "localhost", port)),
     )
     thread = threading.Thread(target=made.run)
     thread.start()

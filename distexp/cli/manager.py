@@ -45,6 +45,9 @@ from distexp.wire.messages import DEFAULT_PORT
     "--retry-other-code", is_flag=True, help="Run finished tasks again that ran other code than is there now."
 )
 @click.option("--keep-going", is_flag=True, help="Hold no phase, though all its tasks fail.")
+@click.option(
+    "--freeze-code", is_flag=True, help="Run tasks from a copy of the code as it is now; edits do no harm."
+)
 @click.option("--plain", is_flag=True, help="Lines only, also on a terminal.")
 @click.option("--on-finish", metavar="CMD", help="Run this when nothing is left to do.")
 @click.option("--on-failure", metavar="CMD", help="Run this for each task that has failed for good.")

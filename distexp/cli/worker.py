@@ -18,13 +18,13 @@ from distexp.cluster import slurm
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, unclaimable
 from distexp.gpu.devices import MIN_FREE_GB, GpuRequest, describe_gpus, to_mib
-from distexp.system.code import FolderCode
 from distexp.system.files import make_ignored
 from distexp.system.logs import is_hanging, logging_to_console_beside
 from distexp.system.process import ProcessMark, adopt_orphans, end_descendants, host_name, machine_id
 from distexp.wire.auth import TOKEN_VARIABLE, Token, given_token
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
+from distexp.worker.code_folder import CodeFolder
 from distexp.worker.connection import HEARTBEAT_S, ManagerConnection
 from distexp.worker.device import DeviceChoice, acquire_device
 from distexp.worker.gpu_monitor import GpuMonitor
@@ -77,6 +77,7 @@ class Settings:
     workdir: Path
     time_limit: float | None  # seconds
     requeue: bool
+    fetch: bool
     list_gpus: bool
 
     @property
@@ -196,6 +197,9 @@ class Settings:
     is_flag=True,
     help="In a job of Slurm: put it back in line when its time ends before the sweep does.",
 )
+@click.option(
+    "--fetch", is_flag=True, help="Run the manager's code, sent over the connection: no copy needed here."
+)
 @click.option("--list-gpus", is_flag=True, help="Show the GPUs and who holds them, then end.")
 def main(**flags: Any) -> int:
     """Run tasks of a manager on one GPU, several, or the CPU, until none is left.
@@ -263,9 +267,13 @@ def claim_and_work(settings: Settings) -> int:
     with contextlib.closing(StopRequests()) as stop:
         stop.install()
         left_s = clock_of(slurm.seconds_left() if settings.time_limit is None else settings.time_limit)
-        client = Client(workdir, settings.host, settings.port, token=take_token())
-        connection = ManagerConnection(client, stop, time.monotonic, settings.manager_wait_s)
-        code, is_cut_short = take_turns(settings, workdir, connection, stop, left_s)
+        token = take_token()
+
+        def client() -> Client:
+            return Client(workdir, settings.host, settings.port, token=token)
+
+        connection = ManagerConnection(client(), stop, time.monotonic, settings.manager_wait_s)
+        code, is_cut_short = take_turns(settings, CodeFolder(workdir, client), connection, stop, left_s)
         if settings.requeue and is_cut_short:
             slurm.requeue()
         elif settings.requeue and stop.is_warned:
@@ -278,7 +286,7 @@ def claim_and_work(settings: Settings) -> int:
 
 def take_turns(
     settings: Settings,
-    workdir: Workdir,
+    code_folder: CodeFolder,
     connection: ManagerConnection,
     stop: StopRequests,
     left_s: Callable[[], float | None],
@@ -294,7 +302,7 @@ def take_turns(
             request=request,
             slots=settings.slots_per_gpu,
             gpus=settings.gpus,
-            cpu_folder=workdir.cpu_claims,
+            cpu_folder=code_folder.workdir.cpu_claims,
             connection=connection,
             stop=stop,
         )
@@ -304,7 +312,7 @@ def take_turns(
             code, is_cut_short = work_on(
                 claim=claim,
                 settings=settings,
-                workdir=workdir,
+                code_folder=code_folder,
                 connection=connection,
                 stop=stop,
                 left_s=left_s,
@@ -340,12 +348,13 @@ def work_on(
     *,
     claim: Claim,
     settings: Settings,
-    workdir: Workdir,
+    code_folder: CodeFolder,
     connection: ManagerConnection,
     stop: StopRequests,
     left_s: Callable[[], float | None],
 ) -> tuple[int, bool]:
     """Work on a claimed device; return the exit code and whether time ended before work did."""
+    workdir = code_folder.workdir
     pin(claim, settings.threads)
     adopt_orphans()  # of tasks that were killed: else nobody could tell whose they are
     uuids = [gpu.uuid for gpu in claim.gpus]
@@ -364,7 +373,7 @@ def work_on(
             nice=settings.nice,
             gpus=uuids,
             watcher=watcher,
-            code=FolderCode(workdir.root).now,
+            code=code_folder.now,
         ),
         stop=stop,
         clock=time.monotonic,
@@ -372,6 +381,8 @@ def work_on(
         free_mib=monitor.free_mib if monitor else None,
         left_s=left_s,
         max_log_mb=settings.max_log_mb,
+        code=code_folder,
+        fetches=settings.fetch,
     )
     others = OtherUsers(uuids, stop.give_way) if settings.give_way else contextlib.nullcontext()
     try:

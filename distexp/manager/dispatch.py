@@ -21,6 +21,7 @@ from distexp.manager.admin import Admin
 from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.completion import Completion, CompletionHandler
 from distexp.manager.forecast import Forecaster
+from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.kept_rows import KeptRows
 from distexp.manager.rungs import Rungs, halving_of
 from distexp.manager.waiting import Assignment, WaitingWorkers
@@ -47,6 +48,7 @@ QUIET = (
     wire.Show,
     wire.Logs,
     wire.View,
+    wire.Code,
     wire.Heartbeat,
     wire.Rung,
     wire.RequestTask,
@@ -68,6 +70,7 @@ class Dispatcher:
         kept: KeptRows,
         workdir: Workdir,
         secret: str | None,
+        frozen: FrozenCode | None = None,
         holds_folder: Callable[[], bool] = lambda: True,
         on_hold: Callable[[str], None] = lambda phase: None,
         on_assign: Callable[[], None] = lambda: None,
@@ -83,6 +86,7 @@ class Dispatcher:
         self._forecaster = Forecaster(queue, registry)
         self.rungs = Rungs(workdir.root, queue)
         self.code = CodeIdentity(workdir.root, queue, store)
+        self._frozen = frozen or FrozenCode(workdir, is_frozen=False)
         self._admin = Admin(
             queue=queue,
             store=store,
@@ -142,6 +146,10 @@ class Dispatcher:
             if isinstance(request, wire.RequestTask):
                 return self._request_task(request, worker, connection)
             return self._answers[type(request)](request, worker)
+        if isinstance(request, wire.Code):
+            return self._frozen.read(request)
+        if isinstance(request, wire.Requeue | wire.Resume):
+            self._frozen.freeze()  # whoever asks has fixed something
         reply = self._admin.handle(request)
         self._journal.flush()
         return reply
@@ -207,6 +215,7 @@ class Dispatcher:
 
     def code_changed(self) -> None:
         """Let held phases go on: a file of their code was edited."""
+        self._frozen.freeze()
         self._admin.end_holds("its code was edited")
 
     def held_text(self) -> str:
@@ -217,6 +226,8 @@ class Dispatcher:
     # -- assigning -----------------------------------------------------------------------------------------
 
     def _request_task(self, request: wire.RequestTask, worker: Worker, connection: Connection) -> Assignment:
+        if request.fetches:
+            self._frozen.copy_for(fetches=True)  # refused before a task is assigned
         known = self._waiting.changes
         answer = self.assign([worker])[0]
         if request.wait_s and isinstance(answer, wire.NoTask) and answer.reason == "wait":
@@ -326,6 +337,7 @@ class Dispatcher:
             sweep_id=self._journal.sweep_id,
             seen=seen,
             code_version=self._queue.holds.code_version(task.phase),
+            copy=self._frozen.copy_for(fetches=worker.fetches),
             rule=self._store.rule(planned),
             halving=halving_of(planned),
         )

@@ -14,6 +14,7 @@ from distexp.errors import ConfigError, DistexpError, JournalUnwritable, UserErr
 from distexp.manager.code_watch import CodeSignature, code_signature
 from distexp.manager.dispatch import Dispatcher
 from distexp.manager.duplicates import copy_duplicate_rows
+from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.hooks import Commands, Hooks
 from distexp.manager.kept_rows import KeptRows
 from distexp.manager.pauses import PauseWatch
@@ -67,6 +68,7 @@ class ExperimentManager:
         on_finish: str | None = None,
         on_failure: str | None = None,
         keep_going: bool = False,
+        freeze_code: bool = False,
     ) -> None:
         """Touch nothing yet; `start` does.
 
@@ -83,12 +85,14 @@ class ExperimentManager:
             on_finish: A command to run when nothing is left to do, with the counts in its environment.
             on_failure: The same, for each task that has failed for good.
             keep_going: Hold no phase, though all its tasks fail.
+            freeze_code: Let tasks run from a copy of the code as it is when the manager starts.
         """
         self.host, self._wanted_port = host, port
         self.workdir = Workdir(Path(workdir).absolute())
         self._rescan_s = rescan_s
         self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
         self._retry_other_code, self._keep_going = retry_other_code, keep_going
+        self._frozen = FrozenCode(self.workdir, is_frozen=freeze_code)
         self._configs, self._sweep = configs, Sweep(self.workdir.root, configs)
         self._commands = Commands.parse(on_finish, on_failure)
         self._is_serving = self._is_stopping = self._is_done = False
@@ -194,6 +198,7 @@ class ExperimentManager:
             kept=self._kept,
             workdir=self.workdir,
             secret=secret,
+            frozen=self._frozen,
             holds_folder=self._holds_folder,
             on_hold=self._note_held_code,
             on_assign=self._searches.look,
@@ -212,6 +217,7 @@ class ExperimentManager:
         self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
+        self._frozen.freeze()
         self.dispatcher.code.say_other()
         self.dispatcher.rungs.continue_pruned()
         if pruned := self.queue.counts()[State.PRUNED]:

@@ -37,6 +37,7 @@ class Worker:
     gpu: GpuUse | None = None  # as of its last heartbeat
     left_s: float | None = None  # until it has to end, when it asked
     git_commit: str = ""  # of its folder
+    fetches: bool = False  # it runs the manager's code
     waits_since_s: float | None = None  # since when it has asked for a task in vain; monotonic
     turn: threading.Lock = field(default_factory=threading.Lock)  # held while it is assigned a task
 
@@ -109,6 +110,8 @@ class WorkerRegistry:
                 worker.progress, worker.gpu = request.progress, request.gpu
             else:
                 worker.progress = None  # that task has ended
+            if isinstance(request, RequestTask):
+                worker.fetches = request.fetches
             worker.git_commit = request.git_commit or worker.git_commit
             return worker
 

@@ -71,6 +71,7 @@ class RequestTask(WorkerRequest, frozen=True, kw_only=True, tag="request_task"):
 
     wait_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0  # the manager may answer earlier
     free_mib: Natural | None = None  # on the fullest of its GPUs, now; None: it has none
+    fetches: bool = False  # it runs the manager's code, also where that is not frozen
 
 
 class Heartbeat(WorkerRequest, frozen=True, kw_only=True, tag="heartbeat"):
@@ -153,6 +154,13 @@ class Logs(Request, frozen=True, kw_only=True, tag="logs"):
     offset: Natural = 0
 
 
+class Code(Request, frozen=True, kw_only=True, tag="code"):
+    """One piece of a copy of the manager's code, from `offset` on."""
+
+    copy: str  # as a task names it
+    offset: Natural = 0
+
+
 class View(Request, frozen=True, kw_only=True, tag="view"):
     """All that a live view shows: counts, forecast, workers, last failures."""
 
@@ -202,6 +210,7 @@ class TaskReply(Task, frozen=True, kw_only=True, tag_field="type", tag="task"):
     sweep_id: str
     seen: Bookmark | None = None  # up to here, the results file holds no row of this task
     code_version: int = 0  # of the phase; another one than before: import its code anew
+    copy: str = ""  # of the manager's code that the task runs from, see `code`; empty: the worker's folder
     rule: RowRule | None = None  # which rows are rows of it, beyond its own values
     halving: Halving | None = None  # where it is compared with others; null: nowhere
 
@@ -230,6 +239,13 @@ class HeartbeatReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     """Whether the attempt may go on; `stop` means: end it, no row is wanted from it."""
 
     stop: bool
+
+
+class CodeReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="code"):
+    """One piece of a tar file of that code."""
+
+    data: str  # base64
+    size: int  # of the whole file, in bytes
 
 
 class RungReply(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="rung"):
@@ -407,6 +423,7 @@ AnyRequest = (
     | Tasks
     | Show
     | Logs
+    | Code
     | View
     | Cancel
     | Requeue
@@ -426,6 +443,7 @@ AnyReply = (
     | TasksReply
     | ShowReply
     | LogsReply
+    | CodeReply
     | ViewReply
     | ErrorReply
 )

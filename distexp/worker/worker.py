@@ -34,6 +34,7 @@ from distexp.wire.messages import (
 from distexp.workdir import Workdir
 from distexp.worker import provenance
 from distexp.worker.beside import Latest
+from distexp.worker.code_folder import CodeFolder
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
 from distexp.worker.early_stop import EarlyStop
@@ -82,6 +83,8 @@ class Worker:
         free_mib: Callable[[], int] | None = None,
         left_s: Callable[[], float | None] = lambda: None,
         max_log_mb: int = MAX_LOG_MB,
+        code: CodeFolder,
+        fetches: bool = False,
     ) -> None:
         """Make a worker that has done nothing yet.
 
@@ -91,8 +94,11 @@ class Worker:
             free_mib: Reads the memory that is free on its GPUs; None: it has none.
             left_s: Returns how many seconds it has; None: no end is known.
             max_log_mb: What the log of a task may hold, in millions of bytes.
+            code: Where the code of its tasks is.
+            fetches: Whether it runs the manager's code, also where that is not frozen.
         """
         self._free_mib = free_mib
+        self._code_folder, self._fetches = code, fetches
         self._code = children.code()  # of the task that runs, or ran last
         self._fixed_identity = dict(identity)
         self._workdir = workdir
@@ -162,7 +168,9 @@ class Worker:
         reply, self._next = self._next, None
         if reply is None:
             free_mib = self._free_mib and self._free_mib()
-            request = RequestTask(**self._identity(), free_mib=free_mib, wait_s=self._wait_s)
+            request = RequestTask(
+                **self._identity(), free_mib=free_mib, wait_s=self._wait_s, fetches=self._fetches
+            )
             reply = self._connection.try_request(request, TaskReply | NoTask, "Error requesting task")
         if isinstance(reply, TaskReply) and self._stop.wants_leave:
             self._next = reply
@@ -261,8 +269,9 @@ class Worker:
             return Failed(Cause.ERROR, f"its process could not be started: {type(error).__name__}: {error}")
 
     def _renew_code(self, task: TaskReply) -> None:
-        """Forget what was imported for the task's phase before the manager says that its code is another."""
-        if task.code_version != self._code_versions.get(task.phase, 0):
+        """Go where the task's code is; forget what was imported before that became another."""
+        is_other = self._code_folder.enter(task.copy)
+        if is_other or task.code_version != self._code_versions.get(task.phase, 0):
             self._children.renew()
         self._code_versions[task.phase] = task.code_version
 

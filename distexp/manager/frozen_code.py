@@ -1,0 +1,87 @@
+"""The copy of the code that tasks run from (`--freeze-code`), and that workers on other machines fetch."""
+
+import base64
+import logging
+import re
+import threading
+
+from distexp.errors import ProtocolError, UserError
+from distexp.system.code import SHOWN_DIGITS, FolderCode
+from distexp.system.code_copy import NAME_DIGITS, code_files, make_archive, make_copy
+from distexp.text import count_text
+from distexp.wire.messages import Code, CodeReply
+from distexp.workdir import Workdir
+
+PIECE_BYTES = 512 * 1024  # of a tar file in one reply: base64 and JSON fit into a message
+
+log = logging.getLogger("distexp.manager")
+
+
+class FrozenCode:
+    """The copies of one folder's code.  Safe from any thread."""
+
+    def __init__(self, workdir: Workdir, *, is_frozen: bool) -> None:
+        """Copy nothing yet. `is_frozen`: all tasks run from a copy, not only those of workers that fetch."""
+        self._workdir, self.is_frozen = workdir, is_frozen
+        self._folder = FolderCode(workdir.root)
+        self._lock = threading.Lock()
+        self._copy = ""
+        self._marks: object = None  # of what was copied
+
+    def freeze(self) -> None:
+        """Take a new copy of the code as it is now, if tasks run from one.
+
+        Raises:
+            UserError: It is too much, or cannot be read or written.
+        """
+        if self.is_frozen:
+            before, now = self._copy, self._take()
+            if now != before:
+                files = count_text(len(code_files(self._workdir.root)), "file")
+                log.info("Tasks run from a copy of the code as it is now (%s, %s)", now[:SHOWN_DIGITS], files)
+
+    def copy_for(self, *, fetches: bool) -> str:
+        """Return which copy a worker's next task runs from; empty: none."""
+        if self.is_frozen:
+            return self._copy
+        return self._take() if fetches else ""
+
+    def _take(self) -> str:
+        with self._lock:
+            try:
+                marks = _marks(self._workdir)
+                if marks != self._marks or not (self._workdir.code_copies / self._copy).is_dir():
+                    state = self._folder.now()
+                    self._copy = make_copy(self._workdir.root, self._workdir.code_copies, state)
+                    self._marks = marks
+            except OSError as error:
+                raise UserError(f"the code cannot be copied ({error})") from error
+            return self._copy
+
+    def read(self, request: Code) -> CodeReply:
+        """Return one piece of a copy.
+
+        Raises:
+            ProtocolError: There is no such copy.
+        """
+        copy = self._workdir.code_copies / request.copy
+        if re.fullmatch(rf"[0-9a-f]{{{NAME_DIGITS}}}", request.copy) is None or not copy.is_dir():
+            raise ProtocolError(f"code: there is no copy {request.copy!r}")
+        with self._lock:
+            path = make_archive(copy)
+        with path.open("rb") as file:
+            file.seek(request.offset)
+            data = file.read(PIECE_BYTES)
+            return CodeReply(data=base64.b64encode(data).decode(), size=file.seek(0, 2))
+
+
+def _marks(workdir: Workdir) -> object:
+    """Return what changes with every edit of the code."""
+    found = {}
+    for name in code_files(workdir.root):
+        try:
+            about = (workdir.root / name).lstat()
+        except OSError:
+            continue
+        found[name] = about.st_ino, about.st_size, about.st_mtime_ns, about.st_mode
+    return found

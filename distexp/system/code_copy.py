@@ -1,0 +1,201 @@
+"""Copies of a folder's code, by hash: made once, run from, sent to other machines as one tar file.
+
+A copy holds every file that git does not ignore; without git, all but what a sweep itself writes and hidden
+files. It is made whole under another name, then renamed: a copy that is there is whole.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+import tarfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+
+from distexp.errors import UserError
+from distexp.system.code import CodeState
+from distexp.system.git import ask_git
+from distexp.text import count_text
+
+MAX_FILES = 20_000  # more than any repository of experiments; a folder of data that git does not ignore
+MAX_BYTES = 512 * 1024 * 1024  # of one copy: code, not data
+KEPT = 3  # copies in a folder: tasks of the manager before may still run from theirs
+NAME_DIGITS = 20  # of a copy's hash
+STATE_FILE = ".distexp_code.json"  # in each copy: which code it is
+NEVER = (".git", ".experiment_manager", ".experiment_spool", ".experiment_token", "__pycache__", STATE_FILE)
+
+
+def code_files(folder: Path) -> list[str]:
+    """Return the files to copy, relative with slashes, sorted."""
+    listed = ask_git(folder, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    if listed is None:
+        found = list(_walk(folder))
+    else:
+        found = []
+        for name in filter(None, listed.split("\0")):
+            is_folder = (folder / name).is_dir() and not (folder / name).is_symlink()  # a repository within
+            found += (
+                [f"{name.rstrip('/')}/{each}" for each in code_files(folder / name)] if is_folder else [name]
+            )
+    return sorted({name for name in found if _travels(name) and os.path.lexists(folder / name)})
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "node_modules"]
+        for name in files:
+            if not name.startswith("."):
+                yield Path(where, name).relative_to(folder).as_posix()
+
+
+def _travels(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    is_result = parts[0].startswith("results_") or parts[-1].startswith(
+        ("final_results.csv", "experiment_manager.log")
+    )
+    return not is_result and not any(part in NEVER for part in parts)
+
+
+def make_copy(folder: Path, into: Path, state: CodeState) -> str:
+    """Copy the code of a folder to `into/<hash>` unless that is there; return the hash.
+
+    Raises:
+        UserError: It is too much; the largest files are named.
+        OSError: A file cannot be read or written.
+    """
+    names = code_files(folder)
+    check_size(folder, names)
+    into.mkdir(parents=True, exist_ok=True)
+    fresh = into / f"new-{secrets.token_hex(4)}"
+    digest = hashlib.sha256(json.dumps(asdict(state)).encode())
+    try:
+        fresh.mkdir()
+        (fresh / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+        for name in names:
+            target = fresh / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # it goes while it is looked at
+                shutil.copy2(folder / name, target, follow_symlinks=False)
+                digest.update(f"{name}\0{_content(target)}\0".encode(errors="surrogateescape"))
+        code = digest.hexdigest()[:NAME_DIGITS]
+        with contextlib.suppress(OSError):  # another process has made the same
+            fresh.rename(into / code)
+        os.utime(into / code)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    _forget_old(into, code)
+    return code
+
+
+def check_size(folder: Path, names: list[str]) -> None:
+    """Refuse more than a copy may hold.
+
+    Raises:
+        UserError: It is too much; the largest files are named.
+    """
+    sizes = {name: os.lstat(folder / name).st_size for name in names if os.path.lexists(folder / name)}
+    total = sum(sizes.values())
+    if len(sizes) <= MAX_FILES and total <= MAX_BYTES:
+        return
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    shown = ", ".join(f"{name} ({sizes[name] / 2**20:.0f} MB)" for name in largest)
+    raise UserError(
+        f"the code of {folder} cannot be copied: {count_text(len(sizes), 'file')} with "
+        f"{total / 2**20:.0f} MB are not ignored by git, and a copy holds {MAX_FILES} with "
+        f"{MAX_BYTES / 2**20:.0f} MB at most. Put data into .gitignore; the largest: {shown}"
+    )
+
+
+def _content(path: Path) -> str:
+    """Return what tells a file from others of its name: its bytes, whether it may be run, where it leads."""
+    if path.is_symlink():
+        return f"link {os.readlink(path)}"
+    with path.open("rb") as file:
+        return f"{os.access(path, os.X_OK)} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _forget_old(into: Path, current: str) -> None:
+    """Delete copies but for the last few."""
+    copies = sorted(
+        (each for each in into.iterdir() if each.is_dir()), key=lambda each: -each.stat().st_mtime
+    )
+    for old in [each for each in copies if each.name != current][KEPT - 1 :]:
+        shutil.rmtree(old, ignore_errors=True)
+        archive_of(old).unlink(missing_ok=True)
+
+
+def archive_of(copy: Path) -> Path:
+    """Return where the tar file of a copy is."""
+    return copy.with_name(f"{copy.name}.tar")
+
+
+def make_archive(copy: Path) -> Path:
+    """Return the tar file of a copy, made unless it is there. Links that leave the copy are left out."""
+    path = archive_of(copy)
+    if not path.exists():
+        fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+
+        def stays(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+            leads = os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))
+            leaves = os.path.isabs(member.linkname) or leads.startswith("..")
+            return None if member.issym() and leaves else member
+
+        with tarfile.open(fresh, "w") as tar:
+            for each in sorted(copy.iterdir()):
+                if not is_link(each) or not is_linked(copy, each):
+                    tar.add(each, each.name, filter=stays)
+        os.replace(fresh, path)
+    return path
+
+
+def unpack(archive: Path, copy: Path) -> None:
+    """Make a copy of what came as a tar file. Nothing is written outside it.
+
+    Raises:
+        tarfile.TarError, OSError: It is none, or holds what would.
+    """
+    fresh = copy.with_name(f"new-{secrets.token_hex(4)}")
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(fresh, filter="data")
+        with contextlib.suppress(OSError):  # another worker has made the same
+            fresh.rename(copy)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def state_of(copy: Path) -> CodeState:
+    """Return which code a copy holds."""
+    return CodeState(**json.loads((copy / STATE_FILE).read_text(encoding="utf-8")))
+
+
+def link_rest(root: Path, copy: Path) -> None:
+    """Let the copy show what stands beside the code in the folder, such as `data/`: by links."""
+    for each in root.iterdir():
+        place = copy / each.name
+        if not each.name.startswith(".") and each.name != "__pycache__" and not os.path.lexists(place):
+            with contextlib.suppress(FileExistsError):
+                _link(each, place)
+
+
+def is_link(path: Path) -> bool:
+    """Return whether this is a link, or a junction of Windows."""
+    return path.is_symlink() or (sys.platform == "win32" and os.path.isjunction(path))
+
+
+def is_linked(copy: Path, path: Path) -> bool:
+    """Return whether `link_rest` has made this link."""
+    return not os.path.realpath(path).startswith(os.path.realpath(copy) + os.sep)
+
+
+def _link(target: Path, place: Path) -> None:
+    if sys.platform == "win32" and target.is_dir():
+        import _winapi
+
+        _winapi.CreateJunction(str(target), str(place))  # a symbolic link needs a right that users lack
+    elif sys.platform != "win32":
+        place.symlink_to(target)

@@ -1,0 +1,101 @@
+"""Tasks that run from a copy of the code: edits do no harm, other machines need no clone."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distexp.system.code import FolderCode
+from distexp.workdir import Workdir
+from tests.live_manager import Folder, RawClient
+from tests.live_worker import CONFIG, await_began, await_rows, gated_folder, open_gate, worker_process
+from tests.support import poll
+
+# Its answer is in a file beside it, which it reads at the end; it waits at the gate of the working folder.
+EXPERIMENT = """
+import os, time
+from pathlib import Path
+import answers
+def run(params, context):
+    lab = context.output_dir.parent
+    (lab / f"began-{params['width']}-{context.attempt}").touch()
+    while not (lab / "gate").exists(): time.sleep(0.01)
+    late, data = (Path(name).read_text() for name in ("late.txt", "data/d"))
+    return {"answer": answers.ANSWER, "late": late, "data": data}
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Folder]:
+    folder = gated_folder(tmp_path, "[1, 2]", EXPERIMENT, CONFIG)
+    write(folder.root, 1)
+    (folder.root / "data").mkdir()
+    (folder.root / "data/d").write_text("rows")
+    (folder.root / ".gitignore").write_text("data/\ngate\nbegan-*\n")
+    subprocess.run(["git", "init", "-q", str(folder.root)], check=True)
+    yield folder
+
+
+def write(root: Path, answer: int) -> None:
+    (root / "answers.py").write_text(f"ANSWER = {answer}\n")
+    (root / "late.txt").write_text(f"{answer}")
+
+
+def answers(folder: Folder) -> list[tuple[str, str, str]]:
+    return [(row["answer"], row["late"], row["data"]) for row in folder.rows()]
+
+
+def test_an_edit_while_tasks_run_changes_none_of_them(lab: Folder) -> None:
+    code = FolderCode(lab.root).now().code
+    with lab.serving(freeze_code=True), worker_process(lab.root, device="cpu") as worker:
+        await_began(lab.root, 1)
+        write(lab.root, 2)
+        open_gate(lab.root)
+        assert worker.code() == 0
+    assert answers(lab) == [("1", "1", "rows")] * 2
+    assert {row["code"] for row in lab.rows()} == {code}
+
+
+def test_a_task_that_is_requeued_runs_the_code_of_now(lab: Folder) -> None:
+    open_gate(lab.root)
+    (lab.root / "late.txt").unlink()
+    with lab.serving(freeze_code=True) as manager, RawClient(manager.port, token=lab.token) as user:
+        with worker_process(lab.root, device="cpu") as worker:
+            assert worker.code() == 0, "both have failed: nothing is left"
+        write(lab.root, 2)
+        assert user.say("requeue", failed=True)["count"] == 2
+        with worker_process(lab.root, device="cpu") as worker:
+            assert worker.code() == 0
+    assert answers(lab) == [("2", "2", "rows")] * 2
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_a_worker_in_an_empty_folder_fetches_the_code(lab: Folder, tmp_path: Path, is_frozen: bool) -> None:
+    there = tmp_path / "another machine"
+    (there / ".experiment_manager").mkdir(parents=True)
+    shutil.rmtree(lab.root / "data")
+    (lab.root / "data").mkdir()
+    with lab.serving(freeze_code=is_frozen) as manager:
+        shutil.copy(Workdir(lab.root).token, there / ".experiment_manager/token")
+        (there / "data").mkdir()
+        (there / "data/d").write_text("rows of that machine")
+        (there / "results_exp1").mkdir()
+        words = ["localhost", str(manager.port), "--fetch"]
+        with worker_process(there, *words, device="cpu") as worker:
+            poll((there / "began-1-1").exists, "a task began", 60)
+            open_gate(there)
+            await_rows(lab, 2)
+            assert worker.code() == 0
+    assert answers(lab) == [("1", "1", "rows of that machine")] * 2
+    copies = [*(there / ".experiment_manager/code").iterdir()]
+    assert [(copies[0] / name).exists() for name in ("answers.py", ".gitignore", ".experiment_manager")] == [
+        True, True, False,
+    ]  # fmt: skip
+
+
+def test_pieces_of_no_copy_are_refused(lab: Folder) -> None:
+    with lab.serving(freeze_code=True) as manager, RawClient(manager.port, token=lab.token) as user:
+        for name in ("../token", "0" * 20, ""):
+            assert "there is no copy" in str(user.say("code", copy=name)["error"])

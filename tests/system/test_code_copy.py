@@ -1,0 +1,120 @@
+"""Copies of a folder's code: what they hold, their names, and their way to another machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distexp.errors import UserError
+from distexp.system import code_copy
+from distexp.system.code import CodeState
+from distexp.system.code_copy import code_files, link_rest, make_archive, make_copy, state_of, unpack
+
+STATE = CodeState("abc", "c0ffee", True)
+
+
+def git(folder: Path, *words: str) -> None:
+    about = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", str(folder), *about, *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Path:
+    """A repository with code, data that git ignores, results, and the manager's own files."""
+    lab = tmp_path / "my lab"
+    files = {
+        "src/train.py": "lr = 1\n",
+        "notes ü.txt": "not tracked, not ignored\n",
+        "data/big.bin": "data\n",
+        "one.npz": "data\n",
+        ".gitignore": "data/\n*.npz\n",
+        ".env.example": "A=1\n",
+        "results_a/final_results.csv": "lr,acc\n",
+        "results_b/notes.txt": "seen\n",
+        ".experiment_manager/token": "secret\n",
+        ".experiment_token": "secret\n",
+        "vendor/tool/tool.py": "tool = 1\n",
+    }
+    for name, text in files.items():
+        (lab / name).parent.mkdir(parents=True, exist_ok=True)
+        (lab / name).write_text(text)
+    git(lab / "vendor/tool", "init")
+    git(lab, "init")
+    git(lab, "add", "src", ".gitignore")
+    return lab
+
+
+CODE = [".env.example", ".gitignore", "notes ü.txt", "src/train.py", "vendor/tool/tool.py"]
+
+
+def test_a_copy_holds_what_git_does_not_ignore_and_neither_results_nor_a_token(
+    lab: Path, tmp_path: Path
+) -> None:
+    assert code_files(lab) == CODE
+    copy = tmp_path / "code" / make_copy(lab, tmp_path / "code", STATE)
+    held = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    assert held == {*CODE, code_copy.STATE_FILE}
+    assert state_of(copy) == STATE
+
+
+def test_without_git_it_holds_all_but_results_and_hidden_files(lab: Path) -> None:
+    for folder in (lab, lab / "vendor/tool"):
+        (folder / ".git").rename(folder / ".was_git")
+    assert code_files(lab) == [
+        "data/big.bin",
+        "notes ü.txt",
+        "one.npz",
+        "src/train.py",
+        "vendor/tool/tool.py",
+    ]
+
+
+def test_equal_code_has_one_copy_and_every_edit_another(lab: Path, tmp_path: Path) -> None:
+    into = tmp_path / "code"
+    first = make_copy(lab, into, STATE)
+    assert make_copy(lab, into, STATE) == first
+    (lab / "src/train.py").write_text("lr = 2\n")
+    second = make_copy(lab, into, STATE)
+    (lab / "src/train.py").chmod(0o755)
+    third = make_copy(lab, into, STATE)
+    assert len({first, second, third}) == 3
+    assert (into / first / "src/train.py").read_text() == "lr = 1\n"
+    make_copy(lab, into, CodeState("d", "e", None))
+    assert first not in {each.name for each in into.iterdir()}, "the oldest goes"
+    assert len([*into.iterdir()]) == code_copy.KEPT
+
+
+def test_too_much_is_refused_with_its_largest_files(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code_copy, "MAX_BYTES", 3 * 2**20)
+    with (lab / "video.mp4").open("wb") as file:
+        file.truncate(5 * 2**20)
+    with pytest.raises(
+        UserError, match=r"6 files with 5 MB .* 3 MB at most\. Put data .* video\.mp4 \(5 MB\), "
+    ):
+        make_copy(lab, tmp_path / "code", STATE)
+    assert not (tmp_path / "code").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right that users lack")
+def test_what_stands_beside_the_code_is_linked_here_and_does_not_travel(lab: Path, tmp_path: Path) -> None:
+    (lab / "inside").symlink_to("src")
+    (lab / "outside").symlink_to("/etc/passwd")
+    (lab / "src/up").symlink_to("../../secret")
+    copy = tmp_path / "code" / make_copy(lab, tmp_path / "code", STATE)
+    for _ in range(2):
+        link_rest(lab, copy)
+    assert (copy / "data/big.bin").read_text() == "data\n"
+    assert (copy / "one.npz").read_text() == "data\n"
+    assert not (copy / ".experiment_manager").exists()
+    there = tmp_path / "there" / copy.name
+    there.parent.mkdir()
+    unpack(make_archive(copy), there)
+    sent = {
+        path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_symlink() or path.is_file()
+    }
+    assert sent == {*CODE, code_copy.STATE_FILE, "inside"}
+    assert os.readlink(there / "inside") == "src"
