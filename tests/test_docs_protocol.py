@@ -31,7 +31,17 @@ PARTS = {
     task.Halving: "Object `halving`",
     messages.RungStatus: "Object of `rungs`",
 }
-REPLIES_NAMED_LIKE_REQUESTS = ("heartbeat", "rung", "status", "workers", "tasks", "show", "logs", "view")
+REPLIES_NAMED_LIKE_REQUESTS = (
+    "heartbeat",
+    "rung",
+    "status",
+    "workers",
+    "tasks",
+    "show",
+    "logs",
+    "code",
+    "view",
+)
 
 
 def structs() -> list[type[msgspec.Struct]]:
