@@ -92,7 +92,8 @@ echo   stop      end the manager at once: Windows cannot send Ctrl+C to another 
 echo   status    how far is it?                        watch     the live view
 echo   tasks     list tasks                            show      one task, and why it is not running
 echo   logs      what a task has printed               plan      what would run, and for how long
-echo   report    an HTML file with charts              init      a first sweep of your own
+echo   report    an HTML file with charts              web       the live page, in a browser
+echo   init      a first sweep of your own
 echo   cancel  requeue  pause  resume  drain  prioritize   steer a running sweep
 echo   convert   a W&B sweep file as one of ours       test      format, lint, types, tests
 echo   rerun     one task again, in the foreground     help      this text

@@ -8,7 +8,8 @@
 #   status    how far is it?                        watch     the live view
 #   tasks     list tasks                            show      one task, and why it is not running
 #   logs      what a task has printed               plan      what would run, and for how long
-#   report    an HTML file with charts              init      a first sweep of your own
+#   report    an HTML file with charts              web       the live page, in a browser
+#   init      a first sweep of your own
 #   cancel  requeue  pause  resume  drain  prioritize   steer a running sweep
 #   convert   a W&B sweep file as one of ours       test      format, lint, types, tests
 #   rerun     one task again, in the foreground     help      this text

@@ -52,13 +52,13 @@ class Page:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
-    def open(self, path: Path, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
-        """Open a file at a window size and return when it is loaded."""
+    def open(self, place: Path | str, width: int = 1280, height: int = 900, *, dark: bool = False) -> None:
+        """Open a file, or an address, at a window size and return when it is loaded."""
         self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self._events.clear()
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
         self.await_event("Page.loadEventFired")
 
     def resize(self, width: int, height: int) -> None:

@@ -25,8 +25,8 @@ ROWS = (
     "sweep gpu cluster context run_folder task_log",
     "queue results experiments workdir lightning transformers",
     "launcher reporting search wire",
-    "manager worker",
-    "cli web __main__",
+    "manager worker web",
+    "cli __main__",
 )
 ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packages.split()}
 
@@ -51,6 +51,8 @@ IMPORTED_WHERE = {
     "optuna": "search",
     "ssl": "wire",
     "cryptography": "wire",
+    "starlette": "web",
+    "uvicorn": "web",
 }
 FORBIDDEN_IMPORTS = {
     "marshal",

@@ -49,7 +49,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def test_the_wheel_holds_both_scripts_the_page_of_the_report_and_its_types(wheel: Path) -> None:
+def test_the_wheel_holds_both_scripts_the_pages_and_its_types(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "experiment_manager.py",
@@ -58,6 +58,9 @@ def test_the_wheel_holds_both_scripts_the_page_of_the_report_and_its_types(wheel
         "distexp/reporting/page/report.js",
         "distexp/reporting/page/page.css",
         "distexp/reporting/page/page.html",
+        "distexp/web/page/index.html",
+        "distexp/web/page/live.js",
+        "distexp/web/page/live.css",
     } <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "configs/"))]
 

@@ -44,7 +44,7 @@ class Looker:
         self._target = target
         self._workdir = Workdir(target.workdir.absolute())
         self._client = target.client()
-        self._files: _Files | None = None
+        self._files: FolderFiles | None = None
         self._work = LongWork()
 
     def call(self, request: AnyRequest, expected: type[Reply]) -> Reply:
@@ -80,7 +80,8 @@ class Looker:
                 if self._target.host or self._target.port:
                     raise
                 with self._work:
-                    self._files = _Files.of(self._workdir, error, self._work)
+                    self._files = FolderFiles.of(self._workdir, error, self._work)
+                    print(NO_MANAGER, file=sys.stderr)
                     return self._files.handle(request)
         return self._files.handle(request)
 
@@ -120,7 +121,7 @@ def name_of(root: Path, word: str) -> str:
     return word
 
 
-class _Files:
+class FolderFiles:
     """What the files of a folder say while no manager runs there."""
 
     def __init__(
@@ -129,8 +130,8 @@ class _Files:
         self._sweep, self.records, self.problem = sweep, records, problem
 
     @classmethod
-    def of(cls, workdir: Workdir, unreachable: DistexpError, work: LongWork) -> "_Files":
-        """Read the files, and say that it is they that answer.
+    def of(cls, workdir: Workdir, unreachable: DistexpError, work: LongWork) -> "FolderFiles":
+        """Read the files.
 
         Raises:
             ManagerUnreachable, ProtocolError: A manager holds the folder, or there is nothing of a sweep.
@@ -151,7 +152,6 @@ class _Files:
             found = cls(None, records, error)
         else:
             found = cls(SweepAtRest(workdir, tasks, records, work), records, None)
-        print(NO_MANAGER, file=sys.stderr)
         return found
 
     def handle(self, request: AnyRequest) -> AnyReply:

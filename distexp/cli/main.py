@@ -43,6 +43,7 @@ GROUPS = {
         "logs": Verb("query:logs", "What a task has printed."),
         "plan": Verb("plan:main", "What would run, and for how long? Starts nothing."),
         "report": Verb("report:main", "Write an HTML file with charts and all rows."),
+        "web": Verb("web:main", "Serve a live page of the sweep to your browser."),
     },
     "Steer": {
         "cancel": Verb("steer:cancel", "End tasks without a result."),

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-_PARTS = Path(__file__).parent / "page"
+PARTS = Path(__file__).parent / "page"
 SCRIPTS = ("dom.js", "text.js", "charts.js", "phases.js", "report.js")  # each uses those before it
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 _OUT_OF_SCRIPTS = {  # a cell must neither end the element that holds it nor open another
@@ -55,4 +55,4 @@ def embedded(value: Any) -> str:
 
 
 def _read(name: str) -> str:
-    return (_PARTS / name).read_text(encoding="utf-8")
+    return (PARTS / name).read_text(encoding="utf-8")

@@ -1,0 +1,56 @@
+"""`web`: the live page of a sweep, in a browser."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from distexp.cli.look import FolderFiles
+from distexp.cli.options import FOLDER
+from distexp.errors import UserError
+from distexp.system.long_work import LongWork
+from distexp.wire.auth import given_token
+from distexp.wire.client import Client
+from distexp.workdir import Workdir
+
+NEEDED = ("starlette", "uvicorn")  # the extra `web`
+
+
+@click.command()
+@click.argument("manager_host", required=False, metavar="[HOST]")
+@click.argument("manager_port", type=int, required=False, metavar="[PORT]")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to serve the page at; 0.0.0.0 for all of this machine.",
+)
+@click.option(
+    "--port", type=int, help="Port to serve the page at; 0 takes a free one. [default: 5050, else a free one]"
+)
+@click.option("--workdir", type=FOLDER, default=".", help="The sweep's folder.", show_default=True)
+def main(
+    manager_host: str | None, manager_port: int | None, host: str, port: int | None, workdir: Path
+) -> int:
+    """Serve a page that shows the sweep live, and steers it, until Ctrl+C.
+
+    Open the address that it prints. HOST and PORT are the manager's, as for `watch`. While no manager
+    runs, the page shows what configs, rows and journal say, and it finds the next one.
+    """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise UserError(f"web: install what it needs: pip install {' '.join(missing)}")
+    from distexp.web.server import serve  # starlette and uvicorn, which may be missing until here
+    from distexp.web.source import Source
+
+    folder = Workdir(workdir.absolute())
+    client = Client(folder, manager_host, manager_port, token=given_token())
+    is_elsewhere = manager_host is not None or manager_port is not None
+    source = Source(client, None if is_elsewhere else lambda error: FolderFiles.of(folder, error, LongWork()))
+    report = [sys.executable, "-m", "distexp", "report", "--workdir", str(folder.root), "--out"]
+    serve(folder.root, source, host=host, port=port, report=report, announce=_announce)
+    return 0
+
+
+def _announce(address: str) -> None:
+    print(f"Live page: {address}", flush=True)

@@ -1,0 +1,1 @@
+"""The live page: a server that asks the manager, and tells browsers."""
