@@ -43,9 +43,10 @@ from distexp.wire.messages import (
 
 PAGE = Path(__file__).parent / "page"
 STATIC = {  # which files are served: their folder, their type
-    "page.css": (PARTS, "text/css"),
     "live.css": (PAGE, "text/css"),
-    **{f"{name}.js": (PAGE, "text/javascript") for name in ("live", "dom", "charts", "tasks", "task")},
+    **{f"{name}.js": (PAGE, "text/javascript") for name in ("live", "parts", "charts", "tasks", "task")},
+    "report/page.css": (PARTS, "text/css"),
+    **{f"report/{name}.js": (PARTS, "text/javascript") for name in ("dom", "text")},
 }
 MAX_BODY_BYTES = 64 * 1024  # of an action: a page of task ids
 TAIL_BYTES = 64 * 1024  # of a log, where it is opened
@@ -78,7 +79,7 @@ def make_app(root: Path, source: Source, access: Access, report: Report) -> Star
 
     routes = [
         Route("/", page.index),
-        Route("/static/{name}", page.static),
+        Route("/static/{name:path}", page.static),
         Route("/events", page.events),
         Route("/gpus", page.gpus),
         Route("/tasks", page.tasks),
@@ -116,7 +117,7 @@ class Page:
         if name not in STATIC:
             return PlainTextResponse("no such file", 404)
         folder, kind = STATIC[name]
-        return Response((folder / name).read_bytes(), media_type=kind)
+        return Response((folder / Path(name).name).read_bytes(), media_type=kind)
 
     async def events(self, request: Request) -> Response:
         """Return the sweep at a glance, again and again."""

@@ -1,6 +1,6 @@
 // The page: an update a second, and what is drawn of it.
 
-import { Table, act, button, byId, count, duration, get, gigabytes, keep, make, mark, notify, plural, post, shown, write } from "./dom.js";
+import { Table, act, button, byId, count, duration, get, gigabytes, keep, make, mark, notify, counted, post, shown, write } from "./parts.js";
 import { curveChart, sparkline, updateSparkline } from "./charts.js";
 import { chosenTasks, showTasks, watchTasks } from "./tasks.js";
 import { openTask } from "./task.js";
@@ -40,11 +40,11 @@ function stateBar(bar, tasks) {
   mark(bar, "aria-label", STATES.filter((state) => tasks[state]).map((state) => `${count(tasks[state])} ${STATE_WORDS[state]}`).join(", ") || "no task");
 }
 
-function showProgress({ status, per_hour: perHour, eta_s: etaS, why_no_eta: whyNoEta }) {
+function showProgress({ status, per_hour: perHour, eta_s: etaS, why_no_eta: whyNoEta }, problem) {
   const done = status.complete + status.pruned;
   write(byId("done"), status.total ? `${(Math.floor(1000 * done / status.total) / 10).toFixed(1)} %` : "no tasks");
   const rate = perHour === null ? "" : perHour >= 600 ? `${(perHour / 60).toFixed(0)} tasks/min` : `${shown(+perHour.toPrecision(3))} tasks/h`;
-  const eta = status.done ? "nothing is left to run" : etaS === null ? (whyNoEta ? `ETA: ${whyNoEta}` : "") : `done in about ${duration(etaS)}`;
+  const eta = problem ? "" : status.done ? "nothing is left to run" : etaS === null ? (whyNoEta ? `ETA: ${whyNoEta}` : "") : `done in about ${duration(etaS)}`;
   write(byId("eta"), [`${count(done)} of ${count(status.total)} tasks`, rate, eta].filter(Boolean).join(" · "));
   stateBar(byId("bar"), status);
   keep(byId("counts"), STATES.filter((state) => status[state] || ["complete", "assigned", "pending", "failed"].includes(state)), (state) => state,
@@ -105,7 +105,7 @@ function attentionItems({ problem, view: told }) {
   for (const each of workers.filter((worker) => worker.other_commit))
     add(`commit ${each.worker}`, `Worker ${each.worker} runs code of another commit.`, each.git_commit.slice(0, 10), "Update its clone, then restart it.");
   if (status.failed)
-    add("failed", `${plural(status.failed, "task")} failed for good.`, "", "", [["Show them", () => showTasks({ state: "failed" })],
+    add("failed", `${counted(status.failed, "task")} failed for good.`, "", problem ? "`distexp run --retry-failed` runs them again." : "", [["Show them", () => showTasks({ state: "failed" })],
       ...(problem ? [] : [["Run them again", () => act({ type: "requeue", failed: true }, "They run again.")]])]);
   return items;
 }
@@ -168,7 +168,7 @@ function showWorkers() {
   const sorted = [...present].sort((a, b) => a.worker.localeCompare(b.worker, "en", { numeric: true }));
   mark(byId("workers-table"), "data-gpus", present.some((each) => each.gpu) || null);
   write(byId("workers-note"), !present.length ? "No worker is connected." : view.status.workers > present.length ? `${count(present.length)} of ${count(view.status.workers)}, those that run a task first.` :
-    `${plural(view.status.workers, "worker")} connected, ${count(present.filter((each) => each.task).length)} busy.`);
+    `${counted(view.status.workers, "worker")} connected, ${count(present.filter((each) => each.task).length)} busy.`);
   workers.show(sorted);
   byId("workers-table").hidden = !present.length;
 }
@@ -221,7 +221,7 @@ async function showCurves() {
   const metric = metricChoice.value;
   const lines = names.map((name, at) => ({ name, hue: at % 8, points: found[name]?.[metric] ?? [] })).filter((line) => line.points.length);
   const place = byId("curve-chart");
-  place.replaceChildren(curveChart(lines, `${metric} of ${plural(lines.length, "task")} by step`, place.clientWidth));
+  place.replaceChildren(curveChart(lines, `${metric} of ${counted(lines.length, "task")} by step`, place.clientWidth));
   keep(byId("curve-legend"), lines, (line) => line.name, () => make("li", {}, make("i"), link(), make("span", { class: "quiet" })), (item, line) => {
     mark(item.firstChild, "class", `hue${line.hue}`);
     write(item.children[1], line.name);
@@ -266,7 +266,7 @@ function take(event) {
   showState(update.problem);
   showAttention(update);
   if (view) {
-    showProgress(view);
+    showProgress(view, update.problem);
     showWorkers();
     showFailures();
     watchTasks(view, Boolean(update.problem));

@@ -1,6 +1,6 @@
 // One task: why it is where it is, its values, curve and error, and its log as it grows.
 
-import { byId, duration, get, keep, make, mark, plainText, shown, write } from "./dom.js";
+import { byId, duration, get, keep, make, mark, plainText, shown, write } from "./parts.js";
 import { curveChart } from "./charts.js";
 import { taskButtons } from "./tasks.js";
 
@@ -64,7 +64,8 @@ async function showCurves(mine) {
   const found = (await get("/curves", { task: mine.task }))[mine.task] ?? {};
   if (current !== mine) return;
   const place = byId("task-curves");
-  const width = Math.max(260, Math.min(420, place.clientWidth));
+  const columns = Math.max(1, Math.floor(place.clientWidth / 340));
+  const width = Math.floor(place.clientWidth / columns) - 20;
   place.replaceChildren(...Object.entries(found).slice(0, 8).map(([name, points]) =>
     make("figure", {}, make("figcaption", {}, name), curveChart([{ name, points, hue: 0 }], `${name} by step`, width))));
 }

@@ -1,6 +1,6 @@
 // The table of tasks: filtered, sorted and cut into pages by the manager.
 
-import { Table, act, button, byId, count, get, make, mark, notify, plural, shown, write } from "./dom.js";
+import { Table, act, button, byId, count, get, make, mark, notify, counted, shown, write } from "./parts.js";
 import { openTask } from "./task.js";
 
 const PAGE = 100;
@@ -98,7 +98,7 @@ function showPage(reply) {
   }
   table.show(reply.tasks);
   const page = Math.floor(asked.offset / PAGE), pages = Math.max(1, Math.ceil(total / PAGE));
-  write(byId("tasks-count"), total ? plural(total, "task") : "No task matches.");
+  write(byId("tasks-count"), total ? counted(total, "task") : "No task matches.");
   write(byId("page"), `${count(page + 1)} / ${count(pages)}`);
   byId("back").disabled = page === 0;
   byId("next").disabled = page + 1 >= pages;

@@ -1,13 +1,7 @@
-// Elements, texts and requests. Whatever comes from tasks enters the page as text alone.
+// What the live page's other scripts share. Whatever comes from tasks enters the page as text alone.
 
-export const byId = (id) => document.getElementById(id);
-
-export function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  set(element, attributes);
-  element.append(...children.filter((child) => child !== null && child !== undefined));
-  return element;
-}
+export const { byId, make } = dom;  // of the report's page, whose scripts come first
+export const { count, counted } = text;
 
 const SVG = "http://www.w3.org/2000/svg";
 export function draw(tag, attributes = {}, ...children) {
@@ -15,15 +9,6 @@ export function draw(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children);
   return element;
-}
-
-function set(element, attributes) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === "class") element.className = value;
-    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
-  }
 }
 
 // Changes what differs alone: most of a page stays as it is from second to second.
@@ -96,17 +81,7 @@ export class Table {
 
 // -- texts
 
-export const count = (number) => number.toLocaleString("en-US");
-export const plural = (number, what) => `${count(number)} ${what}${number === 1 ? "" : "s"}`;
-
-export function shown(value) {
-  if (value === null || value === undefined) return "";
-  if (typeof value === "object") return JSON.stringify(value);
-  if (typeof value !== "number") return String(value);
-  if (Number.isInteger(value)) return String(value);
-  const size = Math.abs(value);
-  return size >= 1e-4 && size < 1e6 ? String(+value.toPrecision(4)) : value.toExponential(2).replace("e+", "e");
-}
+export const shown = (value) => typeof value === "object" && value !== null ? JSON.stringify(value) : String(text.shown(value));
 
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "";
