@@ -167,7 +167,7 @@ function showWorkers() {
   }
   const sorted = [...present].sort((a, b) => a.worker.localeCompare(b.worker, "en", { numeric: true }));
   mark(byId("workers-table"), "data-gpus", present.some((each) => each.gpu) || null);
-  write(byId("workers-note"), !present.length ? "No worker is connected." : view.status.workers > present.length ? `${count(present.length)} of ${count(view.status.workers)}, those that run a task first.` :
+  write(byId("workers-note"), !view.status.workers ? "No worker is connected." : view.status.workers > present.length ? `${count(present.length)} of ${count(view.status.workers)}, those that run a task first.` :
     `${counted(view.status.workers, "worker")} connected, ${count(present.filter((each) => each.task).length)} busy.`);
   workers.show(sorted);
   byId("workers-table").hidden = !present.length;
