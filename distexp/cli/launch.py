@@ -10,6 +10,7 @@ from distexp.cli import worker as worker_command
 from distexp.cli.flag_types import OneOf
 from distexp.cli.options import CONFIGS, FOLDER, WORKDIR
 from distexp.cli.summary import print_summary
+from distexp.cli.web import check_installed
 from distexp.cluster.slurm import Surroundings
 from distexp.errors import UserError
 from distexp.launcher import main as launcher
@@ -42,10 +43,13 @@ class WithOptions(click.Command):
     help="Where they compute.",
 )
 @click.option("--gpus", type=COUNT, default=1, show_default=True, help="GPUs for each worker.")
+@click.option("--web", is_flag=True, help="Serve the live page meanwhile, as `web` does.")
 @CONFIGS
 @WORKDIR
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS OF manager]")
-def run(*, workers: int, device: str, gpus: int, configs: str, workdir: Path, flags: tuple[str, ...]) -> int:
+def run(
+    *, workers: int, device: str, gpus: int, web: bool, configs: str, workdir: Path, flags: tuple[str, ...]
+) -> int:
     """Run the whole sweep on this machine and say where the rows are.
 
     Starts a manager and one worker per free GPU, two on the CPU where none is free. What has its
@@ -58,7 +62,9 @@ def run(*, workers: int, device: str, gpus: int, configs: str, workdir: Path, fl
     check("manager", manager_command.main, flags)
     folder = workdir.resolve()
     words = ["--configs", configs, *flags]
-    code, has_run = launcher.run(folder, words, workers=workers, device=device, gpus=gpus)
+    if web:
+        check_installed()
+    code, has_run = launcher.run(folder, words, workers=workers, device=device, gpus=gpus, page=web)
     if has_run:
         command = click.get_current_context().find_root().info_name or "distexp"
         place = "" if workdir == Path() else f" --workdir {workdir}"

@@ -9,6 +9,8 @@ import click
 from distexp.cli.look import FolderFiles
 from distexp.cli.options import FOLDER
 from distexp.errors import UserError
+from distexp.launcher.local_run import PAGE_AT
+from distexp.sweep.source import DEFAULT_CONFIGS
 from distexp.system.long_work import LongWork
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
@@ -38,8 +40,7 @@ def main(
     Open the address that it prints. HOST and PORT are the manager's, as for `watch`. While no manager
     runs, the page shows what configs, rows and journal say, and it finds the next one.
     """
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise UserError(f"web: install what it needs: pip install {' '.join(missing)}")
+    check_installed()
     from distexp.web.server import serve  # starlette and uvicorn, which may be missing until here
     from distexp.web.source import Source
 
@@ -47,10 +48,29 @@ def main(
     client = Client(folder, manager_host, manager_port, token=given_token())
     is_elsewhere = manager_host is not None or manager_port is not None
     source = Source(client, None if is_elsewhere else lambda error: FolderFiles.of(folder, error, LongWork()))
-    report = [sys.executable, "-m", "distexp", "report", "--workdir", str(folder.root), "--out"]
-    serve(folder.root, source, host=host, port=port, report=report, announce=_announce)
+    serve(
+        folder.root,
+        source,
+        host=host,
+        port=port,
+        report=lambda out: _report(folder, out),
+        announce=lambda address: print(f"{PAGE_AT}{address}", flush=True),
+    )
     return 0
 
 
-def _announce(address: str) -> None:
-    print(f"Live page: {address}", flush=True)
+def check_installed() -> None:
+    """Raise what the page lacks.
+
+    Raises:
+        UserError: Names the packages.
+    """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise UserError(f"web: install what it needs: pip install {' '.join(missing)}")
+
+
+def _report(folder: Workdir, out: Path) -> list[str]:
+    """Return the command that writes a report of the configs that the manager has read."""
+    configs = str(folder.read_info().get("configs") or DEFAULT_CONFIGS)
+    words = ["--workdir", str(folder.root), "--configs", configs, "--out", str(out)]
+    return [sys.executable, "-m", "distexp", "report", *words]

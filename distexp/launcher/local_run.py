@@ -31,6 +31,7 @@ FINISH_S = 10.0  # for the manager to see that all is done once the last worker 
 END_S = 30.0  # from SIGTERM to a kill: a worker takes up to 20 s to save a checkpoint
 LOOK_S = 5.0  # between two looks at the sizes of logs
 KILL_S = 5.0  # from a third Ctrl+C to a kill
+PAGE_AT = "Live page: "  # how the line begins in which a page tells its address
 RELAY = "DISTEXP_RELAY"  # set: a manager shows the lines of its standard input above its view
 BAD_GPU_CODE = 2  # of a worker that cannot start, or whose GPU torch cannot use
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
@@ -224,6 +225,7 @@ class LocalRun:
         count: int,
         *,
         is_relay: bool = False,
+        page: Sequence[str] = (),
     ) -> None:
         """Start the manager.
 
@@ -234,11 +236,13 @@ class LocalRun:
             worker: The command that host, port and working folder are added to.
             count: How many workers are started.
             is_relay: The manager draws a view, and shows the launcher's lines above it.
+            page: The command of a live page, which is started with the workers; empty: none.
         """
         self._group = group
         self._workdir = workdir
         self._worker = worker
         self._count = count
+        self._page_command, self._page = page, _Page()
         self._old_address = read_address(workdir)
         self._stopping = Stopping()
         self._workers: list[GroupProcess] = []
@@ -268,6 +272,7 @@ class LocalRun:
             self._on_signal(number, now_s)
         if not self._group.running:
             return True
+        self._page.turn(self._say, is_over=self._group.running == [self._page.process])
         if now_s >= self._next_look_s:
             self._next_look_s = now_s + LOOK_S
             self._shorten_logs()
@@ -302,6 +307,10 @@ class LocalRun:
         where = [address.host, str(address.port), "--workdir", str(self._workdir)]
         self._worker = [*self._worker, *where]
         self._start_workers()
+        if self._page_command:
+            self._page = _Page.start(
+                self._group, self._page_command, Workdir(self._workdir).state / "web.log"
+            )
         started = count_text(self._count, "worker")
         self._say(f"Started {started} (output: {Workdir(self._workdir).state / 'worker-*.log'})")
 
@@ -356,6 +365,33 @@ class LocalRun:
         self._has_asked_manager = True
         self._stopping.kill_by(now_s + END_S)
         self._manager.send(signal.SIGINT)
+
+
+class _Page:
+    """The live page beside a run, if there is one: told of once, ended last."""
+
+    def __init__(self, process: GroupProcess | None = None) -> None:
+        self.process = process
+        self._is_told = process is None
+
+    @classmethod
+    def start(cls, group: ProcessGroup, command: Sequence[str], log: Path) -> Self:
+        log.unlink(missing_ok=True)
+        log.touch(0o600)  # the address in it holds the page's token
+        return cls(group.start("page", command, log))
+
+    def turn(self, say: Callable[[str], None], *, is_over: bool) -> None:
+        """Say the address once it is there, or why there is none; end the page where nothing else runs."""
+        if self.process is None or self.process.log is None:
+            return
+        if is_over:
+            self.process.send(signal.SIGTERM)
+        elif not self._is_told:
+            lines = self.process.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            told = next((line for line in lines if line.startswith(PAGE_AT)), "")
+            if told or not self.process.is_running:
+                self._is_told = True
+                say(told or f"No live page: {_ending(self.process)}")
 
 
 def _ending(process: GroupProcess) -> str:

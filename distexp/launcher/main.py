@@ -77,7 +77,13 @@ def run_checks(project: Path, pytest_words: Sequence[str]) -> int:
 
 
 def run(
-    workdir: Path, manager_words: Sequence[str], *, workers: int = 0, device: str = "auto", gpus: int = 1
+    workdir: Path,
+    manager_words: Sequence[str],
+    *,
+    workers: int = 0,
+    device: str = "auto",
+    gpus: int = 1,
+    page: bool = False,
 ) -> tuple[int, bool]:
     """Run the sweep of a folder to its end.
 
@@ -87,6 +93,7 @@ def run(
         workers: How many; 0: one per free GPU, one for `mps`, two on the CPU where none is free.
         device: Where they compute: `auto`, `gpu`, `cpu` or `mps`.
         gpus: For each worker.
+        page: Serve the live page, too.
 
     Returns:
         The manager's exit code (after Ctrl+C 130, after SIGTERM 143; 1 if the workers ended early), and
@@ -109,6 +116,7 @@ def run(
             python(RUNNER, "--device", device, "--gpus", str(gpus)),
             workers or workers_wanted or (1 if device == "mps" else CPU_WORKERS),
             is_relay=draws,
+            page=python(MANAGER, "web", "--workdir", str(workdir)) if page else (),
         )
         while not local_run.turn(time.monotonic()):
             time.sleep(LOOK_S)

@@ -156,14 +156,13 @@ class Page:
         task, offset = request.query_params.get("task", ""), request.query_params.get("offset", "")
         if offset:
             return await self._looked(Logs(task=task, offset=_natural(offset)), LogsReply)
+        return await _answered(lambda: self._end_of_log(task))
 
-        def end() -> LogsReply:
-            first = self._source.look(Logs(task=task), LogsReply)
-            if first.offset >= first.size:
-                return first
-            return self._source.look(Logs(task=task, offset=max(0, first.size - TAIL_BYTES)), LogsReply)
-
-        return await _answered(end)
+    def _end_of_log(self, task: str) -> LogsReply:
+        first = self._source.look(Logs(task=task), LogsReply)
+        if first.offset >= first.size:
+            return first
+        return self._source.look(Logs(task=task, offset=max(0, first.size - TAIL_BYTES)), LogsReply)
 
     async def curves(self, request: Request) -> Response:
         """Return the learning curves of some tasks."""

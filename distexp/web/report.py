@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 MAKE_S = 600.0  # that it may take: a million rows need some minutes
@@ -13,11 +13,11 @@ NOT_YET = "<!doctype html><title>report</title><p>No report yet."
 class Report:
     """Makes one report at a time.  For one event loop."""
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Callable[[Path], Sequence[str]]) -> None:
         """Make none yet.
 
         Args:
-            command: Writes the report into the file whose name is added to it.
+            command: Returns the command that writes the report into a file.
         """
         self._command = command
         self._making = asyncio.Lock()
@@ -38,8 +38,7 @@ class Report:
             with tempfile.TemporaryDirectory() as folder:
                 out = Path(folder) / "report.html"
                 process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    str(out),
+                    *self._command(out),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=asyncio.subprocess.PIPE,

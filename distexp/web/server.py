@@ -25,7 +25,7 @@ def serve(
     *,
     host: str,
     port: int | None,
-    report: Sequence[str],
+    report: Callable[[Path], Sequence[str]],
     announce: Callable[[str], None],
 ) -> None:
     """Serve the page until Ctrl+C.
@@ -35,7 +35,7 @@ def serve(
         source: Answers.
         host: Address to serve.
         port: To serve; 0 takes a free one, None the default one where that is free.
-        report: The command that makes a report.
+        report: Returns the command that writes a report into a file.
         announce: Called with the page's address, which holds its token.
 
     Raises:

@@ -41,6 +41,23 @@ def test_where_torch_can_use_no_gpu_cpu_workers_finish_the_sweep(
     )
 
 
+def test_a_page_is_told_of_and_ends_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gated_folder(tmp_path, "[1]")
+    (tmp_path / "gate").touch()
+    script = [sys.executable, str(RUNNER.with_name("experiment_manager.py"))]
+    manager = [*script, "manager", "--workdir", str(tmp_path), "--port", "0", "--exit-when-done"]
+    page = [*script, "web", "--workdir", str(tmp_path), "--port", "0"]
+    with ProcessGroup() as group:
+        local_run = LocalRun(
+            group, tmp_path, manager, [sys.executable, str(RUNNER), "--device", "cpu"], 1, page=page
+        )
+        poll(lambda: local_run.turn(time.monotonic()), "the end of the sweep", 90)
+        assert local_run.exit_code == 0
+    assert "Live page: http://127.0.0.1:" in capsys.readouterr().err
+    log = Workdir(tmp_path).state / "web.log"
+    assert sys.platform == "win32" or log.stat().st_mode & 0o777 == 0o600
+
+
 def test_an_address_is_of_one_manager_though_the_next_replaces_it_just_then(tmp_path: Path) -> None:
     info = Workdir(tmp_path).info
     info.parent.mkdir()
