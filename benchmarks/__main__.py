@@ -32,6 +32,7 @@ from benchmarks import (
     tls,
     trainings,
     view,
+    web,
 )
 from benchmarks.figures import Figure, table
 from benchmarks.report import draw, save
@@ -57,6 +58,7 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "restart": restart.measure,
     "tls": tls.measure,
     "view": view.measure,
+    "web": web.measure,
 }
 CHECKS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
     "fuzz_wire": fuzz_wire.check,

@@ -8,12 +8,15 @@ import click
 
 from distexp.cli.look import FolderFiles
 from distexp.cli.options import FOLDER
-from distexp.errors import UserError
+from distexp.errors import DistexpError, UserError
 from distexp.launcher.local_run import PAGE_AT
+from distexp.results.results_file import RESULTS_FILE
+from distexp.results.store import folders_with_results
 from distexp.sweep.source import DEFAULT_CONFIGS
 from distexp.system.long_work import LongWork
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
+from distexp.wire.messages import AnyReply, AnyRequest
 from distexp.workdir import Workdir
 
 NEEDED = ("starlette", "uvicorn")  # the extra `web`
@@ -47,7 +50,7 @@ def main(
     folder = Workdir(workdir.absolute())
     client = Client(folder, manager_host, manager_port, token=given_token())
     is_elsewhere = manager_host is not None or manager_port is not None
-    source = Source(client, None if is_elsewhere else lambda error: FolderFiles.of(folder, error, LongWork()))
+    source = Source(client, None if is_elsewhere else _AtRest(folder).answer)
     serve(
         folder.root,
         source,
@@ -67,6 +70,32 @@ def check_installed() -> None:
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(f"web: install what it needs: pip install {' '.join(missing)}")
+
+
+class _AtRest:
+    """Answers from the files of a folder, which are read again once they have changed."""
+
+    def __init__(self, folder: Workdir) -> None:
+        self._folder = folder
+        self._files: FolderFiles | None = None
+        self._seen = list[tuple[str, int]]()  # files, and when they were last written
+
+    def answer(self, request: AnyRequest, unreachable: DistexpError) -> AnyReply:
+        """Return the reply.
+
+        Raises:
+            DistexpError: `unreachable` where a manager holds the folder, or what is wrong with its files.
+        """
+        now = self._state()
+        if self._files is None or now != self._seen:
+            self._files, self._seen = FolderFiles.of(self._folder, unreachable, LongWork()), now
+        return self._files.handle(request)
+
+    def _state(self) -> list[tuple[str, int]]:
+        root = self._folder.root
+        rows = [root / folder / RESULTS_FILE for folder in folders_with_results(root)]
+        files = [self._folder.info, *root.glob("configs/*.yaml"), *rows]
+        return [(path.as_posix(), path.stat().st_mtime_ns) for path in files if path.exists()]
 
 
 def _report(folder: Workdir, out: Path) -> list[str]:

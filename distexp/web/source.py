@@ -3,9 +3,9 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from distexp.errors import DistexpError, ManagerUnreachable, ProtocolError
+from distexp.errors import ManagerUnreachable, ProtocolError
 from distexp.wire.client import Client
 from distexp.wire.messages import AnyReply, AnyRequest
 
@@ -14,14 +14,8 @@ RETRY_S = 2.0  # after a manager did not answer: another host may take `CONNECT_
 Reply = TypeVar("Reply", bound=AnyReply)
 
 
-class Files(Protocol):
-    """Answers requests that only look, from the files of a folder."""
-
-    def handle(self, request: AnyRequest) -> AnyReply:
-        """Return the reply."""
-
-
-AtRest = Callable[[DistexpError], Files]  # raises what it was given where a manager holds the folder
+# Answers a request that only looks, from the files of a folder; raises the error where a manager holds it.
+AtRest = Callable[[AnyRequest, ManagerUnreachable | ProtocolError], AnyReply]
 
 
 class Source:
@@ -31,7 +25,6 @@ class Source:
         """Ask nobody yet; without `at_rest` only the manager answers."""
         self._client, self._at_rest = client, at_rest
         self._lock = threading.Lock()
-        self._files: Files | None = None
         self._problem = ""
         self._retry_at_s = 0.0
 
@@ -53,8 +46,7 @@ class Source:
             except (ManagerUnreachable, ProtocolError) as error:
                 if self._at_rest is None:
                     raise
-                self._files = self._files or self._at_rest(error)
-            reply = self._files.handle(request)
+                reply = self._at_rest(request, error)
             assert isinstance(reply, expected)
             return reply
 
@@ -77,7 +69,7 @@ class Source:
         except (ManagerUnreachable, ProtocolError) as error:
             self._problem, self._retry_at_s = str(error), time.monotonic() + RETRY_S
             raise
-        self._problem, self._files = "", None
+        self._problem = ""
         return reply
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ import { draw, make, shown } from "./parts.js";
 // -- a GPU over the last minutes: memory used as an area, how busy it is as a line
 
 const [WIDE, HIGH, MINUTES] = [120, 28, 10];
+const STEP_S = 10;  // between two drawings: two pixels
 
 export function sparkline() {
   return draw("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, class: "spark", role: "img" },
@@ -12,7 +13,10 @@ export function sparkline() {
 }
 
 // samples: [[at_s, used_mib, utilization_pct or null], ...]
-export function updateSparkline(svg, samples, totalMib, nowS) {
+export function updateSparkline(svg, samples, totalMib, at) {
+  const nowS = Math.ceil(at / STEP_S) * STEP_S;
+  if (svg.drawnAtS === nowS) return;
+  svg.drawnAtS = nowS;
   const x = (at) => WIDE * (1 - Math.min(1, (nowS - at) / (60 * MINUTES)));
   const y = (share) => HIGH - 1 - (HIGH - 2) * Math.min(1, Math.max(0, share));
   const points = samples.filter(([at]) => nowS - at <= 60 * MINUTES);

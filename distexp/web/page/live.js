@@ -1,6 +1,6 @@
 // The page: an update a second, and what is drawn of it.
 
-import { Table, act, button, byId, count, duration, get, gigabytes, keep, make, mark, notify, counted, post, shown, write } from "./parts.js";
+import { Table, act, button, byId, count, duration, get, gigabytes, keep, make, mark, notify, counted, post, roughly, shown, write } from "./parts.js";
 import { curveChart, sparkline, updateSparkline } from "./charts.js";
 import { chosenTasks, showTasks, watchTasks } from "./tasks.js";
 import { openTask } from "./task.js";
@@ -130,25 +130,25 @@ const memory = (each) => each.gpu ? each.gpu.used_mib + each.gpu.free_mib : 0;
 const doing = (each) => each.excluded && !each.task ? "excluded" : each.task ? "" : each.drained ? "leaves" : each.connected ? "idle" : "gone";
 const workers = new Table(byId("workers-table"), [
   { title: "worker", text: (each) => each.worker },
-  { title: "device", class: "wide", text: (each) => each.device },
-  { title: "last minutes", class: "gpu", make: sparkline, update: (cell, each) => {
-    mark(cell, "class", each.gpu ? "gpu" : "gpu none");
-    updateSparkline(cell.firstChild, gpus.get(each.worker) ?? [], memory(each), nowS);
-  } },
-  { title: "memory GB", class: "number gpu", text: (each) => each.gpu ? `${gigabytes(each.gpu.used_mib)} / ${gigabytes(memory(each))}` : "" },
-  { title: "busy", class: "number gpu", text: (each) => each.gpu && each.gpu.utilization_pct !== null ? `${each.gpu.utilization_pct} %` : "" },
   { title: "task", class: "id", make: () => make("span", {}, link(), make("span")), update: (cell, each) => {
     const [press, other] = cell.firstChild.children;
     press.hidden = !each.task;
     write(press, each.task ?? "");
     write(other, doing(each));
   } },
-  { title: "for", class: "number", text: (each) => duration(each.task_s) },
+  { title: "for", class: "number", text: (each) => roughly(each.task_s) },
   { title: "step", class: "number", text: (each) => each.progress ? each.progress[1] === null ? shown(each.progress[0]) : `${shown(each.progress[0])} / ${shown(each.progress[1])}` : "" },
   { title: "metrics", class: "metrics", text: (each) => Object.entries(each.metrics).map(([name, value]) => `${name}=${shown(value)}`).join(" ") },
+  { title: "last minutes", class: "gpu", make: sparkline, update: (cell, each) => {
+    mark(cell, "class", each.gpu ? "gpu" : "gpu none");
+    updateSparkline(cell.firstChild, gpus.get(each.worker) ?? [], memory(each), nowS);
+  } },
+  { title: "memory GB", class: "number gpu", text: (each) => each.gpu ? `${gigabytes(each.gpu.used_mib)} / ${gigabytes(memory(each))}` : "" },
+  { title: "busy", class: "number gpu", text: (each) => each.gpu && each.gpu.utilization_pct !== null ? `${each.gpu.utilization_pct} %` : "" },
+  { title: "device", class: "wide", text: (each) => each.device },
   { title: "done", class: "number", text: (each) => count(each.completed) },
   { title: "failed", class: "number", text: (each) => each.failed ? count(each.failed) : "" },
-  { title: "heard", class: "number wide", text: (each) => `${duration(each.age_s)} ago` },
+  { title: "heard", class: "number wide", text: (each) => each.age_s < 20 ? "just now" : `${roughly(each.age_s)} ago` },
   { title: "", class: "actions", make: (each) => {
     const element = button("Drain", `Drain ${each.worker}`, () => act({ type: "drain", worker_id: each.worker }, `${each.worker} leaves after its task.`));
     mark(element, "title", "Let it leave after its current task");
@@ -254,6 +254,17 @@ async function makeReport() {
 byId("make-report").addEventListener("click", makeReport);
 setInterval(() => { if (byId("repeat-report").checked && !document.hidden && !byId("make-report").disabled) makeReport(); }, 60_000);
 
+// -- what is in sight: only that is kept up to date
+
+const seen = new Set();
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) seen.add(target.id);
+    else seen.delete(target.id);
+  }
+});
+for (const section of document.querySelectorAll("main section")) watcher.observe(section);
+
 // -- an update a second, while the page is seen
 
 let source = null;
@@ -269,7 +280,7 @@ function take(event) {
     showProgress(view, update.problem);
     showWorkers();
     showFailures();
-    watchTasks(view, Boolean(update.problem));
+    watchTasks(view, Boolean(update.problem), seen.has("tasks"));
   }
   for (const link of document.querySelectorAll("nav a")) mark(link, "hidden", byId(link.hash.slice(1)).hidden);
   updates += 1;
@@ -297,15 +308,6 @@ async function listen() {
 }
 document.addEventListener("visibilitychange", listen);
 listen();
-
-const seen = new Set();
-const watcher = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    if (isIntersecting) seen.add(target.id);
-    else seen.delete(target.id);
-  }
-}, { rootMargin: "200px" });
-for (const section of document.querySelectorAll("main section")) watcher.observe(section);
 
 async function again(everyMs, isDue, step) {
   try {

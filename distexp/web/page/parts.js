@@ -91,6 +91,13 @@ export function duration(seconds) {
   return hours < 24 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
+// The same for tables that many rows change in: it changes seldom.
+export function roughly(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  if (seconds < 60) return `${Math.floor(seconds / 5) * 5} s`;
+  return seconds < 3600 ? `${Math.floor(seconds / 60)} min` : duration(seconds);
+}
+
 export const gigabytes = (mib) => (mib / 1024).toFixed(1);
 
 // A log as a terminal would leave it: without colours, of a progress bar its last state.

@@ -162,8 +162,8 @@ byId("next").addEventListener("click", () => { asked.offset += PAGE; ask(true); 
 byId("requeue-failed").addEventListener("click", () => act({ type: "requeue", failed: true }, "They run again."));
 document.addEventListener("acted", () => { shownSignature = null; nextMs = 0; });
 
-// Asks again when something has changed, and not too often.
-export function watchTasks(view, isAtRest) {
+// Asks again when something has changed and the table is in sight, and not too often.
+export function watchTasks(view, isAtRest, isSeen) {
   atRest = isAtRest;
   const { total: all, ...counts } = view.status;
   signature = JSON.stringify([all, counts.pending, counts.assigned, counts.complete, counts.failed, counts.cancelled, counts.pruned, view.workers.map((each) => each.task)]);
@@ -173,5 +173,5 @@ export function watchTasks(view, isAtRest) {
     form.elements.phase.replaceChildren(make("option", { value: "" }, "all"), ...view.phases.map(({ phase }) => make("option", { value: phase }, phase)));
     fill();
   }
-  if (shownSignature !== signature && performance.now() >= nextMs) ask(false);
+  if (shownSignature !== signature && performance.now() >= nextMs && (isSeen || shownSignature === null)) ask(false);
 }
