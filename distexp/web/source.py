@@ -9,7 +9,7 @@ from distexp.errors import ManagerUnreachable, ProtocolError
 from distexp.wire.client import Client
 from distexp.wire.messages import AnyReply, AnyRequest
 
-RETRY_S = 2.0  # after a manager did not answer: another host may take `CONNECT_S` not to
+SLOW_S, RETRY_S = 0.5, 5.0  # a manager that takes so long not to answer is not asked again for so long
 
 Reply = TypeVar("Reply", bound=AnyReply)
 
@@ -64,10 +64,13 @@ class Source:
     def _call(self, request: AnyRequest, expected: type[Reply]) -> Reply:
         if self._problem and time.monotonic() < self._retry_at_s:
             raise ManagerUnreachable(self._problem)
+        began_s = time.monotonic()
         try:
             reply = self._client.call(request, expected)
         except (ManagerUnreachable, ProtocolError) as error:
-            self._problem, self._retry_at_s = str(error), time.monotonic() + RETRY_S
+            self._problem, now_s = str(error), time.monotonic()
+            if now_s - began_s > SLOW_S:
+                self._retry_at_s = now_s + RETRY_S
             raise
         self._problem = ""
         return reply
