@@ -73,9 +73,8 @@ def test_without_a_manager_the_files_answer_and_nothing_is_changed(folder: Folde
     with folder.serving() as manager:
         manager.rescan()
     assert [task["state"] for task in told(page, "/tasks")[0]["tasks"]] == ["complete", *["pending"] * 7]
-    shown = update(page)
-    assert shown["view"]["status"]["complete"] == 1
-    assert shown["problem"].startswith("no manager answers")
+    poll(lambda: update(page)["view"]["status"]["complete"] == 1, "its row seen")
+    assert update(page)["problem"].startswith("no manager answers")
     status, answer = page.ask("/action", "POST", {"type": "cancel", "tasks": [FIRST]})
     assert status == 400
     assert isinstance(answer, dict)
