@@ -1,6 +1,6 @@
 """The two pictures of README, from a real run: `python -m benchmarks.pictures` writes them into docs/.
 
-live_view.svg is the live view in mid-sweep, report.png the head of its report in Chromium.
+live_view.svg is the live view in mid-sweep, live_page.png the live page a little later in Chromium.
 """
 
 import io
@@ -9,14 +9,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.browser import CHROMIUM, browser
-from distexp.cli.main import main as distexp
+from benchmarks.browser import CHROMIUM, Page, browser
+from benchmarks.web import page_of
 from distexp.cli.render import render
 from distexp.manager.manager import ExperimentManager
+from distexp.workdir import Workdir
 
 PROJECT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT = 80, 12  # of the view, in cells: letters that are read on a small screen, too
@@ -56,14 +58,13 @@ def main() -> int:
         root = Path(name, "optimizers")
         (root / "configs").mkdir(parents=True)
         (root / "configs" / "config_exp1.yaml").write_text(CONFIG, encoding="utf-8")
-        run(root)
-        distexp(["report", "--workdir", str(root), "--metric", "test_acc"])
-        photograph(root / "report.html", Path(name))
+        with page_of(Workdir(root)) as address, browser(Path(name, "profile")) as page:
+            run(root, lambda: photograph(page, address))
     return 0
 
 
-def run(root: Path) -> None:
-    """Run the sweep with two workers, and draw the view once half of it is done."""
+def run(root: Path, photograph_page: Callable[[], None]) -> None:
+    """Run the sweep with two workers, and make both pictures once half of it is done."""
     manager = ExperimentManager(port=0, workdir=root)
     manager.start()
     runner = [sys.executable, "-c", WORKER, "--device", "cpu", "--workdir", str(root)]
@@ -79,19 +80,19 @@ def run(root: Path) -> None:
             picture = console.export_svg(title="distexp run")
             picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.S)
             (PROJECT / "docs" / "live_view.svg").write_text(picture, encoding="utf-8")
+            photograph_page()
         time.sleep(0.05)
     manager.stop()
 
 
-def photograph(report: Path, folder: Path) -> None:
-    """Write the head of the report as a picture."""
-    with browser(folder / "profile") as page:
-        page.open(report, 1280, 860)
-        drawn = "document.querySelectorAll('.plot .main-svg').length >= 3"
-        look = f"const look = () => {drawn} ? done() : requestAnimationFrame(look); look()"
-        page.ask(f"new Promise((done) => {{ {look} }})")
-        page.ask("document.querySelector('header .quiet').textContent = '/home/ada/optimizers'")
-        page.picture(PROJECT / "docs" / "report.png")
+def photograph(page: Page, address: str) -> None:
+    """Write the head of the live page as a picture."""
+    page.open(address, 1280, 1000)
+    drawn = "document.querySelector('#tasks-table td') && document.querySelector('#curve-chart path')"
+    look = f"const look = () => {drawn} ? done() : requestAnimationFrame(look); look()"
+    page.ask(f"new Promise((done) => {{ {look} }})")
+    page.ask("document.querySelector('header .quiet').textContent = '/home/ada/optimizers'")
+    page.picture(PROJECT / "docs" / "live_page.png")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def measure() -> list[Figure]:
         return []
     with folder(CONFIG) as workdir, manager(workdir) as process, ExitStack() as stack:
         stack.enter_context(_working(workdir))
-        address = stack.enter_context(_page(workdir))
+        address = stack.enter_context(page_of(workdir))
         page = stack.enter_context(browser(workdir.root / "profile"))
         paint_ms, table_ms, top_ms, update_ms, share_pct = zip(
             *[_round(page, address, psutil.Process(process.pid)) for _ in range(ROUNDS)], strict=True
@@ -106,8 +106,8 @@ def _main_thread_s(page: Page) -> float:
 
 
 @contextmanager
-def _page(workdir: Workdir) -> Iterator[str]:
-    """Yield the address of the folder's page."""
+def page_of(workdir: Workdir) -> Iterator[str]:
+    """Serve the live page of a folder, and yield its address."""
     output = workdir.root / "web.out"
     command = [sys.executable, "-m", "distexp", "web", "--port", "0", "--workdir", str(workdir.root)]
     with open(output, "wb") as file:

@@ -44,7 +44,7 @@ class Access:
     @classmethod
     def make(cls, port: int, names: Iterable[str] = ()) -> "Access":
         """Return new secrets for a page at this port, which is also reached as `names`."""
-        own = {"localhost", socket.gethostname(), socket.getfqdn(), *names}
+        own = {"localhost", socket.gethostname(), *names}
         return cls(
             token=secrets.token_urlsafe(24),
             session=secrets.token_urlsafe(24),

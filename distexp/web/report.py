@@ -45,10 +45,11 @@ class Report:
                 )
                 try:
                     _, told = await asyncio.wait_for(process.communicate(), MAKE_S)
-                except (TimeoutError, asyncio.CancelledError):
-                    process.kill()
-                    await process.wait()
+                except TimeoutError:
                     return f"the report was not made in {MAKE_S:.0f} s"
+                finally:
+                    if process.returncode is None:
+                        process.kill()
                 if process.returncode != 0:
                     lines = told.decode(errors="replace").strip().splitlines() or ["no output"]
                     return lines[-1].removeprefix("error: ")

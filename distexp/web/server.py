@@ -43,8 +43,9 @@ def serve(
     """
     listener = _listen(host, port)
     shown, at = _name_to_open(host), listener.getsockname()[1]
-    access = Access.make(at, [host])
-    if not _is_loopback(host):
+    is_local = _is_loopback(host)
+    access = Access.make(at, [host] if is_local else [host, socket.getfqdn()])  # may ask a name server
+    if not is_local:
         print(
             f"warning: --host {host}: the page is not encrypted; whoever listens on the network can read it "
             f"and its token. `ssh -L {at}:localhost:{at} THIS_HOST` with the default host is safe",
