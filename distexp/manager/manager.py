@@ -169,7 +169,10 @@ class ExperimentManager:
         self._next_rescan_s = time.monotonic() + self._rescan_s
         log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
         if is_reachable:
-            log.info("Workers on other machines need a copy of %s", self.workdir.token)
+            log.info(
+                "Workers on other machines need a copy of %s; they start by `distexp worker HOST %d`",
+                *(self.workdir.token, self.port),
+            )
 
     def _load(self, tasks: Sequence[GridPoint], secret: str | None) -> None:
         """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""

@@ -70,9 +70,10 @@ def test_without_auth_only_this_machine_is_served(folder: Folder) -> None:
 
 
 def test_the_log_tells_what_workers_on_other_machines_need(folder: Folder) -> None:
-    with folder.serving(host="0.0.0.0"):
-        pass
-    assert f"Workers on other machines need a copy of {folder.root}/.experiment_manager/token" in folder.log()
+    with folder.serving(host="0.0.0.0") as manager:
+        port = manager.port
+    needed = f"Workers on other machines need a copy of {folder.root}/.experiment_manager/token"
+    assert f"{needed}; they start by `distexp worker HOST {port}`" in folder.log()
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b"])
