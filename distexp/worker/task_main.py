@@ -50,6 +50,11 @@ from distexp.worker.trackers import announce
 
 ERROR_CHARS = 8_000  # of a traceback that travel: its end; the task's log has the whole
 OWN_FOLDER = Path(__file__).resolve().parents[1]  # what is in there is no code of the user
+TORCH_REFUSALS = (  # of torch._C._cuda_init and torch.cuda._lazy_init, where build or driver are to blame
+    "Torch not compiled with CUDA enabled",
+    "Found no NVIDIA driver on your system",
+    "The NVIDIA driver on your system is too old",
+)
 OUT_OF_MEMORY_NAMES = ("OutOfMemoryError", "MemoryError")  # torch's by name: only experiments import torch
 
 Value = TypeVar("Value")
@@ -191,8 +196,9 @@ def main(channel: Connection, setup: Setup) -> None:
         context = make_context(run, folder, setup, inbox.stop, reporter.report)
         outcome = guarded(lambda: _attempt(loaded, run, folder, context, inbox))
         metrics_file.close()
-        if isinstance(outcome, Failed) and setup.device != "cpu" and (problem := torch_problem(setup.device)):
-            outcome = Unusable(problem)  # the experiment imported torch when it ran
+        if isinstance(outcome, Failed) and setup.device != "cpu":  # torch was imported when it ran
+            told = command_problem(outcome.error) if run.task.command else torch_problem(setup.device)
+            outcome = Unusable(told) if told else outcome
     end_output(outcome.error if isinstance(outcome, Failed) else "")
     if os.getpid() != own_pid:  # the experiment has forked, and this is not the process that was started
         os._exit(0 if isinstance(outcome, bytes) else 1)
@@ -239,6 +245,12 @@ def torch_problem(device: str) -> str:
     except (AssertionError, RuntimeError) as error:
         return one_line(f"torch {torch.__version__}: {str(error).strip().splitlines()[0]}")
     return f"torch {torch.__version__}: torch.{place}.is_available() is false"
+
+
+def command_problem(error: str) -> str:
+    """Return in torch's words, which the last output of a failed command holds, why it cannot use the GPU."""
+    said = next((words for words in TORCH_REFUSALS if words in error), "")
+    return f"torch of the command: {said}" if said else ""
 
 
 def make_context(

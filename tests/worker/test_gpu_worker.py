@@ -217,10 +217,24 @@ def run(params, context):
 """
 
 
+PROGRAM_USES_TORCH = """
+import sys, torch
+print(float(torch.ones(1, device=sys.argv[1]).sum()))
+"""
+COMMAND_CONFIG = """
+defaults: {{command: "python experiment.py {{device}} {{width}}", output_dir: ./results_exp1}}
+exp1_vary_width: {{combinations: [{{width: {widths}}}]}}
+"""
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use a GPU here")
-@pytest.mark.parametrize("source", [USES_TORCH, USES_TORCH_LATE], ids=["at its import", "when it runs"])
-def test_a_gpu_that_torch_cannot_use_is_the_workers_fault(tmp_path: Path, source: str) -> None:
-    folder = gated_folder(tmp_path, "[1, 2]", source)
+@pytest.mark.parametrize(
+    ("source", "config"),
+    [(USES_TORCH, CONFIG), (USES_TORCH_LATE, CONFIG), (PROGRAM_USES_TORCH, COMMAND_CONFIG)],
+    ids=["at its import", "when it runs", "in a command"],
+)
+def test_a_gpu_that_torch_cannot_use_is_the_workers_fault(tmp_path: Path, source: str, config: str) -> None:
+    folder = gated_folder(tmp_path, "[1, 2]", source, config)
     with folder.serving() as manager:
         sees = sees_of(folder, gpu(0))
         with worker_process(folder.root, device="auto", environment=sees) as worker:
