@@ -20,15 +20,19 @@ class CodeIdentity:
         self._folder, self._queue, self._store = FolderCode(root), queue, store
         self._told = ""  # the code that was last spoken of
 
+    def now(self) -> str:
+        """Return the code that the folder holds now; empty where it holds none."""
+        return self._folder.now().code
+
     def say_other(self) -> None:
         """Say at the start how many finished tasks ran other code."""
-        self._told = self._folder.now().code
+        self._told = self.now()
         if text := other_code_text([code for _, code in self._others()], self._told):
             log.info("%s: requeue --other-code runs them again", text)
 
     def say_change(self) -> None:
         """Say that the code is another than when it was last spoken of."""
-        now = self._folder.now().code
+        now = self.now()
         if now != self._told:
             log.info(
                 "The code of this folder has changed (%s, now %s): column `code` of the rows says which ran",
@@ -60,7 +64,7 @@ class CodeIdentity:
 
     def _others(self) -> list[tuple[Planned, str]]:
         """Return the complete tasks whose row was made with other code, and that."""
-        now, codes = self._folder.now().code, self._store.codes()
+        now, codes = self.now(), self._store.codes()
         if not {*codes.values()} - {now}:
             return []
         complete = [entry.planned for entry in self._queue.entries(State.COMPLETE)]

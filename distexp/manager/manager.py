@@ -218,7 +218,7 @@ class ExperimentManager:
         self.store.scan_all()
         self.dispatcher.completion.write_kept_rows()
         self._block_unwritable()
-        copy_duplicate_rows(self.queue, self.store)
+        copy_duplicate_rows(self.queue, self.store, self.dispatcher.code)
         log.info("Marked %d tasks as already completed", self.queue.counts()[State.COMPLETE])
         self._frozen.freeze()
         self.dispatcher.code.say_other()
@@ -322,7 +322,7 @@ class ExperimentManager:
             self._reload()
         self._look_at_held_code()
         self._block_unwritable()
-        copy_duplicate_rows(self.queue, self.store)
+        copy_duplicate_rows(self.queue, self.store, self.dispatcher.code)
         self.dispatcher.completion.fail_unplaceable()
         self._note_unseen()
         try:

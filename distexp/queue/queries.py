@@ -88,6 +88,6 @@ class Queries:
             return [t for t in tasks if (e := self._entries.get(t.key)) and e.state is State.PENDING]
 
     def duplicate_copies(self) -> list[tuple[Task, Task]]:
-        """Return (complete task, pending duplicate) pairs: the duplicate's row is a copy of the other's."""
+        """Return (complete task, pending duplicate) pairs: the latter's row may be a copy of the other's."""
         with self._lock:
             return self._scheduler.duplicate_copies()

@@ -41,6 +41,7 @@ class Scheduler:
         self._priorities = priorities
         self._lines: dict[tuple[Need, str], TaskLines] = {}  # by need and phase, as phases joined
         self._duplicates: dict[str, list[str]] = {}  # key -> keys of the same work, where there are several
+        self._not_copied: set[tuple[str, str]] = set()  # of a task, and a complete duplicate that it ignores
         self._blocked: Set[str] = frozenset()  # folders whose results file cannot be written
         self._parked: list[
             str
@@ -89,6 +90,7 @@ class Scheduler:
         for key in self._duplicates:
             self.push_retry(key)
         self._duplicates = duplicates_among(tasks)
+        self._not_copied.clear()
 
     def block(self, folders: Set[str]) -> None:
         """Pass over tasks whose rows go to these folders; those of other folders wait as before."""
@@ -194,12 +196,19 @@ class Scheduler:
         return self.duplicate_ahead(entry) is not None
 
     def duplicate_ahead(self, entry: Entry) -> Entry | None:
-        """Return the duplicate that runs or is complete."""
-        duplicates = self._duplicates_of(entry)
-        return next(
-            (duplicate for duplicate in duplicates if duplicate.state in (State.ASSIGNED, State.COMPLETE)),
-            None,
+        """Return the duplicate that runs, or is complete and to be copied."""
+        ahead = (
+            each
+            for each in self._duplicates_of(entry)
+            if each.state is State.ASSIGNED
+            or (each.state is State.COMPLETE and (entry.key, each.key) not in self._not_copied)
         )
+        return next(ahead, None)
+
+    def run_beside(self, key: str, duplicate: str) -> None:
+        """Let a task run although a duplicate is complete: its row is not to be copied.  Until `sync`."""
+        self._not_copied.add((key, duplicate))
+        self.push_retry(key)
 
     def before(self, entry: Entry) -> int:
         """Return how many pending tasks of its need are looked at first, by a walk; for people."""
@@ -223,11 +232,11 @@ class Scheduler:
         return (self._entries[key] for key in keys if key != entry.key)
 
     def duplicate_copies(self) -> list[tuple[Task, Task]]:
-        """Return (complete task, pending duplicate) pairs: the duplicate's row is a copy of the other's."""
-        pairs = []
+        """Return (complete task, pending duplicate) pairs: the latter's row may be a copy of the other's."""
+        pairs = list[tuple[Task, Task]]()
         for keys in {id(keys): keys for keys in self._duplicates.values()}.values():
             duplicates = [self._entries[key] for key in keys]
-            done = next((entry.task for entry in duplicates if entry.state is State.COMPLETE), None)
-            if done is not None:
-                pairs += [(done, entry.task) for entry in duplicates if entry.state is State.PENDING]
+            if done := [entry.task for entry in duplicates if entry.state is State.COMPLETE]:
+                pending = [entry.task for entry in duplicates if entry.state is State.PENDING]
+                pairs += itertools.product(done, pending)
         return pairs

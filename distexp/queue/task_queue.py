@@ -372,6 +372,11 @@ class TaskQueue:
             self._scheduler.wake_duplicates(entry)
             return True
 
+    def run_beside(self, key: str, duplicate: str) -> None:
+        """Let a task run although this duplicate of it is complete, until the next `sync`."""
+        with self._lock:
+            self._scheduler.run_beside(key, duplicate)
+
     def _held(self, lease_id: str, key: str) -> Entry | None:
         entry = self._entry(key)
         return entry if entry.lease is not None and entry.lease.lease_id == lease_id else None

@@ -162,7 +162,8 @@ class ResultsFile:
 
     def code_of(self, key: str) -> str:
         """Return with which code the row of this task was made; empty where that is not known."""
-        return next((code for code, keys in self._reader.codes.items() if key in keys), "")
+        known = list(self._reader.codes.items())  # another thread may read on meanwhile
+        return next((code for code, keys in known if key in keys), "")
 
     def codes(self) -> dict[str, str]:
         """Return with which code the rows were made, by key of their tasks, as far as that is known."""

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from distexp.manager.manager import ExperimentManager
 from distexp.queue.journal import Journal
 from distexp.system.code import FolderCode, other_code_text
 from distexp.task import State
 from distexp.workdir import Workdir
-from tests.live_manager import Folder
+from tests.live_manager import Folder, worker
 from tests.live_worker import worker_process
 from tests.pages import PROJECT
 
@@ -150,6 +151,59 @@ def test_tasks_whose_row_stands_in_another_file_are_not_requeued(lab: Folder) ->
         reply = ask(lab, manager.port, type="requeue", other_code=True)
         assert reply["count"] == 0
         assert reply["message"] == "3 tasks with a row in another file stay complete"
+
+
+@pytest.fixture
+def twice(lab: Folder) -> Folder:
+    """The same with a second phase that asks for the same work, into another folder: three copied rows."""
+    again = (
+        "exp1_again:\n  defaults: {{output_dir: ./results_again}}\n  combinations: [{{width: {widths}}}]\n"
+    )
+    lab.configure([1, 2, 3], CONFIG + again)
+    with lab.serving() as manager:
+        assert manager.queue.counts()[State.COMPLETE] == 6
+    return lab
+
+
+def complete_all(folder: Folder, manager: ExperimentManager) -> list[str]:
+    """Run what is assigned with the code of now, and return the tasks' ids."""
+    ran, code = list[str](), FolderCode(folder.root).now().code
+    with worker(manager, shares=False) as talk:
+        while (task := talk.say("request_task"))["type"] == "task":
+            done = talk.say("task_complete", key=task["key"], result={"score": 7}, run={"code": code})
+            assert done["type"] == "ack"
+            ran.append(task["task_id"])
+    return ran
+
+
+@pytest.mark.parametrize("has_code", [True, False])
+def test_no_copy_of_an_old_row_undoes_what_was_asked_to_run_again(twice: Folder, has_code: bool) -> None:
+    (twice.root / "results_again").rename(twice.root / "results_old")
+    if not has_code:
+        old = twice.root / "results_old" / "final_results.csv"
+        old.write_text(old.read_text().replace(FolderCode(twice.root).now().code, ""))
+    edit(twice, 10)
+    with twice.serving() as manager:
+        assert ask(twice, manager.port, type="requeue", other_code=True)["count"] == 3
+    with twice.serving() as manager:
+        manager.rescan()
+        assert len(complete_all(twice, manager)) == 3
+        manager.rescan()
+        assert manager.queue.counts()[State.COMPLETE] == 6
+    assert scores(twice) == {"1": "7", "2": "7", "3": "7"}
+
+
+def test_requeued_duplicates_run_once_and_share_the_new_row(twice: Folder) -> None:
+    now = edit(twice, 10)
+    with twice.serving() as manager:
+        assert ask(twice, manager.port, type="requeue", other_code=True)["count"] == 6
+        manager.rescan()
+        assert len(complete_all(twice, manager)) == 3
+        manager.rescan()
+        assert manager.queue.counts()[State.COMPLETE] == 6
+    for folder in ("results_exp1", "results_again"):
+        rows = twice.rows(folder)
+        assert [(row["score"], row["code"]) for row in rows] == [("7", now)] * 3
 
 
 def test_a_change_while_the_sweep_runs_is_one_line(lab: Folder, caplog: pytest.LogCaptureFixture) -> None:
