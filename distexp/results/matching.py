@@ -34,7 +34,7 @@ class TaskIndex:
         self._lock = threading.Lock()
         self._writers: dict[str, set[str]] = {}  # folder -> the phases that write there
         self.superseded: dict[str, str] = {}  # key -> code of a row that no longer completes that task
-        self.has_halving = False  # a phase stops tasks early: a row may say that its task was
+        self.stopping_phases: set[str] = set()  # that stop tasks early: a row may say that its task was
         self.sync(tasks)
 
     def forget_superseded(self, keys: Iterable[str]) -> None:
@@ -48,7 +48,7 @@ class TaskIndex:
     def sync(self, tasks: Iterable[Planned]) -> bool:
         """Make these the tasks; return whether one is new: rows read before are not looked at again."""
         known, self._keys, self.groups, self._of_grid, self._writers = self._keys, set(), [], {}, {}
-        self.has_halving = False
+        self.stopping_phases = set()
         by_grid: dict[Grid, list[GridPoint]] = {}
         for task in tasks:
             if isinstance(task, GridPoint):
@@ -59,7 +59,8 @@ class TaskIndex:
             self._keys.update([point.key for point in points])
             group = self._of_grid[grid] = Group.of_grid(grid, points)
             self.groups.append(group)
-            self.has_halving = self.has_halving or grid.halving is not None
+            if grid.halving is not None:
+                self.stopping_phases |= {*group.phase_names}
             for folder in {point.output_dir for point in points}:
                 self._writers.setdefault(folder, set()).add(grid.phase)
         return not self._keys <= known
@@ -80,7 +81,8 @@ class TaskIndex:
         """Take one more task up; rows read before are not looked at again."""
         with self._lock:
             self._keys.add(task.key)
-            self.has_halving = self.has_halving or getattr(task, "halving", None) is not None
+            if getattr(task, "halving", None) is not None:
+                self.stopping_phases |= {task.phase}
             self.groups = [*self.groups, Group.of_task(task, rule)]
             self._writers.setdefault(task.output_dir, set()).add(task.phase)
 
@@ -174,6 +176,13 @@ class Matcher:
     def phase_of(self, row: Row) -> str:
         """Return the cell that names the phase; empty where none does."""
         return next((row[at] for at in self._phase_at if row[at].strip()), "")
+
+    def phases(self, row: Row) -> set[str]:
+        """Return the phases of the tasks that this row may be of, with their earlier names."""
+        phase = self.phase_of(row)
+        plans = self.plans_of(phase) if phase else self.unphased
+        found = [plan for plan in plans if plan.counts and plan.found(lambda at: (row[at],), 1) != [None]]
+        return {name for plan in found for name in plan.group.phase_names}
 
     def plans_of(self, phase: str) -> "list[Plan]":
         """Return the plans of the phase that a cell names, under its own or an earlier name."""

@@ -27,7 +27,8 @@ from distexp.results.csv_format import (
 from distexp.results.groups import Row
 from distexp.results.matching import Found, Matcher, TaskIndex, keys_of
 from distexp.results.problems import SHOWN_CHARS, Explainer, Problem, header_reason
-from distexp.results.row import CODE, RUNGS_FILE, STOPPED_AT
+from distexp.results.row import CODE, STOPPED_AT
+from distexp.results.stops import StoppingPhases
 from distexp.system.code import is_code
 from distexp.system.files import regular
 from distexp.task import Bookmark
@@ -101,6 +102,7 @@ class Reader:
         self._before = b""  # what stood just before the bookmark; of a handed one it is not known
         self._pending: tuple[int, int] | None = None  # offset and size of a last line that may still grow
         self._warned: set[Hashable] = set()
+        self.stopping = StoppingPhases(path.parent, index)
         self.stopped_place: int | None = None  # of the column that says so
         self.code_place: int | None = None  # of the column `code`, unless that is a parameter
         self.codes: dict[str, set[str]] = {}  # code -> keys of tasks whose row was made with it
@@ -156,7 +158,9 @@ class Reader:
 
     def is_pruned(self, row: Row) -> bool:
         """Return whether a row of the file says that its task was stopped early."""
-        return self.stopped_place is not None and bool(row[self.stopped_place].strip())
+        if self.stopped_place is None or self.header is None or not row[self.stopped_place].strip():
+            return False
+        return self.stopping.hold_any(self._matcher(self.header).phases(row))
 
     def keys_of(self, row: Row) -> list[str]:
         """Return the keys of the tasks that a row of the file completes, or shows as stopped early."""
@@ -266,8 +270,8 @@ class Reader:
         if STOPPED_AT not in header.columns:
             return None
         place = header.columns.index(STOPPED_AT)
-        is_ours = self._index.has_halving or self.path.with_name(RUNGS_FILE).exists()
-        return place if is_ours and place not in self._matcher(header).parameter_places else None
+        is_parameter = place in self._matcher(header).parameter_places
+        return place if self.stopping.are_any() and not is_parameter else None
 
     def _why_unusable(self, file: BinaryIO, header: Header | None) -> str:
         if header is None or header.problem:

@@ -256,7 +256,11 @@ class ResultsFile:
 
     def _note(self, written: Mapping[str, tuple[Task, Row]]) -> None:
         self._reader.seen.update(written)  # not `|=`, which with keys copies all that was seen
-        stopped = [key for key, (_, row) in written.items() if row.get(STOPPED_AT)]
+        stopped = [
+            key
+            for key, (task, row) in written.items()
+            if row.get(STOPPED_AT) and self._reader.stopping.hold_any([task.phase])
+        ]
         self._reader.pruned.difference_update(written)
         self._reader.pruned.update(stopped)
 

@@ -19,6 +19,7 @@ metric: acc
 early_terminate: {type: asha}
 p: {combinations: [{width: [1, 2, 3]}]}
 """
+RUNGS = "phase,task_id,key,seed,rung,step,verdict\n{0},{0}_0_42,k,42,3,3,stop\n"
 Row = tuple[Task, dict[str, str]]
 
 
@@ -114,5 +115,20 @@ def test_a_metric_of_that_name_ends_no_task_early_where_nothing_is_stopped(path:
     points = expand(parse_config(SWEEP.replace("early_terminate: {type: asha}\n", ""), "f.yaml"))
     path.write_text("phase,width,seed,acc,stopped_at\np,1,42,0.2,3\n")
     assert file_of(path, points).scan().complete == {points[0].key}
-    (path.parent / RUNGS_FILE).touch()
+    (path.parent / RUNGS_FILE).write_text(RUNGS.format("p"))
     assert file_of(path, points).scan().pruned == {points[0].key}
+
+
+def test_a_metric_of_that_name_ends_no_task_of_a_phase_that_stops_none(path: Path) -> None:
+    other = "q: {combinations: [{width: [1, 2]}]}\n"
+    text = SWEEP.replace("early_terminate: {type: asha}\n", "").replace(
+        "p: {", "p: {early_terminate: {type: asha}, "
+    )
+    points = expand(parse_config(text + other, "f.yaml"))
+    p1, _, _, q1, q2 = [point.key for point in points]
+    path.write_text("phase,width,seed,acc,stopped_at\nq,1,42,0.2,3\np,1,42,0.2,3\nq,2,42,0.9,\n")
+    scan = file_of(path, points).scan()
+    assert (scan.complete, scan.pruned) == ({q1, q2}, {p1})
+    (path.parent / RUNGS_FILE).write_text(RUNGS.format("q"))
+    scan = file_of(path, points).scan()
+    assert (scan.complete, scan.pruned) == ({q2}, {p1, q1})
