@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -105,13 +106,14 @@ class Rungs:
         self._root, self._queue = root, queue
         self._lock = threading.Lock()
         self._tables: dict[str, _Table] = {}  # by phase
-        self._commits: GroupCommit[tuple[str, RungRecord]] = GroupCommit(self._write)
+        self._commits: dict[str, GroupCommit[RungRecord]] = {}  # by folder: one may be full, or read-only
 
     def forget(self) -> None:
         """Read everything again when it is needed next: the configs have changed."""
         with self._lock:
-            with suppress(ResultsUnwritable):  # who asked for a verdict hears it
-                self._commits.wait()  # what was decided is in the files
+            for commits in self._commits.values():
+                with suppress(ResultsUnwritable):  # who asked for a verdict hears it
+                    commits.wait()  # what was decided is in the files
             self._tables.clear()
 
     def decide(
@@ -210,37 +212,36 @@ class Rungs:
 
     # -- the files -----------------------------------------------------------------------------------------
 
-    def _add(self, table: _Table, task: Task, record: RungRecord) -> Batch[tuple[str, RungRecord]]:
+    def _add(self, table: _Table, task: Task, record: RungRecord) -> Batch[RungRecord]:
         """Take a record up, to be written.  Caller holds the lock."""
         table.add(task, record)
-        return self._commits.add((task.output_dir, record))
+        folder = task.output_dir
+        if folder not in self._commits:
+            self._commits[folder] = GroupCommit(partial(self._write, self._root / folder / RUNGS_FILE))
+        return self._commits[folder].add(record)
 
-    def _commit(
-        self, batch: Batch[tuple[str, RungRecord]], table: _Table, task: Task, record: RungRecord
-    ) -> None:
+    def _commit(self, batch: Batch[RungRecord], table: _Table, task: Task, record: RungRecord) -> None:
         try:
-            self._commits.wait(batch)
+            self._commits[task.output_dir].wait(batch)
         except ResultsUnwritable:
             with self._lock:
                 table.remove(task, record)
             raise
 
-    def _write(self, items: Sequence[tuple[str, RungRecord]]) -> None:
-        by_folder: dict[str, list[RungRecord]] = {}
-        for folder, record in items:
-            by_folder.setdefault(folder, []).append(record)
-        for folder, records in by_folder.items():
-            path = self._root / folder / RUNGS_FILE
-            lines = [line_of(map(_cell, structs.astuple(record)), Dialect()) for record in records]
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if not path.exists() or not path.stat().st_size:  # a full disk may have left it empty
-                    lines.insert(0, line_of(RUNG_COLUMNS, Dialect()))
-                elif lacks_line_end(path, Dialect()):
-                    lines.insert(0, b"\n")
-                append_durably(path, b"".join(lines))
-            except OSError as error:
-                raise ResultsUnwritable(f"{path}: cannot be written now ({error.strerror})") from error
+    @staticmethod
+    def _write(path: Path, records: Sequence[RungRecord]) -> None:
+        if not records:
+            return
+        lines = [line_of(map(_cell, structs.astuple(record)), Dialect()) for record in records]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or not path.stat().st_size:  # a full disk may have left it empty
+                lines.insert(0, line_of(RUNG_COLUMNS, Dialect()))
+            elif lacks_line_end(path, Dialect()):
+                lines.insert(0, b"\n")
+            append_durably(path, b"".join(lines))
+        except OSError as error:
+            raise ResultsUnwritable(f"{path}: cannot be written now ({error.strerror})") from error
 
     def _table(self, phase: str, halving: Halving) -> _Table:
         if phase in self._tables:
