@@ -2,8 +2,9 @@
 
 import io
 import os
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,25 +25,31 @@ from distexp.sweep.expand import output_folders
 from distexp.system.files import read_bytes
 from distexp.system.long_work import LongWork
 from distexp.task import Value, canonical
+from distexp.text import count_text
 from distexp.workdir import Workdir
 
 TEXTS = (  # columns of ours that no reader is to take for numbers
     *("phase", "task_id", "torch_version", "python_version", "git_commit", "code"),
     *("worker", "host", "device", "started_utc", "run_dir"),
 )
+MEASURES = ("peak_gpu_mib", "attempt", "stopped_at", "duration_s")  # columns of ours that are numbers
 CURVE = ("attempt", "step", "total", "elapsed_s")  # of `metrics.csv`, before the metrics
 FIRST_INEXACT = 2**53  # whole numbers from here on are not all floats
 # Bit for bit, which needs no word from pandas 3 on.
 EXACT: dict[str, Any] = {} if int(pd.__version__.split(".")[0]) > 2 else {"float_precision": "round_trip"}
 
-Kind = Literal["whole", "number", "truth", "values", "text", "guess"]
+Kind = Literal["whole", "number", "truth", "values", "text", "measure", "guess"]
 ABSENT: Mapping[Kind, list[str]] = {  # cells that are missing, where the parser may say so
     "whole": [*NULLS],
     "number": [*NULLS],
+    "measure": [*NULLS],
     "text": [""],
     "guess": ["", "nan", "NaN"],
 }
-GUESSED = ("whole", "number", "guess")  # what the parser finds out by itself
+NUMBERS = ("whole", "number", "measure")  # said to be numbers
+GUESSED = (*NUMBERS, "guess")  # what the parser finds out by itself
+_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Columns:
     parameters: Mapping[str, Parameter]
     names: Mapping[str, str]  # of a parameter, by earlier and foreign ones (`config/lr`)
     phases: Mapping[str, str]  # the same of phases
+    metrics: Set[str] = frozenset()  # that are optimised or looked at first: numbers
 
     @classmethod
     def of(cls, phases: Sequence[Phase]) -> "Columns":
@@ -94,12 +102,15 @@ class Columns:
             {name: Parameter.of(values) for name, values in found.items()},
             {column: name for column, name in names.items() if column not in found or column == name},
             earlier,
+            {phase.metric.name for phase in phases if phase.metric},
         )
 
     def kind(self, name: str) -> Kind:
         """Return how the cells of a column are read."""
         if name in self.parameters:
             return self.parameters[name].kind
+        if name in self.metrics or name in MEASURES:
+            return "measure"
         return "text" if name in TEXTS else "guess"
 
 
@@ -107,8 +118,10 @@ def load_results(workdir: str | os.PathLike[str] = ".", *, configs: str | None =
     """Return every row of every results file of a working folder, one line each.
 
     Parameters have the type that the configs give them: whole numbers, numbers, booleans (`boolean` where
-    some are missing), texts, lists and mappings. null is missing, a text "" is not. Other columns are numbers
-    or booleans where every cell is one, else texts; an empty cell is missing. Bad lines are left out.
+    some are missing), texts, lists and mappings. null is missing, a text "" is not. A cell that is no number
+    in a column of numbers, the `metric` of a phase included, is missing, and a warning names its line. Other
+    columns are numbers or booleans where every cell is one; where most are, the rest stay texts between them;
+    else all are texts. An empty cell is missing. Bad lines are left out.
 
     Args:
         workdir: The working folder.
@@ -187,7 +200,8 @@ def _rows_of(path: Path, columns: Columns) -> pd.DataFrame:
             warnings.warn(f"{path} {header.problem}: its rows are left out", stacklevel=3)
         return pd.DataFrame()
     names = {at: columns.names.get(name, name) for name, at in first_places(header.columns).items() if name}
-    cells = _parsed(data, header, {at: columns.kind(name) for at, name in names.items()})
+    kinds = {at: columns.kind(name) for at, name in names.items()}
+    cells, lines = _parsed(data, header, kinds)
     phase_at = next((at for at, name in names.items() if name == "phase"), None)
     phases = pd.Series(None, index=cells.index, dtype=object) if phase_at is None else cells[phase_at]
     if columns.phases:
@@ -195,26 +209,47 @@ def _rows_of(path: Path, columns: Columns) -> pd.DataFrame:
     found: dict[str, Any] = {}
     for at, name in names.items():
         column = phases if at == phase_at else _valued(cells[at], columns.parameters.get(name), phases)
+        if at != phase_at and kinds[at] in (*GUESSED, "truth"):
+            column, foreign = _typed(column, kinds[at])
+            if foreign:
+                _warn_of_foreign(path, name, cells[at], lines, foreign)
         found[name] = found[name].combine_first(column) if name in found else column
     return pd.DataFrame(found, index=cells.index)
 
 
-def _parsed(data: bytes, header: Header, kinds: Mapping[int, Kind]) -> pd.DataFrame:
-    """Return the cells by place, as pandas reads them; of a file with bad lines, after those were cut out."""
-    body = data[header.stop :]
+def _warn_of_foreign(path: Path, name: str, cells: Any, lines: Sequence[int], foreign: Sequence[int]) -> None:
+    line = f":{lines[foreign[0]]}" if len(lines) == len(cells) else ""
+    more = f", like {count_text(len(foreign) - 1, 'cell')} below" if len(foreign) > 1 else ""
+    warnings.warn(
+        f"{path}{line}: column {name} holds {cells.iloc[foreign[0]]!r}, which is no value of that column: "
+        f"it is missing in this frame{more}; correct the file",
+        stacklevel=4,
+    )
+
+
+def _parsed(data: bytes, header: Header, kinds: Mapping[int, Kind]) -> tuple[pd.DataFrame, Sequence[int]]:
+    """Return the cells by place, as pandas reads them, and on which line of the file each row begins.
+
+    Of a file with bad lines, after those were cut out.
+    """
+    body, end = data[header.stop :], header.dialect.end
+    line = data.count(end, 0, header.stop) + 1
     if body.endswith(b"\n") and b"\0" not in body:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)
                 cells = _read(body, header, kinds, "error")
             if len(cells) == body.count(b"\n") and not _has_short_line(cells):
-                return cells
+                return cells, range(line, line + len(cells))
         except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError):
             pass
-    lines = [
-        raw.rstrip(b"\r\n") for raw, fields in whole_file(io.BytesIO(data), header) if fields is not None
-    ]
-    return _read(b"\n".join([*lines, b""]), header, kinds, "skip")
+    whole, lines = list[bytes](), list[int]()
+    for raw, fields in whole_file(io.BytesIO(data), header):
+        if fields is not None:
+            whole.append(raw.rstrip(b"\r\n"))
+            lines.append(line)
+        line += raw.count(end)
+    return _read(b"\n".join([*whole, b""]), header, kinds, "skip"), lines
 
 
 def _has_short_line(cells: pd.DataFrame) -> bool:
@@ -275,6 +310,52 @@ def _value(cell: str, reader: AxisReader) -> Value:
     if at != NOWHERE:
         return reader.values[at]
     return None if cell.strip() in NULLS else cell
+
+
+def _typed(column: Any, kind: Kind) -> tuple[Any, list[int]]:
+    """Return a column of which the parser, or the configs, made texts, and where cells of another kind stood.
+
+    Those are missing where the configs, or we, say what the column holds. In other columns they stay, if
+    most cells are numbers or booleans; else the column is one of texts.
+    """
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column) or not len(column):
+        return column, []
+    places, cells = pd.factorize(column)
+    values = [_plain(cell) for cell in cells]
+    is_own = np.array([_is_of(value, kind) for value in values], dtype=bool)
+    is_said = np.array([value is not None for value in values], dtype=bool)
+    counts = np.bincount(places[places >= 0], minlength=len(cells))
+    foreign: list[int] = []
+    if kind != "guess":
+        foreign = np.flatnonzero(np.isin(places, np.flatnonzero(is_said & ~is_own))).tolist()
+        values = [value if own else None for value, own in zip(values, is_own, strict=True)]
+    elif 2 * counts[is_own].sum() <= counts[is_said].sum():
+        return column, []
+    table = np.empty(len(values) + 1, dtype=object)  # its last is for cells that are missing already
+    table[:] = [*[np.nan if value is None else value for value in values], np.nan]
+    found = pd.Series(table[places], index=column.index).infer_objects()
+    is_truth = found.dtype == object and pd.api.types.infer_dtype(found, skipna=True) == "boolean"
+    return found.astype("boolean") if is_truth else found, foreign
+
+
+def _is_of(value: object, kind: Kind) -> bool:
+    if isinstance(value, bool):
+        return kind not in NUMBERS
+    return kind != "truth" and isinstance(value, int | float)
+
+
+def _plain(cell: object) -> object:
+    """Return the boolean or the number that a cell holds; None where it says that there is none."""
+    text = cell.strip() if isinstance(cell, str) else None
+    if text is None:
+        return cell
+    if text in NULLS:
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if _NUMBER.fullmatch(text) else cell
 
 
 def _settled(column: Any, kind: Kind) -> Any:

@@ -52,6 +52,7 @@ def tasks_in(root: Path) -> list[Any]:
         ("[1e-4, 1e10]", "float64", [1e-4, 1e10]),
         ("[true, false]", "bool", [True, False]),
         ("[true, null]", "boolean", [True, None]),
+        ("[null]", None, [None]),
         ('["", "a", null]', None, ["", "a", None]),
         ('["007", "7.0"]', None, ["007", "7.0"]),
         ('[1, "auto"]', "object", [1, "auto"]),
@@ -95,7 +96,7 @@ def test_metrics_are_numbers_booleans_or_texts_and_empty_cells_missing(sweep: Sw
     assert kinds == {"n": "int64", "f": "float64", "b": "boolean"}
     assert frame["e"].isna().all()
     assert frame["f"].isna().sum() == 2
-    assert frame.iloc[1001][["t", "mixed"]].tolist() == ["7", "1"]
+    assert frame.iloc[1001][["t", "mixed"]].tolist() == ["7", 1]
     assert frame["late"].iloc[1000] == "no"
 
 
@@ -144,9 +145,41 @@ def test_damaged_lines_are_left_out_and_a_last_line_without_its_end_is_not(sweep
     assert load_results(root)["x"].tolist() == [1, 3, 4]
 
 
-def test_a_cell_that_is_no_value_of_its_type_is_kept_as_text(sweep: Sweep) -> None:
-    frame = load_results(sweep("x: [1, 2]", "phase,x,seed", "p,1,42", "p,many,42"))
-    assert frame["x"].tolist() == ["1", "many"]
+def test_a_foreign_cell_of_a_parameter_or_metric_is_missing_and_named(sweep: Sweep) -> None:
+    head, more = "phase,x,y,seed,acc,note,duration_s", "metric: acc\n"
+    lines = [head, 'p,1,true,42,0.5,"a', 'b",1.5', "p,many,false,42,0.75,,1", "p,2,perhaps,42,diverged,c,2"]
+    root = sweep("x: [1, 2]\n    - y: [true, false]", *lines, more=more)
+    with pytest.warns(UserWarning) as warned:
+        frame = load_results(root)
+    told = [str(each.message) for each in warned]
+    path = root / "results_a" / "final_results.csv"
+    assert told == [
+        f"{path}:{line}: column {name} holds '{cell}', which is no value of that column: "
+        "it is missing in this frame; correct the file"
+        for line, name, cell in ((4, "x", "many"), (5, "y", "perhaps"), (5, "acc", "diverged"))
+    ]
+    assert {name: str(frame[name].dtype) for name in ("x", "y", "acc", "duration_s")} == {
+        "x": "Int64", "y": "boolean", "acc": "float64", "duration_s": "float64"
+    }  # fmt: skip
+    assert frame["acc"].mean() == 0.625
+    assert frame.isna()[["x", "y", "acc"]].to_numpy().tolist() == [
+        [False] * 3, [True, False, False], [False, True, True]
+    ]  # fmt: skip
+
+
+def test_foreign_cells_are_counted_below_the_first_also_in_a_file_with_bad_lines(sweep: Sweep) -> None:
+    root = sweep("x: [1, 2]", "phase,x,seed", "p,1,42", "p,2", "p,many,42", "p,None,42", "p,all,42")
+    with pytest.warns(UserWarning, match=r":4: column x holds 'many'.*frame, like 1 cell below; correct"):
+        assert load_results(root)["x"].isna().tolist() == [False, True, True, True]
+
+
+def test_numbers_stay_numbers_beside_a_text_where_most_cells_are_numbers(sweep: Sweep) -> None:
+    lines = ["phase,x,seed,score,tag,none,flag", "p,1,42,0.5,v2,1,True", "p,2,42,diverged,1.10,None,False"]
+    frame = load_results(sweep("x: [1, 2, 3]", *lines, "p,3,42,2,v3,3,odd"))
+    assert frame["score"].tolist() == [0.5, "diverged", 2]
+    assert frame["tag"].tolist() == ["v2", "1.10", "v3"]
+    assert frame["none"].dtype == "float64" and frame["none"].isna().tolist() == [False, True, False]
+    assert frame["flag"].tolist() == [True, False, "odd"]
 
 
 def test_large_whole_numbers_keep_their_digits(sweep: Sweep) -> None:
