@@ -375,3 +375,13 @@ def _last_separator(text: bytes, separator: bytes) -> int:
             return at + found
         at -= 1
     return len(text)
+
+
+def line_at(file: BinaryIO, offset: int, end: bytes) -> int:
+    """Return the number of the line that begins at this offset, counted from 1."""
+    file.seek(0)
+    line = 1
+    while offset > 0 and (piece := file.read(min(offset, BLOCK_BYTES))):
+        offset -= len(piece)
+        line += piece.count(end)
+    return line

@@ -22,6 +22,7 @@ from distexp.results.csv_format import (
     blocks,
     columns_of_lines,
     judge_tail,
+    line_at,
     read_header,
 )
 from distexp.results.groups import Row
@@ -37,7 +38,6 @@ MAX_REASONS = 100  # per look: each of a million rows may name another phase
 MAX_REMEMBERED_WARNINGS = 10_000
 BEFORE_BYTES = 256  # compared to notice an edit in place: about two rows
 MAX_LINES_ABOVE = 10  # of comments or a title, among which the header is looked for
-_COUNT_BYTES = 1 << 20
 _DECIMAL_POINT = re.compile(r"\s*[+-]?\d+\.\d+([eE][+-]?\d+)?\s*", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*", re.ASCII)
 
@@ -492,13 +492,3 @@ def _before(file: BinaryIO, offset: int) -> bytes:
     start = max(0, offset - BEFORE_BYTES)
     file.seek(start)
     return file.read(offset - start)
-
-
-def line_at(file: BinaryIO, offset: int, end: bytes) -> int:
-    """Return the number of the line that begins at this offset, counted from 1."""
-    file.seek(0)
-    line = 1
-    while offset > 0 and (piece := file.read(min(offset, _COUNT_BYTES))):
-        offset -= len(piece)
-        line += piece.count(end)
-    return line
