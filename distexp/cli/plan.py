@@ -9,6 +9,7 @@ from distexp.cli.options import KNOWN_CONFIGS, WORKDIR
 from distexp.cli.records import superseded_in, tasks_in
 from distexp.reporting.plan import FilePlan, PhasePlan, Plan, make_plan
 from distexp.results.audit import audit, told_other_code
+from distexp.results.store import rungs_of
 from distexp.sweep.config import load_configs
 from distexp.sweep.source import READING
 from distexp.system.gc import set_aside
@@ -37,10 +38,13 @@ def main(workers: int, configs: str | None, workdir: Path, axes: bool, json: boo
         work.begin(READING)
         phases = load_configs([Path(configs or folder.configs)], folder.root)
         tasks, to_come = tasks_in(folder, phases)
-        files = audit(folder.root, tasks, superseded_in(folder), work)
+        superseded = superseded_in(folder)
+        files = audit(folder.root, tasks, superseded, work)
+        rungs = [*rungs_of(folder.root, [task.output_dir for task in tasks if task.grid.halving])]
         work.begin("Adding up")
         other_code = told_other_code(folder.root, files)
-        plan = make_plan(phases, tasks, files, workers, to_come)
+        again = superseded.keys()
+        plan = make_plan(phases, tasks, files, workers, to_come, rungs=rungs, superseded=again)
         plan = msgspec.structs.replace(plan, other_code=other_code)
     print(msgspec.json.format(msgspec.json.encode(plan)).decode() if json else "\n".join(told(plan, axes)))
     return 0

@@ -10,8 +10,7 @@ from distexp.cli.options import KNOWN_CONFIGS, WORKDIR
 from distexp.cli.records import known_failures, superseded_in, tasks_in
 from distexp.errors import UserError
 from distexp.results.audit import audit, told_other_code
-from distexp.results.row import RUNGS_FILE
-from distexp.results.rungs import read_rungs
+from distexp.results.store import rungs_of
 from distexp.sweep.config import load_configs
 from distexp.sweep.source import READING
 from distexp.system.files import replace_durably
@@ -52,8 +51,7 @@ def main(metric: str | None, out: Path | None, configs: str | None, workdir: Pat
         work.begin(READING)
         phases = load_configs([Path(configs or folder.configs)], folder.root)
         tasks = tasks_in(folder, phases).tasks
-        folders = dict.fromkeys(task.output_dir for task in tasks if task.grid.halving)
-        rungs = [each for name in folders for each in read_rungs(folder.root / name / RUNGS_FILE)]
+        rungs = [*rungs_of(folder.root, [task.output_dir for task in tasks if task.grid.halving])]
         files = audit(folder.root, tasks, superseded_in(folder), work)
         work.begin("Drawing the charts")
         other_code = told_other_code(folder.root, files)

@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -18,8 +18,8 @@ from distexp.queue.task_queue import TaskQueue
 from distexp.results.csv_format import Dialect, line_of
 from distexp.results.results_file import append_durably, lacks_line_end
 from distexp.results.row import RUNGS_FILE
-from distexp.results.rungs import RUNG_COLUMNS, RungRecord, read_rungs
-from distexp.results.store import PREFIX
+from distexp.results.rungs import RUNG_COLUMNS, RungRecord, last_word, wants_more
+from distexp.results.store import rungs_of
 from distexp.search.halving import judge
 from distexp.sweep.grid import GridPoint, Planned
 from distexp.system.group_commit import Batch, GroupCommit
@@ -139,7 +139,7 @@ class Rungs:
         with self._lock:
             table = self._table(planned.phase, halving)
             known = table.records(task.key)
-            last = _last_word(known)
+            last = last_word(known)
             if last is not None and last.verdict == "stop" and rung >= last.rung and not is_last:
                 return "stop"  # for its next attempt, too
             if any(each.rung == rung for each in known):
@@ -163,7 +163,7 @@ class Rungs:
         task = planned.task
         with self._lock:
             table = self._table(planned.phase, halving)
-            last = _last_word(table.records(task.key))
+            last = last_word(table.records(task.key))
             if last is None or last.verdict == "again":
                 return
             record = structs.replace(last, verdict="again", max_iter=halving.max_iter, at_utc=_now_utc())
@@ -176,10 +176,7 @@ class Rungs:
         if halving is None:
             return False
         with self._lock:
-            last = _last_word(self._table(planned.phase, halving).records(planned.key))
-        if last is None or last.verdict == "again":
-            return last is not None
-        return last.max_iter is not None and (halving.max_iter or math.inf) > last.max_iter
+            return wants_more(self._table(planned.phase, halving).records(planned.key), halving)
 
     def continue_pruned(self) -> None:
         """Let pruned tasks run again of which more is wanted, and say how many stay pruned."""
@@ -249,18 +246,10 @@ class Rungs:
         table = self._tables[phase] = _Table(halving)
         entries, _ = self._queue.queries.page(lambda entry: entry.planned.phase == phase, 0, sys.maxsize)
         tasks = {entry.key: entry.planned for entry in entries}
-        own = dict.fromkeys(self._root / each.output_dir / RUNGS_FILE for each in tasks.values())
-        others = [path for path in sorted(self._root.glob(f"{PREFIX}*/{RUNGS_FILE}")) if path not in own]
-        for path in (*others, *own):  # of an earlier `output_dir` first
-            for record in read_rungs(path):
-                if record.key in tasks:
-                    table.add(tasks[record.key].task, record)
+        for record in rungs_of(self._root, [each.output_dir for each in tasks.values()]):
+            if record.key in tasks:
+                table.add(tasks[record.key].task, record)
         return table
-
-
-def _last_word(records: Iterable[RungRecord]) -> RungRecord | None:
-    """Return whether the task was last stopped, or asked for again after that; None: neither."""
-    return next((each for each in reversed([*records]) if each.verdict != "go"), None)
 
 
 def _cell(value: object) -> str:

@@ -9,6 +9,7 @@ import msgspec
 
 from distexp.results.audit import FileAudit
 from distexp.results.problems import Problem
+from distexp.results.rungs import RungRecord, wants_more
 from distexp.sweep.config import Phase
 from distexp.sweep.description import task_lines
 from distexp.sweep.grid import Grid, GridPoint, combination_count, duplicates_among
@@ -68,16 +69,28 @@ def make_plan(
     files: Sequence[FileAudit],
     workers: int,
     to_come: Mapping[Grid, int] = {},
+    *,
+    rungs: Sequence[RungRecord] = (),
+    superseded: Set[str] = frozenset(),
 ) -> Plan:
     """Return what is complete, what runs once for two phases, and how long the rest takes.
 
     A task is expected to take the mean of its combination's other seeds, else of its phase, else of all.
+
+    Args:
+        phases: Of the configs.
+        tasks: Of those phases.
+        files: What the results files hold.
+        workers: How many share the work.
+        rungs: Every verdict that was given: stopped tasks of which more is wanted will run.
+        superseded: Keys of tasks that were asked to run again: no row that is there is copied to them.
     """
     durations = durations_of(files)
     complete = {key for file in files for row in file.rows for key in row.keys if not row.is_pruned}
     pruned = {key for file in files for row in file.rows for key in row.keys if row.is_pruned}
+    pruned -= _to_continue(tasks, rungs)
     times = _Times(tasks, durations)
-    left, copies = _left_and_copies(phases, tasks, complete, pruned)
+    left, copies = _left_and_copies(phases, tasks, complete, pruned, superseded)
     own = {name: list(group) for name, group in itertools.groupby(tasks, lambda task: task.grid.phase)}
     counts = Counter(task.grid.phase for task in tasks)
     done = Counter(task.grid.phase for task in tasks if task.key in complete)
@@ -115,36 +128,53 @@ def make_plan(
         hours=seconds / workers / 3600 if durations else None,
         timed_rows=len({*durations}),
         phases=lines,
-        files=[_file_plan(file) for file in files],
+        files=[_file_plan(file, pruned) for file in files],
     )
 
 
-def _file_plan(file: FileAudit) -> FilePlan:
+def _file_plan(file: FileAudit, pruned: Set[str]) -> FilePlan:
     return FilePlan(
         path=file.path,
         complete=sum(len(row.keys) for row in file.rows if not row.is_pruned),
-        pruned=sum(len(row.keys) for row in file.rows if row.is_pruned),
+        pruned=sum(key in pruned for row in file.rows for key in row.keys),
         problems=file.problems,
     )
 
 
 def _left_and_copies(
-    phases: Sequence[Phase], tasks: Sequence[GridPoint], complete: Set[str], pruned: Set[str]
+    phases: Sequence[Phase],
+    tasks: Sequence[GridPoint],
+    complete: Set[str],
+    pruned: Set[str],
+    superseded: Set[str],
 ) -> tuple[dict[str, list[GridPoint]], dict[str, int]]:
     """Return by phase the tasks that will run, and how many get the row of the same work elsewhere."""
     duplicates = duplicates_among(tasks)
-    done_or_left = set(complete)
+    will_run = set[str]()
     left: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
     copies = dict.fromkeys(left, 0)
     for task in tasks:
         if task.key in complete or task.key in pruned:
             continue
-        if any(key in done_or_left for key in duplicates.get(task.key, ())):
+        done = () if task.key in superseded else complete
+        if any(key in will_run or key in done for key in duplicates.get(task.key, ())):
             copies[task.grid.phase] += 1
         else:
-            done_or_left.add(task.key)
+            will_run.add(task.key)
             left[task.grid.phase].append(task)
     return left, copies
+
+
+def _to_continue(tasks: Sequence[GridPoint], rungs: Sequence[RungRecord]) -> set[str]:
+    """Return the keys of stopped tasks that were asked for again, or are to a larger `max_iter`."""
+    of_key: dict[str, list[RungRecord]] = {}
+    for record in rungs:
+        of_key.setdefault(record.key, []).append(record)
+    return {
+        task.key
+        for task in tasks
+        if task.key in of_key and task.grid.halving and wants_more(of_key[task.key], task.grid.halving)
+    }
 
 
 def _axes(phase: Phase) -> list[str]:

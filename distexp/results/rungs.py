@@ -2,13 +2,15 @@
 
 import csv
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from distexp.system.files import read_bytes
-from distexp.task import Number
+from distexp.task import Halving, Number
 from distexp.text import number_text
 
 
@@ -54,3 +56,25 @@ def read_rungs(path: Path) -> list[RungRecord]:
         except msgspec.ValidationError:
             continue
     return found
+
+
+def last_word(records: Sequence[RungRecord]) -> RungRecord | None:
+    """Return whether the task was last stopped, or asked for again after that; None: neither.
+
+    Args:
+        records: Of one task, the oldest first.
+    """
+    return next((each for each in reversed(records) if each.verdict != "go"), None)
+
+
+def wants_more(records: Sequence[RungRecord], halving: Halving) -> bool:
+    """Return whether a stopped task was asked for again, or is asked for to a larger `max_iter`.
+
+    Args:
+        records: Of that task, the oldest first.
+        halving: Of its phase now.
+    """
+    last = last_word(records)
+    if last is None or last.verdict == "again":
+        return last is not None
+    return last.max_iter is not None and (halving.max_iter or math.inf) > last.max_iter

@@ -8,7 +8,7 @@ Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); neve
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,8 @@ from distexp.errors import ResultsUnwritable
 from distexp.results.matching import TaskIndex
 from distexp.results.reader import OnRead
 from distexp.results.results_file import RESULTS_FILE, ResultsFile, Scan
+from distexp.results.row import RUNGS_FILE
+from distexp.results.rungs import RungRecord, read_rungs
 from distexp.sweep.grid import GridPoint, Planned
 from distexp.task import Bookmark, RowRule, Task
 
@@ -40,6 +42,17 @@ def bytes_in(root: Path, folders: Iterable[str]) -> int:
         with suppress(OSError):
             size += (root / folder / RESULTS_FILE).stat().st_size
     return size
+
+
+def rungs_of(root: Path, folders: Iterable[str]) -> Iterator[RungRecord]:
+    """Yield what the files `rungs.csv` hold: those of tasks that write to these folders last.
+
+    Of each task that is the order in which it came to its rungs: before, it had another `output_dir`.
+    """
+    own = dict.fromkeys(root / folder / RUNGS_FILE for folder in folders)
+    others = [path for path in sorted(root.glob(f"{PREFIX}*/{RUNGS_FILE}")) if path not in own]
+    for path in (*others, *own):
+        yield from read_rungs(path)
 
 
 @dataclass

@@ -9,7 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from distexp.cli.plan import main as plan
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.journal import Journal
 from distexp.system.code import FolderCode, other_code_text
@@ -185,6 +187,7 @@ def test_no_copy_of_an_old_row_undoes_what_was_asked_to_run_again(twice: Folder,
     edit(twice, 10)
     with twice.serving() as manager:
         assert ask(twice, manager.port, type="requeue", other_code=True)["count"] == 3
+    assert "3 complete       3 to run" in CliRunner().invoke(plan, ["--workdir", str(twice.root)]).stdout
     with twice.serving() as manager:
         manager.rescan()
         assert len(complete_all(twice, manager)) == 3

@@ -1,9 +1,7 @@
 """Verdicts at rungs: decided once, on disk before they leave, remembered by the next manager."""
 
 import csv
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from distexp.errors import ResultsUnwritable
 from distexp.manager.manager import ExperimentManager
 from distexp.results.rungs import read_rungs
 from distexp.task import Cause, State
-from tests.live_manager import PATIENCE_S, Folder, RawClient, worker
+from tests.live_manager import Folder, RawClient, worker
 
 CONFIG = """
 defaults: {{output_dir: "./results_exp1", experiment: "absent_module:run"}}
@@ -265,28 +263,18 @@ def test_a_verdict_that_cannot_be_written_is_none(folder: Folder, manager: Exper
         assert [row["value"] for row in csv.DictReader(file)] == ["0.1"]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_folder_that_hangs_or_refuses_loses_no_verdict_of_another(folder: Folder) -> None:
-    folder.configure([1, 2, 3, 4], CONFIG.replace("results_exp1", "results_{{width}}"))
-    files = [folder.root / f"results_{width}" / "rungs.csv" for width in (1, 2, 3)]
-    with folder.serving() as manager, ThreadPoolExecutor() as threads:
-        hanging, refusing, fine, first = [entry.planned for entry in manager.queue.entries()]
-        decide = manager.dispatcher.rungs.decide
-        assert decide(first, 1, 0.9, is_last=False) == "go"
-        files[0].parent.mkdir()
-        os.mkfifo(files[0])
-        files[1].mkdir(parents=True)
-        hangs = threads.submit(decide, hanging, 1, 0.8, is_last=False)
-        try:
-            refused = threads.submit(decide, refusing, 1, 0.7, is_last=False)
-            kept = threads.submit(decide, fine, 1, 0.6, is_last=False)
+    folder.configure([1, 2, 3], CONFIG.replace("results_exp1", "results_{{width}}"))
+    with folder.serving() as manager:
+        hanging, refusing, fine = [entry.planned for entry in manager.queue.entries()]
+        rungs = manager.dispatcher.rungs
+        assert rungs.decide(hanging, 1, 0.8, is_last=False) == "go"
+        (folder.root / "results_2" / "rungs.csv").mkdir(parents=True)
+        with rungs._commits["results_1"]._committing:
             with pytest.raises(ResultsUnwritable, match="results_2"):
-                refused.result(PATIENCE_S)
-            assert kept.result(PATIENCE_S) == "stop"
-        finally:
-            with open(files[0], "rb"):
-                hangs.exception(PATIENCE_S)
-    assert [each.value for each in read_rungs(files[2])] == [0.6]
+                rungs.decide(refusing, 1, 0.7, is_last=False)
+            assert rungs.decide(fine, 1, 0.6, is_last=False) == "stop"
+    assert [each.value for each in read_rungs(folder.root / "results_3" / "rungs.csv")] == [0.6]
 
 
 @pytest.mark.parametrize("state", [State.CANCELLED, State.FAILED, State.WITHDRAWN])

@@ -1,11 +1,13 @@
 """What plan and report say of phases that stop tasks early."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from distexp.cli.plan import told
+from distexp.cli.plan import main, told
 from distexp.reporting.aggregate import make_report
 from distexp.reporting.plan import make_plan
 from distexp.reporting.search_progress import search_of
@@ -65,6 +67,26 @@ def test_plan_names_the_rungs_and_counts_pruned_tasks_apart(folder: Path) -> Non
     lines = told(plan)
     assert lines[2].strip() == "rungs at 1, 3, 9: 1 of 3 goes on, by loss (minimize)"
     assert "results/final_results.csv: completes 2 tasks, 2 pruned" in lines
+
+
+@pytest.mark.parametrize(
+    ("max_iter", "counts"),
+    [
+        ("max_iter: 9", (2, 1, 3)),
+        ("max_iter: 27", (2, 0, 4)),
+        ("max_iter: 3", (2, 1, 3)),
+        ("eta: 3", (2, 0, 4)),
+    ],
+)
+def test_plan_counts_stopped_tasks_of_which_more_is_wanted_as_left(
+    folder: Path, max_iter: str, counts: tuple[int, int, int]
+) -> None:
+    (folder / "configs").mkdir()
+    (folder / "configs" / "config_exp1.yaml").write_text(SWEEP.replace("max_iter: 9", max_iter))
+    done = CliRunner().invoke(main, ["--workdir", str(folder), "--json"])
+    plan = json.loads(done.stdout)
+    assert (plan["complete"], plan["pruned"], plan["left"]) == counts, "one was asked for again"
+    assert (plan["phases"][0]["pruned"], plan["files"][0]["pruned"]) == (counts[1], counts[1])
 
 
 def test_a_pruned_row_is_in_no_mean_of_finished_ones(folder: Path) -> None:
