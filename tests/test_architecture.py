@@ -32,7 +32,7 @@ ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packa
 
 CATCHERS = {  # who may catch whatever comes; the reason
     "worker.worker.Worker._try_start": "around a task's start: whatever prevents it is a failure of it",
-    "worker.beside.Beside._run": "around a step in a thread: what it raises is raised where it is waited for",
+    "system.beside.Beside._run": "around a step in a thread: what it raises is raised where it is waited for",
     "manager.waiting.WaitingWorkers._run": "around one turn for those that wait: the next serves on",
     "results.conversion._first": "around methods of the user's classes: no reason to lose a result",
     "worker.task_main.guarded": "around the experiment: whatever it raises is its failure",

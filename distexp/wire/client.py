@@ -6,14 +6,16 @@ Every request may be repeated: the manager gives the same lease again, acknowled
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from msgspec import structs
 
 from distexp import __version__
 from distexp.errors import (
+    DistexpError,
     ManagerUnreachable,
     ProtocolError,
     Refused,
@@ -21,12 +23,14 @@ from distexp.errors import (
     Unauthorized,
     UserError,
 )
+from distexp.system.beside import Latest
 from distexp.system.process import host_name
 from distexp.wire.auth import TOKEN_VARIABLE, Token, client_context, read_token, secure
 from distexp.wire.framing import MAX_MESSAGE_BYTES, decode_reply, encode
 from distexp.wire.messages import DEFAULT_PORT, AnyReply, AnyRequest, ErrorReply
 from distexp.workdir import Workdir
 
+FOLDER_S = 2.0  # to read address and token of a folder whose disk may hang; then those of before count
 CONNECT_S = 5.0  # a host that does not answer by then is down or firewalled
 REPLY_S = 10.0  # a manager that does not answer by then is stuck; the request is repeated later
 RECEIVE_BYTES = 64 * 1024
@@ -35,6 +39,14 @@ MAX_PORT = 65535
 _NOT_KNOWN = re.compile(r"Object contains unknown field `(\w+)`|Invalid value '(\w+)' - at `\$\.type`")
 
 Reply = TypeVar("Reply")
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """What the working folder says of its manager."""
+
+    info: Mapping[str, Any]
+    token: Token | DistexpError | None  # or why there is none
 
 
 class Client:
@@ -65,6 +77,8 @@ class Client:
         self._workdir = workdir
         self._wanted = (host, port)
         self._given = token
+        self._folder = Latest(self._read_folder, None)
+        self._known: _Folder | None = None  # as of the last look at it
         self._secret = ""  # of the open connection
         self._context = client_context()
         self._socket: socket.socket | None = None
@@ -73,12 +87,25 @@ class Client:
     @property
     def address(self) -> str:
         """Where the manager is, for messages."""
-        host, port = self._place()
+        host, port = self._place(self._known or self._look())
         return f"{host}:{port}"
 
-    def _place(self) -> tuple[str, int]:
+    def _read_folder(self) -> _Folder:
+        try:
+            return _Folder(self._workdir.read_info(), self._given or read_token(self._workdir))
+        except TokenIncomplete as error:
+            return _Folder(self._workdir.read_info(), ManagerUnreachable(str(error)))
+        except UserError as error:  # not the end of a worker that has a task in hand
+            return _Folder(self._workdir.read_info(), Unauthorized(str(error)))
+
+    def _look(self) -> _Folder | None:
+        """Return what the folder says; what it said before, or None, while its disk does not answer."""
+        self._known = self._folder.read(FOLDER_S)
+        return self._known
+
+    def _place(self, folder: _Folder | None) -> tuple[str, int]:
         host, port = self._wanted
-        info = self._workdir.read_info() if host in (None, "localhost") else {}
+        info = folder.info if folder and host in (None, "localhost") else {}
         if host is None:
             known = str(info.get("host", ""))
             host = "localhost" if known in ("", "127.0.0.1") else known
@@ -88,7 +115,7 @@ class Client:
 
     def _is_placed(self) -> bool:
         """Whether somebody said where the manager is: the user, or a manager of this folder."""
-        return self._wanted != (None, None) or bool(self._workdir.read_info())
+        return self._wanted != (None, None) or bool(self._known and self._known.info)
 
     @property
     def socket(self) -> socket.socket | None:
@@ -205,7 +232,10 @@ class Client:
                 raise ProtocolError(f"{self.address}: the reply is too long ({size} bytes)")
 
     def _connect(self) -> ssl.SSLSocket:
-        host, port = self._place()
+        folder = self._look()
+        if folder is None:
+            raise ManagerUnreachable(f"{self._workdir.token}: its disk does not answer")
+        host, port = self._place(folder)
         try:
             plain = socket.create_connection((host, port), CONNECT_S)
         except UnicodeError as error:  # a name with empty or overlong parts
@@ -214,7 +244,7 @@ class Client:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.settimeout(REPLY_S)
             try:
-                token = self._token()
+                token = self._token(folder)
                 self._secret = token.secret
                 return secure(plain, self._context, token, self.address)
             except Unauthorized as error:
@@ -225,19 +255,15 @@ class Client:
                     f"folder's ({error}); start one with `distexp manager` here"
                 ) from None
 
-    def _token(self) -> Token:
-        try:
-            token = self._given or read_token(self._workdir)
-        except TokenIncomplete as error:
-            raise ManagerUnreachable(str(error)) from None
-        except UserError as error:  # not the end of a worker that has a task in hand
-            raise Unauthorized(str(error)) from None
-        if token is None:
+    def _token(self, folder: _Folder) -> Token:
+        if isinstance(folder.token, DistexpError):
+            raise folder.token
+        if folder.token is None:
             raise Unauthorized(
                 f"{self._workdir.token}: missing; copy it from the manager's folder, or put its text into "
                 f"{TOKEN_VARIABLE}"
             )
-        return token
+        return folder.token
 
     def _unreachable(self, error: OSError) -> ManagerUnreachable:
         cause = error.strerror or str(error) or type(error).__name__

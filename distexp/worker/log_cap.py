@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from distexp.run_folder import LOG_FILE
+from distexp.system.beside import Latest
 from distexp.system.shorten import shorten
-from distexp.worker.beside import Latest
 from distexp.worker.task_main import Run
 
 MAX_LOG_MB = 100

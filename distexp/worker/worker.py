@@ -14,6 +14,7 @@ from typing import Any
 from distexp.context import forget_checkpoints
 from distexp.errors import DiskHangs
 from distexp.run_folder import CHECKPOINT_FOLDER, RunFolder, header
+from distexp.system.beside import Latest
 from distexp.system.logs import WorkerLog
 from distexp.task import Cause, Provenance
 from distexp.text import clean_text
@@ -33,7 +34,6 @@ from distexp.wire.messages import (
 )
 from distexp.workdir import Workdir
 from distexp.worker import provenance
-from distexp.worker.beside import Latest
 from distexp.worker.code_folder import CodeFolder
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery

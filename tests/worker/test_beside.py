@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from distexp.errors import DiskHangs
+from distexp.system.beside import Latest
 from distexp.wire.auth import TOKEN_VARIABLE
 from distexp.wire.client import Client
 from distexp.wire.messages import TaskReply
 from distexp.workdir import Workdir
-from distexp.worker.beside import GRACE_S, DiskSteps, Latest
+from distexp.worker.beside import GRACE_S, DiskSteps
 from distexp.worker.connection import HEARTBEAT_S, ManagerConnection
 from distexp.worker.signals import StopRequests
 from tests.live_worker import DEADLINE_S, GATED, RUNNER, await_file, await_rows, gated_folder
