@@ -182,16 +182,14 @@ class TaskQueue:
             if entry.lease is None or entry.lease.lease_id != lease_id:
                 return False
             lease, until_s = entry.lease, self._clock() + worker.term_s
-            is_news = lease.unseen_s > 0 or lease.is_unstarted
             entry.lease = replace(lease, worker=worker, until_s=until_s, unseen_s=0.0, is_unstarted=False)
-            if is_news:
+            if lease.unseen_s > 0 or lease.is_unstarted:
                 self._on_change(entry.record())
             return True
 
     def disconnect(self, connection: int) -> list[Lease]:
         """Shorten the leases of a broken connection and return them; not of a worker without heartbeats."""
-        now_s = self._clock()
-        return self.update_leases(lambda lease: lease.disconnected(connection, now_s))
+        return self.update_leases(lambda lease: lease.disconnected(connection, self._clock()))
 
     def update_leases(self, update: Callable[[Lease], Lease], *, is_recorded: bool = False) -> list[Lease]:
         """Replace each live lease by what `update` makes of it; return those that are new."""

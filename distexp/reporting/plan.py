@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 
 import msgspec
+from msgspec import structs
 
 from distexp.results.audit import FileAudit
 from distexp.results.problems import Problem
@@ -78,10 +79,10 @@ def make_plan(
     A task is expected to take the mean of its combination's other seeds, else of its phase, else of all.
 
     Args:
-        phases: Of the configs.
-        tasks: Of those phases.
+        phases: Of the configs; `tasks` are theirs.
         files: What the results files hold.
         workers: How many share the work.
+        to_come: Samples of searches that have not been drawn yet.
         rungs: Every verdict that was given: stopped tasks of which more is wanted will run.
         superseded: Keys of tasks that were asked to run again: no row that is there is copied to them.
     """
@@ -97,9 +98,8 @@ def make_plan(
     stopped = Counter(task.grid.phase for task in tasks if task.key in pruned)
     coming = {grid.phase: count for grid, count in to_come.items()}
     lines = [
-        PhasePlan(
-            phase=phase.name,
-            where=phase.where,
+        structs.replace(
+            _described(phase, own.get(phase.name, ())),
             tasks=counts[phase.name] + coming.get(phase.name, 0),
             to_come=coming.get(phase.name, 0),
             complete=done[phase.name],
@@ -107,13 +107,6 @@ def make_plan(
             copies=copies[phase.name],
             left=len(left[phase.name]) + coming.get(phase.name, 0),
             seconds=times.of(left[phase.name], coming.get(phase.name, 0), phase.name),
-            gpus=phase.gpus,
-            min_free_gb=phase.min_free_gb,
-            gpu_model=phase.gpu_model,
-            axes=_axes(phase),
-            rungs=_rungs(phase),
-            is_grid=phase.places is None,
-            examples=task_lines(own.get(phase.name, ())),
         )
         for phase in phases
     ]
@@ -129,6 +122,26 @@ def make_plan(
         timed_rows=len({*durations}),
         phases=lines,
         files=[_file_plan(file, pruned) for file in files],
+    )
+
+
+def _described(phase: Phase, tasks: Sequence[GridPoint]) -> PhasePlan:
+    """Return what the config says of a phase; nothing is counted yet."""
+    return PhasePlan(
+        phase=phase.name,
+        where=phase.where,
+        tasks=0,
+        complete=0,
+        copies=0,
+        left=0,
+        seconds=None,
+        gpus=phase.gpus,
+        min_free_gb=phase.min_free_gb,
+        gpu_model=phase.gpu_model,
+        axes=_axes(phase),
+        rungs=_rungs(phase),
+        is_grid=phase.places is None,
+        examples=task_lines(tasks),
     )
 
 

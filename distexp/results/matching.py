@@ -59,8 +59,7 @@ class TaskIndex:
             self._keys.update([point.key for point in points])
             group = self._of_grid[grid] = Group.of_grid(grid, points)
             self.groups.append(group)
-            if grid.halving is not None:
-                self.stopping_phases |= {*group.phase_names}
+            self._note_halving(group)
             for folder in {point.output_dir for point in points}:
                 self._writers.setdefault(folder, set()).add(grid.phase)
         return not self._keys <= known
@@ -73,17 +72,20 @@ class TaskIndex:
             self._of_grid[grid] = group
             self._keys.update([point.key for point in points])
             self.groups = [each for each in self.groups if each is not known] + [group]
-            self.has_halving = self.has_halving or grid.halving is not None
+            self._note_halving(group)
             for point in points:
                 self._writers.setdefault(point.output_dir, set()).add(grid.phase)
+
+    def _note_halving(self, group: Group) -> None:
+        if getattr(group.source, "halving", None) is not None:
+            self.stopping_phases |= {*group.phase_names}
 
     def add(self, task: Task, rule: RowRule | None = None) -> None:
         """Take one more task up; rows read before are not looked at again."""
         with self._lock:
             self._keys.add(task.key)
-            if getattr(task, "halving", None) is not None:
-                self.stopping_phases |= {task.phase}
             self.groups = [*self.groups, Group.of_task(task, rule)]
+            self._note_halving(self.groups[-1])
             self._writers.setdefault(task.output_dir, set()).add(task.phase)
 
     def rule(self, task: Planned) -> RowRule | None:

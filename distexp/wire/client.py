@@ -87,7 +87,7 @@ class Client:
     @property
     def address(self) -> str:
         """Where the manager is, for messages."""
-        host, port = self._place(self._known or self._look())
+        host, port = self._place(self._look())
         return f"{host}:{port}"
 
     def _read_folder(self) -> _Folder:

@@ -3,8 +3,9 @@ import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -219,6 +220,30 @@ def test_workers_of_a_folder_find_its_manager_at_the_address_that_it_serves(fold
     with folder.serving(host="127.0.0.7") as manager, Client(Workdir(folder.root)) as client:
         assert client.call(Status(), StatusReply).status.total == 3
         assert client.address == f"127.0.0.7:{manager.port}"
+
+
+def test_while_a_folders_disk_hangs_what_it_said_before_counts_and_nobody_waits_for_it(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    answers.set()
+
+    class NetworkDrive(Workdir):
+        def read_info(self) -> Mapping[str, Any]:
+            answers.wait()
+            return super().read_info()
+
+    with folder.serving(), Client(NetworkDrive(folder.root)) as client:
+        try:
+            assert client.call(Status(), StatusReply).status.total == 3
+            client.close()
+            answers.clear()
+            monkeypatch.setattr("distexp.wire.client.FOLDER_S", 0.05)
+            assert client.call(Status(), StatusReply).status.total == 3
+            with pytest.raises(ManagerUnreachable, match="token: its disk does not answer"):
+                Client(NetworkDrive(folder.root)).call(Status(), StatusReply)
+        finally:
+            answers.set()
 
 
 @pytest.mark.parametrize("port", [0, -1, 70000])
