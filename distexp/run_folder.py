@@ -26,13 +26,19 @@ HALF_PARAMETERS_FILE = ".params.json.tmp"  # until it is whole
 CHECKPOINT_FOLDER = "checkpoint"
 ROOM_BYTES = 64 * 1024  # a disk with less room than this is full: a log and a row need some of it
 HEADER = "# "  # begins each line of ours in a log
+MAX_PHASE_CHARS = 80  # in the name of a run folder: a path on Windows has 260, with what the task saves there
 MAX_HEADER_CHARS = 2000  # of the parameters there; params.json has them all
 MOVES_OPEN_FILES = sys.platform != "win32"
 
 
 def run_folder(output_dir: str, phase: str, seed: int, key: str) -> Path:
     """Return a task's own folder, from the working folder on: of all attempts, whatever its label."""
-    return Path(output_dir, RUNS_FOLDER, harmless_name(f"{phase}_{seed}_{key}"))
+    return Path(output_dir, RUNS_FOLDER, harmless_name(f"{name_start(phase, seed)}{key}"))
+
+
+def name_start(phase: str, seed: int | str) -> str:
+    """Return how the names of the run folders of a phase and seed begin; the key tells them apart."""
+    return f"{phase[:MAX_PHASE_CHARS]}_{seed}_"
 
 
 def key_in(folder: Path) -> str:

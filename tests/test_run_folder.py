@@ -142,3 +142,10 @@ def test_a_header_says_who_ran_what_with_which_parameters() -> None:
 
 def test_the_name_of_a_folder_ends_with_the_key(folder: RunFolder) -> None:
     assert key_in(folder.path) == a_task().key
+
+
+@pytest.mark.parametrize("phase", ["long_" * 40, "\u00e4\u8a9e" * 40])
+def test_the_folder_of_a_long_phase_leaves_room_in_a_path_of_windows(phase: str) -> None:
+    name = run_folder.run_folder("results_a", phase, 42, "e0ce42851637c62d1a5e").name
+    assert name == f"{phase[:80]}_42_e0ce42851637c62d1a5e"
+    assert len(name) < 110

@@ -10,7 +10,7 @@ from distexp.results.csv_format import read_header, whole_file
 from distexp.results.matching import first_places
 from distexp.results.results_file import RESULTS_FILE
 from distexp.results.store import folders_with_results
-from distexp.run_folder import HEADER, LOG_FILE, PARAMETERS_FILE, RUNS_FOLDER, key_in
+from distexp.run_folder import HEADER, LOG_FILE, PARAMETERS_FILE, RUNS_FOLDER, key_in, name_start
 from distexp.system.files import read_bytes, regular
 from distexp.task import Value
 from distexp.text import harmless_name
@@ -126,12 +126,12 @@ def _folders_of(root: Path, name: str) -> Iterator[Path]:
     is_key = not set(name) - KEYS
     phase, _, index_and_seed = name.rpartition("_")
     phase = phase.rpartition("_")[0]
-    start = f"{phase}_{index_and_seed}_"
+    start = harmless_name(name_start(phase, index_and_seed))
     for depth in ("*", "*/*", ""):
         for runs in root.glob(f"{depth}/{RUNS_FOLDER}" if depth else RUNS_FOLDER):
             for folder in runs.iterdir():
                 has_key = is_key and key_in(folder) == name
-                may_be = not has_key and bool(phase) and folder.name.startswith(harmless_name(start))
+                may_be = not has_key and bool(phase) and folder.name.startswith(start)
                 if has_key or (may_be and _task_id(folder) == name):
                     yield folder
 

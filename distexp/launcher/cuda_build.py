@@ -9,19 +9,19 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-INDEX = "https://download.pytorch.org/whl/cu{version}"
-BUILDS = (126, 128, 130)  # CUDA 12.6, 12.8, 13.0: what there are builds for; each driver runs older ones, too
+INDEX = "https://download.pytorch.org/whl/cu{}{}"
+# Of CUDA, with builds of one torch or another. A driver runs older ones, too.
+BUILDS = ((12, 6), (12, 8), (12, 9), (13, 0), (13, 2))
 DECLINED = "cuda-declined"  # in .venv, once the user wants none
 ASK_S = 30.0  # for a driver to wake its GPUs
 VERSION = "import importlib.metadata as found; print(found.version('torch'))"
 
 
-def index_for(told: str) -> str | None:
-    """Return the index for the driver that `nvidia-smi` tells of; None for one too old for any build."""
+def indexes_for(told: str) -> list[str]:
+    """Return the indexes for the driver that `nvidia-smi` tells of, the newest first; none for an old one."""
     found = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", told)
-    runs = int(found[1]) * 10 + int(found[2]) if found else BUILDS[0]
-    fitting = [build for build in BUILDS if build <= runs]
-    return INDEX.format(version=fitting[-1]) if fitting else None
+    runs = (int(found[1]), int(found[2])) if found else BUILDS[0]
+    return [INDEX.format(*build) for build in reversed(BUILDS) if build <= runs]
 
 
 def offer(
@@ -39,15 +39,18 @@ def offer(
         return
     version = _run([str(python), "-c", VERSION])
     driver = _run(["nvidia-smi"]) if version and "+cu" not in version else None
-    index = index_for(driver) if driver else None
-    if index is None:
+    indexes = indexes_for(driver) if driver else []
+    if not indexes:
         return
     answer = ask("nvidia-smi sees a GPU, but PyPI's torch for Windows computes on the CPU alone")
     if answer:
         wanted = f"torch=={version.partition('+')[0]}"
-        code = install(["--force-reinstall", "--no-deps", wanted, "--index-url", index])
-        told = "installed" if code == 0 else f"not installed (exit code {code})"
-        print(f"{wanted} from {index}: {told}", file=sys.stderr)
+        for index in indexes:  # not each holds this version of torch
+            code = install(["--force-reinstall", "--no-deps", wanted, "--index-url", index])
+            told = "installed" if code == 0 else f"not installed (exit code {code})"
+            print(f"{wanted} from {index}: {told}", file=sys.stderr)
+            if code == 0:
+                return
     elif answer is False:
         (venv / DECLINED).touch()
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from distexp.launcher.bootstrap import offer_cuda
-from distexp.launcher.cuda_build import index_for, offer
+from distexp.launcher.cuda_build import indexes_for, offer
 
 NVIDIA_SMI = "#!/bin/sh\necho '| NVIDIA-SMI 570.86.15    CUDA Version: 12.8 |'\n"
 PYTHON = """#!/bin/sh
-if [ "$1" = -c ]; then echo "$TORCH"; else echo "$*" >>"$(dirname "$0")/words"; fi
+if [ "$1" = -c ]; then echo "$TORCH"; exit; fi
+echo "$*" >>"$(dirname "$0")/words"
+case "$*" in *"${ABSENT:-no such index}") exit 1; esac
 """
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="its stand-ins are shell scripts")
@@ -43,7 +45,17 @@ def test_who_agrees_gets_the_build_for_the_driver_in_the_same_version(
         "-m pip install --disable-pip-version-check --force-reinstall --no-deps torch==2.13.0 "
         "--index-url https://download.pytorch.org/whl/cu128\n"
     )
-    assert "torch==2.13.0 from https://download.pytorch.org/whl/cu128: installed" in capsys.readouterr().out
+    assert "torch==2.13.0 from https://download.pytorch.org/whl/cu128: installed" in capsys.readouterr().err
+
+
+def test_where_the_newest_index_does_not_hold_that_version_the_next_is_tried(
+    venv: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABSENT", "cu128")
+    offer_cuda(venv, is_agreed=True)
+    assert [line.rpartition("/")[2] for line in words(venv).splitlines()] == ["cu128", "cu126"]
+    told = "".join(capfd.readouterr())
+    assert "whl/cu128: not installed (exit code 1)" in told and "whl/cu126: installed" in told
 
 
 @pytest.mark.parametrize("torch", ["2.13.0+cu128", ""])
@@ -87,12 +99,17 @@ def test_without_a_terminal_it_is_only_said(
 
 
 @pytest.mark.parametrize(
-    ("told", "build"),
-    [("CUDA Version: 13.2", "cu130"), ("CUDA Version: 12.7", "cu126"), ("no word", "cu126")],
+    ("told", "builds"),
+    [
+        ("CUDA Version: 13.1", ["cu130", "cu129", "cu128", "cu126"]),
+        ("CUDA Version: 12.10", ["cu129", "cu128", "cu126"]),
+        ("CUDA Version: 12.7", ["cu126"]),
+        ("no word", ["cu126"]),
+    ],
 )
-def test_the_newest_build_that_the_driver_runs_is_chosen(told: str, build: str) -> None:
-    assert index_for(told) == f"https://download.pytorch.org/whl/{build}"
+def test_the_newest_build_that_the_driver_runs_comes_first(told: str, builds: list[str]) -> None:
+    assert indexes_for(told) == [f"https://download.pytorch.org/whl/{build}" for build in builds]
 
 
 def test_a_driver_too_old_for_every_build_gets_none() -> None:
-    assert index_for("CUDA Version: 11.4") is None
+    assert indexes_for("CUDA Version: 11.4") == []
