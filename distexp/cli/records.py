@@ -90,7 +90,8 @@ def superseded_in(workdir: Workdir) -> dict[str, str]:
         return {each.key: each.superseded for each in journal_of(workdir) if each.superseded}
     except AlreadyRunning:
         with suppress(DistexpError), Client(workdir, token=given_token()) as client:
-            return {each.key: each.superseded for each in _asked(client, Tasks(superseded=True))}
+            asked = _asked(client, Tasks(superseded=True))
+            return {each.key: each.superseded for each in asked if each.superseded}
     except DistexpError:
         pass
     return {}
