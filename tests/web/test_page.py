@@ -129,7 +129,7 @@ def test_a_task_fails_its_log_is_read_it_is_requeued_and_completes(folder: Folde
         await_on(page, "document.querySelector('#task-curves svg')")
         page.click("#task-close")
         open_gate(folder.root)
-    await_text(page, "#done", "100.0 %")
+        await_text(page, "#done", "100.0 %")
     assert page.ask("window.hacked === undefined && document.querySelectorAll('img').length === 0")
     assert "\x1b" not in page.ask("document.body.textContent")
 
