@@ -11,6 +11,7 @@ const STATES = ["complete", "pruned", "assigned", "pending", "failed", "cancelle
 const STATE_WORDS = { complete: "complete", pruned: "stopped early", assigned: "running", pending: "pending", failed: "failed", cancelled: "cancelled" };
 const SILENT_S = 45;  // three heartbeats
 const GONE_S = 60;  // a worker that has left is shown so long
+const title = document.title;
 let view = null;
 let nowS = 0;
 let gpus = new Map();
@@ -40,12 +41,19 @@ function stateBar(bar, tasks) {
   mark(bar, "aria-label", STATES.filter((state) => tasks[state]).map((state) => `${count(tasks[state])} ${STATE_WORDS[state]}`).join(", ") || "no task");
 }
 
+// whether nothing runs, and all that is left waits for the user
+function isStuck({ status, phases: all }) {
+  const held = all.filter((each) => each.held).reduce((sum, each) => sum + (each.tasks.pending ?? 0), 0);
+  return held > 0 && held === status.pending && !status.assigned;
+}
+
 function showProgress({ status, per_hour: perHour, eta_s: etaS, why_no_eta: whyNoEta }, problem) {
   const done = status.complete + status.pruned;
   write(byId("done"), status.total ? `${(Math.floor(1000 * done / status.total) / 10).toFixed(1)} %` : "no tasks");
   const rate = perHour === null ? "" : perHour >= 600 ? `${(perHour / 60).toFixed(0)} tasks/min` : `${shown(+perHour.toPrecision(3))} tasks/h`;
-  const eta = problem ? "" : status.done ? "nothing is left to run" : etaS === null ? (whyNoEta ? `ETA: ${whyNoEta}` : "") : `done in about ${duration(etaS)}`;
+  const eta = problem ? "" : isStuck(view) ? "what is left is held" : status.done ? "nothing is left to run" : etaS === null ? (whyNoEta ? `ETA: ${whyNoEta}` : "") : `done in about ${duration(etaS)}`;
   write(byId("eta"), [`${count(done)} of ${count(status.total)} tasks`, rate, eta].filter(Boolean).join(" · "));
+  document.title = `${status.total ? `${Math.floor(100 * done / status.total)} % · ` : ""}${title}`;
   stateBar(byId("bar"), status);
   keep(byId("counts"), STATES.filter((state) => status[state] || ["complete", "assigned", "pending", "failed"].includes(state)), (state) => state,
     (state) => {
@@ -60,7 +68,7 @@ function showProgress({ status, per_hour: perHour, eta_s: etaS, why_no_eta: whyN
 function showState(problem) {
   const { status } = view ?? {};
   const state = byId("state");
-  const word = !view ? "no manager" : problem ? "at rest" : status.paused ? "paused" : status.done ? "done" : "live";
+  const word = !view ? "no manager" : problem ? "at rest" : status.paused ? "paused" : status.done ? "done" : isStuck(view) ? "held" : "live";
   write(state, word);
   mark(state, "class", `badge ${word === "live" ? "good" : word === "done" ? "" : "warn"}`);
   const pause = byId("pause");
@@ -113,6 +121,7 @@ function attentionItems({ problem, view: told }) {
 function showAttention(update) {
   const items = attentionItems(update);
   byId("attention").hidden = !items.length;
+  write(document.querySelector("nav a[href='#attention']"), `Attention (${items.length})`);
   keep(byId("attention").querySelector("ul"), items, (item) => item.key,
     (item) => make("li", {}, make("div", {}, make("b"), make("span"), make("p", { class: "quiet" })),
       make("div", { class: "actions" }, ...item.actions.map(([text, press]) => button(text, `${text}: ${item.what}`, press)))),
