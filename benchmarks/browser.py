@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -57,8 +58,12 @@ class Page:
         self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.go(place if isinstance(place, str) else place.as_uri())
+
+    def go(self, address: str) -> None:
+        """Open an address and return when it is loaded."""
         self._events.clear()
-        self.call("Page.navigate", url=place if isinstance(place, str) else place.as_uri())
+        self.call("Page.navigate", url=address)
         self.await_event("Page.loadEventFired")
 
     def resize(self, width: int, height: int) -> None:
@@ -86,6 +91,21 @@ class Page:
     def type(self, text: str) -> None:
         """Type into what has the focus."""
         self.call("Input.insertText", text=text)
+
+    def press(self, key: str, *, shift: bool = False) -> None:
+        """Press and release a key, such as Tab, Enter or Escape, or a blank."""
+        about = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": _KEYS[key]}
+        text = {"text": {"Enter": "\r", " ": " "}[key]} if key in ("Enter", " ") else {}
+        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
+            about_this = about | (text if kind == "keyDown" else {})
+            self.call("Input.dispatchKeyEvent", type=kind, modifiers=8 * shift, **about_this)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Move the mouse from one place to another with its button held."""
+        steps = (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end))
+        for kind, (x, y) in steps:
+            held = {"button": "left", "buttons": 1, "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **held)
 
     def picture(self, target: Path) -> None:
         """Write a PNG of the window."""

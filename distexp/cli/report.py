@@ -1,6 +1,7 @@
 """`report`: one HTML file to look at a sweep with."""
 
 from datetime import UTC, datetime
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,12 +38,13 @@ NEEDED = ("pandas", "plotly", "scipy")  # the extra `report`
 def main(metric: str | None, out: Path | None, configs: str | None, workdir: Path) -> int:
     """Write one HTML file that needs no network.
 
-    Charts with intervals over seeds, heat maps, the best combinations, failures, time, and a table of all
-    rows.
+    Charts with intervals over seeds, coloured by a second axis; heat maps; what each axis explains; the best
+    combinations; any column against any other; learning curves; failures; time; a table of all rows.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(f"report: install what it needs: pip install {' '.join(missing)}")
     from distexp.reporting.aggregate import make_report  # pandas, which may be missing until here
+    from distexp.reporting.curves import curves_of
     from distexp.reporting.html import make_page
 
     folder = Workdir(workdir.absolute())
@@ -55,7 +57,9 @@ def main(metric: str | None, out: Path | None, configs: str | None, workdir: Pat
         files = audit(folder.root, tasks, superseded_in(folder), work)
         work.begin("Drawing the charts")
         other_code = told_other_code(folder.root, files)
-        report = make_report(phases, tasks, files, known_failures(folder), metric=metric, rungs=rungs)
+        curves = partial(curves_of, folder.root)
+        failures = known_failures(folder)
+        report = make_report(phases, tasks, files, failures, metric=metric, rungs=rungs, curves=curves)
         work.begin("Writing the page")
         made = f"{folder.root} on {host_name()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         made += f"; {other_code}" if other_code else ""

@@ -3,15 +3,19 @@
 Pure. All of it becomes JSON for the page (`html`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
+
+import numpy as np
 
 from distexp.errors import UserError
 from distexp.reporting.comparison import Space, frame_of, numbers_of
 from distexp.reporting.failures import group_failures
 from distexp.reporting.plan import durations_of, number_in
 from distexp.reporting.search_progress import search_of
-from distexp.results.audit import FileAudit
+from distexp.reporting.table import MEASURED, Cells, cells_of, columns_named, pack, table_of
+from distexp.results.audit import FileAudit, Row
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.results.rungs import RungRecord
 from distexp.run_folder import run_folder
@@ -20,12 +24,9 @@ from distexp.sweep.grid import GridPoint
 from distexp.task import TaskRecord
 from distexp.text import cell_text
 
-TABLE_DIGITS = 8  # of a number in the table: half the page, and more than anybody reads
+CURVES_OF = 10  # rows of each phase, the best ones, whose curves are wanted first
 NAMED_TASKS = 5  # of those that failed for one cause
-MEASURED = ("duration_s", "peak_gpu_mib")  # ours, and as good as a metric
 LOWER_IS_BETTER = ("loss", "error", "err", "mse", "mae", "rmse", "perplexity", "duration_s", "peak_gpu_mib")
-_NO_NUMBERS = {"", "nan", "inf", "-inf"}  # what a column of numbers may hold besides
-_TRUTH = {"True": 1.0, "False": 0.0}  # its mean is a share
 
 
 def make_report(
@@ -36,6 +37,7 @@ def make_report(
     metric: str | None,
     *,
     rungs: Sequence[RungRecord] = (),
+    curves: Callable[[Sequence[str], Sequence[int]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return what the page shows.
 
@@ -43,21 +45,22 @@ def make_report(
         records: Of tasks that the manager knows to have failed or been cancelled, and perhaps others.
         metric: What is shown first; None for the first metric of the rows.
         rungs: What tasks have reached that may be stopped early.
+        curves: Returns learning curves, given the run folder of each row and the rows that are wanted most.
 
     Raises:
         UserError: There is no such metric; lists those that are.
     """
     by_key = {task.key: task for task in tasks}
-    columns = list(dict.fromkeys(column for file in files for column in file.columns))
-    cells = _columns(files, columns)
+    cells = cells_of(files)
     rows = [row for file in files for row in file.rows]
-    keys = [row.keys for row in rows]
-    metrics = _metrics(columns, cells, phases)
+    metrics = _metrics(cells, phases)
     if metric is not None and metric not in metrics:
         there = f"choose one of: {', '.join(metrics)}" if metrics else "there are none yet"
         raise UserError(f"--metric {metric}: no row has such a metric; {there}")
     goals = {phase.metric.name: phase.metric.goal for phase in phases if phase.metric}
-    numbers = {name: _numbers(cells[name]) for name in metrics}
+    numbers = {name: cells[name].numbers() for name in metrics}
+    metric = metric or next((name for name in [*goals, *metrics] if name in metrics), None)
+    lower = [name for name in metrics if _is_lower_better(name, goals)]
     durations = durations_of(files)
     finished = [(at, row) for at, row in enumerate(rows) if not row.is_pruned]
     row_of = {key: at for at, row in reversed(finished) for key in row.keys}  # the first of each task
@@ -65,10 +68,13 @@ def make_report(
     planned: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
     for task in tasks:
         planned[task.grid.phase].append(task)
+    phase_of = _phase_of(rows, by_key, [phase.name for phase in phases])
+    run_dirs = cells["run_dir"].each() if "run_dir" in cells else [""] * len(rows)
+    best = _best_rows(phase_of, np.array([]) if metric is None else numbers[metric], metric in lower, rows)
     return {
         "metrics": metrics,
-        "metric": metric or next((name for name in [*goals, *metrics] if name in metrics), None),
-        "lower": [name for name in metrics if _is_lower_better(name, goals)],
+        "metric": metric,
+        "lower": lower,
         "totals": {
             "tasks": len(tasks),
             "complete": len(row_of),
@@ -80,12 +86,33 @@ def make_report(
             | {"search": search_of(phase, [t.key for t in planned[phase.name]], files, rungs)}
             for phase in phases
         ],
-        "columns": [_column(name, cells[name], name in numbers) for name in columns],
-        "rows": len(keys),
+        "columns": table_of(cells, metrics, phases),
+        "rows": len(rows),
+        "phase_of": pack(phase_of),
+        "pruned": [at for at, row in enumerate(rows) if row.is_pruned],
+        "curves": curves(run_dirs, best) if curves else None,
         "failures": _failures(records, by_key, row_of.keys() | pruned),
-        "workers": _workers(cells, len(keys)),
+        "workers": _workers(cells, len(rows)),
         "problems": [[file.path, p.line, p.reason, p.rows] for file in files for p in file.problems],
     }
+
+
+def _phase_of(rows: Sequence[Row], by_key: Mapping[str, GridPoint], names: Sequence[str]) -> Any:
+    """Return the place of each row's phase; one more than the last for a row that counts for no task."""
+    places = {name: at for at, name in enumerate(names)}
+    found = (places[by_key[row.keys[0]].phase] if row.keys else len(names) for row in rows)
+    return np.fromiter(found, dtype=np.int64, count=len(rows))
+
+
+def _best_rows(phase_of: Any, numbers: Any, is_lower_better: bool, rows: Sequence[Row]) -> list[int]:
+    """Return the rows with the best numbers of each phase, in turn: the best of all phases first."""
+    taken: dict[int, list[int]] = {}
+    order = np.argsort(numbers if is_lower_better else np.negative(numbers), kind="stable")
+    for row in order.tolist():
+        own = taken.setdefault(int(phase_of[row]), [])
+        if len(own) < CURVES_OF and not rows[row].is_pruned and not np.isnan(numbers[row]):
+            own.append(row)
+    return [row for turn in itertools.zip_longest(*taken.values()) for row in turn if row is not None]
 
 
 def _is_lower_better(metric: str, goals: Mapping[str, str]) -> bool:
@@ -94,41 +121,18 @@ def _is_lower_better(metric: str, goals: Mapping[str, str]) -> bool:
     return any(word in metric.lower() for word in LOWER_IS_BETTER)
 
 
-def _columns(files: Sequence[FileAudit], names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the cells of every column, over all files; empty where a file lacks the column."""
-    cells: dict[str, list[str]] = {name: [] for name in names}
-    for file in files:
-        places = file.places()
-        for name in names:
-            at = places.get(name)
-            cells[name] += [""] * len(file.rows) if at is None else [row.fields[at] for row in file.rows]
-    return cells
-
-
-def _metrics(columns: Sequence[str], cells: Mapping[str, list[str]], phases: Sequence[Phase]) -> list[str]:
+def _metrics(cells: Mapping[str, Cells], phases: Sequence[Phase]) -> list[str]:
     parameters = {name for phase in phases for name in (*phase.axes, *phase.defaults)}
     known = {*IDENTITY, *CAPTURED, *PROVENANCE} - {*MEASURED} | parameters
-    found = [
-        name for name in columns if name not in known and any(_number(c) is not None for c in cells[name])
-    ]
+    found = [name for name, column in cells.items() if name not in known and column.has_numbers()]
     return sorted(found, key=lambda name: name in MEASURED)
-
-
-def _numbers(cells: Sequence[str]) -> list[float | None]:
-    read = {cell: _number(cell) for cell in dict.fromkeys(cells)}
-    return [read[cell] for cell in cells]
-
-
-def _number(cell: str) -> float | None:
-    truth = _TRUTH.get(cell)
-    return truth if truth is not None else number_in(cell) if cell else None
 
 
 def _phase(
     phase: Phase,
     planned: Sequence[GridPoint],
     row_of: Mapping[str, int],
-    numbers: Mapping[str, list[float | None]],
+    numbers: Mapping[str, Any],
     durations: Mapping[str, float],
 ) -> dict[str, Any]:
     own = [(row_of[task.key], task) for task in planned if task.key in row_of]
@@ -138,7 +142,7 @@ def _phase(
     space = Space.of(phase, planned)
     shown = {}
     for name, column in numbers.items():
-        frame = frame_of(places, seeds, [column[at] for at, _ in own])
+        frame = frame_of(places, seeds, column[[at for at, _ in own]])
         if not frame.empty:
             shown[name] = space.charts(frame)
     return {
@@ -155,35 +159,12 @@ def _phase(
                 "values": axes[name],
                 "numeric": numbers_of(values, phase.absent.get(name)) is not None,
                 "absent": phase.absent.get(name),
+                "columns": columns_named(phase, name),
             }
             for name, values in phase.axes.items()
         ],
         "shown": shown,
     }
-
-
-def _column(name: str, cells: Sequence[str], is_metric: bool) -> dict[str, Any]:
-    """Return a column for the table: numbers as they are, texts as places in a list of different ones."""
-    distinct = dict.fromkeys(cells)
-    about = {"name": name, "constant": len(distinct) <= 1, "metric": is_metric}
-    if (
-        all(cell in _NO_NUMBERS or number_in(cell) is not None for cell in distinct)
-        and distinct.keys() - _NO_NUMBERS
-    ):
-        read = {cell: _shown(cell) for cell in distinct}
-        return {**about, "numbers": [read[cell] for cell in cells]}
-    places = {cell: at for at, cell in enumerate(distinct)}
-    is_distinct = len(distinct) == len(cells)  # then each stands at its own place
-    return {**about, "texts": list(distinct), "at": None if is_distinct else [places[cell] for cell in cells]}
-
-
-def _shown(cell: str) -> float | int | str | None:
-    if cell in _NO_NUMBERS:
-        return cell or None
-    number = float(cell)
-    if number.is_integer() and abs(number) < 2**53:
-        return int(number)
-    return float(f"{number:.{TABLE_DIGITS}g}")
 
 
 def _failures(
@@ -208,12 +189,14 @@ def _run_folder(task: GridPoint) -> str:
     return run_folder(task.output_dir, task.phase, task.seed, task.key).as_posix()
 
 
-def _workers(cells: Mapping[str, list[str]], rows: int) -> list[list[Any]]:
+def _workers(cells: Mapping[str, Cells], rows: int) -> list[list[Any]]:
     """Return per worker, host and device how many rows it made, and in how many seconds."""
-    nothing = [""] * rows
+    nothing = Cells([""], [0] * rows)
     found: dict[tuple[str, ...], list[float]] = {}
     names = ("worker", "host", "device")
-    for *who, seconds in zip(*(cells.get(name, nothing) for name in (*names, "duration_s")), strict=True):
+    for *who, seconds in zip(
+        *(cells.get(name, nothing).each() for name in (*names, "duration_s")), strict=True
+    ):
         if any(who):
             found.setdefault(tuple(who), []).append(number_in(seconds) or 0.0)
     return [[*who, len(spent), round(sum(spent), 1)] for who, spent in sorted(found.items())]

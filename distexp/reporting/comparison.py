@@ -78,6 +78,7 @@ def compare(
     if len(axes) == 1 and not runs:
         return Comparison(axes=[*axes], **counts)
     by_seed = shared.groupby([*axes, _SEED])[_VALUE].mean()
+    by_seed.index.names = [None] * (len(axes) + 1)  # which are numbers, and would be taken for levels
     found = _points(by_seed.groupby(level=[*range(len(axes))]))
     if len(axes) == 1:
         return Comparison(axes=[*axes], points=found, **counts)

@@ -18,7 +18,10 @@ const charts = (() => {
     }
   }, { rootMargin: "300px" });
   const resizer = new ResizeObserver((entries) => {  // of a chart: a window's own event comes too early, or never
-    for (const { target } of entries) if (target.matches(".js-plotly-plot")) Plotly.Plots.resize(target);
+    for (const { target } of entries) {
+      if (target.matches(".js-plotly-plot")) Plotly.Plots.resize(target);
+      else target.redraw?.();
+    }
   });
   window.addEventListener("plotly", () => { for (const plot of pending.keys()) watcher.observe(plot); });
 
@@ -88,7 +91,9 @@ const charts = (() => {
       larger.setAttribute("aria-pressed", place.classList.toggle("large"));
     } }, "⤢");
     const picture = make("button", { type: "button", class: "small", "aria-label": `Save ${title} as PNG`, onclick: () => {
-      if (plot.matches(".js-plotly-plot")) Plotly.downloadImage(plot, { format: "png", scale: 2, width: plot.clientWidth, height: plot.clientHeight, filename: title.replace(/[^\w.-]+/g, "_") });
+      const filename = title.replace(/[^\w.-]+/g, "_");
+      if (plot.matches(".js-plotly-plot")) Plotly.downloadImage(plot, { format: "png", scale: 2, width: plot.clientWidth, height: plot.clientHeight, filename });
+      else plot.querySelector("canvas")?.toBlob((image) => dom.save(`${filename}.png`, "image/png", image));
     } }, "PNG");
     place.append(make("div", { class: "chart-head" }, make("h3", {}, title), picture, larger));
     if (note) place.append(make("p", { class: "quiet note" }, note));
@@ -108,10 +113,11 @@ const charts = (() => {
 
   // -- of axes and means. A point is [mean, half its interval or null, seeds]
 
-  // whether the values are more evenly apart in their logarithms, as in 1, 2, 4, 8
+  // whether the values are more evenly apart in their logarithms, as in 1, 2, 4, 8; of many, whether they span decades
   function isGeometric(numbers) {
     const sorted = [...new Set(numbers)].sort((a, b) => a - b);
     if (sorted.length < 3 || sorted[0] <= 0) return false;
+    if (sorted.length > 12) return sorted.at(-1) / sorted[0] >= 100;
     const spread = (list) => {
       const steps = list.slice(1).map((each, at) => each - list[at]);
       return Math.max(...steps) / Math.min(...steps);
@@ -124,12 +130,25 @@ const charts = (() => {
     return axis.numeric ? places.sort((a, b) => axis.values[a] - axis.values[b]) : places;
   }
 
+  // where the values of an axis stand: numbers by size or logarithm; others, and 0 beside powers as in 0, 1e-4, 1e-3, evenly
+  function spacing(axis, places) {
+    const numbers = places.map((at) => Number(axis.values[at]));
+    const positive = numbers.filter((number) => number > 0);
+    const isEven = !axis.numeric || (positive.length < numbers.length && Math.min(...numbers) === 0 && isGeometric(positive));
+    const ranks = new Map(inOrder(axis).map((at, rank) => [at, rank]));
+    const x = (at) => isEven ? ranks.get(at) : Number(axis.values[at]);
+    const ticks = isEven ? (axis.values.length <= 12 ? inOrder(axis) : []) : places.length <= 12 ? places : [];
+    return { x, isEven, range: {
+      type: !isEven && isGeometric(numbers) ? "log" : "linear", ...(isEven ? { range: [-0.5, axis.values.length - 0.5] } : {}),
+      ...(ticks.length ? { tickmode: "array", tickvals: ticks.map(x), ticktext: ticks.map((at) => clipped(label(axis, at))) } : {}),
+    } };
+  }
+
   // series: { name, colour, points: [[place of the value, point], ...] }; a single one needs neither name nor colour
   function lines(axis, metric, series) {
     return (plot) => {
       const places = [...new Set(series.flatMap(({ points }) => points.map(([at]) => at)))].sort((a, b) => a - b);
-      const x = (at) => axis.numeric ? Number(axis.values[at]) : at;
-      const isFew = places.length <= 12;
+      const { x, range } = spacing(axis, places);
       const traces = series.map(({ name, colour: shade = colour(ACCENT), points }, number) => {
         const sorted = axis.numeric ? [...points].sort((a, b) => x(a[0]) - x(b[0])) : points;
         const aside = axis.numeric ? 0 : (number - (series.length - 1) / 2) * Math.min(0.12, 0.6 / series.length);
@@ -142,25 +161,20 @@ const charts = (() => {
           error_y: { type: "data", array: sorted.map(([, [, half]]) => half ?? 0), color: shade, thickness: series.length > 1 ? 1 : 1.5, width: places.length <= 40 ? 4 : 0 },
         };
       });
-      const ticks = isFew ? { tickmode: "array", tickvals: places.map(x), ticktext: places.map((at) => clipped(label(axis, at))) } : {};
-      const isWide = axis.numeric ? {} : { range: [-0.5, axis.values.length - 0.5] };
-      draw(plot, traces, { title: axis.name, type: axis.numeric && isGeometric(places.map(x)) ? "log" : "linear", ...ticks, ...isWide }, { title: metric });
+      draw(plot, traces, { title: axis.name, ...range }, { title: metric });
     };
   }
 
   // dots: [place of the value, number, colour or undefined, what is said of it]
   function dots(axis, metric, found) {
     return (plot) => {
-      const isSpread = axis.numeric || axis.values.length > 12;
-      const ticks = isSpread ? {} : { tickmode: "array", tickvals: axis.values.map((_, at) => at), ticktext: axis.values.map((_, at) => clipped(label(axis, at))) };
-      const x = found.map(([at]) => axis.numeric ? Number(axis.values[at]) : at);
-      const isLog = axis.numeric && Math.min(...x) > 0 && Math.max(...x) / Math.min(...x) >= 100;
+      const { x, range } = spacing(axis, inOrder(axis).filter((at) => at !== axis.absent));
       const trace = {
-        x, y: found.map(([, mean]) => mean), type: "scatter", mode: "markers", hoverinfo: "text",
+        x: found.map(([at]) => x(at)), y: found.map(([, mean]) => mean), type: "scatter", mode: "markers", hoverinfo: "text",
         text: found.map(([at, mean, , said]) => `${plain(axis.name)} = ${clipped(label(axis, at))}${said ? `<br>${plain(said)}` : ""}<br>${plain(metric)} ${shown(mean)}`),
         marker: { color: found.map(([, , shade]) => shade ?? colour(ACCENT)), size: 7, opacity: 0.75 },
       };
-      draw(plot, [trace], { title: axis.name, type: isLog ? "log" : "linear", ...ticks }, { title: metric });
+      draw(plot, [trace], { title: axis.name, ...range }, { title: metric });
     };
   }
 

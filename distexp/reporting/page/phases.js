@@ -84,8 +84,8 @@ const phases = (() => {
         make("td", { class: "bars" }, make("div", { class: "track" }, bar, tick)), make("td", { class: "number" }, percent(explained)), make("td", { class: "number quiet" }, percent(chance)));
     });
     return make("div", { class: "chart importance" }, make("div", { class: "chart-head" }, make("h3", {}, `What explains ${metric}`)),
-      make("p", { class: "quiet note" }, "Share of the variance over all finished runs that goes with one axis alone: eta squared of a one-way ANOVA; " +
-        "an axis of more than 8 numbers is cut into 8 groups. The mark is what an axis without effect explains by chance. What axes do only together counts for none."),
+      make("p", { class: "quiet note" }, "Share of the variance of all finished runs that goes with one axis alone (eta squared, one-way ANOVA; more than 8 numbers are cut into 8 groups). " +
+        "The mark: what chance alone would explain."),
       make("table", {}, make("thead", {}, make("tr", {}, make("th", {}, "axis"), make("th", { class: "bars" }), make("th", { class: "number" }, "explains"), make("th", { class: "number" }, "chance"))),
         make("tbody", {}, ...lines)));
   }
@@ -122,8 +122,9 @@ const phases = (() => {
       if (phase.search) place.append(...search(phase.search));
       return place;
     }
-    const drawn = make("div", { class: "charts" }, ...shownOf.axes.map((found) => axisChart(phase, found, shownOf, chosen)),
-      ...shownOf.maps.map((found) => mapChart(phase, found, metric)), ...[importance(phase, shownOf.importance, metric)].filter((each) => each));
+    const explained = importance(phase, shownOf.importance, metric);
+    const drawn = make("div", { class: "charts" }, ...shownOf.axes.map((found) => axisChart(phase, found, shownOf, chosen)), ...(explained ? [explained] : []),
+      ...shownOf.maps.map((found) => mapChart(phase, found, metric)));
     place.append(make("p", { class: "quiet" }, "Means; bars and ± are 95 % intervals over seeds."));
     if (phase.search) place.append(...search(phase.search));
     place.append(drawn, make("h3", {}, `Best combinations: ${best} mean ${metric}`), bestTable(phase, shownOf, chosen));

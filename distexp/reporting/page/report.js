@@ -1,25 +1,29 @@
 "use strict";
+// The report: what is chosen at its top, its sections, and its address.
 (() => {
   const report = JSON.parse(document.getElementById("data").textContent);
-  const { byId, make, table } = dom;
+  const { byId, make, table, scrolling } = dom;
   const { shown, count, time } = text;
-  const PAGE = 50;
 
   // -- what is chosen
 
-  const chosen = { metric: report.metric, best: report.lower.includes(report.metric) ? "lowest" : "highest", colour: "" };
+  const bestOf = (metric) => report.lower.includes(metric) ? "lowest" : "highest";
+  const chosen = { metric: report.metric, best: bestOf(report.metric), colour: "" };
   const fillChoice = (id, names) => byId(id).append(...names.map((name) => make("option", { value: name }, name)));
   fillChoice("metric", report.metrics);
   fillChoice("colour", [...new Set(report.phases.flatMap((phase) => phases.varied(phase).map(([axis]) => axis.name)))]);
   if (chosen.metric === null) document.querySelector(".controls").hidden = true;
   for (const id of ["metric", "best", "colour"]) {
-    byId(id).value = chosen[id] ?? "";
     byId(id).addEventListener("change", () => {
       chosen[id] = byId(id).value;
-      if (id === "metric") chosen.best = byId("best").value = report.lower.includes(chosen.metric) ? "lowest" : "highest";
+      if (id === "metric") chosen.best = bestOf(chosen.metric);
+      showChosen();
       showPhases();
+      if (id !== "colour") parts.look(chosen.metric, chosen.best);
+      write();
     });
   }
+  function showChosen() { for (const id of ["metric", "best", "colour"]) byId(id).value = chosen[id] ?? ""; }
 
   function showPhases() {
     charts.forget(byId("phases"));
@@ -68,112 +72,64 @@
     }
   }
 
-  // -- the table of all rows: a page of it at a time
+  // -- rows, and what is drawn of them
 
-  const columns = report.columns.map((column) => ({ ...column, at: column.numbers ? null : column.at ?? Array.from({ length: report.rows }, (_, row) => row), filter: "" }));
-  const value = (column, row) => column.numbers ? column.numbers[row] : column.texts[column.at[row]];
-  let order = Uint32Array.from({ length: report.rows }, (_, row) => row);
-  let kept = order;
-  let sorted = null;
-  let page = 0;
+  const model = columns.rows(report.columns, report.rows);
+  const marked = new Set();
+  let redraw = 0;
+  const marks = {
+    has: (row) => parts.hasCurve(row), isOn: (row) => marked.has(row), label: (row) => `Curve of ${parts.nameOf(row)}`,
+    set(row, isOn) {
+      if (isOn) marked.add(row);
+      else marked.delete(row);
+      parts.pick();
+    },
+  };
+  const hasCurves = Boolean(report.curves?.tasks.length);
+  const rowsOf = rowsTable(model, { marks: hasCurves ? marks : null, file: `${document.querySelector("h1").textContent}.csv`, listen: () => {
+    write();
+    clearTimeout(redraw);
+    redraw = setTimeout(parts.show, 150);  // not at every letter of a filter
+  } });
+  const parts = explore(report, model, rowsOf, { listen: write, isMarked: (row) => marked.has(row) });
 
-  function matcher(column) {
-    const text = column.filter.trim();
-    const [, sign, rest] = /^(<=|>=|<|>|=|!=)?\s*(.*)$/s.exec(text);
-    const bound = Number(rest);
-    const isOrder = sign && sign !== "=" && sign !== "!=";
-    if (isOrder && rest === "") return null;  // still being typed
-    if (isOrder && !Number.isNaN(bound)) {
-      const holds = { "<": (a) => a < bound, ">": (a) => a > bound, "<=": (a) => a <= bound, ">=": (a) => a >= bound }[sign];
-      return (cell) => cell !== null && cell !== "" && holds(Number(cell));
-    }
-    if (sign && !isOrder) {
-      const isEqual = (cell) => cell !== null && (String(cell) === rest || (rest !== "" && typeof cell === "number" && cell === bound));
-      return sign === "=" ? isEqual : (cell) => !isEqual(cell);
-    }
-    const part = text.toLowerCase();
-    return part === "" ? null : (cell) => cell !== null && String(cell).toLowerCase().includes(part);
+  // -- the address
+
+  function write() {
+    address.write([
+      ["metric", chosen.metric !== report.metric && chosen.metric], ["best", chosen.best !== bestOf(chosen.metric) && chosen.best], ["colour", chosen.colour],
+      ...rowsOf.said(), ...parts.said(),
+    ].map(([name, value]) => [name, value || ""]));
   }
 
-  function filterRows() {
-    kept = order;
-    for (const column of columns) {
-      const test = matcher(column);
-      if (!test) continue;
-      if (column.numbers) kept = kept.filter((row) => test(column.numbers[row]));
-      else {
-        const passes = column.texts.map(test);  // each different text once
-        kept = kept.filter((row) => passes[column.at[row]]);
-      }
-    }
-    page = 0;
-    showRows();
+  function take(parameters) {
+    const metric = parameters.get("metric");
+    chosen.metric = report.metrics.includes(metric) ? metric : report.metric;
+    chosen.best = ["highest", "lowest"].includes(parameters.get("best")) ? parameters.get("best") : bestOf(chosen.metric);
+    chosen.colour = [...byId("colour").options].some(({ value }) => value === parameters.get("colour")) ? parameters.get("colour") : "";
+    showChosen();
+    showPhases();
+    rowsOf.take(parameters);
+    parts.take(parameters, chosen.metric, chosen.best);
+    parts.show();
   }
-
-  function sortRows(column) {
-    const isSame = sorted && sorted.column === column;
-    sorted = { column, sign: isSame ? -sorted.sign : 1 };
-    const ranks = new Float64Array(report.rows);
-    const texts = column.numbers ? null : column.texts.map((text, at) => [text, at]).sort((a, b) => a[0].localeCompare(b[0], "en", { numeric: true }));
-    if (texts) {
-      const places = new Float64Array(texts.length);
-      texts.forEach(([text, at], rank) => { places[at] = text === "" ? NaN : rank; });
-      for (let row = 0; row < report.rows; row++) ranks[row] = places[column.at[row]];
-    } else for (let row = 0; row < report.rows; row++) ranks[row] = typeof column.numbers[row] === "number" ? column.numbers[row] : NaN;
-    order = Uint32Array.from({ length: report.rows }, (_, row) => row).sort((a, b) => {
-      const x = ranks[a], y = ranks[b];
-      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y) || a - b;  // empty ones last
-      return sorted.sign * (x - y) || a - b;
-    });
-    filterRows();
-    showHead();
-  }
-
-  const visible = () => columns.filter((column) => !column.constant || byId("constant").checked || column.filter);
-
-  function showHead() {
-    const names = make("tr"), filters = make("tr");
-    for (const column of visible()) {
-      const isSorted = sorted && sorted.column === column;
-      const button = make("button", { type: "button" }, column.name, isSorted ? (sorted.sign > 0 ? " ▲" : " ▼") : "");
-      button.addEventListener("click", () => sortRows(column));
-      names.append(make("th", { class: column.numbers ? "number" : "", "aria-sort": isSorted ? (sorted.sign > 0 ? "ascending" : "descending") : "none" }, button));
-      const input = make("input", { type: "search", "aria-label": `Filter ${column.name}`, placeholder: "filter", "data-column": column.name });
-      input.value = column.filter;
-      input.addEventListener("input", () => { column.filter = input.value; filterRows(); });
-      filters.append(make("th", { class: "filter" }, input));
-    }
-    document.querySelector("#table thead").replaceChildren(names, filters);
-  }
-
-  function showRows() {
-    const pages = Math.max(1, Math.ceil(kept.length / PAGE));
-    page = Math.min(Math.max(page, 0), pages - 1);
-    const chosen = visible();
-    document.querySelector("#table tbody").replaceChildren(...Array.from(kept.subarray(page * PAGE, (page + 1) * PAGE), (row) =>
-      make("tr", {}, ...chosen.map((column) => {
-        const cell = value(column, row);
-        return make("td", { class: column.numbers ? "number" : "", title: cell ?? "" }, shown(cell));
-      }))));
-    byId("count").textContent = kept.length === report.rows ? `${count(report.rows)} rows` : `${count(kept.length)} of ${count(report.rows)} rows`;
-    byId("page").textContent = `${count(page + 1)} / ${count(pages)}`;
-    byId("back").disabled = page === 0;
-    byId("next").disabled = page === pages - 1;
-  }
-
-  byId("back").addEventListener("click", () => { page -= 1; showRows(); });
-  byId("next").addEventListener("click", () => { page += 1; showRows(); });
-  byId("constant").addEventListener("change", () => { showHead(); showRows(); });
 
   // -- all of it
 
   showTotals();
-  showPhases();
   showRest();
-  showHead();
-  showRows();
-  for (const section of document.querySelectorAll("main section[id]:not(#tiles):not([hidden])"))
-    byId("nav").append(make("a", { href: `#${encodeURIComponent(section.id)}` }, section.querySelector("h2").textContent));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", showPhases);
+  take(address.read());
+  address.watch(take);
+  for (const section of document.querySelectorAll("main section[id]:not(#tiles):not([hidden])")) {
+    const link = make("a", { href: `#${encodeURIComponent(section.id)}` }, section.querySelector("h2").textContent);
+    link.addEventListener("click", (event) => {  // the address keeps what is chosen
+      event.preventDefault();
+      section.scrollIntoView();
+      section.setAttribute("tabindex", "-1");
+      section.focus({ preventScroll: true });
+    });
+    byId("nav").append(link);
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { showPhases(); parts.show(); });
   document.documentElement.dataset.ready = "yes";
 })();
