@@ -43,8 +43,8 @@ const charts = (() => {
   // -- how they look
 
   const ACCENT = "--accent";
-  const QUALITIES = { light: ["#2563c9", "#d1690e", "#1d7a46", "#b3261e", "#7a4fc4", "#8a6d00", "#0b7f8f", "#b0357f"],
-    dark: ["#7fb0ff", "#ffab66", "#6fcf97", "#ff8a80", "#c3a6ff", "#e5c453", "#5fd3e0", "#ff9ad2"] };
+  const QUALITIES = { light: ["#2563c9", "#d1690e", "#1d7a46", "#b3261e", "#7a4fc4", "#8a6d00", "#0b7f8f", "#b0357f", "#5d6b7e", "#6b4423"],
+    dark: ["#7fb0ff", "#ffab66", "#6fcf97", "#ff8a80", "#c3a6ff", "#e5c453", "#5fd3e0", "#ff9ad2", "#a9b4c4", "#c9a27e"] };
   const RAMPS = { light: ["#f2b134", "#e0703f", "#b5366e", "#6b2c91", "#1f2a6b"], dark: ["#4a63d8", "#9a5fd6", "#e0669b", "#f79a6a", "#f7e08a"] };
   const AREAS = { light: ["#e6effc", "#6f9fe6", "#123f8c"], dark: ["#1d2b45", "#3f72c4", "#d4e5ff"] };
 

@@ -4,9 +4,9 @@ const explore = (() => {
   const { make, choice, checkbox } = dom;
   const { shown, count, counted, cut } = text;
   const { plain, clipped } = charts;
-  const MOST_DOTS = 5000, MOST_LINES = 2000, MOST_CATEGORIES = 8;
+  const MOST_DOTS = 5000, MOST_LINES = 2000, MOST_CATEGORIES = 10;
 
-  // a colour per row, by a column: a ramp for numbers (of few values: with a name each), else one of eight;
+  // a colour per row, by a column: a ramp for numbers (of few values: with a name each), else one of ten;
   // order: the values of an axis as the config has them, so that one has the same colour in all charts
   function colouring(each, rows, order = []) {
     if (!each) return { of: () => charts.colour("--accent"), legend: null };
@@ -83,8 +83,12 @@ const explore = (() => {
           marker: { color: there.map(colour.of), size: there.length > 500 ? 5 : 7, opacity: there.map((row) => pruned.has(row) ? 0.25 : 0.75), symbol: there.map((row) => pruned.has(row) ? "circle-open" : "circle") },
         };
         const axis = (each, log) => {
-          if (each.isNumber) return { title: each.name, type: log ? "log" : "linear" };
           const values = [...new Set(there.map(each.value))];
+          if (each.isNumber) {
+            const isFew = values.length <= 12 && each.group !== "metric";
+            const ticks = isFew ? { tickmode: "array", tickvals: values, ticktext: values.map((value) => clipped(shown(value))) } : log ? { dtick: 1 } : {};
+            return { title: each.name, type: log ? "log" : "linear", ...ticks };
+          }
           const order = orderOf(each)?.filter((value) => values.includes(value)) ?? [];
           const array = order.length === values.length ? order : values.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
           return { title: each.name, type: "category", categoryorder: "array", categoryarray: array, range: [-0.5, array.length - 0.5], ...(array.length <= 20 ? { tickvals: array, ticktext: array.map((value) => clipped(value)) } : { nticks: 10 }) };
