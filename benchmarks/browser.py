@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -91,14 +90,6 @@ class Page:
     def type(self, text: str) -> None:
         """Type into what has the focus."""
         self.call("Input.insertText", text=text)
-
-    def press(self, key: str, *, shift: bool = False) -> None:
-        """Press and release a key, such as Tab, Enter or Escape, or a blank."""
-        about = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": _KEYS[key]}
-        text = {"text": {"Enter": "\r", " ": " "}[key]} if key in ("Enter", " ") else {}
-        for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
-            about_this = about | (text if kind == "keyDown" else {})
-            self.call("Input.dispatchKeyEvent", type=kind, modifiers=8 * shift, **about_this)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Move the mouse from one place to another with its button held."""

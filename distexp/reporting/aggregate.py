@@ -54,13 +54,10 @@ def make_report(
     cells = cells_of(files)
     rows = [row for file in files for row in file.rows]
     metrics = _metrics(cells, phases)
-    if metric is not None and metric not in metrics:
-        there = f"choose one of: {', '.join(metrics)}" if metrics else "there are none yet"
-        raise UserError(f"--metric {metric}: no row has such a metric; {there}")
     goals = {phase.metric.name: phase.metric.goal for phase in phases if phase.metric}
-    numbers = {name: cells[name].numbers() for name in metrics}
-    metric = metric or next((name for name in [*goals, *metrics] if name in metrics), None)
+    metric = _first_metric(metric, metrics, goals)
     lower = [name for name in metrics if _is_lower_better(name, goals)]
+    numbers = {name: cells[name].numbers() for name in metrics}
     durations = durations_of(files)
     finished = [(at, row) for at, row in enumerate(rows) if not row.is_pruned]
     row_of = {key: at for at, row in reversed(finished) for key in row.keys}  # the first of each task
@@ -68,19 +65,13 @@ def make_report(
     planned: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
     for task in tasks:
         planned[task.grid.phase].append(task)
-    phase_of = _phase_of(rows, by_key, [phase.name for phase in phases])
-    run_dirs = cells["run_dir"].each() if "run_dir" in cells else [""] * len(rows)
-    best = _best_rows(phase_of, np.array([]) if metric is None else numbers[metric], metric in lower, rows)
+    phase_of = _phase_of(rows, by_key, [*planned])
+    best = _best_rows(phase_of, numbers[metric], metric in lower, rows) if metric else []
     return {
         "metrics": metrics,
         "metric": metric,
         "lower": lower,
-        "totals": {
-            "tasks": len(tasks),
-            "complete": len(row_of),
-            "pruned": len(pruned),
-            "seconds": round(sum(durations.values()), 1),
-        },
+        "totals": _totals(len(tasks), len(row_of), len(pruned), durations),
         "phases": [
             _phase(phase, planned[phase.name], row_of, numbers, durations)
             | {"search": search_of(phase, [t.key for t in planned[phase.name]], files, rungs)}
@@ -90,11 +81,26 @@ def make_report(
         "rows": len(rows),
         "phase_of": pack(phase_of),
         "pruned": [at for at, row in enumerate(rows) if row.is_pruned],
-        "curves": curves(run_dirs, best) if curves else None,
+        "curves": curves(cells["run_dir"].each(), best) if curves and "run_dir" in cells else None,
         "failures": _failures(records, by_key, row_of.keys() | pruned),
         "workers": _workers(cells, len(rows)),
         "problems": [[file.path, p.line, p.reason, p.rows] for file in files for p in file.problems],
     }
+
+
+def _totals(tasks: int, complete: int, pruned: int, durations: Mapping[str, float]) -> dict[str, float]:
+    seconds = round(sum(durations.values()), 1)
+    return {"tasks": tasks, "complete": complete, "pruned": pruned, "seconds": seconds}
+
+
+def _first_metric(asked: str | None, metrics: Sequence[str], goals: Mapping[str, str]) -> str | None:
+    """Return the metric that is shown first: the one that was asked for, or a phase's own, or the first."""
+    if asked is None:
+        return next((name for name in [*goals, *metrics] if name in metrics), None)
+    if asked not in metrics:
+        there = f"choose one of: {', '.join(metrics)}" if metrics else "there are none yet"
+        raise UserError(f"--metric {asked}: no row has such a metric; {there}")
+    return asked
 
 
 def _phase_of(rows: Sequence[Row], by_key: Mapping[str, GridPoint], names: Sequence[str]) -> Any:
@@ -136,10 +142,11 @@ def _phase(
     durations: Mapping[str, float],
 ) -> dict[str, Any]:
     own = [(row_of[task.key], task) for task in planned if task.key in row_of]
-    axes = {name: [cell_text(value) for value in values] for name, values in phase.axes.items()}
+    grid = planned[0].grid if planned else phase  # whose axes a search fills as it goes
+    axes = {name: [cell_text(value) for value in values] for name, values in grid.axes.items()}
     places = [task.grid.positions(task.number)[:-1] for _, task in own]
     seeds = [task.seed for _, task in own]
-    space = Space.of(phase, planned)
+    space = Space.of(grid, planned)
     shown = {}
     for name, column in numbers.items():
         frame = frame_of(places, seeds, column[[at for at, _ in own]])
@@ -157,11 +164,11 @@ def _phase(
             {
                 "name": name,
                 "values": axes[name],
-                "numeric": numbers_of(values, phase.absent.get(name)) is not None,
-                "absent": phase.absent.get(name),
+                "numeric": numbers_of(values, grid.absent.get(name)) is not None,
+                "absent": grid.absent.get(name),
                 "columns": columns_named(phase, name),
             }
-            for name, values in phase.axes.items()
+            for name, values in grid.axes.items()
         ],
         "shown": shown,
     }

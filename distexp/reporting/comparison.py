@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from distexp.sweep.config import Phase
-from distexp.sweep.grid import GridPoint
+from distexp.sweep.grid import Grid, GridPoint
 
 BEST = 10  # combinations that are listed per phase
 PAIRED_AXES = 4  # of the first so many axes, each pair is compared
@@ -194,8 +194,8 @@ class Space(msgspec.Struct, frozen=True):
     frame: Any  # of all tasks, where they are no whole grid; else None
 
     @classmethod
-    def of(cls, phase: Phase, planned: Sequence[GridPoint]) -> Self:
-        """Return the space of a phase with these tasks."""
+    def of(cls, phase: Phase | Grid, planned: Sequence[GridPoint]) -> Self:
+        """Return the space of a phase with these tasks; of a search that goes on, by their grid."""
         absent = {at: phase.absent[name] for at, name in enumerate(phase.axes) if name in phase.absent}
         frame = None
         if phase.places is not None and planned:

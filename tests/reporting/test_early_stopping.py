@@ -11,10 +11,11 @@ from distexp.cli.plan import main, told
 from distexp.reporting.aggregate import make_report
 from distexp.reporting.plan import make_plan
 from distexp.reporting.search_progress import search_of
-from distexp.results.audit import audit
+from distexp.results.audit import FileAudit, Row, audit
 from distexp.results.rungs import read_rungs
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
+from distexp.sweep.growing import GrowingPhase
 
 SWEEP = """
 defaults: {output_dir: ./results, experiment: "mine:run"}
@@ -108,6 +109,25 @@ def test_a_search_that_stops_nobody_shows_its_best_over_the_finished_tasks(folde
     assert found
     assert (found["unit"], found["rungs"]) == ("finished tasks", [])
     assert found["best"] == [[1, 0.5], [2, 0.1], [4, 0.1]]
+
+
+def test_an_adaptive_search_is_shown_by_the_configurations_that_it_has_chosen() -> None:
+    sweep = """
+metric: {name: loss, goal: minimize}
+search: {method: tpe, samples: 20}
+defaults: {output_dir: ./r, experiment: "mine:run"}
+p: {combinations: [{lr: {min: 0.1, max: 0.9}}, {n: [1, 2]}]}
+"""
+    (phase,) = parse_config(sweep, "f.yaml")
+    growing = GrowingPhase(phase)
+    for at in range(9):
+        growing.add({"lr": 0.1 + at / 20, "n": 1 + at % 2})
+    rows = [Row([str(at), str(at % 2)], [task.key]) for at, task in enumerate(growing.tasks())]
+    file = FileAudit(path="r/final_results.csv", columns=("loss", "lr"), rows=rows)
+    (found,) = make_report([phase], growing.tasks(), [file], [], None)["phases"]
+    assert [axis["values"] for axis in found["axes"]][1] == ["1", "2"]
+    assert [mean for _, mean in found["shown"]["loss"]["dots"]] == [*range(9)]
+    assert [share.axis for share in found["shown"]["loss"]["importance"]] == [0, 1]
 
 
 def test_the_report_shows_who_came_to_each_rung_and_the_best_over_all_steps(folder: Path) -> None:

@@ -9,7 +9,11 @@ const address = (() => {
   // parameters: [name, value] pairs; those without a value are left out
   function write(parameters) {
     const kept = new URLSearchParams(parameters.filter(([, value]) => value !== null && value !== ""));
-    history.replaceState(null, "", [...kept].length ? `#${kept}` : location.pathname + location.search);
+    try {
+      history.replaceState(null, "", [...kept].length ? `#${kept}` : location.pathname + location.search);
+    } catch {
+      // within a frame that keeps no address, as on the live page
+    }
   }
 
   return { read, watch, write };

@@ -7,16 +7,22 @@ const charts = (() => {
 
   // -- when they are drawn
 
-  const pending = new Map();
+  const pending = new Map();  // plots to draw once they come into sight
+  const next = [];  // those that have, one a frame: the page answers meanwhile
   const watcher = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
       if (!isIntersecting || !pending.has(target)) continue;
-      const draw = pending.get(target);
-      pending.delete(target);
       watcher.unobserve(target);
-      draw(target);
+      if (next.push(target) === 1) requestAnimationFrame(drawNext);
     }
   }, { rootMargin: "300px" });
+  function drawNext() {
+    const plot = next.shift();
+    const draw = pending.get(plot);
+    pending.delete(plot);
+    if (next.length) requestAnimationFrame(drawNext);
+    draw?.(plot);
+  }
   const resizer = new ResizeObserver((entries) => {  // of a chart: a window's own event comes too early, or never
     for (const { target } of entries) {
       if (target.matches(".js-plotly-plot")) Plotly.Plots.resize(target);
