@@ -66,6 +66,7 @@ def check(words: Sequence[str]) -> list[Figure]:
         with tempfile.TemporaryDirectory() as logs:
             if (searches := search(name, settings.repeats, Path(logs))) is not None:
                 found[name] = searches
+                keep(list(found.values()))  # also when a later one breaks off
             if name == RANDOM_HALVING:
                 took_ms = verdicts_ms(Path(logs))
                 figures.append(
@@ -74,7 +75,6 @@ def check(words: Sequence[str]) -> list[Figure]:
         if name == TPE_HALVING:
             figures.append(_status())
         print(f"{time.monotonic() - began_s:.0f} s", flush=True)
-    keep(list(found.values()))
     return [*_epochs(found), *figures]
 
 
