@@ -63,11 +63,21 @@ exp1:
     - lr: {geomspace: [1e-4, 1, 5]}
     - width: [1, 2, 4, 8]
 """
+ADAPTIVE = """
+seeds: [1, 2, 3]
+exp1:
+  search: {method: tpe, samples: 8}
+  early_terminate: {type: asha, min_iter: 1, eta: 3, max_iter: 9}
+  combinations:
+    - lr: {distribution: log_uniform_values, min: 1e-4, max: 1}
+    - width: [1, 2, 4]
+"""
 SWEEPS = {
     "random": (SIMPLE, 12),
     "cases and zip": (CASES_AND_ZIP, 12),
     "conditional": (CONDITIONAL, 8),
     "shuffled, stopped early": (SHUFFLED, 20),
+    "TPE, three seeds, stopped early": (ADAPTIVE, 24),
 }
 
 

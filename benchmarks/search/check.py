@@ -6,7 +6,6 @@ What the searches came to is kept for `python -m benchmarks.search.picture`.
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import tempfile
 import time
@@ -15,8 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.figures import Figure, at_most, times_at_most
-from benchmarks.harness import ROUNDS, folder, manager
-from benchmarks.peer import drive
+from benchmarks.harness import ROUNDS, await_true, folder, manager, worker
 from benchmarks.search.ours import verdicts_ms
 from benchmarks.search.strategies import (
     OPTUNA,
@@ -29,6 +27,7 @@ from benchmarks.search.strategies import (
     search,
 )
 from benchmarks.thousand import latencies_ms
+from distexp.results.results_file import RESULTS_FILE
 
 KEPT = Path(__file__).with_name("searches.json")
 VERDICT_BAR_MS, STATUS_BAR_MS = 20.0, 20.0
@@ -40,7 +39,7 @@ BARS = (
     (TPE_HALVING, RAY.title, times_at_most(1)),
 )
 LONG_SEARCH = """
-defaults: {{command: 'true {{args}}', output_dir: results}}
+defaults: {{command: "printf '{{{{\\"test_acc\\": {{lr}}, \\"size\\": {{width}}}}}}'", output_dir: results}}
 metric: {{name: test_acc, goal: maximize}}
 search:
   search: {{method: tpe, samples: {samples}}}
@@ -114,16 +113,15 @@ def _status() -> Figure:
             for number in range(HISTORY)
         )
         head = "phase,task_id,lr,width,seed,test_acc\n"
-        (results / "final_results.csv").write_text(head + rows, encoding="utf-8")
-        with manager(workdir):
-            port = int(workdir.read_info()["port"])
-            latencies_ms(port)  # the first requests import and allocate for every later one
-            seconds = ROUNDS * 4.0
-            worker = multiprocessing.get_context("spawn").Process(
-                target=drive, args=(workdir.root, 0, 1, seconds)
-            )
-            worker.start()
-            p99 = [statistics.quantiles(latencies_ms(port), n=100)[98] for _ in range(ROUNDS)]
-            worker.join()
-    title = f"`status` of a TPE search with {HISTORY:,} trials, 99th percentile"
-    return Figure(title, "ms", p99, at_most(STATUS_BAR_MS))
+        (results / RESULTS_FILE).write_text(head + rows, encoding="utf-8")
+        with manager(workdir), worker(workdir):
+            await_true(lambda: len(_lines(results)) > HISTORY + 1, "row of the next trial")
+            port, before = int(workdir.read_info()["port"]), len(_lines(results))
+            took_ms = [statistics.median(latencies_ms(port)) for _ in range(ROUNDS)]
+            if len(_lines(results)) == before:
+                raise AssertionError("the search stood still meanwhile")
+    return Figure(f"`status` of a TPE search with {HISTORY:,} trials", "ms", took_ms, at_most(STATUS_BAR_MS))
+
+
+def _lines(results: Path) -> list[str]:
+    return (results / RESULTS_FILE).read_text(encoding="utf-8").splitlines()
