@@ -99,7 +99,7 @@ def _epochs(found: dict[str, Searches]) -> list[Figure]:
 def _title(searches: Searches) -> str:
     low, _, high = searches.quartiles
     in_vain = f", {searches.in_vain} never" if searches.in_vain else ""
-    return f"epochs, {searches.name} (quartiles {low:g}, {high:g}{in_vain})"
+    return f"epochs, {searches.name} (quartiles {low:.0f}, {high:.0f}{in_vain})"
 
 
 def _status() -> Figure:

@@ -18,7 +18,7 @@ def table(found: list[Searches]) -> str:
     lines = ["| strategy | epochs (median) | quartiles | searches |", "|---|---|---|---|"]
     for each in found:
         low, median, high = each.quartiles
-        lines.append(f"| {each.name} | {median:g} | {low:g} to {high:g} | {len(each.best)} |")
+        lines.append(f"| {each.name} | {median:g} | {low:.0f} to {high:.0f} | {len(each.best)} |")
     return "\n".join(lines)
 
 
