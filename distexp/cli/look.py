@@ -1,6 +1,7 @@
 """Ask the manager of a folder, or without one its files: configs, rows, journal and run folders."""
 
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,8 @@ from distexp.task_log import last_lines, read_piece
 from distexp.wire.messages import AnyReply, AnyRequest, Logs, LogsReply, Show, ShowReply, TaskStatus
 from distexp.workdir import Workdir
 
+CHANGING_S = 5.0  # how long a manager that holds the folder may start or end before it counts as stuck
+AGAIN_S = 0.2
 NO_MANAGER = "No manager runs in this folder: this is what its files say."
 
 
@@ -71,7 +74,8 @@ class Looker:
 
     @set_aside()
     def _answer(self, request: AnyRequest, expected: type[Reply]) -> AnyReply:
-        if self._files is None:
+        until_s = time.monotonic() + CHANGING_S
+        while self._files is None:
             try:
                 return self._client.call(request, expected)
             except Refused:
@@ -80,9 +84,15 @@ class Looker:
                 if self._target.host or self._target.port:
                     raise
                 with self._work:
-                    self._files = FolderFiles.of(self._workdir, error, self._work)
-                    print(NO_MANAGER, file=sys.stderr)
-                    return self._files.handle(request)
+                    try:
+                        self._files = FolderFiles.of(self._workdir, error, self._work)
+                    except (ManagerUnreachable, ProtocolError):
+                        if time.monotonic() > until_s or not self._workdir.state.is_dir():
+                            raise
+                    else:
+                        print(NO_MANAGER, file=sys.stderr)
+                        return self._files.handle(request)
+            time.sleep(AGAIN_S)
         return self._files.handle(request)
 
     def _trace(self, request: AnyRequest) -> AnyReply | None:

@@ -10,6 +10,7 @@ import pytest
 
 import experiment_manager
 from distexp import load_results
+from distexp.workdir import Workdir
 from tests.live_manager import Folder, worker
 from tests.live_worker import CONFIG, gated_folder, worker_process
 
@@ -108,6 +109,16 @@ def test_a_task_that_ran_when_the_manager_ended_says_so(folder: Folder, verb: Ve
     with folder.serving() as manager, worker(manager) as talk:
         talk.say("request_task")
     assert "ran on gpu0 when the manager ended (attempt 1)" in verb("show", FIRST)[1]
+
+
+def test_a_look_waits_for_a_manager_that_starts_or_ends(
+    folder: Folder, verb: Verb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with folder.serving():
+        pass
+    held = Workdir(folder.root).hold()  # as by a manager that does not answer yet, or any more
+    monkeypatch.setattr("distexp.cli.look.time.sleep", lambda s: held.release())
+    assert json.loads(verb("status")[1])["total"] == 3
 
 
 def test_the_configs_that_the_last_manager_read_are_those_that_count(folder: Folder, verb: Verb) -> None:
