@@ -16,7 +16,6 @@ let view = null;
 let nowS = 0;
 let gpus = new Map();
 
-const taskLink = (taskId) => button(taskId, `Show task ${taskId}`, () => openTask(taskId));
 const link = () => { const element = make("button", { type: "button", class: "link" }); element.addEventListener("click", () => openTask(element.textContent)); return element; };
 
 // -- progress
