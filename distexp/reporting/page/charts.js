@@ -218,6 +218,5 @@ const charts = (() => {
     [{ x: points.map(([x]) => x), y: points.map(([, y]) => y), type: "scatter", mode: "lines", line: { shape: "hv", color: colour(ACCENT), width: 2 } }],
     { title: xTitle }, { title: yTitle });
 
-  return { card, legend, forget, whenSeen, draw, theme, colour, coloursFor, onRamp, scale, plain, clipped, isGeometric, inOrder, lines, dots, heatMap, steps,
-    ramp: () => scale(RAMPS[theme()]) };
+  return { card, legend, forget, draw, colour, coloursFor, onRamp, plain, clipped, isGeometric, inOrder, lines, dots, heatMap, steps };
 })();

@@ -2,8 +2,8 @@
 // The report: what is chosen at its top, its sections, and its address.
 (() => {
   const report = JSON.parse(document.getElementById("data").textContent);
-  const { byId, make, table, scrolling } = dom;
-  const { shown, count, time } = text;
+  const { byId, make, table } = dom;
+  const { count, time } = text;
 
   // -- what is chosen
 

@@ -130,7 +130,6 @@ const rowsTable = (() => {
         showHead();
         refilter();
       },
-      showRows,
     };
   }
 
