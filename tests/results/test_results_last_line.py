@@ -17,7 +17,8 @@ BEFORE_LOOKS: list[Callable[[], object]] = []  # what is done before each of the
 
 
 def _before_look(event: str, args: tuple[Any, ...]) -> None:
-    if event == "open" and BEFORE_LOOKS and str(args[0]).endswith(RESULTS_FILE):
+    is_look = event == "open" and args[1] is not None  # `os.open`, which `open` calls, names no mode
+    if is_look and BEFORE_LOOKS and str(args[0]).endswith(RESULTS_FILE):
         BEFORE_LOOKS.pop(0)()
 
 
