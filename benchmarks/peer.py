@@ -53,9 +53,9 @@ class Peer:
             "machine": "another",
         }
 
-    def request(self) -> None:
-        """Ask for a task."""
-        self._send(RequestTask(**self._about))
+    def request(self, wait_s: float = 0.0) -> None:
+        """Ask for a task, and wait so long for one."""
+        self._send(RequestTask(**self._about, wait_s=wait_s))
 
     def complete(self, *, wants_next: bool) -> None:
         """Hand over the result of the task in hand, and ask for the next in the same round trip."""

@@ -42,7 +42,7 @@ def measure() -> list[Figure]:
         frozen = [threads.submit(_run, _frozen_host) for _ in range(ROUNDS)]
     then = "until its task runs elsewhere"
     return [
-        Figure(f"local worker killed, {then}", "s", killed, at_most(1)),
+        Figure(f"local worker killed, {then}", "s", killed, at_most(0.15)),
         Figure(f"local worker killed whose task holds the interpreter, {then}", "s", busy, at_most(2.5)),
         Figure(
             f"connection to another host broken, {then}", "s", [each.result() for each in broken], at_most(11)
