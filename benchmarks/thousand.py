@@ -129,12 +129,15 @@ def wait_until_told(root: Path, count: int, told: Connection) -> None:
     """Wait for a task on each connection but the first, which holds the only one, until `told` closes."""
     workdir = Workdir(root)
     with ExitStack() as opened, selectors.DefaultSelector() as selector:
-        peers = [Peer(workdir, f"gpu{index}") for index in range(count)]
-        for peer in peers:
+        peers = []
+        for index in range(count):
+            peer = Peer(workdir, f"gpu{index}")
             opened.enter_context(peer.socket)
             peer.request(MAX_WAIT_S)
+            if not peers:
+                peer.take_reply()  # before any other asks
             selector.register(peer.socket, selectors.EVENT_READ, peer)
-        peers[0].take_reply()
+            peers.append(peer)
         told.send(len(peers))
         selector.register(told, selectors.EVENT_READ)
         next_s = time.monotonic()
