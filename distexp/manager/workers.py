@@ -77,6 +77,7 @@ class WorkerRegistry:
         self._warned: set[tuple[str, str, str]] = set()  # worker and both commits: a warning each
         self._lock = threading.RLock()
         self._workers: dict[tuple[str, str], Worker] = {}  # by name and instance
+        self._connected = 0  # counted as they come and go: each that waits asks for it
         self._listening: set[int] = set()  # connections that ask how far the sweep is
         self._succeeded: dict[str, set[str]] = {}  # phase -> names of workers that completed a task of it
         self._failed_on: dict[str, set[str]] = {}  # key of a task that failed -> names of workers
@@ -103,6 +104,7 @@ class WorkerRegistry:
                 connection,
                 info.free_mib if free_mib is None else free_mib,
             )
+            self._connected += info.connection is None
             if now != (info.heartbeat_s, info.connection, info.free_mib):
                 worker.info = replace(info, heartbeat_s=now[0], connection=now[1], free_mib=now[2])
             worker.seen_s, worker.left_s = self._clock(), request.left_s
@@ -142,6 +144,7 @@ class WorkerRegistry:
             for worker in self._workers.values():
                 if worker.info.connection == connection:
                     worker.info = replace(worker.info, connection=None)
+                    self._connected -= 1
 
     def listen(self, connection: int) -> None:
         """Note a connection that asks for the status with the secret, as a worker without a GPU does."""
@@ -325,8 +328,7 @@ class WorkerRegistry:
 
     def connected(self) -> int:
         """Return how many workers hold a connection now."""
-        with self._lock:
-            return sum(worker.info.connection is not None for worker in self._workers.values())
+        return self._connected
 
     def share_done(self, info: WorkerInfo) -> tuple[float, float] | None:
         """Return which share of its task a worker had done, and when that was, by its last heartbeat.
