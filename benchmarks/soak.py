@@ -24,6 +24,7 @@ from distexp.workdir import Workdir
 
 TASKS, WORKERS = 100_000, 4
 LOOK_EVERY_S = 2.0
+LOOKS, LOOK_PAUSE_S = 10, 0.1  # the least of so many looks counts: pipes and threads come and go with a task
 NOOP = "def run(params, context):\n    return {'score': 1}\n"
 CONFIG = (
     "defaults: {{experiment: 'noop:run', output_dir: results}}\n"
@@ -86,6 +87,8 @@ def _follow(workdir: Workdir, tasks: int, pids: Sequence[int]) -> Course:
         time.sleep(LOOK_EVERY_S)
     course.last = _look(pids)
     course.took_s = time.monotonic() - began_s
+    for pid in sorted(course.first.keys() & course.last.keys()):
+        print(f"{psutil.Process(pid).name()} {pid}: {course.first[pid]} -> {course.last[pid]}")
     paths = [path for path in workdir.root.rglob("*") if path.is_file()]
     course.files = len(paths)
     course.disk_mb = sum(_size(path) for path in paths if path.name != RESULTS_FILE) / 1e6
@@ -93,14 +96,25 @@ def _follow(workdir: Workdir, tasks: int, pids: Sequence[int]) -> Course:
 
 
 def _look(pids: Sequence[int]) -> dict[int, Look]:
-    found = {}
-    for pid in pids:
-        process = psutil.Process(pid)
-        for each in (process, *process.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):  # a child that has just ended
-                memory = each.memory_info().rss / 1e6
-                found[each.pid] = Look(memory, each.num_fds(), each.num_threads())
-    return found
+    """Return what these processes and those below them have at least, of some looks."""
+    looks: dict[int, list[Look]] = {}
+    for _ in range(LOOKS):
+        for pid in pids:
+            process = psutil.Process(pid)
+            for each in (process, *process.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):  # a child that has just ended
+                    look = Look(each.memory_info().rss / 1e6, each.num_fds(), each.num_threads())
+                    looks.setdefault(each.pid, []).append(look)
+        time.sleep(LOOK_PAUSE_S)
+    return {
+        pid: Look(
+            min(each.rss_mb for each in found),
+            min(each.files for each in found),
+            min(each.threads for each in found),
+        )
+        for pid, found in looks.items()
+        if len(found) == LOOKS  # else it is a task's
+    }
 
 
 def _size(path: Path) -> int:
