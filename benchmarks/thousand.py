@@ -103,7 +103,7 @@ def heartbeat_until_told(root: Path, count: int, told: Connection) -> None:
     """Hold a task on each connection, say how many there are, and beat until `told` closes."""
     workdir = Workdir(root)
     with ExitStack() as opened, selectors.DefaultSelector() as selector:
-        peers = []
+        peers = list[Peer]()
         for index in range(count):
             peer = Peer(workdir, f"gpu{index}")
             opened.enter_context(peer.socket)
@@ -129,7 +129,7 @@ def wait_until_told(root: Path, count: int, told: Connection) -> None:
     """Wait for a task on each connection but the first, which holds the only one, until `told` closes."""
     workdir = Workdir(root)
     with ExitStack() as opened, selectors.DefaultSelector() as selector:
-        peers = []
+        peers = list[Peer]()
         for index in range(count):
             peer = Peer(workdir, f"gpu{index}")
             opened.enter_context(peer.socket)
