@@ -307,7 +307,7 @@ def take_turns(
             stop=stop,
         )
         if claim is None:
-            return int(connection.has_given_up), stop.is_warned
+            return connection.exit_code, stop.is_warned
         with claim:
             code, is_cut_short = work_on(
                 claim=claim,

@@ -289,12 +289,14 @@ class Dispatcher:
 
     def _choose(self, worker: Worker, *, has_waited: bool) -> Lease | wire.NoTask:
         """Return a lease that is not in the journal yet, of a task whose row has been looked for."""
-        if self.is_stopping or not self._holds_folder():
+        if not self._holds_folder():
             return wire.NoTask(reason="restarting", retry_after_s=WAIT_S)
         if worker.drained:
             return wire.NoTask(reason="done", message="drained: this worker gets no more tasks")
-        if self._queue.is_over():
+        if self._queue.is_over():  # also while the manager stops: perhaps nobody will start it again
             return wire.NoTask(reason="done", message="every task of the sweep has ended")
+        if self.is_stopping:
+            return wire.NoTask(reason="restarting", retry_after_s=WAIT_S)
         if self.is_ending:
             return wire.NoTask(reason="done", message="no task that is left can run")
         if excluded := "paused" if self._admin.is_paused else self._registry.exclusion(worker):

@@ -247,6 +247,9 @@ class ExperimentManager:
         self._server.stop()
         log.info("Manager stopped at %s", self.dispatcher.status().progress)
         self._note_unseen()
+        if self._is_done and self.queue.is_over():
+            with suppress(UserError):  # a full disk: late workers wait as for a restart
+                self.workdir.announce_end()
         with suppress(JournalUnwritable) if self._is_lost else nullcontext():
             self._held.close()
         self._hooks.look(has_ended=self._is_done)  # the last report may have come after the last turn

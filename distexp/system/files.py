@@ -32,9 +32,12 @@ def regular(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
         if error.errno != errno.ENXIO:  # a FIFO that nobody reads
             raise
     else:
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(kind):
             return descriptor
         os.close(descriptor)
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     raise OSError(errno.EINVAL, "it is not a regular file; move it away", os.fspath(path))
 
 

@@ -122,6 +122,11 @@ class Client:
         """The open connection: readable between calls means that the manager has closed it."""
         return self._socket
 
+    def has_sweep_ended(self, since_s: float) -> bool:
+        """Return whether the manager that is asked is the folder's, and has ended since, as all was done."""
+        is_folders = self._place()[1] == self._workdir.read_info().get("port")
+        return is_folders and self._workdir.has_ended_since(since_s)
+
     def call(self, request: AnyRequest, expected: type[Reply]) -> Reply:
         """Send a request and return its reply.
 

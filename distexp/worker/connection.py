@@ -2,6 +2,7 @@
 
 import logging
 import random
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -33,6 +34,8 @@ class ManagerConnection:
         self._requested_s = 0.0
         self.next_heartbeat_s = 0.0  # when the manager has to hear from this worker again
         self.has_given_up = False
+        self.exit_code = 0  # of a worker that has given up
+        self._began_s = time.time()
 
     def request(self, request: AnyRequest, expected: Any) -> Any:
         """Return the reply to one request.
@@ -78,7 +81,8 @@ class ManagerConnection:
         except ProtocolError as error:
             log.error("%s: %s", what, error)
             self.refusal = str(error)
-            self.has_given_up = isinstance(request, RequestTask)
+            if isinstance(request, RequestTask):
+                self._give_up(1)
             return None
         except ManagerUnreachable as error:
             self._note_absence(f"{what}: {error}")
@@ -88,12 +92,18 @@ class ManagerConnection:
 
     def _note_absence(self, problem: str) -> None:
         now_s = self._clock()
-        if self._away_since_s is None:
+        if self._client.has_sweep_ended(self._began_s):
+            log.info("No task is left: the manager has ended since this worker started, as all was done")
+            self._give_up(0)
+        elif self._away_since_s is None:
             self._away_since_s = now_s
             log.warning("%s. Trying again for %g s", problem, self.manager_wait_s)
         elif now_s - self._away_since_s > self.manager_wait_s:
             log.error("%s. Giving up after %g s", problem, self.manager_wait_s)
-            self.has_given_up = True
+            self._give_up(1)
+
+    def _give_up(self, exit_code: int) -> None:
+        self.has_given_up, self.exit_code = True, exit_code
 
     def report(self, report: TaskComplete | TaskFailed | TaskReleased) -> Ack | None:
         """Tell the manager, as often as it takes; None when it refuses (`refusal`) or stays away too long."""

@@ -159,7 +159,7 @@ class Worker:
             self._children.close()
             self._connection.close()
             self._log_file.close()
-        return int(self._connection.has_given_up) if self._exit_code is None else self._exit_code
+        return self._connection.exit_code if self._exit_code is None else self._exit_code
 
     def run_one(self) -> bool:
         """Take one turn: at most one task. Return whether there is a next turn."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distexp.manager.manager import ExperimentManager
 from distexp.wire.client import Client
 from distexp.wire.messages import (
     Ack,
@@ -54,6 +55,22 @@ def connection(folder: Folder, stop: StopRequests, clock: Clock) -> Iterator[Man
     made = ManagerConnection(Client(Workdir(folder.root)), stop, clock, manager_wait_s=60)
     yield made
     made.close()
+
+
+def test_a_worker_whose_manager_left_while_it_started_leaves_too_since_all_was_done(
+    folder: Folder, stop: StopRequests, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.add_rows("1,42,0.5")
+    early = ManagerConnection(Client(Workdir(folder.root)), stop, clock, manager_wait_s=60)
+    manager = ExperimentManager(port=0, workdir=folder.root, exit_when_done=True)
+    assert manager.serve() == 0
+    late = ManagerConnection(Client(Workdir(folder.root)), stop, clock, manager_wait_s=60)
+    caplog.set_level("INFO")
+    assert early.try_request(RequestTask(worker_id="w"), TaskReply, WHAT) is None
+    assert (early.has_given_up, early.exit_code) == (True, 0)
+    assert "No task is left: the manager has ended since this worker started" in caplog.text
+    assert late.try_request(RequestTask(worker_id="w"), TaskReply, WHAT) is None
+    assert not late.has_given_up, "who starts later waits for the next manager"
 
 
 @pytest.fixture
