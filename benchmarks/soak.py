@@ -32,6 +32,7 @@ CONFIG = (
 )
 BAR_WORKER_MB = 5.0  # of one process: what an allocator keeps or gives back by chance
 BAR_TASK_KB = 0.5  # as a task in the queue
+BAR_FDS = 4  # pipes of steps that a worker has left to another thread
 BAR_MS = 20.0
 BAR_FILES = 60  # those of a sweep of one task, and five older logs of each process
 BAR_DISK_MB = 360.0  # without rows: logs of 6 times 10 MB of the manager and each worker, and the journal
@@ -138,7 +139,9 @@ def _figures(course: Course, tasks: int, served: int, others: Sequence[int]) -> 
             [course.growth("rss_mb", others)],
             at_most(BAR_WORKER_MB),
         ),
-        Figure(title + "more open files of a process", "", [course.growth("files", everyone)], at_most(2)),
+        Figure(
+            title + "more open files of a process", "", [course.growth("files", everyone)], at_most(BAR_FDS)
+        ),
         Figure(title + "more threads of a process", "", [course.growth("threads", everyone)], at_most(2)),
         Figure(title + "`status`, 99th percentile", "ms", [p99], at_most(BAR_MS)),
         Figure(title + "files in its folder", "", [course.files], at_most(BAR_FILES)),
