@@ -44,9 +44,21 @@ def regular(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
 def private(path: str | os.PathLike[str], flags: int) -> int:
     """Do the same for a file that its owner alone may use, whatever mode it had."""
     descriptor = regular(path, flags, PRIVATE)
-    if os.name == "posix" and os.fstat(descriptor).st_uid == os.geteuid():
-        os.fchmod(descriptor, PRIVATE)
+    set_mode(descriptor, PRIVATE)
     return descriptor
+
+
+def set_mode(descriptor: int, mode: int) -> None:
+    """Give a file of ours its permissions: those of a new one depend on the umask, or on an older version.
+
+    Nothing happens to a file of somebody else, to one with another name, too (which may be of another user's
+    choice), and on a disk without permissions.
+    """
+    found = os.fstat(descriptor)
+    is_ours = os.name == "posix" and found.st_uid == os.geteuid() and found.st_nlink == 1
+    if is_ours and stat.S_IMODE(found.st_mode) != mode:
+        with suppress(OSError):
+            os.fchmod(descriptor, mode)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from distexp.system.files import PRIVATE
+from distexp.system.files import PRIVATE, set_mode
 
 SHARED = 0o666  # for files that users lock in turn, whatever their umask
 POLL_S = 0.01  # between two tries
@@ -181,7 +181,7 @@ def _try(path: str | Path, mode: int | None) -> FileLock | None:
         if mode == SHARED and found.st_nlink > 1:
             raise NotALockFile(f"{path} has another name, too (a hard link); move it away")
         if mode is not None:
-            _set_mode(descriptor, found, mode)
+            set_mode(descriptor, mode)
         if _is_locked(descriptor) and _is_at(path, found):
             lock, descriptor = FileLock(descriptor), -1
             return lock
@@ -221,10 +221,3 @@ def _is_at(path: str | Path, found: os.stat_result) -> bool:
         return os.path.samestat(os.lstat(path), found)
     except FileNotFoundError:
         return False
-
-
-def _set_mode(descriptor: int, found: os.stat_result, mode: int) -> None:
-    """Give a file of ours its permissions: those of a new one depend on the umask, or on an older version."""
-    is_ours = sys.platform != "win32" and found.st_uid == os.geteuid() and found.st_nlink == 1
-    if is_ours and stat.S_IMODE(found.st_mode) != mode:
-        os.fchmod(descriptor, mode)
