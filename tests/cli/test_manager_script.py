@@ -3,10 +3,11 @@
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pytest
 
 import experiment_manager
 from distexp.system.process import machine_id
+from distexp.wire.messages import DEFAULT_PORT
 from distexp.workdir import Workdir
 from tests.live_manager import CONFIG, Folder, RawClient
+from tests.live_worker import gated_folder, open_gate, worker_process
 
 SCRIPT = Path(experiment_manager.__file__)
 PATIENCE_S = 60
@@ -24,10 +27,10 @@ PATIENCE_S = 60
 class Manager:
     """A manager process of a folder and the port it serves."""
 
-    def __init__(self, folder: Folder, *words: str) -> None:
+    def __init__(self, folder: Folder, *words: str, port: Sequence[str] = ("--port", "0")) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, SCRIPT, "--port", "0", "--workdir", folder.root, *words],
+            [sys.executable, SCRIPT, *port, "--workdir", folder.root, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -52,8 +55,8 @@ class Manager:
 
 
 @contextmanager
-def started(folder: Folder, *words: str) -> Iterator[Manager]:
-    manager = Manager(folder, *words)
+def started(folder: Folder, *words: str, port: Sequence[str] = ("--port", "0")) -> Iterator[Manager]:
+    manager = Manager(folder, *words, port=port)
     try:
         yield manager
     finally:
@@ -66,6 +69,22 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
     code = experiment_manager.main([str(word) for word in words])
     shown = capsys.readouterr()
     return code, shown.out, shown.err
+
+
+def test_where_the_default_port_is_taken_a_manager_takes_a_free_one_and_its_workers_find_it(
+    tmp_path: Path,
+) -> None:
+    folder = gated_folder(tmp_path, "[1, 2]")
+    open_gate(tmp_path)
+    with ExitStack() as held:
+        with suppress(OSError):  # somebody has it already
+            held.enter_context(socket.create_server(("127.0.0.1", DEFAULT_PORT)))
+        with started(folder, "--exit-when-done", port=()) as manager:
+            assert manager.port != DEFAULT_PORT
+            with worker_process(tmp_path) as worker:
+                assert worker.code() == 0
+            assert manager.end()[0] == 0
+    assert [row["width"] for row in folder.rows()] == ["1", "2"]
 
 
 def test_a_running_manager_answers_status_and_keeps_folder_and_port(
