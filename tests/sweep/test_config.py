@@ -293,5 +293,5 @@ def test_problems_of_all_files_are_reported_together(tmp_path: Path) -> None:
     assert lines[3:] == [
         "c4.yaml:2: the byte 0xff is not UTF-8: save the file as that",
         f"c5.yaml: is larger than {MAX_BYTES} bytes: no config file needs that",
-        "c6.yaml: cannot be read (it is not a regular file; move it away)",
+        "c6.yaml: cannot be read (Is a directory)",
     ]
