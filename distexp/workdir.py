@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,15 +208,8 @@ class Workdir:
         write_private(self.info, json.dumps(told))
 
     def announce_end(self) -> None:
-        """Write down that this manager ends since nothing is left to do. Caller holds the folder."""
-        write_private(self.info, json.dumps({**self.read_info(), "ended": True}))
-
-    def has_ended_since(self, since_s: float) -> bool:
-        """Return whether the last manager has ended after this time (Unix, in s), as all was done."""
-        try:
-            return self.read_info().get("ended") is True and self.info.stat().st_mtime >= since_s
-        except OSError:
-            return False
+        """Write down when this manager ends since nothing is left to do. Caller holds the folder."""
+        write_private(self.info, json.dumps({**self.read_info(), "ended_s": time.time()}))
 
 
 def _read(path: Path) -> str:

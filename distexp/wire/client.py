@@ -123,9 +123,10 @@ class Client:
         return self._socket
 
     def has_sweep_ended(self, since_s: float) -> bool:
-        """Return whether the manager that is asked is the folder's, and has ended since, as all was done."""
-        is_folders = self._place()[1] == self._workdir.read_info().get("port")
-        return is_folders and self._workdir.has_ended_since(since_s)
+        """Return whether the folder's manager, which is asked, ended since (Unix time), as all was done."""
+        folder = self._look()
+        info = folder.info if folder else {}
+        return self._place(folder)[1] == info.get("port") and float(info.get("ended_s", 0)) >= since_s
 
     def call(self, request: AnyRequest, expected: type[Reply]) -> Reply:
         """Send a request and return its reply.
