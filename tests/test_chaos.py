@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from benchmarks.chaos import findings
 from benchmarks.chaos.checks import Evidence, Line, Mark, Table, violations
@@ -19,6 +20,7 @@ from benchmarks.chaos.relay import Relay
 from benchmarks.chaos.stage import ASKED, LAST_TASK, MARK_VARIABLE, Actor, Stage
 from distexp.errors import ConfigError
 from distexp.queue.journal import Journal
+from distexp.results.rungs import RungRecord
 from distexp.results.spool import Spool
 from distexp.sweep.config import load_configs
 from distexp.system import locks
@@ -95,6 +97,30 @@ def test_a_task_without_row_may_only_stand_as_failed_once_its_budget_is_spent() 
     end = "Task quick_1_1 failed on cpu0 (crash, failure {} of 3, now failed): ended by SIGKILL"
     assert problems(tables=one_row, lines=said(end.format(3))) == ""
     assert "has no row and did not fail" in problems(tables=one_row, lines=said(end.format(2)))
+
+
+def searched(number: int) -> Task:
+    return structs.replace(task("tpe_search", number), output_dir="results_tpe")
+
+
+def test_a_search_with_too_few_or_too_many_configurations_is_a_violation() -> None:
+    tasks = tuple(searched(number) for number in range(7))
+
+    def found(number: int, **more: object) -> str:
+        rows = (Table("results_tpe", tuple(map(row, tasks[:number]))),)
+        return problems(wanted=tasks[:number], known=tasks, tables=rows, **more)
+
+    assert found(6) == ""
+    assert found(5) == "samples: tpe_search ran 5 configurations, not 6"
+    assert found(7) == "samples: tpe_search ran 7 configurations, not 6"
+    assert found(7, deleted_s=(1.0,)) == ""
+
+
+def test_a_task_that_was_judged_twice_at_a_rung_is_a_violation() -> None:
+    verdict = RungRecord(phase="p", task_id="p_0_1", key="k", seed=1, rung=1, step=1, verdict="go")
+    later = structs.replace(verdict, rung=3)
+    assert problems(rungs=(verdict, later)) == ""
+    assert problems(rungs=(verdict, later, verdict)) == "rungs: p_0_1 was judged 2 times at step 1"
 
 
 @pytest.mark.parametrize("who", ["manager0", "worker1@far1"])

@@ -8,7 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 from benchmarks.chaos.experiments import score
+from benchmarks.chaos.plan import SAMPLES
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET
+from distexp.results.rungs import RungRecord
 from distexp.task import Task
 from distexp.text import cell_text
 
@@ -61,6 +63,7 @@ class Evidence:
     deleted_s: tuple[float, ...] = ()  # when what the manager knows beside the rows was deleted
     ends: tuple[tuple[str, int, bool], ...] = ()  # process, exit code, whether that says nothing
     overdue: str = ""  # what did not end in time
+    rungs: tuple[RungRecord, ...] = ()  # every verdict
 
     def found_rows(self, task: Task) -> int:
         """Return how many rows this task has."""
@@ -235,6 +238,27 @@ def _work(task: Task) -> Work:
     return str(task.config["kind"]), int(task.config["size"]), task.seed
 
 
+def check_rungs(evidence: Evidence) -> Iterator[str]:
+    """Each task was judged once at each rung, and no more than one of its rows says that it was stopped."""
+    verdicts = Counter((each.task_id, each.key, each.rung) for each in evidence.rungs)
+    for (task_id, _, rung), number in verdicts.items():
+        if number > 1:
+            yield f"{task_id} was judged {number} times at step {rung}"
+
+
+def check_samples(evidence: Evidence) -> Iterator[str]:
+    """A search ran as many configurations as it was to, and not one more.
+
+    One that was out when all that its manager knows was deleted may come beside those chosen anew.
+    """
+    rows = [row for table in evidence.tables for row in table.rows]
+    for phase in sorted({task.phase for task in evidence.wanted if task.phase.endswith("_search")}):
+        sizes = {row["size"] for row in rows if row["phase"] == phase}
+        sizes |= {str(task.config["size"]) for task in evidence.wanted if task.phase == phase}
+        if len(sizes) < SAMPLES or (len(sizes) > SAMPLES and not evidence.deleted_s):
+            yield f"{phase} ran {len(sizes)} configurations, not {SAMPLES}"
+
+
 def check_nothing_left(evidence: Evidence) -> Iterator[str]:
     """No process, lock, half file, spooled result or live lease."""
     yield from evidence.left_over
@@ -285,6 +309,8 @@ CHECKS: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     check_acknowledged,
     check_moves,
     check_one_lease,
+    check_rungs,
+    check_samples,
     check_nothing_left,
     check_no_bug_shown,
     check_exits,

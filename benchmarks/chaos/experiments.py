@@ -24,7 +24,13 @@ from distexp.context import Context
 DIARY_VARIABLE = "CHAOS_DIARY"
 STEP_S = 0.05
 SHORT_STEPS = 3
-STEPS = {"saver": 40, "slow": 80}  # the long ones outlive a lease that ends while they run
+SEARCHED = ("random", "tpe")  # kinds that are compared at their steps
+STEPS = {
+    "saver": 40,
+    "slow": 80,
+    "random": 9,
+    "tpe": 9,
+}  # the long ones outlive a lease that ends while they run
 BUSY_NUMBERS = 100_000_000  # about two seconds
 _FORGOTTEN: list[object] = []
 NAP_S = 600  # of a child that nobody waits for: it must be ended with its task
@@ -35,7 +41,7 @@ def score(kind: str, size: int, seed: int) -> int:
     return zlib.crc32(f"{kind}/{size}/{seed}".encode()) % 100_000
 
 
-def run(params: Mapping[str, Any], context: Context) -> dict[str, int]:
+def run(params: Mapping[str, Any], context: Context) -> dict[str, float]:
     """Do what `params["kind"]` says and return the score."""
     kind, size, seed = str(params["kind"]), int(params["size"]), context.seed
     diary = Diary(kind, size, seed, context.attempt)
@@ -49,15 +55,20 @@ def run(params: Mapping[str, Any], context: Context) -> dict[str, int]:
         sum(range(BUSY_NUMBERS))  # one call during which no other thread of its process runs
     steps = STEPS.get(kind, SHORT_STEPS + size)
     first = _saved(context) if kind == "saver" else 0
+    metrics = {"score": score(kind, size, seed), "value": 100 - abs(size - 40) + seed / 10}
     for step in range(first, steps):
         time.sleep(STEP_S)
         diary.write("step")
         print(f"step {step + 1} of {steps}", flush=True)
-        context.report(step + 1, steps)
+        context.report(step + 1, steps, **(metrics if kind in SEARCHED else {}))
+        if kind in SEARCHED and context.should_stop():
+            raise context.Stopped
         if kind == "saver" and context.should_stop():
             _save(context, step + 1)
             raise context.Stopped
     diary.write("end")
+    if kind in SEARCHED:
+        return metrics
     extra = {"first_step": first} if kind == "saver" else {}  # a column that the file may lack
     return {"score": score(kind, size, seed), **extra}
 

@@ -11,6 +11,8 @@ from distexp.errors import JournalUnwritable
 from distexp.queue.journal import Journal
 from distexp.results.csv_format import read_header, whole_file
 from distexp.results.results_file import RESULTS_FILE
+from distexp.results.row import RUNGS_FILE
+from distexp.results.rungs import read_rungs
 from distexp.system import locks
 
 GONE_S = 10.0  # for children to notice that their worker has gone
@@ -21,6 +23,7 @@ SPOOL = ".experiment_spool"
 def gather(stage: Stage, tears: int, deleted_s: Sequence[float], overdue: str) -> Evidence:
     """Return everything that the checks look at."""
     tables = tuple(_table(path) for path in sorted(stage.workdir.root.glob(f"results_*/{RESULTS_FILE}")))
+    stage.known |= {task.task_id: task for task in stage.wanted()}
     rows = [row for table in tables for row in table.rows]
     unfinished = {task.key for task in stage.wanted() if not any(is_row_of(task, row) for row in rows)}
     delivered = set[str]() if deleted_s else {task.key for task in stage.wanted()} - unfinished
@@ -40,6 +43,7 @@ def gather(stage: Stage, tears: int, deleted_s: Sequence[float], overdue: str) -
         deleted_s=tuple(deleted_s),
         ends=tuple((each.name, each.process.poll() or 0, each.is_excused) for each in stage.actors),
         overdue=overdue,
+        rungs=tuple(each for path in stage.root.rglob(RUNGS_FILE) for each in read_rungs(path)),
     )
 
 

@@ -16,6 +16,8 @@ from enum import StrEnum
 SPAN_S = 10.0  # in which events happen: about as long as an undisturbed sweep takes
 EVENTS = (10, 18)
 MAX_FAR = 2
+SAMPLES, STEPS_OF_SEARCH = 6, 9  # of each search
+SEARCHED = 0.5  # of the plans
 MOMENTS = ("", "Assigned task", "Running task", "completed", "failed", "lost by", "Error reporting")
 MOMENT_WEIGHTS = (6, 1, 1, 1, 1, 1, 1)
 
@@ -108,9 +110,13 @@ class Shape:
 
     seeds: tuple[int, ...] = (1, 2)
     sizes: tuple[int, ...] = (1, 2, 3, 4)
+    is_searched: bool = False
 
     def text(self) -> str:
-        """Return the file: slow tasks, quick ones, duplicates, trouble, programs, fresh interpreters."""
+        """Return the file: slow tasks, quick ones, duplicates, trouble, programs, fresh interpreters.
+
+        With searches: one that draws at random and one by TPE, both with early stopping.
+        """
         return (
             'defaults: {output_dir: "./results_{kind}", experiment: "benchmarks.chaos.experiments:run"}\n'
             f"seeds: {list(self.seeds)}\n"
@@ -122,7 +128,18 @@ class Shape:
             "  defaults: {command: 'python -m benchmarks.chaos.experiments {size} {seed}'}\n"
             "  combinations: [{kind: [program]}, {size: [1, 2]}]\n"
             "fresh: {defaults: {process: fresh}, combinations: [{kind: [fresh]}, {size: [1]}]}\n"
+            + "".join(_search(method) for method in ("random", "tpe") if self.is_searched)
         )
+
+
+def _search(method: str) -> str:
+    return (
+        f"{method}_search:\n"
+        f"  search: {{method: {method}, samples: {SAMPLES}}}\n"
+        "  metric: value\n"
+        f"  early_terminate: {{type: asha, max_iter: {STEPS_OF_SEARCH}}}\n"
+        f"  combinations: [{{kind: [{method}]}}, {{size: {{min: 1, max: 60}}}}]\n"
+    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +161,7 @@ def make_plan(seed: int) -> Plan:
     """Return the plan of this seed, always the same one."""
     chance = random.Random(seed)
     workers = _group(chance)
-    shape = Shape()
+    shape = first = Shape(is_searched=random.Random(f"search {seed}").random() < SEARCHED)
     events = []
     times = sorted(chance.uniform(0.3, SPAN_S) for _ in range(chance.randint(*EVENTS)))
     for at_s in times:
@@ -166,7 +183,7 @@ def make_plan(seed: int) -> Plan:
                 text,
             )
         )
-    return Plan(seed, workers, Shape().text(), tuple(events))
+    return Plan(seed, workers, first.text(), tuple(events))
 
 
 def _group(chance: random.Random) -> tuple[Placement, ...]:

@@ -25,7 +25,9 @@ from benchmarks.chaos.fast import HOST_VARIABLE, WALL_VARIABLE
 from benchmarks.chaos.plan import Placement
 from benchmarks.chaos.relay import Relay
 from benchmarks.harness import PROJECT
-from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
+from distexp.search.history import known_tasks
+from distexp.sweep.config import load_configs
+from distexp.sweep.source import DEFAULT_CONFIGS
 from distexp.task import Task
 from distexp.wire.auth import TOKEN_VARIABLE
 from distexp.workdir import Workdir
@@ -137,8 +139,9 @@ class Stage:
             self.known |= {task.task_id: task for task in self.wanted()}
 
     def wanted(self) -> list[Task]:
-        """Return the tasks that the config file asks for now."""
-        return [point.task for point in Sweep(self.workdir.root, DEFAULT_CONFIGS).load()]
+        """Return the tasks that the config file asks for now; of a search those that have left a row."""
+        phases = load_configs([Path(DEFAULT_CONFIGS)], self.workdir.root)
+        return [point.task for point in known_tasks(phases, self.workdir.root).tasks]
 
     def turn_clock(self, offset_s: float) -> None:
         """Let the wall clock of every process be off by so much."""

@@ -15,10 +15,9 @@ from distexp.queue.lookup import Labels
 from distexp.results.matching import TaskIndex
 from distexp.results.results_file import READING as READING_RESULTS
 from distexp.results.row import PREFIXES
-from distexp.results.store import ResultsStore
+from distexp.results.store import ResultsStore, folders_of
 from distexp.run_folder import HEADER, LOG_FILE
 from distexp.sweep.config import load_configs
-from distexp.sweep.expand import output_folders
 from distexp.sweep.grid import GridPoint
 from distexp.sweep.source import READING as READING_CONFIGS
 from distexp.system.long_work import LongWork
@@ -54,7 +53,7 @@ class Chooser:
         try:
             phases = load_configs([Path(configs)], root)
             self._tasks = tasks_in(Workdir(root), phases).tasks
-            self._folders = [folder for phase in phases for folder in output_folders(phase)]
+            self._folders = [folder for phase in phases for folder in folders_of(root, phase)]
         except ConfigError as error:
             self.problem = str(error)
         self._by_key = {task.key: task for task in self._tasks}

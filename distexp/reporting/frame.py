@@ -18,10 +18,9 @@ from distexp.results.csv_format import Header, read_header, whole_file
 from distexp.results.matching import first_places
 from distexp.results.results_file import READING, RESULTS_FILE
 from distexp.results.row import CAPTURED, PREFIXES, PROVENANCE
-from distexp.results.store import folders_with_results
+from distexp.results.store import folders_of, folders_with_results
 from distexp.run_folder import METRICS_FILE
 from distexp.sweep.config import Phase, load_configs
-from distexp.sweep.expand import output_folders
 from distexp.system.files import read_bytes
 from distexp.system.long_work import LongWork
 from distexp.task import Value, canonical
@@ -87,6 +86,8 @@ class Columns:
         found: dict[str, dict[str, Sequence[Value]]] = {}
         for phase in phases:
             every = {**{name: [value] for name, value in phase.defaults.items()}, **phase.axes}
+            if phase.space is not None:
+                every |= {name: phase.space.examples(name) for name in phase.space.names}
             for name, values in {**every, "seed": phase.seeds}.items():
                 assumed = [phase.assume[name]] if name in phase.assume else []
                 found.setdefault(name, {})[phase.name] = [*values, *assumed] if assumed else values
@@ -135,7 +136,7 @@ def load_results(workdir: str | os.PathLike[str] = ".", *, configs: str | None =
         warnings.warn(f"types of parameters are guessed: {error}", stacklevel=2)
         phases = []
     columns = Columns.of(phases)
-    own = dict.fromkeys(folder for phase in phases for folder in output_folders(phase))
+    own = dict.fromkeys(folder for phase in phases for folder in folders_of(root, phase))
     paths = [root / folder / RESULTS_FILE for folder in dict.fromkeys([*own, *_with_results(root)])]
     sizes = {path: path.stat().st_size for path in paths if path.is_file()}
     frames = []

@@ -6,6 +6,7 @@ Rows anywhere count: in the file of each task's `output_dir`, in `results_*/fina
 Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); never the other way round.
 """
 
+import glob
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -21,7 +22,10 @@ from distexp.results.reader import OnRead
 from distexp.results.results_file import RESULTS_FILE, ResultsFile, Scan
 from distexp.results.row import RUNGS_FILE
 from distexp.results.rungs import RungRecord, read_rungs
+from distexp.sweep.config import Phase
+from distexp.sweep.expand import output_folders
 from distexp.sweep.grid import GridPoint, Planned
+from distexp.sweep.templates import parse
 from distexp.task import Bookmark, RowRule, Task
 
 LOCK_TIMEOUT_S = 3.0  # a worker waits 10 s for its reply, maybe behind another's row
@@ -53,6 +57,20 @@ def rungs_of(root: Path, folders: Iterable[str]) -> Iterator[RungRecord]:
     others = [path for path in sorted(root.glob(f"{PREFIX}*/{RUNGS_FILE}")) if path not in own]
     for path in (*others, *own):
         yield from read_rungs(path)
+
+
+def folders_of(root: Path, phase: Phase) -> list[str]:
+    """Return the folders that tasks of the phase write to; of an adaptive search those with a results file.
+
+    Raises:
+        ConfigError: One leaves the working folder.
+    """
+    if phase.space is None:
+        return output_folders(phase)
+    pieces = parse(phase.output_dir)
+    pattern = "".join(glob.escape(piece) if isinstance(piece, str) else "*" for piece in pieces)
+    found = glob.glob(f"{pattern}/{RESULTS_FILE}", root_dir=root)
+    return sorted(Path(name).parent.as_posix() for name in found)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 Reads results files; writes nothing.
 """
 
-import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,12 @@ from distexp.results.csv_format import read_header, whole_file
 from distexp.results.matching import TaskIndex, first_places, keys_of
 from distexp.results.results_file import RESULTS_FILE
 from distexp.results.row import PREFIXES
-from distexp.results.store import folders_with_results
+from distexp.results.store import folders_of, folders_with_results
 from distexp.sweep.config import Phase
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import Grid, GridPoint
 from distexp.sweep.growing import GrowingPhase
 from distexp.sweep.space import Config, Part, Space
-from distexp.sweep.templates import parse
 from distexp.task import SuggestionRecord
 from distexp.text import cell_text
 
@@ -63,7 +61,8 @@ def grow_phase(phase: Phase, root: Path, suggestions: Iterable[SuggestionRecord]
     """
     assert phase.space is not None and phase.search is not None
     candidates = GrowingPhase(phase)
-    files = [_candidate_rows(root, folder, phase, phase.space) for folder in _folders(phase, root)]
+    folders = dict.fromkeys([*folders_of(root, phase), *folders_with_results(root)])
+    files = [_candidate_rows(root, folder, phase, phase.space) for folder in folders]
     rows = [row for file in files for row in file.rows]
     for row in sorted(rows, key=lambda row: row.number is None):
         if not candidates.knows(row.config):
@@ -101,16 +100,6 @@ class _Rows:
         matcher = index.matcher(self.columns, self.folder)
         for found in matcher.found(list(zip(*[row.fields for row in self.rows], strict=True))):
             yield from keys_of(found)
-
-
-def _folders(phase: Phase, root: Path) -> list[str]:
-    """Return the folders of all results files, and others that the phase may write to."""
-    pattern = "".join(
-        glob.escape(piece) if isinstance(piece, str) else "*" for piece in parse(phase.output_dir)
-    )
-    found = glob.glob(f"{pattern}/{RESULTS_FILE}", root_dir=root)
-    own = sorted(Path(name).parent.as_posix() for name in found)
-    return list(dict.fromkeys([*own, *folders_with_results(root)]))
 
 
 def _candidate_rows(root: Path, folder: str, phase: Phase, space: Space) -> _Rows:

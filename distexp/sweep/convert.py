@@ -166,7 +166,7 @@ def _lines(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
     found.append(f"{_name(phase)}:")
     found += _early_terminate(said, sweep)
     if not sweep.is_grid:
-        found.append(f"  search: {{method: random, samples: {_samples(said, sweep)}}}")
+        found.append(f"  search: {{method: {_method(said, sweep)}, samples: {_samples(said, sweep)}}}")
     found.append("  combinations:")
     found += [f"    - {_name(name)}: {_json(axis)}" for name, axis in sweep.axes]
     return [*(f"# {note}" for note in sweep.notes), *found]
@@ -187,9 +187,21 @@ def _early_terminate(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
     return [f"  early_terminate: {{type: asha, min_iter: {found.min_iter}, eta: {found.eta}{limit}}}"]
 
 
+def _method(said: Mapping[str, Value], sweep: _Sweep) -> str:
+    method, metric = said.get("method"), said.get("metric")
+    if method == "bayes" and isinstance(metric, dict) and isinstance(metric.get("name"), str):
+        sweep.notes.append(
+            "method: bayes: TPE here, by Optuna (pip install optuna); W&B fits a Gaussian process"
+        )
+        return "tpe"
+    if method == "bayes":
+        sweep.notes.append("method: bayes: drawn at random here, as no metric is named")
+    elif method != "random":
+        sweep.notes.append(f"method: {method}: drawn at random here")
+    return "random"
+
+
 def _samples(said: Mapping[str, Value], sweep: _Sweep) -> int:
-    if said.get("method") not in ("grid", "random"):
-        sweep.notes.append(f"method: {said.get('method')}: drawn at random here")
     if type(count := said.get("run_cap")) is int and count > 0:
         return count
     sweep.notes.append(f"samples: as many as `wandb agent --count` says; {SAMPLES} here")

@@ -33,7 +33,10 @@ class GrowingPhase:
         self.known: dict[int, Configuration] = {}  # by number, which stands in the ids of its tasks
         self._keys: set[str] = set()
         self._values: dict[str, list[Value]] = {name: [*values] for name, values in phase.axes.items()}
-        self._at: dict[str, dict[object, int]] = {name: {} for name in phase.axes}
+        self._at: dict[str, dict[object, int]] = {
+            name: {identity(each): at for at, each in enumerate(values) if phase.absent.get(name) != at}
+            for name, values in self._values.items()
+        }
         self._places: dict[str, list[int]] = {name: [] for name in phase.axes}
         self.grid: Grid = grid_of(phase)
         self.grid.axes.update(self._values)

@@ -98,6 +98,16 @@ class Space:
         axes = {name: fixed.get(name, (None,) if name in absent else ()) for name in self.names}
         return Combinations(axes, {name: () for name in axes}, dict.fromkeys(absent, 0))
 
+    def examples(self, name: str) -> list[Value]:
+        """Return what a parameter may be; of numbers that are not listed, the ends."""
+        found = [self.defaults[name]] if name in self.defaults else []
+        for part in self.parts:
+            if name in part.names and part.numbers:
+                found += part.numbers.draw([LEAST, MOST])
+            elif name in part.names:
+                found += [each[name] for each in part.listed if name in each]
+        return found
+
     @property
     def size(self) -> int | None:
         """How many ways to choose there are, some of them perhaps the same; None where none can count."""

@@ -187,6 +187,15 @@ def test_an_edited_space_keeps_the_rows_inside_it(folder: Folder) -> None:
     assert f"Marked {inside} tasks as already completed" in folder.log()
 
 
+def test_an_axis_of_one_value_and_conditions_find_their_rows_again(folder: Folder) -> None:
+    text = CONFIG + "    - kind: [a]\n    - when: {{width: [4, 8]}}\n      depth: {{min: 1, max: 3}}\n"
+    folder.configure(samples(8), text)
+    assert len(work(folder)) == 8
+    folder.configure(samples(10), text)
+    assert len(work(folder)) == 2
+    assert len(folder.rows()) == 10
+
+
 def test_rows_of_another_program_are_its_history(folder: Folder) -> None:
     rows = [f"{10 ** -(number / 10):.4g},{2 ** (number % 4)},42,0.5" for number in range(20)]
     folder.add_rows(*rows, "7,4,42,0.5", "0.1,3,42,0.5", header="lr,width,seed,loss")

@@ -13,7 +13,7 @@ from distexp.task import Halving
 def converted(text: str) -> tuple[Phase, list[str]]:
     found = convert(text)
     (phase,) = parse_config(found, "config_exp1.yaml")
-    assert expand([phase])
+    assert phase.space is not None or expand([phase])
     return phase, [line for line in found.splitlines() if line.startswith("#")]
 
 
@@ -104,9 +104,18 @@ def test_what_cannot_be_carried_over_is_a_comment() -> None:
         "# no program is named: replace train.py",
         "# not known in a command: ${args_json}",
         '# left out, it needs a metric: early_terminate: {"type": "hyperband", "min_iter": 3}',
-        "# method: bayes: drawn at random here",
+        "# method: bayes: drawn at random here, as no metric is named",
         "# samples: as many as `wandb agent --count` says; 40 here",
     ]
+
+
+def test_bayes_with_a_metric_is_tpe() -> None:
+    phase, notes = converted(f"{BAYES}metric: {{name: loss}}\nrun_cap: 30\n")
+    assert phase.search is not None and phase.space is not None
+    assert (phase.search.method, phase.search.samples) == ("tpe", 30)
+    assert phase.metric is not None and phase.metric.goal == "minimize"
+    assert phase.halving is not None
+    assert notes[-1].startswith("# method: bayes: TPE here, by Optuna (pip install optuna)")
 
 
 @pytest.mark.parametrize(
