@@ -198,7 +198,7 @@ class Searches:
                 return
             points = search.grown.add(config, number)
             search.newest, search.deaths = [point.key for point in points], 0
-            self._store.grow(search.grown.tasks())
+            self._store.grow(points)
             self._queue.grow(search.phase.name, points, search.to_come)
         self._on_new()
 

@@ -130,10 +130,23 @@ class AxisReader:
             _Sorted(values) if isinstance(values, array) else None
         )  # drawn numbers: too many for a dict
         self._by_form: dict[Form, list[int]] = {}
-        for position, value in enumerate(values if self._sorted is None else ()):
-            for form in value_forms(value):
-                self._by_form.setdefault(form, []).append(position)
         self._nearby: dict[Form, list[int]] | None = None
+        self._read = 0  # values whose forms are known
+        if self._sorted is None:
+            self.grow()
+
+    def grow(self) -> None:
+        """Take up the values that were appended since."""
+        new = range(self._read, len(self.values))
+        for position in new:
+            for form in value_forms(self.values[position]):
+                self._by_form.setdefault(form, []).append(position)
+            if self._nearby is not None:
+                for form in _coarse_forms(self.values[position]):
+                    self._nearby.setdefault(form, []).append(position)
+        self._read = len(self.values)
+        if self.__dict__.get("has_rivals") is False:
+            self.has_rivals = any(self.rivals(self.values[position]) for position in new)
 
     def position(self, cell: str) -> int:
         """Return the position of the value that the cell holds, `NOWHERE` if it holds none.
@@ -178,11 +191,12 @@ class AxisReader:
     def _near(self) -> dict[Form, list[int]]:
         """Return the positions of values by what a cell of theirs and another's could have in common."""
         if self._nearby is None:
-            self._nearby = {}
+            nearby: dict[Form, list[int]] = {}
             if not all(type(value) is int for value in self.values):
                 for position, value in enumerate(self.values):
                     for form in _coarse_forms(value):
-                        self._nearby.setdefault(form, []).append(position)
+                        nearby.setdefault(form, []).append(position)
+            self._nearby = nearby
         return self._nearby
 
 

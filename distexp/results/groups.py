@@ -8,7 +8,7 @@ from msgspec import structs
 
 from distexp.results.compare import NOWHERE, AxisReader, holds
 from distexp.results.row import PREFIXES
-from distexp.sweep.grid import Grid, GridPoint
+from distexp.sweep.grid import MAX_GROWN, Grid, GridPoint
 from distexp.task import RowRule, Task, Value, canonical
 from distexp.text import cell_text
 
@@ -52,6 +52,11 @@ class Axis:
         absent = NOWHERE if self.reader.absent is None else self.reader.absent
         return self._number_of(self._assumed if self.is_assumed else absent)
 
+    def grow(self) -> None:
+        """Take up the values that were appended since: a cell that held none may hold one of them."""
+        self.reader.grow()
+        self._known = {cell: number for cell, number in self._known.items() if number >= 0}
+
     def _number_of(self, position: int) -> int:
         return self._nowhere if position == NOWHERE else position * self._stride
 
@@ -91,6 +96,8 @@ class Group:
         fixed: Mapping[str, Value],
         rule: RowRule,
         absent: Mapping[str, int],
+        *,
+        size: int | None = None,
     ) -> None:
         """Take the values of what varies, the last axis fastest, and of what does not.
 
@@ -100,13 +107,14 @@ class Group:
             fixed: Tags among them are never compared.
             rule: What the phase says besides.
             absent: By axis, the position of null for tasks that lack that parameter.
+            size: How many values each axis may come to have; by default as many as it has.
         """
         self.source, self.rule = source, rule
         self.phase = source.phase
         self._numbers: dict[int, int] | None = None  # a task's number in its grid by that in this group
         self.phase_names = (source.phase, *rule.renamed_from.get("phase", ()))
         self.axis_names = frozenset(source.axes) or {"seed"}
-        sizes = [len(values) for values in axes.values()]
+        sizes = [size if size and name != "seed" else len(values) for name, values in axes.items()]
         self.axes = [
             Axis(
                 name,
@@ -132,7 +140,11 @@ class Group:
         }
         fixed = {name: values[0] for name, values in axes.items() if name not in varied} | grid.defaults
         rule = RowRule(varied=tuple(varied), renamed_from=grid.renamed_from, assume=grid.assume)
-        group = cls(grid, varied, fixed, rule, grid.absent)
+        group = cls(grid, varied, fixed, rule, grid.absent, size=MAX_GROWN if grid.is_growing else None)
+        if grid.is_growing:
+            group.keys = {}
+            group.grow(points)
+            return group
         if grid.places is not None:
             codes = grid.codes()
             group.keys = {codes[point.number]: point.key for point in points}
@@ -141,6 +153,14 @@ class Group:
         for point in points:
             group.keys[point.number] = point.key
         return group
+
+    def grow(self, points: Sequence[GridPoint]) -> None:
+        """Take up more tasks of its grid, which is one that grows."""
+        assert isinstance(self.keys, dict)
+        for axis in self.axes:
+            axis.grow()
+        self.keys.update({point.grid.code(point.number): point.key for point in points})
+        self._numbers = None
 
     @classmethod
     def of_task(cls, task: Task, rule: RowRule | None) -> "Group":

@@ -65,14 +65,17 @@ class TaskIndex:
         return not self._keys <= known
 
     def grow(self, points: Sequence[GridPoint]) -> None:
-        """Take these as the tasks of their one phase, of which all that were there are among them."""
+        """Take up more tasks of one grid that grows; rows read before are not looked at again."""
         with self._lock:
             grid = points[0].grid
-            known, group = self._of_grid.get(grid), Group.of_grid(grid, points)
-            self._of_grid[grid] = group
+            if grid in self._of_grid:
+                self._of_grid[grid].grow(points)
+                self.groups = [*self.groups]
+            else:
+                self._of_grid[grid] = Group.of_grid(grid, points)
+                self.groups = [*self.groups, self._of_grid[grid]]
             self._keys.update([point.key for point in points])
-            self.groups = [each for each in self.groups if each is not known] + [group]
-            self._note_halving(group)
+            self._note_halving(self._of_grid[grid])
             for point in points:
                 self._writers.setdefault(point.output_dir, set()).add(grid.phase)
 

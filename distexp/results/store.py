@@ -114,7 +114,7 @@ class ResultsStore:
         return bytes_in(self.root, folders)
 
     def grow(self, tasks: Sequence[GridPoint]) -> None:
-        """Take these as all tasks of their phase; no row that was read is of one that is new."""
+        """Take up more tasks of a phase that grows; no row that was read is of one of them."""
         self._index.grow(tasks)
 
     def scan_all(self) -> None:

@@ -11,6 +11,8 @@ import msgspec
 
 from distexp.task import Halving, Need, Process, Task, Value, canonical, need_of
 
+MAX_GROWN = 2**40  # values of an axis of a grid that grows: as many as anybody waits for
+
 
 class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What the tasks of one phase have in common. Each is known by its number, seeds varying fastest."""
@@ -72,14 +74,14 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         if self.places is None:
             return list(range(len(self)))
         codes = [0] * combination_count(self.axes, self.places)
-        for name, column in self.places.items():
-            size = len(self.axes[name])
+        for size, column in zip(self._sizes(), self.places.values(), strict=False):
             codes = [code * size + at for code, at in zip(codes, column, strict=True)]
         count = len(self.seeds)
         return codes if count == 1 else [code * count + at for code in codes for at in range(count)]
 
     def _sizes(self) -> list[int]:
-        return [*[len(values) for values in self.axes.values()], len(self.seeds)]
+        sizes = [MAX_GROWN if self.is_growing else len(values) for values in self.axes.values()]
+        return [*sizes, len(self.seeds)]
 
 
 def combination_count(axes: Mapping[str, Sequence[Value]], places: Mapping[str, Sequence[int]] | None) -> int:
