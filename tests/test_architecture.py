@@ -34,6 +34,7 @@ CATCHERS = {  # who may catch whatever comes; the reason
     "worker.worker.Worker._try_start": "around a task's start: whatever prevents it is a failure of it",
     "system.beside.Beside._run": "around a step in a thread: what it raises is raised where it is waited for",
     "manager.waiting.WaitingWorkers._run": "around one turn for those that wait: the next serves on",
+    "manager.searches.Searches._run": "around one choice: whatever it breaks, the manager serves on",
     "results.conversion._first": "around methods of the user's classes: no reason to lose a result",
     "worker.task_main.guarded": "around the experiment: whatever it raises is its failure",
     "worker.foreground.Foreground.run": "around the experiment: whatever it raises is told, and debugged",

@@ -73,6 +73,15 @@ class _Search:
         """How many tasks are yet to be chosen."""
         return 0 if self.is_exhausted else self.grown.to_come
 
+    def say_size(self) -> None:
+        """Say that there are fewer configurations than are asked for."""
+        most = self.space.most
+        if most is not None and most < self.search.samples:
+            told = count_text(most, "configuration")
+            log.warning(
+                "Phase %s has %s, though `samples` asks for %d", self.phase.name, told, self.search.samples
+            )
+
     def drawn(self, number: int, attempt: int) -> Config | None:
         """Return a configuration that chance alone chooses; None for one that is excluded."""
         seed, name, choices = self.search.seed, self.phase.name, list[Choice]()
@@ -118,6 +127,7 @@ class Searches:
                 if phase.space is not None:
                     grown = grow_phase(phase, self._root, self._suggestions.values())
                     self._searches.append(_Search(grown))
+                    self._searches[-1].say_size()
                     by_phase[phase.name] = grown.tasks()
                     self._sampler.forget(phase.name)
             if self._searches:
@@ -151,8 +161,12 @@ class Searches:
         while not self._closed.is_set():
             self._wake.wait()
             self._wake.clear()
-            while not self._closed.is_set() and self.run_once():
-                pass
+            try:
+                while not self._closed.is_set() and self.run_once():
+                    pass
+            except Exception:  # whatever one choice breaks, the next task that ends tries again
+                log.exception("adaptive search: a choice was broken off")
+                self._closed.wait(PAUSE_S)
 
     def run_once(self) -> bool:
         """Choose a configuration for each phase that has none ahead; return whether there was one."""
@@ -209,7 +223,7 @@ class Searches:
                 self._queue.grow(search.phase.name, [], 0)
         known = count_text(len(search.grown.known), "configuration")
         log.warning(
-            "Phase %s ends with %s: its space holds no other, though `samples` asks for %d",
+            "Phase %s ends with %s: no other was found, though `samples` asks for %d",
             *(search.phase.name, known, search.search.samples),
         )
         self._on_new()

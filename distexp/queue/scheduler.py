@@ -117,7 +117,8 @@ class Scheduler:
         """Take the next task for this worker out of its line; None when none is free for it.
 
         The highest priority comes first, then the greatest need that it meets: others can do the rest.
-        Retries go first to workers other than the one that had them; when nothing else is left, to anyone.
+        Retries go first to workers other than the one that had them, unless that was lost; when nothing else
+        is left, to anyone.
         In a phase of which tasks have failed and none has succeeded, they wait behind the first attempts.
         """
         closed = worker.too_long | self._holds.closed_to(worker, now_s)
@@ -128,7 +129,8 @@ class Scheduler:
         ]
 
         def is_for_me(entry: Entry) -> bool:
-            return entry.last_worker != worker.name and entry.fits(worker)
+            is_another = entry.last_worker != worker.name or entry.lost_lease_id != ""  # that one is gone
+            return is_another and entry.fits(worker)
 
         for (_, need), group in itertools.groupby(met, lambda each: each[0]):
             some = [(lines, phase, self._holds.lets_retries_wait(phase)) for _, phase, lines in group]

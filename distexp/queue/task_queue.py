@@ -82,9 +82,12 @@ class TaskQueue:
         """Let new tasks of a phase join, of which so many more are to come: the sweep is not over before."""
         with self._lock:
             for task in tasks:
+                if task.key in self._entries:  # an earlier edit took it out of the sweep
+                    self._take_over(task)
+                    continue
                 self._entries[task.key] = Entry(task)
                 self._scheduler.push(task)
-            self._counts.add_each({phase: len(tasks)}, State.PENDING)
+                self._counts.add_each({phase: 1}, State.PENDING)
             self._counts.to_come = {**self._counts.to_come, phase: to_come}
             self._labels = None
 

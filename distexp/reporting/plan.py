@@ -195,7 +195,9 @@ def _axes(phase: Phase) -> list[str]:
     if phase.search is not None:
         each = f", for each {' and '.join(phase.search.for_each)}" if phase.search.for_each else ""
         tpe = f"tpe, by {phase.metric.name} ({phase.metric.goal}), " if phase.space and phase.metric else ""
-        lines.append(f"search: {tpe}{phase.search.samples} samples, seed {phase.search.seed}{each}")
+        most = phase.space.most if phase.space else None
+        few = f" (there are {most})" if most is not None and most < phase.search.samples else ""
+        lines.append(f"search: {tpe}{phase.search.samples} samples{few}, seed {phase.search.seed}{each}")
     if phase.excluded:
         before = combination_count(phase.axes, phase.places) + phase.excluded
         lines.append(f"exclude: {phase.excluded} of {before} combinations taken out")

@@ -49,7 +49,7 @@ class GrowingPhase:
         search, space = self.phase.search, self.phase.space
         if search is None or space is None:
             return 0
-        most = search.samples if space.size is None else min(search.samples, space.size)
+        most = search.samples if space.most is None else min(search.samples, space.most)
         return max(0, most - len(self.known)) * len(self.phase.seeds)
 
     def knows(self, config: Config) -> bool:

@@ -4,6 +4,7 @@ A configuration takes one choice per item of `combinations`: the place of one of
 distribution of numbers a number between 0 and 1. Where the condition of an item does not hold, it has none.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from distexp.sweep.axes import Item, identities_of, identity
 from distexp.sweep.combinations import Combinations, exclusions_of, null_text, unknown_text
 from distexp.sweep.distributions import Distribution
 from distexp.sweep.yaml_loader import Node, Problems, plain
-from distexp.task import Value
+from distexp.task import Value, canonical
 
 LEAST, MOST = 2**-54, 1 - 2**-53  # the ends of what a distribution draws from
 MAX_WALKED = 100_000  # configurations of a space that is looked through for one that is new: half a second
@@ -113,6 +114,14 @@ class Space:
         """How many ways to choose there are, some of them perhaps the same; None where none can count."""
         counts = [part.count for part in self.parts]
         return None if None in counts else math.prod(count or 0 for count in counts)
+
+    @functools.cached_property
+    def most(self) -> int | None:
+        """How many configurations there are, at most; exact where all can be walked through."""
+        is_plain = not self.excluded and not any(part.when for part in self.parts)
+        if self.size is None or is_plain or self.size > MAX_WALKED:
+            return self.size
+        return len({canonical(each) for each in self.walk(0.0)})
 
     def configuration(self, choices: Sequence[Choice]) -> Config | None:
         """Return the configuration of these choices; None for one that is excluded."""

@@ -1,19 +1,22 @@
 """Adaptive searches of a real manager: what is suggested, when, and after what."""
 
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from distexp.manager.manager import ExperimentManager
 from distexp.task import State
 from tests.live_manager import Folder, RawClient, worker
-from tests.support import poll
+from tests.support import ENVIRONMENT, poll
 
 CONFIG = """
 defaults: {{output_dir: "./results_exp1", experiment: "absent_module:run"}}
@@ -25,6 +28,11 @@ p:
     - width: [1, 2, 4, 8]
 """
 DISCRETE = CONFIG[: CONFIG.index("    - lr")] + "    - a: {{range: [10]}}\n    - b: {{range: [10]}}\n"
+MODEL = """
+def run(params, context):
+    sum(range(3_000_000))  # long enough to be killed in
+    return {"loss": abs(params["lr"] - 0.01) + abs(params["width"] - 4)}
+"""
 Reply = dict[str, Any]
 
 
@@ -114,6 +122,36 @@ def test_a_search_that_is_killed_ten_times_suggests_what_an_undisturbed_one_does
     assert len(folder.rows()) == 30
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_one_worker_that_is_killed_with_its_manager_ten_times_runs_what_an_undisturbed_one_does(
+    folder: Folder, tmp_path: Path
+) -> None:
+    other = Folder(tmp_path / "other")
+    for each in (folder, other):
+        each.configure(samples(30), CONFIG.replace("absent_module", "model"))
+        (each.root / "model.py").write_text(MODEL, encoding="utf-8")
+    run(other)
+    for kills in range(10):
+        run(folder, until=2 * kills + 2)
+    run(folder)
+    assert configs(folder) == configs(other)
+    assert len(folder.rows()) == 30
+
+
+def run(folder: Folder, until: int | None = None) -> None:
+    """`distexp run` with one worker, to its end, or killed with all that it started after so many rows."""
+    words = [sys.executable, "-m", "distexp", "run", "--workers", "1", "--plain", "--port", "0"]
+    with open(folder.root / "run.log", "ab") as log:
+        process = subprocess.Popen(words, cwd=folder.root, stdout=log, stderr=log, env=ENVIRONMENT)
+    if until is not None:
+        poll(lambda: folder.csv.exists() and len(folder.rows()) >= until, f"{until} rows", 60)
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.Error):
+                each.kill()
+    assert process.wait(120) == (0 if until is None else -signal.SIGKILL)
+
+
 def test_without_its_journal_it_goes_on_from_the_rows(folder: Folder, tmp_path: Path) -> None:
     other = Folder(tmp_path / "other")
     other.configure(samples(30), CONFIG)
@@ -146,9 +184,20 @@ def test_a_space_that_is_exhausted_ends_the_search_with_a_count(folder: Folder) 
     text = DISCRETE + "  exclude: [{{a: [0, 1, 2, 3, 4, 5, 6, 7, 8]}}]\n"
     folder.configure(samples(40), text)
     assert len(work(folder, exit_when_done=True)) == 10
+    assert "Phase p has 10 configurations, though `samples` asks for 40" in folder.log()
+
+
+def test_numbers_that_are_few_end_the_search_once_no_other_is_found(folder: Folder) -> None:
+    quarters = "    - x: {{distribution: q_uniform, min: 0, max: 1, q: 0.25}}\n"
+    folder.configure(samples(9), CONFIG[: CONFIG.index("    - lr")] + quarters)
+    with folder.serving() as manager, runner(manager) as one:
+        count = 0
+        while (task := one.take())["type"] == "task":
+            one.finish(task, {"loss": task["config"]["x"]})
+            count += 1
+        assert (count, manager.queue.counts()[State.PENDING]) == (5, 0)
     assert (
-        "Phase p ends with 10 configurations: its space holds no other, though `samples` asks for 40"
-        in folder.log()
+        "Phase p ends with 5 configurations: no other was found, though `samples` asks for 9" in folder.log()
     )
 
 
@@ -175,6 +224,23 @@ def test_an_edit_while_it_runs_brings_more_samples_or_fewer(folder: Folder) -> N
         one.finish(task)
         assert one.take()["reason"] == "done"
         assert manager.dispatcher.status().total == 3
+
+
+def test_what_an_edit_took_out_may_be_chosen_again(folder: Folder) -> None:
+    narrow = DISCRETE.replace("{{range: [10]}}\n    - b", "[1]\n    - b").replace("[10]", "[2]")
+    folder.configure(samples(2), narrow)
+    with folder.serving() as manager, runner(manager) as one:
+        task = one.take()
+        folder.configure(samples(2), narrow.replace("[1]", "[2]"))
+        manager.rescan()
+        folder.configure(samples(2), narrow)
+        manager.rescan()
+        one.finish(task)
+        keys = [task["key"]]
+        while (task := one.take())["type"] == "task":
+            keys.append(task["key"])
+            one.finish(task)
+    assert len(keys) == len({*keys}) == len(folder.rows()) == 2
 
 
 def test_an_edited_space_keeps_the_rows_inside_it(folder: Folder) -> None:

@@ -83,6 +83,13 @@ def test_the_first_heartbeat_after_a_loss_takes_the_task_up_again_while_nobody_h
     assert not sample.queue.heartbeat(lease.lease_id, sample.key, CPU0), "another worker has it: stop"
 
 
+def test_a_task_whose_worker_was_lost_comes_first_for_one_that_follows_under_its_name() -> None:
+    sample = SampleQueue(2)
+    lease = sample.assign()
+    sample.queue.lose(lease.lease_id, sample.key)
+    assert sample.assign().task.key == sample.key
+
+
 @pytest.mark.parametrize("ending", ["release", "fail", "cancel"])
 def test_a_late_heartbeat_does_not_take_up_what_was_given_back(ending: str) -> None:
     sample = SampleQueue()

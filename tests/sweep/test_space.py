@@ -89,12 +89,17 @@ def test_a_choice_whose_condition_does_not_hold_changes_nothing() -> None:
     assert space.choices_of({"o": "sgd", "beta": 0.75}) is None
 
 
+def test_configurations_that_differ_in_what_does_not_hold_are_one() -> None:
+    space = space_of("[{o: [sgd, adam]}, {when: {o: adam}, beta: [1, 2, 3]}]")
+    assert (space.size, space.most) == (6, 4)
+
+
 def test_what_is_excluded_is_not_in_the_space() -> None:
     space = space_of("[{a: [1, 2]}, {b: [1, 2]}]", "exclude: [{a: 1, b: [1]}]\n")
     assert space.configuration([0, 0]) is None
     assert space.choices_of({"a": 1, "b": 1}) is None
     assert sorted((each["a"], each["b"]) for each in space.walk(0.6)) == [(1, 2), (2, 1), (2, 2)]
-    assert space.size == 4
+    assert (space.size, space.most) == (4, 3)
 
 
 def test_the_walk_meets_each_value_of_a_range_of_whole_numbers() -> None:
