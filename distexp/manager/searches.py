@@ -1,8 +1,8 @@
 """Adaptive searches: chooses the next configurations, one ahead of need, from what the others have reached.
 
 A configuration is in the journal before any of its tasks is assigned. Its choice depends only on the search's
-seed, its number, and the results of the configurations numbered lower, without the one just before: with one
-worker that one still runs, and a search that was killed there chooses as one that was not.
+seed, its number, and the results that there are, but for that of the configuration just before: with one
+worker that one still runs, and a search that was killed then chooses as one that was not.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class Joined(NamedTuple):
 
 
 class _Search:
-    """One adaptive phase.  Caller holds the lock of `Searches`."""
+    """One adaptive phase.  The thread of `Searches` alone changes it."""
 
     def __init__(self, grown: GrowingPhase) -> None:
         assert grown.phase.search is not None and grown.phase.space is not None
@@ -58,15 +58,11 @@ class _Search:
         self.grown, self.phase = grown, grown.phase
         self.search, self.space, self.metric = grown.phase.search, grown.phase.space, grown.phase.metric
         self.outcomes: dict[int, Trial] = {}  # of configurations that have ended
-        self.newest: list[str] = [point.key for point in grown.tasks()]  # some may never have been assigned
-        self.is_exhausted = False
-        self.deaths = 0
-
-    @property
-    def begin(self) -> Begin:
-        """What the sampler is told first."""
+        self.newest = [point.key for point in grown.tasks()]  # among them all that were never assigned
         counts = [None if part.numbers else part.count for part in self.space.parts]
-        return Begin(self.phase.name, counts, self.metric.goal == "maximize")
+        self.begin = Begin(self.phase.name, counts, self.metric.goal == "maximize")
+        self.is_exhausted = False
+        self.deaths = 0  # of the sampler process over the next configuration
 
     @property
     def to_come(self) -> int:
@@ -129,7 +125,6 @@ class Searches:
                     self._searches.append(_Search(grown))
                     self._searches[-1].say_size()
                     by_phase[phase.name] = grown.tasks()
-                    self._sampler.forget(phase.name)
             if self._searches:
                 tasks = [task for phase in phases for task in by_phase.get(phase.name, ())]
             to_come = {each.grown.grid: each.to_come for each in self._searches}
@@ -182,10 +177,8 @@ class Searches:
         return bool(wanting)
 
     def _has_ahead(self, search: _Search) -> bool:
-        if self._queue.queries.has_fresh(search.newest):
-            return True
-        search.newest = []
-        return False
+        search.newest = self._queue.queries.fresh(search.newest)
+        return bool(search.newest)
 
     # -- choosing ------------------------------------------------------------------------------------------
 

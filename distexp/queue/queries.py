@@ -71,11 +71,11 @@ class Queries:
             left = [entry for entry in self._entries.values() if entry.state is State.PENDING]
         return [entry.task for entry in (left if len(left) <= limit else random.sample(left, limit))]
 
-    def has_fresh(self, keys: Iterable[str]) -> bool:
-        """Return whether one of these tasks is pending and has never been assigned."""
+    def fresh(self, keys: Iterable[str]) -> list[str]:
+        """Return those of these tasks that are pending and have never been assigned."""
         with self._lock:
             entries = [self._entries[key] for key in keys if key in self._entries]
-            return any(entry.state is State.PENDING and not entry.attempts for entry in entries)
+            return [each.key for each in entries if each.state is State.PENDING and not each.attempts]
 
     def states(self, keys: Iterable[str]) -> list[State]:
         """Return the states of these tasks."""

@@ -27,21 +27,24 @@ class SamplerProcess:
         """Start nothing yet."""
         self._process: subprocess.Popen[bytes] | None = None
         self._is_closed = False
-        self._told: dict[str, dict[int, Trial]] = {}  # by search, what the process knows
+        self._told: dict[str, tuple[Begin, dict[int, Trial]]] = {}  # by search, what the process knows
         self._lock = threading.Lock()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # as long as this
 
     def ask(self, begin: Begin, trials: Iterable[Trial], seed: int) -> list[float | int]:
         """Return a place in each dimension of a search whose history is this.
 
+        With another `begin`, though an equal one, the search begins anew.
+
         Raises:
             SamplerFailed: The process has ended, or does not answer; the next question starts another.
         """
         process = self._running()
-        told = self._told.get(begin.search)
+        began, told = self._told.get(begin.search, (None, {}))
         messages: list[Begin | Trial | Ask] = []
-        if told is None:
-            told = self._told[begin.search] = {}
+        if began is not begin:
+            told = {}
+            self._told[begin.search] = begin, told
             messages.append(begin)
         for trial in trials:
             if told.get(trial.number) != trial:
@@ -60,10 +63,6 @@ class SamplerProcess:
             raise SamplerFailed(f"the process that asks Optuna has ended: {self._last_words()}") from None
         finally:
             watch.cancel()
-
-    def forget(self, search: str) -> None:
-        """Begin a search anew with the next question."""
-        self._told.pop(search, None)
 
     def close(self) -> None:
         """End the process; an answer that is waited for does not come."""

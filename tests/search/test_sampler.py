@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from copy import copy
 
 import pytest
 
@@ -31,8 +32,8 @@ def test_the_order_in_which_it_hears_of_trials_does_not_matter(sampler: SamplerP
     sampler.ask(BEGIN, trials[10:20], 1)
     sampler.ask(BEGIN, trials[::-1], 2)
     known = [sampler.ask(BEGIN, trials, seed) for seed in range(5)]
-    sampler.forget("p")
-    assert [sampler.ask(BEGIN, trials, seed) for seed in range(5)] == known
+    begin = copy(BEGIN)
+    assert [sampler.ask(begin, trials, seed) for seed in range(5)] == known
     assert len({*map(tuple, known)}) == 5
 
 
@@ -47,8 +48,13 @@ def test_a_trial_that_runs_on_counts_as_it_ends_at_last(sampler: SamplerProcess)
     ended = [Trial("p", each.number, each.places, each.places[0]) for each in stopped]  # type: ignore[arg-type]
     sampler.ask(BEGIN, stopped, 1)
     late = sampler.ask(BEGIN, ended, 1)
-    sampler.forget("p")
-    assert sampler.ask(BEGIN, ended, 1) == late
+    assert sampler.ask(copy(BEGIN), ended, 1) == late
+
+
+def test_a_search_that_begins_anew_knows_nothing_of_before(sampler: SamplerProcess) -> None:
+    fresh = sampler.ask(BEGIN, [], 1)
+    sampler.ask(BEGIN, [trial(number) for number in range(30)], 1)
+    assert sampler.ask(copy(BEGIN), [], 1) == fresh
 
 
 def test_one_that_dies_is_started_again_and_told_everything(sampler: SamplerProcess) -> None:
