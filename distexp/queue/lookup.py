@@ -14,10 +14,11 @@ class Labels:
     """The tasks of a sweep by label, `{phase}_{index}_{seed}`."""
 
     def __init__(self, tasks: Sequence[Planned]) -> None:
-        self._grids = {
-            grid.phase: grid for grid in {each.grid for each in tasks if isinstance(each, GridPoint)}
+        grids = {each.grid for each in tasks if isinstance(each, GridPoint)}
+        self._grids = {grid.phase: grid for grid in grids if not grid.is_growing}
+        self._flat = {  # of a grid that grows, some numbers have no task
+            each.task_id: each.key for each in tasks if isinstance(each, Task) or each.grid.is_growing
         }
-        self._flat = {each.task_id: each.key for each in tasks if isinstance(each, Task)}
 
     def key_of(self, label: str) -> str | None:
         """Return the key of the task with this label, None when there is none."""

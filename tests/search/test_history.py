@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from distexp.queue.lookup import Labels
 from distexp.results.matching import TaskIndex
 from distexp.search.history import grow_phase, known_tasks
 from distexp.sweep.config import Phase, parse_config
@@ -99,6 +100,15 @@ def test_what_was_suggested_comes_after_the_rows_up_to_samples(tmp_path: Path) -
     tasks, to_come = known_tasks([phase_of()], tmp_path, records[:4])
     assert [task.task_id for task in tasks] == ["p_0_42", "p_2_42", "p_3_42"]
     assert list(to_come.values()) == [1]
+
+
+def test_a_number_that_no_configuration_has_is_no_label() -> None:
+    grown = GrowingPhase(phase_of())
+    first, third = ({"lr": lr, "width": 4, "optimizer": "sgd"} for lr in (0.1, 0.3))
+    (point,) = [*grown.add(first, 0)]
+    grown.add(third, 2)
+    labels = Labels(grown.tasks())
+    assert (labels.key_of("p_0_42"), labels.key_of("p_1_42")) == (point.key, None)
 
 
 def test_rows_are_known_as_those_of_tasks_that_joined_later() -> None:
