@@ -1,7 +1,7 @@
 """How many tasks are in each state, in all and by phase.  Caller holds the queue's lock."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from distexp.task import State
 
@@ -36,6 +36,14 @@ class StateCounts:
     def _add(self, phase: str, state: State, number: int) -> None:
         self._all[state] += number
         self._of_phase.setdefault(phase, Counter())[state] += number
+
+    def are_coming(self, held: Container[str] = ()) -> bool:
+        """Return whether tasks are to come, of other phases than those that are held."""
+        return any(number and phase not in held for phase, number in self.to_come.items())
+
+    def are_over(self) -> bool:
+        """Return whether no task is pending, assigned or to come."""
+        return not (self._all[State.PENDING] or self._all[State.ASSIGNED] or self.are_coming())
 
     def in_all(self) -> dict[State, int]:
         """Return a copy of the numbers; tasks that are to come count as pending."""

@@ -84,12 +84,11 @@ class TaskQueue:
             for task in tasks:
                 if task.key in self._entries:  # an earlier edit took it out of the sweep
                     self._take_over(task)
-                    continue
-                self._entries[task.key] = Entry(task)
-                self._scheduler.push(task)
-                self._counts.add_each({phase: 1}, State.PENDING)
-            self._counts.to_come = {**self._counts.to_come, phase: to_come}
-            self._labels = None
+                else:
+                    self._entries[task.key] = Entry(task)
+                    self._scheduler.push(task)
+                    self._counts.add_each({phase: 1}, State.PENDING)
+            self._counts.to_come, self._labels = {**self._counts.to_come, phase: to_come}, None
 
     def _take_over(self, task: Planned) -> bool:
         """Return whether a task of the sweep before was out of it, and is back."""
@@ -451,16 +450,13 @@ class TaskQueue:
         """Return whether a task runs, other than `stuck` ones, or is pending and neither held nor blocked."""
         with self._lock:
             running, pending = self._counts[State.ASSIGNED] - stuck, self._counts[State.PENDING]
-            comes = any(
-                count and phase not in self.holds.held for phase, count in self._counts.to_come.items()
-            )
+            comes = self._counts.are_coming(self.holds.held)
             return bool(running or comes or (pending and self._scheduler.has_free()))
 
     def is_over(self) -> bool:
         """Return whether every task of the sweep is complete, failed, cancelled or pruned."""
         with self._lock:
-            is_left = self._counts[State.PENDING] or self._counts[State.ASSIGNED]
-            return not is_left and not any(self._counts.to_come.values())
+            return self._counts.are_over()
 
     def overdue(self, now_s: float) -> list[Lease]:
         """Return the leases whose time is up; `lose` ends them, once their results file has been read."""
