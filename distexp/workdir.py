@@ -150,8 +150,11 @@ class Workdir:
         known = str(self.read_info().get("configs") or DEFAULT_CONFIGS)
         return known if find_configs(Path(known), self.root) else DEFAULT_CONFIGS
 
-    def hold(self) -> locks.FileLock:
+    def hold(self, wait_s: float = 0.0) -> locks.FileLock:
         """Become the one manager of this folder until the lock is released or the process ends.
+
+        Args:
+            wait_s: For whoever holds the lock only to read the journal.
 
         Raises:
             AlreadyRunning: Another manager holds it; names its pid and port.
@@ -159,7 +162,7 @@ class Workdir:
         """
         self.make_state()
         try:
-            lock = locks.acquire(self.lock)
+            lock = locks.acquire(self.lock, wait_s)
         except TimeoutError:
             info = self.read_info()
             raise AlreadyRunning(

@@ -44,6 +44,7 @@ from distexp.workdir import Workdir
 RESCAN_S = 5.0
 TURN_S = 0.25  # a worker that died is noticed within a turn
 EXIT_WAIT_S = 30.0  # how long a manager that is done waits for connected workers to hear it
+LOOK_S = 1.0  # for a verb without a manager to read the journal
 RETURN_S = 10.0  # for workers of an earlier manager to come back: they try every 5 s
 
 
@@ -148,7 +149,7 @@ class ExperimentManager:
         with self._starting, ExitStack() as log_open, ExitStack() as undo:  # undone when a later step fails
             self._starting.begin(READING_CONFIGS)
             tasks = self._sweep.load()
-            self._folder = self.workdir.hold()
+            self._folder = self.workdir.hold(LOOK_S)
             undo.callback(self._folder.release)
             undo.callback(self._pauses.stop)
             log_open.callback(stop_logging_to, log_to_file(self.workdir.log))
