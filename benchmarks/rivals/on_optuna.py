@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from benchmarks.search.replay import replay, space
 
 PROCESSES = 2
-ETA = 3  # as ours; with Optuna's default of 4 it does no better
+ETA = 3  # as ours
 
 
 def search(repeats: int, trials: int, folder: str, journals: str, process: int) -> None:
