@@ -42,7 +42,8 @@ class _Place:
     def kind(self) -> tuple[object, ...]:
         """Equal for workers of which one gets a task only if any of them does."""
         worker, info = self.worker, self.worker.info
-        return (info.memory_mib, info.gpus, info.free_mib, worker.left_s and info.name, worker.excluded)
+        time_left = worker.left_s and info.name
+        return (info.memory_mib, info.gpus, info.free_mib, info.device, time_left, worker.excluded)
 
 
 class WaitingWorkers:

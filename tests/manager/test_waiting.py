@@ -6,6 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from distexp.manager.manager import ExperimentManager
+from distexp.manager.waiting import AT_ONCE
 from distexp.task import State
 from distexp.wire.server import Connection
 from tests.live_manager import Folder, RawClient, secret_of, worker
@@ -68,6 +69,24 @@ def test_work_that_only_others_can_do_passes_by_who_cannot(folder: Folder) -> No
             give_back(busy, task)
             assert gpu.read()["key"] == task["key"]
         await_waiting(manager, 1)
+
+
+def test_a_task_of_one_gpu_model_passes_by_equal_workers_with_another(folder: Folder) -> None:
+    folder.configure(
+        [1],
+        "defaults: {{output_dir: results_exp1, gpu_model: H100}}\np: {{combinations: [width: {widths}]}}",
+    )
+    with ExitStack() as all_open:
+        manager = all_open.enter_context(folder.serving())
+        busy, *others, fit = (
+            all_open.enter_context(worker(manager, f"gpu{number}", gpus=1, device=f"NVIDIA {model}"))
+            for number, model in enumerate(("H100", *["A100"] * AT_ONCE, "H100"))
+        )
+        task = busy.say("request_task")
+        for number, each in enumerate([*others, fit], start=1):
+            wait(manager, each, number)
+        give_back(busy, task)
+        assert fit.read()["key"] == task["key"]
 
 
 def test_nothing_to_do_is_said_at_the_end_of_the_time_that_was_asked_for(manager: ExperimentManager) -> None:
