@@ -20,10 +20,10 @@ LEFT_OUT = re.compile(rb"\n?# (\d+) bytes of output are left out here[^\n]*\n")
 class _Ends:
     """The beginning and the end of a text that comes in pieces."""
 
-    def __init__(self, head_bytes: int, tail_bytes: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.head = bytearray()
         self._pieces: deque[bytes] = deque()
-        self._head_bytes, self._tail_bytes = head_bytes, tail_bytes
+        self._max_bytes, self._head_bytes = max_bytes, max_bytes // 2
         self.left_out = 0  # bytes between the two
         self._held = 0  # bytes in the pieces
 
@@ -34,20 +34,20 @@ class _Ends:
             piece = piece[room:]
         self._pieces.append(piece)
         self._held += len(piece)
-        while self._held - len(self._pieces[0]) >= self._tail_bytes:
+        while self._head_bytes + self._held - len(self._pieces[0]) > self._max_bytes:
             self.left_out += len(self._pieces[0])
             self._held -= len(self._pieces.popleft())
 
-    def joined(self, max_bytes: int, hint: str) -> bytes:
-        """Return the text, or where it is longer than that its two ends, with a line that says so."""
+    def joined(self, hint: str) -> bytes:
+        """Return the text, or where it is too long its two ends, with a line that says so."""
         tail = b"".join(self._pieces)
         total = self.left_out + len(self.head) + len(tail)
-        if not self.left_out and total <= max_bytes:
+        if total <= self._max_bytes:
             return bytes(self.head) + tail
         earlier = LEFT_OUT.search(self.head + tail[:MARK_BYTES])
         until = earlier.start() if earlier else self.head.rfind(b"\n", len(self.head) // 2) + 1
         head = bytes(self.head[: until or None])
-        kept = tail[max(0, len(tail) - self._tail_bytes) :]
+        kept = tail[max(0, len(tail) - self._max_bytes // 4) :]
         kept = kept[kept.find(b"\n", 0, len(kept) // 2) + 1 :]  # from the beginning of a line on
         left_out = total - len(head) - len(kept)
         left_out += int(earlier[1]) - len(earlier[0]) if earlier else 0
@@ -77,14 +77,14 @@ def shorten(path: Path, max_bytes: int, *, start: int = 0, has_ended: bool = Fal
         is_long = os.fstat(file.fileno()).st_size > max_bytes
         if not is_long and not (has_ended and _has_carriage_return(file, start)):
             return
-        ends = _Ends(max_bytes // 2, max_bytes // 4)
+        ends = _Ends(max_bytes)
         file.seek(0)
         rest = b""
         while piece := file.read(READ_BYTES):
             whole, rest = _collapsed(rest + piece)
             ends.add(whole)
         ends.add(rest)
-        text = ends.joined(max_bytes, hint)
+        text = ends.joined(hint)
         read, same = file.tell(), _common_start(file, text)
         file.seek(read)
         late = file.read()

@@ -103,3 +103,10 @@ def test_what_is_short_or_absent_or_no_file_is_left(tmp_path: Path) -> None:
     assert log.read_bytes() == b"x\rx" * 10
     with pytest.raises(OSError, match=r"directory|denied"):
         shorten(tmp_path, KIB)
+
+
+def test_a_log_within_its_limit_keeps_every_line_when_its_progress_bars_are_collapsed(tmp_path: Path) -> None:
+    log, lines = tmp_path / "log.txt", b"".join(b"line %07d\n" % number for number in range(600_000))
+    log.write_bytes(lines + b"1 %\r100 %\n")
+    shorten(log, 8_000_000, has_ended=True)
+    assert log.read_bytes() == lines + b"100 %\n"
