@@ -26,7 +26,8 @@ class OtherUsers:
     def _loop(self) -> None:
         while not self._ended.wait(self._look_s):
             if seen := self.look():
-                self._on_seen(seen)
+                if not self._ended.is_set():  # else it is another worker's GPU by now
+                    self._on_seen(seen)
                 return
 
     def look(self) -> str:
