@@ -215,7 +215,7 @@ class Dispatcher:
 
     def code_changed(self) -> None:
         """Let held phases go on: a file of their code was edited."""
-        self._frozen.freeze()
+        self._frozen.renew()
         self._admin.end_holds("its code was edited")
 
     def held_text(self) -> str:

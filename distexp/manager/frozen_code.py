@@ -4,6 +4,7 @@ import base64
 import logging
 import re
 import threading
+from collections.abc import Callable
 
 from distexp.errors import ProtocolError, UserError
 from distexp.system.code import SHOWN_DIGITS, FolderCode
@@ -27,6 +28,7 @@ class FrozenCode:
         self._lock = threading.Lock()
         self._copy = ""
         self._marks: object = None  # of what was copied
+        self._problem = ""  # why the code of now cannot be copied, once said
 
     def freeze(self) -> None:
         """Take a new copy of the code as it is now, if tasks run from one.
@@ -40,11 +42,30 @@ class FrozenCode:
                 files = count_text(len(code_files(self._workdir.root)), "file")
                 log.info("Tasks run from a copy of the code as it is now (%s, %s)", now[:SHOWN_DIGITS], files)
 
+    def renew(self) -> None:
+        """Do the same, or say why that cannot be: then tasks go on with the copy before."""
+        self._or_before(self.freeze)
+
     def copy_for(self, *, fetches: bool) -> str:
-        """Return which copy a worker's next task runs from; empty: none."""
-        if self.is_frozen:
-            return self._copy
-        return self._take() if fetches else ""
+        """Return which copy a worker's next task runs from; empty: none.
+
+        Raises:
+            UserError: As for `freeze`, when there is no copy yet.
+        """
+        if not self.is_frozen and fetches:
+            self._or_before(self._take)
+        return self._copy if self.is_frozen or fetches else ""
+
+    def _or_before(self, take: Callable[[], object]) -> None:
+        try:
+            take()
+            self._problem = ""
+        except UserError as error:
+            if not self._copy:
+                raise
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.error("%s. Tasks go on with the copy before", error)
 
     def _take(self) -> str:
         with self._lock:

@@ -10,11 +10,14 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from distexp.errors import UserError
 from distexp.system.code import CodeState
@@ -23,25 +26,36 @@ from distexp.text import count_text
 
 MAX_FILES = 20_000  # more than any repository of experiments; a folder of data that git does not ignore
 MAX_BYTES = 512 * 1024 * 1024  # of one copy: code, not data
-KEPT = 3  # copies in a folder: tasks of the manager before may still run from theirs
+KEPT = 3  # copies in a folder, however old
+KEPT_S = 7 * 24 * 3600.0  # since a task last began in a copy: one that runs for longer may miss files of it
 NAME_DIGITS = 20  # of a copy's hash
-STATE_FILE = ".distexp_code.json"  # in each copy: which code it is
+STATE_FILE = ".distexp_code.json"  # in each copy: which code it is, and which files
 NEVER = (".git", ".experiment_manager", ".experiment_spool", ".experiment_token", "__pycache__", STATE_FILE)
 
 
 def code_files(folder: Path) -> list[str]:
     """Return the files to copy, relative with slashes, sorted."""
     listed = ask_git(folder, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
-    if listed is None:
+    if not listed:  # no git, or it ignores the whole folder
         found = list(_walk(folder))
     else:
         found = []
         for name in filter(None, listed.split("\0")):
-            is_folder = (folder / name).is_dir() and not (folder / name).is_symlink()  # a repository within
-            found += (
-                [f"{name.rstrip('/')}/{each}" for each in code_files(folder / name)] if is_folder else [name]
-            )
-    return sorted({name for name in found if _travels(name) and os.path.lexists(folder / name)})
+            path = folder / name
+            if path.is_dir() and not path.is_symlink():  # a repository within, or a submodule without files
+                inner = code_files(path) if os.path.lexists(path / ".git") else _walk(path)
+                found += [f"{name.rstrip('/')}/{each}" for each in inner]
+            else:
+                found.append(name)
+    return sorted({name for name in found if _travels(name) and _is_file_or_link(folder / name)})
+
+
+def _is_file_or_link(path: Path) -> bool:
+    try:
+        kind = path.lstat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(kind) or stat.S_ISLNK(kind)
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -72,23 +86,40 @@ def make_copy(folder: Path, into: Path, state: CodeState) -> str:
     into.mkdir(parents=True, exist_ok=True)
     fresh = into / f"new-{secrets.token_hex(4)}"
     digest = hashlib.sha256(json.dumps(asdict(state)).encode())
+    copied = []
     try:
         fresh.mkdir()
-        (fresh / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
         for name in names:
             target = fresh / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # it goes while it is looked at
-                shutil.copy2(folder / name, target, follow_symlinks=False)
+                _copy(folder, name, target)
                 digest.update(f"{name}\0{_content(target)}\0".encode(errors="surrogateescape"))
+                copied.append(name)
+        about = {"state": asdict(state), "files": copied}
+        (fresh / STATE_FILE).write_text(json.dumps(about), encoding="utf-8")
         code = digest.hexdigest()[:NAME_DIGITS]
         with contextlib.suppress(OSError):  # another process has made the same
             fresh.rename(into / code)
         os.utime(into / code)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    _forget_old(into, code)
+    forget_old(into, code)
     return code
+
+
+def _copy(folder: Path, name: str, target: Path) -> None:
+    """Copy one file or link; a link out of the folder leads to the same place from the copy."""
+    shutil.copy2(folder / name, target, follow_symlinks=False)
+    if target.is_symlink() and _leaves(name, link := os.readlink(target)) and not os.path.isabs(link):
+        target.unlink()
+        target.symlink_to(os.path.join((folder / name).parent, link))
+
+
+def _leaves(name: str, link: str) -> bool:
+    """Return whether a link of this name leads out of the folder that names are relative to."""
+    leads = os.path.normpath(os.path.join(os.path.dirname(name), link))
+    return os.path.isabs(link) or leads.split(os.sep)[0] == ".."
 
 
 def check_size(folder: Path, names: list[str]) -> None:
@@ -118,14 +149,20 @@ def _content(path: Path) -> str:
         return f"{os.access(path, os.X_OK)} {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _forget_old(into: Path, current: str) -> None:
-    """Delete copies but for the last few."""
-    copies = sorted(
-        (each for each in into.iterdir() if each.is_dir()), key=lambda each: -each.stat().st_mtime
-    )
-    for old in [each for each in copies if each.name != current][KEPT - 1 :]:
-        shutil.rmtree(old, ignore_errors=True)
-        archive_of(old).unlink(missing_ok=True)
+def forget_old(into: Path, current: str) -> None:
+    """Delete copies in which no task has begun for long, but for the last few; and what kills have left."""
+    used_s = dict[Path, float]()
+    for each in into.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another process forgets, too
+            used_s[each] = each.stat().st_mtime
+    copies = sorted((each for each in used_s if each.is_dir()), key=lambda each: -used_s[each])
+    kept = {current, *(each.name for each in copies[:KEPT])}
+    before_s = time.time() - KEPT_S
+    for old in used_s:
+        if used_s[old] < before_s and old.name.partition(".")[0] not in kept:
+            shutil.rmtree(old, ignore_errors=True)
+            with contextlib.suppress(OSError):  # a folder that is gone by now
+                old.unlink()
 
 
 def archive_of(copy: Path) -> Path:
@@ -134,22 +171,26 @@ def archive_of(copy: Path) -> Path:
 
 
 def make_archive(copy: Path) -> Path:
-    """Return the tar file of a copy, made unless it is there. Links that leave the copy are left out."""
+    """Return the tar file of a copy, made unless it is there.
+
+    It holds what was copied, but no links out of the copy; nothing that tasks have written there.
+    """
     path = archive_of(copy)
     if not path.exists():
         fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-
-        def stays(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-            leads = os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))
-            leaves = os.path.isabs(member.linkname) or leads.startswith("..")
-            return None if member.issym() and leaves else member
-
-        with tarfile.open(fresh, "w") as tar:
-            for each in sorted(copy.iterdir()):
-                if not is_link(each) or not is_linked(copy, each):
-                    tar.add(each, each.name, filter=stays)
-        os.replace(fresh, path)
+        try:
+            with tarfile.open(fresh, "w") as tar:
+                for name in [STATE_FILE, *_about(copy)["files"]]:
+                    with contextlib.suppress(FileNotFoundError):  # a task has deleted it
+                        tar.add(copy / name, name, recursive=False, filter=_stays)
+            os.replace(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
     return path
+
+
+def _stays(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if member.issym() and _leaves(member.name, member.linkname) else member
 
 
 def unpack(archive: Path, copy: Path) -> None:
@@ -170,7 +211,12 @@ def unpack(archive: Path, copy: Path) -> None:
 
 def state_of(copy: Path) -> CodeState:
     """Return which code a copy holds."""
-    return CodeState(**json.loads((copy / STATE_FILE).read_text(encoding="utf-8")))
+    return CodeState(**_about(copy)["state"])
+
+
+def _about(copy: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((copy / STATE_FILE).read_text(encoding="utf-8"))
+    return about
 
 
 def link_rest(root: Path, copy: Path) -> None:
@@ -180,16 +226,6 @@ def link_rest(root: Path, copy: Path) -> None:
         if not each.name.startswith(".") and each.name != "__pycache__" and not os.path.lexists(place):
             with contextlib.suppress(FileExistsError):
                 _link(each, place)
-
-
-def is_link(path: Path) -> bool:
-    """Return whether this is a link, or a junction of Windows."""
-    return path.is_symlink() or (sys.platform == "win32" and os.path.isjunction(path))
-
-
-def is_linked(copy: Path, path: Path) -> bool:
-    """Return whether `link_rest` has made this link."""
-    return not os.path.realpath(path).startswith(os.path.realpath(copy) + os.sep)
 
 
 def _link(target: Path, place: Path) -> None:

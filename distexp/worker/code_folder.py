@@ -6,10 +6,11 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from distexp.errors import ProtocolError
 from distexp.system.code import CodeState, FolderCode
-from distexp.system.code_copy import archive_of, link_rest, state_of, unpack
+from distexp.system.code_copy import archive_of, forget_old, link_rest, state_of, unpack
 from distexp.system.files import make_ignored
 from distexp.wire.client import Client
 from distexp.wire.messages import Code, CodeReply
@@ -43,7 +44,9 @@ class CodeFolder:
             if not root.is_dir():
                 self._fetch(copy)
             link_rest(self.workdir.root, root)
-        if copy == self.copy:
+            with contextlib.suppress(OSError):  # of another user
+                os.utime(root)  # a task begins in it
+        if copy == self.copy and (not copy or _is_here(root)):
             return False
         here = [str(each) for each in (root, root / "src") if each.is_dir()]
         sys.path[:] = [*here, *(each for each in sys.path if each not in self._own)]
@@ -66,6 +69,15 @@ class CodeFolder:
                         raise ProtocolError("code: the manager sent an empty piece")
                     file.write(base64.b64decode(piece.data))
             unpack(archive, target)
+            forget_old(self.workdir.code_copies, copy)
         finally:
             with contextlib.suppress(OSError):
                 archive.unlink()
+
+
+def _is_here(folder: Path) -> bool:
+    """Return whether this process is in the folder, and not in one of that name which was deleted."""
+    try:
+        return os.path.samefile(folder, ".")
+    except FileNotFoundError:
+        return False

@@ -2,13 +2,20 @@
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from distexp.errors import UserError
+from distexp.manager.frozen_code import FrozenCode
+from distexp.system import code_copy
 from distexp.system.code import FolderCode
+from distexp.wire.client import Client
+from distexp.wire.messages import Code, CodeReply
 from distexp.workdir import Workdir
+from distexp.worker.code_folder import CodeFolder
 from tests.live_manager import Folder, RawClient
 from tests.live_worker import CONFIG, await_began, await_rows, gated_folder, open_gate, worker_process
 from tests.support import poll
@@ -69,6 +76,40 @@ def test_a_task_that_is_requeued_runs_the_code_of_now(lab: Folder) -> None:
         with worker_process(lab.root, device="cpu") as worker:
             assert worker.code() == 0
     assert answers(lab) == [("2", "2", "rows")] * 2
+
+
+def test_an_edit_that_cannot_be_copied_leaves_tasks_with_the_copy_before(
+    lab: Folder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    frozen, fetched = (FrozenCode(Workdir(lab.root), is_frozen=each) for each in (True, False))
+    frozen.freeze()
+    before = frozen.copy_for(fetches=False)
+    assert fetched.copy_for(fetches=True) == before
+    write(lab.root, 2)
+    monkeypatch.setattr(code_copy, "MAX_FILES", 1)
+    for _ in range(2):
+        frozen.renew()
+        assert frozen.copy_for(fetches=False) == fetched.copy_for(fetches=True) == before
+    assert caplog.text.count("Tasks go on with the copy before") == 2, "once for each"
+    with pytest.raises(UserError, match="Put data into"):
+        frozen.freeze()
+
+
+def test_a_worker_whose_copy_was_deleted_goes_to_the_one_that_it_fetches_anew(
+    lab: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lab.root)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    workdir = Workdir(lab.root)
+    with lab.serving(freeze_code=True), Client(workdir) as client:
+        name = next(each.name for each in workdir.code_copies.iterdir())
+        code = CodeFolder(workdir, lambda: client)
+        assert [code.enter(name), code.enter(name)] == [True, False]
+        client.call(Code(copy=name), CodeReply)
+        (workdir.code_copies / name).rename(lab.root / "elsewhere")
+        shutil.copytree(lab.root / "elsewhere", workdir.code_copies / name)
+        assert code.enter(name)
+        assert Path.cwd() == workdir.code_copies / name
 
 
 @pytest.mark.parametrize("is_frozen", [True, False])

@@ -81,9 +81,44 @@ def test_equal_code_has_one_copy_and_every_edit_another(lab: Path, tmp_path: Pat
     third = make_copy(lab, into, STATE)
     assert len({first, second, third}) == 3
     assert (into / first / "src/train.py").read_text() == "lr = 1\n"
-    make_copy(lab, into, CodeState("d", "e", None))
-    assert first not in {each.name for each in into.iterdir()}, "the oldest goes"
-    assert len([*into.iterdir()]) == code_copy.KEPT
+
+
+def test_copies_go_that_no_task_has_begun_in_for_long_but_for_the_last_few(lab: Path, tmp_path: Path) -> None:
+    into = tmp_path / "code"
+    names = [make_copy(lab, into, CodeState("d", f"{number}", None)) for number in range(5)]
+    assert {each.name for each in into.iterdir()} == {*names}, "tasks may run in each of them"
+    make_archive(into / names[0])
+    (into / f"{names[0]}.tar.12ab").touch()
+    for name, age_s in (
+        (names[0], 9e5),
+        (f"{names[0]}.tar", 9e5),
+        (f"{names[0]}.tar.12ab", 9e5),
+        (names[4], 8e5),
+    ):
+        used_s = (into / name).stat().st_mtime - age_s
+        os.utime(into / name, (used_s, used_s))
+    make_copy(lab, into, CodeState("d", "3", None))
+    assert {each.name for each in into.iterdir()} == {*names[1:4]}
+
+
+def test_a_submodule_without_files_and_a_folder_that_git_ignores_are_no_hindrance(
+    lab: Path, tmp_path: Path
+) -> None:
+    git(lab / "vendor/tool", "add", ".")
+    git(lab / "vendor/tool", "commit", "-m", "tool")
+    git(lab, "add", "vendor/tool")
+    git(lab, "commit", "-m", "lab")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", str(lab), str(clone))
+    assert code_files(clone) == [".gitignore", "src/train.py"]
+    assert code_files(lab / "data") == ["big.bin"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are none")
+def test_a_fifo_is_left_out(lab: Path) -> None:
+    (lab / ".git").rename(lab / ".was_git")
+    os.mkfifo(lab / "queue")
+    assert "queue" not in code_files(lab)
 
 
 def test_too_much_is_refused_with_its_largest_files(
@@ -104,12 +139,15 @@ def test_what_stands_beside_the_code_is_linked_here_and_does_not_travel(lab: Pat
     (lab / "inside").symlink_to("src")
     (lab / "outside").symlink_to("/etc/passwd")
     (lab / "src/up").symlink_to("../../secret")
+    (tmp_path / "secret").write_text("on this machine alone")
     copy = tmp_path / "code" / make_copy(lab, tmp_path / "code", STATE)
     for _ in range(2):
         link_rest(lab, copy)
     assert (copy / "data/big.bin").read_text() == "data\n"
     assert (copy / "one.npz").read_text() == "data\n"
+    assert (copy / "src/up").read_text() == "on this machine alone", "a link leads where it led"
     assert not (copy / ".experiment_manager").exists()
+    (copy / "weights.bin").write_text("written by a task, by a relative path")
     there = tmp_path / "there" / copy.name
     there.parent.mkdir()
     unpack(make_archive(copy), there)
