@@ -23,6 +23,15 @@ def cell_text(value: Value) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def value_of(text: str) -> Value:
+    """Return the value that a text from a user or a cell stands for: JSON where it is some, else the text."""
+    try:
+        value: Value = json.loads(text)
+    except (ValueError, RecursionError):  # the latter: it nests without end
+        return text
+    return value
+
+
 def clean_text(text: object) -> str:
     """Return the text with a replacement character for each NUL and lone surrogate."""
     return _UNWRITABLE.sub("\ufffd", str(text))

@@ -1,6 +1,5 @@
 """The verbs that look at a sweep, while a manager runs and after: `status`, `tasks`, `show`, `logs`."""
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from distexp.cli.look import Looker
 from distexp.cli.main import COMMAND, as_typed
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import State, Value
-from distexp.text import count_text, duration_text, need_text, number_text
+from distexp.text import count_text, duration_text, need_text, number_text, value_of
 from distexp.wire.messages import (
     Logs,
     LogsReply,
@@ -58,10 +57,7 @@ class Condition(click.ParamType[tuple[str, Value]]):
         name, sign, text = str(value).partition("=")
         if not sign or not name:
             self.fail(f"{value} must be NAME=VALUE, such as width_factor=4", param, ctx)
-        try:
-            return name, json.loads(text)
-        except ValueError:
-            return name, text
+        return name, value_of(text)
 
 
 @click.command()

@@ -13,7 +13,7 @@ from distexp.results.store import folders_with_results
 from distexp.run_folder import HEADER, LOG_FILE, PARAMETERS_FILE, RUNS_FOLDER, key_in, name_start
 from distexp.system.files import read_bytes, regular
 from distexp.task import Value
-from distexp.text import harmless_name
+from distexp.text import harmless_name, value_of
 
 HEAD_BYTES = 64 * 1024  # of a log, in which its first header stands
 KEYS = frozenset("0123456789abcdef")  # digits of a key
@@ -107,16 +107,13 @@ def _parameters_in(columns: list[str]) -> list[str]:
 
 def value_in(cell: str) -> Value:
     """Return the value that a cell holds, as far as its text tells."""
-    try:
-        return json.loads(cell)
-    except ValueError:
-        return {"True": True, "False": False}.get(cell, cell)
+    return {"True": True, "False": False}.get(cell, value_of(cell))
 
 
 def _parameters(folder: Path) -> dict[str, Value]:
     try:
         found = json.loads(read_bytes(folder / PARAMETERS_FILE))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

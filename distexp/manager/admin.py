@@ -141,6 +141,7 @@ class Admin:
 
     def _worker(self, worker: Worker, age_s: float, lease: Lease | None) -> wire.WorkerStatus:
         since_s = lease.since_s if lease else None
+        usual_s = self._forecaster.usual_s(lease.task) if lease else None
         progress = worker.progress if lease else None
         return wire.WorkerStatus(
             worker=worker.name,
@@ -161,6 +162,7 @@ class Admin:
             excluded=worker.excluded,
             git_commit=worker.git_commit,
             other_commit=self._registry.has_other_commit(worker),
+            usual_s=None if usual_s is None else round(usual_s, 1),
         )
 
     # -- tasks ---------------------------------------------------------------------------------------------

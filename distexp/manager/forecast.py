@@ -61,6 +61,7 @@ class Forecaster:
         self._failures: dict[str, FailureStatus] = {}  # cause without its numbers -> its latest
         self._sample: dict[str, tuple[Task, Features]] = {}
         self._last, self._stale_at_s = Forecast(None, None), 0.0
+        self._usual: Model | None = None  # of what was measured, without what runs for longer than its like
 
     # -- what happens --------------------------------------------------------------------------------------
 
@@ -157,7 +158,7 @@ class Forecaster:
                 known.append((features_of(lease.task), told_s))
             elif lease.since_s is not None:
                 late.append((features_of(lease.task), OVERRUN * (now_s - lease.since_s)))
-        model = fit(known)
+        model = self._usual = fit(known)
         if model is None:
             return None
         return fit([*known, *((each, s) for each, s in late if s > OVERRUN * model.predict_s(each))])
@@ -178,6 +179,11 @@ class Forecaster:
             self._sample = {task.key: (task, features_of(task)) for task in left}
         known = [model.predict_s(self._sample[task.key][1]) for task in left]
         return known or [model.mean_s] * bool(pending)  # a search has yet to choose them
+
+    def usual_s(self, task: Task) -> float | None:
+        """Return how long a task of these values takes, by the last forecast; None: nothing is known."""
+        with self._lock:
+            return None if self._usual is None else self._usual.predict_s(features_of(task))
 
     def too_long(self, left_s: float | None) -> frozenset[str]:
         """Return the phases whose tasks will not fit into `left_s`, by the median of those completed."""

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import html
-import json
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from starlette.routing import Route
 from distexp.errors import DistexpError
 from distexp.reporting.html import PARTS
 from distexp.task import Value
+from distexp.text import value_of
 from distexp.web.curves import Curve, read_curves
 from distexp.web.feed import Feed
 from distexp.web.guard import Access, Guard
@@ -223,13 +223,10 @@ def parse_filter(text: str) -> tuple[dict[str, Value], list[str]]:
     where, words = dict[str, Value](), []
     for word in text.split():
         name, sign, value = word.partition("=")
-        if not (name and sign):
+        if name and sign:
+            where[name] = value_of(value)
+        else:
             words.append(word)
-            continue
-        try:
-            where[name] = json.loads(value)
-        except ValueError:
-            where[name] = value
     return where, words
 
 

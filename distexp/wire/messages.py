@@ -295,6 +295,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     excluded: str = ""  # why it gets no more tasks
     git_commit: str = ""
     other_commit: bool = False
+    usual_s: float | None = None  # that its task should take, by those that were completed
 
 
 class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,6 +54,7 @@ def test_tasks_lists_those_that_match_in_columns(manager: ExperimentManager, ver
     )
     assert SECOND in verb("tasks", "--where", "width=2", "--where", "seed=42")[1]
     assert verb("tasks", "--where", "width=7")[:2] == (1, "No task matches\n")
+    assert verb("tasks", "--where", f"width={'[' * 5000}")[:2] == (1, "No task matches\n")
     limited = verb("tasks", "--limit", "1")[1].splitlines()
     assert limited[-1] == "... 2 more (--limit 0 shows all)"
 

@@ -86,6 +86,7 @@ def test_workers_are_listed_with_task_and_progress(manager: ExperimentManager, u
             "failed": 0,
         },
         **{"drained": False, "benched": "", "excluded": "", "git_commit": "", "other_commit": False},
+        "usual_s": None,
     }
 
 

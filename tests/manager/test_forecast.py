@@ -164,6 +164,19 @@ def test_what_is_kept_stays_small_whatever_the_sweep_and_a_changed_sweep_is_samp
     assert len(sweep.forecaster._sample) <= 10
 
 
+def test_what_a_running_task_should_take_is_told_by_its_values_and_not_by_what_hangs() -> None:
+    sweep = SimulatedSweep([a_task(seed, width=width) for seed in range(8) for width in (1, 10)], 2)
+    assert sweep.forecaster.usual_s(a_task(1, width=1)) is None
+    sweep.run(lambda task: 6.0 if task.config["width"] == 1 else 60.0, 8)
+    lease = sweep.assign(7)
+    assert lease is not None
+    for _ in range(2):
+        sweep.eta_s()
+        assert sweep.forecaster.usual_s(a_task(1, width=1)) == pytest.approx(6.0)
+        assert sweep.forecaster.usual_s(a_task(1, width=10)) == pytest.approx(60.0)
+        sweep.clock.advance(10_000.0)
+
+
 def test_a_phase_is_too_long_by_the_median_of_its_tasks_that_were_completed_last() -> None:
     phases = (("exp1", 1), ("exp2", 2))
     sweep = SimulatedSweep(

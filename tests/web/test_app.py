@@ -68,6 +68,11 @@ def test_a_filter_holds_values_as_in_yaml_and_words() -> None:
     )
 
 
+@pytest.mark.parametrize("value", ["[" * 5000, "[" * 5000 + "]" * 5000, "9" * 5000, "{", "NaN"])
+def test_a_value_that_is_no_json_is_a_text(page: Served, value: str) -> None:
+    assert (told(page, f"/tasks?filter=width%3D{value}"))[0]["tasks"] == []
+
+
 def test_without_a_manager_the_files_answer_and_nothing_is_changed(folder: Folder, page: Served) -> None:
     folder.add_rows("1,mlp,42,0.5", header="width,model,seed,score")
     with folder.serving() as manager:

@@ -35,20 +35,19 @@ export function updateSparkline(svg, samples, totalMib, at) {
 
 const SIZE = { width: 720, height: 260, left: 58, right: 10, top: 8, bottom: 28 };
 
-function ticks(low, high, about) {
+function ticks(low, high, about, least = 0) {
   const span = high - low || Math.abs(high) || 1;
   const raw = span / about, power = 10 ** Math.floor(Math.log10(raw));
-  const step = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= raw);
+  const step = Math.max(least, [1, 2, 5, 10].map((each) => each * power).find((each) => each >= raw));
   const found = [];
   for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-9; at += step) found.push(+at.toPrecision(10));
   return found;
 }
 
-// lines: [{name, points: [[step, value], ...], hue: 0 to 7}, ...]; returns an SVG as wide as its place
+// lines: [{name, points: [[step, value], ...], hue: 0 to 7}, ...]; at least one has points; returns an SVG as wide as its place
 export function curveChart(lines, label, width = SIZE.width) {
   const size = { ...SIZE, width: Math.max(260, width) };
   const all = lines.flatMap((line) => line.points);
-  if (!all.length) return make("p", { class: "quiet" }, "No task has reported a number yet.");
   const [xs, ys] = [all.map(([x]) => x), all.map(([, y]) => y)];
   let [x0, x1, y0, y1] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
   if (x0 === x1) x1 = x0 + 1;
@@ -58,7 +57,7 @@ export function curveChart(lines, label, width = SIZE.width) {
   const svg = draw("svg", { viewBox: `0 0 ${size.width} ${size.height}`, class: "curves", role: "img", "aria-label": label });
   for (const at of ticks(y0, y1, 5))
     svg.append(draw("line", { class: "grid", x1: size.left, x2: size.width - size.right, y1: y(at), y2: y(at) }), text(shown(at), size.left - 6, y(at) + 4, "end"));
-  for (const at of ticks(x0, x1, size.width / 110)) svg.append(text(shown(at), x(at), size.height - 10, "middle"));
+  for (const at of ticks(x0, x1, size.width / 110, xs.every(Number.isInteger) ? 1 : 0)) svg.append(text(shown(at), x(at), size.height - 10, "middle"));
   for (const line of lines) {
     if (!line.points.length) continue;
     const path = line.points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`);

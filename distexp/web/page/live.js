@@ -10,6 +10,7 @@ if (location.search.includes("token=")) history.replaceState(null, "", location.
 const STATES = ["complete", "pruned", "assigned", "pending", "failed", "cancelled"];
 const STATE_WORDS = { complete: "complete", pruned: "stopped early", assigned: "running", pending: "pending", failed: "failed", cancelled: "cancelled" };
 const SILENT_S = 45;  // three heartbeats
+const LONG_S = 30, LONG_TIMES = 3;  // a task that runs for longer than both should be looked at
 const GONE_S = 60;  // a worker that has left is shown so long
 const title = document.title;
 let view = null;
@@ -79,6 +80,8 @@ byId("pause").addEventListener("click", () => view.status.paused ?
 
 // -- what needs the user
 
+const lastFailure = ({ failures: all }) => all.filter((each) => each.state === "failed").slice(0, 1).map((each) => `The last, ${each.task_id}: ${each.why.length > 300 ? `${each.why.slice(0, 300)} …` : each.why}`).join("");
+
 function slowWorkers(workers) {
   const speeds = workers.filter((each) => each.task && each.progress && each.task_s > 30 && each.progress[0] > 0)
     .map((each) => [each, each.progress[0] / each.task_s, each.task.replace(/_[^_]+_[^_]+$/, "")]);
@@ -88,6 +91,9 @@ function slowWorkers(workers) {
     return others.length >= 2 && speed < median / 2 ? [[worker, median / speed]] : [];
   });
 }
+
+// tasks that run for much longer than their like have taken; those of a worker that is slow are said already
+const isLong = (each) => each.task && each.usual_s && each.task_s > Math.max(LONG_S, LONG_TIMES * each.usual_s);
 
 function attentionItems({ problem, view: told }) {
   const items = [];
@@ -107,12 +113,16 @@ function attentionItems({ problem, view: told }) {
   if (!status.workers && !status.done && !problem) add("nobody", "No worker is connected.", "", "Start one with `distexp worker`.");
   for (const each of workers.filter((worker) => worker.task && worker.age_s > SILENT_S))
     add(`silent ${each.worker}`, `Worker ${each.worker} has been silent for ${duration(each.age_s)}.`, `It runs ${each.task}, which goes back to the queue if it stays so.`, "");
-  for (const [each, times] of slowWorkers(workers))
+  const slow = slowWorkers(workers);
+  for (const [each, times] of slow)
     add(`slow ${each.worker}`, `Worker ${each.worker} is slow.`, `Others of its phase make ${times.toFixed(1)} times as many steps in the same time.`, "Something else may compute on its device.");
+  for (const each of workers.filter((worker) => isLong(worker) && !slow.some(([its]) => its === worker)))
+    add(`long ${each.worker} ${each.task}`, `Task ${each.task} takes long.`, `It runs on ${each.worker} for ${duration(each.task_s)}; tasks like it took about ${duration(each.usual_s)}.`,
+      "It may hang, or its worker is slow: see whether its log goes on.", [["Show its log", () => openTask(each.task)]]);
   for (const each of workers.filter((worker) => worker.other_commit))
     add(`commit ${each.worker}`, `Worker ${each.worker} runs code of another commit.`, each.git_commit.slice(0, 10), "Update its clone, then restart it.");
   if (status.failed)
-    add("failed", `${counted(status.failed, "task")} failed for good.`, "", problem ? "`distexp run --retry-failed` runs them again." : "", [["Show them", () => showTasks({ state: "failed" })],
+    add("failed", `${counted(status.failed, "task")} failed for good.`, lastFailure(told), problem ? "`distexp run --retry-failed` runs them again." : "", [["Show them", () => showTasks({ state: "failed" })],
       ...(problem ? [] : [["Run them again", () => act({ type: "requeue", failed: true }, "They run again.")]])]);
   return items;
 }
@@ -162,7 +172,7 @@ const workers = new Table(byId("workers-table"), [
     mark(element, "title", "Let it leave after its current task");
     return element;
   }, update: (cell, each) => { cell.firstChild.hidden = !each.connected || each.drained; } },
-], (each) => each.worker, (row, each) => mark(row, "class", each.excluded ? "bad" : !each.connected || each.age_s > SILENT_S ? "warn" : null));
+], (each) => each.worker, (row, each) => mark(row, "class", each.excluded ? "bad" : !each.connected || each.age_s > SILENT_S || isLong(each) ? "warn" : null));
 
 function showWorkers() {
   const present = view.workers.filter((each) => each.connected || each.task || each.age_s < GONE_S);
@@ -229,7 +239,8 @@ async function showCurves() {
   const metric = metricChoice.value;
   const lines = names.map((name, at) => ({ name, hue: at % 8, points: found[name]?.[metric] ?? [] })).filter((line) => line.points.length);
   const place = byId("curve-chart");
-  place.replaceChildren(curveChart(lines, `${metric} of ${counted(lines.length, "task")} by step`, place.clientWidth));
+  const nothing = names.length ? "These tasks have reported no number yet." : "No task runs. Tick tasks in the table below to draw their curves.";
+  place.replaceChildren(lines.length ? curveChart(lines, `${metric} of ${counted(lines.length, "task")} by step`, place.clientWidth) : make("p", { class: "quiet" }, nothing));
   keep(byId("curve-legend"), lines, (line) => line.name, () => make("li", {}, make("i"), link(), make("span", { class: "quiet" })), (item, line) => {
     mark(item.firstChild, "class", `hue${line.hue}`);
     write(item.children[1], line.name);
