@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,3 +55,12 @@ def children(request: pytest.FixtureRequest, watcher: Watcher) -> Iterator[Child
     made = Children(method=request.param, device="cpu", threads=1, watcher=watcher)
     yield made
     made.close()
+
+
+@pytest.fixture
+def switch_often() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval_s)

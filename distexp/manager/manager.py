@@ -224,8 +224,6 @@ class ExperimentManager:
         self._frozen.freeze()
         self.dispatcher.code.say_other()
         self.dispatcher.rungs.continue_pruned()
-        if pruned := self.queue.counts()[State.PRUNED]:
-            log.info("Kept %s as pruned: stopped early before", count_text(pruned, "task"))
         self.queue.priorities.restore(self.journal.load_phases())
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):

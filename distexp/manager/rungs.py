@@ -41,6 +41,18 @@ class _Table:
         self._halving = halving
         self._of_key: dict[str, list[RungRecord]] = {}  # in the order of the file
         self._values: dict[tuple[str, int], dict[str, dict[str, float | None]]] = {}
+        self._of_nobody: dict[str, list[RungRecord]] = {}  # whose task a search may choose again
+
+    def keep(self, record: RungRecord) -> None:
+        """Keep a record of a task that there is not, until that joins."""
+        self._of_nobody.setdefault(record.key, []).append(record)
+
+    def join(self, planned: Planned) -> None:
+        """Take up what was kept of a task that may have joined."""
+        if planned.key in self._of_nobody:
+            task = planned.task
+            for record in self._of_nobody.pop(planned.key):
+                self.add(task, record)
 
     def add(self, task: Task, record: RungRecord) -> None:
         """Take a record up; the first value of a task at a rung stays."""
@@ -137,7 +149,7 @@ class Rungs:
         task = planned.task
         is_last = is_last or (halving.max_iter is not None and step >= halving.max_iter)
         with self._lock:
-            table = self._table(planned.phase, halving)
+            table = self._table(planned, halving)
             known = table.records(task.key)
             last = last_word(known)
             if last is not None and last.verdict == "stop" and rung >= last.rung and not is_last:
@@ -162,7 +174,7 @@ class Rungs:
             return
         task = planned.task
         with self._lock:
-            table = self._table(planned.phase, halving)
+            table = self._table(planned, halving)
             last = last_word(table.records(task.key))
             if last is None or last.verdict == "again":
                 return
@@ -176,7 +188,7 @@ class Rungs:
         if halving is None:
             return False
         with self._lock:
-            return wants_more(self._table(planned.phase, halving).records(planned.key), halving)
+            return wants_more(self._table(planned, halving).records(planned.key), halving)
 
     def continue_pruned(self) -> None:
         """Let pruned tasks run again of which more is wanted, and say how many stay pruned."""
@@ -200,7 +212,7 @@ class Rungs:
         if halving is None:
             return ()
         with self._lock:
-            return [*self._table(planned.phase, halving).records(planned.key)]
+            return [*self._table(planned, halving).records(planned.key)]
 
     def last_stop(self, planned: Planned) -> RungRecord | None:
         """Return where the task was last stopped; None where it was not."""
@@ -240,15 +252,21 @@ class Rungs:
         except OSError as error:
             raise ResultsUnwritable(f"{path}: cannot be written now ({error.strerror})") from error
 
-    def _table(self, phase: str, halving: Halving) -> _Table:
-        if phase in self._tables:
-            return self._tables[phase]
+    def _table(self, planned: Planned, halving: Halving) -> _Table:
+        """Return the table of a task's phase, this one in it.  Caller holds the lock."""
+        table = self._tables.get(planned.phase) or self._read(planned.phase, halving)
+        table.join(planned)
+        return table
+
+    def _read(self, phase: str, halving: Halving) -> _Table:
         table = self._tables[phase] = _Table(halving)
         entries, _ = self._queue.queries.page(lambda entry: entry.planned.phase == phase, 0, sys.maxsize)
         tasks = {entry.key: entry.planned for entry in entries}
         for record in rungs_of(self._root, [each.output_dir for each in tasks.values()]):
             if record.key in tasks:
                 table.add(tasks[record.key].task, record)
+            elif record.phase == phase:
+                table.keep(record)
         return table
 
 

@@ -1,7 +1,7 @@
 """How many tasks are in each state, in all and by phase.  Caller holds the queue's lock."""
 
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 from distexp.task import State
 
@@ -37,13 +37,13 @@ class StateCounts:
         self._all[state] += number
         self._of_phase.setdefault(phase, Counter())[state] += number
 
-    def are_coming(self, held: Container[str] = ()) -> bool:
-        """Return whether tasks are to come, of other phases than those that are held."""
-        return any(number and phase not in held for phase, number in self.to_come.items())
+    def coming(self) -> set[str]:
+        """Return the phases of which tasks are to come."""
+        return {phase for phase, number in self.to_come.items() if number}
 
     def are_over(self) -> bool:
         """Return whether no task is pending, assigned or to come."""
-        return not (self._all[State.PENDING] or self._all[State.ASSIGNED] or self.are_coming())
+        return not (self._all[State.PENDING] or self._all[State.ASSIGNED] or self.coming())
 
     def in_all(self) -> dict[State, int]:
         """Return a copy of the numbers; tasks that are to come count as pending."""

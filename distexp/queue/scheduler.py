@@ -113,6 +113,13 @@ class Scheduler:
             for each in pending
         )
 
+    def phases_ahead(self) -> set[str]:
+        """Return the phases of which a task waits that has never been assigned, by a walk."""
+        waiting = (
+            each for each in self._entries.values() if each.state is State.PENDING and not each.attempts
+        )
+        return {each.planned.phase for each in waiting}
+
     def pop_next(self, worker: WorkerInfo, now_s: float) -> Entry | None:
         """Take the next task for this worker out of its line; None when none is free for it.
 

@@ -450,8 +450,9 @@ class TaskQueue:
         """Return whether a task runs, other than `stuck` ones, or is pending and neither held nor blocked."""
         with self._lock:
             running, pending = self._counts[State.ASSIGNED] - stuck, self._counts[State.PENDING]
-            comes = self._counts.are_coming(self.holds.held)
-            return bool(running or comes or (pending and self._scheduler.has_free()))
+            is_free = running or (pending and self._scheduler.has_free())
+            coming = self._counts.coming() - {*self.holds.held}
+            return bool(is_free or (coming and coming - self._scheduler.phases_ahead()))  # those wait, too
 
     def is_over(self) -> bool:
         """Return whether every task of the sweep is complete, failed, cancelled or pruned."""

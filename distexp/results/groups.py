@@ -55,7 +55,8 @@ class Axis:
     def grow(self) -> None:
         """Take up the values that were appended since: a cell that held none may hold one of them."""
         self.reader.grow()
-        self._known = {cell: number for cell, number in self._known.items() if number >= 0}
+        known = self._known.copy()  # in one step: another thread may read rows meanwhile
+        self._known = {cell: number for cell, number in known.items() if number >= 0}
 
     def _number_of(self, position: int) -> int:
         return self._nowhere if position == NOWHERE else position * self._stride
@@ -159,8 +160,9 @@ class Group:
         assert isinstance(self.keys, dict)
         for axis in self.axes:
             axis.grow()
-        self.keys.update({point.grid.code(point.number): point.key for point in points})
-        self._numbers = None
+        numbers = {point.grid.code(point.number): point.number for point in points}
+        self._numbers = (self._numbers or {}) | numbers
+        self.keys.update(zip(numbers, [point.key for point in points], strict=True))
 
     @classmethod
     def of_task(cls, task: Task, rule: RowRule | None) -> "Group":

@@ -22,6 +22,10 @@ from distexp.sweep.space import Config, Part, Space
 from distexp.task import SuggestionRecord
 from distexp.text import cell_text
 
+MAX_DIGITS = (
+    6  # of a number in a row's `task_id`: each lower one costs some bytes, and some file may say 9999999999
+)
+
 Cells = Callable[[str], str | None]  # of a row, by parameter; None: it has no such column
 
 
@@ -159,7 +163,8 @@ class _RowReader:
         """Return the number that stands in the `task_id` of a row of ours."""
         head = "" if self._id_at is None else fields[self._id_at].rpartition("_")[0]
         phase, _, number = head.rpartition("_")
-        return int(number) if phase in self._phases and number.isdecimal() else None
+        is_ours = phase in self._phases and number.isdecimal() and len(number) <= MAX_DIGITS
+        return int(number) if is_ours else None
 
     def _cell(self, name: str, fields: Sequence[str]) -> str | None:
         cells = [fields[at] for at in self._at[name]]

@@ -1,6 +1,5 @@
 """The tasks of an adaptive search: one configuration after the other joins the grid of its phase. Pure."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +30,7 @@ class GrowingPhase:
         """Begin without a configuration."""
         self.phase = phase
         self.known: dict[int, Configuration] = {}  # by number, which stands in the ids of its tasks
+        self._next = 0  # no number below it is free
         self._keys: set[str] = set()
         self._values: dict[str, list[Value]] = {name: [*values] for name, values in phase.axes.items()}
         self._at: dict[str, dict[object, int]] = {
@@ -58,7 +58,9 @@ class GrowingPhase:
 
     def next_number(self) -> int:
         """Return the lowest number that no configuration has."""
-        return next(number for number in itertools.count() if number not in self.known)
+        while self._next in self.known:
+            self._next += 1
+        return self._next
 
     def add(self, config: Config, number: int | None = None) -> Sequence[GridPoint]:
         """Let a configuration join, under this number if nobody has it; return its tasks."""

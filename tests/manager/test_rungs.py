@@ -47,7 +47,7 @@ class Runner:
         self.take()
 
     def take(self) -> None:
-        self.task = self.talk.say("request_task")
+        self.task = self.talk.say("request_task", wait_s=20.0)
 
     @property
     def lease(self) -> dict[str, str]:
@@ -184,6 +184,22 @@ def test_a_manager_that_starts_again_knows_rungs_and_pruned_tasks(folder: Folder
         with runner(manager, "c") as c:
             assert c.verdict(1, 0.45) == "stop"
         assert len(rungs(folder)) == 3
+
+
+def test_a_task_that_a_search_chooses_again_has_passed_the_rungs_that_it_had(folder: Folder) -> None:
+    search = "    - lr: {{min: 0.1, max: 1.0}}\n"
+    config = CONFIG.replace("  combin", "  search: {{method: tpe, samples: 9}}\n  combin") + search
+    folder.configure([1, 2, 3, 4], config)
+    with folder.serving() as manager, ExitStack() as stack:
+        a, b, c = (stack.enter_context(runner(manager, name)) for name in "abc")
+        a.verdict(1, 0.5), b.verdict(1, 0.4), c.verdict(1, 0.3)
+        a.finished(0.9), b.stopped(1, 0.4)
+    for path in (folder.root / ".experiment_manager").glob("journal.sqlite*"):
+        path.unlink()
+    with folder.serving() as manager, runner(manager, "d") as d:
+        assert d.task["key"] == c.task["key"]
+        assert d.verdict(1, 0.6) == "stop"
+    assert len(rungs(folder)) == 3
 
 
 def test_a_requeued_task_passes_the_rung_and_its_next_row_replaces_the_first(folder: Folder) -> None:

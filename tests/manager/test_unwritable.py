@@ -66,6 +66,15 @@ def test_a_manager_whose_last_tasks_cannot_be_written_ends_with_exit_code_1(fold
     assert any("Stopping with 2 tasks pending" in line for line in folder.log())
 
 
+def test_so_does_one_whose_search_would_go_on_with_them(folder: Folder) -> None:
+    search = "metric: loss\na: {search: {method: tpe, samples: 9}, "
+    text = TWO_FOLDERS.partition("b:")[0].replace("a: {", search, 1)
+    (folder.root / "configs" / "config_exp1.yaml").write_text(text.replace("[1, 2]", "{min: 1, max: 99}"))
+    manager = ExperimentManager(port=0, workdir=folder.root, exit_when_done=True, rescan_s=0.1)
+    assert manager.serve() == 1
+    assert any("Stopping with 9 tasks pending" in line for line in folder.log())
+
+
 def test_tasks_go_on_once_the_file_is_moved_away(folder: Folder, manager: ExperimentManager) -> None:
     (folder.root / "results_a" / "final_results.csv").rename(folder.root / "old.csv")
     manager.rescan()

@@ -1,9 +1,7 @@
 """The table of states, and how tasks are assigned and given back."""
 
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -372,14 +370,6 @@ def test_a_task_that_fits_no_worker_is_never_given_up() -> None:
     sample.queue.fail(lease.lease_id, lease.task.key, Cause.OUT_OF_MEMORY, "too big")
     assert sample.queue.fail_unplaceable(lambda gpus: None if gpus == 8 else 40_000) == []
     assert not sample.queue.is_over()
-
-
-@pytest.fixture
-def switch_often() -> Iterator[None]:
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval_s)
 
 
 def test_no_task_is_out_twice_at_a_time_under_eight_threads(switch_often: None) -> None:

@@ -1,6 +1,8 @@
 """Which configurations of an adaptive search its rows and its journal hold; rows of tasks that join later."""
 
+import itertools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,12 @@ def test_rows_of_ours_keep_their_number(tmp_path: Path) -> None:
         0: {"lr": 0.5, "width": 1, "optimizer": "sgd"},
         3: {"lr": 0.01, "width": 4, "optimizer": "adam", "beta": 0.75},
     }
+
+
+@pytest.mark.parametrize("number", ["9" * 12, "9" * 5000])
+def test_a_number_that_no_search_reaches_is_none(tmp_path: Path, number: str) -> None:
+    row = f"p,p_{number}_42,0.5,1,sgd,,32,42,1"
+    assert found(tmp_path, [row]) == {0: {"lr": 0.5, "width": 1, "optimizer": "sgd"}}
 
 
 def test_rows_of_another_program_take_the_numbers_that_are_free(tmp_path: Path) -> None:
@@ -109,6 +117,22 @@ def test_a_number_that_no_configuration_has_is_no_label() -> None:
     grown.add(third, 2)
     labels = Labels(grown.tasks())
     assert (labels.key_of("p_0_42"), labels.key_of("p_1_42")) == (point.key, None)
+
+
+def test_rows_are_read_while_tasks_join(switch_often: None) -> None:
+    grown, index = GrowingPhase(phase_of()), TaskIndex()
+    index.grow(grown.add({"lr": 0.5, "width": 4, "optimizer": "sgd"}))
+    matcher = index.matcher(("phase", "lr", "width", "optimizer", "beta"), "results_a")
+
+    def read_rows() -> None:
+        for number in range(20_000):
+            matcher.one(("p", f"{number}e-9", "4", "sgd", ""))
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_rows)
+        for number in itertools.takewhile(lambda _: not reading.done(), itertools.count(1)):
+            index.grow(grown.add({"lr": number / 1e6, "width": 4, "optimizer": "sgd"}))
+        reading.result()
 
 
 def test_rows_are_known_as_those_of_tasks_that_joined_later() -> None:
