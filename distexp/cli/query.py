@@ -18,6 +18,7 @@ from distexp.text import count_text, duration_text, need_text, number_text, valu
 from distexp.wire.messages import (
     Logs,
     LogsReply,
+    RungStatus,
     Show,
     ShowReply,
     Status,
@@ -156,6 +157,7 @@ def describe(reply: ShowReply) -> str:
         lines.append(f"  running     for {duration_text(reply.running_s)}")
     if row:
         lines += _describe_row(row, set(values))
+    lines += [f"  {'' if at else 'rungs':10}  {_describe_rung(each)}" for at, each in enumerate(reply.rungs)]
     if task.error:
         lines += [f"  error       ({task.cause})", *[f"    {line}" for line in task.error.splitlines()]]
     if reply.run_dir:
@@ -172,6 +174,13 @@ def _describe_row(row: Mapping[str, str], parameters: set[str]) -> list[str]:
     known = {*IDENTITY, *parameters, *CAPTURED, *PROVENANCE}
     metrics = ", ".join(f"{name}={value}" for name, value in row.items() if name not in known)
     return [*lines, f"  result      {metrics}"]
+
+
+def _describe_rung(rung: RungStatus) -> str:
+    if rung.verdict == "again":
+        return f"step {rung.rung}: asked for again"
+    value = "no number" if rung.value is None else number_text(rung.value)
+    return f"step {rung.step}: {value}, rank {rung.rank} of {rung.of}: {rung.verdict}"
 
 
 # -- logs --------------------------------------------------------------------------------------------------

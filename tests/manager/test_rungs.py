@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import experiment_manager
 from distexp.errors import ResultsUnwritable
 from distexp.manager.manager import ExperimentManager
 from distexp.results.rungs import read_rungs
@@ -102,6 +103,16 @@ def test_the_worse_stops_and_its_verdict_is_on_disk(folder: Folder, manager: Exp
     said = "by acc at step 1: 0.4 is rank 2 of 2 there, and only the best goes on"
     assert f"Task exp1_vary_width_1_42 stops early, {said}" in folder.log()
     assert "Task exp1_vary_width_1_42 pruned by b" in folder.log()
+
+
+def test_show_lists_the_rungs_of_a_task(
+    folder: Folder, manager: ExperimentManager, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with runner(manager, "a") as a, runner(manager, "b") as b:
+        a.verdict(1, 0.5), b.verdict(1, 0.6), b.verdict(3, None)
+        experiment_manager.main(["show", "exp1_vary_width_1_42", "--workdir", str(folder.root)])
+    shown = "  rungs       step 1: 0.6, rank 1 of 2: go\n              step 3: no number, rank 1 of 1: go\n"
+    assert shown in capsys.readouterr().out
 
 
 def test_the_first_value_of_a_task_at_a_rung_counts(folder: Folder, manager: ExperimentManager) -> None:
