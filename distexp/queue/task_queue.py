@@ -111,7 +111,7 @@ class TaskQueue:
             for record in records:
                 entry = self._entries.get(record.key)
                 if entry is None or entry.state is not State.PENDING:
-                    if entry is not None and record.lease is not None:  # its row came meanwhile
+                    if entry is not None and not record.is_settled:  # its row came meanwhile
                         self._on_change(entry.record())
                     continue
                 if record.attempts:

@@ -326,3 +326,14 @@ def test_a_lease_whose_row_came_while_no_manager_was_there_is_remembered_no_long
     later.queue.restore(sample.records[-1:])
     [record] = later.records
     assert (record.state, record.lease) == ("complete", None)
+
+
+def test_the_journal_forgets_what_came_before_a_row_that_came_while_no_manager_was_there() -> None:
+    failed = ended(Cause.ERROR, State.FAILED)
+    later = SampleQueue(failed.tasks)
+    later.queue.complete(later.key)
+    later.records.clear()
+    later.queue.restore(failed.records[-1:])
+    assert [record.is_settled for record in later.records] == [True]
+    later.queue.restore([*later.records])
+    assert len(later.records) == 1, "it is told once"
