@@ -202,11 +202,21 @@ def unpack(archive: Path, copy: Path) -> None:
     fresh = copy.with_name(f"new-{secrets.token_hex(4)}")
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(fresh, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
+            members = tar.getmembers()
+            if bad := next(filter(_is_foreign, members), None):
+                raise tarfile.TarError(f"{bad.name!r} is no file of a copy, or leaves it")
+            tar.extractall(fresh, sorted(members, key=tarfile.TarInfo.issym))  # nothing goes through a link
         with contextlib.suppress(OSError):  # another worker has made the same
             fresh.rename(copy)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _is_foreign(member: tarfile.TarInfo) -> bool:
+    if member.issym():
+        return _leaves("", member.name) or _leaves(member.name, member.linkname)
+    return _leaves("", member.name) or not member.isfile()
 
 
 def state_of(copy: Path) -> CodeState:

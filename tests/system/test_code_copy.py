@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,38 @@ def test_what_stands_beside_the_code_is_linked_here_and_does_not_travel(lab: Pat
     }
     assert sent == {*CODE, code_copy.STATE_FILE, "inside"}
     assert os.readlink(there / "inside") == "src"
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, leads: str = "") -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type, made.linkname = kind, leads
+    return made
+
+
+@pytest.mark.parametrize("has_filter", [True, False], ids=["", "Python before 3.11.4"])
+@pytest.mark.parametrize(
+    "members",
+    [
+        [member("../evil")],
+        [member("/tmp/evil")],
+        [member("a/../../evil")],
+        [member("a", tarfile.SYMTYPE, "/tmp"), member("a/evil")],
+        [member("a/b", tarfile.SYMTYPE, "../../evil")],
+        [member("evil", tarfile.LNKTYPE, "../token")],
+        [member("evil", tarfile.FIFOTYPE)],
+    ],
+    ids=lambda members: members[0].name,
+)
+def test_nothing_is_unpacked_that_leaves_the_copy_or_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: list[tarfile.TarInfo], has_filter: bool
+) -> None:
+    if not has_filter:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    archive, copy = tmp_path / "a.tar", tmp_path / "code" / "copy"
+    copy.parent.mkdir()
+    with tarfile.open(archive, "w") as tar:
+        for each in members:
+            tar.addfile(each)
+    with pytest.raises(tarfile.TarError, match="leaves it"):
+        unpack(archive, copy)
+    assert [*copy.parent.iterdir()] == []
