@@ -20,7 +20,7 @@ WARNING_SIGNAL = "SIGUSR2"  # NCCL catches USR1
 ANSWER_S = 30.0  # for a busy controller to answer
 
 MANAGER_WAIT_S = 3600  # for pilots whose manager is a job: back in line, it may wait for a place
-OF_GPUS = ("--gres", "--gpus", "-G", "--tres-per")  # options that a manager has no use for
+OF_GPUS = re.compile(r"-G|--gres|--tres-per|--[\w-]*gpu")  # options that a manager has no use for
 
 # With `B:` the warning goes to the batch shell alone, and scancel's SIGTERM reaches the shell and what srun
 # has started. `exec` makes the program that shell: it gets both, once, and no srun is needed for one process.
@@ -73,10 +73,10 @@ def of_manager(options: Sequence[str]) -> list[str]:
     """Return the options of pilots that are good for their manager too: where and for whom, but no GPUs."""
     kept, is_value = [], False
     for word in options:
-        if not is_value and word.startswith(OF_GPUS):
-            is_value = "=" not in word and word in (*OF_GPUS, "--gpus-per-node", "--gpus-per-task")
-        elif is_value:
+        if is_value:
             is_value = False
+        elif OF_GPUS.match(word):
+            is_value = word == "-G" or (word.startswith("--") and "=" not in word)
         else:
             kept.append(word)
     return kept

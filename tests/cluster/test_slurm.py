@@ -108,7 +108,18 @@ def test_the_place_of_a_log_is_quoted_for_slurm() -> None:
 
 def test_a_manager_gets_the_options_of_its_workers_but_for_gpus() -> None:
     options = ["--account=lab", "--gres=gpu:1", "-G", "2", "--gpus-per-node", "1", "-p", "a,b", "--gpus=2"]
-    assert slurm.of_manager(options) == ["--account=lab", "-p", "a,b"]
+    options += [
+        "--mem-per-gpu=40G",
+        "--cpus-per-gpu",
+        "8",
+        "-G4",
+        "--ntasks-per-gpu=1",
+        "--partition=gpu",
+        "-N",
+        "1",
+    ]
+    options += ["--gpu-bind", "closest", "--tres-per-task=gres/gpu:1", "--gres-flags=enforce-binding"]
+    assert slurm.of_manager(options) == ["--account=lab", "-p", "a,b", "--partition=gpu", "-N", "1"]
 
 
 def test_a_setup_line_stands_before_the_worker_as_it_is(tmp_path: Path) -> None:
