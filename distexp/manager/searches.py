@@ -36,6 +36,8 @@ RANDOM_TRIES = 1_000  # for one that is new in a space that cannot be listed
 DEATHS = 3  # of the sampler process over one configuration, which is then drawn at random
 PAUSE_S = 1.0  # after something that may soon be different: a disk that is full, a process that died
 
+ENDED = frozenset([State.COMPLETE, State.PRUNED, State.FAILED, State.CANCELLED])
+Ending = Sequence[tuple[State, int]]  # of each task of a configuration: its state, its attempts
 Join = Callable[[Sequence[GridPoint], Mapping[Grid, int]], tuple[int, int]]  # tasks; by grid how many come
 
 log = logging.getLogger("distexp.manager")
@@ -57,7 +59,8 @@ class _Search:
         assert grown.phase.metric is not None
         self.grown, self.phase = grown, grown.phase
         self.search, self.space, self.metric = grown.phase.search, grown.phase.space, grown.phase.metric
-        self.outcomes: dict[int, Trial] = {}  # of configurations that have ended
+        self.outcomes: dict[int, Trial] = {}  # of configurations that have ended, also if one runs again
+        self.endings: dict[int, Ending] = {}  # of those, when the outcome was read
         self.newest = [point.key for point in grown.tasks()]  # among them all that were never assigned
         counts = [None if part.numbers else part.count for part in self.space.parts]
         self.begin = Begin(self.phase.name, counts, self.metric.goal == "maximize")
@@ -257,18 +260,21 @@ class Searches:
 
     def _history(self, search: _Search, number: int) -> Iterator[Trial]:
         """Yield what the configurations before this one have come to, without the last."""
-        open_ = {at: each for at, each in search.grown.known.items() if at not in search.outcomes}
-        ended = {at: each for at, each in open_.items() if self._has_ended(each)}
-        rows = self._store.find([point for each in ended.values() for point in each.points])
-        for at, each in ended.items():
-            outcome = self._outcome(search, at, each, rows)
+        known = search.grown.known
+        endings = {at: self._ending(each) for at, each in known.items()}
+        new = {at: each for at, each in endings.items() if each and search.endings.get(at) != each}
+        rows = self._store.find([point for at in new for point in known[at].points])
+        for at in new:
+            outcome = self._outcome(search, at, known[at], rows)
             if outcome is not None:
                 search.outcomes[at] = outcome
+        search.endings |= new
         return (trial for at, trial in sorted(search.outcomes.items()) if at != number - 1)
 
-    def _has_ended(self, configuration: Configuration) -> bool:
-        states = self._queue.queries.states([point.key for point in configuration.points])
-        return all(state in (State.COMPLETE, State.PRUNED, State.FAILED, State.CANCELLED) for state in states)
+    def _ending(self, configuration: Configuration) -> Ending | None:
+        """Return in which state each task has ended, after how many attempts; None while one has not."""
+        ending = self._queue.queries.progress([point.key for point in configuration.points])
+        return ending if ENDED.issuperset(state for state, _ in ending) else None
 
     def _outcome(
         self,

@@ -77,10 +77,11 @@ class Queries:
             entries = [self._entries[key] for key in keys if key in self._entries]
             return [each.key for each in entries if each.state is State.PENDING and not each.attempts]
 
-    def states(self, keys: Iterable[str]) -> list[State]:
-        """Return the states of these tasks."""
+    def progress(self, keys: Iterable[str]) -> list[tuple[State, int]]:
+        """Return the state of each of these tasks, and how many attempts there were."""
         with self._lock:
-            return [self._entries[key].state for key in keys]
+            entries = [self._entries[key] for key in keys]
+            return [(each.state, each.attempts) for each in entries]
 
     def pending_among(self, tasks: Iterable[Task]) -> list[Task]:
         """Return those of the tasks that are pending now."""

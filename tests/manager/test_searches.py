@@ -297,6 +297,26 @@ def test_one_that_failed_counts_and_the_search_goes_on(folder: Folder) -> None:
         assert (counts[State.FAILED], counts[State.COMPLETE]) == (4, 10)
 
 
+def test_one_that_runs_again_counts_as_it_ends_at_last(folder: Folder, tmp_path: Path) -> None:
+    with folder.serving() as manager, runner(manager) as one, runner(manager, "w1") as another:
+        tasks = [one.take()]
+        with RawClient(manager.port, token=folder.token) as user:
+            for number in range(15):
+                if number == 3:
+                    user.say("cancel", tasks=["p_3_42"])
+                else:
+                    one.finish(tasks[number])
+                if number == 13:
+                    user.say("requeue", tasks=["p_3_42"])
+                    another.finish(another.take(), {"loss": -100})
+                tasks.append(one.take())
+    other = Folder(tmp_path / "other")
+    other.configure(samples(30), CONFIG)
+    shutil.copytree(folder.csv.parent, other.csv.parent)
+    with other.serving() as manager, runner(manager) as one:
+        assert one.take()["key"] == tasks[15]["key"]
+
+
 def test_a_sampler_that_dies_again_and_again_leaves_the_choice_to_chance(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
