@@ -31,6 +31,7 @@ KEPT_S = 7 * 24 * 3600.0  # since a task last began in a copy: one that runs for
 NAME_DIGITS = 20  # of a copy's hash
 STATE_FILE = ".distexp_code.json"  # in each copy: which code it is, and which files
 NEVER = (".git", ".experiment_manager", ".experiment_spool", ".experiment_token", "__pycache__", STATE_FILE)
+OWN = ".experiment_"  # so begin the names of what a manager keeps
 
 
 def code_files(folder: Path) -> list[str]:
@@ -230,10 +231,10 @@ def _about(copy: Path) -> dict[str, Any]:
 
 
 def link_rest(root: Path, copy: Path) -> None:
-    """Let the copy show what stands beside the code in the folder, such as `data/`: by links."""
+    """Let the copy show what stands beside the code in the folder, such as `data/` and `.venv/`: by links."""
     for each in root.iterdir():
         place = copy / each.name
-        if not each.name.startswith(".") and each.name != "__pycache__" and not os.path.lexists(place):
+        if each.name not in NEVER and not each.name.startswith(OWN) and not os.path.lexists(place):
             with contextlib.suppress(FileExistsError):
                 _link(each, place)
 

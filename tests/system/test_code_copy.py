@@ -30,7 +30,8 @@ def lab(tmp_path: Path) -> Path:
         "notes ü.txt": "not tracked, not ignored\n",
         "data/big.bin": "data\n",
         "one.npz": "data\n",
-        ".gitignore": "data/\n*.npz\n",
+        ".gitignore": "data/\n*.npz\n.venv/\n",
+        ".venv/bin/python": "a program\n",
         ".env.example": "A=1\n",
         "results_a/final_results.csv": "lr,acc\n",
         "results_b/notes.txt": "seen\n",
@@ -146,8 +147,9 @@ def test_what_stands_beside_the_code_is_linked_here_and_does_not_travel(lab: Pat
         link_rest(lab, copy)
     assert (copy / "data/big.bin").read_text() == "data\n"
     assert (copy / "one.npz").read_text() == "data\n"
+    assert (copy / ".venv/bin/python").read_text() == "a program\n"
+    assert not [*copy.glob(".experiment*")]
     assert (copy / "src/up").read_text() == "on this machine alone", "a link leads where it led"
-    assert not (copy / ".experiment_manager").exists()
     (copy / "weights.bin").write_text("written by a task, by a relative path")
     there = tmp_path / "there" / copy.name
     there.parent.mkdir()
