@@ -68,5 +68,7 @@ def main(metric: str | None, out: Path | None, configs: str | None, workdir: Pat
         replace_durably(out, page.encode(), 0o644)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
-    print(f"Wrote {out}: {report['totals']['complete']} of {report['totals']['tasks']} tasks complete")
+    totals = report["totals"]
+    stopped = f", {totals['pruned']} stopped early" if totals["pruned"] else ""
+    print(f"Wrote {out}: {totals['complete']} of {totals['tasks']} tasks complete{stopped}")
     return 0

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from distexp.cli.plan import main, told
+from distexp.cli.report import main as report_command
 from distexp.reporting.aggregate import make_report
 from distexp.reporting.plan import make_plan
 from distexp.reporting.search_progress import search_of
@@ -97,6 +98,13 @@ def test_a_pruned_row_is_in_no_mean_of_finished_ones(folder: Path) -> None:
     assert phase["complete"] == 2
     ((place, point),) = phase["shown"]["loss"]["lowest"]
     assert (place, point.mean, point.seeds) == ([0], 0.6, 2)
+
+
+def test_the_report_says_how_many_tasks_were_stopped_early(folder: Path) -> None:
+    (folder / "configs").mkdir()
+    (folder / "configs" / "config_exp1.yaml").write_text(SWEEP)
+    done = CliRunner().invoke(report_command, ["--workdir", str(folder)])
+    assert done.stdout == f"Wrote {folder / 'report.html'}: 2 of 6 tasks complete, 2 stopped early\n"
 
 
 def test_a_search_that_stops_nobody_shows_its_best_over_the_finished_tasks(folder: Path) -> None:
