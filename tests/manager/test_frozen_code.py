@@ -11,7 +11,7 @@ import pytest
 from distexp.errors import UserError
 from distexp.manager.frozen_code import FrozenCode
 from distexp.system import code_copy
-from distexp.system.code import FolderCode
+from distexp.system.code import SHOWN_DIGITS, FolderCode
 from distexp.wire.client import Client
 from distexp.wire.messages import Code, CodeReply
 from distexp.workdir import Workdir
@@ -54,7 +54,7 @@ def answers(folder: Folder) -> list[tuple[str, str, str]]:
     return [(row["answer"], row["late"], row["data"]) for row in folder.rows()]
 
 
-def test_an_edit_while_tasks_run_changes_none_of_them(lab: Folder) -> None:
+def test_an_edit_while_tasks_run_changes_none_of_them(lab: Folder, caplog: pytest.LogCaptureFixture) -> None:
     code = FolderCode(lab.root).now().code
     with lab.serving(freeze_code=True), worker_process(lab.root, device="cpu") as worker:
         await_began(lab.root, 1)
@@ -63,6 +63,7 @@ def test_an_edit_while_tasks_run_changes_none_of_them(lab: Folder) -> None:
         assert worker.code() == 0
     assert answers(lab) == [("1", "1", "rows")] * 2
     assert {row["code"] for row in lab.rows()} == {code}
+    assert f"Tasks run from a copy of the code as it is now ({code[:SHOWN_DIGITS]}, 5 files)" in caplog.text
 
 
 def test_a_task_that_is_requeued_runs_the_code_of_now(lab: Folder) -> None:
