@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,19 @@ def test_a_second_axis_colours_the_chart_of_the_first(page: Page, rows: pd.DataF
     place = "document.querySelector('#phase-grid .legend').parentNode.textContent"
     assert "digits" in page.ask(place)
     assert "(2 missing)" in page.ask("document.querySelector('#phase-grid').textContent")
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.01], [1, 100, 10], [3]])
+def test_an_axis_has_place_for_values_without_a_dot(page: Page, values: list[float]) -> None:
+    low, high, kind = page.ask(
+        f"""(() => {{ const plot = document.body.appendChild(document.createElement("div"));
+        charts.dots({{ name: "lr", numeric: true, values: {values} }}, "acc", [[0, 0.5]])(plot);
+        const {{ range, type }} = plot._fullLayout.xaxis;
+        return [...range, type]; }})()"""
+    )
+    least, most = (math.log10(each) if kind == "log" else each for each in (min(values), max(values)))
+    assert low < least <= most < high
+    assert len(values) == 1 or high - low < 1.2 * (most - least)
 
 
 def test_any_column_stands_against_any_other_and_stopped_rows_are_rings(

@@ -134,6 +134,18 @@ def test_a_task_fails_its_log_is_read_it_is_requeued_and_completes(folder: Folde
     assert "\x1b" not in page.ask("document.body.textContent")
 
 
+def test_the_address_keeps_the_filter_and_not_the_token(served: Served, page: Page) -> None:
+    assert "token=" in served.address
+    assert page.ask("location.search") == ""
+    focus(page, "#filters [name=filter]")
+    page.type("width=2")
+    await_text(page, "#tasks-count", "1 task")
+    assert page.ask("location.search") == "?filter=width%3D2"
+    page.go(page.ask("location.href"))
+    await_text(page, "#tasks-count", "1 task")
+    assert [each for each in page.requests if "token=" in each] == [served.address]
+
+
 def test_a_worker_is_killed_and_is_seen_to_go(folder: Folder, manager: ExperimentManager, page: Page) -> None:
     folder.configure([2, 3], GATED_CONFIG)
     manager.rescan()

@@ -171,16 +171,23 @@ const charts = (() => {
     };
   }
 
+  // the range that holds numbers in this order: plotly's own leaves no place for those without a dot
+  function reach(numbers, type) {
+    const [low, high] = [numbers[0], numbers.at(-1)].map((number) => type === "log" ? Math.log10(number) : number);
+    return high > low ? { range: [low - 0.06 * (high - low), high + 0.06 * (high - low)] } : {};
+  }
+
   // dots: [place of the value, number, colour or undefined, what is said of it]
   function dots(axis, metric, found) {
     return (plot) => {
-      const { x, range } = spacing(axis, inOrder(axis).filter((at) => at !== axis.absent));
+      const places = inOrder(axis).filter((at) => at !== axis.absent);
+      const { x, isEven, range } = spacing(axis, places);
       const trace = {
         x: found.map(([at]) => x(at)), y: found.map(([, mean]) => mean), type: "scatter", mode: "markers", hoverinfo: "text",
         text: found.map(([at, mean, , said]) => `${plain(axis.name)} = ${clipped(label(axis, at))}${said ? `<br>${plain(said)}` : ""}<br>${plain(metric)} ${shown(mean)}`),
         marker: { color: found.map(([, , shade]) => shade ?? colour(ACCENT)), size: 7, opacity: 0.75 },
       };
-      draw(plot, [trace], { title: axis.name, ...range }, { title: metric });
+      draw(plot, [trace], { title: axis.name, ...range, ...(isEven ? {} : reach(places.map(x), range.type)) }, { title: metric });
     };
   }
 

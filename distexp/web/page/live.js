@@ -117,7 +117,7 @@ function attentionItems({ problem, view: told }) {
   for (const [each, times] of slow)
     add(`slow ${each.worker}`, `Worker ${each.worker} is slow.`, `Others of its phase make ${times.toFixed(1)} times as many steps in the same time.`, "Something else may compute on its device.");
   for (const each of workers.filter((worker) => isLong(worker) && !slow.some(([its]) => its === worker)))
-    add(`long ${each.worker} ${each.task}`, `Task ${each.task} takes long.`, `It runs on ${each.worker} for ${duration(each.task_s)}; tasks like it took about ${duration(each.usual_s)}.`,
+    add(`long ${each.worker} ${each.task}`, `Task ${each.task} is taking long.`, `It has run on ${each.worker} for ${duration(each.task_s)}; tasks like it took about ${duration(each.usual_s)}.`,
       "It may hang, or its worker is slow: see whether its log goes on.", [["Show its log", () => openTask(each.task)]]);
   for (const each of workers.filter((worker) => worker.other_commit))
     add(`commit ${each.worker}`, `Worker ${each.worker} runs code of another commit.`, each.git_commit.slice(0, 10), "Update its clone, then restart it.");

@@ -11,7 +11,8 @@ const OPEN = ["pending", "assigned"], AGAIN = ["failed", "cancelled", "pruned"];
 const STATES = { "": "all", pending: "pending", assigned: "running", complete: "complete", failed: "failed", cancelled: "cancelled", pruned: "stopped early", withdrawn: "withdrawn" };
 
 const form = byId("filters");
-const asked = { state: "", phase: "", filter: "", sort: "", offset: 0, ...Object.fromEntries(new URLSearchParams(location.search)) };
+const asked = { state: "", phase: "", filter: "", sort: "", offset: 0 };
+for (const [name, value] of new URLSearchParams(location.search)) if (Object.hasOwn(asked, name)) asked[name] = value;  // not the token
 asked.offset = Number(asked.offset) || 0;
 const chosen = new Set();
 let axes = null;
