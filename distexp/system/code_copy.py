@@ -120,7 +120,7 @@ def _copy(folder: Path, name: str, target: Path) -> None:
 def _leaves(name: str, link: str) -> bool:
     """Return whether a link of this name leads out of the folder that names are relative to."""
     leads = os.path.normpath(os.path.join(os.path.dirname(name), link))
-    return os.path.isabs(link) or leads.split(os.sep)[0] == ".."
+    return os.path.isabs(link) or leads.split(os.sep)[0] in ("..", "")  # "": Windows calls no \\x absolute
 
 
 def check_size(folder: Path, names: list[str]) -> None:
