@@ -1,6 +1,6 @@
 // Small drawings: a GPU's last minutes, learning curves over each other.
 
-import { draw, make, shown } from "./parts.js";
+import { draw, shown } from "./parts.js";
 
 // -- a GPU over the last minutes: memory used as an area, how busy it is as a line
 
