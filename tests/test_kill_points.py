@@ -160,7 +160,8 @@ def test_a_manager_killed_while_it_replaces_a_row_leaves_the_old_file_or_the_new
 ) -> None:
     folder.configure([1, 2], CONFIG)
     folder.add_rows("2,42,5,", "1,42,4,3", header="width,seed,score,stopped_at")
-    (folder.csv.parent / "rungs.csv").touch()
+    names, cells = "phase,task_id,key,seed,rung,step,verdict", "exp1_vary_width,t,k,42,3,3,stop"
+    (folder.csv.parent / "rungs.csv").write_text(f"{names}\n{cells}\n")
     with dying_manager(folder, where, moment) as process, talk(folder, process) as say:
         assert is_broken(say, "task_complete", task_id="exp1_vary_width_0_42", result={"score": 1})
     assert folder.rows()[-1]["score"] == ("4" if moment == "before" else "1")

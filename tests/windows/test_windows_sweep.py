@@ -73,7 +73,7 @@ def test_windows_runs_a_sweep_and_answers_every_verb(lab: Lab) -> None:
     assert sorted(row["y"] for row in rows(lab, "results_exp2")) == ["1", "4"]
     assert "/" not in next(line for line in said.splitlines() if "worker-*.log" in line)
     code, said = lab.batch("tasks")
-    assert (code, said.count(" complete ")) == (0, 5)
+    assert (code, said.count(" complete")) == (0, 5)
     code, said = lab.batch("show", "exp1_0_42")
     assert code == 0 and "complete" in said
     code, said = lab.batch("logs", "exp1_1_42")
