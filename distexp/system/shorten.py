@@ -118,10 +118,11 @@ def _last_state(line: bytes) -> bytes:
 
 
 def _common_start(file: BinaryIO, text: bytes) -> int:
-    """Return up to where file and text are equal."""
+    """Return up to where file and text are equal; what comes in the instant of the cut stands after that."""
     file.seek(0)
     for at in range(0, len(text), READ_BYTES):
         piece = text[at : at + READ_BYTES]
-        if file.read(len(piece)) != piece:
-            return at
+        if (there := file.read(len(piece))) != piece:
+            pairs = enumerate(zip(there, piece, strict=False))
+            return at + next((n for n, (one, other) in pairs if one != other), len(there))
     return len(text)

@@ -57,6 +57,24 @@ def test_it_is_cut_again_and_again_at_the_same_place_while_a_program_writes_to_i
     assert left_out == 501 * 100 + len(b"end\n") - (len(text) - len(mark) - 1)
 
 
+def test_its_first_line_stays_the_first_beside_a_program_that_never_pauses(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("# the task\n")
+    with open(log, "ab") as output:
+        program = subprocess.Popen(["yes"], stdout=output)
+    try:
+        cuts = 0
+        while cuts < 200:
+            if log.stat().st_size > 8 * KIB:
+                shorten(log, 8 * KIB)
+                cuts += 1
+            with log.open("rb") as file:
+                assert file.readline() == b"# the task\n"
+    finally:
+        program.kill()
+        program.wait()
+
+
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_one_long_line_is_cut_too(tmp_path: Path, end: bytes) -> None:
     log = tmp_path / "log.txt"
