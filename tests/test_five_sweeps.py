@@ -143,6 +143,6 @@ def test_it_is_planned_run_killed_and_run_to_its_end_with_a_row_per_task(tmp_pat
     pruned = [row for row in before if row.get("stopped_at")]
     log = (tmp_path / "experiment_manager.log").read_text()
     assert f"Marked {len(before) - len(pruned)} tasks as already completed" in log
-    assert (" as pruned: stopped early before" in log) == bool(pruned)
+    assert (" pruned earlier stay so" in log) == bool(pruned)
     assert any(row.get("stopped_at") for row in after) == ("early_terminate" in text)
     assert all(row["val_acc"] for row in after)
