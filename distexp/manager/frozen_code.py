@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from distexp.errors import ProtocolError, UserError
 from distexp.system.code import SHOWN_DIGITS, FolderCode
-from distexp.system.code_copy import NAME_DIGITS, code_files, make_archive, make_copy, state_of
+from distexp.system.code_copy import NAME_DIGITS, code_files, files_of, make_archive, make_copy, state_of
 from distexp.text import count_text
 from distexp.wire.messages import Code, CodeReply
 from distexp.workdir import Workdir
@@ -39,8 +39,9 @@ class FrozenCode:
         if self.is_frozen:
             before, now = self._copy, self._take()
             if now != before:
-                files = count_text(len(code_files(self._workdir.root)), "file")
-                code = state_of(self._workdir.code_copies / now).code[:SHOWN_DIGITS]  # as rows have it
+                copy = self._workdir.code_copies / now
+                files = count_text(len(files_of(copy)), "file")
+                code = state_of(copy).code[:SHOWN_DIGITS]  # as rows have it
                 log.info("Tasks run from a copy of the code as it is now (%s, %s)", code, files)
 
     def renew(self) -> None:

@@ -181,7 +181,7 @@ def make_archive(copy: Path) -> Path:
         fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         try:
             with tarfile.open(fresh, "w") as tar:
-                for name in [STATE_FILE, *_about(copy)["files"]]:
+                for name in [STATE_FILE, *files_of(copy)]:
                     with contextlib.suppress(FileNotFoundError):  # a task has deleted it
                         tar.add(copy / name, name, recursive=False, filter=_stays)
             os.replace(fresh, path)
@@ -223,6 +223,12 @@ def _is_foreign(member: tarfile.TarInfo) -> bool:
 def state_of(copy: Path) -> CodeState:
     """Return which code a copy holds."""
     return CodeState(**_about(copy)["state"])
+
+
+def files_of(copy: Path) -> list[str]:
+    """Return the files that were copied."""
+    files: list[str] = _about(copy)["files"]
+    return files
 
 
 def _about(copy: Path) -> dict[str, Any]:
