@@ -185,7 +185,7 @@ def slurm(
     folder.make_state()
     manager_job = ""
     if has_manager(workdir):
-        say(f"The manager that runs in {workdir} serves them")
+        say(f"A manager already runs in {workdir}: the workers use it")
     elif manager is None:
         say(f"No manager runs in {workdir} yet; pilots wait for one for 300 s (--manager-wait-s)")
     else:
