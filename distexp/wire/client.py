@@ -253,12 +253,12 @@ class Client:
                 token = self._token(folder)
                 self._secret = token.secret
                 return secure(plain, self._context, token, self.address)
-            except Unauthorized as error:
+            except Unauthorized:
                 if self._is_placed():
                     raise
                 raise ManagerUnreachable(
-                    f"no manager has started in this folder yet, and that at {self.address} is another "
-                    f"folder's ({error}); start one with `distexp manager` here"
+                    f"no manager answers for this folder, and that at {self.address} is another folder's; "
+                    "start one here with `distexp manager`, or name the other folder with --workdir"
                 ) from None
 
     def _token(self, folder: _Folder) -> Token:

@@ -95,9 +95,9 @@ def test_the_manager_of_another_folder_is_none_until_this_folder_has_had_its_own
         monkeypatch.setattr("distexp.wire.client.DEFAULT_PORT", other.port)
         with pytest.raises(ManagerUnreachable) as error:
             client.call(RequestTask(worker_id="gpu0"), TaskReply)
-        assert str(error.value).startswith(
-            f"no manager has started in this folder yet, and that at localhost:{other.port} "
-            f"is another folder's ({refusal}"
+        assert str(error.value) == (
+            f"no manager answers for this folder, and that at localhost:{other.port} is another folder's; "
+            "start one here with `distexp manager`, or name the other folder with --workdir"
         )
         with Client(Workdir(here.root), port=other.port) as sent, pytest.raises(Unauthorized, match=refusal):
             sent.call(RequestTask(worker_id="gpu0"), TaskReply)
