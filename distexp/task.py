@@ -114,6 +114,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
         head = f"[{_label(self.experiment)},{_label(self.command)},"
         return short_hash(f"{head}{canonical(_untagged(self.config, self.tags))},{self.seed}]")
 
+    def key_in(self, phase: str) -> str:
+        """Return the key of the same work in another phase."""
+        return key_of(phase, self.experiment, self.command, self.config, self.seed, tags=self.tags)
+
     @property
     def need(self) -> Need:
         """What its device must have."""
@@ -361,3 +365,4 @@ class SuggestionRecord(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     number: int
     config: dict[str, Value]  # the parameters that the search sets
+    is_settled: bool = False  # nobody has to know of it any more

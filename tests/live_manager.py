@@ -40,11 +40,12 @@ class Folder:
     def csv(self) -> Path:
         return self.root / "results_exp1" / "final_results.csv"
 
-    def add_rows(self, *lines: str, header: str = "width,seed,score") -> None:
+    def add_rows(self, *lines: str, header: str = "width,seed,score", place: str = "results_exp1") -> None:
         """Append lines as another program does; a new file begins with `header`."""
-        self.csv.parent.mkdir(exist_ok=True)
-        is_new = not self.csv.exists()
-        with open(self.csv, "a", encoding="utf-8") as file:
+        path = self.root / place / "final_results.csv"
+        path.parent.mkdir(exist_ok=True)
+        is_new = not path.exists()
+        with open(path, "a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in ([header] if is_new else []) + list(lines)))
 
     def rows(self, folder: str = "results_exp1") -> list[dict[str, str]]:

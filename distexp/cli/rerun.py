@@ -17,6 +17,7 @@ from distexp.errors import NoGpuError
 from distexp.gpu.claim import Claim, Place, claim_gpu, claim_gpus
 from distexp.gpu.devices import GpuRequest
 from distexp.results.row import OUR_COLUMNS, STOPPED_AT, row_for
+from distexp.results.stops import tells_of_stop
 from distexp.system.code import SHOWN_DIGITS, CodeState, FolderCode
 from distexp.system.long_work import LongWork
 from distexp.task import Provenance, Task
@@ -163,7 +164,7 @@ def report(chosen: Choice, outcome: Finished) -> int:
         shown = (f"{name}={cut(one_line(cell), SHOWN_CHARS)}" for name, cell in now.items())
         print(f"Result: {', '.join(shown) or 'no metrics'}")
         return 0
-    if stopped_at := chosen.row.get(STOPPED_AT):
+    if tells_of_stop(stopped_at := chosen.row.get(STOPPED_AT, "")):
         print(f"Its row is of step {stopped_at}, where it was stopped early, so they are not compared")
         return 0
     compared = compare(chosen.task, chosen.row, now)

@@ -15,6 +15,7 @@ from distexp.manager.workers import WorkerRegistry
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import READING, Scan
 from distexp.results.row import STOPPED_AT
+from distexp.results.stops import tells_of_stop
 from distexp.results.store import ResultsStore, folders_with_results
 from distexp.search.history import KnownTasks
 from distexp.sweep.grid import Planned
@@ -86,7 +87,7 @@ class SweepAtRest:
         planned = self._queue.entry(key).planned
         if self._store.look_for(planned):
             row = self._store.find([planned])[key]
-            is_pruned = halving_of(planned) is not None and row.get(STOPPED_AT, "").strip()
+            is_pruned = halving_of(planned) is not None and tells_of_stop(row.get(STOPPED_AT, ""))
             self._queue.complete(key, State.PRUNED if is_pruned else State.COMPLETE)
         self._queue.restore([record for record in self._records if record.key == key])
 

@@ -7,6 +7,7 @@ looked for in its file before it is assigned again.
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 
 from msgspec import structs
@@ -272,10 +273,8 @@ class CompletionHandler:
             "Task %s lost by %s: %s (loss %d of %d, now %s)",
             *(lease.task.task_id, lease.worker.name, why, losses, LOSS_BUDGET, state),
         )
-        try:
+        with suppress(JournalUnwritable):  # nobody waits for an answer, and the next flush tries again
             self._journal.flush()
-        except JournalUnwritable as error:  # nobody waits for an answer, and the next flush tries again
-            log.warning("%s", error)
 
     def finished(self, keys: Set[str], pruned: Set[str] = frozenset()) -> None:
         """Mark tasks whose rows were seen as complete, or pruned, and say whose work it is, if assigned.

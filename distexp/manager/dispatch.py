@@ -301,7 +301,7 @@ class Dispatcher:
             return wire.NoTask(reason="done", message="no task that is left can run")
         if excluded := "paused" if self._admin.is_paused else self._registry.exclusion(worker):
             return self._wait(excluded)
-        info = worker.info
+        info = replace(worker.info, is_alone=self._registry.connected() == 1)
         if too_long := self._forecaster.too_long(worker.left_s):
             info = replace(info, too_long=too_long)
         while (lease := self._next_lease(info, is_unstarted=has_waited)) is not None:
@@ -383,6 +383,7 @@ class Dispatcher:
             self.completion.forget(completion)
         if completion.error is not None:
             raise completion.error
+        self.rungs.note_end(self._queue.entry(completion.task.key).planned)
         return wire.Ack(next=completion.next)
 
     def _complete_batch(self, completions: Sequence[Completion]) -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 
-from distexp.errors import ConfigError, DistexpError, JournalUnwritable, UserError
+from distexp.errors import ConfigError, JournalUnwritable, UserError
 from distexp.manager.code_watch import CodeSignature, code_signature
 from distexp.manager.dispatch import Dispatcher
 from distexp.manager.duplicates import copy_duplicate_rows
@@ -165,7 +165,7 @@ class ExperimentManager:
             self._held, self._log_open = undo.pop_all(), log_open.pop_all()
         self._pauses.start()
         self._server.start()
-        self._searches.start(self.dispatcher.look_again)
+        self._start_searches()
         self._is_serving = True
         self._next_rescan_s = time.monotonic() + self._rescan_s
         log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
@@ -211,7 +211,7 @@ class ExperimentManager:
         for record in known:
             if record.is_settled:  # as earlier versions kept them: they go
                 self.journal.record(record)
-        self._searches.recall(self.journal.load_suggestions())
+        self._searches.recall(self.journal.load_suggestions(), self._sweep.phases)
         total = self._searches.sync(self._sweep.phases, tasks, self._join).total
         self.store.recall_superseded({each.key: each.superseded for each in known if each.superseded})
         log.info("Generated %d total tasks", total)
@@ -239,6 +239,20 @@ class ExperimentManager:
         joined_left = self.queue.sync(tasks, to_come)
         self.store.sync(tasks)
         return joined_left
+
+    def _join_and_scan(self, tasks: Sequence[GridPoint], to_come: Mapping[Grid, int]) -> tuple[int, int]:
+        with self.dispatcher.assigning:  # no task that has its row already is assigned meanwhile
+            counts = self._join(tasks, to_come)
+            self.store.scan_all()
+            return counts
+
+    def _start_searches(self) -> None:
+        self._searches.start(self._take_up_new, self._join_and_scan)
+
+    def _take_up_new(self) -> None:
+        """Tasks of a search have joined: complete those whose work is done, assign the others."""
+        copy_duplicate_rows(self.queue, self.store, self.dispatcher.code)
+        self.dispatcher.look_again()
 
     def stop(self) -> None:
         """Answer `restarting` from now on, close connections and files. Workers outlive it."""
@@ -318,6 +332,7 @@ class ExperimentManager:
         """Take up what changed on disk: rows first, then configs; whatever is unreadable changes nothing."""
         self.store.scan_all()
         self.dispatcher.completion.write_kept_rows()
+        self._searches.take_up_rows()
         self.dispatcher.code.say_change()
         self._registry.compare_commits(lambda: commit_of(self.workdir.root))
         if self._sweep.has_changed():
@@ -327,10 +342,8 @@ class ExperimentManager:
         copy_duplicate_rows(self.queue, self.store, self.dispatcher.code)
         self.dispatcher.completion.fail_unplaceable()
         self._note_unseen()
-        try:
+        with suppress(JournalUnwritable):
             self.journal.flush()
-        except DistexpError as error:
-            log.warning("%s", error)
         counts = self.queue.counts()
         if counts != self._last_counts:
             status = self.dispatcher.status()
@@ -349,14 +362,8 @@ class ExperimentManager:
             log.error("The sweep goes on as it was until the config files are fixed")
             return
 
-        def join(tasks: Sequence[GridPoint], to_come: Mapping[Grid, int]) -> tuple[int, int]:
-            with self.dispatcher.assigning:  # no task that has its row already is assigned meanwhile
-                counts = self._join(tasks, to_come)
-                self.store.scan_all()
-                return counts
-
-        joined = self._searches.sync(self._sweep.phases, tasks, join)
-        self._searches.start(self.dispatcher.look_again)
+        joined = self._searches.sync(self._sweep.phases, tasks, self._join_and_scan)
+        self._start_searches()
         self.dispatcher.sweep_changed()
         self.dispatcher.rungs.continue_pruned()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", *joined)

@@ -57,7 +57,7 @@ class _Table:
     def add(self, task: Task, record: RungRecord) -> None:
         """Take a record up; the first value of a task at a rung stays."""
         self._of_key.setdefault(record.key, []).append(record)
-        if record.verdict != "again":
+        if record.verdict != "again" and self.is_of_metric(record):
             group, configuration = self._place(task)
             values = self._values.setdefault((group, record.rung), {}).setdefault(configuration, {})
             values.setdefault(record.key, record.value)
@@ -75,6 +75,14 @@ class _Table:
     def records(self, key: str) -> Sequence[RungRecord]:
         """Return what is known of a task, the oldest first."""
         return self._of_key.get(key, ())
+
+    def has_any(self) -> bool:
+        """Return whether any task has come to a rung."""
+        return bool(self._values)
+
+    def is_of_metric(self, record: RungRecord) -> bool:
+        """Return whether a record tells of the metric that the phase has now."""
+        return record.metric in ("", self._halving.metric)
 
     def judged(
         self, task: Task, rung: int, step: Number, value: float | None, *, is_last: bool
@@ -101,6 +109,7 @@ class _Table:
             kept=verdict.kept,
             max_iter=self._halving.max_iter,
             at_utc=_now_utc(),
+            metric=self._halving.metric,
         )
 
     def _place(self, task: Task) -> tuple[str, str]:
@@ -119,6 +128,7 @@ class Rungs:
         self._lock = threading.Lock()
         self._tables: dict[str, _Table] = {}  # by phase
         self._commits: dict[str, GroupCommit[RungRecord]] = {}  # by folder: one may be full, or read-only
+        self._silent: set[str] = set()  # phases of which it was said that nobody reports
 
     def forget(self) -> None:
         """Read everything again when it is needed next: the configs have changed."""
@@ -150,7 +160,7 @@ class Rungs:
         is_last = is_last or (halving.max_iter is not None and step >= halving.max_iter)
         with self._lock:
             table = self._table(planned, halving)
-            known = table.records(task.key)
+            known = [each for each in table.records(task.key) if table.is_of_metric(each)]
             last = last_word(known)
             if last is not None and last.verdict == "stop" and rung >= last.rung and not is_last:
                 return "stop"  # for its next attempt, too
@@ -162,6 +172,20 @@ class Rungs:
         if record.verdict == "stop":
             log.info("Task %s stops early, by %s %s", record.task_id, halving.metric, record.why)
         return "stop" if record.verdict == "stop" else "go"
+
+    def note_end(self, planned: Planned) -> None:
+        """Say once of a phase when a task has come to its end and none has ever come to a rung."""
+        halving = halving_of(planned)
+        if halving is None or planned.phase in self._silent:
+            return
+        with self._lock:
+            if self._table(planned, halving).has_any():
+                return
+        self._silent.add(planned.phase)
+        log.warning(
+            "Nothing stops early in phase %s: task %s has ended and reported no `%s` at step %d or later",
+            *(planned.phase, planned.task_id, halving.metric, halving.min_iter),
+        )
 
     def ask_again(self, planned: Planned) -> None:
         """Let a stopped task pass the rung at which it was stopped.
@@ -178,7 +202,8 @@ class Rungs:
             last = last_word(table.records(task.key))
             if last is None or last.verdict == "again":
                 return
-            record = structs.replace(last, verdict="again", max_iter=halving.max_iter, at_utc=_now_utc())
+            about = {"max_iter": halving.max_iter, "at_utc": _now_utc(), "metric": halving.metric}
+            record = structs.replace(last, verdict="again", **about)
             batch = self._add(table, task, record)
         self._commit(batch, table, task, record)
 

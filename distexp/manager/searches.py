@@ -15,7 +15,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from distexp.errors import DistexpError, SamplerFailed
+from msgspec import structs
+
+from distexp.errors import DistexpError, JournalUnwritable, SamplerFailed
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.row import STOPPED_AT
@@ -35,6 +37,7 @@ ASKS = 9  # of Optuna for one configuration: the first time, and 8 more where it
 RANDOM_TRIES = 1_000  # for one that is new in a space that cannot be listed
 DEATHS = 3  # of the sampler process over one configuration, which is then drawn at random
 PAUSE_S = 1.0  # after something that may soon be different: a disk that is full, a process that died
+MAX_GONE = 10_000  # choices of phases that no config has: these may come back, and must not pile up for ever
 
 ENDED = frozenset([State.COMPLETE, State.PRUNED, State.FAILED, State.CANCELLED])
 Ending = Sequence[tuple[State, int]]  # of each task of a configuration: its state, its attempts
@@ -99,16 +102,28 @@ class Searches:
         self._on_new: Callable[[], None] = lambda: None
         self._lock = threading.Lock()  # before the queue's and the index's
         self._searches: list[_Search] = []
+        self._phases: Sequence[Phase] = ()
+        self._listed: Mapping[str, Sequence[GridPoint]] = {}  # by phase, the tasks of those that do not grow
+        self._join: Join = lambda tasks, to_come: (0, 0)
+        self._strays = 0  # rows of no task that were met before the histories were read
         self._suggestions: dict[tuple[str, int], SuggestionRecord] = {}
         self._sampler = SamplerProcess()
+        self._useless: set[str] = set()  # phases of which it was said that a result holds no number
+        self._trouble = ""  # what was said of the last choice that came to nothing
         self._wake, self._closed = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     # -- the sweep -----------------------------------------------------------------------------------------
 
-    def recall(self, suggestions: Iterable[SuggestionRecord]) -> None:
-        """Know what an earlier manager has chosen.  Before the first `sync`."""
-        self._suggestions = {(each.phase, each.number): each for each in suggestions}
+    def recall(self, suggestions: Iterable[SuggestionRecord], phases: Iterable[Phase]) -> None:
+        """Know what an earlier manager has chosen, for these phases or others.  Before the first `sync`."""
+        known, names = [*suggestions], {phase.name for phase in phases}
+        gone = [each for each in known if each.phase not in names]
+        if len(gone) > MAX_GONE:
+            known = [each for each in known if each.phase in names]
+            for each in gone:
+                self._journal.record(structs.replace(each, is_settled=True))
+        self._suggestions = {(each.phase, each.number): each for each in known}
 
     def sync(self, phases: Sequence[Phase], tasks: Sequence[GridPoint], join: Join) -> Joined:
         """Take these phases as the sweep.
@@ -120,24 +135,56 @@ class Searches:
                 Nothing is chosen meanwhile.
         """
         with self._lock:
-            self._searches = []
-            by_phase = {phase: list(group) for phase, group in itertools.groupby(tasks, lambda t: t.phase)}
-            for phase in phases:
-                if phase.space is not None:
-                    grown = grow_phase(phase, self._root, self._suggestions.values())
-                    self._searches.append(_Search(grown))
-                    self._searches[-1].say_size()
-                    by_phase[phase.name] = grown.tasks()
-            if self._searches:
-                tasks = [task for phase in phases for task in by_phase.get(phase.name, ())]
-            to_come = {each.grown.grid: each.to_come for each in self._searches}
-            return Joined(len(tasks) + sum(to_come.values()), *join(tasks, to_come))
+            if all(phase.space is None for phase in phases):  # a million tasks, perhaps
+                self._searches = []
+                return Joined(len(tasks), *join(tasks, {}))
+            self._phases = phases
+            self._listed = {phase: [*group] for phase, group in itertools.groupby(tasks, lambda t: t.phase)}
+            joined = self._take(self._read(), join)
+            for search in self._searches:
+                search.say_size()
+            return joined
+
+    def take_up_rows(self) -> None:
+        """Let configurations join that rows of other programs hold, as far as they were read."""
+        with self._lock:
+            if not self._searches or self._store.strays() == self._strays:
+                return
+            before, found = self._searches, self._read()
+            new = [_count_new(*pair) for pair in zip(before, found, strict=True)]
+            if any(new):
+                self._take(found, self._join)
+        for search, count in zip(found, new, strict=True):
+            if count:
+                told = count_text(count, "configuration")
+                log.info("Phase %s takes up %s that another program has run", search.phase.name, told)
+        if any(new):
+            self._on_new()
+
+    def _read(self) -> list[_Search]:
+        """Return the searches with the history that rows and journal hold now.  Caller holds the lock."""
+        self._strays = self._store.strays()  # one that comes meanwhile is looked for again
+        phases = [phase for phase in self._phases if phase.space is not None]
+        return [_Search(grow_phase(each, self._root, self._suggestions.values())) for each in phases]
+
+    def _take(self, searches: list[_Search], join: Join) -> Joined:
+        """Make these the adaptive phases, and theirs the tasks of the sweep.  Caller holds the lock."""
+        self._searches = searches
+        by_phase = {**self._listed, **{each.phase.name: each.grown.tasks() for each in searches}}
+        tasks = [task for phase in self._phases for task in by_phase.get(phase.name, ())]
+        to_come = {each.grown.grid: each.to_come for each in searches}
+        return Joined(len(tasks) + sum(to_come.values()), *join(tasks, to_come))
 
     # -- life ----------------------------------------------------------------------------------------------
 
-    def start(self, on_new: Callable[[], None]) -> None:
-        """Begin to choose, where there is something to choose; `on_new` is called after each that joined."""
-        self._on_new = on_new
+    def start(self, on_new: Callable[[], None], join: Join) -> None:
+        """Begin to choose, where there is something to choose.
+
+        Args:
+            on_new: Called after each that joined.
+            join: As that of `sync`, for when the rows of other programs are taken up.
+        """
+        self._on_new, self._join = on_new, join
         if self._thread is None and self._searches and not self._closed.is_set():
             self._thread = threading.Thread(target=self._run, name="searches", daemon=True)
             self._thread.start()
@@ -168,16 +215,33 @@ class Searches:
 
     def run_once(self) -> bool:
         """Choose a configuration for each phase that has none ahead; return whether there was one."""
+        self.take_up_rows()
         with self._lock:
             wanting = [each for each in self._searches if each.to_come and not self._has_ahead(each)]
         for each in wanting:
             try:
                 self._choose(each)
+                self._trouble = ""
             except DistexpError as error:
-                if not self._closed.is_set():
-                    log.warning("%s; phase %s gets its next configuration later", error, each.phase.name)
+                self._say_trouble(error)
                 self._closed.wait(PAUSE_S)
         return bool(wanting)
+
+    def _say_trouble(self, error: DistexpError) -> None:
+        """Say once why there is no configuration now; the journal speaks for itself."""
+        is_told = isinstance(error, JournalUnwritable) or self._trouble == str(error)
+        if not is_told and not self._closed.is_set():
+            self._trouble = str(error)
+            log.warning("%s; the next configuration comes later", error)
+
+    def _say_useless(self, search: _Search, task_id: str) -> None:
+        """Say once of a phase that a result holds no value to go by."""
+        name, metric = search.phase.name, search.metric.name
+        if name not in self._useless:
+            self._useless.add(name)
+            log.warning(
+                "The search learns nothing from task %s: its row holds no number `%s`", task_id, metric
+            )
 
     def _has_ahead(self, search: _Search) -> bool:
         search.newest = self._queue.queries.fresh(search.newest)
@@ -209,7 +273,11 @@ class Searches:
             points = search.grown.add(config, number)
             search.newest, search.deaths = [point.key for point in points], 0
             self._store.grow(points)
-            self._queue.grow(search.phase.name, points, search.to_come)
+            if self._store.strays() == self._strays:
+                self._queue.grow(search.phase.name, points, search.to_come)
+            else:  # rows of it may have been read just before
+                self._store.reset()
+                self._take(self._read(), self._join)
         self._on_new()
 
     def _end(self, search: _Search) -> None:
@@ -291,7 +359,13 @@ class Searches:
         stops = [stop for row in cells if (stop := _number(row.get(STOPPED_AT, ""))) is not None]
         finite = [value for value in values if value is not None]
         value = fmean(finite) if len(finite) == len(values) else None
+        if value is None and rows.keys() >= {point.key for point in configuration.points}:
+            self._say_useless(search, configuration.points[values.index(None)].task_id)
         return Trial(search.phase.name, number, choices, value, min(stops, default=None))
+
+
+def _count_new(before: _Search, after: _Search) -> int:
+    return sum(not before.grown.knows(each.config) for each in after.grown.known.values())
 
 
 def _number(cell: str) -> float | None:

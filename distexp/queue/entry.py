@@ -38,6 +38,7 @@ class WorkerInfo:
     connection: int | None = None  # None: not connected
     instance: str = ""  # of its process: two processes may have one name
     too_long: frozenset[str] = frozenset()  # phases whose tasks take longer than it has time
+    is_alone: bool = False  # no other worker is connected
     gpus: int = 0  # that it holds
     free_mib: int = 0  # on the fullest of them, when it last asked for a task; 0 when unknown
     host: str = ""
@@ -150,6 +151,13 @@ class Entry(msgspec.Struct, gc=False):
         What the task needs by its config is another matter: see `WorkerInfo.meets`.
         """
         return self.oom_at_mib == 0 or worker.memory_mib > self.oom_at_mib
+
+    def may_go_back(self, worker: WorkerInfo) -> bool:
+        """Return whether a worker named as the last one may have it before others: that one was lost.
+
+        After a second loss only where there is no other, for it may be the worker's machine that kills it.
+        """
+        return self.lost_lease_id != "" and (self.losses <= 1 or worker.is_alone)
 
     def is_beyond(self, largest_mib: int | None) -> bool:
         """Return whether it ran out of memory on a device as large as this; None: there is no device."""

@@ -7,6 +7,7 @@ last record wins. The file belongs to one process at a time.
 """
 
 import itertools
+import logging
 import os
 import sqlite3
 import uuid
@@ -33,7 +34,8 @@ _REMEDY = "end the process that uses it, or move the file away to start without 
 Record = TaskRecord | PhaseRecord | SuggestionRecord
 _Record = TypeVar("_Record", TaskRecord, PhaseRecord, SuggestionRecord)
 FREE_PAGES = 1000  # of 4 KiB: more than these, unused, are given back when the journal is closed
-_DELETE = "DELETE FROM tasks WHERE key = ?"
+_DELETE = "DELETE FROM {} WHERE key = ?"
+_log = logging.getLogger(__name__)
 _UPSERT = "INSERT INTO {} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET record = excluded.record"
 
 
@@ -50,6 +52,7 @@ class Journal:
         self._encoder = msgspec.json.Encoder()
         self._commits: GroupCommit[Record] = GroupCommit(self._commit)
         self._unwritten: dict[tuple[str, str], Record] = {}  # what a failed commit left; bounded by the tasks
+        self._is_failing = False
         try:
             for each in (path, path.with_name(f"{path.name}-wal")):
                 if each == path or each.exists():
@@ -119,6 +122,8 @@ class Journal:
     def flush(self) -> None:
         """Return once everything recorded so far is on disk.
 
+        The log says once that it cannot be written, and once that it can again.
+
         Raises:
             JournalUnwritable: It is not; the records stay queued for the next flush.
         """
@@ -135,19 +140,26 @@ class Journal:
             for table, found in itertools.groupby(by_table, lambda each: each[0][0]):
                 kept, settled = list[tuple[str, bytes]](), list[tuple[str]]()
                 for (_, key), record in found:
-                    if isinstance(record, TaskRecord) and record.is_settled:
+                    if not isinstance(record, PhaseRecord) and record.is_settled:
                         settled.append((key,))
                     else:
                         kept.append((key, self._encoder.encode(record)))
                 self._database.executemany(_UPSERT.format(table), kept)
-                self._database.executemany(_DELETE, settled)
+                self._database.executemany(_DELETE.format(table), settled)
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
             with suppress(sqlite3.ProgrammingError):  # it is closed: the manager stops while it answers
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
-            raise JournalUnwritable(f"{self._path}: {error}; the records are kept and tried again") from None
+            told = f"{self._path}: {error}; the records are kept and tried again"
+            if not self._is_failing:
+                _log.warning("%s; no task is assigned until they are written", told)
+            self._is_failing = True
+            raise JournalUnwritable(told) from None
         self._unwritten.clear()
+        if self._is_failing:
+            _log.info("%s: can be written again", self._path)
+        self._is_failing = False
 
     def close(self) -> None:
         """Write what is queued and close the file, as small as it can be."""

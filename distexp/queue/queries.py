@@ -72,10 +72,11 @@ class Queries:
         return [entry.task for entry in (left if len(left) <= limit else random.sample(left, limit))]
 
     def fresh(self, keys: Iterable[str]) -> list[str]:
-        """Return those of these tasks that are pending and have never been assigned."""
+        """Return those of these tasks that are pending, wait for no duplicate, and were never assigned."""
         with self._lock:
             entries = [self._entries[key] for key in keys if key in self._entries]
-            return [each.key for each in entries if each.state is State.PENDING and not each.attempts]
+            fresh = [each for each in entries if each.state is State.PENDING and not each.attempts]
+            return [each.key for each in fresh if not self._scheduler.waits_for_duplicate(each)]
 
     def progress(self, keys: Iterable[str]) -> list[tuple[State, int]]:
         """Return the state of each of these tasks, and how many attempts there were."""

@@ -41,6 +41,7 @@ class Scheduler:
         self._priorities = priorities
         self._lines: dict[tuple[Need, str], TaskLines] = {}  # by need and phase, as phases joined
         self._duplicates: dict[str, list[str]] = {}  # key -> keys of the same work, where there are several
+        self._phases: set[str] = set()  # of the sweep
         self._not_copied: set[tuple[str, str]] = set()  # of a task, and a complete duplicate that it ignores
         self._blocked: Set[str] = frozenset()  # folders whose results file cannot be written
         self._parked: list[
@@ -91,6 +92,18 @@ class Scheduler:
             self.push_retry(key)
         self._duplicates = duplicates_among(tasks)
         self._not_copied.clear()
+        self._phases = {*stated}
+
+    def grow(self, tasks: Sequence[Planned]) -> None:
+        """Add tasks at the end of a phase, and find their duplicates in others."""
+        for task in tasks:
+            self.push(task)
+            keys = [key for phase in self._phases if self._is_wanted(key := task.task.key_in(phase))]
+            if len(keys) > 1:
+                self._duplicates |= dict.fromkeys(keys, keys)
+
+    def _is_wanted(self, key: str) -> bool:
+        return key in self._entries and self._entries[key].is_wanted
 
     def block(self, folders: Set[str]) -> None:
         """Pass over tasks whose rows go to these folders; those of other folders wait as before."""
@@ -124,8 +137,8 @@ class Scheduler:
         """Take the next task for this worker out of its line; None when none is free for it.
 
         The highest priority comes first, then the greatest need that it meets: others can do the rest.
-        Retries go first to workers other than the one that had them, unless that was lost; when nothing else
-        is left, to anyone.
+        Retries go first to workers other than the one that had them, see `Entry.may_go_back`; when nothing
+        else is left, to anyone.
         In a phase of which tasks have failed and none has succeeded, they wait behind the first attempts.
         """
         closed = worker.too_long | self._holds.closed_to(worker, now_s)
@@ -136,8 +149,7 @@ class Scheduler:
         ]
 
         def is_for_me(entry: Entry) -> bool:
-            is_another = entry.last_worker != worker.name or entry.lost_lease_id != ""  # that one is gone
-            return is_another and entry.fits(worker)
+            return (entry.last_worker != worker.name or entry.may_go_back(worker)) and entry.fits(worker)
 
         for (_, need), group in itertools.groupby(met, lambda each: each[0]):
             some = [(lines, phase, self._holds.lets_retries_wait(phase)) for _, phase, lines in group]

@@ -86,8 +86,8 @@ class TaskQueue:
                     self._take_over(task)
                 else:
                     self._entries[task.key] = Entry(task)
-                    self._scheduler.push(task)
                     self._counts.add_each({phase: 1}, State.PENDING)
+            self._scheduler.grow(tasks)
             self._counts.to_come, self._labels = {**self._counts.to_come, phase: to_come}, None
 
     def _take_over(self, task: Planned) -> bool:

@@ -176,6 +176,11 @@ class Group:
         group.keys = [task.key]  # each of its values stands first on its axis
         return group
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether a search adds tasks."""
+        return isinstance(self.source, Grid) and self.source.is_growing
+
     def rule_of(self, point: GridPoint) -> RowRule:
         """Return what another process needs to decide on the rows of this task as this group does."""
         if not any(axis.reader.has_rivals for axis in self.axes):

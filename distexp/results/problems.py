@@ -197,7 +197,8 @@ def _value_reason(plan: Plan, name: str, cell: str) -> str:
     if len(several := plan.fitting(name, cell)) > 1:
         texts = " or ".join([repr(value) for value in several[:3]])
         return f"{name} is {_shown(cell)}, which may be {texts} of {phase}; write it as the config does"
-    return f"{name} is {_shown(cell)}, which no task of {phase} has{_value_hint(plan, name, cell)}"
+    so_far = " so far" if plan.group.is_growing else ""
+    return f"{name} is {_shown(cell)}, which no task of {phase} has{so_far}{_value_hint(plan, name, cell)}"
 
 
 def _value_hint(plan: Plan, name: str, cell: str) -> str:

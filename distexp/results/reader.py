@@ -29,7 +29,7 @@ from distexp.results.groups import Row
 from distexp.results.matching import Found, Matcher, TaskIndex, keys_of
 from distexp.results.problems import SHOWN_CHARS, Explainer, Problem, header_reason
 from distexp.results.row import CODE, STOPPED_AT
-from distexp.results.stops import StoppingPhases
+from distexp.results.stops import StoppingPhases, tells_of_stop
 from distexp.system.code import is_code
 from distexp.system.files import regular
 from distexp.task import Bookmark
@@ -107,6 +107,7 @@ class Reader:
         self.code_place: int | None = None  # of the column `code`, unless that is a parameter
         self.codes: dict[str, set[str]] = {}  # code -> keys of tasks whose row was made with it
         self.superseded: set[str] = set()  # keys of tasks whose row is there, and is to be replaced
+        self.strays = 0  # rows of no task that were ever met: a search may take one up
 
     def reset(self) -> None:
         """Let the next look read everything again."""
@@ -158,7 +159,7 @@ class Reader:
 
     def is_pruned(self, row: Row) -> bool:
         """Return whether a row of the file says that its task was stopped early."""
-        if self.stopped_place is None or self.header is None or not row[self.stopped_place].strip():
+        if self.stopped_place is None or self.header is None or not tells_of_stop(row[self.stopped_place]):
             return False
         return self.stopping.hold_any(self._matcher(self.header).phases(row))
 
@@ -396,7 +397,7 @@ class _Judge:
         found = self._matcher.found(block.columns)
         is_quick = self._on_row is None or (self._only and self._only.isdisjoint(found))
         if (place := self._reader.stopped_place) is not None and block.columns:
-            is_quick = is_quick and not any(map(str.strip, block.columns[place]))
+            is_quick = is_quick and not any(map(tells_of_stop, block.columns[place]))
         is_quick = is_quick and not self._reader.may_supersede(found)
         if is_quick and {*map(type, found)} == {str}:
             keys: set[str] = set(found)  # type: ignore[arg-type]
@@ -427,6 +428,7 @@ class _Judge:
             return
         if not keys and not any(map(str.strip, row)):
             return  # a blank line of a spreadsheet
+        self._reader.strays += not keys
         kind = "again" if keys else "several" if found == () else self._explainer.kind(row)
         if kind not in self.places and len(self.places) >= MAX_REASONS:
             kind = "other"

@@ -96,6 +96,11 @@ class ResultsFile:
         """Why nothing can be written to it, as of the last look; empty where something can."""
         return self._reader.unusable
 
+    @property
+    def strays(self) -> int:
+        """How many rows of no task were ever met; never less than before."""
+        return self._reader.strays
+
     def is_pruned(self, row: Sequence[str]) -> bool:
         """Return whether a row, as the last look met it, says that its task was stopped early."""
         return self._reader.is_pruned(row)

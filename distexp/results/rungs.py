@@ -1,7 +1,6 @@
 """The lines of `rungs.csv`: what tasks have reached at their rungs, and who was stopped there."""
 
 import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ class RungRecord(msgspec.Struct, frozen=True, kw_only=True):
     kept: int = 0  # of those that went on
     max_iter: int | None = None
     at_utc: str = ""
+    metric: str = ""  # empty: an earlier version has not said
 
     @property
     def why(self) -> str:
@@ -40,20 +40,28 @@ class RungRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 RUNG_COLUMNS = RungRecord.__struct_fields__
+REQUIRED = frozenset(["phase", "task_id", "key", "seed", "rung", "step", "verdict"])  # of a header
 
 
 def read_rungs(path: Path) -> list[RungRecord]:
-    """Return what a `rungs.csv` holds; lines that are none, such as a torn one, are left out."""
+    """Return what a `rungs.csv` holds; lines that are none, such as a torn one, are left out.
+
+    Each line stands for itself: what is wrong with one, be it the header, costs no other.
+    """
     try:
-        text = read_bytes(path).decode("utf-8-sig", errors="replace")
+        lines = read_bytes(path).decode("utf-8-sig", errors="replace").split("\n")
     except OSError:
         return []
-    found = []
-    for row in csv.DictReader(io.StringIO(text)):
-        cells = {name: cell for name in RUNG_COLUMNS if (cell := row.get(name))}
+    found, columns = [], RUNG_COLUMNS
+    for line in lines:
         try:
+            row = next(csv.reader([line]), [])
+            if {*row} >= REQUIRED:
+                columns = RUNG_COLUMNS if tuple(row) == RUNG_COLUMNS[: len(row)] else tuple(row)
+                continue
+            cells = {name: cell for name, cell in zip(columns, row, strict=False) if cell}
             found.append(msgspec.convert(cells, RungRecord, strict=False))
-        except msgspec.ValidationError:
+        except (csv.Error, msgspec.ValidationError):
             continue
     return found
 

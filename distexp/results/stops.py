@@ -4,9 +4,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from distexp.results.compare import NULLS
 from distexp.results.matching import TaskIndex
 from distexp.results.row import RUNGS_FILE
 from distexp.results.rungs import read_rungs
+
+
+def tells_of_stop(cell: str) -> bool:
+    """Return whether a cell of the column `stopped_at` holds a step, and not one of the words for none."""
+    return cell.strip() not in NULLS
 
 
 class StoppingPhases:

@@ -114,8 +114,26 @@ class ResultsStore:
         return bytes_in(self.root, folders)
 
     def grow(self, tasks: Sequence[GridPoint]) -> None:
-        """Take up more tasks of a phase that grows; no row that was read is of one of them."""
+        """Take up more tasks of a phase that grows; rows that were read before are not looked at again."""
         self._index.grow(tasks)
+
+    def strays(self) -> int:
+        """Return how many rows of no task were ever met; those of the tasks as they are now are none."""
+        with self._lock:
+            files = list(self._files.values())
+        count = 0
+        for opened in files:
+            with opened.lock:  # a look that began before goes by the tasks of then
+                count += opened.file.strays
+        return count
+
+    def reset(self) -> None:
+        """Let the next look read all files again."""
+        with self._lock:
+            files = list(self._files.values())
+        for opened in files:
+            with opened.lock:
+                opened.file.reset()
 
     def scan_all(self) -> None:
         """Look at what every file has got since the last look, new files among them."""

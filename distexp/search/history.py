@@ -60,27 +60,33 @@ def known_tasks(
 def grow_phase(phase: Phase, root: Path, suggestions: Iterable[SuggestionRecord]) -> GrowingPhase:
     """Return the configurations that an adaptive search has tried, or chosen to try.
 
-    Those with a row have the number that its `task_id` tells. Those without one come after them, no more
-    than `samples` asks for in all.
+    A row of ours has the number that its `task_id` tells, a choice the one that it was made for; rows of
+    other programs get numbers that are free. Those without a row come last, up to `samples` in all.
     """
     assert phase.space is not None and phase.search is not None
     candidates = GrowingPhase(phase)
     folders = dict.fromkeys([*folders_of(root, phase), *folders_with_results(root)])
     files = [_candidate_rows(root, folder, phase, phase.space) for folder in folders]
     rows = [row for file in files for row in file.rows]
-    for row in sorted(rows, key=lambda row: row.number is None):
-        if not candidates.knows(row.config):
-            candidates.add(row.config, row.number)
+    own = [(row.config, row.number) for row in rows if row.number is not None]
+    chosen = [
+        (each.config, each.number)
+        for each in sorted(suggestions, key=lambda each: each.number)
+        if each.phase == phase.name and phase.space.choices_of(each.config)
+    ]
+    foreign = [(row.config, None) for row in rows if row.number is None]
+    for config, number in (*own, *chosen, *foreign):
+        if not candidates.knows(config):
+            candidates.add(config, number)
     index = TaskIndex(candidates.tasks())
     counted = {key for file in files for key in file.keys(index)}
     grown = GrowingPhase(phase)
     for number, known in sorted(candidates.known.items()):
         if any(point.key in counted for point in known.points):
             grown.add(known.config, number)
-    for each in sorted(suggestions, key=lambda each: each.number):
-        is_asked_for = each.phase == phase.name and len(grown.known) < phase.search.samples
-        if is_asked_for and phase.space.choices_of(each.config) and not grown.knows(each.config):
-            grown.add(each.config, each.number)
+    for config, _ in chosen:
+        if len(grown.known) < phase.search.samples and not grown.knows(config):
+            grown.add(config, candidates.number_of(config))
     return grown
 
 

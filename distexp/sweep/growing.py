@@ -31,7 +31,7 @@ class GrowingPhase:
         self.phase = phase
         self.known: dict[int, Configuration] = {}  # by number, which stands in the ids of its tasks
         self._next = 0  # no number below it is free
-        self._keys: set[str] = set()
+        self._numbers: dict[str, int] = {}  # by key of a task
         self._values: dict[str, list[Value]] = {name: [*values] for name, values in phase.axes.items()}
         self._at: dict[str, dict[object, int]] = {
             name: {identity(each): at for at, each in enumerate(values) if phase.absent.get(name) != at}
@@ -54,7 +54,11 @@ class GrowingPhase:
 
     def knows(self, config: Config) -> bool:
         """Return whether this configuration has joined."""
-        return self._keys_of(config)[0] in self._keys
+        return self.number_of(config) is not None
+
+    def number_of(self, config: Config) -> int | None:
+        """Return the number of this configuration; None where it has not joined."""
+        return self._numbers.get(self._keys_of(config)[0])
 
     def next_number(self) -> int:
         """Return the lowest number that no configuration has."""
@@ -81,7 +85,7 @@ class GrowingPhase:
             for at, (seed, key) in enumerate(zip(seeds, self._keys_of(config), strict=True))
         ]
         self.known[number] = Configuration(config, points)
-        self._keys.update(point.key for point in points)
+        self._numbers.update((point.key, number) for point in points)
         return points
 
     def tasks(self) -> list[GridPoint]:

@@ -1,7 +1,7 @@
 """Verdicts at rungs: decided once, on disk before they leave, remembered by the next manager."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,64 @@ def test_a_manager_that_starts_again_knows_rungs_and_pruned_tasks(folder: Folder
         with runner(manager, "c") as c:
             assert c.verdict(1, 0.45) == "stop"
         assert len(rungs(folder)) == 3
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda text: text[text.index(b"\n") + 1 :],
+        lambda text: text[7:],
+        lambda text: text[text.index(b"\n") - 9 :],
+        lambda text: text.replace(b",metric\n", b"\n"),
+        lambda text: text + b'exp1_vary_width,"torn\n' + text,
+        lambda text: b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n") + b"\0" * 200_000,
+    ],
+    ids=[
+        "no header",
+        "half a header",
+        "the end of a header",
+        "of an earlier version",
+        "twice",
+        "another editor",
+    ],
+)
+def test_verdicts_hold_whatever_has_become_of_other_lines(
+    folder: Folder, damaged: Callable[[bytes], bytes]
+) -> None:
+    with folder.serving() as manager, runner(manager, "a") as a, runner(manager, "b") as b:
+        a.verdict(1, 0.5), b.verdict(1, 0.4)
+    path = folder.root / "results_exp1" / "rungs.csv"
+    path.write_bytes(damaged(path.read_bytes()))
+    with folder.serving() as manager, runner(manager, "a") as a, runner(manager, "c") as c:
+        assert c.task["task_id"] != a.task["task_id"]
+        assert {a.verdict(1, 0.1), c.verdict(1, 0.45)} == {"go", "stop"}
+        last = read_rungs(path)[-1]
+        assert (last.of, last.metric) == (3, "acc")
+
+
+def test_it_is_said_once_that_nobody_reports_the_metric(folder: Folder, manager: ExperimentManager) -> None:
+    with runner(manager, "a") as a:
+        for _ in range(3):
+            a.finished(0.5)
+            a.take()
+    said = [line for line in folder.log() if "stops early" in line]
+    assert said == [
+        "Nothing stops early in phase exp1_vary_width: "
+        "task exp1_vary_width_0_42 has ended and reported no `acc` at step 1 or later"
+    ]
+
+
+def test_values_of_another_metric_are_not_compared(folder: Folder) -> None:
+    with folder.serving() as manager, runner(manager, "a") as a, runner(manager, "b") as b:
+        assert [a.verdict(1, 0.5), b.verdict(1, 0.4)] == ["go", "stop"]
+        folder.configure(
+            [1, 2, 3, 4], CONFIG.replace("metric: acc", "metric: {{name: loss, goal: minimize}}")
+        )
+        manager.rescan()
+        assert [b.verdict(1, 7.5), a.verdict(1, 7.0)] == ["go", "go"]
+        assert b.verdict(3, 9) == "go"
+        with runner(manager, "c") as c:
+            assert c.verdict(1, 8) == "stop"
 
 
 def test_a_task_that_a_search_chooses_again_has_passed_the_rungs_that_it_had(folder: Folder) -> None:

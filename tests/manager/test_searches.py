@@ -1,12 +1,13 @@
 """Adaptive searches of a real manager: what is suggested, when, and after what."""
 
+import itertools
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from distexp.manager.manager import ExperimentManager
+from distexp.queue.journal import Journal
 from distexp.task import State
 from tests.live_manager import Folder, RawClient, worker
 from tests.support import ENVIRONMENT, poll
@@ -293,6 +295,10 @@ def test_one_that_failed_counts_and_the_search_goes_on(folder: Folder) -> None:
                 one.fail(task)
             else:
                 one.finish(task, {"loss": "none"} if number % 4 == 2 else None)
+        told = [
+            line for line in folder.log() if line.startswith("The search learns nothing from task p_2_42")
+        ]
+        assert told == ["The search learns nothing from task p_2_42: its row holds no number `loss`"]
         counts = manager.queue.counts()
         assert (counts[State.FAILED], counts[State.COMPLETE]) == (4, 10)
 
@@ -336,3 +342,112 @@ def test_a_waiting_worker_is_served_when_a_suggestion_comes(folder: Folder) -> N
             tasks = list(pool.map(Runner.take, runners))
         assert len({task["key"] for task in tasks}) == 4
         poll(lambda: len(manager.queue.entries()) == 5, "one suggestion ahead")
+
+
+def config_of(task: Reply) -> tuple[int, int]:
+    return task["config"]["a"], task["config"]["b"]
+
+
+FOUR = DISCRETE.replace("[10]", "[2]")  # of configurations
+
+
+@pytest.mark.parametrize("is_scanned", [True, False])
+@pytest.mark.parametrize("place", ["results_exp1", "results_other", "."])
+@pytest.mark.parametrize("header", ["a,b,loss", "phase,a,b,seed,stopped_at,loss"])
+def test_rows_that_another_program_writes_meanwhile_join_the_history(
+    folder: Folder, place: str, header: str, *, is_scanned: bool
+) -> None:
+    text = FOUR.replace("p:\n", "early_terminate: {{type: asha}}\np:\n")
+    folder.configure(samples(4), text)
+    with folder.serving() as manager, runner(manager) as one:
+        first = one.take()
+        poll(lambda: len(manager.queue.entries()) == 2, "one suggestion ahead")
+        ahead = manager.queue.entries()[1].task.config
+        left = [each for each in itertools.product(range(2), range(2)) if each != config_of(first)]
+        a, b = next(each for each in left if each != (ahead["a"], ahead["b"]))
+        row = f"p,{a},{b},42,1.0,7" if "phase" in header else f"{a},{b},7"
+        folder.add_rows("p,9,9,42,,1" if "phase" in header else "9,9,1", row, header=header, place=place)
+        if is_scanned:
+            manager.rescan()
+        elif place != "results_exp1":
+            manager.store.scan_all()
+        one.finish(first)
+        taken = [first]
+        while (task := one.take())["type"] == "task":
+            taken.append(task)
+            one.finish(task)
+        assert len({config_of(task) for task in taken}) == len(taken) == 3
+        assert (a, b) not in {config_of(task) for task in taken}
+        assert taken[1]["task_id"] == "p_1_42"
+        counts = manager.queue.counts()
+        assert (counts[State.COMPLETE], counts[State.PRUNED]) == ((3, 1) if "phase" in header else (4, 0))
+    rows = folder.rows("results_exp1") + (folder.rows(place) if place != "results_exp1" else [])
+    assert len(rows) == 5
+    assert "Phase p takes up 1 configuration that another program has run" in folder.log()
+    with folder.serving() as manager:
+        assert manager.queue.is_over()
+
+
+def test_a_row_of_one_seed_brings_the_others_as_tasks(folder: Folder) -> None:
+    folder.configure(samples(1), FOUR.replace("metric:", "seeds: [1, 2, 3]\nmetric:"))
+    with folder.serving() as manager, runner(manager) as one:
+        for _ in range(3):
+            one.finish(one.take())
+        assert one.take()["reason"] == "done"
+        (done,) = {(row["a"], row["b"]) for row in folder.rows()}
+        a, b = next(each for each in (("0", "0"), ("0", "1")) if each != done)
+        folder.add_rows(f"{a},{b},2,5", header="a,b,seed,loss", place="results_other")
+        manager.rescan()
+        for seed in (1, 3):
+            task = one.take()
+            assert (*config_of(task), task["seed"]) == (int(a), int(b), seed)
+            one.finish(task)
+        assert one.take()["reason"] == "done"
+
+
+def test_rows_outside_the_space_change_nothing(folder: Folder) -> None:
+    folder.configure(samples(4), FOUR)
+    with folder.serving() as manager, runner(manager) as one:
+        first = one.take()
+        folder.add_rows("5,1,42,7", "0,x,42,7", "0,1,7,7", header="a,b,seed,loss", place="results_other")
+        manager.rescan()
+        one.finish(first)
+        assert manager.dispatcher.status().total == 4
+        assert not [line for line in folder.log() if "takes up" in line]
+
+
+GRID = "q:\n  combinations:\n    - a: [0, 1]\n    - b: [0, 1]\n"
+SECOND = "q:\n  search: {widths}\n  combinations:\n    - a: {{range: [2]}}\n    - b: {{range: [2]}}\n"
+
+
+@pytest.mark.parametrize("text", [FOUR + GRID, FOUR.replace("p:\n", GRID + "p:\n"), FOUR + SECOND])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_work_that_another_phase_has_done_or_does_runs_once(folder: Folder, text: str, workers: int) -> None:
+    folder.configure(samples(4), text)
+    with folder.serving() as manager, ExitStack() as stack:
+        talks = [stack.enter_context(worker(manager, f"w{at}", shares=False)) for at in range(workers)]
+        done = list[tuple[int, int]]()
+        while not manager.queue.is_over():
+            tasks = [(talk, talk.say("request_task")) for talk in talks]
+            for talk, task in tasks:
+                if task["type"] == "task":
+                    done.append(config_of(task))
+                    Runner(talk).finish(task)
+            manager.rescan()
+        assert sorted(done) == sorted(itertools.product(range(2), range(2)))
+    assert len(folder.rows()) == 8
+
+
+def test_choices_of_phases_that_are_gone_do_not_pile_up(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.configure(samples(4), FOUR)
+    work(folder, stop_after=3)
+    folder.configure(samples(4), FOUR.replace("p:\n", "r:\n"))
+    for most, left in ((4, 4), (3, 0)):
+        monkeypatch.setattr("distexp.manager.searches.MAX_GONE", most)
+        with folder.serving() as manager:
+            pass
+        with closing(Journal(manager.workdir.journal)) as journal:
+            known = journal.load_suggestions()
+        assert sum(each.phase == "p" for each in known) == left

@@ -1,5 +1,6 @@
 """What the journal promises: acknowledged is durable, one process at a time, nothing lost on a full disk."""
 
+import logging
 import os
 import sqlite3
 import subprocess
@@ -135,6 +136,7 @@ def full_disk(path: Path) -> None:
     import signal
 
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="log: %(message)s")
     journal = Journal(path)
     journal.record(record("before"))
     journal.flush()
@@ -148,8 +150,9 @@ def full_disk(path: Path) -> None:
         except JournalUnwritable as error:
             print(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    journal.flush()
-    print(len(journal.load()))
+    for _ in range(2):
+        journal.flush()
+    print(len(journal.load()), flush=True)
     os._exit(0)  # as in a crash
 
 
@@ -163,10 +166,12 @@ def test_a_full_disk_acknowledges_nothing_and_the_next_flush_writes_it_all(tmp_p
         [*RUN, program, str(path)], capture_output=True, text=True, check=False, env=ENVIRONMENT
     )
     assert child.returncode == 0, child.stderr
-    first, second, count = child.stdout.splitlines()
+    said, first, second, said_again, count = child.stdout.splitlines()
     assert first == second
     assert first.startswith(f"{path}: ")
     assert first.endswith("; the records are kept and tried again")
+    assert said == f"log: {first}; no task is assigned until they are written"
+    assert said_again == f"log: {path}: can be written again"
     assert count == "51"
     assert len(reloaded(path)) == 51
 

@@ -90,6 +90,19 @@ def test_a_task_whose_worker_was_lost_comes_first_for_one_that_follows_under_its
     assert sample.assign().task.key == sample.key
 
 
+@pytest.mark.parametrize(("is_alone", "first"), [(False, 1), (True, 0)])
+def test_a_task_whose_worker_was_lost_twice_goes_to_another_if_there_is_one(
+    first: int, *, is_alone: bool
+) -> None:
+    sample = SampleQueue(3)
+    for _ in range(2):
+        lease = sample.assign()
+        assert lease.task == sample.tasks[0]
+        sample.queue.lose(lease.lease_id, sample.key)
+    assert sample.assign(replace(CPU0, is_alone=is_alone)).task == sample.tasks[first]
+    assert sample.assign(CPU1).task == sample.tasks[0 if first else 1]
+
+
 @pytest.mark.parametrize("ending", ["release", "fail", "cancel"])
 def test_a_late_heartbeat_does_not_take_up_what_was_given_back(ending: str) -> None:
     sample = SampleQueue()

@@ -56,6 +56,18 @@ def test_the_column_comes_with_the_first_task_that_was_stopped(path: Path, point
     assert (scan.complete, scan.pruned) == ({points[0].key}, {points[1].key})
 
 
+@pytest.mark.parametrize(
+    ("cell", "is_pruned"),
+    [("1", True), ("1.0", True), (" 3", True), ("", False), ("nan", False), ("NA", False)],
+)
+def test_a_cell_that_another_program_wrote_tells_of_a_stop_unless_it_means_none(
+    path: Path, points: list[GridPoint], cell: str, *, is_pruned: bool
+) -> None:
+    path.write_text(f"phase,width,stopped_at,acc\np,1,{cell},0.5\n", encoding="utf-8")
+    scan = file_of(path, points).scan()
+    assert (scan.pruned, scan.complete)[not is_pruned] == {points[0].key}
+
+
 def test_a_task_that_was_stopped_gets_one_row_until_it_runs_again(
     path: Path, points: list[GridPoint]
 ) -> None:
