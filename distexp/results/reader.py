@@ -151,7 +151,7 @@ class Reader:
         self.bookmark = Bookmark(offset=offset, header=self.header.digest)
         self._before = (self._before + text)[-BEFORE_BYTES:]
         self._identity = now
-        self.seen |= found.keys()
+        self.seen.update(found)  # not `|=`, which with keys copies all that was seen
         self.pruned |= pruned
         for row in rows:
             self.note_code(row, match.one(row))

@@ -8,6 +8,7 @@ Order of locks: a file's lock, then whatever `on_scan` takes (the queue's); neve
 
 import glob
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -33,10 +34,20 @@ PREFIX = "results_"  # of the folders whose results are read, whether or not a t
 
 
 def folders_with_results(root: Path) -> list[str]:
-    """Return `.` and every `results_*` folder that holds a results file, as `output_dir` calls them."""
+    """Return `.` and every `results_*` folder that holds a results file, as `output_dir` calls them.
+
+    One that is closed to this user is among them: who reads it says so.
+    """
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(PREFIX)]
-    return [name for name in (".", *sorted(names)) if (root / name / RESULTS_FILE).is_file()]
+    return [name for name in (".", *sorted(names)) if _may_hold_rows(root / name / RESULTS_FILE)]
+
+
+def _may_hold_rows(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        return isinstance(error, PermissionError)
 
 
 def bytes_in(root: Path, folders: Iterable[str]) -> int:
@@ -77,6 +88,7 @@ def folders_of(root: Path, phase: Phase) -> list[str]:
 class _OpenFile:
     """One results file.  `file` is used under `lock` alone."""
 
+    folder: str
     file: ResultsFile
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_named: bool = False  # as one that completes tasks, though none writes there
@@ -96,6 +108,7 @@ class ResultsStore:
         self._lock = threading.Lock()
         self._index = TaskIndex()
         self._files: dict[str, _OpenFile] = {}  # by folder
+        self._in_trouble: dict[str, _OpenFile] = {}  # those of them that may not be read or written
 
     def sync(self, tasks: Sequence[Planned]) -> None:
         """Make `tasks` those whose rows are looked for; where some are new, all files are read again."""
@@ -169,17 +182,21 @@ class ResultsStore:
         opened = self._file(rows[0][0].output_dir)
         with opened.lock:
             if opened.problem and not opened.file.is_writable():
+                self._in_trouble[opened.folder] = opened
                 raise ResultsUnwritable(opened.problem)  # at once: each worker waits for its reply
             try:
                 scan = opened.file.append(rows).scan
             except ResultsUnwritable as error:
                 opened.problem = str(error)
+                self._in_trouble[opened.folder] = opened
                 raise
             opened.problem = ""
             self._tell(opened, scan)
 
     def _tell(self, opened: _OpenFile, scan: Scan) -> None:
         """Hand on what a look found; a row is gone only if no other file holds one of its task."""
+        if opened.file.unusable:
+            self._in_trouble[opened.folder] = opened
         if scan.vanished:
             others = [each.file for each in self._files.values() if each is not opened]
             gone = [key for key in scan.vanished if not any(file.has_row(key) for file in others)]
@@ -215,16 +232,17 @@ class ResultsStore:
 
     def problems(self) -> dict[str, str]:
         """Return, by folder that tasks write to, why nothing can be written to its file now."""
-        with self._lock:
-            files = list(self._files.items())
-        for _, opened in files:
+        found = {}
+        for folder, opened in sorted(self._in_trouble.items()):
             if opened.problem and opened.file.is_writable():
                 opened.problem = ""
-        return {
-            folder: f"{opened.file.path} {opened.file.unusable}" if opened.file.unusable else opened.problem
-            for folder, opened in files
-            if (opened.file.unusable and self._index.writers(folder)) or opened.problem
-        }
+            if opened.file.unusable and self._index.writers(folder):
+                found[folder] = f"{opened.file.path} {opened.file.unusable}"
+            elif opened.problem:
+                found[folder] = opened.problem
+            elif not opened.file.unusable:
+                self._in_trouble.pop(folder, None)
+        return found
 
     def is_unusable(self, folder: str) -> bool:
         """Return whether the folder's file is no CSV that can be read, as scans have said."""
@@ -250,7 +268,7 @@ class ResultsStore:
         for file in others:
             if held := {key for key in wanted if file.has_row(key)}:
                 found |= file.find(held)
-                wanted -= found.keys()
+                wanted.difference_update(found)
         return found
 
     def without_row(self, tasks: Iterable[Planned]) -> list[str]:
@@ -323,5 +341,5 @@ class ResultsStore:
                 file = ResultsFile(
                     *(self.root, folder, self._index), lock_timeout_s=LOCK_TIMEOUT_S, on_read=self._on_read
                 )
-                self._files[folder] = _OpenFile(file)
+                self._files[folder] = _OpenFile(folder, file)
             return self._files[folder]

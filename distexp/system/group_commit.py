@@ -5,10 +5,14 @@ go together into the next one.
 """
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from distexp.errors import DistexpError, JournalUnwritable
+
+FEW = 4  # items of a commit that waits for company: of more, enough come together by themselves
+MAX_VAIN = 6  # waits in vain; after the n-th in a row, the next 2^n commits do not wait
 
 Item = TypeVar("Item")
 
@@ -18,27 +22,41 @@ class Batch(Generic[Item]):
 
     def __init__(self) -> None:
         self.items: list[Item] = []
-        self.is_over = False
-        self.error: DistexpError | None = None
+        self.error: DistexpError | None = JournalUnwritable(
+            "the commit was broken off; nothing is acknowledged"  # by a bug
+        )
+        self.is_led = False  # somebody commits it, or is about to
+        self.is_full = threading.Event()  # it need not wait for company
+        self.is_over = threading.Event()
 
 
 class GroupCommit(Generic[Item]):
     """Commit items in the order in which they were added.  Safe from any thread."""
 
-    def __init__(self, commit: Callable[[list[Item]], None]) -> None:
-        """Call `commit(items)` from one thread at a time; a DistexpError it raises reaches all who wait.
+    def __init__(self, commit: Callable[[list[Item]], None], *, company_s: float = 0.0) -> None:
+        """Commit nothing yet.
 
-        It is also called for a wait with nothing new (no items), to finish what an earlier call left.
+        Args:
+            commit: Called from one thread at a time; a DistexpError it raises reaches all who wait. It is
+                also called for a wait with nothing new (no items), to finish what an earlier call left.
+            company_s: How long a commit waits for those whose items were in the one before, since they may
+                be back at once: two who take turns would else have a commit each, for ever.
         """
-        self._commit = commit
+        self._commit, self._company_s = commit, company_s
         self._lock = threading.Lock()
         self._committing = threading.Lock()
         self._open: Batch[Item] = Batch()
+        self._expected = 0  # items in the open batch, once those of the commit before are back
+        self._waits_until_s = 0.0  # for them
+        self._vain = 0  # waits for company, in a row
+        self._alone = 0  # commits that will not wait
 
     def add(self, item: Item) -> Batch[Item]:
         """Queue `item` without waiting and return the batch that it will be committed with."""
         with self._lock:
             self._open.items.append(item)
+            if len(self._open.items) >= self._expected:
+                self._open.is_full.set()
             return self._open
 
     def wait(self, batch: Batch[Item] | None = None) -> None:
@@ -49,20 +67,51 @@ class GroupCommit(Generic[Item]):
         """
         with self._lock:
             batch = batch or self._open
-        with self._committing:
-            if not batch.is_over:
-                with self._lock:
-                    self._open = Batch()  # `batch` was the open one: an older one is over by now
-                self._run(batch)
+        if self._company_s and not batch.is_full.is_set():
+            batch.is_over.wait(self._left_s())  # whoever comes last commits: it is awake
+        with self._lock:
+            leads, batch.is_led = not batch.is_led, True
+        if leads:
+            self._lead(batch)
+        batch.is_over.wait()
         if batch.error is not None:
             raise batch.error
 
+    def _left_s(self) -> float:
+        return max(0.0, self._waits_until_s - time.monotonic())
+
+    def _lead(self, batch: Batch[Item]) -> None:
+        try:
+            with self._committing:
+                if self._company_s:
+                    self._await_company(batch)
+                with self._lock:
+                    self._open = Batch()  # `batch` was the open one: an older one is over by now
+                self._run(batch)
+                self._expect(len(batch.items))
+        finally:
+            batch.is_over.set()
+
+    def _await_company(self, batch: Batch[Item]) -> None:
+        if not batch.is_full.wait(self._left_s()):
+            self._vain = min(self._vain + 1, MAX_VAIN)
+            self._alone = 2**self._vain
+        elif self._expected > 1:
+            self._vain = 0
+
     def _run(self, batch: Batch[Item]) -> None:
-        batch.error = JournalUnwritable("the commit was broken off; nothing is acknowledged")  # by a bug
         try:
             self._commit(batch.items)
             batch.error = None
         except DistexpError as error:
             batch.error = error
-        finally:
-            batch.is_over = True
+
+    def _expect(self, returning: int) -> None:
+        """Let the next commit wait for as many items as this one had, beside those that are there."""
+        with self._lock:
+            there = len(self._open.items)
+            self._expected = there + returning if not self._alone and there + returning <= FEW else 0
+            self._alone = max(0, self._alone - 1)
+            self._waits_until_s = time.monotonic() + self._company_s
+            if there < self._expected:
+                self._open.is_full.clear()

@@ -2,6 +2,7 @@ import io
 import json
 import os
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -67,6 +68,19 @@ def test_a_new_file_holds_header_and_rows_as_pandas_reads_them(tmp_path: Path) -
     assert pd.isna(row["loss"])
     assert list(read(path).columns)[-1] == "duration_s"
     assert ResultsFile(path.parent, ".", TaskIndex([task])).scan().complete == keys(task)
+
+
+def test_an_append_copies_nothing_of_the_rows_that_are_there(path: Path) -> None:
+    points = points_of(5_000)
+    first, second, *others = [point.task for point in points]
+    file = ResultsFile(path.parent, ".", TaskIndex(points))
+    file.append([a_row(task) for task in others])
+    file.append([a_row(first)])  # whatever is made once
+    tracemalloc.start()
+    file.append([a_row(second)])
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 50_000, "a set of 5,000 keys takes 500,000"
 
 
 def test_a_task_gets_no_second_row(path: Path) -> None:

@@ -90,3 +90,39 @@ def test_a_wait_with_nothing_new_still_calls_the_commit() -> None:
     calls: list[list[int]] = []
     GroupCommit(calls.append).wait()
     assert calls == [[]]
+
+
+def take_turns(own: int, others: int, company_s: float) -> list[list[str]]:
+    """Return what is committed together where `b0` comes during the commit of `a0`, and each comes back."""
+    batches: list[list[str]] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def commit(items: list[str]) -> None:
+        batches.append(items)
+        begun.set()
+        assert go_on.wait(30)
+
+    commits = GroupCommit(commit, company_s=company_s)
+
+    def work(name: str, numbers: range) -> None:
+        for number in numbers:
+            commits.wait(commits.add(f"{name}{number}"))
+
+    first = threading.Thread(target=work, args=("a", range(own)))
+    first.start()
+    assert begun.wait(30)
+    ticket = commits.add("b0")
+    second = threading.Thread(target=lambda: (commits.wait(ticket), work("b", range(1, others))))
+    second.start()
+    go_on.set()
+    for thread in (first, second):
+        thread.join()
+    return [sorted(each) for each in batches]
+
+
+def test_two_who_take_turns_share_each_commit_after_the_first() -> None:
+    assert take_turns(4, 3, company_s=30) == [["a0"], ["a1", "b0"], ["a2", "b1"], ["a3", "b2"]]
+
+
+def test_who_does_not_come_back_holds_up_nobody() -> None:
+    assert take_turns(1, 3, company_s=0.001) == [["a0"], ["b0"], ["b1"], ["b2"]]
