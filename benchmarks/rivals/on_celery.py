@@ -1,6 +1,9 @@
-"""`on_celery.py TASKS`: no-op tasks per second of two workers of Celery; Redis fsyncs each command.
+"""`on_celery.py TASKS [socket]`: no-op tasks per second of two workers of Celery; Redis fsyncs each command.
 
-A result is stored in Redis, and a task acknowledged after it: what a kill of either side leaves is not lost.
+Set to lose as little as it can: a task is acknowledged once its result is stored in Redis (`task_acks_late`),
+each worker takes one at a time, and a worker's death gives its task back. Two gaps are left that no setting
+closes: a worker that is killed between taking a message and noting that it has it loses the task, and another
+one gets that of a dead worker after an hour. How they reach Redis: see `on_rq.py`.
 """
 
 import contextlib
@@ -9,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from celery import Celery
@@ -16,10 +20,26 @@ from on_rq import await_true, start, start_redis  # beside this file
 
 WORKERS = 2
 SKIPPED = 10  # while the second worker starts
-SOCKET = os.environ.get("CELERY_SOCKET", "")
+VARIABLE = "CELERY_REDIS"
 
-app = Celery("on_celery", broker=f"redis+socket://{SOCKET}", backend=f"redis+socket://{SOCKET}")
-app.conf.update(task_acks_late=True, worker_prefetch_multiplier=1, broker_connection_retry_on_startup=True)
+app = Celery("on_celery")
+app.conf.update(
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    broker_connection_retry_on_startup=True,
+)
+
+
+def connect(url: str) -> None:
+    """Let broker and results be in that Redis."""
+    address, _, options = url.partition("?")
+    tls = dict(each.split("=") for each in options.split("&")) if options else None
+    place = address.replace("unix://", "redis+socket://")
+    app.conf.update(broker_url=place, result_backend=place, broker_use_ssl=tls, redis_backend_use_ssl=tls)
+
+
+connect(os.environ.get(VARIABLE, "redis://"))
 
 
 def nothing() -> int:
@@ -30,25 +50,17 @@ def nothing() -> int:
 task = app.task(nothing)
 
 
-def main(tasks: int) -> float:
+def main(tasks: int, words: Sequence[str] = ()) -> float:
     """Queue all, then let two workers take them, each a process that runs its tasks itself."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
-        path = start_redis(opened, folder)
-        os.environ.update(CELERY_SOCKET=str(path), PYTHONPATH=str(Path(__file__).parent))
-        app.conf.update(broker_url=f"redis+socket://{path}", result_backend=f"redis+socket://{path}")
+        url = start_redis(opened, folder, "socket" in words)
+        os.environ.update({VARIABLE: url, "PYTHONPATH": str(Path(__file__).parent)})
+        connect(url)
         results = [task.delay() for _ in range(tasks)]
         for number in range(WORKERS):
             celery = str(Path(sys.executable).with_name("celery"))
-            words = (
-                "--app",
-                "on_celery",
-                "worker",
-                "--pool",
-                "solo",
-                "--loglevel",
-                "ERROR",
-            )
-            start(opened, folder, celery, *words, "--hostname", f"w{number}@local")
+            options = ("--pool", "solo", "--loglevel", "ERROR", "--hostname", f"w{number}@local")
+            start(opened, folder, celery, "--app", "on_celery", "worker", *options)
         await_true(lambda: results[-1].ready() and all(each.ready() for each in results))
         began_ns: list[int] = sorted(each.get() for each in results)
     return 1e9 * (tasks - 1 - SKIPPED) / (began_ns[-1] - began_ns[SKIPPED])
@@ -57,4 +69,4 @@ def main(tasks: int) -> float:
 if __name__ == "__main__":
     from on_celery import main as named  # its tasks bear the module's name
 
-    print(json.dumps({"value": named(int(sys.argv[1]))}))
+    print(json.dumps({"value": named(int(sys.argv[1]), sys.argv[2:])}))
