@@ -89,7 +89,7 @@ class RunFolder:
     def of(cls, path: Path, task: Task) -> "RunFolder":
         """Return the folder of a task that is about to run."""
         runs = path.parent
-        beside = runs if runs.is_dir() else runs.parent  # on its disk, though `runs` may be a link to another
+        beside = runs if os.path.isdir(runs) else runs.parent  # on its disk, also of a link to another
         return cls(path, task, beside / f".{task.key}.log")
 
     @property
@@ -104,11 +104,11 @@ class RunFolder:
             OSError: It cannot be made.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if (self.path / PARAMETERS_FILE).exists():
+        if os.path.exists(self.path / PARAMETERS_FILE):
             (self.path / HALF_PARAMETERS_FILE).unlink(missing_ok=True)  # of an attempt that was killed
         else:
             write_parameters(self.path, joined(self.task.config), self.task.seed)
-        if not self.log.exists():
+        if not os.path.exists(self.log):
             with suppress(FileNotFoundError):  # another thread, or the worker, was first
                 os.rename(self.waiting_log, self.log)
 
@@ -122,7 +122,7 @@ class RunFolder:
             OSError: It cannot be written.
         """
         log = self.waiting_log
-        if self.task.command or self.path.is_dir() or log.exists() or not MOVES_OPEN_FILES:
+        if self.task.command or os.path.isdir(self.path) or os.path.exists(log) or not MOVES_OPEN_FILES:
             self.open()
             log = self.log
         try:
@@ -153,11 +153,11 @@ class RunFolder:
         if log == self.log:
             if not MOVES_OPEN_FILES and not keeps:
                 self._remove_if_bare(start)
-        elif keeps or (log.exists() and log.stat().st_size > start):
+        elif keeps or (os.path.exists(log) and log.stat().st_size > start):
             self.open()
         else:
             log.unlink(missing_ok=True)
-        return self.path.is_dir()
+        return os.path.isdir(self.path)
 
     def _remove_if_bare(self, start: int) -> None:
         """Remove a folder that holds no more than how its only attempt began."""

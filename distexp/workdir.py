@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any
 from distexp.errors import AlreadyRunning, UserError
 from distexp.run_folder import run_folder
 from distexp.system import locks
-from distexp.system.files import make_ignored, read_bytes, regular, replace_durably
+from distexp.system.files import SMALL_BYTES, make_ignored, read_bytes, regular, replace_durably
 from distexp.system.process import ProcessMark, host_name
 
 LOG_FILE = "experiment_manager.log"
 OLD_TOKEN = ".experiment_token"  # of earlier versions, and where a copy may lie
+NONCE_CHARS = 100  # at most: 32 are written
 EVERYWHERE = ("", "0.0.0.0", "::")  # addresses to bind, not to connect to
 
 
@@ -105,7 +105,7 @@ class Workdir:
     def token(self) -> Path:
         """What a worker has to know: see `trust`."""
         old = self.root / OLD_TOKEN
-        return old if old.exists() else self.state / "token"
+        return old if os.path.exists(old) else self.state / "token"
 
     @property
     def log(self) -> Path:
@@ -128,10 +128,10 @@ class Workdir:
         try:
             with open(self.nonce, encoding="ascii", opener=regular) as file:
                 place = os.fstat(file.fileno())
-                text = file.read().strip()
+                text = file.read(NONCE_CHARS).strip()
         except (OSError, UnicodeDecodeError):
             return ""
-        return f"{text}:{place.st_dev:x}:{place.st_ino:x}" if text else ""
+        return f"{text}:{place.st_dev:x}:{place.st_ino:x}" if text.isalnum() else ""
 
     def read_info(self) -> Mapping[str, Any]:
         """Return what the last manager of this folder wrote about itself; empty when unknown."""
@@ -186,7 +186,7 @@ class Workdir:
 
     def _ignore_old_token(self) -> None:
         exclude = self.root / ".git" / "info" / "exclude"  # no file of the user's
-        if not (self.root / OLD_TOKEN).exists() or not exclude.exists():
+        if not os.path.exists(self.root / OLD_TOKEN) or not os.path.exists(exclude):
             return
         if OLD_TOKEN not in exclude.read_text(encoding="utf-8", errors="replace").splitlines():
             with exclude.open("a", encoding="utf-8") as file:
@@ -211,13 +211,13 @@ class Workdir:
         write_private(self.info, json.dumps(told))
 
     def announce_end(self) -> None:
-        """Write down when this manager ends since nothing is left to do. Caller holds the folder."""
-        write_private(self.info, json.dumps({**self.read_info(), "ended_s": time.time()}))
+        """Write down that this manager ends since nothing is left to do. Caller holds the folder."""
+        write_private(self.info, json.dumps({**self.read_info(), "ended": secrets.token_hex(8)}))
 
 
 def _read(path: Path) -> str:
     try:
-        return read_bytes(path).decode()
+        return read_bytes(path, SMALL_BYTES).decode()
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -230,6 +230,20 @@ def test_only_experiments_load_what_torch_has_saved_and_never_as_pickles() -> No
                 assert "weights_only=True" in ast.unparse(node)
 
 
+def test_no_look_at_a_path_fails_where_a_folder_is_closed_to_this_user() -> None:
+    """`exists`, `is_file` and `is_dir` of a Path raise PermissionError there, those of `os.path` do not."""
+    looks = {"exists", "is_file", "is_dir"}
+    found = [
+        f"{path.relative_to(PROJECT)}:{node.lineno}"
+        for path in SOURCES
+        if path.parent.name not in ("launcher", "experiments") and path.name != "lightning.py"  # own files
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr in looks and not node.args
+    ]
+    assert found == []
+
+
 def test_tests_wait_for_events_and_never_sleep() -> None:
     sleeps = []
     for path in TESTS:

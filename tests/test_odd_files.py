@@ -66,6 +66,18 @@ def test_who_must_read_it_says_what_is_wrong(
         reads(tmp_path)
 
 
+def test_a_file_of_gigabytes_in_the_place_of_a_small_one_is_not_read(tmp_path: Path) -> None:
+    workdir = Workdir(tmp_path)
+    workdir.state.mkdir()
+    for path in (workdir.token, workdir.info, workdir.nonce):
+        with path.open("wb") as sparse:
+            sparse.truncate(1 << 40)
+    with pytest.raises(UserError, match="it has more than 1048576 bytes; move it away"):
+        read_token(workdir)
+    assert workdir.read_info() == {}
+    assert workdir.read_nonce() == ""
+
+
 def test_who_can_do_without_it_goes_on(tmp_path: Path) -> None:
     workdir = Workdir(tmp_path)
     for path in (workdir.info, workdir.nonce, tmp_path / "rungs.csv", tmp_path / "log.txt"):

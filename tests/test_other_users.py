@@ -1,6 +1,7 @@
 """What another user of the host can read, hold up or harm: shown with two real user ids."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from distexp.wire.messages import RequestTask, Status, StatusReply, TaskReply
 from distexp.wire.server import MAX_UNAUTHENTICATED
 from distexp.workdir import Workdir
 from tests.live_manager import Folder
-from tests.live_worker import gated_folder, open_gate, worker_process
+from tests.live_worker import CONFIG, gated_folder, open_gate, worker_process
 from tests.stand_in import pynvml as stand_in
-from tests.stand_in.machine import gpu, write_scenario
+from tests.stand_in.machine import environment, gpu, write_scenario
+from tests.support import ENVIRONMENT
 
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or os.geteuid() != 0, reason="only root can become another user"
@@ -133,18 +135,88 @@ def test_what_another_user_puts_into_the_claims_folder_is_not_waited_for_followe
 
 CONNECTS = """
 held = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
+for each in held: each.sendall(bytes.fromhex(sys.argv[3]))
 print(len(held), flush=True)
 """
 
 
-def test_idle_connections_of_another_user_keep_nobody_out_who_has_the_secret(folder: Folder) -> None:
+@pytest.mark.parametrize("begun", ["", "160301", "7b22"], ids=["silent", "in a handshake", "in a message"])
+def test_idle_connections_of_another_user_keep_nobody_out_who_has_the_secret(
+    folder: Folder, begun: str
+) -> None:
     limit = f"resource.setrlimit(resource.RLIMIT_NOFILE, ({MAX_UNAUTHENTICATED + 200},) * 2)\n"
     with (
         folder.serving() as manager,
-        stranger(limit + CONNECTS, manager.port, MAX_UNAUTHENTICATED + 100) as held,
+        stranger(limit + CONNECTS, manager.port, MAX_UNAUTHENTICATED + 100, begun) as held,
     ):
         assert int(held) == MAX_UNAUTHENTICATED + 100
         for name in ("first", "second"):
             with Client(Workdir(folder.root)) as client:
                 assert client.call(RequestTask(worker_id=name), TaskReply)
                 assert client.call(Status(), StatusReply).status.total == 3
+
+
+# of a process that may not pass over the modes of files, as root does
+AS_ANYBODY = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+only_where_root_can_be_anybody = pytest.mark.skipif(not shutil.which("setpriv"), reason="a program of Linux")
+
+
+def closed(path: Path) -> Path:
+    """Give a file or folder to another user, who lets nobody look into it."""
+    os.chown(path, 65534, 65534)
+    path.chmod(0o700 if path.is_dir() else 0o600)
+    return path
+
+
+@only_where_root_can_be_anybody
+def test_what_another_user_has_closed_in_a_shared_folder_is_named_and_stops_nobody(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.configure("[1, 2]", CONFIG)
+    (tmp_path / "experiment.py").write_text("def run(params, context):\n    return {'score': 1}\n")
+    for name in ("results_closed", "results_theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "final_results.csv").write_text("width,score\n1,1\n")
+    closed(tmp_path / "results_theirs" / "final_results.csv")
+    closed(tmp_path / "results_closed")
+    (tmp_path / "data").symlink_to(tmp_path / "results_closed" / "data")
+    run = [sys.executable, "-m", "distexp", "run", "--plain", "--port", "0", "--workers", "1"]
+    done = subprocess.run(
+        [*AS_ANYBODY, *run], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(folder.rows()) == 2
+    for name in ("results_closed", "results_theirs"):
+        path = tmp_path / name / "final_results.csv"
+        assert f"{path}: cannot be read now (Permission denied)" in done.stdout
+    for words in (["status"], ["plan"], ["tasks"], ["show", "exp1_vary_width_0_42"], ["report"]):
+        look = [*AS_ANYBODY, sys.executable, "-m", "distexp", *words]
+        done = subprocess.run(
+            look, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+CLAIMS = """
+import sys
+from pathlib import Path
+from distexp.errors import NoGpuError
+from distexp.gpu.claim import Place, claim_gpu, claim_gpus
+at = Path(sys.argv[1])
+for claim in (lambda: claim_gpu(lock_folder=at), lambda: claim_gpus(2, place=Place(at), lock_folder=at)):
+    try: claim()
+    except NoGpuError as error: print(*str(error).split())
+"""
+
+
+@only_where_root_can_be_anybody
+def test_a_claims_folder_that_another_user_has_closed_is_named(tmp_path: Path) -> None:
+    scenario, claims = tmp_path / "machine.json", tmp_path / "claims"
+    write_scenario(scenario, gpu(0), gpu(1), gpu(2, free_mib=100))
+    claims.mkdir()
+    command = [*AS_ANYBODY, sys.executable, "-c", CLAIMS, str(closed(claims))]
+    done = subprocess.run(
+        command, env=environment(scenario, claims), capture_output=True, text=True, check=False
+    )
+    told = done.stdout.splitlines()
+    assert len(told) == 2, done.stderr
+    assert all("cannot be claimed: [Errno 13] Permission denied" in line for line in told)

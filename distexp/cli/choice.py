@@ -1,5 +1,6 @@
 """Which task a word names: an id, a key, a run folder, a line of a results file, a row's number."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,7 +95,7 @@ class Chooser:
         return Choice(point.task, row, path.relative_to(self._root).as_posix() if row and path else "")
 
     def _row_at(self, file: str, line: int) -> FileRow:
-        path = Path(file) if Path(file).is_file() else self._root / file
+        path = Path(file) if os.path.isfile(file) else self._root / file
         for row in rows_with(self._root, "", self._folders):
             if row.line == line and (self._root / row.file).resolve() == path.resolve():
                 return row
@@ -141,7 +142,9 @@ class Chooser:
 
     def _experiment_in_log(self, trace: Trace) -> str:
         log = self._root / trace.run_dir / LOG_FILE
-        text = log.read_text(encoding="utf-8", errors="replace") if trace.run_dir and log.is_file() else ""
+        text = (
+            log.read_text(encoding="utf-8", errors="replace") if trace.run_dir and os.path.isfile(log) else ""
+        )
         found = _RUNS.findall(text)
         if found and re.fullmatch(r"[\w.]+:\w+", found[-1]):
             return str(found[-1])

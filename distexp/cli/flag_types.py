@@ -1,5 +1,6 @@
 """What flags take: a folder that is there, one of some words, some of the GPUs."""
 
+import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +19,7 @@ class Folder(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Return its path."""
-        if not Path(value).is_dir():
+        if not os.path.isdir(value):
             raise UserError(f"--workdir {value}: no such folder; name that of your configs and results")
         return Path(value)
 

@@ -1,6 +1,7 @@
 """`init`: a first sweep that runs at once, to be edited; or one for a script that is there."""
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def main(workdir: Path, command: str | None, axes: tuple[str, ...]) -> int:
             click.get_current_context(),
         )
     files = FILES if command is None else {CONFIG_FILE: config_of(command, axes)}
-    there = [str(workdir / name) for name in files if (workdir / name).exists()]
+    there = [str(workdir / name) for name in files if os.path.exists(workdir / name)]
     if there:
         is_there = "is there already" if len(there) == 1 else "are there already"
         raise UserError(f"{' and '.join(there)} {is_there}; choose another folder with --workdir")

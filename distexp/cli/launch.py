@@ -1,5 +1,6 @@
 """The verbs that start and stop processes: `run`, `workers`, `slurm`, `stop`, `test`."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -143,7 +144,7 @@ def stop(workdir: Path) -> int:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[WORDS FOR pytest]")
 def test(words: tuple[str, ...]) -> int:
     """Check this project, in a clone of it: format, lint, types, shell, tests."""
-    if not (launcher.PROJECT / "pyproject.toml").exists():
+    if not os.path.exists(launcher.PROJECT / "pyproject.toml"):
         raise UserError("test: checks a clone of this project, and this is an installed copy")
     return launcher.run_checks(launcher.PROJECT, words)
 

@@ -1,5 +1,6 @@
 """Ask the manager of a folder, or without one its files: configs, rows, journal and run folders."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -87,7 +88,7 @@ class Looker:
                     try:
                         self._files = FolderFiles.of(self._workdir, error, self._work)
                     except (ManagerUnreachable, ProtocolError):
-                        if time.monotonic() > until_s or not self._workdir.state.is_dir():
+                        if time.monotonic() > until_s or not os.path.isdir(self._workdir.state):
                             raise
                     else:
                         print(NO_MANAGER, file=sys.stderr)
@@ -126,7 +127,7 @@ def name_of(root: Path, word: str) -> str:
     path = Path(word)
     for each in (path, root / path):
         for folder in (each, each.parent):
-            if folder.is_dir() and folder.parent.name == RUNS_FOLDER:
+            if os.path.isdir(folder) and folder.parent.name == RUNS_FOLDER:
                 return key_in(folder)
     return word
 
@@ -157,7 +158,7 @@ class FolderFiles:
         try:
             tasks = tasks_in(workdir, load_configs([Path(workdir.configs)], workdir.root))
         except ConfigError as error:
-            if not workdir.state.is_dir():
+            if not os.path.isdir(workdir.state):
                 raise unreachable from None
             found = cls(None, records, error)
         else:

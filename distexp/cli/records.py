@@ -1,5 +1,6 @@
 """What the manager knows of tasks that failed: from its journal, or asked while it runs."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -57,7 +58,7 @@ def journal_of(workdir: Workdir) -> list[TaskRecord]:
 
 
 def _read(workdir: Workdir, load: Callable[[Journal], list[Record]]) -> list[Record]:
-    if not workdir.journal.exists():
+    if not os.path.exists(workdir.journal):
         return []
     lock = workdir.hold()
     try:

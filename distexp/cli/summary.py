@@ -1,5 +1,6 @@
 """What `run` ends with: where the rows are, what failed and why, and what to type next."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
@@ -104,7 +105,11 @@ def rows_told(
 
 
 def _has_result_file(workdir: Workdir, row: Row, at: int | None) -> bool:
-    return at is not None and row.fields[at] != "" and (workdir.root / row.fields[at] / RESULT_FILE).is_file()
+    return (
+        at is not None
+        and row.fields[at] != ""
+        and os.path.isfile(workdir.root / row.fields[at] / RESULT_FILE)
+    )
 
 
 def _why_bare(workdir: Workdir, task: GridPoint) -> str:
@@ -119,6 +124,6 @@ def log_of(workdir: Workdir, task: GridPoint) -> Path | None:
     """Return where the log of a task is; None where there is none, as its folder could not be made."""
     folder = workdir.run_folder(task.output_dir, task.grid.phase, task.seed, task.key)
     path = folder / LOG_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     return path.relative_to(workdir.root) if path.is_relative_to(workdir.root) else path

@@ -1,6 +1,7 @@
 """What rows and run folders say of a task that no config asks for (any more), found by its id or its key."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -57,10 +58,11 @@ def rows_with(root: Path, text: str, first: Iterable[str] = ()) -> Iterator[File
     """Yield the rows of all results files whose line holds this text, those of the folders `first` first."""
     wanted = text.encode()
     for folder in dict.fromkeys([*first, *folders_with_results(root)]):
-        path = root / folder / RESULTS_FILE
-        if not path.is_file():
-            continue
-        with open(path, "rb") as file:
+        try:
+            file = open(root / folder / RESULTS_FILE, "rb", opener=regular)  # noqa: SIM115 - closed below
+        except OSError:
+            continue  # there is none, or none that can be read
+        with file:
             header = read_header(file)
             if header is None or header.problem:
                 continue
@@ -93,7 +95,7 @@ def trace_of(root: Path, row: FileRow) -> Trace:
         seed=seed,
         config=config,
         key=key_in(Path(run_dir)) if run_dir else "",
-        run_dir=run_dir if run_dir and (root / run_dir).is_dir() else "",
+        run_dir=run_dir if run_dir and os.path.isdir(root / run_dir) else "",
         row=row,
     )
 

@@ -1,5 +1,6 @@
 """`web`: the live page of a sweep, in a browser."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,7 +96,7 @@ class _AtRest:
         root = self._folder.root
         rows = [root / folder / RESULTS_FILE for folder in folders_with_results(root)]
         files = [self._folder.info, *root.glob("configs/*.yaml"), *rows]
-        return [(path.as_posix(), path.stat().st_mtime_ns) for path in files if path.exists()]
+        return [(path.as_posix(), path.stat().st_mtime_ns) for path in files if os.path.exists(path)]
 
 
 def _report(folder: Workdir, out: Path) -> list[str]:

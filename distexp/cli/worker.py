@@ -258,7 +258,7 @@ def work(settings: Settings) -> int:
 def claim_and_work(settings: Settings) -> int:
     """Claim a device and work on it until nothing is left to do; return the exit code."""
     workdir = Workdir(settings.workdir.absolute())
-    if not workdir.root.is_dir():
+    if not os.path.isdir(workdir.root):
         raise UserError(
             f"--workdir {settings.workdir}: no such folder; name that of your configs and results"
         )
@@ -326,7 +326,7 @@ def take_turns(
 def enter(root: Path) -> None:
     """Go to the working folder: experiments and `command:` programs are found from there."""
     os.chdir(root)
-    sys.path[:0] = [str(folder) for folder in (root, root / "src") if folder.is_dir()]
+    sys.path[:0] = [str(folder) for folder in (root, root / "src") if os.path.isdir(folder)]
 
 
 def clock_of(left_s: float | None) -> Callable[[], float | None]:

@@ -24,6 +24,7 @@ from distexp.run_folder import HEADER, write_parameters
 from distexp.sweep.command_line import fill_command
 from distexp.sweep.templates import split_command
 from distexp.system.exit_codes import describe_exit, is_crash
+from distexp.system.files import read_bytes
 from distexp.system.process import ProcessMark, descendants, end_tree
 from distexp.task import Cause
 from distexp.text import one_line
@@ -233,7 +234,7 @@ class _Output(threading.Thread):
 def _result_in(path: Path) -> Any:
     """Return the result in a file; None where there is none. The training is over: no form is refused."""
     try:
-        found = path.read_bytes()
+        found = read_bytes(path)
     except OSError:
         return None
     try:

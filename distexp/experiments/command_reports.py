@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distexp.system.files import regular
+
 REPORT_FILE = "report.jsonl"
 STEP, TOTAL = "step", "total"
 _DEBUGGER_PROMPT = re.compile(r"^((\(Pdb\)|ipdb>) )+")  # before output: the user's Enter is no output
@@ -37,7 +39,7 @@ class Reports:
     def read_file(self, *, is_over: bool = False) -> None:
         """Report the whole lines that were appended to the file since the last look."""
         try:
-            with open(self._path, "rb") as file:
+            with open(self._path, "rb", opener=regular) as file:
                 file.seek(self._offset)
                 piece = file.read(MAX_PIECE_BYTES)
         except OSError:

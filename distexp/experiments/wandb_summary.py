@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from distexp.system.files import read_bytes
+
 SUMMARY = "wandb/*/files/wandb-summary.json"  # below a run folder, which is W&B's WANDB_DIR
 
 
@@ -20,7 +22,7 @@ def summary_since(run_dir: Path, since_s: float) -> dict[str, Any] | None:
     if not found:
         return None
     try:
-        summary = json.loads(max(found)[1].read_bytes())
+        summary = json.loads(read_bytes(max(found)[1]))
     except (OSError, ValueError, RecursionError):
         return None
     named = summary.items() if isinstance(summary, dict) else ()

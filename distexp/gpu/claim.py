@@ -5,6 +5,7 @@ or started, does not inherit it. Only a held lock means anything; a file, its ag
 Containers exclude each other only where they share the claim folder.
 """
 
+import glob
 import os
 import sys
 from collections import Counter
@@ -263,7 +264,7 @@ def _waits_for_several(folder: Path) -> str:
 
 def _is_held(path: Path) -> bool:
     """Return whether a worker holds this lock, not only looks at it."""
-    if not path.exists():
+    if not os.path.exists(path):
         return False
     try:
         lock = _try_lock(path, INSTANT_S)
@@ -285,7 +286,7 @@ def unclaimable(
     reasons: dict[str, str] = {}
     for gpu in gpus:
         for slot in range(slots):
-            lock = _lock_slot(gpu, slot, folder) if folder.exists() else None
+            lock = _lock_slot(gpu, slot, folder) if os.path.exists(folder) else None
             if not isinstance(lock, str):  # free
                 if lock:
                     lock.release()
@@ -363,8 +364,8 @@ def _whole_path(gpu: GpuStatus, folder: Path) -> Path:
 def _slot_paths(gpu: GpuStatus, folder: Path) -> list[Path]:
     """Return the first slot and those that workers have ever asked for."""
     prefix = _slot_path(gpu, "", folder).name.removesuffix(".lock")
-    others = (path for path in folder.iterdir() if path.name.startswith(prefix))
-    return sorted({_slot_path(gpu, 0, folder), *others})
+    others = glob.glob(f"{glob.escape(str(folder / prefix))}*")  # none in a folder that is closed to us
+    return sorted({_slot_path(gpu, 0, folder), *map(Path, others)})
 
 
 def _is_claimed(gpu: GpuStatus, folder: Path) -> bool:

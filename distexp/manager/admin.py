@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -202,7 +203,7 @@ class Admin:
             why=self._why(entry, view),
             running_s=None if since_s is None else round(self._queue.now_s() - since_s, 1),
             row=self._store.find([entry.planned]).get(entry.key) if has_row else None,
-            run_dir=folder if (self._workdir.root / folder).is_dir() else "",
+            run_dir=folder if os.path.isdir(self._workdir.root / folder) else "",
             log_path=f"{folder}/{LOG_FILE}",
             log=last_lines(self._workdir.root / folder / LOG_FILE, SHOWN_LINES),
             rungs=[

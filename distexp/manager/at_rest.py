@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from distexp.errors import ResultsUnwritable
 from distexp.manager.admin import Admin
 from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.forecast import Forecaster
@@ -103,7 +104,13 @@ class _StoreAtRest(ResultsStore):
             return True
         for folder in dict.fromkeys([task.output_dir, *folders_with_results(self.root), *self._files]):
             file = self._file(folder).file
-            if row := file.find({task.key}).get(task.key):
+            try:
+                row = file.find({task.key}).get(task.key)
+            except ResultsUnwritable:
+                if folder == task.output_dir:
+                    raise
+                continue  # another user's, say
+            if row:
                 self._found = task.key, file.path, row
                 return True
         return False

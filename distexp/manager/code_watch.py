@@ -1,5 +1,6 @@
 """Sees whether the code of a held phase was edited."""
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -30,6 +31,7 @@ def code_signature(root: Path, task: Task) -> CodeSignature:
 
 def _python_files(root: Path) -> Iterator[Path]:
     yield from sorted(root.glob("*.py"))
-    for folder in sorted(each for each in root.iterdir() if each.is_dir() and not each.name.startswith(".")):
+    shown = sorted(each for each in root.iterdir() if not each.name.startswith("."))
+    for folder in filter(os.path.isdir, shown):
         if folder.name == "src" or next(folder.glob("*.py"), None):
             yield from folder.rglob("*.py")

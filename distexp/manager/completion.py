@@ -5,6 +5,7 @@ looked for in its file before it is assigned again.
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from contextlib import suppress
@@ -211,7 +212,7 @@ class CompletionHandler:
     def _log_told(self, task: Task) -> str:
         """Return where the task's log is; there is none where its folder cannot be made."""
         path = run_folder(task.output_dir, task.phase, task.seed, task.key) / LOG_FILE
-        return f" (its log: {path.as_posix()})" if (self._store.root / path).is_file() else ""
+        return f" (its log: {path.as_posix()})" if os.path.isfile(self._store.root / path) else ""
 
     def _not_imported(self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str) -> bool:
         """Exclude the worker where others can import, else hold the phase; return if the lease was live."""

@@ -41,6 +41,8 @@ TASK_ENDS_S = 2.5  # for its watcher to end the task
 DEATH_LOOK_S = 0.01
 TOKEN_REMEDY = "put the secret of the manager's .experiment_manager/token into it"
 WAIT_MAX_S = 10.0  # ... one of a thousand after this: together they ask 100 times a second
+COMPANY_S = 0.001  # for workers of no-op tasks to come back: they get their next tasks by one commit
+LEASES_KEPT = 1000  # ended ones: of a worker that repeats its request, the last one matters
 QUIET = (
     wire.Status,
     wire.Workers,
@@ -108,6 +110,7 @@ class Dispatcher:
         self.is_stopping = self.is_ending = False
         self.assigning = threading.Lock()  # held while tasks join whose rows have not been looked for yet
         self._last_leases: dict[str, Lease] = {}  # instance of a worker -> the last lease it was given
+        self._max_leases = LEASES_KEPT  # that are remembered
         self._batches: dict[str, GroupCommit[Completion]] = {}  # by results folder
         self._waiting = WaitingWorkers(
             lambda workers: self.assign(workers, have_waited=True), lambda: bool(queue.holds.held)
@@ -264,7 +267,10 @@ class Dispatcher:
                             new.append(choice)
                             if worker.instance:
                                 self._last_leases[worker.instance] = choice
+                                self._forget_old_leases()
                             undo.callback(self._queue.unassign, choice)
+                if isinstance(choice, wire.NoTask) and choice.reason in ("done", "no_time"):
+                    self._registry.dismiss(worker)
                 choices.append(choice)
             if any(isinstance(choice, Lease) for choice in choices):
                 self._journal.flush()
@@ -286,6 +292,14 @@ class Dispatcher:
         if last is None or not self._queue.is_live(last):
             return None
         return last if self._queue.heartbeat(last.lease_id, last.task.key, worker.info) else None
+
+    def _forget_old_leases(self) -> None:
+        """Forget the last leases of processes that have left, before they are many."""
+        if len(self._last_leases) > self._max_leases:
+            for instance, lease in list(self._last_leases.items()):
+                if not self._queue.is_live(lease):
+                    self._last_leases.pop(instance, None)
+            self._max_leases = LEASES_KEPT + 2 * len(self._last_leases)
 
     def _choose(self, worker: Worker, *, has_waited: bool) -> Lease | wire.NoTask:
         """Return a lease that is not in the journal yet, of a task whose row has been looked for."""
@@ -375,7 +389,7 @@ class Dispatcher:
         completion = self.completion.validate(request, worker)
         folder = completion.task.output_dir
         batch = self._batches.get(folder) or self._batches.setdefault(
-            folder, GroupCommit(self._complete_batch)
+            folder, GroupCommit(self._complete_batch, company_s=COMPANY_S)
         )
         try:
             batch.wait(batch.add(completion))

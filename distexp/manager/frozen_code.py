@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -73,7 +74,7 @@ class FrozenCode:
         with self._lock:
             try:
                 marks = _marks(self._workdir)
-                if marks != self._marks or not (self._workdir.code_copies / self._copy).is_dir():
+                if marks != self._marks or not os.path.isdir(self._workdir.code_copies / self._copy):
                     state = self._folder.now()
                     self._copy = make_copy(self._workdir.root, self._workdir.code_copies, state)
                     self._marks = marks
@@ -88,7 +89,7 @@ class FrozenCode:
             ProtocolError: There is no such copy.
         """
         copy = self._workdir.code_copies / request.copy
-        if re.fullmatch(rf"[0-9a-f]{{{NAME_DIGITS}}}", request.copy) is None or not copy.is_dir():
+        if re.fullmatch(rf"[0-9a-f]{{{NAME_DIGITS}}}", request.copy) is None or not os.path.isdir(copy):
             raise ProtocolError(f"code: there is no copy {request.copy!r}")
         with self._lock:
             path = make_archive(copy)

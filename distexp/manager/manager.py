@@ -19,7 +19,7 @@ from distexp.manager.hooks import Commands, Hooks
 from distexp.manager.kept_rows import KeptRows
 from distexp.manager.pauses import PauseWatch
 from distexp.manager.searches import Searches
-from distexp.manager.workers import WorkerRegistry
+from distexp.manager.workers import RETURN_S, WorkerRegistry
 from distexp.queue.journal import Journal
 from distexp.queue.priorities import Priorities
 from distexp.queue.task_queue import TaskQueue
@@ -45,7 +45,6 @@ RESCAN_S = 5.0
 TURN_S = 0.25  # a worker that died is noticed within a turn
 EXIT_WAIT_S = 30.0  # how long a manager that is done waits for connected workers to hear it
 LOOK_S = 1.0  # for a verb without a manager to read the journal
-RETURN_S = 10.0  # for workers of an earlier manager to come back: they try every 5 s
 
 
 log = logging.getLogger("distexp.manager")
@@ -446,7 +445,11 @@ class ExperimentManager:
         now_s = time.monotonic()
         if self._exit_at_s is None:
             self._exit_at_s = now_s + EXIT_WAIT_S
-        hears = self._registry.connected() or (self.queue.is_over() and self._registry.is_listened_to())
+        hears = (
+            self._registry.connected()
+            or self._registry.may_return()
+            or (self.queue.is_over() and self._registry.is_listened_to())
+        )
         is_alone = not hears and now_s >= self._stays_until_s
         if now_s >= self._exit_at_s or is_alone:
             if counts[State.PENDING]:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -269,7 +270,7 @@ class Rungs:
         lines = [line_of(map(_cell, structs.astuple(record)), Dialect()) for record in records]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.exists() or not path.stat().st_size:  # a full disk may have left it empty
+            if not os.path.exists(path) or not path.stat().st_size:  # a full disk may have left it empty
                 lines.insert(0, line_of(RUNG_COLUMNS, Dialect()))
             elif lacks_line_end(path, Dialect()):
                 lines.insert(0, b"\n")

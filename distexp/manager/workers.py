@@ -14,8 +14,10 @@ from distexp.task import Task
 from distexp.wire.messages import GpuUse, Heartbeat, Progress, RequestTask, TaskComplete, WorkerRequest
 
 EXCLUDE_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not fail the sweep
+KNOWN = 1000  # workers, live ones apart, that are shown although they have left
 STUCK_S = 60.0  # a killed process is gone in milliseconds, unless the kernel holds it in a device call
 LIVE_S = 60.0  # a worker not heard of for longer counts as gone
+RETURN_S = 10.0  # for a worker whose connection broke to be back: it tries every 5 s
 COMMIT_DIGITS = 10  # that are shown
 
 log = logging.getLogger("distexp.manager")
@@ -38,6 +40,8 @@ class Worker:
     left_s: float | None = None  # until it has to end, when it asked
     git_commit: str = ""  # of its folder
     fetches: bool = False  # it runs the manager's code
+    is_dismissed: bool = False  # told that there is no task for it any more
+    gone_since_s: float | None = None  # since when it has no connection, on the manager's clock
     waits_since_s: float | None = None  # since when it has asked for a task in vain; monotonic
     turn: threading.Lock = field(default_factory=threading.Lock)  # held while it is assigned a task
 
@@ -108,6 +112,7 @@ class WorkerRegistry:
             if now != (info.heartbeat_s, info.connection, info.free_mib):
                 worker.info = replace(info, heartbeat_s=now[0], connection=now[1], free_mib=now[2])
             worker.seen_s, worker.left_s = self._clock(), request.left_s
+            worker.is_dismissed, worker.gone_since_s = False, None
             if isinstance(request, Heartbeat):
                 worker.progress, worker.gpu = request.progress, request.gpu
             else:
@@ -120,9 +125,10 @@ class WorkerRegistry:
     def _add(self, name: str, request: WorkerRequest) -> Worker:
         same_machine = bool(request.machine) and request.machine == self._machine
         shares_folder = same_machine and bool(self._nonce) and request.nonce == self._nonce
-        for earlier in self._named(name):
-            if earlier.info.connection is None and not self._is_live(earlier):
-                del self._workers[name, earlier.instance]
+        gone = [each for each in self._workers.values() if not self._is_here(each)]
+        by_age = sorted(gone, key=lambda each: each.seen_s)
+        for earlier in (*by_age[:-KNOWN], *(each for each in gone if each.name == name)):
+            self._workers.pop((earlier.name, earlier.instance), None)
         info = WorkerInfo(
             name=name,
             instance=request.instance,
@@ -144,6 +150,7 @@ class WorkerRegistry:
             for worker in self._workers.values():
                 if worker.info.connection == connection:
                     worker.info = replace(worker.info, connection=None)
+                    worker.gone_since_s = self._clock()
                     self._connected -= 1
 
     def listen(self, connection: int) -> None:
@@ -155,6 +162,24 @@ class WorkerRegistry:
         """Return whether such a connection is open."""
         with self._lock:
             return bool(self._listening)
+
+    def dismiss(self, worker: Worker) -> None:
+        """Note that a worker is told to leave."""
+        with self._lock:
+            worker.is_dismissed = True
+
+    def may_return(self) -> bool:
+        """Return whether a worker has just lost its connection, and does not know that it may leave."""
+        with self._lock:
+            now_s = self._clock()
+            return any(
+                each.gone_since_s is not None
+                and now_s < each.gone_since_s + RETURN_S
+                and each.info.heartbeat_s is not None
+                and not each.is_dismissed
+                and self._dead(each.info) is None
+                for each in self._workers.values()
+            )
 
     def has_died(self, info: WorkerInfo) -> bool:
         """Return whether a worker of this host has died, and nothing of its task is left."""
@@ -358,6 +383,9 @@ class WorkerRegistry:
 
     def _named(self, name: str) -> list[Worker]:
         return [worker for worker in self._workers.values() if worker.name == name]
+
+    def _is_here(self, worker: Worker) -> bool:
+        return worker.info.connection is not None or self._is_live(worker)
 
     def _is_live(self, worker: Worker) -> bool:
         return worker.seen_s >= self._clock() - LIVE_S

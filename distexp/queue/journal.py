@@ -55,7 +55,7 @@ class Journal:
         self._is_failing = False
         try:
             for each in (path, path.with_name(f"{path.name}-wal")):
-                if each == path or each.exists():
+                if each == path or os.path.exists(each):
                     os.close(private(each, os.O_RDWR | os.O_CREAT))  # SQLite makes files that others can lock
             self._database = sqlite3.connect(
                 path, timeout=_BUSY_S, check_same_thread=False, isolation_level=None

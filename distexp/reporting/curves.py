@@ -1,6 +1,7 @@
 """Learning curves for a report: what chosen tasks have reported over time, thinned out."""
 
 import itertools
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def curves_of(
 
 def _curve(root: Path, run_dir: str) -> dict[str, tuple[list[float], list[float]]]:
     """Return steps and values of each metric that a task has reported; empty where nothing can be read."""
-    if not (root / run_dir / METRICS_FILE).is_file():
+    if not os.path.isfile(root / run_dir / METRICS_FILE):
         return {}
     try:
         with warnings.catch_warnings():

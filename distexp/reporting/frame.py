@@ -138,7 +138,7 @@ def load_results(workdir: str | os.PathLike[str] = ".", *, configs: str | None =
     columns = Columns.of(phases)
     own = dict.fromkeys(folder for phase in phases for folder in folders_of(root, phase))
     paths = [root / folder / RESULTS_FILE for folder in dict.fromkeys([*own, *_with_results(root)])]
-    sizes = {path: path.stat().st_size for path in paths if path.is_file()}
+    sizes = {path: path.stat().st_size for path in paths if os.path.isfile(path)}
     frames = []
     with LongWork() as work:
         work.begin(READING, sum(sizes.values()))
@@ -177,7 +177,7 @@ def load_metrics(row: Any, *, workdir: str | os.PathLike[str] | None = None) -> 
         folder, known = row["run_dir"], getattr(row, "attrs", {}).get("workdir")
         workdir = known if workdir is None else workdir
     path = Path(workdir or ".", folder, METRICS_FILE) if isinstance(folder, str | os.PathLike) else None
-    if path is None or not path.exists():
+    if path is None or not os.path.exists(path):
         return pd.DataFrame(columns=[*CURVE])
     return _rows_of(path, Columns({}, {}, {}))
 

@@ -3,6 +3,7 @@
 Reads alone: no lock, no file of its own.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def audit(
     found = []
     work.begin(READING, bytes_in(root, (*own, *others)))
     for folder in (*own, *others):
-        if (root / folder / RESULTS_FILE).exists():
+        if folder not in own or os.path.exists(root / folder / RESULTS_FILE):
             found.append(_audit_file(root, folder, index, seen, work))
             found[-1].is_own = folder in own
     return found

@@ -46,7 +46,7 @@ def _is_of_attempt(path: Path, row: Mapping[str, str]) -> bool:
     except FileNotFoundError:
         return False
     except ValueError:  # a row without a time
-        return path.exists()
+        return os.path.exists(path)
 
 
 def _plain(cell: str) -> object:

@@ -358,7 +358,7 @@ def append_durably(path: Path, data: bytes) -> os.stat_result:
     Raises:
         OSError: Nothing was appended.
     """
-    created = not path.exists()
+    created = not os.path.exists(path)
     descriptor = regular(path, _APPEND)
     try:
         opened = os.fstat(descriptor)
@@ -482,7 +482,7 @@ def _wider_header(header: Header, added: tuple[str, ...], is_before_last: bool) 
 
 def lacks_line_end(path: Path, dialect: Dialect) -> bool:
     """Return whether the file has a last line without its end."""
-    if not path.exists() or not path.stat().st_size:
+    if not os.path.exists(path) or not path.stat().st_size:
         return False
     with open(path, "rb", opener=regular) as file:
         file.seek(-1, os.SEEK_END)

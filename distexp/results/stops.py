@@ -28,7 +28,7 @@ class StoppingPhases:
 
     def are_any(self) -> bool:
         """Return whether a row may say that its task was stopped early."""
-        return bool(self._index.stopping_phases) or self._rungs.exists()
+        return bool(self._index.stopping_phases) or os.path.exists(self._rungs)
 
     def hold_any(self, phases: Iterable[str]) -> bool:
         """Return whether a phase of one of these names stops tasks early, or did."""

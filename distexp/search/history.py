@@ -19,6 +19,7 @@ from distexp.sweep.expand import expand
 from distexp.sweep.grid import Grid, GridPoint
 from distexp.sweep.growing import GrowingPhase
 from distexp.sweep.space import Config, Part, Space
+from distexp.system.files import regular
 from distexp.task import SuggestionRecord
 from distexp.text import cell_text
 
@@ -114,7 +115,7 @@ class _Rows:
 
 def _candidate_rows(root: Path, folder: str, phase: Phase, space: Space) -> _Rows:
     try:
-        with open(root / folder / RESULTS_FILE, "rb") as file:
+        with open(root / folder / RESULTS_FILE, "rb", opener=regular) as file:
             header = read_header(file)
             if header is None or header.problem or not header.closed:
                 return _Rows(folder)

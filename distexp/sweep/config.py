@@ -1,6 +1,7 @@
 """Config files to checked phases; finds the files, and every problem in them at once, with file and line."""
 
 import glob
+import os
 import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -116,7 +117,7 @@ def load_configs(
 
 def find_configs(pattern: Path, root: Path = Path()) -> list[str]:
     """Return the files that a pattern names, as it names them: below `root` unless absolute."""
-    if (root / pattern).is_file():  # a name with [brackets] may be meant as it stands
+    if os.path.isfile(root / pattern):  # a name with [brackets] may be meant as it stands
         return [pattern.as_posix()]
     found = glob.glob(str(pattern), root_dir=root)
     return sorted((Path(name).as_posix() for name in found), key=_natural_order)

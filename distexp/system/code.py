@@ -117,7 +117,8 @@ def python_files(folder: Path) -> Iterator[Path]:
 
 def _code_folders(folder: Path) -> list[Path]:
     with suppress(OSError):
-        folders = [each for each in sorted(folder.iterdir()) if _may_hold_code(each.name) and each.is_dir()]
+        named = (each for each in sorted(folder.iterdir()) if _may_hold_code(each.name))
+        folders = filter(os.path.isdir, named)
         return [each for each in folders if each.name == "src" or next(each.glob("*.py"), None)]
     return []
 

@@ -43,7 +43,7 @@ def code_files(folder: Path) -> list[str]:
         found = []
         for name in filter(None, listed.split("\0")):
             path = folder / name
-            if path.is_dir() and not path.is_symlink():  # a repository within, or a submodule without files
+            if os.path.isdir(path) and not path.is_symlink():  # a repository, or a submodule without files
                 inner = code_files(path) if os.path.lexists(path / ".git") else _walk(path)
                 found += [f"{name.rstrip('/')}/{each}" for each in inner]
             else:
@@ -156,7 +156,7 @@ def forget_old(into: Path, current: str) -> None:
     for each in into.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another process forgets, too
             used_s[each] = each.stat().st_mtime
-    copies = sorted((each for each in used_s if each.is_dir()), key=lambda each: -used_s[each])
+    copies = sorted((each for each in used_s if os.path.isdir(each)), key=lambda each: -used_s[each])
     kept = {current, *(each.name for each in copies[:KEPT])}
     before_s = time.time() - KEPT_S
     for old in used_s:
@@ -177,7 +177,7 @@ def make_archive(copy: Path) -> Path:
     It holds what was copied, but no links out of the copy; nothing that tasks have written there.
     """
     path = archive_of(copy)
-    if not path.exists():
+    if not os.path.exists(path):
         fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
         try:
             with tarfile.open(fresh, "w") as tar:
@@ -246,7 +246,7 @@ def link_rest(root: Path, copy: Path) -> None:
 
 
 def _link(target: Path, place: Path) -> None:
-    if sys.platform == "win32" and target.is_dir():
+    if sys.platform == "win32" and os.path.isdir(target):
         import _winapi
 
         _winapi.CreateJunction(str(target), str(place))  # a symbolic link needs a right that users lack

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ except ImportError:  # Windows
 
 FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)  # of macOS, whose fsync leaves data in the drive's own memory
 
+SMALL_BYTES = 1 << 20  # more than any token, address or key has: a sparse file would fill the memory
 PRIVATE = 0o600  # of what other users of the host must not read, lock or change
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
@@ -61,13 +63,15 @@ def set_mode(descriptor: int, mode: int) -> None:
             os.fchmod(descriptor, mode)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, at_most: int = sys.maxsize) -> bytes:
     """Return what a regular file holds.
 
     Raises:
-        OSError: It cannot be read, or is no regular file.
+        OSError: It cannot be read, is no regular file, or holds more bytes than `at_most`.
     """
     with open(path, "rb", opener=regular) as file:
+        if os.fstat(file.fileno()).st_size > at_most:
+            raise OSError(errno.EFBIG, f"it has more than {at_most} bytes; move it away", os.fspath(path))
         return file.read()
 
 
@@ -129,5 +133,5 @@ def make_ignored(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     ignore = folder / ".gitignore"
-    if not ignore.exists():
+    if not os.path.exists(ignore):
         ignore.write_text("*\n", encoding="ascii")

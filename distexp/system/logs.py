@@ -4,6 +4,7 @@ import logging
 import logging.handlers
 import os
 import queue
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -125,10 +126,25 @@ class _RotatingFile(logging.handlers.RotatingFileHandler):
             self.stream = None
         return bool(super().shouldRollover(record))
 
-    def rotate(self, source: str, dest: str) -> None:
-        """Rename the file unless somebody else has it open, on Windows: then it goes on."""
-        with suppress(OSError):
-            super().rotate(source, dest)
+    def doRollover(self) -> None:
+        """Name the file `.1`, the one before `.2`, ...; begin a new one.
+
+        Where another program has it open, on Windows, it keeps its name, and its text goes to `.1`. Older
+        ones move once that has worked: each failure would push one of them out.
+        """
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+        newest = f"{self.baseFilename}.0"
+        with suppress(OSError):  # a full disk, say: the file goes on
+            try:
+                os.replace(self.baseFilename, newest)
+            except PermissionError:
+                shutil.copy2(self.baseFilename, newest)
+                os.truncate(self.baseFilename, 0)
+            for number in reversed(range(KEPT)):
+                with suppress(OSError):  # there are fewer, or another program has one open
+                    os.replace(f"{self.baseFilename}.{number}", f"{self.baseFilename}.{number + 1}")
 
 
 def _is_at(path: str, descriptor: int) -> bool:

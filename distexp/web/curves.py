@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distexp.run_folder import METRICS_FILE
+from distexp.system.files import regular
 
 MAX_BYTES = 8_000_000  # of a file: its first lines, beyond which the page would wait
 POINTS = 300  # of a curve: more than a chart has pixels for
@@ -21,7 +22,7 @@ def read_curves(folder: Path) -> Mapping[str, Curve]:
     A step that several attempts have reached counts as the last of them reported it.
     """
     try:
-        with open(folder / METRICS_FILE, "rb") as file:
+        with open(folder / METRICS_FILE, "rb", opener=regular) as file:
             text = file.read(MAX_BYTES).decode(errors="replace")
     except OSError:
         return {}

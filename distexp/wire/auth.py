@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Meta
 
 from distexp.errors import ManagerUnreachable, TokenIncomplete, UserError
-from distexp.system.files import read_bytes
+from distexp.system.files import SMALL_BYTES, read_bytes
 from distexp.workdir import Workdir, write_private
 
 TOKEN_VARIABLE = "EXPERIMENT_TOKEN"
@@ -89,7 +89,7 @@ def read_token(workdir: Workdir) -> Token | None:
         TokenIncomplete: It holds the beginning of one.
     """
     try:
-        text = read_bytes(workdir.token)
+        text = read_bytes(workdir.token, SMALL_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -175,11 +175,11 @@ def load_or_make_identity(workdir: Workdir) -> tuple[Token, ssl.SSLContext]:
         UserError: A file of them is damaged, unreadable, or readable by others.
     """
     token = read_token(workdir)
-    if not workdir.certificate.exists():
+    if not os.path.exists(workdir.certificate):
         write_private(workdir.certificate, make_certificate())
     require_private(workdir.certificate)
     try:
-        pem = read_bytes(workdir.certificate).decode("ascii")
+        pem = read_bytes(workdir.certificate, SMALL_BYTES).decode("ascii")
         shown = fingerprint(ssl.PEM_cert_to_DER_cert(pem[pem.index(CERTIFICATE_BEGINS) :]))
         context = server_context(workdir.certificate)
     except (OSError, ValueError):  # ssl.SSLError is an OSError, UnicodeDecodeError a ValueError

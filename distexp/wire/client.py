@@ -122,11 +122,16 @@ class Client:
         """The open connection: readable between calls means that the manager has closed it."""
         return self._socket
 
-    def has_sweep_ended(self, since_s: float) -> bool:
-        """Return whether the folder's manager, which is asked, ended since (Unix time), as all was done."""
+    def last_end(self) -> str | None:
+        """Return what tells the last end of this manager, as all was done, from others; empty: there is none.
+
+        None while the folder's disk does not answer.
+        """
         folder = self._look()
-        info = folder.info if folder else {}
-        return self._place(folder)[1] == info.get("port") and float(info.get("ended_s", 0)) >= since_s
+        if folder is None:
+            return None
+        is_ours = self._wanted[0] in (None, "localhost") and self._place(folder)[1] == folder.info.get("port")
+        return str(folder.info.get("ended", "")) if is_ours else ""
 
     def call(self, request: AnyRequest, expected: type[Reply]) -> Reply:
         """Send a request and return its reply.

@@ -34,6 +34,7 @@ WARNINGS_PER_MINUTE = 60  # about refusals: a flood of them must not fill the di
 WANTED_FILES = 65536  # one a connection
 SPARE_FILES = 64  # for configs, results, journal and log, however many connections there are
 MAX_CLOSING = 32  # connections beyond a limit whose ends were begun: they are counted until they end
+CLOSING_S = 1.0  # for one of them to end, while new connections wait: a flood of them refuses nobody
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class ConnectionLimits:
     def __init__(self, close: Callable[[int], None] = lambda number: None) -> None:
         """Let `close` end the connection of this number, to make room."""
         self._lock = threading.Lock()
+        self._has_ended = threading.Condition(self._lock)  # a connection
         self._close = close
         self._silent: dict[int, str] = {}  # address by number: unauthenticated, the longest silent first
         self._closing: set[int] = set()
@@ -89,14 +91,17 @@ class ConnectionLimits:
             if is_full or self._unauthenticated[address] >= MAX_UNAUTHENTICATED:
                 silent = (each for each, whose in self._silent.items() if is_full or whose == address)
                 longest = next(silent, None)
-                if longest is None or len(self._closing) >= MAX_CLOSING:
+                if longest is None or not self._has_ended.wait_for(self._may_close, CLOSING_S):
                     return False
-                del self._silent[longest]
-                self._closing.add(longest)
-                self._close(longest)
+                if self._silent.pop(longest, None) is not None:
+                    self._closing.add(longest)
+                    self._close(longest)
             self._open_count += 1
             self._unauthenticated[address] += 1
             return True
+
+    def _may_close(self) -> bool:
+        return len(self._closing) < MAX_CLOSING
 
     def watch(self, number: int, address: str) -> None:
         """Learn that an admitted connection begins to be served."""
@@ -120,6 +125,7 @@ class ConnectionLimits:
         with self._lock:
             self._silent.pop(number, None)
             self._closing.discard(number)
+            self._has_ended.notify_all()
             self._open_count -= 1
             if is_unauthenticated:
                 self._drop_unauthenticated(address)

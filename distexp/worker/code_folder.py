@@ -41,14 +41,14 @@ class CodeFolder:
         root = self.workdir.root
         if copy:
             root = self.workdir.code_copies / copy
-            if not root.is_dir():
+            if not os.path.isdir(root):
                 self._fetch(copy)
             link_rest(self.workdir.root, root)
             with contextlib.suppress(OSError):  # of another user
                 os.utime(root)  # a task begins in it
         if copy == self.copy and (not copy or _is_here(root)):
             return False
-        here = [str(each) for each in (root, root / "src") if each.is_dir()]
+        here = [str(each) for each in (root, root / "src") if os.path.isdir(each)]
         sys.path[:] = [*here, *(each for each in sys.path if each not in self._own)]
         self._own, self.copy = here, copy
         os.chdir(root)

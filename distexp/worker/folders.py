@@ -48,17 +48,17 @@ def why_not_made(error: OSError) -> str:
     if isinstance(error, FileExistsError | NotADirectoryError | FileNotFoundError) and error.filename:
         path = Path(error.filename)
         for each in (path, *path.parents):
-            if each.is_symlink() and not each.exists():
+            if each.is_symlink() and not os.path.exists(each):
                 target = os.readlink(each)
                 return f"{each} is a link to {target}, which is not there: make that, or remove the link"
-            if each.is_file():
+            if os.path.isfile(each):
                 return f"{each} is a file: move it away"
     return error.strerror or str(error)
 
 
 def is_full_at(folder: Path) -> bool:
     """Return whether the disk of a folder, which need not exist, is full or read-only now."""
-    there = next(each for each in (folder, *folder.parents) if each.is_dir())
+    there = next(each for each in (folder, *folder.parents) if os.path.isdir(each))
     try:
         probe(there)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import bdb
 import functools
+import os
 import pdb
 import shutil
 import sys
@@ -87,13 +88,14 @@ class Foreground:
         )
 
     def _make_folder(self) -> None:
-        if not self.folder.exists():
+        if not os.path.exists(self.folder):
             self.folder.mkdir(parents=True)
             write_parameters(self.folder, joined(self._task.config), self._task.seed)
 
     def close(self) -> bool:
         """Return whether the task has left files in its folder; else remove that."""
-        has_files = any(path.name != PARAMETERS_FILE and path.is_file() for path in self.folder.rglob("*"))
+        others = (path for path in self.folder.rglob("*") if path.name != PARAMETERS_FILE)
+        has_files = any(map(os.path.isfile, others))
         if not has_files:
             shutil.rmtree(self.folder.parent)
         return has_files

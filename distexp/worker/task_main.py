@@ -383,7 +383,7 @@ def _what_hides(package: str) -> str:
     if not found or Path.cwd() in Path(found).parents:
         return ""
     for folder in (Path(package), Path("src", package)):
-        if folder.is_dir():
+        if os.path.isdir(folder):
             return f" ({found} hides the folder {folder}; add an empty {folder / '__init__.py'})"
     return ""
 

@@ -190,7 +190,7 @@ class Attempt:
         if self.given is None:
             return []
         waiting, log = Path(self.given.log), Path(self.given.run_folder, LOG_FILE)
-        return last_lines(waiting if waiting.exists() else log, LOG_LINES, self.given.log_start)
+        return last_lines(waiting if os.path.exists(waiting) else log, LOG_LINES, self.given.log_start)
 
 
 class Standby:

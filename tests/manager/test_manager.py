@@ -349,6 +349,7 @@ def test_a_manager_that_is_done_stays_until_a_worker_that_waits_for_a_gpu_has_he
             with worker(manager, shares=False) as other:
                 task = other.say("request_task")
                 other.say("task_complete", key=task["key"], result={"score": 1})
+                assert other.say("request_task")["reason"] == "done"
             poll(lambda: not manager._registry.connected(), "no other worker")
             manager.run_once()
             assert not manager._is_done

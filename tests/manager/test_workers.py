@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from distexp.manager import workers
 from distexp.manager.completion import CompletionHandler
 from distexp.manager.forecast import Forecaster
 from distexp.manager.kept_rows import KeptRows
-from distexp.manager.workers import EXCLUDE_AFTER, LIVE_S, Worker, WorkerRegistry
+from distexp.manager.workers import EXCLUDE_AFTER, LIVE_S, RETURN_S, Worker, WorkerRegistry
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
@@ -241,6 +242,23 @@ def test_a_worker_is_dead_when_its_connection_broke_and_its_process_is_gone() ->
     assert not sample.registry.has_died(gpu0), "it asks, so it is alive"
 
 
+def test_a_worker_whose_connection_has_just_broken_may_return_unless_it_was_told_to_leave() -> None:
+    sample = SampleRegistry()
+    registry = sample.registry
+    sample.request(heartbeat_s=15.0)
+    assert not registry.may_return()
+    registry.disconnect(1)
+    assert registry.may_return()
+    sample.clock.advance(RETURN_S)
+    assert not registry.may_return()
+    registry.dismiss(sample.request(heartbeat_s=15.0))
+    registry.disconnect(1)
+    assert not registry.may_return()
+    sample.request("script of a user", connection=2)
+    registry.disconnect(2)
+    assert not registry.may_return()
+
+
 def test_a_worker_has_died_once_nothing_of_its_task_is_left_and_after_a_minute_it_is_said_what_is(
     tmp_path: Path,
 ) -> None:
@@ -319,3 +337,17 @@ def test_after_a_reboot_the_workers_of_this_host_are_gone_and_those_of_others_ar
     assert not sample.registry.has_died(replace(before, host="there")), "another host's boot says nothing"
     assert not sample.registry.has_died(replace(before, machine="boot/other")), "it cannot be seen from here"
     assert not sample.registry.has_died(replace(before, machine="boot/pid")), "it is there"
+
+
+def test_of_workers_that_have_left_the_last_ones_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "KNOWN", 3)
+    sample = SampleRegistry()
+    for number in range(10):
+        sample.request(f"gpu{number}", connection=number)
+        sample.clock.advance(1)
+    for number in range(1, 10):
+        sample.registry.disconnect(number)
+    sample.clock.advance(LIVE_S)
+    sample.request("new", connection=10)
+    names = [worker.name for worker, _ in sample.registry.all()]
+    assert names == ["gpu0", "gpu7", "gpu8", "gpu9", "new"], "one that is connected stays"

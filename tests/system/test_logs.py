@@ -40,6 +40,26 @@ def test_a_log_rotates_and_its_name_is_always_that_of_the_last_lines(
     assert all(each.stat().st_size <= 2000 for each in tmp_path.iterdir())
 
 
+def test_a_log_that_another_program_has_open_is_begun_anew_and_no_older_one_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows it cannot be renamed meanwhile."""
+    monkeypatch.setattr(logs, "MAX_BYTES", 2000)
+    monkeypatch.setattr(logs, "LOOK_EVERY", 1)
+    path = tmp_path / "experiment_manager.log"
+    path.with_name(f"{path.name}.1").write_text("an older one\n")
+    handler = log_to_file(path)
+    logging.getLogger("distexp").warning("line 0")
+    with path.open(encoding="utf-8"):
+        for number in range(1, 200):
+            logging.getLogger("distexp").warning("line %d", number)
+    stop_logging_to(handler)
+    oldest, *texts = [each.read_text() for each in sorted(tmp_path.iterdir(), reverse=True)]
+    assert oldest == "an older one\n"
+    assert "".join(texts).split()[3::4] == [str(number) for number in range(200)]
+    assert all(len(text) <= 2000 for text in texts)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows renames no open file, and has no modes")
 def test_a_log_that_was_moved_away_is_begun_anew_and_is_its_owners_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
