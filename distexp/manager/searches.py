@@ -146,9 +146,13 @@ class Searches:
             return joined
 
     def take_up_rows(self) -> None:
-        """Let configurations join that rows of other programs hold, as far as they were read."""
+        """Let configurations join that rows of other programs hold, as far as they were read.
+
+        Only while there is something to choose: a search that has all its samples is not begun again.
+        """
         with self._lock:
-            if not self._searches or self._store.strays() == self._strays:
+            is_choosing = any(each.to_come for each in self._searches)
+            if not is_choosing or self._store.strays() == self._strays:
                 return
             before, found = self._searches, self._read()
             new = [_count_new(*pair) for pair in zip(before, found, strict=True)]
