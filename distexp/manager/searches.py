@@ -275,7 +275,8 @@ class Searches:
             if search not in self._searches:
                 return
             points = search.grown.add(config, number)
-            search.newest, search.deaths = [point.key for point in points], 0
+            search.newest = [point.key for point in points]
+            search.deaths = min(search.deaths, DEATHS - 1)  # one that never works is tried once each
             self._store.grow(points)
             if self._store.strays() == self._strays:
                 self._queue.grow(search.phase.name, points, search.to_come)
@@ -323,6 +324,7 @@ class Searches:
                 if search.deaths == DEATHS:
                     log.warning("Phase %s: configuration %d is drawn at random", search.phase.name, number)
                 raise
+            search.deaths = 0
             config = search.space.configuration(places)
             if config is not None and not search.grown.knows(config):
                 return config
