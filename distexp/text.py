@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from distexp.task import MIB_PER_GB, Value
 
 NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 _RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 MAX_LINE_CHARS = 2000  # of one message: a screen of text
+_WORD = re.compile(r"""([^\s"'=]+=)?(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""")  # quoted, or plain
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # no UTF-8 file can hold a lone surrogate, no CSV reader a NUL
 
 
@@ -30,6 +31,23 @@ def value_of(text: str) -> Value:
     except (ValueError, RecursionError):  # the latter: it nests without end
         return text
     return value
+
+
+def split_words(text: str) -> list[str]:
+    """Return the words between blanks; one in quotes, or whose value is (`name="a b"`), may hold blanks.
+
+    A quote within a word, or one that is never closed, is a character like any other.
+    """
+    return [name + twice + once + plain for name, twice, once, plain in _WORD.findall(text)]
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Return a text that `split_words` splits into these words."""
+    return " ".join(word if split_words(word) == [word] else _quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if '"' in word else f'"{word}"'
 
 
 def clean_text(text: object) -> str:

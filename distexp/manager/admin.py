@@ -22,6 +22,7 @@ from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE
 from distexp.task import Reportable, State, canonical
 from distexp.task_log import last_lines, read_piece
+from distexp.text import split_words
 from distexp.wire import messages as wire
 from distexp.wire.framing import MAX_MESSAGE_BYTES
 from distexp.workdir import Workdir
@@ -337,7 +338,7 @@ def _accepted(request: wire.Tasks, store: ResultsStore) -> Callable[[Entry], boo
             "tasks.where: it nests hundreds of levels deep; give values of a config"
         ) from None
 
-    words = request.text.lower().split()
+    words = split_words(request.text.lower())
 
     def ran(entry: Entry) -> bool:
         return bool(code) and entry.state is State.COMPLETE and store.code_of(entry.planned).startswith(code)

@@ -13,11 +13,14 @@ from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.forecast import Forecaster
 from distexp.manager.rungs import Rungs, halving_of
 from distexp.manager.workers import WorkerRegistry
+from distexp.queue.entry import Entry
+from distexp.queue.holds import last_line
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import READING, Scan
 from distexp.results.row import STOPPED_AT
 from distexp.results.stops import tells_of_stop
 from distexp.results.store import ResultsStore, folders_with_results
+from distexp.run_folder import LOG_FILE
 from distexp.search.history import KnownTasks
 from distexp.sweep.grid import Planned
 from distexp.system.long_work import LongWork
@@ -50,12 +53,13 @@ class SweepAtRest:
         registry = WorkerRegistry(
             host=host_name(), machine="", nonce="", task_lock=workdir.task_lock, clock=time.monotonic
         )
+        self._workdir, self._forecaster = workdir, Forecaster(self._queue, registry)
         self._admin = Admin(
             queue=self._queue,
             store=self._store,
             registry=registry,
             workdir=workdir,
-            forecaster=Forecaster(self._queue, registry),
+            forecaster=self._forecaster,
             rungs=Rungs(workdir.root, self._queue),
             code=CodeIdentity(workdir.root, self._queue, self._store),
             is_served=False,
@@ -80,8 +84,33 @@ class SweepAtRest:
         elif not self._has_scanned:
             self._store.scan_all()
             self._queue.restore(self._records)
+            self._recall_failures()
             self._has_scanned = True
         return self._admin.handle(request)
+
+    def _recall_failures(self) -> None:
+        """Say how tasks without a row have failed, and which phases were held for it."""
+        known = (self._queue.entry(each.key) for each in self._records if self._queue.knows(each.key))
+        failed = [each for each in known if each.error and each.state in (State.PENDING, State.FAILED)]
+        by_phase: dict[str, list[Entry]] = {}
+        for at_s, entry in sorted(
+            ((self._log_written_s(each), each) for each in failed), key=lambda each: each[0]
+        ):
+            task = entry.task
+            by_phase.setdefault(task.phase, []).append(entry)
+            why = f"{entry.cause}: {last_line(entry.error)}"
+            self._forecaster.recall(task, entry.last_worker, why, entry.state, at_s or None)
+        for phase, entries in by_phase.items():
+            self._queue.holds.recall(phase, entries)
+
+    def _log_written_s(self, entry: Entry) -> float:
+        """Return when the task's log was last written, in seconds since 1970; 0: there is none here."""
+        task = entry.task
+        folder = self._workdir.run_folder(task.output_dir, task.phase, task.seed, task.key)
+        try:
+            return (folder / LOG_FILE).stat().st_mtime
+        except OSError:
+            return 0.0
 
     def _look_for(self, key: str) -> None:
         """Learn how one task stands: each file is read once, and no state of another task."""

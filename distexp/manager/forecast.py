@@ -8,8 +8,9 @@ pending tasks a sample is kept.
 import math
 import random
 import threading
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import fmean, linear_regression, median
@@ -33,6 +34,8 @@ FAILURES = 8  # causes, kept: so many lines are read
 ROUNDS = 4  # of fitting; factors of a crossed grid are exact after one, others settle by then
 ENOUGH_TASKS, ENOUGH_SHARE = 20, 0.05  # done, of what there was to do, before an ETA means something
 TOO_EARLY = "too early to tell"
+HANG_S, HANG_TIMES = 30.0, 3.0  # what runs for longer than both, its like having taken less, may never end
+HANGS = "what still runs takes much longer than its like"
 MAX_TREND = 16.0  # by how much a value that nobody has seen may differ from those seen, whatever their trend
 
 Features = Mapping[str, Value]  # name of a parameter, or "" for the phase -> value, as something to look up
@@ -85,7 +88,11 @@ class Forecaster:
 
     def failed(self, task: Task, worker: str, why: str, state: State) -> None:
         """Note a failure, or the loss of a worker."""
-        at_utc = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.recall(task, worker, why, state, time.time())
+
+    def recall(self, task: Task, worker: str, why: str, state: State, at_s: float | None) -> None:
+        """Note a failure of that time, in seconds since 1970; None: nobody knows when."""
+        at_utc = "" if at_s is None else datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         cause = without_numbers(why)
         with self._lock:
             before = self._failures.pop(cause, None)  # to the end
@@ -128,13 +135,19 @@ class Forecaster:
         if not pending and not leases:
             return Forecast(per_hour, 0.0)
         whole_s = {lease.lease_id: self._whole_s(lease) for lease in leases}
-        model = self._fit(leases, whole_s, now_s)
-        if model is None or not self._has_seen_enough(pending, leases, whole_s, now_s):
+        told = [(features_of(each.task), s) for each in leases[:KEPT] if (s := whole_s[each.lease_id])]
+        self._usual = fit([*self._measured, *told])
+        if self._usual is None or not self._has_seen_enough(pending, leases, whole_s, now_s):
             return Forecast(per_hour, None, TOO_EARLY)
-        workers = max(len(leases), self._registry.able())
+        usual = self._usual
+        going = [each for each in leases if not _hangs(usual, each, whole_s[each.lease_id], now_s)]
+        workers = max(len(leases), self._registry.able()) - (len(leases) - len(going))
+        if len(going) < len(leases) and (not workers or not pending + len(going)):
+            return Forecast(per_hour, None, HANGS)
         if not workers:
             return Forecast(per_hour, None, "no worker may have tasks")
-        running_s = [_left_s(model, lease, whole_s[lease.lease_id], now_s) for lease in leases]
+        model = self._with_late(usual, told, going, whole_s, now_s)
+        running_s = [_left_s(model, lease, whole_s[lease.lease_id], now_s) for lease in going]
         pending_s = self._pending_s(model, pending)
         return Forecast(per_hour, remaining_s(pending_s, pending, running_s, workers))
 
@@ -148,20 +161,22 @@ class Forecaster:
                 done += min(1.0, (now_s - lease.since_s) / told_s)
         return done >= min(ENOUGH_TASKS, ENOUGH_SHARE * (self._met + len(leases) + pending))
 
-    def _fit(
-        self, leases: Sequence[Lease], whole_s: Mapping[str, float | None], now_s: float
-    ) -> "Model | None":
-        """Return a model of what was measured, and of what runs: short tasks of a kind are measured first."""
-        known, late = list(self._measured), list[tuple[Features, float]]()
-        for lease in leases[:KEPT]:
-            if (told_s := whole_s[lease.lease_id]) is not None:
-                known.append((features_of(lease.task), told_s))
-            elif lease.since_s is not None:
-                late.append((features_of(lease.task), OVERRUN * (now_s - lease.since_s)))
-        model = self._usual = fit(known)
-        if model is None:
-            return None
-        return fit([*known, *((each, s) for each, s in late if s > OVERRUN * model.predict_s(each))])
+    def _with_late(
+        self,
+        usual: "Model",
+        told: Sequence[tuple[Features, float]],
+        going: Sequence[Lease],
+        whole_s: Mapping[str, float | None],
+        now_s: float,
+    ) -> "Model":
+        """Return the model with what runs for longer than expected: short tasks are measured first."""
+        late = [
+            (features_of(each.task), OVERRUN * (now_s - each.since_s))
+            for each in going[:KEPT]
+            if each.since_s is not None and whole_s[each.lease_id] is None
+        ]
+        late = [(features, s) for features, s in late if s > OVERRUN * usual.predict_s(features)]
+        return fit([*self._measured, *told, *late]) or usual
 
     def _whole_s(self, lease: Lease) -> float | None:
         """Return how long a running task will take, by the progress it has reported; None: too little."""
@@ -195,7 +210,18 @@ class Forecaster:
 
 def _left_s(model: "Model", lease: Lease, whole_s: float | None, now_s: float) -> float:
     expected_s = whole_s or model.predict_s(features_of(lease.task))
-    return expected_s if lease.since_s is None else max(0.0, expected_s - (now_s - lease.since_s))
+    if lease.since_s is None:
+        return expected_s
+    gone_s = now_s - lease.since_s
+    return (OVERRUN - 1) * gone_s if gone_s > OVERRUN * expected_s else max(0.0, expected_s - gone_s)
+
+
+def _hangs(usual: "Model", lease: Lease, whole_s: float | None, now_s: float) -> bool:
+    """Return whether a task runs for so much longer than its like, or than it said, that it may never end."""
+    features = features_of(lease.task)
+    if lease.since_s is None or not (whole_s or usual.has_seen(features)):
+        return False
+    return now_s - lease.since_s > max(HANG_S, HANG_TIMES * (whole_s or usual.predict_s(features)))
 
 
 def remaining_s(pending_s: Sequence[float], pending: int, running_s: Sequence[float], workers: int) -> float:
@@ -235,6 +261,10 @@ class Model:
     def predict_s(self, features: Features) -> float:
         """Return how long a task of these values will take, in seconds."""
         return self.mean_s * math.prod(_factor(seen, features.get(n)) for n, seen in self.factors.items())
+
+    def has_seen(self, features: Features) -> bool:
+        """Return whether each value is one that was seen, or a number between two of them."""
+        return all(_is_among(seen, features.get(name)) for name, seen in self.factors.items())
 
 
 def fit(measured: Sequence[tuple[Features, float]]) -> Model | None:
@@ -283,6 +313,13 @@ def _factor(seen: Mapping[Value, float], value: Value) -> float:
     limit = math.log(MAX_TREND)
     trend = height + slope * math.log(value)
     return math.exp(min(max(trend, min(known.values()) - limit), max(known.values()) + limit))
+
+
+def _is_among(seen: Iterable[Value], value: Value) -> bool:
+    if value in seen:
+        return True
+    numbers = [each for each in seen if _is_positive(each)]
+    return _is_positive(value) and bool(numbers) and min(numbers) < value < max(numbers)
 
 
 def _is_positive(value: Value) -> bool:

@@ -7,9 +7,10 @@ hold. Pure, apart from what it remembers; nothing of it outlives the manager.
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from distexp.queue.entry import WorkerInfo
+from distexp.queue.entry import Entry, WorkerInfo
 from distexp.task import Cause
 
 HOLD_AFTER = 5  # different tasks failed, none succeeded
@@ -75,11 +76,8 @@ class PhaseHolds:
             self._doubted.add(phase)
         if len(about.failed) < HOLD_AFTER or len(about.failed.keys() & about.spread.keys()) < SPREAD_FAILED:
             return []
-        common, number = Counter(about.failed.values()).most_common(1)[0]
-        failed = list(about.failed)
-        times = "each" if number == len(failed) else f"{number} times"
-        self._hold(phase, f"{len(failed)} different tasks failed and none succeeded ({times}: {common})")
-        return failed
+        self._hold(phase, why_held([*about.failed.values()]))
+        return [*about.failed]
 
     def not_imported(self, phase: str, error: str) -> bool:
         """Hold the phase, since its experiment cannot be imported; False when it is held or never is."""
@@ -87,6 +85,17 @@ class PhaseHolds:
             return False
         self._hold(phase, error)
         return True
+
+    def recall(self, phase: str, failed: Sequence[Entry]) -> None:
+        """Hold a phase that an earlier manager held, by what is known of its tasks that failed.
+
+        They tell it: failures cost nothing in a phase that is held, and there alone.
+        """
+        entries = [each for each in failed if each.cause in COUNTED]
+        if broken := next((each.error for each in failed if each.cause == Cause.IMPORT), ""):
+            self._hold(phase, broken)
+        elif len(entries) >= HOLD_AFTER and any(each.failures == 0 for each in entries):
+            self._hold(phase, why_held([last_line(each.error) for each in entries]))
 
     def _hold(self, phase: str, error: str) -> None:
         self._of(phase).error = self.held[phase] = error
@@ -152,6 +161,13 @@ class PhaseHolds:
         if about is None or about.is_proven or len(about.failed) < SPREAD_AFTER:
             return None
         return (len(about.spread) + 1) * GOLDEN % 1
+
+
+def why_held(errors: Sequence[str]) -> str:
+    """Return how many tasks failed, and with which error most of them."""
+    common, number = Counter(errors).most_common(1)[0]
+    times = "each" if number == len(errors) else f"{number} times"
+    return f"{len(errors)} different tasks failed and none succeeded ({times}: {common})"
 
 
 def last_line(error: str) -> str:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from distexp.errors import DistexpError
 from distexp.reporting.html import PARTS
 from distexp.task import Value
-from distexp.text import value_of
+from distexp.text import join_words, split_words, value_of
 from distexp.web.curves import Curve, read_curves
 from distexp.web.feed import Feed
 from distexp.web.guard import Access, Guard
@@ -140,7 +140,7 @@ class Page:
             state=asked.get("state") or None,
             phase=asked.get("phase") or None,
             where=where,
-            text=" ".join(words),
+            text=join_words(words),
             sort=asked.get("sort", ""),
             offset=_natural(asked.get("offset", "")),
         )
@@ -216,12 +216,12 @@ class Page:
 
 
 def parse_filter(text: str) -> tuple[dict[str, Value], list[str]]:
-    """Return the values of parameters, written `name=value`, and the other words of a filter.
+    """Return the values of parameters (`name=value`, `name="a value"`), and the other words of a filter.
 
     A value is read as JSON where it is some, else as text.
     """
     where, words = dict[str, Value](), []
-    for word in text.split():
+    for word in split_words(text):
         name, sign, value = word.partition("=")
         if name and sign:
             where[name] = value_of(value)

@@ -323,7 +323,7 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True):
 class FailureStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The last attempt that failed, or whose worker was lost, for one cause."""
 
-    at_utc: str  # ISO 8601, seconds, ending in Z
+    at_utc: str  # ISO 8601, seconds, ending in Z; empty: not known
     task_id: str
     worker: str
     why: str  # cause and last line

@@ -111,7 +111,8 @@ def test_tasks_are_searched_by_words_and_sorted_by_column_or_parameter(
         talk.say("task_failed", lease_id=task["lease_id"], key=task["key"], error="ValueError: NaN in loss")
     user.say("cancel", tasks=["exp1_vary_width_3_42"])
     assert ids(text="nan LOSS") == ids(text="gpu0") == ["0"]
-    assert ids(text="width_7") == ["7"]
+    assert ids(text="width_7") == ids(text="'width_7'") == ["7"]
+    assert (ids(text='"NaN in loss"'), ids(text='"loss in NaN"')) == (["0"], [])
     assert ids(sort="model", state="pending") == ["1", "5", "7", "0", "2", "4", "6"]
     assert ids(sort="-width", where={"model": "mlp"}) == ["6", "4", "2", "0"]
     assert ids(sort="state")[0] == "3"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from distexp.manager.forecast import (
+    HANGS,
     KEPT,
     SAMPLE,
     TOO_EARLY,
@@ -175,6 +176,41 @@ def test_what_a_running_task_should_take_is_told_by_its_values_and_not_by_what_h
         assert sweep.forecaster.usual_s(a_task(1, width=1)) == pytest.approx(6.0)
         assert sweep.forecaster.usual_s(a_task(1, width=10)) == pytest.approx(60.0)
         sweep.clock.advance(10_000.0)
+
+
+def test_a_worker_that_hangs_is_not_counted_on_and_what_it_runs_is_not_waited_for() -> None:
+    sweep = SimulatedSweep([a_task(seed, width=width) for seed in range(8) for width in (1, 2)], 2)
+    sweep.run(lambda task: 10.0, 6)
+    sweep.assign(1)  # it never ends
+
+    def go_on(times: int) -> None:
+        for _ in range(times):
+            sweep.clock.advance(10.0)
+            sweep.heartbeat(0), sweep.heartbeat(1)
+            sweep.complete(0)
+            sweep.assign(0)
+
+    go_on(1)
+    assert sweep.eta_s() == pytest.approx((8 * 10) / 2)
+    go_on(3)
+    assert sweep.eta_s() == pytest.approx(5 * 10)
+    go_on(5)
+    assert (sweep.eta_s(), sweep.forecast().why_no_eta) == (None, HANGS)
+    sweep.complete(1)
+    assert sweep.eta_s() == 0.0
+
+
+def test_a_task_whose_like_nobody_has_seen_or_that_tells_its_progress_does_not_hang() -> None:
+    sweep = SimulatedSweep([a_task(seed, epochs=epochs) for epochs in (1, 2, 90) for seed in range(4)], 1)
+    sweep.run(lambda task: 10.0 * task.config["epochs"], 8)
+    sweep.assign(0)
+    sweep.clock.advance(3000.0)
+    assert sweep.eta_s() == pytest.approx(750.0 + 3 * 3750.0, rel=0.01)
+    sweep.heartbeat(0, wire.Progress(step=50, total=100))
+    sweep.clock.advance(1000.0)
+    assert sweep.eta_s() == pytest.approx(2000.0 + 3 * 6000.0, rel=0.01)
+    sweep.clock.advance(15_000.0)
+    assert (sweep.eta_s(), sweep.forecast().why_no_eta) == (None, HANGS)
 
 
 def test_a_phase_is_too_long_by_the_median_of_its_tasks_that_were_completed_last() -> None:

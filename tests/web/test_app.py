@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from distexp.text import join_words, split_words
 from distexp.web.app import parse_filter
 from tests.live_manager import CONFIG, Folder, worker
 from tests.live_page import Served, served_page
@@ -68,6 +69,22 @@ def test_a_filter_holds_values_as_in_yaml_and_words() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "where", "words"),
+    [
+        ("""data="a b" lr=0.1""", {"data": "a b", "lr": 0.1}, []),
+        ("""data='a "b"' "out of memory" ''""", {"data": 'a "b"'}, ["out of memory", ""]),
+        ("""w='[1, 2]' d=["x","y"] t='"1"' n='1'""", {"w": [1, 2], "d": ["x", "y"], "t": "1", "n": 1}, []),
+        ("""don't "data=a b" open="a b""", {"data": "a b", "open": '"a'}, ["don't", "b"]),
+    ],
+)
+def test_quotes_hold_blanks_together_in_a_filter_as_in_a_shell(
+    text: str, where: dict[str, Any], words: list[str]
+) -> None:
+    assert parse_filter(text) == (where, words)
+    assert split_words(join_words(words)) == words
+
+
 @pytest.mark.parametrize("value", ["[" * 5000, "[" * 5000 + "]" * 5000, "9" * 5000, "{", "NaN"])
 def test_a_value_that_is_no_json_is_a_text(page: Served, value: str) -> None:
     assert (told(page, f"/tasks?filter=width%3D{value}"))[0]["tasks"] == []
@@ -85,6 +102,31 @@ def test_without_a_manager_the_files_answer_and_nothing_is_changed(folder: Folde
     assert isinstance(answer, dict)
     assert answer["error"].startswith("no manager answers")
     assert told(page, f"/task?task={FIRST}")["row"]["score"] == "0.5"
+
+
+NO_VALUE = "5 different tasks failed and none succeeded (each: ValueError: no)"
+CANNOT = "absent_module:run cannot be imported: ValueError: no"
+
+
+@pytest.mark.parametrize(
+    ("cause", "keeps_going", "held"),
+    [("error", False, NO_VALUE), ("error", True, ""), ("import", False, CANNOT)],
+)
+def test_without_a_manager_the_journal_says_why_tasks_failed_and_phases_were_held(
+    folder: Folder, page: Served, cause: str, keeps_going: bool, held: str
+) -> None:
+    with folder.serving(keep_going=keeps_going) as manager, worker(manager) as talk:
+        for _ in range(5 if cause == "error" else 1):
+            task = talk.say("request_task")
+            about = {"lease_id": task["lease_id"], "key": task["key"], "cause": cause}
+            talk.say("task_failed", **about, error="Traceback ...\nValueError: no")
+        assert bool(manager.dispatcher.status().held_phases) == bool(held)
+    poll(lambda: bool(update(page)["problem"]), "its end seen")
+    view = update(page)["view"]
+    assert [phase["held"] for phase in view["phases"]] == [held]
+    why, count = ("error: ValueError: no", 5) if cause == "error" else (f"import: {CANNOT}", 1)
+    found = [(each["why"], each["state"], each["count"]) for each in view["failures"]]
+    assert found == [(why, "pending", count)]
 
 
 def test_a_manager_that_starts_later_or_again_on_another_port_is_found(folder: Folder, page: Served) -> None:

@@ -97,14 +97,16 @@ const isLong = (each) => each.task && each.usual_s && each.task_s > Math.max(LON
 
 function attentionItems({ problem, view: told }) {
   const items = [];
-  const add = (key, what, why, fix, actions = []) => items.push({ key, what, why, fix, actions });
+  const add = (key, what, why, fix, actions = []) => items.push({ key: `${problem ? "at rest" : "live"} ${key}`, what, why, fix, actions });  // each has its own buttons
   if (!told) return [{ key: "manager", what: "No manager answers.", why: problem, fix: "The page goes on by itself as soon as one does.", actions: [] }];
   const { status, workers } = told;
   if (problem) add("manager", "No manager runs in this folder: this is what its files say.", "", status.done ? "" : "Start one with `distexp run`; this page then goes on by itself.");
   if (status.paused) add("paused", "The sweep is paused.", "What runs goes on; nothing new is assigned.", "", [["Resume", () => act({ type: "resume" }, "resumed")]]);
-  for (const each of told.phases.filter((phase) => phase.held))
-    add(`held ${each.phase}`, `Phase ${each.phase} is held.`, each.held, "Fix the cause, then resume: workers import the code anew.",
-      [["Resume", () => act({ type: "resume" }, "resumed")], ["Show its tasks", () => showTasks({ phase: each.phase })]]);
+  for (const each of told.phases.filter((phase) => phase.held)) {
+    const fix = problem ? "Fix the cause, then `distexp run` tries it again." : "Fix the cause, then resume: workers import the code anew.";
+    const resume = problem ? [] : [["Resume", () => act({ type: "resume" }, "resumed")]];
+    add(`held ${each.phase}`, `Phase ${each.phase} ${problem ? "was" : "is"} held.`, each.held, fix, [...resume, ["Show its tasks", () => showTasks({ phase: each.phase })]]);
+  }
   for (const [folder, why] of Object.entries(told.unwritable))
     add(`file ${folder}`, `${folder}/final_results.csv cannot be written.`, why, "Its tasks wait, and go on by themselves once it can be.");
   for (const each of workers.filter((worker) => worker.excluded))
@@ -196,14 +198,15 @@ function showWorkers() {
 const failures = new Table(byId("failures-table"), [
   { title: "times", class: "number", text: (each) => count(each.count) },
   { title: "cause", class: "long", text: (each) => each.why },
-  { title: "last", text: (each) => `${each.at_utc.slice(11, 16)} UTC` },
+  { title: "last", text: (each) => each.at_utc && `${each.at_utc.slice(11, 16)} UTC` },
   { title: "task", class: "id", make: link, update: (cell, each) => write(cell.firstChild, each.task_id) },
   { title: "worker", text: (each) => each.worker },
   { title: "now", text: (each) => STATE_WORDS[each.state] ?? each.state },
 ], (each) => each.why.replace(/\d+/g, "#"));
 
-function showFailures() {
+function showFailures(problem) {
   byId("failures").hidden = !view.failures.length;
+  write(byId("failures-note"), problem ? "How tasks without a row failed last, by the manager's journal." : "Attempts that failed, and workers that were lost, since the manager began; the latest of each cause.");
   failures.show(view.failures);
 }
 
@@ -298,7 +301,7 @@ function take(event) {
   if (view) {
     showProgress(view, update.problem);
     showWorkers();
-    showFailures();
+    showFailures(update.problem);
     watchTasks(view, Boolean(update.problem), seen.has("tasks"));
   }
   for (const link of document.querySelectorAll("nav a")) mark(link, "hidden", byId(link.hash.slice(1)).hidden);
