@@ -13,7 +13,7 @@ import msgspec
 PARTS = Path(__file__).parent / "page"
 SCRIPTS = (
     *("dom.js", "text.js", "charts.js", "phases.js"),
-    *("address.js", "columns.js", "rows_table.js", "parallel.js", "explore.js", "report.js"),
+    *("address.js", "columns.js", "rows_table.js", "groups.js", "parallel.js", "explore.js", "report.js"),
 )  # each uses those before it
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 _OUT_OF_SCRIPTS = {  # a cell must neither end the element that holds it nor open another

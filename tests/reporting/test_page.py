@@ -133,6 +133,43 @@ def saved(page: Page) -> list[dict[str, str]]:
     return [*csv.DictReader(io.StringIO(page.ask("window.offered.text()"), newline=""))]
 
 
+def test_rows_are_grouped_by_any_columns_and_a_group_shows_its_rows(page: Page, rows: pd.DataFrame) -> None:
+    for name in ("phase", "lr"):
+        page.ask(LIST.replace("#columns", "#groups-choice").format("label", json.dumps(name)))
+    lines = "[...document.querySelectorAll('#groups tbody tr')]"
+    cells = f"{lines}.map((line) => [...line.cells].map((each) => each.innerText))"
+    finished = rows[rows["stopped_at"].isna()].groupby(["phase", "lr"])["acc"].agg(["count", "mean"])
+    found = {
+        (phase, float(lr)): (int(n), float(acc.split(" ")[0])) for phase, lr, n, acc, *_ in page.ask(cells)
+    }
+    assert found == {
+        key: (each["count"], pytest.approx(each["mean"], abs=0.01)) for key, each in finished.iterrows()
+    }
+    assert "Within a group these differ, too: data, width." in page.ask(
+        "document.querySelector('#groups').innerText"
+    )
+    address = page.ask("location.href")
+    load(page, address)
+    assert page.ask(f"{cells}.length") == len(finished)
+    page.ask("document.querySelector('#groups tbody button').click()")
+    kept = shown(page)
+    assert {(row["phase"], row["lr"]) for row in kept} == {("grid", "0.0005")}
+    await_true(page, f"{cells}.length === 1")
+
+
+def test_curves_are_averaged_for_each_value_of_a_column(page: Page, folder: Path, rows: pd.DataFrame) -> None:
+    choose(page, "Tasks", "all", "#curves")
+    choose(page, "Colour", "width", "#curves")
+    labels = "[...document.querySelectorAll('#curves label')]"
+    page.ask(f"{labels}.find((each) => each.textContent === 'mean of each colour').click()")
+    lines = drawn(page, "Mean acc over steps by width", "#curves")[1::2]
+    for line, width in zip(lines, (2, 4), strict=True):
+        same = [load_metrics(row, workdir=folder) for _, row in rows[rows["width"] == width].iterrows()]
+        steps = pd.concat(same).groupby("step")["acc"].mean()
+        assert line["x"] == [*steps.index]
+        assert line["y"] == pytest.approx([*steps])
+
+
 def test_filters_order_columns_and_choices_are_in_the_address_and_survive_a_reload(page: Page) -> None:
     page.click("#table input[data-column=lr]")
     page.type("<=0.005")

@@ -99,17 +99,14 @@ const columns = (() => {
   }
 
   const quoted = (cell) => /[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell;
-  function csv(chosen, kept) {
-    const lines = [chosen.map((each) => quoted(each.name)).join(",")];
-    for (const row of kept) lines.push(chosen.map((each) => quoted(String(each.value(row) ?? ""))).join(","));
-    return `${lines.join("\n")}\n`;
-  }
+  const lines = (table) => table.map((cells) => `${cells.map((cell) => quoted(String(cell ?? ""))).join(",")}\n`).join("");
+  const csv = (chosen, kept) => lines([chosen.map((each) => each.name), ...Array.from(kept, (row) => chosen.map((each) => each.value(row)))]);
 
   // whether a column that is no result is best drawn by logarithms; values: its different numbers
   const isLog = (each, values) => ["axis", "parameter"].includes(each.group) && charts.isGeometric(values);
 
   // at most so many of the rows, evenly spread
-  const sample = (kept, most) => kept.length <= most ? kept : Uint32Array.from({ length: most }, (_, at) => kept[Math.floor(at * kept.length / most)]);
+  const sample = (kept, most) => kept.length <= most ? kept : kept.constructor.from({ length: most }, (_, at) => kept[Math.floor(at * kept.length / most)]);
 
-  return { rows, csv, sample, isLog, unpack, isNothing, number };
+  return { rows, csv, lines, sample, isLog, unpack, isNothing, number };
 })();

@@ -43,7 +43,7 @@ const explore = (() => {
       return axes.find((each) => each.isNumber) ?? axes[0] ?? model.named("seed") ?? model.all[0];
     };
     const usual = (metric) => ({ phase: String(withRows[0] ?? 0), x: firstAxis()?.name ?? "", y: metric ?? "", by: "",
-      logx: "", logy: "", curve: report.curves?.metrics.find((name) => name === metric) ?? report.curves?.metrics.at(-1) ?? "", which: "best", curveby: "" });
+      logx: "", logy: "", curve: report.curves?.metrics.find((name) => name === metric) ?? report.curves?.metrics.at(-1) ?? "", which: "best", curveby: "", curvemean: "" });
     let chosen = usual(report.metric), metric = report.metric, best = "highest";
 
     const names = (usable = () => true) => model.all.filter((each) => usable(each)).map((each) => [each.name, each.name]);
@@ -116,7 +116,7 @@ const explore = (() => {
       if (some.length < rows.length) notes.push(`${count(some.length)} of ${count(rows.length)} rows, evenly spread.`);
       if (some.some((row) => pruned.has(row))) notes.push("Thin grey lines were stopped early.");
       const look = { colour: colour.of, isDimmed: (row) => pruned.has(row), say: (row) => [nameOf(row), ...drawn.map((each) => `${each.name} = ${shown(each.value(row))}`)].join("  ·  ") };
-      const choose = (each, low, high) => table.setFilter(each, `${low}..${high}`);
+      const choose = (each, low, high) => table.setFilters([[each, `${low}..${high}`]]);
       const card = charts.card(`All of ${report.phases[Number(chosen.phase)].name}, by ${by.name}`, parallel.drawing(drawn, some, look, choose), { note: notes.join(" "), legend: colour.legend });
       card.classList.add("wide");
       return card;
@@ -166,6 +166,9 @@ const explore = (() => {
       const isFew = rows.length <= MOST_CATEGORIES;
       const shade = (row, at) => colour ? colour.of(row) : isFew ? qualities[at] : charts.colour("--accent");
       const legend = colour ? colour.legend : isFew ? charts.legend("task", rows.map((row, at) => [nameOf(row), shade(row, at)])) : null;
+      const axes = [{ title: "step" }, { title: chosen.curve, type: chosen.logc === "yes" ? "log" : "linear" }];
+      if (by && chosen.curvemean === "yes") return wide(charts.card(`Mean ${chosen.curve} over steps by ${by.name}`, (plot) => charts.draw(plot, meanTraces(by, rows, colour.of), ...axes),
+        { legend, note: "The band: one standard deviation of the curves that reach a step; between their points they count as straight lines." }));
       const draw = (plot) => {
         const traces = rows.map((row, at) => {
           const [steps, values] = curves.get(row)[chosen.curve];
@@ -173,11 +176,28 @@ const explore = (() => {
             opacity: pruned.has(row) ? 0.35 : rows.length > 30 ? 0.6 : 0.9, hoverinfo: "text",
             text: steps.map((step, point) => `${clipped(nameOf(row), 60)}<br>step ${shown(step)}<br>${plain(chosen.curve)} ${shown(values[point])}${pruned.has(row) ? "<br>stopped early" : ""}`) };
         });
-        charts.draw(plot, traces, { title: "step" }, { title: chosen.curve, type: chosen.logc === "yes" ? "log" : "linear" });
+        charts.draw(plot, traces, ...axes);
       };
-      const card = charts.card(`${chosen.curve} over steps`, draw, { legend });
+      return wide(charts.card(`${chosen.curve} over steps`, draw, { legend }));
+    }
+
+    function wide(card) {
       card.classList.add("wide");
       return card;
+    }
+
+    // a line and its band for each value of a column
+    function meanTraces(by, rows, shadeOf) {
+      return groups.split([by], rows).flatMap(({ cells: [cell], rows: same }) => {
+        const points = groups.meanCurve(same.map((row) => curves.get(row)[chosen.curve]), report.curves.points);
+        const shade = shadeOf(same[0]), x = points.map(([step]) => step);
+        const side = (sign) => points.map(([, { mean, sd }]) => mean + sign * (sd ?? 0));
+        const said = points.map(([step, { mean, sd, amount }]) => `${plain(by.name)} = ${clipped(shown(cell), 60)}<br>step ${shown(step)}<br>${plain(chosen.curve)} ${text.withInterval(mean, sd)}<br>${text.counted(amount, "curve")}`);
+        return [
+          { x: [...x, ...[...x].reverse()], y: [...side(1), ...side(-1).reverse()], type: "scatter", mode: "lines", line: { width: 0 }, fill: "toself", fillcolor: shade, opacity: 0.15, hoverinfo: "skip" },
+          { x, y: points.map(([, { mean }]) => mean), type: "scatter", mode: x.length > 1 ? "lines" : "markers", line: { color: shade, width: 2 }, marker: { color: shade }, hoverinfo: "text", text: said },
+        ];
+      });
     }
 
     function showCurves() {
@@ -190,7 +210,8 @@ const explore = (() => {
         : `Holds the curves of ${counted(curves.size, "row")}`;
       const controls = make("div", { class: "controls" }, choice("Curve of", report.curves.metrics.map((name) => [name, name]), chosen.curve, set("curve")),
         choice("Tasks", [["best", `10 best by ${metric}`], ["all", "all that the filter keeps"], ["marked", "those ticked in the table"]], chosen.which, set("which")),
-        choice("Colour", [["", "task"], ...names()], chosen.curveby, set("curveby")), checkbox("log", chosen.logc === "yes", (isOn) => set("logc")(isOn ? "yes" : "")));
+        choice("Colour", [["", "task"], ...names()], chosen.curveby, set("curveby")),
+        ...(chosen.curveby ? [checkbox("mean of each colour", chosen.curvemean === "yes", (isOn) => set("curvemean")(isOn ? "yes" : ""))] : []), checkbox("log", chosen.logc === "yes", (isOn) => set("logc")(isOn ? "yes" : "")));
       swap(place, make("h2", {}, "Learning curves"), make("p", { class: "quiet" }, `${some}, at most ${points} points each; metrics.csv in the run folder has all.`), controls,
         rows.length ? make("div", { class: "charts" }, curveChart(rows)) : make("p", { class: "quiet" }, chosen.which === "marked" ? "Tick tasks in the first column of the table." : "No such curve."));
     }

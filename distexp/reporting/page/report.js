@@ -89,8 +89,10 @@
   const rowsOf = rowsTable(model, { marks: hasCurves ? marks : null, file: `${document.querySelector("h1").textContent}.csv`, listen: () => {
     write();
     clearTimeout(redraw);
-    redraw = setTimeout(parts.show, 150);  // not at every letter of a filter
+    redraw = setTimeout(() => { parts.show(); grouped.show(); }, 150);  // not at every letter of a filter
   } });
+  const stopped = new Set(report.pruned);
+  const grouped = groups.groupsTable(model, rowsOf, { isLeftOut: (row) => stopped.has(row), listen: write, file: `${document.querySelector("h1").textContent}.csv` });
   const parts = explore(report, model, rowsOf, { listen: write, isMarked: (row) => marked.has(row) });
 
   // -- the address
@@ -98,7 +100,7 @@
   function write() {
     address.write([
       ["metric", chosen.metric !== report.metric && chosen.metric], ["best", chosen.best !== bestOf(chosen.metric) && chosen.best], ["colour", chosen.colour],
-      ...rowsOf.said(), ...parts.said(),
+      ...rowsOf.said(), ...grouped.said(), ...parts.said(),
     ].map(([name, value]) => [name, value || ""]));
   }
 
@@ -110,6 +112,7 @@
     showChosen();
     showPhases();
     rowsOf.take(parameters);
+    grouped.take(parameters);
     parts.take(parameters, chosen.metric, chosen.best);
     parts.show();
   }

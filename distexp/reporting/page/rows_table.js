@@ -101,7 +101,7 @@ const rowsTable = (() => {
       headPlace.querySelector("input")?.focus();
     });
     byId("csv").addEventListener("click", () => save(file, "text/csv", columns.csv(visible(), model.kept)));
-    document.addEventListener("keydown", (event) => { if (event.key === "Escape") byId("columns").closest("details").open = false; });
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape") for (const menu of document.querySelectorAll("details.menu")) menu.open = false; });
 
     return {
       // what the address says, as [name, value] pairs
@@ -124,12 +124,13 @@ const rowsTable = (() => {
         showHead();
         showRows();
       },
-      // sets a filter from elsewhere
-      setFilter(each, filter) {
-        each.filter = filter;
+      // sets filters from elsewhere: [column, filter] pairs
+      setFilters(pairs) {
+        for (const [each, filter] of pairs) each.filter = filter;
         showHead();
         refilter();
       },
+      visible,
     };
   }
 
