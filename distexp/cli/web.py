@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -80,6 +81,7 @@ class _AtRest:
         self._folder = folder
         self._files: FolderFiles | None = None
         self._seen = list[tuple[str, int]]()  # files, and when they were last written
+        self._journal = list[tuple[str, int]]()  # the same of the journal, once it was read: that touches it
 
     def answer(self, request: AnyRequest, unreachable: DistexpError) -> AnyReply:
         """Return the reply.
@@ -87,16 +89,21 @@ class _AtRest:
         Raises:
             DistexpError: `unreachable` where a manager holds the folder, or what is wrong with its files.
         """
-        now = self._state()
-        if self._files is None or now != self._seen:
+        now, journal = self._state(), [self._folder.journal]
+        if self._files is None or now != self._seen or _written(journal) != self._journal:
             self._files, self._seen = FolderFiles.of(self._folder, unreachable, LongWork()), now
+            self._journal = _written(journal)
         return self._files.handle(request)
 
     def _state(self) -> list[tuple[str, int]]:
         root = self._folder.root
         rows = [root / folder / RESULTS_FILE for folder in folders_with_results(root)]
-        files = [self._folder.info, *root.glob("configs/*.yaml"), *rows]
-        return [(path.as_posix(), path.stat().st_mtime_ns) for path in files if os.path.exists(path)]
+        return _written([self._folder.info, *root.glob("configs/*.yaml"), *rows])
+
+
+def _written(files: Iterable[Path]) -> list[tuple[str, int]]:
+    """Return those that exist, and when each was last written."""
+    return [(path.as_posix(), path.stat().st_mtime_ns) for path in files if os.path.exists(path)]
 
 
 def _report(folder: Workdir, out: Path) -> list[str]:

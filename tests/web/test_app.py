@@ -2,7 +2,7 @@
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,19 @@ def update(page: Served) -> dict[str, Any]:
     connection.close()
     found: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
     return found
+
+
+def view_at_rest(page: Served, is_new: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """What a browser is told once the manager has ended, let go of the folder, and its files were read."""
+    found: dict[str, Any] = {}
+
+    def is_there() -> bool:
+        found.update(update(page))
+        return bool(found["problem"] and found["view"] and is_new(found["view"]))
+
+    poll(is_there, "what the files say")
+    view: dict[str, Any] = found["view"]
+    return view
 
 
 def test_tasks_are_filtered_by_state_phase_value_and_words_and_sorted(folder: Folder, page: Served) -> None:
@@ -94,8 +107,8 @@ def test_without_a_manager_the_files_answer_and_nothing_is_changed(folder: Folde
     folder.add_rows("1,mlp,42,0.5", header="width,model,seed,score")
     with folder.serving() as manager:
         manager.rescan()
+    view_at_rest(page, lambda view: view["status"]["complete"] == 1)
     assert [task["state"] for task in told(page, "/tasks")[0]["tasks"]] == ["complete", *["pending"] * 7]
-    poll(lambda: update(page)["view"]["status"]["complete"] == 1, "its row seen")
     assert update(page)["problem"].startswith("no manager answers")
     status, answer = page.ask("/action", "POST", {"type": "cancel", "tasks": [FIRST]})
     assert status == 400
@@ -121,8 +134,7 @@ def test_without_a_manager_the_journal_says_why_tasks_failed_and_phases_were_hel
             about = {"lease_id": task["lease_id"], "key": task["key"], "cause": cause}
             talk.say("task_failed", **about, error="Traceback ...\nValueError: no")
         assert bool(manager.dispatcher.status().held_phases) == bool(held)
-    poll(lambda: bool(update(page)["problem"]), "its end seen")
-    view = update(page)["view"]
+    view = view_at_rest(page, lambda view: bool(view["failures"]))
     assert [phase["held"] for phase in view["phases"]] == [held]
     why, count = ("error: ValueError: no", 5) if cause == "error" else (f"import: {CANNOT}", 1)
     found = [(each["why"], each["state"], each["count"]) for each in view["failures"]]
