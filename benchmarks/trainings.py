@@ -84,10 +84,11 @@ def _watcher_ms() -> float:
             [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
         ) as child,
     ):
+        before = set(psutil.Process().children())
         mark, watcher = ProcessMark.of(child.pid), Watcher(Path(root, "lock"))
         assert mark is not None
         watcher.await_ready()
-        (process,) = (each for each in psutil.Process().children() if "watcher" in " ".join(each.cmdline()))
+        (process,) = set(psutil.Process().children()) - before
         began_s, used_s = time.perf_counter(), sum(process.cpu_times()[:2])
         for _ in range(WATCHED):
             watcher.watch(mark, "mark")
@@ -128,14 +129,16 @@ def our_ends(trainings: int, workers: int, epochs: int, *words: str) -> list[flo
 def bare_ends(trainings: int, workers: int, device: str, epochs: int) -> list[float]:
     """Return when each training of so many persistent processes ended."""
     context = multiprocessing.get_context("spawn")
-    pipes, ends = [], list[float]()
+    started, ends = [], list[float]()
     for index in range(workers):
         ours, theirs = context.Pipe(duplex=False)
         seeds = range(index, workers + trainings, workers)
-        context.Process(target=train_all, args=(list(seeds), theirs, device, epochs)).start()
-        pipes.append((ours, len(seeds)))
-    for pipe, number in pipes:
+        process = context.Process(target=train_all, args=(list(seeds), theirs, device, epochs))
+        process.start()
+        started.append((process, ours, len(seeds)))
+    for process, pipe, number in started:
         ends += [pipe.recv() for _ in range(number)]
+        process.join()
     return ends
 
 
