@@ -325,7 +325,8 @@ def _short(metrics: Mapping[str, Reportable]) -> dict[str, Reportable]:
     return dict(short[:METRICS])
 
 
-def _accepted(request: wire.Tasks, store: ResultsStore) -> Callable[[Entry], bool]:
+def _accepted(request: wire.Tasks, store: ResultsStore) -> Callable[[Entry], bool] | None:
+    """Return what a task must fulfil; None: all are wanted, which is asked for once a second."""
     rest = {name: value for name, value in request.where.items() if name != CODE}
     code = str(request.where.get(CODE, ""))  # of the row: its first digits will do; or a parameter
     try:
@@ -343,13 +344,20 @@ def _accepted(request: wire.Tasks, store: ResultsStore) -> Callable[[Entry], boo
     def ran(entry: Entry) -> bool:
         return bool(code) and entry.state is State.COMPLETE and store.code_of(entry.planned).startswith(code)
 
-    return lambda entry: (
-        (entry.superseded or not request.superseded)
-        and request.state in (None, entry.state.value)
-        and request.phase in (None, entry.planned.phase)
-        and (where.holds(entry.planned) or (others.holds(entry.planned) and ran(entry)))
-        and (not words or _mentions(entry, words))
-    )
+    asked: list[tuple[object, Callable[[Entry], bool]]] = [
+        (request.superseded, lambda entry: bool(entry.superseded)),
+        (request.state is not None, lambda entry: entry.state.value == request.state),
+        (request.phase is not None, lambda entry: entry.planned.phase == request.phase),
+        (
+            request.where,
+            lambda entry: where.holds(entry.planned) or (others.holds(entry.planned) and ran(entry)),
+        ),
+        (words, lambda entry: _mentions(entry, words)),
+    ]
+    checks = [check for wanted, check in asked if wanted]
+    if len(checks) < 2:
+        return checks[0] if checks else None
+    return lambda entry: all(check(entry) for check in checks)
 
 
 def _mentions(entry: Entry, words: Sequence[str]) -> bool:

@@ -27,22 +27,23 @@ class Queries:
 
     def page(
         self,
-        accept: Callable[[Entry], bool],
+        accept: Callable[[Entry], bool] | None,
         offset: int,
         limit: int,
         *,
         order: Callable[[Entry], Any] | None = None,
         is_descending: bool = False,
     ) -> tuple[list[Entry], int]:
-        """Return copies of the accepted entries from the `offset`th on, at most `limit`, and of how many.
+        """Return copies of the entries accepted (None: all), at most `limit` from the `offset`th; of how many.
 
         They come by `order`, else in the order of the sweep.
 
         The sweep goes on while it looks: a task may have moved since it was accepted.
         """
         with self._lock:
-            entries = list(self._entries.values())
-        found = [entry for entry in entries if accept(entry)]
+            found = list(self._entries.values())
+        if accept is not None:
+            found = [entry for entry in found if accept(entry)]
         if order is not None:
             found.sort(key=order, reverse=is_descending)
         elif is_descending:
