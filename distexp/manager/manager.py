@@ -408,7 +408,7 @@ class ExperimentManager:
         for lease in self.queue.overdue(now_s):
             if not self._registry.is_ending(lease.worker):
                 self.dispatcher.completion.lose(lease, "no sign of life")
-        for lease in self.queue.leases():
+        for lease in self._registry.unconnected(self.queue.leases()):
             if self._registry.has_died(lease.worker):
                 self.dispatcher.completion.lose(lease, "its process is gone")
             elif (stuck := self._registry.stuck(lease.worker)) and lease.lease_id not in self._stuck:

@@ -3,11 +3,11 @@
 import copy
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from distexp.queue.entry import WorkerInfo
+from distexp.queue.entry import Lease, WorkerInfo
 from distexp.system import locks
 from distexp.system.process import ProcessMark
 from distexp.task import Task
@@ -181,6 +181,17 @@ class WorkerRegistry:
                 for each in self._workers.values()
             )
 
+    def unconnected(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Return the leases whose workers have no connection now: only these may be seen to be gone."""
+        with self._lock:
+            known = self._workers
+            return [
+                each
+                for each in leases
+                if (worker := known.get((each.worker.name, each.worker.instance))) is None
+                or worker.info.connection is None
+            ]
+
     def has_died(self, info: WorkerInfo) -> bool:
         """Return whether a worker of this host has died, and nothing of its task is left."""
         return (process := self._dead(info)) is not None and not self._may_run(process)
@@ -235,7 +246,9 @@ class WorkerRegistry:
 
         `own_commit` is called only where there is such a worker.
         """
-        others = [each for each, _ in self.all() if each.git_commit and not each.info.shares_folder]
+        with self._lock:
+            workers = self._workers.values()
+            others = [copy.copy(each) for each in workers if each.git_commit and not each.info.shares_folder]
         if not others:
             return
         self._commit = own_commit()

@@ -34,7 +34,7 @@ class Queries:
         order: Callable[[Entry], Any] | None = None,
         is_descending: bool = False,
     ) -> tuple[list[Entry], int]:
-        """Return copies of the entries accepted (None: all), at most `limit` from the `offset`th; of how many.
+        """Return copies of the entries accepted (None: all), `limit` from the `offset`th; of how many.
 
         They come by `order`, else in the order of the sweep.
 
