@@ -18,6 +18,7 @@ from distexp.cli.screen import REFRESH_S
 from distexp.manager.admin import Admin
 from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.forecast import FORECAST_S, Forecaster
+from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.rungs import Rungs
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.task_queue import TaskQueue
@@ -73,7 +74,7 @@ def _busy(now_s: list[float]) -> Admin:
         workdir=Workdir(Path()),
         forecaster=forecaster,
         rungs=Rungs(Path(), queue),
-        code=CodeIdentity(Path(), queue, store),
+        code=CodeIdentity(FrozenCode(Workdir(Path()), is_frozen=False), queue, store),
     )
 
 

@@ -8,6 +8,7 @@
     |   +-- TokenIncomplete    a token file that ends in the middle: somebody copies it just now
     |   +-- AlreadyRunning     another manager holds the folder, or a program holds the port
     |   +-- NoGpuError         no GPU qualifies; lists every GPU with its free memory
+    |   +-- GitTimeout         git has not answered; nobody knows what it would have said
     +-- ProtocolError          the peer's: a message that is refused
     |   +-- Unauthorized       the secret is missing or wrong
     |   +-- Refused            what the manager said to a request that it does not grant
@@ -50,6 +51,10 @@ class AlreadyRunning(UserError):
 
 class NoGpuError(UserError):
     """No GPU qualifies. The message lists every GPU with its free memory, or says why none was seen."""
+
+
+class GitTimeout(UserError):
+    """Git has not answered in time, as in a large repository on a slow disk. That is not to have no git."""
 
 
 class ProtocolError(DistexpError):

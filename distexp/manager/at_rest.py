@@ -11,6 +11,7 @@ from distexp.errors import ResultsUnwritable
 from distexp.manager.admin import Admin
 from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.forecast import Forecaster
+from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.rungs import Rungs, halving_of
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Entry
@@ -61,7 +62,7 @@ class SweepAtRest:
             workdir=workdir,
             forecaster=self._forecaster,
             rungs=Rungs(workdir.root, self._queue),
-            code=CodeIdentity(workdir.root, self._queue, self._store),
+            code=CodeIdentity(FrozenCode(workdir, is_frozen=False), self._queue, self._store),
             is_served=False,
         )
 

@@ -1,12 +1,12 @@
 """Which finished tasks ran other code than the folder holds now: says so, and lets them run again."""
 
 import logging
-from pathlib import Path
 
+from distexp.manager.frozen_code import FrozenCode
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
 from distexp.sweep.grid import Planned
-from distexp.system.code import SHOWN_DIGITS, FolderCode, other_code_text
+from distexp.system.code import SHOWN_DIGITS, other_code_text
 from distexp.task import State
 from distexp.text import count_text
 
@@ -14,31 +14,34 @@ log = logging.getLogger("distexp.manager")
 
 
 class CodeIdentity:
-    """The code of the folder, and of the rows.  Safe from any thread."""
+    """The code that tasks run, and that of the rows.  Safe from any thread."""
 
-    def __init__(self, root: Path, queue: TaskQueue, store: ResultsStore) -> None:
-        self._folder, self._queue, self._store = FolderCode(root), queue, store
+    def __init__(self, frozen: FrozenCode, queue: TaskQueue, store: ResultsStore) -> None:
+        self._frozen, self._queue, self._store = frozen, queue, store
         self._told = ""  # the code that was last spoken of
 
     def now(self) -> str:
-        """Return the code that the folder holds now; empty where it holds none."""
-        return self._folder.now().code
+        """Return the code that tasks run from now on; empty where the folder holds none."""
+        return self._frozen.code()
 
     def say_other(self) -> None:
         """Say at the start how many finished tasks ran other code."""
-        self._told = self.now()
-        if text := other_code_text([code for _, code in self._others()], self._told):
+        self._told = self._frozen.code_here()
+        if text := other_code_text([code for _, code in self._others()], self.now()):
             log.info("%s: requeue --other-code runs them again", text)
 
     def say_change(self) -> None:
-        """Say that the code is another than when it was last spoken of."""
-        now = self.now()
-        if now != self._told:
+        """Say that the folder's code is another than when it was last spoken of, and what tasks run."""
+        here = self._frozen.code_here()
+        if here not in (self._told, self.now() if self._frozen.is_frozen else ""):
+            tail = "column `code` of the rows says which ran"
+            if self._frozen.is_frozen:
+                tail = "tasks go on with their copy; requeue and resume take a new one"
             log.info(
-                "The code of this folder has changed (%s, now %s): column `code` of the rows says which ran",
-                *(self._told[:SHOWN_DIGITS] or "none", now[:SHOWN_DIGITS] or "none"),
+                "The code of this folder has changed (%s, now %s): %s",
+                *(self._told[:SHOWN_DIGITS] or "none", here[:SHOWN_DIGITS] or "none", tail),
             )
-        self._told = now
+        self._told = here
 
     def requeue_others(self) -> tuple[int, str]:
         """Let finished tasks that ran other code run again; return how many, and what to say besides.

@@ -87,8 +87,8 @@ class Dispatcher:
         self._secret = secret
         self._forecaster = Forecaster(queue, registry)
         self.rungs = Rungs(workdir.root, queue)
-        self.code = CodeIdentity(workdir.root, queue, store)
         self._frozen = frozen or FrozenCode(workdir, is_frozen=False)
+        self.code = CodeIdentity(self._frozen, queue, store)
         self._admin = Admin(
             queue=queue,
             store=store,

@@ -16,8 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from distexp.errors import GitTimeout
 from distexp.system.files import read_bytes
-from distexp.system.git import ask_git, commit_of
+from distexp.system.git import ask_git
 from distexp.text import count_text
 
 CODE_DIGITS = 12  # of its hash, of which people are shown `SHOWN_DIGITS`
@@ -50,10 +51,17 @@ class FolderCode:
         self._hashes: dict[str, tuple[Mark, str]] = {}  # of Python files, where there is no git
 
     def now(self) -> CodeState:
-        """Return the code as it is now; git is asked only if a file has changed since the last time."""
+        """Return the code as it is now; git is asked only if a file has changed since the last time.
+
+        While git does not answer, it is what it was before, or unknown (empty).
+        """
         with self._lock:
             if self._state is None or [_mark(path) for path in self._watched] != self._marks:
-                self._state = self._of_git() or self._of_python_files()
+                try:
+                    self._state = self._of_git() or self._of_python_files()
+                except GitTimeout:
+                    self._watched = []  # whatever was marked meanwhile: the next look asks again
+                    return self._state or CodeState()
             return self._state
 
     def _watch(self, paths: list[str]) -> None:
@@ -78,11 +86,11 @@ class FolderCode:
         changed = ask_git(self._folder, "diff-files", "--name-only", "-z", "--", *_NO_CODE) or ""
         names = [name for name in dict.fromkeys(changed.split("\0")) if name in blobs]
         blobs |= _edited(top, [name for name in names if name not in submodules])
-        blobs |= {name: commit_of(Path(top, name)) for name in names if name in submodules}
+        blobs |= {name: _commit(Path(top, name)) for name in names if name in submodules}
         status = ask_git(self._folder, "status", "--porcelain", "--untracked-files=no", "--", *_NO_CODE)
         return CodeState(
             _code({name.removeprefix(prefix): blob for name, blob in blobs.items() if blob}),
-            commit_of(self._folder),
+            _commit(self._folder),
             None if status is None else bool(status),
         )
 
@@ -125,6 +133,10 @@ def _code_folders(folder: Path) -> list[Path]:
 
 def _may_hold_code(name: str) -> bool:
     return not name.startswith((".", "results_")) and name not in ("__pycache__", "node_modules")
+
+
+def _commit(folder: Path) -> str:
+    return ask_git(folder, "rev-parse", "HEAD") or ""
 
 
 def _edited(top: str, names: list[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +25,7 @@ from distexp.system.code import CodeState
 from distexp.system.git import ask_git
 from distexp.text import count_text
 
+LISTING_S = 120.0  # for git to list a large repository on a cold network drive; then it is no copy at all
 MAX_FILES = 20_000  # more than any repository of experiments; a folder of data that git does not ignore
 MAX_BYTES = 512 * 1024 * 1024  # of one copy: code, not data
 KEPT = 3  # copies in a folder, however old
@@ -35,8 +37,13 @@ OWN = ".experiment_"  # so begin the names of what a manager keeps
 
 
 def code_files(folder: Path) -> list[str]:
-    """Return the files to copy, relative with slashes, sorted."""
-    listed = ask_git(folder, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    """Return the files to copy, relative with slashes, sorted.
+
+    Raises:
+        GitTimeout: Git does not say which.
+    """
+    words = ("ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    listed = ask_git(folder, *words, limit_s=LISTING_S)
     if not listed:  # no git, or it ignores the whole folder
         found = list(_walk(folder))
     else:
@@ -183,14 +190,18 @@ def make_archive(copy: Path) -> Path:
             with tarfile.open(fresh, "w") as tar:
                 for name in [STATE_FILE, *files_of(copy)]:
                     with contextlib.suppress(FileNotFoundError):  # a task has deleted it
-                        tar.add(copy / name, name, recursive=False, filter=_stays)
+                        tar.add(copy / name, name, recursive=False, filter=partial(_stays, copy))
             os.replace(fresh, path)
         finally:
             fresh.unlink(missing_ok=True)
     return path
 
 
-def _stays(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+def _stays(copy: Path, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Return what the tar file holds of a file: its content, also where two names have the same."""
+    if member.islnk():
+        member.type, member.linkname = tarfile.REGTYPE, ""
+        member.size = (copy / member.name).stat().st_size
     return None if member.issym() and _leaves(member.name, member.linkname) else member
 
 

@@ -89,11 +89,41 @@ def test_an_edit_that_cannot_be_copied_leaves_tasks_with_the_copy_before(
     write(lab.root, 2)
     monkeypatch.setattr(code_copy, "MAX_FILES", 1)
     for _ in range(2):
-        frozen.renew()
+        for each in (frozen, fetched):
+            each.renew()  # whoever resumes has fixed something
         assert frozen.copy_for(fetches=False) == fetched.copy_for(fetches=True) == before
     assert caplog.text.count("Tasks go on with the copy before") == 2, "once for each"
     with pytest.raises(UserError, match="Put data into"):
         frozen.freeze()
+
+
+def test_an_edit_is_said_with_what_tasks_run(lab: Folder, caplog: pytest.LogCaptureFixture) -> None:
+    subprocess.run(["git", "-C", str(lab.root), "add", "."], check=True)
+    with lab.serving(freeze_code=True) as manager, RawClient(manager.port, token=lab.token) as user:
+        write(lab.root, 2)
+        for _ in range(2):
+            manager.rescan()
+        said = [each for each in caplog.messages if "code of this folder has changed" in each]
+        assert [each.partition("): ")[2] for each in said] == [
+            "tasks go on with their copy; requeue and resume take a new one"
+        ]
+        user.say("resume")
+        manager.rescan()
+    assert caplog.text.count("code of this folder has changed") == 1
+    assert caplog.text.count("Tasks run from a copy of the code as it is now") == 2
+
+
+def test_git_is_not_asked_at_every_assignment_where_code_is_not_frozen(
+    lab: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = FrozenCode(Workdir(lab.root), is_frozen=False)
+    before = frozen.copy_for(fetches=True)
+    write(lab.root, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(code_copy, "ask_git", lambda *words, **more: pytest.fail("git was asked"))
+        assert frozen.copy_for(fetches=True) == before
+    frozen.renew()
+    assert frozen.copy_for(fetches=True) != before, "whoever resumes has fixed something"
 
 
 def test_a_worker_whose_copy_was_deleted_goes_to_the_one_that_it_fetches_anew(

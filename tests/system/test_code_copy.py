@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from distexp.errors import UserError
+from distexp.errors import GitTimeout, UserError
 from distexp.system import code_copy
-from distexp.system.code import CodeState
+from distexp.system import git as git_module
+from distexp.system.code import CodeState, FolderCode
 from distexp.system.code_copy import code_files, link_rest, make_archive, make_copy, state_of, unpack
 
 STATE = CodeState("abc", "c0ffee", True)
@@ -159,6 +160,37 @@ def test_what_stands_beside_the_code_is_linked_here_and_does_not_travel(lab: Pat
     }
     assert sent == {*CODE, code_copy.STATE_FILE, "inside"}
     assert os.readlink(there / "inside") == "src"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs hard links")
+def test_two_names_of_one_file_travel_as_two_files(lab: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "code" / make_copy(lab, tmp_path / "code", STATE)
+    (copy / "src/train.py").unlink()
+    os.link(copy / "notes ü.txt", copy / "src/train.py")
+    unpack(make_archive(copy), there := tmp_path / "there")
+    assert (there / "src/train.py").read_text() == (there / "notes ü.txt").read_text()
+    assert (there / "src/train.py").read_text() == "not tracked, not ignored\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the program is a script")
+def test_a_git_that_does_not_answer_is_not_taken_for_none(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = FolderCode(lab)
+    before = look.now()
+    stalled = tmp_path / "bin/git"
+    stalled.parent.mkdir()
+    stalled.write_text("#!/bin/sh\nexec tail -f /dev/null\n")
+    stalled.chmod(0o755)
+    monkeypatch.setenv("PATH", str(stalled.parent), prepend=os.pathsep)
+    monkeypatch.setattr(code_copy, "LISTING_S", 0.2)
+    monkeypatch.setattr(git_module, "GIT_S", 0.2)
+    with pytest.raises(GitTimeout, match=r"my lab: `git ls-files` has not answered for 0\.2 s"):
+        code_files(lab)
+    (lab / "src/train.py").write_text("lr = 2\n")
+    assert (look.now(), FolderCode(lab).now()) == (before, CodeState()), "it is not known"
+    monkeypatch.undo()
+    assert look.now().code not in ("", before.code)
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, leads: str = "") -> tarfile.TarInfo:

@@ -16,6 +16,7 @@ from distexp.errors import ProtocolError
 from distexp.manager.admin import Admin
 from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.forecast import Forecaster
+from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.rungs import Rungs
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import WorkerInfo
@@ -247,7 +248,7 @@ def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -
         workdir=Workdir(tmp_path),
         forecaster=Forecaster(queue, registry),
         rungs=Rungs(tmp_path, queue),
-        code=CodeIdentity(tmp_path, queue, store),
+        code=CodeIdentity(FrozenCode(Workdir(tmp_path), is_frozen=False), queue, store),
     ).handle(wire.Status())
     line = encode(reply)
     assert len(line) <= MAX_STATUS_BYTES
