@@ -16,6 +16,7 @@ from distexp.errors import AlreadyRunning, UserError
 from distexp.run_folder import run_folder
 from distexp.system import locks
 from distexp.system.files import SMALL_BYTES, make_ignored, read_bytes, regular, replace_durably
+from distexp.system.network_drives import local_place
 from distexp.system.process import ProcessMark, host_name
 
 LOG_FILE = "experiment_manager.log"
@@ -48,14 +49,38 @@ class Workdir:
         return self.root / ".experiment_manager"
 
     @property
+    def local(self) -> Path:
+        """Where what the processes of one host share lies: in `state`, unless that is on a network drive.
+
+        Raises:
+            UserError: It is, and this host has no place on a disk.
+        """
+        return local_place(self.root) or self.state
+
+    @property
     def lock(self) -> Path:
         """Whoever holds it is the manager of this folder."""
-        return self.state / "lock"
+        return self.local / "lock"
 
     @property
     def journal(self) -> Path:
         """The SQLite file of `Journal`."""
+        return self.local / "journal.sqlite3"
+
+    @property
+    def journal_copy(self) -> Path:
+        """The same where it was copied back to, on a network drive."""
         return self.state / "journal.sqlite3"
+
+    @property
+    def journal_place(self) -> Path:
+        """Where the newest journal is, for a folder on a network drive: see `NetworkFolder`."""
+        return self.state / "journal_place.json"
+
+    @property
+    def pulse(self) -> Path:
+        """What the manager of a folder on a network drive writes again and again while it runs."""
+        return self.state / "pulse"
 
     @property
     def info(self) -> Path:
@@ -70,21 +95,26 @@ class Workdir:
     @property
     def nonce(self) -> Path:
         """Who can tell this file's text and its place on the disk shares this folder with the manager."""
-        return self.state / "nonce"
+        return self.local / "nonce"
 
     @property
     def cpu_claims(self) -> Path:
         """The locks that number CPU workers."""
-        return self.state / "claims"
+        return self.local / "claims"
 
     def task_lock(self, worker: ProcessMark) -> Path:
         """The lock that is held while something of a local worker's task may run, also after its death."""
-        return self.state / "watchers" / f"{worker.pid}-{worker.started:.0f}.lock"
+        return self.local / "watchers" / f"{worker.pid}-{worker.started:.0f}.lock"
 
     @property
     def code_copies(self) -> Path:
         """Copies of the code that tasks run from, by hash."""
         return self.state / "code"
+
+    @property
+    def setups(self) -> Path:
+        """What each host has done of the `setup:` lines of sweep files, and what they printed."""
+        return self.state / "setup"
 
     @property
     def kept_rows(self) -> Path:
@@ -172,7 +202,7 @@ class Workdir:
             ) from None
         except OSError as error:
             raise UserError(
-                f"{self.state} must be a folder in which files can be written and locked: {error}"
+                f"{self.local} must be a folder in which files can be written and locked: {error}"
             ) from None
         if not self.read_nonce():
             write_private(self.nonce, secrets.token_hex(16))

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from msgspec import structs
 
-from distexp.errors import AlreadyRunning, DistexpError
+from distexp.errors import AlreadyRunning, DistexpError, ManagerUnreachable, ProtocolError
+from distexp.manager.network_folder import bring_copy, place_of, stamp_here
 from distexp.queue.journal import Journal
 from distexp.search.history import KnownTasks, known_tasks
 from distexp.sweep.config import Phase
@@ -17,7 +18,7 @@ from distexp.sweep.expand import expand
 from distexp.task import TaskRecord
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
-from distexp.wire.messages import Tasks, TasksReply, TaskStatus
+from distexp.wire.messages import Status, StatusReply, Tasks, TasksReply, TaskStatus
 from distexp.workdir import Workdir
 
 Record = TypeVar("Record")
@@ -58,17 +59,32 @@ def journal_of(workdir: Workdir) -> list[TaskRecord]:
 
 
 def _read(workdir: Workdir, load: Callable[[Journal], list[Record]]) -> list[Record]:
-    if not os.path.exists(workdir.journal):
+    place = place_of(workdir)
+    is_here = workdir.local == workdir.state or (place is not None and place.stamp == stamp_here(workdir))
+    if not os.path.exists(workdir.journal if is_here else workdir.journal_copy):
         return []
     lock = workdir.hold()
     try:
-        journal = Journal(workdir.journal)
+        path = workdir.journal
+        if not is_here:  # on another host, whose manager may run
+            if place is not None and not place.is_back:
+                _refuse_if_answered(workdir)
+            path = path.with_name("journal_read.sqlite3")
+            bring_copy(workdir, path)
+        journal = Journal(path)
         try:
             return load(journal)
         finally:
             journal.close()
     finally:
         lock.release()
+
+
+def _refuse_if_answered(workdir: Workdir) -> None:
+    """Raise AlreadyRunning if the folder's manager answers."""
+    with suppress(ManagerUnreachable, ProtocolError), Client(workdir, token=given_token()) as client:
+        client.call(Status(), StatusReply)
+        raise AlreadyRunning(f"{workdir.root}: a manager is already running in this folder")
 
 
 def tasks_in(workdir: Workdir, phases: Sequence[Phase]) -> KnownTasks:

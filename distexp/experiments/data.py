@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distexp.experiments.settings import IMAGE_SETS, OPENML, TABLES
 from distexp.system import locks
 from distexp.system.long_work import LongWork
+from distexp.system.network_drives import lock_of
 
 DATA_DIR = Path("data")
 MIN_PER_CLASS = 5  # fewer, and the split below leaves a part without the class
@@ -76,7 +77,7 @@ def load(name: str, data_dir: Path = DATA_DIR) -> Dataset:
         path.parent.mkdir(parents=True, exist_ok=True)
         with LongWork() as work:
             work.begin(f"Waiting for another process that fetches {name}")
-            with locks.acquire(f"{path}.lock", math.inf):
+            with locks.acquire(lock_of(path), math.inf):
                 if not path.exists():
                     work.begin(f"Fetching {name} from openml.org")
                     _store(_fetch(name, data_dir), path)

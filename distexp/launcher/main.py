@@ -245,4 +245,4 @@ def find_manager(workdir: Path) -> psutil.Process | None:
 
 def has_manager(workdir: Path) -> bool:
     """Return whether a manager holds the folder."""
-    return locks.is_held(Workdir(workdir).state / "lock")
+    return locks.is_held(Workdir(workdir).lock)

@@ -17,6 +17,7 @@ from distexp.manager.duplicates import copy_duplicate_rows
 from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.hooks import Commands, Hooks
 from distexp.manager.kept_rows import KeptRows
+from distexp.manager.network_folder import NetworkFolder
 from distexp.manager.pauses import PauseWatch
 from distexp.manager.searches import Searches
 from distexp.manager.workers import RETURN_S, WorkerRegistry
@@ -152,6 +153,9 @@ class ExperimentManager:
             undo.callback(self._folder.release)
             undo.callback(self._pauses.stop)
             log_open.callback(stop_logging_to, log_to_file(self.workdir.log))
+            self._network = NetworkFolder(self.workdir)
+            self._network.take()
+            undo.callback(self._network.give_back)
             self.journal = Journal(self.workdir.journal)
             undo.callback(self.journal.close)
             self.journal.sweep_id = self.workdir.keep_sweep_id(self.journal.sweep_id)
@@ -306,11 +310,10 @@ class ExperimentManager:
 
     def run_once(self) -> None:
         """Look at the leases; every `rescan_s` also at results and configs; see whether all is done."""
+        self._network.beat()
         if not self._holds_folder():
-            log.error(
-                "Stopping: %s was deleted or replaced while the manager ran; start it again",
-                self.workdir.state,
-            )
+            deleted = f"{self.workdir.state} was deleted or replaced while the manager ran; start it again"
+            log.error("Stopping: %s", self._network.lost_to or deleted)
             self._is_lost = True
             self.request_stop()
             return
@@ -386,7 +389,7 @@ class ExperimentManager:
 
     def _holds_folder(self) -> bool:
         try:
-            return self._folder.is_at(self.workdir.lock)
+            return not self._network.lost_to and self._folder.is_at(self.workdir.lock)
         except NotADirectoryError:
             return False
 

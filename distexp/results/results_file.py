@@ -26,6 +26,7 @@ from distexp.results.reader import OnRead, OnRow, Reader, Scan
 from distexp.results.row import STOPPED_AT
 from distexp.system import locks
 from distexp.system.files import regular, sync, sync_folder
+from distexp.system.network_drives import lock_of
 from distexp.task import Bookmark, Task
 
 __all__ = ["RESULTS_FILE", "Appended", "ResultsFile", "Scan"]
@@ -78,7 +79,7 @@ class ResultsFile:
         self._root, self._index, self._folder = root, index, folder
         self._reader = Reader(self.path, index, folder, bookmark, on_read=on_read)
         self._on_read = on_read
-        self._lock = f"{self.path}.lock"
+        self._lock = lock_of(self.path)
         self._lock_timeout_s = lock_timeout_s
 
     @property
@@ -458,7 +459,7 @@ def _rewritten(path: Path, lock: locks.FileLock) -> Iterator[tuple[BinaryIO, Bin
             new.flush()
             sync(new.fileno())
         shutil.copymode(target, copy)
-        if not lock.is_at(f"{path}.lock"):
+        if not lock.is_at(lock_of(path)):
             raise OSError(errno.ESTALE, "its lock file was deleted meanwhile")
         os.replace(copy, target)
     except OSError:
