@@ -51,6 +51,7 @@ class Cause(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     IMPORT = "import"  # the experiment cannot be imported
+    SETUP = "setup"  # what the sweep file runs first on each host has failed
 
 
 class Need(NamedTuple):
@@ -105,6 +106,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     gpu_model: tuple[str, ...] = ()  # words of product names: each GPU is of one of these models; none: any
     tags: tuple[str, ...] = ()  # parameters that are no part of its identity
     python: str | None = None  # what `python` in its command is; None: the worker's own
+    setup: str | None = None  # what runs once on each host before the first task of its file there
     has_seeds: bool = False  # its file says which seeds: `{args}` in its command holds the seed
     key: str = ""  # identity: phase, experiment, parameters without tags, seed
 

@@ -31,7 +31,7 @@ ROWS = (
 ROW_OF = {package: row for row, packages in enumerate(ROWS) for package in packages.split()}
 
 CATCHERS = {  # who may catch whatever comes; the reason
-    "worker.worker.Worker._try_start": "around a task's start: whatever prevents it is a failure of it",
+    "worker.worker._tried": "around a task's start: whatever prevents it is a failure of it",
     "system.beside.Beside._run": "around a step in a thread: what it raises is raised where it is waited for",
     "manager.waiting.WaitingWorkers._run": "around one turn for those that wait: the next serves on",
     "manager.searches.Searches._run": "around one choice: whatever it breaks, the manager serves on",

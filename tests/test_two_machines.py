@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from distexp.workdir import Workdir
 from tests.live_manager import Folder
 from tests.live_worker import CONFIG, GATED
 from tests.support import poll
@@ -202,6 +203,43 @@ def test_a_worker_on_another_machine_outlives_a_cable_that_is_pulled(
             ip(f"-n {there.name} link set wire0 up")
             assert worker.wait(100) == 0
     assert [row["attempt"] for row in folder.rows()] == ["1", "1"]
+
+
+LAB = {
+    "src/model.py": "import helper\ndef run(params, context):\n"
+    "    return {'score': helper.TIMES * params['width'], 'data': open('data/set.txt').read().strip()}\n",
+    "helper.py": "TIMES = 10\n",
+    "get_data.sh": 'mkdir -p "$DISTEXP_WORKDIR/data"\necho digits > "$DISTEXP_WORKDIR/data/set.txt"\n',
+    ".gitignore": "data/\nsecrets.txt\n",
+    "secrets.txt": "not for others\n",
+    "configs/config_exp1.yaml": "setup: bash get_data.sh\n"
+    "defaults: {output_dir: ./results_exp1, experiment: 'model:run'}\n"
+    "exp1_vary_width: {combinations: [{width: [1, 2]}]}\n",
+}
+
+
+def test_a_machine_with_nothing_but_the_address_and_the_token_fetches_code_and_data(
+    machines: tuple[Machine, Machine], folder: Folder, tmp_path: Path
+) -> None:
+    here, there = machines
+    (elsewhere := tmp_path / "empty folder").mkdir()
+    for name, text in LAB.items():
+        (folder.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.root / name).write_text(text)
+    subprocess.run(["git", "init", "-q", folder.root], check=True)
+    with here.running("-m", "distexp", "manager", "--host", "0.0.0.0", "--port", 0, cwd=folder.root):
+        where = (here.address, port_of(folder))
+        poll(Workdir(folder.root).token.exists, "the token")
+        given = os.environ | {"EXPERIMENT_TOKEN": folder.token_text}
+        code, said = there.run(
+            "-m", "distexp", "worker", *where, "--fetch", "--device", "cpu", cwd=elsewhere, env=given
+        )
+        assert code == 0, said
+    assert [(row["score"], row["data"]) for row in folder.rows()] == [("10", "digits"), ("20", "digits")]
+    fetched = {path.name for path in elsewhere.rglob("*") if path.is_file()}
+    assert {*map(os.path.basename, LAB)} - {"secrets.txt"} < fetched
+    assert not {"secrets.txt", "token", "certificate.pem", "final_results.csv"} & fetched
+    assert (elsewhere / "data/set.txt").read_text() == "digits\n"
 
 
 # -- three machines

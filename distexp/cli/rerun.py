@@ -13,7 +13,7 @@ import msgspec
 from distexp.cli.choice import Choice, Chooser
 from distexp.cli.options import KNOWN_CONFIGS, WORKDIR
 from distexp.cli.worker import enter, pin
-from distexp.errors import NoGpuError
+from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, Place, claim_gpu, claim_gpus
 from distexp.gpu.devices import GpuRequest
 from distexp.results.row import OUR_COLUMNS, STOPPED_AT, row_for
@@ -24,6 +24,7 @@ from distexp.task import Provenance, Task
 from distexp.text import cut, one_line
 from distexp.workdir import Workdir
 from distexp.worker.foreground import Foreground
+from distexp.worker.host_setup import HostSetup
 from distexp.worker.task_main import Finished, Stopped
 
 SHOWN_CHARS = 30  # of a value in the comparison
@@ -80,6 +81,8 @@ def main(task: str, *, pdb: bool, device: str, threads: int, configs: str | None
         held.callback(claim.release)
         pin(claim, threads)
         enter(root)
+        if problem := HostSetup(Workdir(root)).run(chosen.task):
+            raise UserError(problem)
         run = Foreground(chosen.task, root, device=claim.device, gpus=len(claim.gpus), threads=threads)
         outcome = run.run(wants_debugger=pdb)
         if run.close():

@@ -107,12 +107,16 @@ def arguments(params: Mapping[str, Any], context: Context, windows: bool = os.na
     }
     if "run_dir" not in params:  # a parameter may be called so
         own["run_dir"] = str(context.run_dir)
-    program, *others = fill_command(
-        context.command or "", params, own, windows=windows, with_seed=context.has_seeds
-    )
+    words = fill_command(context.command or "", params, own, windows=windows, with_seed=context.has_seeds)
+    return with_python(words, context.python, windows)
+
+
+def with_python(words: Sequence[str], python: str | None, windows: bool = os.name == "nt") -> list[str]:
+    """Return a command line in which `python` is this interpreter, or another that the sweep names."""
+    program, *others = words
     if program != "python":
         return [program, *others]
-    return [*(split_command(context.python, windows) if context.python else [sys.executable]), *others]
+    return [*(split_command(python, windows) if python else [sys.executable]), *others]
 
 
 def _environment(result_path: Path, context: Context) -> dict[str, str]:

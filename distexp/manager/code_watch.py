@@ -16,10 +16,10 @@ CodeSignature = tuple[tuple[str, int, int], ...]  # name, time of change in ns, 
 def code_signature(root: Path, task: Task) -> CodeSignature:
     """Return time and size of the files of the working folder that a task may run.
 
-    Those are what its command names, and Python files: in the folder, in `src` and in folders that hold some,
-    for what is broken is often not the file that the config names.
+    Those are what its command and its setup name, and Python files: in the folder, in `src` and in folders
+    that hold some, for what is broken is often not the file that the config names.
     """
-    named = [root / word for word in task.command.split()] if task.command is not None else []
+    named = [root / word for line in (task.command, task.setup) for word in (line or "").split()]
     found = []
     with suppress(OSError, ValueError):  # a folder goes while it is looked at
         for path in islice((*named, *_python_files(root)), MAX_FILES):

@@ -18,7 +18,7 @@ from distexp.manager.forecast import Forecaster
 from distexp.manager.kept_rows import KeptRow, KeptRows
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Entry, Lease, WorkerInfo
-from distexp.queue.holds import COUNTED
+from distexp.queue.holds import BEFORE_BEGIN, COUNTED
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
 from distexp.results.conversion import convert
@@ -173,12 +173,12 @@ class CompletionHandler:
             self._charge(failure, entry, worker, failure.error, retry=True)
 
     def failed(self, request: wire.TaskFailed, worker: Worker) -> wire.Ack:
-        """Charge the failure to the task; one by import holds its phase, or excludes the worker."""
+        """Charge the failure to the task; one before its begin holds its phase, or excludes the worker."""
         entry = self._reported(request)
         cause = Cause(request.cause)
         why = (request.error.strip().splitlines() or ["no message"])[-1]
-        if cause is Cause.IMPORT:
-            is_live = self._not_imported(request, entry, worker, why)
+        if cause in BEFORE_BEGIN:
+            is_live = self._not_begun(request, entry, worker, why)
         else:
             has_larger = (self._registry.largest_mib(entry.need.gpus) or 0) > worker.info.memory_mib
             retry = cause is not Cause.OUT_OF_MEMORY or has_larger
@@ -214,19 +214,20 @@ class CompletionHandler:
         path = run_folder(task.output_dir, task.phase, task.seed, task.key) / LOG_FILE
         return f" (its log: {path.as_posix()})" if os.path.isfile(self._store.root / path) else ""
 
-    def _not_imported(self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str) -> bool:
-        """Exclude the worker where others can import, else hold the phase; return if the lease was live."""
-        task, lease_id = entry.task, _lease_id(request, entry, worker)
+    def _not_begun(self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str) -> bool:
+        """Hold the phase, or exclude a worker that alone cannot import it; return if the lease was live."""
+        task, cause, lease_id = entry.task, Cause(request.cause), _lease_id(request, entry, worker)
         is_live = entry.lease is not None and entry.lease.lease_id == lease_id
-        why_excluded = f"cannot import {task.experiment}, which others can: {why}"
-        is_proven = is_live and self._registry.is_proven(task.experiment)
-        if is_proven and self._registry.exclude(worker.info, why_excluded):
-            return self._queue.release(lease_id, task.key) is not None
-        error = f"{task.experiment} cannot be imported: {why}"
+        if cause is Cause.IMPORT:
+            why_excluded = f"cannot import {task.experiment}, which others can: {why}"
+            is_proven = is_live and self._registry.is_proven(task.experiment)
+            if is_proven and self._registry.exclude(worker.info, why_excluded):
+                return self._queue.release(lease_id, task.key) is not None
+        error = f"{task.experiment} cannot be imported: {why}" if cause is Cause.IMPORT else why
         was_held = task.phase in self._queue.holds.explain()
-        if not is_live or not self._queue.not_imported(lease_id, task.key, error):
+        if not is_live or not self._queue.not_begun(lease_id, task.key, cause, error):
             return self._charge(request, entry, worker, why, retry=True)
-        self._forecaster.failed(task, worker.name, f"import: {why}", State.PENDING)
+        self._forecaster.failed(task, worker.name, f"{cause}: {why}", State.PENDING)
         if not was_held:
             self._log_hold(task.phase)
         return True

@@ -16,6 +16,7 @@ from distexp.task import Cause
 HOLD_AFTER = 5  # different tasks failed, none succeeded
 SPREAD_AFTER = 2  # failures; then tasks are drawn from all over the phase: one bad value is not all of it
 SPREAD_FAILED = 2  # tasks drawn so that must be among those that failed
+BEFORE_BEGIN = (Cause.IMPORT, Cause.SETUP)  # no fault of a task: charged to the phase, or to a worker
 COUNTED = (Cause.ERROR, Cause.CRASH, Cause.TIMEOUT)
 DECIDING_S = 30.0  # how long a worker waits for the attempt that may show the phase to be broken
 GOLDEN = 0.618034  # places at its multiples are spread evenly, however many there are
@@ -44,6 +45,7 @@ class PhaseHolds:
         self._phases: dict[str, _Phase] = {}
         self.held: dict[str, str] = {}  # phase -> why
         self._doubted: set[str] = set()  # phases that one more failure would hold
+        self._unable: dict[tuple[str, str], set[str]] = {}  # worker -> phases whose setup failed on its host
 
     def _of(self, phase: str) -> _Phase:
         if phase not in self._phases:
@@ -79,11 +81,21 @@ class PhaseHolds:
         self._hold(phase, why_held([*about.failed.values()]))
         return [*about.failed]
 
-    def not_imported(self, phase: str, error: str) -> bool:
-        """Hold the phase, since its experiment cannot be imported; False when it is held or never is."""
-        if self._of(phase).error or self._keep_going:
+    def not_begun(self, phase: str, cause: Cause, error: str, worker: WorkerInfo) -> bool:
+        """Hold the phase, since this worker cannot begin its tasks; False when no phase is ever held.
+
+        One on whose host the setup has failed gets no task of it before `end_all`, though others may.
+        """
+        if self._keep_going:
             return False
-        self._hold(phase, error)
+        me = (worker.name, worker.instance)
+        about = self._of(phase)
+        about.tried.add(me)
+        if cause is Cause.SETUP:
+            self._unable.setdefault(me, set()).add(phase)
+        if not about.error:
+            about.is_proven = False
+            self._hold(phase, error)
         return True
 
     def recall(self, phase: str, failed: Sequence[Entry]) -> None:
@@ -118,6 +130,7 @@ class PhaseHolds:
             ended = list(self.held)
             self.held.clear()
             self._doubted.clear()
+            self._unable.clear()
             for phase, about in self._phases.items():
                 self._phases[phase] = _Phase(code_version=about.code_version + (phase in ended))
             return ended
@@ -132,13 +145,13 @@ class PhaseHolds:
     def closed_to(self, worker: WorkerInfo, now_s: float) -> frozenset[str]:
         """Return the phases of which this worker gets no task now.
 
-        These are held ones of which it has had its trial, and those of which an attempt has just begun that
-        may show them to be broken.
+        These are held ones of which it has had its trial, those whose setup has failed on its host, and those
+        of which an attempt has just begun that may show them to be broken.
         """
         me = (worker.name, worker.instance)
         tried = [phase for phase in self.held if me in self._phases[phase].tried]
         deciding = [phase for phase in self._doubted if self._is_deciding(phase, now_s)]
-        return frozenset(tried + deciding)
+        return frozenset([*tried, *deciding, *self._unable.get(me, ())])
 
     def _is_deciding(self, phase: str, now_s: float) -> bool:
         begun_s = self._phases[phase].begun_s.values()

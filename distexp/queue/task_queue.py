@@ -14,7 +14,7 @@ from dataclasses import replace
 from distexp.errors import IllegalTransition, UnknownTask
 from distexp.queue.counts import StateCounts
 from distexp.queue.entry import REATTACH_S, TRANSITIONS, Entry, Lease, WorkerInfo
-from distexp.queue.holds import COUNTED, PhaseHolds
+from distexp.queue.holds import BEFORE_BEGIN, COUNTED, PhaseHolds
 from distexp.queue.lookup import Labels
 from distexp.queue.priorities import Priorities
 from distexp.queue.queries import Queries
@@ -105,7 +105,7 @@ class TaskQueue:
         """Take over what an earlier manager knew about tasks of this sweep; call before the first request.
 
         Each live lease gets what is left of `REATTACH_S`; one without heartbeats its full time, as it shows
-        up only when it is done. Failures by import are forgotten, with `retry_failed` all.
+        up only when it is done. Failures before a begin are forgotten, with `retry_failed` all.
         """
         with self._lock:
             for record in records:
@@ -116,7 +116,7 @@ class TaskQueue:
                     continue
                 if record.attempts:
                     self._scheduler.push_retry(record.key)
-                if record.cause == Cause.IMPORT or (retry_failed and record.state == State.FAILED):
+                if record.cause in BEFORE_BEGIN or (retry_failed and record.state == State.FAILED):
                     entry.attempts, entry.cause, entry.error = record.attempts, record.cause, record.error
                     continue
                 entry.recall(record)
@@ -293,17 +293,15 @@ class TaskQueue:
                 self._end_unassigned(entry, State.FAILED)
             return [entry.copy() for entry in pending]
 
-    def not_imported(self, lease_id: str, key: str, error: str) -> bool:
-        """Take a task back whose experiment cannot be imported, free, and hold its phase.
-
-        False when the lease has ended, or the phase is never held.
-        """
+    def not_begun(self, lease_id: str, key: str, cause: Cause, error: str) -> bool:
+        """Take a task back, free, that cannot be begun, and hold its phase; False when nothing changes."""
         with self._lock:
             entry = self._held(lease_id, key)
-            phase = self._entry(key).planned.phase
-            if entry is None or not (phase in self.holds.held or self.holds.not_imported(phase, error)):
+            if entry is None or entry.lease is None:
                 return False
-            entry.cause, entry.error = Cause.IMPORT.value, error
+            if not self.holds.not_begun(entry.planned.phase, cause, error, entry.lease.worker):
+                return False
+            entry.cause, entry.error = cause.value, error
             self._give_back(entry, State.PENDING)
             return True
 

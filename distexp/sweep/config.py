@@ -13,7 +13,7 @@ from distexp.sweep.axes import Item, read_items, read_seeds
 from distexp.sweep.combinations import Combinations, Places, combine
 from distexp.sweep.defaults import Level, read_level
 from distexp.sweep.description import axis_line
-from distexp.sweep.options import LATER, OPTIONS, Metric, Options, check_options, read_options
+from distexp.sweep.options import OPTIONS, TOP_OPTIONS, Metric, Options, check_options, read_options
 from distexp.sweep.sampling import Search, sample
 from distexp.sweep.space import Space, make_space
 from distexp.sweep.validation import (
@@ -34,7 +34,7 @@ from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, DEFAULT_SEED, H
 MAX_BYTES = 1024 * 1024  # a sweep is a page of YAML; a megabyte is some other file, and takes up to a minute
 MAX_PARAMETERS = 200_000  # of all phases of a file, each with those of the file: a second of checking
 PHASE_KEYS = ("defaults", "combinations", *OPTIONS)
-FILE_KEYS = ("defaults", "seeds", "include", *OPTIONS)
+FILE_KEYS = ("defaults", "seeds", "include", *OPTIONS, *TOP_OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,7 @@ class Phase:
     min_free_gb: float | None = None
     gpu_model: tuple[str, ...] = ()
     python: str | None = None  # what `python` in its command is; None: the worker's own
+    setup: str | None = None  # what runs on each host before the first task of its file there
     has_seeds: bool = False  # the file says which
     axis_lines: tuple[str, ...] = field(default=(), compare=False)  # its axes as understood, for people
     excluded: int = 0  # combinations that `exclude` took out
@@ -171,7 +172,7 @@ def _phases(root: Node, problems: Problems, text_of: Callable[[str], str] | None
     seeds = file.seeds
     for key in ("defaults", "seeds", "include"):
         top.pop(key, None)
-    reserved = (*OPTIONS, *LATER)
+    reserved = (*OPTIONS, *TOP_OPTIONS)
     named = {key: top.pop(key) for key in reserved if key in top and not _is_phase(top[key])}
     options = read_options(named, problems)
     phases: list[Phase] = []
@@ -316,6 +317,7 @@ def _phase(
         halving=_halving(options),
         is_shuffled=options.order == "shuffled",
         priority=options.priority or 0,
+        setup=options.setup,
         tags=tuple(options.tags),
         renamed_from=options.renamed_from,
         assume=options.assume,
@@ -326,6 +328,8 @@ def _check_keys(node: Node, problems: Problems) -> None:
     for key, item in node.value.items():
         if key == "seeds":
             problems.at(item, "write `seeds` at the top of the file, or an axis `- seed: [42, 101]`")
+        elif key in TOP_OPTIONS:
+            problems.at(item, f"write `{key}` at the top of the file: it is for all its phases")
         elif key not in PHASE_KEYS:
             problems.at(item, f"is no key of a phase. There are: {', '.join(PHASE_KEYS)}")
 

@@ -83,6 +83,7 @@ def grid_of(phase: Phase) -> Grid:
         absent=dict(phase.absent),
         priority=phase.priority,
         python=phase.python,
+        setup=phase.setup,
         has_seeds=phase.has_seeds,
         tags=phase.tags,
         renamed_from=dict(phase.renamed_from),

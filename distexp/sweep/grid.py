@@ -31,6 +31,7 @@ class Grid(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     places: dict[str, Sequence[int]] | None = None  # of each combination, in each axis; None: all are crossed
     absent: dict[str, int] = {}  # of an axis: the place at which a combination lacks the parameter
     python: str | None = None
+    setup: str | None = None
     has_seeds: bool = False
     tags: tuple[str, ...] = ()  # of `defaults`: no part of a task's identity
     priority: int = 0  # tasks of phases with a higher one come first
@@ -141,6 +142,7 @@ class GridPoint(msgspec.Struct, frozen=True, gc=False, eq=False):
             gpu_model=grid.gpu_model,
             tags=grid.tags,
             python=grid.python,
+            setup=grid.setup,
             has_seeds=grid.has_seeds,
             key=self.key,
         )

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar, cast
 
 from distexp.sweep.early_terminate import EarlyTerminate, read_early_terminate
 from distexp.sweep.sampling import Search, read_search
-from distexp.sweep.validation import shown
+from distexp.sweep.validation import check_plain_command, shown
 from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import MAX_PRIORITY, Value
 
@@ -17,7 +17,8 @@ Item = TypeVar("Item")
 
 RULES = ("tags", "renamed_from", "assume")  # which rows count
 OPTIONS = (*RULES, "metric", "search", "early_terminate", "exclude", "order", "priority")
-LATER = ("setup",)  # reserved beside them, and refused until a version knows them
+TOP_OPTIONS = ("setup",)  # of a file alone
+MAX_SETUP_CHARS = 10_000  # it travels with each task of the file
 GOALS = ("maximize", "minimize")
 ORDERS = ("file", "shuffled")
 
@@ -45,6 +46,7 @@ class Options:
     exclude: Node | None = None
     order: Literal["file", "shuffled"] | None = None
     priority: int | None = None
+    setup: str | None = None  # what runs on each host before the first task of the file there
 
     def over(self, file: "Options", known: Iterable[str]) -> "Options":
         """Return these options with those of the file's top, as far as they concern `known` parameters."""
@@ -61,6 +63,7 @@ class Options:
             exclude=self.exclude or _concerning(file.exclude, here),
             order=self.order or file.order,
             priority=file.priority if self.priority is None else self.priority,
+            setup=file.setup,
         )
 
 
@@ -79,10 +82,7 @@ def _concerning(exclude: Node | None, names: Collection[str]) -> Node | None:
 
 
 def read_options(items: Mapping[str, Node], problems: Problems) -> Options:
-    """Return what the keys `OPTIONS` of a mapping say."""
-    for key in LATER:
-        if key in items:
-            problems.at(items[key], f"this version knows no {key} yet: take it out")
+    """Return what the keys `OPTIONS` and `TOP_OPTIONS` of a mapping say."""
     found = {key: READERS[key](items[key], problems) for key in RULES if key in items}
     tags, renames, assumed = (found.get(key, {}) for key in RULES)
     return Options(
@@ -99,6 +99,7 @@ def read_options(items: Mapping[str, Node], problems: Problems) -> Options:
         exclude=items.get("exclude"),
         order=_order(items["order"], problems) if "order" in items else None,
         priority=_priority(items["priority"], problems) if "priority" in items else None,
+        setup=_setup(items["setup"], problems) if "setup" in items else None,
     )
 
 
@@ -128,6 +129,15 @@ def _priority(node: Node, problems: Problems) -> int | None:
         problems.at(node, f"must be a whole number, higher first, 0 without one (it is {shown(node)})")
         return None
     return int(node.value)
+
+
+def _setup(node: Node, problems: Problems) -> str | None:
+    text = node.value
+    if not isinstance(text, str) or not text.strip() or len(text) > MAX_SETUP_CHARS:
+        problems.at(node, f"must be a command such as 'bash get_data.sh' (it is {shown(node)})")
+        return None
+    check_plain_command(node, problems)
+    return text
 
 
 def check_options(options: Options, place: str, known: Iterable[str], problems: Problems) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
 from distexp.sweep.command_line import REST_NAMES, RUN_NAMES, Command, parse_command, shell_operator
-from distexp.sweep.templates import has_value, output_folder, placeholders
+from distexp.sweep.templates import has_value, output_folder, placeholders, split_command
 from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import Value
 from distexp.text import cell_text
@@ -96,11 +96,7 @@ def check_command(
     except ValueError as error:
         problems.at(node, str(error))
         return
-    if operator := shell_operator(node.value):
-        problems.at(
-            node,
-            f"{operator} is a shell's, and no shell runs: write bash -c '...', or quote it to pass it on",
-        )
+    if _needs_shell(node, problems):
         return
     sample = {name: plain(items[0]) if items else None for name, items in known.items()}
     fillable = sample | dict.fromkeys(name for name in RUN_NAMES if name not in sample)
@@ -120,6 +116,28 @@ def check_command(
                 place,
                 f"{name} reaches neither the command nor output_dir: write {{{name}}} or {{args}} there",
             )
+
+
+def check_plain_command(node: Node, problems: Problems) -> None:
+    """Note a text that is no command line, though it is filled with nothing."""
+    for is_windows in (False, True):  # workers may be either
+        with suppress(ValueError):
+            split_command(node.value, is_windows)
+            break
+    else:
+        problems.at(node, f"{node.value!r} has an open quote")
+        return
+    _needs_shell(node, problems)
+
+
+def _needs_shell(node: Node, problems: Problems) -> bool:
+    operator = shell_operator(node.value)
+    if operator:
+        problems.at(
+            node,
+            f"{operator} is a shell's, and no shell runs: write bash -c '...', or quote it to pass it on",
+        )
+    return bool(operator)
 
 
 def _names_in_folder(settings: Mapping[str, Node]) -> tuple[str, ...]:

@@ -113,9 +113,9 @@ class TaskComplete(Report, frozen=True, kw_only=True, tag="task_complete"):
 
 
 class TaskFailed(Report, frozen=True, kw_only=True, tag="task_failed"):
-    """The experiment failed. `cause` is one of `error`, `crash`, `timeout`, `out_of_memory`, `import`."""
+    """The experiment failed, or with `import` and `setup` could not be begun."""
 
-    cause: Literal["error", "crash", "timeout", "out_of_memory", "import"] = "error"
+    cause: Literal["error", "crash", "timeout", "out_of_memory", "import", "setup"] = "error"
     error: Text
 
 

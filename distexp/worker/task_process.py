@@ -252,7 +252,7 @@ class Children:
         `nice` is how far below the worker's own priority tasks run, 0 to 19.
         """
         start_new_groups()
-        self._watcher = watcher
+        self.watcher = watcher
         self.code = code
         self._method: StartMethod = method
         self._device, self._threads, self._gpus = device, threads, tuple(gpus)
@@ -271,7 +271,7 @@ class Children:
             attempt = self._launch(run.task, "spawn")
         else:
             attempt = self._take_standby(run.task) or self._launch(run.task, self._method)
-        self._watcher.await_ready()
+        self.watcher.await_ready()
         if run.task.command is not None:
             attempt.code = self.code()  # the command's program starts only now
         attempt.run(run)
@@ -308,7 +308,7 @@ class Children:
         self.close()
         template, self._template_process, self._template = self._template_process, None, None
         if template is not None:
-            self._watcher.forget(template)
+            self.watcher.forget(template)
             end_tree(template)
 
     def _take_standby(self, task: Task) -> Attempt | None:
@@ -360,7 +360,7 @@ class Children:
     def _start(self, method: StartMethod, setup: Setup, code: CodeState) -> Attempt:
         process, channel = _start(method, setup)
         attempt = Attempt(
-            *(process, channel, setup, self._watcher),
+            *(process, channel, setup, self.watcher),
             is_own_child=method == "spawn",
             orphans=self._orphans,
             code=code,
@@ -374,7 +374,7 @@ class Children:
             return []  # a template that stalls in its import has no children yet
         try:
             template = self._template_process
-            known = self._pids | self._watcher.pids | ({template.pid} if template else set())
+            known = self._pids | self.watcher.pids | ({template.pid} if template else set())
             below = children_of(template.pid) if template else []
             return [*(pid for pid in below if pid not in known), *adopted(known)]
         finally:
@@ -394,10 +394,10 @@ class Children:
         if not pid or (self._template_process is not None and self._template_process.pid == pid):
             return False
         if self._template_process:
-            self._watcher.forget(self._template_process)
+            self.watcher.forget(self._template_process)
         self._template_process = ProcessMark.of(pid)
         if self._template_process:
-            self._watcher.watch(self._template_process)
+            self.watcher.watch(self._template_process)
         return True
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from distexp.context import forget_checkpoints
 from distexp.errors import DiskHangs
@@ -39,6 +39,7 @@ from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
 from distexp.worker.early_stop import EarlyStop
 from distexp.worker.folders import is_disk_full, is_full_at, probe, why_not_made
+from distexp.worker.host_setup import HostSetup
 from distexp.worker.log_cap import MAX_LOG_MB, LogCap
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_main import Failed, Finished, Outcome, Run, Stopped, Unusable
@@ -50,6 +51,8 @@ MAX_FULL_DISKS = 3  # of one task: then it may be what fills the disk
 MAX_ERROR_CHARS = 16_000  # of a failure that travel: its end
 NONCE_S = 0.5  # for the disk to tell the folder's nonce; later, the last answer counts
 START_S = 600.0  # for a child to import its experiment, from a slow network drive, too
+
+T = TypeVar("T")
 
 log = logging.getLogger("distexp.worker")
 
@@ -103,6 +106,7 @@ class Worker:
         self._fixed_identity = dict(identity)
         self._workdir = workdir
         self._connection, self._children = connection, children
+        self._setup = HostSetup(workdir, children.watcher)
         self._delivery = ResultDelivery(
             connection=connection,
             workdir=workdir,
@@ -248,25 +252,43 @@ class Worker:
         def is_given_up(waited_s: float) -> bool:
             return self._stop.wants_checkpoint or waited_s >= START_S
 
+        if (ended := self._set_up(task)) is not None:
+            return ended
         try:
-            return self._disk.wait(lambda: self._try_start(task, folder), task, is_given_up)
+            return self._disk.wait(lambda: _tried(lambda: self._start(task, folder)), task, is_given_up)
         except DiskHangs:
             if self._stop.wants_checkpoint:
                 return Stopped()
             self._exit_code = 1  # the thread cannot be ended, but the worker can
             return Failed(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
 
-    def _try_start(self, task: TaskReply, folder: RunFolder) -> Attempt | Failed | DiskFull:
-        """Return the child, or why there is none."""
-        try:
-            run = self._begin_log(task, folder)
-            if not isinstance(run, Run):
-                return run
-            log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
+    def _set_up(self, task: TaskReply) -> Outcome | None:
+        """Return how the task ends since its file's setup has failed, or is interrupted; else None."""
+        if self._setup.is_done(task, task.copy):
+            return None
+
+        def set_up() -> Failed | None:
             self._renew_code(task)
-            return self._children.start(run)
-        except Exception as error:  # noqa: BLE001 - around a task's start: a failed attempt
-            return Failed(Cause.ERROR, f"its process could not be started: {type(error).__name__}: {error}")
+            wants_end = lambda: self._stop.wants_checkpoint  # noqa: E731
+            problem = self._setup.run(task, task.copy, version=task.code_version, is_ended=wants_end)
+            return Failed(Cause.SETUP, problem) if problem else None
+
+        try:
+            ended = self._disk.wait(
+                lambda: _tried(set_up), task, lambda waited_s: self._stop.wants_checkpoint
+            )
+        except DiskHangs:  # the setup ends beside, or with this process
+            return Stopped()
+        return Stopped() if self._stop.wants_checkpoint else ended
+
+    def _start(self, task: TaskReply, folder: RunFolder) -> Attempt | Failed | DiskFull:
+        """Return the child, or why there is none."""
+        run = self._begin_log(task, folder)
+        if not isinstance(run, Run):
+            return run
+        log.info("Running task %s (attempt %d)", task.task_id, task.attempt)
+        self._renew_code(task)
+        return self._children.start(run)
 
     def _renew_code(self, task: TaskReply) -> None:
         """Go where the task's code is; forget what was imported before that became another."""
@@ -462,6 +484,14 @@ class Worker:
         if isinstance(outcome, Stopped) and not self._stop.wants_checkpoint:
             return Failed(Cause.ERROR, "context.Stopped was raised although should_stop() is false")
         return outcome
+
+
+def _tried(step: Callable[[], T]) -> T | Failed:
+    """Return what a step on the way to a task's process brings, or how it failed."""
+    try:
+        return step()
+    except Exception as error:  # noqa: BLE001 - around a task's start: a failed attempt
+        return Failed(Cause.ERROR, f"its process could not be started: {type(error).__name__}: {error}")
 
 
 def progress_of(attempt: Attempt) -> Progress | None:

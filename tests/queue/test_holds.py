@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from distexp.queue.entry import WorkerInfo
+from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.holds import DECIDING_S, HOLD_AFTER
 from distexp.queue.task_queue import FAILURE_BUDGET, TaskQueue
 from distexp.task import Cause, State, Task
@@ -157,14 +157,18 @@ def test_ending_a_hold_lets_workers_import_anew_and_counts_from_the_start() -> N
     assert sample.queue.counts()[State.COMPLETE] == 80
 
 
+def not_imported(queue: TaskQueue, lease: Lease, error: str) -> bool:
+    return queue.not_begun(lease.lease_id, lease.task.key, Cause.IMPORT, error)
+
+
 def test_an_import_that_fails_holds_at_once_and_costs_nothing() -> None:
     sample = SampleQueue(sweep())
     one, two = sample.assign(CPU0), sample.assign(CPU1)
     for lease in (one, two):
-        assert sample.queue.not_imported(lease.lease_id, lease.task.key, "mine:run cannot be imported: no")
+        assert not_imported(sample.queue, lease, "mine:run cannot be imported: no")
         assert sample.queue.entry(lease.task.key).failures == 0
     assert sample.queue.holds.explain() == {"exp1": "mine:run cannot be imported: no"}
-    assert not sample.queue.not_imported(one.lease_id, one.task.key, "late")
+    assert not not_imported(sample.queue, one, "late")
 
 
 def test_keep_going_holds_nothing() -> None:
@@ -172,6 +176,30 @@ def test_keep_going_holds_nothing() -> None:
     tasks = sweep(2, 5)
     queue.sync(tasks)
     while (lease := queue.assign(CPU0)) is not None:
-        assert not queue.not_imported(lease.lease_id, lease.task.key, "no")
+        assert not not_imported(queue, lease, "no")
         queue.fail(lease.lease_id, lease.task.key, Cause.IMPORT, "no")
     assert queue.counts()[State.FAILED] == len(tasks)
+
+
+def test_a_host_whose_setup_fails_gets_no_task_of_the_phase_though_others_do() -> None:
+    sample = SampleQueue([*sweep(), *sweep(phase="exp2")])
+    bad = sample.assign(CPU0)
+    assert sample.queue.not_begun(bad.lease_id, bad.task.key, Cause.SETUP, "setup failed")
+    assert sample.queue.holds.explain() == {"exp1": "setup failed"}
+    good = sample.assign(CPU1)
+    assert good.task.phase == "exp1", "its trial"
+    sample.queue.complete(good.task.key)
+    assert sample.queue.holds.explain() == {}
+    assert sample.assign(CPU0).task.phase == "exp2"
+    sample.queue.holds.end_all()
+    assert sample.assign(CPU0).task.phase == "exp1", "somebody has fixed it"
+
+
+def test_a_phase_that_has_worked_is_held_too_and_no_worker_tries_it_again_and_again() -> None:
+    sample = SampleQueue(sweep())
+    sample.queue.complete(sample.assign().task.key)
+    for cause in (Cause.IMPORT, Cause.SETUP):
+        broken = sample.assign()
+        assert sample.queue.not_begun(broken.lease_id, broken.task.key, cause, "no")
+        assert sample.queue.assign(CPU0) is None
+        sample.queue.holds.end_all()

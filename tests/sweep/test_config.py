@@ -73,7 +73,7 @@ def test_a_problem_stays_on_one_line_whatever_the_key_holds() -> None:
     assert problems_of('"a\\nb": 1') == [
         f"{FILE}:1: a\\nb: must be a phase, a mapping that holds `combinations` (it is 1), "
         "or one of defaults, seeds, include, tags, renamed_from, assume, metric, search, early_terminate, "
-        "exclude, order, priority"
+        "exclude, order, priority, setup"
     ]
 
 

@@ -10,7 +10,7 @@ import yaml
 from distexp.sweep.command_line import fill_command
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
-from distexp.sweep.options import OPTIONS
+from distexp.sweep.options import OPTIONS, TOP_OPTIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
@@ -53,7 +53,7 @@ def test_each_distribution_of_the_table_is_one(text: str) -> None:
 
 def test_every_key_of_a_phase_is_on_the_page() -> None:
     keys = {row[0].strip("`") for row in TABLES["key"]}
-    assert keys == {*OPTIONS, "include"}
+    assert keys == {*OPTIONS, *TOP_OPTIONS, "include"}
 
 
 def spans(cell: str) -> list[str]:

@@ -112,3 +112,28 @@ def test_a_mistake_is_named_with_its_line(beside: str, problem: str) -> None:
 def test_a_name_at_the_top_must_be_in_some_phase() -> None:
     with pytest.raises(ConfigError, match=r"f.yaml:2: assume.x: there is no parameter x in this file. There"):
         points_of(top="assume: {x: 1}")
+
+
+def test_a_setup_reaches_every_task_of_the_file_and_changes_no_key() -> None:
+    points = points_of(top="setup: bash get_data.sh")
+    assert {point.task.setup for point in points} == {"bash get_data.sh"}
+    assert [point.key for point in points] == [point.key for point in points_of()]
+
+
+@pytest.mark.parametrize(
+    ("top", "beside", "said"),
+    [
+        ("setup: [a, b]", "", r"f\.yaml:2: setup: must be a command such as 'bash get_data\.sh'"),
+        ("setup: ''", "", "must be a command"),
+        ("setup: bash 'get", "", "has an open quote"),
+        ("setup: mkdir data && bash get_data.sh", "", "&& is a shell's, and no shell runs"),
+        ("", "setup: bash get_data.sh", "write `setup` at the top of the file"),
+    ],
+)
+def test_a_setup_is_a_command_at_the_top_of_a_file(top: str, beside: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        points_of(top=top, beside=beside)
+
+
+def test_a_phase_may_be_called_setup() -> None:
+    assert expand(parse_config("setup: {combinations: [{lr: [1, 2]}]}", "f.yaml"))[0].phase == "setup"
