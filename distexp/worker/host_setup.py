@@ -21,7 +21,7 @@ from distexp.experiments.command import with_python
 from distexp.sweep.templates import split_command
 from distexp.system import locks
 from distexp.system.exit_codes import describe_exit
-from distexp.system.files import read_bytes, replace_durably
+from distexp.system.files import SMALL_BYTES, read_bytes, replace_durably
 from distexp.system.network_drives import lock_of
 from distexp.system.process import MARK_VARIABLE, ProcessMark, end_tree, host_name
 from distexp.task import Task
@@ -180,7 +180,7 @@ def _alone(path: Path, is_ended: Callable[[], bool]) -> Iterator[None]:
 
 def _read(path: Path) -> Mapping[str, object]:
     try:
-        found = json.loads(read_bytes(path))
+        found = json.loads(read_bytes(path, SMALL_BYTES))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
