@@ -121,7 +121,7 @@ class NetworkFolder:
         self._beats_at_s = time.monotonic() + PULSE_S
         with contextlib.suppress(OSError):  # a full disk, or a drive that is away
             self._workdir.pulse.write_text(f"{self._stamp} {self._beats}\n", encoding="ascii")
-            if not self._workdir.journal_place.exists():
+            if not os.path.lexists(self._workdir.journal_place):
                 self.lost_to = (
                     f"{self._workdir.state} was deleted or replaced while the manager ran; start it again"
                 )
