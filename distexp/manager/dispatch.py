@@ -41,7 +41,7 @@ TASK_ENDS_S = 2.5  # for its watcher to end the task
 DEATH_LOOK_S = 0.01
 TOKEN_REMEDY = "put the secret of the manager's .experiment_manager/token into it"
 WAIT_MAX_S = 10.0  # ... one of a thousand after this: together they ask 100 times a second
-COMPANY_S = 0.001  # for workers of no-op tasks to come back: they get their next tasks by one commit
+COMPANY_S = 0.02  # at most, for workers of no-op tasks to come back: one commit serves them all
 LEASES_KEPT = 1000  # ended ones: of a worker that repeats its request, the last one matters
 QUIET = (
     wire.Status,

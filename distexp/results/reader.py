@@ -146,15 +146,16 @@ class Reader:
         if known is None or now[:3] != (*known[:2], offset):  # another file, or of another size
             return None
         match = self._matcher(self.header)
-        found = {key: self.is_pruned(row) for row in rows for key in match.one(row)}
+        keys = [match.one(row) for row in rows]
+        found = {key: self.is_pruned(row) for row, held in zip(rows, keys, strict=True) for key in held}
         pruned = frozenset([key for key, is_pruned in found.items() if is_pruned])
         self.bookmark = Bookmark(offset=offset, header=self.header.digest)
         self._before = (self._before + text)[-BEFORE_BYTES:]
         self._identity = now
         self.seen.update(found)  # not `|=`, which with keys copies all that was seen
         self.pruned |= pruned
-        for row in rows:
-            self.note_code(row, match.one(row))
+        for row, held in zip(rows, keys, strict=True):
+            self.note_code(row, held)
         return Scan(complete=frozenset(found) - pruned, pruned=pruned)
 
     def is_pruned(self, row: Row) -> bool:

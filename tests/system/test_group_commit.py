@@ -6,6 +6,7 @@ import pytest
 
 from distexp.errors import JournalUnwritable
 from distexp.system.group_commit import GroupCommit
+from tests.support import Clock
 
 
 def test_items_that_arrive_during_a_commit_share_the_next_one() -> None:
@@ -95,14 +96,15 @@ def test_a_wait_with_nothing_new_still_calls_the_commit() -> None:
 def take_turns(own: int, others: int, company_s: float) -> list[list[str]]:
     """Return what is committed together where `b0` comes during the commit of `a0`, and each comes back."""
     batches: list[list[str]] = []
-    begun, go_on = threading.Event(), threading.Event()
+    begun, go_on, clock = threading.Event(), threading.Event(), Clock()
 
     def commit(items: list[str]) -> None:
         batches.append(items)
         begun.set()
         assert go_on.wait(30)
+        clock.advance(30)
 
-    commits = GroupCommit(commit, company_s=company_s)
+    commits = GroupCommit(commit, company_s=company_s, clock=clock)
 
     def work(name: str, numbers: range) -> None:
         for number in numbers:
