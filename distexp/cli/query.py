@@ -172,8 +172,8 @@ def _describe_row(row: Mapping[str, str], parameters: set[str]) -> list[str]:
         when, where = row.get("started_utc", "?"), row.get("worker", "?")
         lines.append(f"  took        {row['duration_s']} s, from {when}, on {where}")
     known = {*IDENTITY, *parameters, *CAPTURED, *PROVENANCE}
-    metrics = ", ".join(f"{name}={value}" for name, value in row.items() if name not in known)
-    return [*lines, f"  result      {metrics}"]
+    metrics = ", ".join(f"{name}={cell}" for name, cell in row.items() if cell and name not in known)
+    return [*lines, f"  result      {metrics or 'no metrics'}"]
 
 
 def _describe_rung(rung: RungStatus) -> str:

@@ -164,7 +164,7 @@ def test_show_tells_the_result_and_how_long_it_took(manager: ExperimentManager, 
     with worker(manager) as talk:
         task = talk.say("request_task")
         run = {"duration_s": 2.5, "started_utc": "2026-01-01T00:00:00Z", "worker": "gpu0"}
-        talk.say("task_complete", key=task["key"], result={"score": 0.5}, run=run)
+        talk.say("task_complete", key=task["key"], result={"score": 0.5, "lost": None}, run=run)
     out = verb("show", task["task_id"])[1]
     assert "  took        2.5 s, from 2026-01-01T00:00:00Z, on gpu0\n" in out
     assert "  result      score=0.5\n" in out

@@ -424,7 +424,12 @@ GRID = "q:\n  combinations:\n    - a: [0, 1]\n    - b: [0, 1]\n"
 SECOND = "q:\n  search: {widths}\n  combinations:\n    - a: {{range: [2]}}\n    - b: {{range: [2]}}\n"
 
 
-@pytest.mark.parametrize("text", [FOUR + GRID, FOUR.replace("p:\n", GRID + "p:\n"), FOUR + SECOND])
+TAGGED = GRID.replace("q:\n", "q:\n  tags: [note]\n  defaults: {{note: x}}\n")
+
+
+@pytest.mark.parametrize(
+    "text", [FOUR + GRID, FOUR.replace("p:\n", GRID + "p:\n"), FOUR + TAGGED, FOUR + SECOND]
+)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_work_that_another_phase_has_done_or_does_runs_once(folder: Folder, text: str, workers: int) -> None:
     folder.configure(samples(4), text)
