@@ -105,7 +105,7 @@ class Searches:
         self._phases: Sequence[Phase] = ()
         self._listed: Mapping[str, Sequence[GridPoint]] = {}  # by phase, the tasks of those that do not grow
         self._join: Join = lambda tasks, to_come: (0, 0)
-        self._strays = 0  # rows of no task that were met before the histories were read
+        self._strays = 0  # as the store counted them when the histories were read
         self._suggestions: dict[tuple[str, int], SuggestionRecord] = {}
         self._sampler = SamplerProcess()
         self._useless: set[str] = set()  # phases of which it was said that a result holds no number
@@ -155,7 +155,7 @@ class Searches:
             if not is_choosing or self._store.strays() == self._strays:
                 return
             before, found = self._searches, self._read()
-            new = [_count_new(*pair) for pair in zip(before, found, strict=True)]
+            new = [self._count_new(*pair) for pair in zip(before, found, strict=True)]
             if any(new):
                 self._take(found, self._join)
         for search, count in zip(found, new, strict=True):
@@ -164,6 +164,14 @@ class Searches:
                 log.info("Phase %s takes up %s that another program has run", search.phase.name, told)
         if any(new):
             self._on_new()
+
+    def _count_new(self, before: _Search, after: _Search) -> int:
+        """Return how many configurations there are more, without one that is being chosen just now."""
+        name = after.phase.name
+        chosen = [each.config for each in self._suggestions.values() if each.phase == name]
+        known = after.grown.known.values()
+        new = [each.config for each in known if not before.grown.knows(each.config)]
+        return sum(config not in chosen for config in new)
 
     def _read(self) -> list[_Search]:
         """Return the searches with the history that rows and journal hold now.  Caller holds the lock."""
@@ -368,10 +376,6 @@ class Searches:
         if value is None and rows.keys() >= {point.key for point in configuration.points}:
             self._say_useless(search, configuration.points[values.index(None)].task_id)
         return Trial(search.phase.name, number, choices, value, min(stops, default=None))
-
-
-def _count_new(before: _Search, after: _Search) -> int:
-    return sum(not before.grown.knows(each.config) for each in after.grown.known.values())
 
 
 def _number(cell: str) -> float | None:

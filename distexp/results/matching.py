@@ -182,6 +182,12 @@ class Matcher:
         """Return the cell that names the phase; empty where none does."""
         return next((row[at] for at in self._phase_at if row[at].strip()), "")
 
+    def may_join(self, row: Row) -> bool:
+        """Return whether the row may be of a task that a search has yet to add."""
+        phase = self.phase_of(row)
+        plans = self.plans_of(phase) if phase else self.unphased
+        return any(plan.group.is_growing and plan.counts and plan.holds_fixed(row) for plan in plans)
+
     def phases(self, row: Row) -> set[str]:
         """Return the phases of the tasks that this row may be of, with their earlier names."""
         phase = self.phase_of(row)
@@ -323,6 +329,11 @@ class Plan:
             if not fixed.accepts(cell):
                 return fixed.name, cell
         return "", ""
+
+    def holds_fixed(self, row: Row) -> bool:
+        """Return whether the row holds the value of each parameter that does not vary."""
+        cells = ((fixed, _joined(at, lambda place: (row[place],))[0]) for fixed, at in self.fixed)
+        return all(fixed.accepts(cell) for fixed, cell in cells)
 
     def fitting(self, name: str, cell: str) -> list[Value]:
         """Return the values of this axis that the cell could hold; none of a parameter that does not vary."""

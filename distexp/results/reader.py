@@ -107,7 +107,7 @@ class Reader:
         self.code_place: int | None = None  # of the column `code`, unless that is a parameter
         self.codes: dict[str, set[str]] = {}  # code -> keys of tasks whose row was made with it
         self.superseded: set[str] = set()  # keys of tasks whose row is there, and is to be replaced
-        self.strays = 0  # rows of no task that were ever met: a search may take one up
+        self.strays = 0  # rows of no task that were ever met, and that a search may take up
 
     def reset(self) -> None:
         """Let the next look read everything again."""
@@ -429,7 +429,7 @@ class _Judge:
             return
         if not keys and not any(map(str.strip, row)):
             return  # a blank line of a spreadsheet
-        self._reader.strays += not keys
+        self._reader.strays += not keys and self._matcher.may_join(row)
         kind = "again" if keys else "several" if found == () else self._explainer.kind(row)
         if kind not in self.places and len(self.places) >= MAX_REASONS:
             kind = "other"

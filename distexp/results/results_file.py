@@ -99,7 +99,7 @@ class ResultsFile:
 
     @property
     def strays(self) -> int:
-        """How many rows of no task were ever met; never less than before."""
+        """How many rows of no task were ever met that a search may take up; never less than before."""
         return self._reader.strays
 
     def is_pruned(self, row: Sequence[str]) -> bool:

@@ -131,7 +131,7 @@ class ResultsStore:
         self._index.grow(tasks)
 
     def strays(self) -> int:
-        """Return how many rows of no task were ever met; those of the tasks as they are now are none."""
+        """Return how many rows were ever met that are of no task now known, and that a search may take up."""
         with self._lock:
             files = list(self._files.values())
         count = 0
