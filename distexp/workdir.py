@@ -142,6 +142,10 @@ class Workdir:
         """The manager's log."""
         return self.root / LOG_FILE
 
+    def worker_log(self, worker_id: str, host: str) -> str:
+        """The name of a worker's log in a results folder, which several hosts share on a network drive."""
+        return f"worker_{worker_id}.log" if self.local == self.state else f"worker_{host}_{worker_id}.log"
+
     def results_folder(self, output_dir: str) -> Path:
         """Where the rows of tasks with this `output_dir` are."""
         return self.root / output_dir

@@ -16,7 +16,7 @@ import pytest
 from distexp.workdir import Workdir
 from tests.live_manager import Folder
 from tests.live_worker import CONFIG, GATED
-from tests.support import poll
+from tests.support import ENVIRONMENT, poll
 
 HOUSE = Path(__file__).parent.parent
 LISTEN = """
@@ -227,10 +227,11 @@ def test_a_machine_with_nothing_but_the_address_and_the_token_fetches_code_and_d
         (folder.root / name).parent.mkdir(parents=True, exist_ok=True)
         (folder.root / name).write_text(text)
     subprocess.run(["git", "init", "-q", folder.root], check=True)
-    with here.running("-m", "distexp", "manager", "--host", "0.0.0.0", "--port", 0, cwd=folder.root):
+    manager = ("-m", "distexp", "manager", "--host", "0.0.0.0", "--port", 0)
+    with here.running(*manager, cwd=folder.root, env=ENVIRONMENT):
         where = (here.address, port_of(folder))
         poll(Workdir(folder.root).token.exists, "the token")
-        given = os.environ | {"EXPERIMENT_TOKEN": folder.token_text}
+        given = ENVIRONMENT | {"EXPERIMENT_TOKEN": folder.token_text}
         code, said = there.run(
             "-m", "distexp", "worker", *where, "--fetch", "--device", "cpu", cwd=elsewhere, env=given
         )

@@ -174,7 +174,8 @@ class ExperimentManager:
         log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
         if is_reachable:
             log.info(
-                "Workers on other machines need a copy of %s; they start by `distexp worker HOST %d`",
+                "Workers on other machines need a copy of %s; they start by `distexp worker HOST %d`, "
+                "with --fetch where your code is not",
                 *(self.workdir.token, self.port),
             )
 

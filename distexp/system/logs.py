@@ -167,10 +167,10 @@ def stop_logging_to(handler: logging.Handler) -> None:
 
 
 class WorkerLog:
-    """`worker_<id>.log` in the results folder of the task that runs; written beside, since disks may hang."""
+    """A worker's log in the results folder of the task that runs; written beside, since disks may hang."""
 
-    def __init__(self, worker_id: str) -> None:
-        self._name = f"worker_{worker_id}.log"
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._folder: Path | None = None
         self._handler: logging.Handler | None = None
 

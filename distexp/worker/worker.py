@@ -122,7 +122,7 @@ class Worker:
         self._completed = 0
         self._is_short = False  # of time, for any task that is left
         self._is_hopeless = False  # it has completed nothing, and its task has saved nothing
-        self._log_file = WorkerLog(str(identity["worker_id"]))
+        self._log_file = WorkerLog(workdir.worker_log(str(identity["worker_id"]), str(identity["host"])))
         self._log_cap = LogCap(max_log_mb, clock)
         self._next: TaskReply | NoTask | None = None
         self._exit_code: int | None = None  # set when it must leave before its work is done

@@ -16,6 +16,7 @@ from distexp.manager.network_folder import NetworkFolder, place_of
 from distexp.queue.journal import Journal
 from distexp.system import locks, network_drives
 from distexp.system.network_drives import local_place, lock_of, network_type
+from distexp.system.process import host_name
 from distexp.task import TaskRecord
 from distexp.workdir import Workdir
 from tests.live_manager import Folder, RawClient
@@ -100,6 +101,19 @@ def test_a_sweep_runs_there_and_leaves_the_journal_on_the_drive(lab: Lab) -> Non
     assert len(folder.rows()) == 3
     assert "journal.sqlite3" in on_drive(lab)
     assert any("is on a network drive (sshfs): journal and locks are in" in line for line in folder.log())
+
+
+def test_a_worker_of_another_host_sends_its_rows_though_it_sees_the_folder(lab: Lab) -> None:
+    folder = gated_folder(lab.root, "[1, 2]")
+    open_gate(lab.root)
+    elsewhere = {"XDG_STATE_HOME": str(lab.disks / "there")}
+    with folder.serving() as manager, worker_process(lab.root, environment=elsewhere) as there:
+        assert there.code() == 0
+        assert [each.info.shares_folder for each, _ in manager._registry.all()] == [False]
+    assert len(folder.rows()) == 2
+    assert [each.name for each in (lab.root / "results_exp1").glob("worker_*")] == [
+        f"worker_{host_name()}_cpu0.log"
+    ]
 
 
 def test_after_a_kill_the_journal_is_found_again_on_the_same_host(lab: Lab) -> None:
