@@ -73,7 +73,10 @@ def test_the_log_tells_what_workers_on_other_machines_need(folder: Folder) -> No
     with folder.serving(host="0.0.0.0") as manager:
         port = manager.port
     needed = f"Workers on other machines need a copy of {folder.root}/.experiment_manager/token"
-    assert f"{needed}; they start by `distexp worker HOST {port}`" in folder.log()
+    assert (
+        f"{needed}; they start by `distexp worker HOST {port}`, with --fetch where your code is not"
+        in folder.log()
+    )
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b"])
