@@ -2,16 +2,20 @@
 
 What is level is judged from the first tenth of the tasks on. A worker's child lives for one task: only the
 processes that are there from then to the end are compared. The manager may grow by what its queue holds of a
-task that is complete.
+task that is complete. Beside `status` stands a bare server that is asked in turn: four workers keep both
+processors busy, and what that one takes is how long any process waits for its turn.
 """
 
 import argparse
 import contextlib
+import multiprocessing
+import socketserver
 import statistics
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import psutil
@@ -54,6 +58,7 @@ class Course:
     first: dict[int, Look] = field(default_factory=dict)  # by pid, after a tenth of the tasks
     last: dict[int, Look] = field(default_factory=dict)  # of those that are still there at the end
     status_ms: list[float] = field(default_factory=list)
+    bare_ms: list[float] = field(default_factory=list)  # of a server that does nothing else
     took_s: float = 0.0
     files: int = 0
     disk_mb: float = 0.0
@@ -83,9 +88,11 @@ def _follow(workdir: Workdir, tasks: int, pids: Sequence[int]) -> Course:
     course, port = Course(), int(workdir.read_info()["port"])
     await_true(lambda: status(workdir).complete >= tasks // 10, "first tenth of the tasks", tasks)
     began_s, course.first = time.monotonic(), _look(pids)
-    while status(workdir).complete < tasks * 0.98:
-        course.status_ms += latencies_ms(port, 5)
-        time.sleep(LOOK_EVERY_S)
+    with bare_server() as bare_port:
+        while status(workdir).complete < tasks * 0.98:
+            course.status_ms += latencies_ms(port, 5)
+            course.bare_ms += latencies_ms(bare_port, 5)
+            time.sleep(LOOK_EVERY_S)
     course.last = _look(pids)
     course.took_s = time.monotonic() - began_s
     for pid in sorted(course.first.keys() & course.last.keys()):
@@ -94,6 +101,32 @@ def _follow(workdir: Workdir, tasks: int, pids: Sequence[int]) -> Course:
     course.files = len(paths)
     course.disk_mb = sum(_size(path) for path in paths if path.name != RESULTS_FILE) / 1e6
     return course
+
+
+@contextmanager
+def bare_server() -> Iterator[int]:
+    """Yield the port of a process with a thread for each connection, which answers one word."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve_bare, args=(theirs,))
+    process.start()
+    try:
+        yield ours.recv()
+    finally:
+        process.terminate()
+        process.join()
+
+
+def serve_bare(told: Connection) -> None:
+    """Answer until killed; say the port first."""
+
+    class Answer(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1024)
+            self.request.sendall(b"{}\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
+        told.send(server.server_address[1])
+        server.serve_forever()
 
 
 def _look(pids: Sequence[int]) -> dict[int, Look]:
@@ -129,7 +162,10 @@ def _figures(course: Course, tasks: int, served: int, others: Sequence[int]) -> 
     title = f"{tasks:,} no-op tasks, {WORKERS} workers: "
     seen, everyone = 0.88 * tasks, [served, *others]
     kb = 1000 * course.growth("rss_mb", [served]) / seen
-    p99 = statistics.quantiles(course.status_ms, n=100)[98] if len(course.status_ms) > 1 else 0.0
+    p99, bare = (
+        statistics.quantiles(found, n=100)[98] if len(found) > 1 else 0.0
+        for found in (course.status_ms, course.bare_ms)
+    )
     return [
         Figure(title + "rate", "/s", [seen / course.took_s]),
         Figure(title + "growth of the manager, a task", "kB", [kb], at_most(BAR_TASK_KB)),
@@ -143,7 +179,7 @@ def _figures(course: Course, tasks: int, served: int, others: Sequence[int]) -> 
             title + "more open files of a process", "", [course.growth("files", everyone)], at_most(BAR_FDS)
         ),
         Figure(title + "more threads of a process", "", [course.growth("threads", everyone)], at_most(2)),
-        Figure(title + "`status`, 99th percentile", "ms", [p99], at_most(BAR_MS)),
+        Figure(title + "`status`, 99th percentile", "ms", [p99], at_most(BAR_MS), "a bare server", [bare]),
         Figure(title + "files in its folder", "", [course.files], at_most(BAR_FILES)),
         Figure(title + "its folder without rows", "MB", [course.disk_mb], at_most(BAR_DISK_MB)),
     ]
