@@ -1,4 +1,7 @@
-"""Small trainings per minute on one card with 1, 4 and 16 slots, beside one bare process; needs a card."""
+"""Small trainings per minute on one card: alone, with 4, 16 and `auto` slots, beside one bare process.
+
+Needs a card.
+"""
 
 import os
 
@@ -8,8 +11,8 @@ from benchmarks.trainings import EPOCHS, bare_ends, our_ends, span_s
 from distexp.errors import NoGpuError
 from distexp.gpu.devices import list_gpus
 
-SLOTS = (1, 4, 16)
-TRAININGS = 32  # after the first one of each process
+SLOTS = {"1": 1, "4": 4, "16": 16, "auto": 16}  # -> workers
+TRAININGS = 40  # after the first one of each process
 MIN_FREE_GB = "1"  # sixteen small trainings share the card
 
 
@@ -25,15 +28,16 @@ def measure() -> list[Figure]:
     return [
         Figure(
             f"small trainings per minute on one {card.name}, {slots} slots",
-            *("/min", [_ours(slots) for _ in range(ROUNDS)], None, "one bare process", bare),
+            *("/min", [rate(slots, TRAININGS) for _ in range(ROUNDS)], None, "one bare process", bare),
         )
         for slots in SLOTS
     ]
 
 
-def _ours(slots: int) -> float:
-    words = ("--device", "gpu", "--slots-per-gpu", str(slots), "--min-free-gb", MIN_FREE_GB)
-    return _per_minute(our_ends(TRAININGS, slots, EPOCHS, *words), slots)
+def rate(slots: str, trainings: int) -> float:
+    """Return small trainings a minute on the first card, with so many slots: a key of `SLOTS`."""
+    words = ("--device", "gpu", "--slots-per-gpu", slots, "--min-free-gb", MIN_FREE_GB)
+    return _per_minute(our_ends(trainings, SLOTS[slots], EPOCHS, *words), SLOTS[slots])
 
 
 def _per_minute(ends: list[float], workers: int) -> float:

@@ -162,7 +162,7 @@ def _assembled(fields: Mapping[str, bytes]) -> bytes:
 
 _OPTIONAL = (
     *("heartbeat_s", "host", "device", "memory_mib", "pid", "instance", "progress", "run", "result"),
-    *("left_s", "gpus", "free_mib", "git_commit", "gpu"),
+    *("left_s", "gpus", "free_mib", "git_commit", "gpu", "memory", "peak", "shared_gpu"),
 )
 _TYPES = (
     *("status", "request_task", "request_task", "heartbeat", "task_complete", "task_failed", "task_released"),

@@ -8,9 +8,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -21,11 +21,13 @@ Number = int | float
 Scalar = bool | int | float | str  # what a metric of a result may be
 Reportable = Scalar | None  # what a metric of a report may be
 Process = Literal["forked", "fresh"]
+Mib = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]  # of memory
 
 DEFAULT_EXPERIMENT = "distexp.experiments.classification:run"
 COMMAND_EXPERIMENT = "distexp.experiments.command:run"  # what runs a `command:` task
 DEFAULT_SEED = 42
 MIB_PER_GB = 1024
+MAX_SHARING = 16  # tasks at a time on a GPU that is shared without a fixed number: as many keep any GPU busy
 KEY_DIGITS = 20  # 80 bits: a collision among a million tasks has a chance of 4e-13
 
 
@@ -308,6 +310,31 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     duration_s: float = 0.0
 
 
+class SharedGpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A GPU that workers share by the memory of their tasks, as one of them has just seen it."""
+
+    total_mib: Mib
+    free_mib: Mib
+    min_free_mib: Mib = 0  # a task starts alone where more than this is free
+    held_mib: dict[int, Mib] = {}  # by pid: of each process that holds memory and of those above it
+
+    def held_by(self, pid: int) -> int:
+        """Return what a process and all that it has started hold, in MiB; 0 where that cannot be told."""
+        return self.held_mib.get(pid, 0) if pid else 0
+
+    def without(self, pids: Iterable[int]) -> "SharedGpu":
+        """Return it as it would be if the tasks of these workers had ended."""
+        freed_mib = sum(map(self.held_by, pids))
+        return msgspec.structs.replace(self, free_mib=self.free_mib + freed_mib)
+
+
+class PeakMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The most memory that a worker's processes have held on its GPU during an attempt."""
+
+    mib: Mib
+    of_gpu: bool = False  # by which all of the GPU's has grown: the driver tells nothing of processes
+
+
 class Bookmark(msgspec.Struct, frozen=True):
     """How far a results file has been read: a byte offset under a header line of this digest."""
 
@@ -330,6 +357,7 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     host: str = ""
     unseen_s: float = 0.0  # for which managers have served and waited for its worker
     is_unstarted: bool = False  # its worker has not said yet that it has the task
+    shared_gpu: str = ""  # see `WorkerRequest`
 
 
 class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -345,6 +373,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     error: str = ""
     superseded: str = ""  # the code of its row, which no longer completes it; empty: every row does
+    runs_alone: bool = False  # on its GPU: it ran out of memory beside others
     lease: LeaseRecord | None = None
 
     @property
@@ -359,6 +388,13 @@ class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     priority: int
     stated: int
+
+
+class PeakRecord(msgspec.Struct, frozen=True):
+    """The most memory that a task of a phase has held on a shared GPU."""
+
+    phase: str
+    peak_mib: float
 
 
 class SuggestionRecord(msgspec.Struct, frozen=True, kw_only=True):

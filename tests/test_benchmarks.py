@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import report
+from benchmarks import gpu, report
 from benchmarks.figures import Figure, at_least, at_most, from_json, table, times_at_least, times_at_most
 from benchmarks.harness import folder, manager
 from benchmarks.million import config
 from benchmarks.peer import drive
 from benchmarks.rivals import Rival
+from distexp.errors import NoGpuError
+from distexp.gpu.devices import list_gpus
 from tests.pages import page, rows, section
 
 ABSENT = Rival("Nowhere", "on_nowhere.py", package="there-is-no-such-package")
@@ -124,3 +126,17 @@ def test_a_rival_that_fails_costs_its_own_figure_alone_and_says_why(
     assert capsys.readouterr().err.endswith("script.py failed: no room\n")
     Path(tmp_path, "script.py").write_text("print('noise'); print('{\"value\": 7}')", encoding="utf-8")
     assert rival.run() == [7.0]
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(900)
+def test_trainings_that_share_a_gpu_by_their_memory_get_more_done_than_one_at_a_time() -> None:
+    try:
+        list_gpus()
+    except NoGpuError as error:
+        pytest.skip(str(error))
+    rates = {slots: gpu.rate(slots, 40) for slots in ("1", "4", "auto")}
+    print(
+        *(f"{60 * rate:.0f} trainings an hour with {slots} slots" for slots, rate in rates.items()), sep="; "
+    )
+    assert rates["auto"] > rates["1"]

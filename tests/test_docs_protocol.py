@@ -29,6 +29,8 @@ PARTS = {
     task.Bookmark: "Object `seen`",
     task.RowRule: "Object `rule`",
     task.Halving: "Object `halving`",
+    task.SharedGpu: "Object `memory`",
+    task.PeakMemory: "Object `peak`",
     messages.RungStatus: "Object of `rungs`",
 }
 REPLIES_NAMED_LIKE_REQUESTS = (

@@ -1,4 +1,4 @@
-"""What flags take: a folder that is there, one of some words, some of the GPUs."""
+"""What flags take: a folder that is there, one of some words, some of the GPUs, a number or `auto`."""
 
 import os
 import re
@@ -55,3 +55,17 @@ class IndexRanges(click.ParamType[tuple[int, ...]]):
                 self.fail(f"{value!r}: {part.strip()} counts down; write {last}-{first}", param, ctx)
             found |= dict.fromkeys(range(first, last + 1))
         return tuple(found)
+
+
+class CountOrAuto(click.ParamType[int | None]):
+    """A number from 1 on, or `auto`, which becomes None."""
+
+    name = "K"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Return the number; None for `auto`."""
+        if value is None or str(value).lower() == "auto":
+            return None
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r}: write a number from 1 on, or auto", param, ctx)
+        return int(value)

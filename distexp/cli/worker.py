@@ -13,14 +13,15 @@ from typing import Any, Literal
 
 import click
 
-from distexp.cli.flag_types import IndexRanges, OneOf
+from distexp.cli.flag_types import CountOrAuto, IndexRanges, OneOf
 from distexp.cluster import slurm
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import Claim, unclaimable
+from distexp.gpu.claim import Claim, taken_slots, unclaimable
 from distexp.gpu.devices import MIN_FREE_GB, GpuRequest, describe_gpus, to_mib
 from distexp.system.files import make_ignored
 from distexp.system.logs import is_hanging, logging_to_console_beside
 from distexp.system.process import ProcessMark, adopt_orphans, end_descendants, host_name, machine_id
+from distexp.task import MAX_SHARING
 from distexp.wire.auth import TOKEN_VARIABLE, Token, given_token
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
@@ -29,6 +30,7 @@ from distexp.worker.connection import HEARTBEAT_S, ManagerConnection
 from distexp.worker.device import DeviceChoice, acquire_device
 from distexp.worker.gpu_monitor import GpuMonitor
 from distexp.worker.log_cap import MAX_LOG_MB
+from distexp.worker.memory_monitor import MemoryMonitor
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_process import DEFAULT_START_METHOD, Children
 from distexp.worker.watcher import Watcher
@@ -66,7 +68,7 @@ class Settings:
     min_free_gb: float
     gpu_ids: tuple[int, ...]
     idle_only: bool
-    slots_per_gpu: int
+    slots_per_gpu: int | None  # None: as many as the memory of their tasks allows
     gpus: int
     give_way: bool  # --yield
     threads: int
@@ -81,6 +83,11 @@ class Settings:
     list_gpus: bool
 
     @property
+    def slots(self) -> int:
+        """How many workers may have a GPU."""
+        return self.slots_per_gpu or MAX_SHARING
+
+    @property
     def gpu_request(self) -> GpuRequest:
         """Which GPUs will do, among those that this process may use."""
         return GpuRequest(
@@ -88,6 +95,7 @@ class Settings:
             ids=self.gpu_ids,
             idle_only=self.idle_only or self.give_way,
             visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+            joins=self.slots_per_gpu is None,
         )
 
 
@@ -126,11 +134,11 @@ class Settings:
 )
 @click.option(
     "--slots-per-gpu",
-    type=AT_LEAST_ONE,
+    type=CountOrAuto(),
     default=1,
     show_default=True,
     metavar="K",
-    help="How many workers may share a GPU.",
+    help="How many workers may share a GPU; auto: as many as the measured memory of their tasks allows.",
 )
 @click.option(
     "--gpus",
@@ -224,9 +232,10 @@ def check_gpus(settings: Settings) -> None:
     if settings.device in ("cpu", "mps"):
         for flag in (name for name, value in flags.items() if value):
             raise UserError(f"{flag} cannot be used together with --device {settings.device}")
-    if settings.gpus > 1 and settings.slots_per_gpu > 1:
+    if settings.gpus > 1 and settings.slots > 1:
+        slots = settings.slots_per_gpu or "auto"
         raise UserError(
-            f"--gpus {settings.gpus} cannot be used together with --slots-per-gpu {settings.slots_per_gpu}: "
+            f"--gpus {settings.gpus} cannot be used together with --slots-per-gpu {slots}: "
             "a worker with several GPUs does not share them"
         )
 
@@ -238,8 +247,9 @@ def print_gpus(settings: Settings) -> int:
     except NoGpuError as error:
         print(error)
     else:
-        claimed = unclaimable(gpus, slots=settings.slots_per_gpu)
-        print("\n".join(describe_gpus(gpus, settings.gpu_request, claimed)))
+        claimed = unclaimable(gpus, slots=settings.slots)
+        sharing = taken_slots(gpus) if settings.slots_per_gpu is None else {}
+        print("\n".join(describe_gpus(gpus, settings.gpu_request, claimed, sharing)))
     return 0
 
 
@@ -300,7 +310,7 @@ def take_turns(
         claim = acquire_device(
             settings.device,
             request=request,
-            slots=settings.slots_per_gpu,
+            slots=settings.slots,
             gpus=settings.gpus,
             cpu_folder=code_folder.workdir.cpu_claims,
             connection=connection,
@@ -359,11 +369,13 @@ def work_on(
     adopt_orphans()  # of tasks that were killed: else nobody could tell whose they are
     uuids = [gpu.uuid for gpu in claim.gpus]
     monitor = GpuMonitor(uuids) if uuids else None
+    is_sharing = settings.slots_per_gpu is None and bool(uuids)
+    memory = MemoryMonitor(uuids[0], settings.gpu_request.min_free_mib) if is_sharing else None
     with contextlib.suppress(OSError):  # a folder that cannot be written has no lock in it either
         make_ignored(workdir.state)
     watcher = Watcher(workdir.task_lock(ProcessMark.own()))
     worker = Worker(
-        identity=identity_of(claim),
+        identity={**identity_of(claim), "shared_gpu": uuids[0] if is_sharing else ""},
         workdir=workdir,
         connection=connection,
         children=Children(
@@ -379,6 +391,7 @@ def work_on(
         clock=time.monotonic,
         gpu_usage=monitor.usage if monitor else lambda: None,
         free_mib=monitor.free_mib if monitor else None,
+        memory=memory,
         left_s=left_s,
         max_log_mb=settings.max_log_mb,
         code=code_folder,

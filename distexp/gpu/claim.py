@@ -139,8 +139,11 @@ def claim_gpu(
         raise no_gpu_error(gpus, request, {gpu.uuid: waits for gpu in gpus})
     refused: dict[str, str] = {}
     for slot in range(slots):
-        for gpu in request.in_order(gpus):
-            claim = _try_claim(gpu, slot, folder, request)
+        wanted = request.beside_others() if slot and request.joins else request
+        for gpu in wanted.in_order(gpus):
+            if wanted is not request and (request.is_too_small(gpu) or not _is_claimed(gpu, folder)):
+                continue  # its memory is not held by somebody who shares
+            claim = _try_claim(gpu, slot, folder, wanted)
             if isinstance(claim, Claim):
                 return claim
             refused[gpu.uuid] = claim
@@ -294,6 +297,15 @@ def unclaimable(
                 break
             reasons[gpu.uuid] = lock
     return reasons
+
+
+def taken_slots(gpus: Sequence[GpuStatus], *, lock_folder: Path | None = None) -> dict[str, int]:
+    """Return UUID -> how many workers have a slot of it, of the GPUs that any has. A look, as above."""
+    folder = lock_folder or default_claim_folder()
+    if not folder.exists():
+        return {}
+    taken = {gpu.uuid: sum(map(_is_held, _slot_paths(gpu, folder))) for gpu in gpus}
+    return {uuid: number for uuid, number in taken.items() if number}
 
 
 def claim_cpu(folder: Path, device: Literal["cpu", "mps"] = "cpu") -> Claim:

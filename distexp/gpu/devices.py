@@ -8,14 +8,16 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import psutil
 
 from distexp.errors import NoGpuError, UserError
 from distexp.task import MIB_PER_GB
+from distexp.text import count_text
 
 MIN_FREE_GB = 4.0  # a GPU needs more free memory than this, unless the caller says otherwise
 MIB = 1024 * 1024
@@ -67,6 +69,11 @@ class GpuRequest:
     ids: tuple[int, ...] = ()  # these indices alone, in this order; empty: all, the most free memory first
     idle_only: bool = False  # none on which others compute
     visible: str | None = None  # the inherited CUDA_VISIBLE_DEVICES, None when it is not set
+    joins: bool = False  # other workers on a GPU, whatever they leave free: each task is looked at then
+
+    def beside_others(self) -> "GpuRequest":
+        """Return the same for a GPU that workers share already: any free memory will do."""
+        return replace(self, min_free_mib=-1)
 
     def gpus(self) -> list[GpuStatus]:
         """Read the devices of this host that `visible` and `ids` allow; never empty.
@@ -196,18 +203,26 @@ def to_mib(gb: float) -> int:
     return int(gb * MIB_PER_GB)
 
 
-def describe_gpus(gpus: Sequence[GpuStatus], request: GpuRequest, claimed: Mapping[str, str]) -> list[str]:
+def describe_gpus(
+    gpus: Sequence[GpuStatus],
+    request: GpuRequest,
+    claimed: Mapping[str, str],
+    sharing: Mapping[str, int] = MappingProxyType({}),
+) -> list[str]:
     """Return a line per GPU: id, `free`, `busy`, `too small` or `error`, name, memory, use, holders. Pure.
 
     Args:
         gpus: What was looked at.
         request: What a worker would ask for.
         claimed: UUID -> why nobody can claim the GPU.
+        sharing: UUID -> how many workers share it.
     """
-    return [_describe(gpu, request, claimed.get(gpu.uuid)) for gpu in gpus]
+    return [_describe(gpu, request, claimed.get(gpu.uuid), sharing.get(gpu.uuid, 0)) for gpu in gpus]
 
 
-def _describe(gpu: GpuStatus, request: GpuRequest, claim: str | None) -> str:
+def _describe(gpu: GpuStatus, request: GpuRequest, claim: str | None, sharing: int) -> str:
+    if sharing and request.joins and not request.is_too_small(gpu):
+        request = request.beside_others()
     if gpu.error:
         return f"{gpu.label}  error  {gpu.name}  {gpu.error}"
     refusal = request.refusal(gpu)
@@ -215,7 +230,8 @@ def _describe(gpu: GpuStatus, request: GpuRequest, claim: str | None) -> str:
     use = "" if gpu.utilization_pct is None else f", {gpu.utilization_pct} % in use"
     reasons = [refusal if refusal not in (state, "") else "", claim or ""]
     why = "".join(f", {reason}" for reason in reasons if reason)
-    return f"{gpu.label}  {state}  {gpu.name}  {gpu.memory}{use}{_held_by(gpu)}{why}"
+    shared = f", {count_text(sharing, 'worker')} on it" if sharing else ""
+    return f"{gpu.label}  {state}  {gpu.name}  {gpu.memory}{use}{_held_by(gpu)}{shared}{why}"
 
 
 def no_gpu_error(

@@ -16,6 +16,7 @@ from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Entry, Lease
 from distexp.queue.holds import last_line
 from distexp.queue.lookup import Parameter, Where
+from distexp.queue.packing import Packing
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.row import CODE
 from distexp.results.store import ResultsStore
@@ -48,12 +49,14 @@ class Admin:
         forecaster: Forecaster,
         rungs: Rungs,
         code: CodeIdentity,
+        packing: Packing | None = None,
         is_served: bool = True,
     ) -> None:
         """Answer for a manager, or with `is_served` false for the files that an earlier one has left."""
         self._is_served = is_served
         self._queue, self._store, self._registry, self._forecaster = queue, store, registry, forecaster
         self._workdir, self._rungs, self._code = workdir, rungs, code
+        self._packing = packing
         self.is_paused = False
         self._answers: Mapping[type, Callable[..., wire.AnyReply]] = {
             wire.Status: lambda request: wire.StatusReply(status=self.status()),
@@ -195,8 +198,10 @@ class Admin:
         held = self._queue.holds.explain().get(entry.planned.phase, "")
         stuck = self._registry.stuck(entry.lease.worker) if entry.lease else ""
         file = self._store.problems().get(entry.planned.output_dir, "")
+        workers = [worker for worker, excluded in self._registry.available() if not excluded]
+        room = self._packing.why_waiting(entry, workers) if is_pending and self._packing else ""
         view = QueueView(
-            self._queue.now_s(), self.is_paused, duplicate, before, held, stuck, file, self._is_served
+            self._queue.now_s(), self.is_paused, duplicate, before, held, stuck, file, self._is_served, room
         )
         folder = self._run_folder(entry)
         return wire.ShowReply(

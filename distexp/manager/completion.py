@@ -20,12 +20,13 @@ from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Entry, Lease, WorkerInfo
 from distexp.queue.holds import BEFORE_BEGIN, COUNTED
 from distexp.queue.journal import Journal
+from distexp.queue.packing import Packing
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
 from distexp.results.conversion import convert
 from distexp.results.row import row_for
 from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE, run_folder
-from distexp.task import Cause, Provenance, State, Task
+from distexp.task import Cause, PeakMemory, Provenance, State, Task
 from distexp.text import count_text
 from distexp.wire import messages as wire
 
@@ -59,12 +60,13 @@ class CompletionHandler:
         registry: WorkerRegistry,
         forecaster: Forecaster,
         kept: KeptRows,
+        packing: Packing,
         on_hold: Callable[[str], None],
     ) -> None:
         """Call `on_hold` with each phase that is held, before its worker hears it."""
         self._kept, self._on_hold = kept, on_hold
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
-        self._forecaster = forecaster
+        self._forecaster, self._packing = forecaster, packing
         self._reporters: dict[str, WorkerInfo] = {}  # key -> who is reporting it as complete just now
 
     # -- what workers report -------------------------------------------------------------------------------
@@ -177,7 +179,9 @@ class CompletionHandler:
         entry = self._reported(request)
         cause = Cause(request.cause)
         why = (request.error.strip().splitlines() or ["no message"])[-1]
-        if cause in BEFORE_BEGIN:
+        if self._has_run_out_beside_others(request, entry, worker, why):
+            is_live = True
+        elif cause in BEFORE_BEGIN:
             is_live = self._not_begun(request, entry, worker, why)
         else:
             has_larger = (self._registry.largest_mib(entry.need.gpus) or 0) > worker.info.memory_mib
@@ -185,6 +189,30 @@ class CompletionHandler:
             is_live = self._charge(request, entry, worker, why, retry=retry)
         self._journal.flush()
         return wire.Ack() if is_live else _LATE
+
+    def note_peak(self, request: wire.Heartbeat | wire.Report, peak: PeakMemory) -> None:
+        """Note what an attempt has held on a GPU that it may share."""
+        if self._queue.knows(request.key):
+            phase = self._queue.entry(request.key).planned.phase
+            is_whole = isinstance(request, wire.TaskComplete)
+            about = phase, peak, request.shared_gpu, request.lease_id
+            self._packing.measured(*about, is_whole=is_whole)
+
+    def _has_run_out_beside_others(
+        self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str
+    ) -> bool:
+        """Give a task back, free, to run alone on its GPU, if others may have held the memory it lacked."""
+        lease, cause = entry.lease, Cause(request.cause)
+        if lease is None or lease.lease_id != _lease_id(request, entry, worker):
+            return False
+        if not self._packing.has_run_out(lease, cause, request.error, request.peak):
+            return False
+        self._queue.release(lease.lease_id, lease.task.key, runs_alone=True)
+        log.warning(
+            "Task %s ran out of memory on %s beside other tasks; it runs again, alone, at no cost: %s",
+            *(lease.task.task_id, worker.name, why),
+        )
+        return True
 
     def _charge(
         self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str, *, retry: bool
@@ -299,6 +327,8 @@ class CompletionHandler:
             log.info("Phase %s goes on: %s has succeeded", phase, before.planned.task_id)
         if before.lease is not None:
             self._forecaster.completed(before.lease)
+            if state is State.COMPLETE:
+                self._packing.completed(before.lease)
         worker = self._reporters.get(key) or (before.lease.worker if before.lease else None)
         if worker is not None:
             task = before.lease.task if before.lease else before.task

@@ -28,9 +28,11 @@ from distexp.manager.waiting import Assignment, WaitingWorkers
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
+from distexp.queue.packing import Packing
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
 from distexp.system.group_commit import GroupCommit
+from distexp.task import SharedGpu
 from distexp.wire import messages as wire
 from distexp.wire.server import Connection
 from distexp.workdir import Workdir
@@ -39,6 +41,8 @@ WAIT_S = 0.5  # a client that does not wait here asks again after this
 PROCESS_ENDS_S = 0.1  # from the end of a killed worker's connection to that of its process, and more
 TASK_ENDS_S = 2.5  # for its watcher to end the task
 DEATH_LOOK_S = 0.01
+LOOK_AGAIN = "a task may fit on this GPU now: tell how much of its memory is free"
+NO_ROOM = "no task that is left may start on this GPU now"
 TOKEN_REMEDY = "put the secret of the manager's .experiment_manager/token into it"
 WAIT_MAX_S = 10.0  # ... one of a thousand after this: together they ask 100 times a second
 COMPANY_S = 0.02  # at most, for workers of no-op tasks to come back: one commit serves them all
@@ -86,6 +90,7 @@ class Dispatcher:
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
         self._secret = secret
         self._forecaster = Forecaster(queue, registry)
+        self.packing = Packing(queue, journal.record)
         self.rungs = Rungs(workdir.root, queue)
         self._frozen = frozen or FrozenCode(workdir, is_frozen=False)
         self.code = CodeIdentity(self._frozen, queue, store)
@@ -97,6 +102,7 @@ class Dispatcher:
             forecaster=self._forecaster,
             rungs=self.rungs,
             code=self.code,
+            packing=self.packing,
         )
         self.completion = CompletionHandler(
             queue=queue,
@@ -105,6 +111,7 @@ class Dispatcher:
             registry=registry,
             forecaster=self._forecaster,
             kept=kept,
+            packing=self.packing,
             on_hold=on_hold,
         )
         self.is_stopping = self.is_ending = False
@@ -146,6 +153,8 @@ class Dispatcher:
     def _handle(self, request: wire.AnyRequest, connection: Connection) -> wire.AnyReply:
         if isinstance(request, wire.WorkerRequest):
             worker = self._registry.register(request, connection.number)
+            if isinstance(request, wire.Heartbeat | wire.Report) and request.peak:
+                self.completion.note_peak(request, request.peak)
             if isinstance(request, wire.RequestTask):
                 return self._request_task(request, worker, connection)
             return self._answers[type(request)](request, worker)
@@ -318,22 +327,30 @@ class Dispatcher:
         info = replace(worker.info, is_alone=self._registry.connected() == 1)
         if too_long := self._forecaster.too_long(worker.left_s):
             info = replace(info, too_long=too_long)
-        while (lease := self._next_lease(info, is_unstarted=has_waited)) is not None:
+        if has_waited and info.shared_gpu and self.packing.must_look_again(info):
+            return wire.NoTask(reason="wait", retry_after_s=0.0, message=LOOK_AGAIN)
+        while (lease := self._next_lease(info, worker.memory, has_waited=has_waited)) is not None:
             if lease.attempt > 1:
                 self._store.scan(lease.task)  # its last worker may have written the row and died
             if self._queue.is_live(lease):
                 return lease
+        return self._none_fits(info, worker.left_s or 0.0)
+
+    def _none_fits(self, info: WorkerInfo, left_s: float) -> wire.NoTask:
+        """Return why no pending task is for this worker now."""
         if self._queue.queries.is_short_of_time(info):
-            left_s = worker.left_s or 0
             message = f"no task that is left takes less than {left_s:.0f} s"
             return wire.NoTask(reason="no_time", message=message)
         if not self._queue.can_run():
             return self._wait(self.held_text(), cannot_run=True)
-        return self._wait("the tasks that are left run on other workers")
+        return self._wait(NO_ROOM if info.shared_gpu else "the tasks that are left run on other workers")
 
-    def _next_lease(self, info: WorkerInfo, *, is_unstarted: bool) -> Lease | None:
+    def _next_lease(self, info: WorkerInfo, memory: SharedGpu | None, *, has_waited: bool) -> Lease | None:
         with self.assigning:
-            return self._queue.assign(info, is_unstarted=is_unstarted and info.heartbeat_s is not None)
+            if not info.shared_gpu:
+                return self._queue.assign(info, is_unstarted=has_waited and info.heartbeat_s is not None)
+            # what it has told of its GPU's memory is old by now
+            return None if has_waited else self.packing.assign(info, memory)
 
     def _wait(self, message: str, *, cannot_run: bool = False) -> wire.NoTask:
         wait_s = min(WAIT_MAX_S, max(WAIT_S, 0.01 * self._registry.connected()))

@@ -23,6 +23,7 @@ class QueueView:
     stuck: str = ""  # the process of its dead worker's attempt that does not end
     file: str = ""  # why its results file cannot be written
     is_served: bool = True  # False: no manager runs
+    room: str = ""  # what it waits for on a GPU that workers share by the memory of their tasks
 
 
 def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView) -> str:
@@ -101,7 +102,7 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
         )
     if view.before:
         return f"its turn has not come: {view.before} pending tasks before it"
-    return "it is next: the workers are busy with other tasks"
+    return f"it is next: {view.room or 'the workers are busy with other tasks'}"
 
 
 def _unmet(need: Need, allowed: Sequence[WorkerInfo], able: Sequence[WorkerInfo]) -> str:

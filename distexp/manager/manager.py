@@ -229,6 +229,7 @@ class ExperimentManager:
         self.dispatcher.code.say_other()
         self.dispatcher.rungs.continue_pruned()
         self.queue.priorities.restore(self.journal.load_phases())
+        self.dispatcher.packing.recall(self.journal.load_peaks())
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):
             self._stays_until_s = time.monotonic() + RETURN_S

@@ -43,7 +43,8 @@ class _Place:
         """Equal for workers of which one gets a task only if any of them does."""
         worker, info = self.worker, self.worker.info
         time_left = worker.left_s and info.name
-        return (info.memory_mib, info.gpus, info.free_mib, info.device, time_left, worker.excluded)
+        gpu = info.shared_gpu or info.free_mib
+        return (info.memory_mib, info.gpus, gpu, info.device, time_left, worker.excluded)
 
 
 class WaitingWorkers:

@@ -10,7 +10,7 @@ from pathlib import Path
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.system import locks
 from distexp.system.process import ProcessMark
-from distexp.task import Task
+from distexp.task import SharedGpu, Task
 from distexp.wire.messages import GpuUse, Heartbeat, Progress, RequestTask, TaskComplete, WorkerRequest
 
 EXCLUDE_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not fail the sweep
@@ -37,6 +37,7 @@ class Worker:
     is_excluded_for_good: bool = False  # also where it is the last one: it cannot import an experiment
     progress: Progress | None = None  # of its current task
     gpu: GpuUse | None = None  # as of its last heartbeat
+    memory: SharedGpu | None = None  # of the GPU that it shares, when it last asked for a task
     left_s: float | None = None  # until it has to end, when it asked
     git_commit: str = ""  # of its folder
     fetches: bool = False  # it runs the manager's code
@@ -102,7 +103,7 @@ class WorkerRegistry:
                 worker = self._add(name, request)
             info, free_mib = worker.info, None
             if isinstance(request, RequestTask | TaskComplete):
-                free_mib = request.free_mib
+                free_mib, worker.memory = request.free_mib, request.memory
             now = (
                 request.heartbeat_s or info.heartbeat_s,
                 connection,
@@ -139,6 +140,8 @@ class WorkerRegistry:
             shares_folder=shares_folder,
             machine=request.machine,
             process=ProcessMark.of(request.pid) if shares_folder and request.pid else None,
+            pid=request.pid,
+            shared_gpu=request.shared_gpu,
         )
         worker = self._workers[name, request.instance] = Worker(info)
         return worker

@@ -46,6 +46,9 @@ class WorkerInfo:
     shares_folder: bool = False  # on the manager's host and folder: it writes its rows itself
     machine: str = ""  # the boot and the pid namespace that its pid is of
     process: ProcessMark | None = None  # only where the manager can see it
+    pid: int = 0  # on its own host
+    shared_gpu: str = ""  # UUID of the GPU that it shares by the memory of its tasks; empty: it does not
+    phases: frozenset[str] | None = None  # those that fit beside what runs there; None: it would run alone
 
     @classmethod
     def of(cls, held: LeaseRecord) -> "WorkerInfo":
@@ -58,11 +61,17 @@ class WorkerInfo:
             machine=held.machine,
             host=held.host,
             process=ProcessMark(held.pid, held.started) if held.pid else None,
+            pid=held.pid,
+            shared_gpu=held.shared_gpu,
         )
 
     def meets(self, need: Need) -> bool:
         """Return whether its devices have what a task needs."""
         return need.is_met_by(self.gpus, self.free_mib, self.device)
+
+    def has_room_for(self, phase: str) -> bool:
+        """Return whether a task of this phase fits beside what runs on its GPU."""
+        return self.phases is None or phase in self.phases
 
     @property
     def term_s(self) -> float:
@@ -124,6 +133,7 @@ class Entry(msgspec.Struct, gc=False):
     is_wanted: bool = True  # False once the configs no longer ask for it
     wants_more: bool = False  # was pruned, and runs again: the row that it has is to be replaced
     superseded: str = ""  # the code of its row, which no longer completes it
+    runs_alone: bool = False  # it ran out of memory beside other tasks on its GPU
 
     @property
     def key(self) -> str:
@@ -148,9 +158,12 @@ class Entry(msgspec.Struct, gc=False):
     def fits(self, worker: WorkerInfo) -> bool:
         """Return whether the worker's device has more memory than the one on which the task ran out.
 
-        What the task needs by its config is another matter: see `WorkerInfo.meets`.
+        And whether it would be alone there, if it has to be. What the task needs by its config is another
+        matter: see `WorkerInfo.meets`.
         """
-        return self.oom_at_mib == 0 or worker.memory_mib > self.oom_at_mib
+        is_beside_others = worker.phases is not None
+        has_more = self.oom_at_mib == 0 or worker.memory_mib > self.oom_at_mib
+        return has_more and not (self.runs_alone and is_beside_others)
 
     def may_go_back(self, worker: WorkerInfo) -> bool:
         """Return whether a worker named as the last one may have it before others: that one was lost.
@@ -174,6 +187,7 @@ class Entry(msgspec.Struct, gc=False):
             "cause",
             "error",
             "superseded",
+            "runs_alone",
         ):
             setattr(self, name, getattr(record, name))
 
@@ -199,6 +213,7 @@ class Entry(msgspec.Struct, gc=False):
                 is_unstarted=self.lease.is_unstarted,
                 pid=process.pid if process else 0,
                 started=process.started if process else 0.0,
+                shared_gpu=self.lease.worker.shared_gpu,
             )
         return TaskRecord(
             key=self.key,
@@ -211,5 +226,6 @@ class Entry(msgspec.Struct, gc=False):
             cause=self.cause,
             error=self.error,
             superseded=self.superseded,
+            runs_alone=self.runs_alone,
             lease=lease,
         )

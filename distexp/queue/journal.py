@@ -2,8 +2,8 @@
 
 CSV rows win over the journal: it never says that a task is complete, only what happened on the way. So the
 record of a task goes when its row has come, and the file stays as large as what is under way, or has failed.
-One JSON record a task, a phase whose priority somebody chose, a configuration that a search has chosen; the
-last record wins. The file belongs to one process at a time.
+One JSON record a task, a phase whose priority somebody chose, or whose memory was measured, a configuration
+that a search has chosen; the last record wins. The file belongs to one process at a time.
 """
 
 import itertools
@@ -21,18 +21,19 @@ import msgspec
 from distexp.errors import JournalUnwritable
 from distexp.system.files import private
 from distexp.system.group_commit import GroupCommit
-from distexp.task import PhaseRecord, SuggestionRecord, TaskRecord
+from distexp.task import PeakRecord, PhaseRecord, SuggestionRecord, TaskRecord
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tasks (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS phases (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS suggestions (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS peaks (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 _BUSY_S = 1.0  # the folder has one manager: who else reads the file is soon done, or stays
 _REMEDY = "end the process that uses it, or move the file away to start without attempts and leases"
-Record = TaskRecord | PhaseRecord | SuggestionRecord
-_Record = TypeVar("_Record", TaskRecord, PhaseRecord, SuggestionRecord)
+Record = TaskRecord | PhaseRecord | SuggestionRecord | PeakRecord
+_Record = TypeVar("_Record", TaskRecord, PhaseRecord, SuggestionRecord, PeakRecord)
 FREE_PAGES = 1000  # of 4 KiB: more than these, unused, are given back when the journal is closed
 _DELETE = "DELETE FROM {} WHERE key = ?"
 _log = logging.getLogger(__name__)
@@ -100,6 +101,14 @@ class Journal:
             JournalUnwritable: The file is damaged.
         """
         return self._load("suggestions", SuggestionRecord)
+
+    def load_peaks(self) -> list[PeakRecord]:
+        """Return the last record of the memory of each phase; unreadable ones are left out.
+
+        Raises:
+            JournalUnwritable: The file is damaged.
+        """
+        return self._load("peaks", PeakRecord)
 
     def _load(self, table: str, kind: type[_Record]) -> list[_Record]:
         decoder = msgspec.json.Decoder(kind)
@@ -179,4 +188,6 @@ def _place(record: Record) -> tuple[str, str]:
             return "tasks", record.key
         case PhaseRecord():
             return "phases", record.phase
+        case PeakRecord():
+            return "peaks", record.phase
     return "suggestions", f"{record.phase}/{record.number}"

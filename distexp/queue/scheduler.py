@@ -145,7 +145,7 @@ class Scheduler:
         met = [
             (rank, phase, lines)
             for rank, phase, lines in self._ranked()
-            if worker.meets(rank[1]) and phase not in closed
+            if worker.meets(rank[1]) and phase not in closed and worker.has_room_for(phase)
         ]
 
         def is_for_me(entry: Entry) -> bool:

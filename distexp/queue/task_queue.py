@@ -249,8 +249,7 @@ class TaskQueue:
         failure is not charged; those that led to the hold are taken back.
         """
         with self._lock:
-            entry = self._held(lease_id, key)
-            if entry is None:
+            if (entry := self._held(lease_id, key)) is None:
                 return None
             phase = entry.planned.phase
             free = [entry] if phase in self.holds.held and cause in COUNTED else []
@@ -268,8 +267,7 @@ class TaskQueue:
     def lose(self, lease_id: str, key: str) -> State | None:
         """Charge a loss of the worker and return the task's new state; None when that lease has ended."""
         with self._lock:
-            entry = self._held(lease_id, key)
-            if entry is None:
+            if (entry := self._held(lease_id, key)) is None:
                 return None
             entry.losses += 1
             entry.lost_lease_id = lease_id
@@ -305,11 +303,13 @@ class TaskQueue:
             self._give_back(entry, State.PENDING)
             return True
 
-    def release(self, lease_id: str, key: str) -> State | None:
-        """Take a task back that was returned on purpose, without cost; None when that lease has ended."""
+    def release(self, lease_id: str, key: str, *, runs_alone: bool = False) -> State | None:
+        """Take a task back without cost, perhaps to run alone on its GPU; None when that lease has ended."""
         with self._lock:
-            entry = self._held(lease_id, key)
-            return self._give_back(entry, State.PENDING) if entry else None
+            if (entry := self._held(lease_id, key)) is None:
+                return None
+            entry.runs_alone = entry.runs_alone or runs_alone
+            return self._give_back(entry, State.PENDING)
 
     def unassign(self, lease: Lease) -> None:
         """Undo an assignment that nobody has heard of: it counts as no attempt."""

@@ -118,6 +118,15 @@ else:
         return psutil.pids()
 
 
+def ancestors(pid: int) -> list[int]:
+    """Return a process's own pid and those of all above it, as far as they can be seen."""
+    found: list[int] = []
+    while pid > 0 and pid not in found and (seen := _see(pid)):
+        found.append(pid)
+        pid = seen.parent
+    return found
+
+
 def children_of(pid: int) -> list[int]:
     """Return the pids of a process's own children that run now."""
     return [each.pid for each in _everyone() if each.parent == pid]

@@ -8,7 +8,19 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from distexp.task import MAX_PRIORITY, Bookmark, Halving, Number, Provenance, Reportable, RowRule, Task, Value
+from distexp.task import (
+    MAX_PRIORITY,
+    Bookmark,
+    Halving,
+    Number,
+    PeakMemory,
+    Provenance,
+    Reportable,
+    RowRule,
+    SharedGpu,
+    Task,
+    Value,
+)
 
 DEFAULT_PORT = 5000
 MAX_WAIT_S = 30.0  # that a request for a task waits; then its worker asks again, or may be gone
@@ -64,6 +76,7 @@ class WorkerRequest(Request, frozen=True, kw_only=True):
     left_s: Annotated[float, Meta(ge=0)] | None = None  # until it has to end; None: no limit is known
     git_commit: Commit = ""  # of the folder that the worker imports from
     nonce: str = ""  # as read in the manager's folder, proves that the worker shares it
+    shared_gpu: str = ""  # UUID of the GPU that it shares by the memory of its tasks; empty: it does not
 
 
 class RequestTask(WorkerRequest, frozen=True, kw_only=True, tag="request_task"):
@@ -72,6 +85,7 @@ class RequestTask(WorkerRequest, frozen=True, kw_only=True, tag="request_task"):
     wait_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0  # the manager may answer earlier
     free_mib: Natural | None = None  # on the fullest of its GPUs, now; None: it has none
     fetches: bool = False  # it runs the manager's code, also where that is not frozen
+    memory: SharedGpu | None = None  # of its shared GPU, now; None: it cannot tell
 
 
 class Heartbeat(WorkerRequest, frozen=True, kw_only=True, tag="heartbeat"):
@@ -81,6 +95,7 @@ class Heartbeat(WorkerRequest, frozen=True, kw_only=True, tag="heartbeat"):
     key: str = ""
     progress: Progress | None = None
     gpu: GpuUse | None = None
+    peak: PeakMemory | None = None  # of this attempt so far, on a shared GPU
 
 
 class Rung(WorkerRequest, frozen=True, kw_only=True, tag="rung"):
@@ -99,6 +114,7 @@ class Report(WorkerRequest, frozen=True, kw_only=True):
     task_id: str = ""
     lease_id: str = ""
     key: str = ""
+    peak: PeakMemory | None = None  # of this attempt, on a shared GPU
 
 
 class TaskComplete(Report, frozen=True, kw_only=True, tag="task_complete"):
@@ -109,6 +125,7 @@ class TaskComplete(Report, frozen=True, kw_only=True, tag="task_complete"):
     sweep_id: str = ""  # as assigned: a result kept for another sweep is refused
     next: bool = False  # assign me the next task in the same round trip
     free_mib: Natural | None = None  # as in `RequestTask`; None: as it was
+    memory: SharedGpu | None = None  # with `next`: as in `RequestTask`
     stopped_at: Number | None = None  # the step at which the task was stopped early; None: it was not
 
 

@@ -30,6 +30,7 @@ from distexp.wire.messages import (
 from distexp.workdir import Workdir
 from distexp.worker.beside import DiskSteps
 from distexp.worker.connection import ManagerConnection
+from distexp.worker.memory_monitor import MemoryMonitor
 from distexp.worker.rungs import Reached
 from distexp.worker.signals import StopRequests
 
@@ -63,6 +64,7 @@ class ResultDelivery:
         identity: Callable[[], Mapping[str, Any]],
         gpu_usage: Callable[[], GpuUse | None],
         free_mib: Callable[[], int] | None = None,
+        memory: MemoryMonitor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Write rows below the folder of `workdir`; spool there what cannot be written or sent.
@@ -71,15 +73,30 @@ class ResultDelivery:
             identity: Fields of `WorkerRequest` that name this worker; in every message.
             gpu_usage: How busy its GPUs are; in each heartbeat.
             free_mib: How much memory is free on its GPUs; in each request for a task.
+            memory: Of the GPU that it shares; None: it shares none.
         """
         self._connection, self._stop, self._root = connection, stop, workdir.root
         self._spool = Spool(workdir.spool)
         self._identity, self._gpu_usage, self._free_mib = identity, gpu_usage, free_mib
+        self._memory = memory
         self.disk = DiskSteps(connection=connection, stop=stop, clock=clock, heartbeat=self.heartbeat)
 
     def report_fields(self, task: TaskReply) -> dict[str, Any]:
         """Return the fields of a report that say who reports on what."""
-        return {**self._identity(), "lease_id": task.lease_id, "key": task.key, "task_id": task.task_id}
+        return {
+            **self._identity(),
+            "lease_id": task.lease_id,
+            "key": task.key,
+            "task_id": task.task_id,
+            "peak": self._memory and self._memory.peak(),
+        }
+
+    def room_fields(self) -> dict[str, Any]:
+        """Return the fields of a request for a task that say what is free on its GPUs."""
+        return {
+            "free_mib": self._free_mib and self._free_mib(),
+            "memory": self._memory and self._memory.now(),
+        }
 
     def heartbeat(self, task: TaskReply, progress: Progress | None = None) -> bool:
         """Tell the manager that the task still runs; return False when it must stop."""
@@ -89,6 +106,7 @@ class ResultDelivery:
             key=task.key,
             progress=progress,
             gpu=self._gpu_usage(),
+            peak=self._memory.peak() if self._memory else None,
         )
         try:
             reply: HeartbeatReply = self._connection.request(heartbeat, HeartbeatReply)
@@ -136,14 +154,9 @@ class ResultDelivery:
             except ResultsUnwritable as error:
                 log.warning("%s; the manager gets the result and keeps it until then", error)
             else:
-                wants_next = not self._stop.wants_leave
+                fields = self._next_fields(wants_next=not self._stop.wants_leave)
                 return self._connection.report(
-                    TaskComplete(
-                        **self.report_fields(task),
-                        next=wants_next,
-                        free_mib=self._free(wants_next),
-                        stopped_at=delivery.run.stopped_at,
-                    )
+                    TaskComplete(**self.report_fields(task), **fields, stopped_at=delivery.run.stopped_at)
                 )
         self._try_spool(delivery)
         return self._send(delivery, wants_next=not self._stop.wants_leave)
@@ -182,9 +195,8 @@ class ResultDelivery:
             result=delivery.result,
             run=delivery.run,
             sweep_id=delivery.task.sweep_id,
-            next=wants_next,
-            free_mib=self._free(wants_next),
             stopped_at=delivery.run.stopped_at,
+            **self._next_fields(wants_next=wants_next),
         )
         ack = self._connection.report(report)
         if ack is not None:
@@ -194,8 +206,8 @@ class ResultDelivery:
     def _unspool(self, delivery: Delivery) -> None:
         self.disk.try_(lambda: self.unspool(delivery), None, None)
 
-    def _free(self, wants_next: bool) -> int | None:
-        return self._free_mib() if wants_next and self._free_mib else None
+    def _next_fields(self, *, wants_next: bool) -> dict[str, Any]:
+        return {"next": True, **self.room_fields()} if wants_next else {}
 
     def _try_spool(self, delivery: Delivery) -> bool:
         """Put the result into the spool; False when that cannot be written either."""

@@ -7,6 +7,7 @@ signals, the next heartbeat). What needs a disk, which may hang, happens beside 
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ from distexp.worker.early_stop import EarlyStop
 from distexp.worker.folders import is_disk_full, is_full_at, probe, why_not_made
 from distexp.worker.host_setup import HostSetup
 from distexp.worker.log_cap import MAX_LOG_MB, LogCap
+from distexp.worker.memory_monitor import MemoryMonitor
 from distexp.worker.signals import StopRequests
 from distexp.worker.task_main import Failed, Finished, Outcome, Run, Stopped, Unusable
 from distexp.worker.task_process import Attempt, Children
@@ -84,6 +86,7 @@ class Worker:
         clock: Callable[[], float],
         gpu_usage: Callable[[], GpuUse | None] = lambda: None,
         free_mib: Callable[[], int] | None = None,
+        memory: MemoryMonitor | None = None,
         left_s: Callable[[], float | None] = lambda: None,
         max_log_mb: int = MAX_LOG_MB,
         code: CodeFolder,
@@ -95,12 +98,13 @@ class Worker:
             identity: Fields of `WorkerRequest` that tell the manager who this is.
             gpu_usage: Returns how busy its GPUs are.
             free_mib: Reads the memory that is free on its GPUs; None: it has none.
+            memory: Measures what its tasks hold on the GPU that it shares; None: it shares none so.
             left_s: Returns how many seconds it has; None: no end is known.
             max_log_mb: What the log of a task may hold, in millions of bytes.
             code: Where the code of its tasks is.
             fetches: Whether it runs the manager's code, also where that is not frozen.
         """
-        self._free_mib = free_mib
+        self._free_mib, self._memory = free_mib, memory
         self._code_folder, self._fetches = code, fetches
         self._code = children.code()  # of the task that runs, or ran last
         self._fixed_identity = dict(identity)
@@ -114,6 +118,7 @@ class Worker:
             identity=self._identity,
             gpu_usage=gpu_usage,
             free_mib=free_mib,
+            memory=memory,
             clock=clock,
         )
         self._disk = self._delivery.disk
@@ -171,10 +176,8 @@ class Worker:
             return False
         reply, self._next = self._next, None
         if reply is None:
-            free_mib = self._free_mib and self._free_mib()
-            request = RequestTask(
-                **self._identity(), free_mib=free_mib, wait_s=self._wait_s, fetches=self._fetches
-            )
+            room = self._delivery.room_fields()
+            request = RequestTask(**self._identity(), **room, wait_s=self._wait_s, fetches=self._fetches)
             reply = self._connection.try_request(request, TaskReply | NoTask, "Error requesting task")
         if isinstance(reply, TaskReply) and self._stop.wants_leave:
             self._next = reply
@@ -182,7 +185,8 @@ class Worker:
             self._idle_since_s = None
             if not self._wait_s or self._begins(reply):
                 self._wait_s = 0.0
-                self._work_on(reply)
+                with self._memory or nullcontext():
+                    self._work_on(reply)
         elif isinstance(reply, NoTask):
             return self._idle(reply)
         return True
@@ -373,6 +377,8 @@ class Worker:
                 )
 
     def _complete(self, task: TaskReply, outcome: Finished) -> None:
+        if self._memory:
+            self._memory.note(outcome.peak_gpu_mib)
         run_dir = self._run_folder(task)
         has_folder = self._disk.try_(run_dir.is_dir, task, True)
         run = Provenance(

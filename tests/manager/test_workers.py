@@ -17,6 +17,7 @@ from distexp.manager.kept_rows import KeptRows
 from distexp.manager.workers import EXCLUDE_AFTER, LIVE_S, RETURN_S, Worker, WorkerRegistry
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.journal import Journal
+from distexp.queue.packing import Packing
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
 from distexp.system import locks
@@ -306,6 +307,7 @@ def test_who_cannot_import_what_others_can_is_excluded_and_else_the_phase_is_hel
         registry=sample.registry,
         forecaster=Forecaster(queue, sample.registry),
         kept=KeptRows(tmp_path / "kept"),
+        packing=Packing(queue),
         on_hold=lambda phase: None,
     )
     if is_proven:

@@ -12,10 +12,12 @@ beside this file writes such files. A scenario is one JSON object::
         "total_mib": 40960,
         "utilization_pct": 30,             # null: NVMLError_NotSupported
         "processes": [{"pid": 1, "used_mib": 100}],        # null: NVMLError_NotSupported
-        "graphics": [],                    # the same of those that draw
+        "graphics": [], "mps": [],         # the same of those that draw, and of clients of CUDA MPS
         "error": "GpuIsLost",              # optional: every question about the GPU raises this
         "mig": [{...a GPU...}, null]      # optional: MIG mode is on, with these instances; null is a gap
      }]}
+
+Processes may take memory over time, too, see `gpu_memory.py`: that is no longer free, and they are listed.
 """
 
 import json
@@ -105,6 +107,20 @@ def open_count():
     return len(_open)
 
 
+def held(uuid):
+    """Return MiB by pid, of the processes that have taken memory of this GPU and run; not part of NVML."""
+    folder = Path(f"{os.environ['FAKE_NVML_SCENARIO']}.held", uuid)
+    files = [path for path in folder.glob("*") if path.name.isdecimal() and _runs(path.name)]
+    return {int(path.name): int(path.read_text()) for path in files}
+
+
+def _runs(pid):
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def nvmlInit():
     _open.append("nvmlInit")
     failure = _scenario().get("init")
@@ -154,6 +170,7 @@ def nvmlDeviceGetMemoryInfo(handle, version=None):
         _reads[key] += 1
     if isinstance(free, str):
         _fail(free)
+    free -= sum(held(device["uuid"]).values())
     total = device["total_mib"]
     return SimpleNamespace(total=total * MIB, free=free * MIB, used=(total - free) * MIB)
 
@@ -166,7 +183,14 @@ def nvmlDeviceGetUtilizationRates(handle):
 
 
 def nvmlDeviceGetComputeRunningProcesses(handle):
-    return _processes(_device(handle).get("processes", []))
+    device = _device(handle)
+    taken = [{"pid": pid, "used_mib": mib} for pid, mib in held(device["uuid"]).items()]
+    listed = device.get("processes", [])
+    return _processes(listed if listed is None else [*listed, *taken])
+
+
+def nvmlDeviceGetMPSComputeRunningProcesses(handle):
+    return _processes(_device(handle).get("mps", []))
 
 
 def nvmlDeviceGetGraphicsRunningProcesses(handle):

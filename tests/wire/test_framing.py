@@ -22,7 +22,7 @@ from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
-from distexp.task import Bookmark, Provenance, RowRule, State, Value
+from distexp.task import Bookmark, PeakMemory, Provenance, RowRule, SharedGpu, State, Value
 from distexp.wire import messages as wire
 from distexp.wire.framing import (
     MAX_GUESSES,
@@ -53,6 +53,8 @@ NAMED: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("result", "metrics"), st.dictionaries(TEXT, SCALAR, max_size=3)),
     **dict.fromkeys(("heartbeat_s", "left_s"), st.none() | st.floats(0.1, 3600)),
     **dict.fromkeys(("pid", "memory_mib", "gpus", "used_mib", "free_mib"), COUNT),
+    **dict.fromkeys(("mib", "total_mib", "min_free_mib"), COUNT),
+    "held_mib": st.dictionaries(COUNT, COUNT, max_size=3),
     "wait_s": st.floats(0, 3600),
     "priority": st.none() | st.integers(-wire.MAX_PRIORITY, wire.MAX_PRIORITY),
     "offset": st.integers(0, 2**40),
@@ -71,7 +73,7 @@ def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         return NAMED[name]
     if name == "next" and "TaskReply" in text:
         return st.none() | messages(wire.TaskReply) | messages(wire.NoTask)
-    for struct in (wire.Progress, wire.GpuUse, Provenance, Bookmark, RowRule):
+    for struct in (wire.Progress, wire.GpuUse, Provenance, Bookmark, RowRule, SharedGpu, PeakMemory):
         if struct.__name__ in text:
             return st.none() | messages(struct)
     return st.from_type(kind).filter(
