@@ -89,8 +89,7 @@ class Dispatcher:
         self._holds_folder, self._on_assign = holds_folder, on_assign
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
         self._secret = secret
-        self._forecaster = Forecaster(queue, registry)
-        self.packing = Packing(queue, journal.record)
+        self._forecaster, self.packing = Forecaster(queue, registry), Packing(queue, journal.record)
         self.rungs = Rungs(workdir.root, queue)
         self._frozen = frozen or FrozenCode(workdir, is_frozen=False)
         self.code = CodeIdentity(self._frozen, queue, store)
