@@ -83,13 +83,12 @@ class Dispatcher:
     ) -> None:
         """`secret` None: no request needs a token. Nothing is assigned unless `holds_folder()`.
 
-        `on_hold` is called with each phase that is held, before its worker hears it; `on_assign` whenever
-        tasks were looked for.
+        `on_hold` hears each phase that is held, before its worker; `on_assign` whenever tasks were looked for.
         """
         self._holds_folder, self._on_assign = holds_folder, on_assign
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
-        self._secret = secret
-        self._forecaster, self.packing = Forecaster(queue, registry), Packing(queue, journal.record)
+        self._secret, self._forecaster = secret, Forecaster(queue, registry)
+        self.packing = Packing(queue, journal.record)
         self.rungs = Rungs(workdir.root, queue)
         self._frozen = frozen or FrozenCode(workdir, is_frozen=False)
         self.code = CodeIdentity(self._frozen, queue, store)

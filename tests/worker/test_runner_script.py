@@ -70,7 +70,7 @@ def test_list_gpus_shows_who_is_free(scenario: Path) -> None:
         ),
         (
             ["--slots-per-gpu", "0"],
-            "0 is not in the range x>=1",
+            "'0': write a number from 1 on, or auto",
         ),
         (["--threads", "all"], "'all' is not a valid integer range"),
     ],
