@@ -83,7 +83,7 @@ class Dispatcher:
     ) -> None:
         """`secret` None: no request needs a token. Nothing is assigned unless `holds_folder()`.
 
-        `on_hold` hears each phase that is held, before its worker; `on_assign` whenever tasks were looked for.
+        `on_hold` hears each phase that is held, before its worker; `on_assign` when tasks were looked for.
         """
         self._holds_folder, self._on_assign = holds_folder, on_assign
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry

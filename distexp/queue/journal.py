@@ -149,7 +149,7 @@ class Journal:
             for table, found in itertools.groupby(by_table, lambda each: each[0][0]):
                 kept, settled = list[tuple[str, bytes]](), list[tuple[str]]()
                 for (_, key), record in found:
-                    if not isinstance(record, PhaseRecord) and record.is_settled:
+                    if not isinstance(record, PhaseRecord | PeakRecord) and record.is_settled:
                         settled.append((key,))
                     else:
                         kept.append((key, self._encoder.encode(record)))

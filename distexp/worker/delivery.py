@@ -31,6 +31,7 @@ from distexp.workdir import Workdir
 from distexp.worker.beside import DiskSteps
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.memory_monitor import MemoryMonitor
+from distexp.worker.reports import Reported
 from distexp.worker.rungs import Reached
 from distexp.worker.signals import StopRequests
 
@@ -98,13 +99,13 @@ class ResultDelivery:
             "memory": self._memory and self._memory.now(),
         }
 
-    def heartbeat(self, task: TaskReply, progress: Progress | None = None) -> bool:
-        """Tell the manager that the task still runs; return False when it must stop."""
+    def heartbeat(self, task: TaskReply, last: Reported | None = None) -> bool:
+        """Tell the manager that the task still runs, and its last report; return False when it must stop."""
         heartbeat = Heartbeat(
             **self._identity(),
             lease_id=task.lease_id,
             key=task.key,
-            progress=progress,
+            progress=Progress(step=last.step, total=last.total, metrics=last.metrics) if last else None,
             gpu=self._gpu_usage(),
             peak=self._memory.peak() if self._memory else None,
         )

@@ -25,7 +25,6 @@ from distexp.wire.messages import (
     Heartbeat,
     HeartbeatReply,
     NoTask,
-    Progress,
     RequestTask,
     Status,
     StatusReply,
@@ -475,7 +474,7 @@ class Worker:
             if self._stop.wants_kill or (kills and now_s >= min(kills)):
                 return Stopped()
             if now_s >= self._connection.next_heartbeat_s and not self._delivery.heartbeat(
-                task, progress_of(attempt)
+                task, attempt.progress
             ):
                 return Fenced()
             ends = [
@@ -498,9 +497,3 @@ def _tried(step: Callable[[], T]) -> T | Failed:
         return step()
     except Exception as error:  # noqa: BLE001 - around a task's start: a failed attempt
         return Failed(Cause.ERROR, f"its process could not be started: {type(error).__name__}: {error}")
-
-
-def progress_of(attempt: Attempt) -> Progress | None:
-    """Return what the experiment last reported, as a heartbeat carries it."""
-    last = attempt.progress
-    return Progress(step=last.step, total=last.total, metrics=last.metrics) if last else None
