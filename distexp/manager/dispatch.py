@@ -89,9 +89,8 @@ class Dispatcher:
         self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
         self._secret, self._forecaster = secret, Forecaster(queue, registry)
         self.packing = Packing(queue, journal.record)
-        self.rungs = Rungs(workdir.root, queue)
         self._frozen = frozen or FrozenCode(workdir, is_frozen=False)
-        self.code = CodeIdentity(self._frozen, queue, store)
+        self.rungs, self.code = Rungs(workdir.root, queue), CodeIdentity(self._frozen, queue, store)
         self._admin = Admin(
             queue=queue,
             store=store,
