@@ -302,7 +302,7 @@ def unclaimable(
 def taken_slots(gpus: Sequence[GpuStatus], *, lock_folder: Path | None = None) -> dict[str, int]:
     """Return UUID -> how many workers have a slot of it, of the GPUs that any has. A look, as above."""
     folder = lock_folder or default_claim_folder()
-    if not folder.exists():
+    if not os.path.exists(folder):
         return {}
     taken = {gpu.uuid: sum(map(_is_held, _slot_paths(gpu, folder))) for gpu in gpus}
     return {uuid: number for uuid, number in taken.items() if number}
