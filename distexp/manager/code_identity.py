@@ -68,7 +68,7 @@ class CodeIdentity:
     def _others(self) -> list[tuple[Planned, str]]:
         """Return the complete tasks whose row was made with other code, and that."""
         now, codes = self.now(), self._store.codes()
-        if not {*codes.values()} - {now}:
+        if not now or not {*codes.values()} - {now}:  # perhaps git does not answer: nothing is known
             return []
         complete = [entry.planned for entry in self._queue.entries(State.COMPLETE)]
         found = [(task, codes.get(task.key, "")) for task in complete]

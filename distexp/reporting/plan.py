@@ -14,8 +14,10 @@ from distexp.results.rungs import RungRecord, wants_more
 from distexp.sweep.config import Phase
 from distexp.sweep.description import task_lines
 from distexp.sweep.grid import Grid, GridPoint, combination_count, duplicates_among
+from distexp.text import cut, one_line
 
 SHOWN_RUNGS = 6
+SHOWN_CHARS = 80  # of a setup
 
 
 class PhasePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -205,6 +207,8 @@ def _axes(phase: Phase) -> list[str]:
         lines.append("order: shuffled")
     if phase.priority:
         lines.append(f"priority: {phase.priority}")
+    if phase.setup:
+        lines.append(f"setup: {cut(one_line(phase.setup), SHOWN_CHARS)}, once on each host")
     if phase.has_seeds:
         lines.append(f"seed: {', '.join(map(str, phase.seeds))}")
     return lines

@@ -101,3 +101,9 @@ def test_what_tasks_need_is_told_with_their_phase() -> None:
     narrow, wide = told(plan)[1:3]
     assert narrow.endswith(", each on 2 GPUs, 12 GB free on each")
     assert "GPU" not in wide
+
+
+def test_a_setup_is_told_with_each_phase_of_its_file() -> None:
+    phases = parse_config(f"setup: bash get_data.sh\n{SWEEP}", "configs/config_exp1.yaml")
+    plan = make_plan(phases, expand(phases), [], 1)
+    assert ["setup: bash get_data.sh, once on each host" in phase.axes for phase in plan.phases] == [True] * 2

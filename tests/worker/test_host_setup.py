@@ -71,6 +71,13 @@ def runs(root: Path) -> int:
     return len((root / "runs.txt").read_text().splitlines())
 
 
+def runs_still(pid: str) -> bool:
+    try:
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def user(folder: Folder, port: int) -> RawClient:
     return RawClient(port, token=folder.token)
 
@@ -139,11 +146,13 @@ def endless(lab: Folder) -> Iterator[tuple[Folder, WorkerProcess]]:
         assert {entry.losses + entry.failures for entry in manager.queue.entries()} == {0}
 
 
-def runs_still(pid: str) -> bool:
-    try:
-        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def test_a_worker_that_is_killed_takes_it_along(lab: Folder) -> None:
+    (lab.root / "get_data.py").write_text(ENDLESS)
+    with lab.serving(), worker_process(lab.root) as worker:
+        await_file(lab.root / "begun")
+        worker.process.kill()
+        pids = (lab.root / "pids").read_text().split()
+        poll(lambda: not any(map(runs_still, pids)), "nothing of it runs")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
