@@ -1,6 +1,6 @@
 """The tasks of an adaptive search: one configuration after the other joins the grid of its phase. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from distexp.sweep.axes import identity
@@ -9,7 +9,7 @@ from distexp.sweep.expand import grid_of
 from distexp.sweep.grid import Grid, GridPoint
 from distexp.sweep.space import Config
 from distexp.sweep.templates import output_folder
-from distexp.task import Value, joined, key_of
+from distexp.task import Value, canonical, joined, key_head, short_hash
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class GrowingPhase:
 
     def number_of(self, config: Config) -> int | None:
         """Return the number of this configuration; None where it has not joined."""
-        return self._numbers.get(self._keys_of(config)[0])
+        return self._numbers.get(next(self._keys_of(config)))
 
     def next_number(self) -> int:
         """Return the lowest number that no configuration has."""
@@ -92,13 +92,13 @@ class GrowingPhase:
         """Return all tasks, by number."""
         return [point for _, each in sorted(self.known.items()) for point in each.points]
 
-    def _keys_of(self, config: Config) -> list[str]:
+    def _keys_of(self, config: Config) -> Iterator[str]:
+        """Yield the key of each seed's task, as `key_of` makes it."""
         phase = self.phase
         whole = {**phase.defaults, **config}
-        return [
-            key_of(phase.name, phase.experiment, phase.command, whole, seed, tags=phase.tags)
-            for seed in phase.seeds
-        ]
+        parameters = canonical({name: value for name, value in whole.items() if name not in phase.tags})
+        head = key_head(phase.name, phase.experiment, phase.command)
+        return (short_hash(f"{head}{parameters},{seed}]") for seed in phase.seeds)
 
     def _place(self, name: str, config: Config) -> int:
         if name not in config:

@@ -146,3 +146,11 @@ def test_rows_are_known_as_those_of_tasks_that_joined_later() -> None:
         assert [len(matcher.one(row)) for row in rows] == [1] * (number + 1) + [0] * (2 - number)
     together = TaskIndex(grown.tasks()).matcher(columns, "results_a")
     assert [together.one(row) for row in rows] == [matcher.one(row) for row in rows]
+
+
+def test_its_tasks_have_the_keys_that_any_task_of_theirs_has() -> None:
+    grown = GrowingPhase(phase_of("seeds: [1, 2]\ntags: [batch]"))
+    points = grown.add({"lr": 0.5, "width": 4, "optimizer": "sgd"})
+    tasks = [point.task for point in points]
+    assert [point.key for point in points] == [task.key_in("p") for task in tasks]
+    assert [task.seed for task in tasks] == [1, 2]
