@@ -14,10 +14,30 @@ from distexp.worker.watcher import Watcher
 from tests.live_child import METHODS, Write
 from tests.live_manager import Folder
 
+# Of these, each takes long. With `--dist loadfile` one that begins last would keep a single process busy.
+LONGEST = (
+    *("test_tutorial.py", "test_kill_points.py", "test_windows_sweep.py", "test_slurm.py", "test_macos.py"),
+    *("test_gpu_worker.py", "test_end_to_end.py", "test_worker.py", "test_rerun.py", "test_delivery.py"),
+    *("test_local_run.py", "test_launchers.py", "test_searches.py", "test_code_identity.py"),
+    *("test_log_cap.py", "test_bootstrap.py", "test_wheel.py", "test_foreign_files.py", "test_screen.py"),
+)
+
 _numbers = itertools.count()
 
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # children inherit that nohup ignores it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the order of the files be ours, not that of how many tests they hold."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    places = {name: at for at, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_a_deleted_row_is_run_again_and_no_other(folder: Folder) -> None:
 def test_a_typo_costs_a_few_attempts_and_its_correction_alone_lets_the_sweep_go_on(
     tmp_path: Path, broken: str
 ) -> None:
-    folder = gated_folder(tmp_path, str(list(range(40))), broken, CONFIG)
+    folder = gated_folder(tmp_path, str(list(range(16))), broken, CONFIG)
     with manager_process(folder), worker_process(tmp_path) as one, worker_process(tmp_path) as two:
         poll(lambda: any("is held" in line for line in folder.log()), "the hold", DEADLINE_S)
         one.await_words("Nothing that is left can run")
@@ -147,4 +147,4 @@ def test_a_typo_costs_a_few_attempts_and_its_correction_alone_lets_the_sweep_go_
         (tmp_path / "experiment.py").write_text("def run(params, context): return {'score': 1}\n")
         assert [one.code(), two.code()] == [0, 0]
     assert {row["score"] for row in folder.rows()} == {"1"}
-    assert len(folder.rows()) == 40
+    assert len(folder.rows()) == 16

@@ -323,7 +323,6 @@ class ExperimentManager:
         if time.monotonic() >= self._next_rescan_s:
             self.rescan()
             self._next_rescan_s = time.monotonic() + self._rescan_s
-            self._last_situation = None  # some tasks become free by time alone
         self._hooks.look()
         if self._exit_when_done:
             self._exit_when_done_()
@@ -356,6 +355,7 @@ class ExperimentManager:
                 *(status.progress, status.assigned, status.failed, count_text(status.workers, "worker")),
             )
         self._last_counts = counts
+        self.dispatcher.look_again()  # also without a change: some tasks become free by time alone
 
     def _reload(self) -> None:
         try:

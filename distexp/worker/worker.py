@@ -206,7 +206,7 @@ class Worker:
             self._children.close()  # a standby holds GPU memory that a task may wait for
         if self._wait_s or reply.reason != "wait":
             self._connection.wait(reply.retry_after_s)
-        self._wait_s = MAX_WAIT_S
+        self._wait_s = min(MAX_WAIT_S, max(1.0, self._connection.manager_wait_s))
         return True
 
     def _begins(self, task: TaskReply) -> bool:

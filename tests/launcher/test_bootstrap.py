@@ -67,9 +67,9 @@ def test_a_changed_requirements_file_is_installed_again_and_an_unchanged_one_is_
 
 
 def test_a_failed_install_shows_pips_words_and_is_tried_again(
-    starts: tuple[Path, list[str]], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    project, _ = starts
+    project = tmp_path
     requirements = project / RUN_REQUIREMENTS
     requirements.write_text("./nowhere\n", encoding="utf-8")
     with pytest.raises(UserError) as caught:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import socket
 import subprocess
 import sys
@@ -30,17 +31,24 @@ exp1_vary_width:
 SOURCE = "def run(params, context):\n    return {{'score': {factor} * params['width']}}\n"
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Folder:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     """A repository with three tasks, that have run with the code that it holds."""
-    folder = Folder(tmp_path)
+    folder = Folder(tmp_path_factory.mktemp("finished"))
     folder.configure([1, 2, 3], CONFIG)
     edit(folder, 1)
     for words in (("init", "--quiet"), ("add", "mine.py")):
-        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+        subprocess.run(["git", *words], cwd=folder.root, check=True)
     run(folder)
     assert scores(folder) == {"1": "1", "2": "2", "3": "3"}
     return folder
+
+
+@pytest.fixture
+def lab(finished: Folder, tmp_path: Path) -> Folder:
+    """A copy of it."""
+    shutil.copytree(finished.root, tmp_path, dirs_exist_ok=True)
+    return Folder(tmp_path)
 
 
 def edit(folder: Folder, factor: object) -> str:

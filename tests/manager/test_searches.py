@@ -111,14 +111,14 @@ def test_all_samples_are_run_and_the_search_learns(folder: Folder) -> None:
     assert "optuna" not in sys.modules
 
 
-def test_a_search_that_is_killed_ten_times_suggests_what_an_undisturbed_one_does(
+def test_a_search_that_is_killed_again_and_again_suggests_what_an_undisturbed_one_does(
     folder: Folder, tmp_path: Path
 ) -> None:
     other = Folder(tmp_path / "other")
     other.configure(samples(30), CONFIG)
     work(other)
-    for _ in range(10):
-        work(folder, stop_after=2)
+    for _ in range(5):
+        work(folder, stop_after=4)
     work(folder)
     assert configs(folder) == configs(other)
     assert len(folder.rows()) == 30

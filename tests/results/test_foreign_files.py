@@ -61,7 +61,7 @@ def is_line_of(before: bytes, after: bytes) -> bool:
     return all(byte in letters for byte in before.strip(b"\r"))
 
 
-@examples(150)
+@examples(60)
 @given(
     st.sampled_from(HEADERS),
     LINES,

@@ -64,7 +64,7 @@ def test_its_first_line_stays_the_first_beside_a_program_that_never_pauses(tmp_p
         program = subprocess.Popen(["yes"], stdout=output)
     try:
         cuts = 0
-        while cuts < 200:
+        while cuts < 60:
             if log.stat().st_size > 8 * KIB:
                 shorten(log, 8 * KIB)
                 cuts += 1

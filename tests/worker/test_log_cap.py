@@ -12,11 +12,11 @@ def run(params, context):
     print("begin")
     sys.stdout.flush()
     if params["width"] == 1:
-        for n in range(300_000): print("line", n)
+        for n in range(120_000): print("line", n)
     elif params["width"] == 2:
         os.write(1, b"x" * 3_000_000)
     elif params["width"] == 3:
-        subprocess.run([sys.executable, "-c", "for n in range(30_000): print('y' * 99)"])
+        subprocess.run([sys.executable, "-c", "for n in range(15_000): print('y' * 99)"])
     else:
         for n in range(101): print(f"\\r{n:3d}%", end="")
         print()
@@ -81,7 +81,7 @@ exp1_vary_width:
 """
 PRINTER = """
 import sys
-for n in range(300_000): print("line", n)
+for n in range(120_000): print("line", n)
 for n in range(101): print(f"\\r{n:3d}%", end="")
 print()
 print('{"score": 1}')
