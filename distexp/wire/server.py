@@ -34,6 +34,7 @@ WARNINGS_PER_MINUTE = 60  # about refusals: a flood of them must not fill the di
 WANTED_FILES = 65536  # one a connection
 SPARE_FILES = 64  # for configs, results, journal and log, however many connections there are
 MAX_CLOSING = 32  # connections beyond a limit whose ends were begun: they are counted until they end
+ANSWER_S = 1.0  # for answers that are under way to leave when the manager stops
 CLOSING_S = 1.0  # for one of them to end, while new connections wait: a flood of them refuses nobody
 
 log = logging.getLogger(__name__)
@@ -177,6 +178,7 @@ class Server(socketserver.ThreadingTCPServer):
         self._numbers = itertools.count(1)
         self._open: dict[int, socket.socket] = {}  # by number
         self._lock = threading.Lock()
+        self.answering: set[int] = set()  # numbers of connections that are being answered
         try:
             super().__init__((host, port), _ConnectionHandler)
         except (OSError, OverflowError) as error:
@@ -201,7 +203,7 @@ class Server(socketserver.ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, args=(POLL_S,), name="server", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop listening and close every connection, so that workers notice at once."""
+        """Stop listening and close every connection, so that workers notice at once; answers leave first."""
         stopping = threading.Thread(target=self.shutdown, name="stop")
         stopping.start()
         host = str(self.server_address[0])
@@ -213,6 +215,9 @@ class Server(socketserver.ThreadingTCPServer):
             stopping.join(0.02)
         self.server_close()
         self.limits.close()
+        until_s = time.monotonic() + ANSWER_S
+        while self.answering and time.monotonic() < until_s:
+            time.sleep(0.005)
         with self._lock:
             sockets = list(self._open.values())
         for each in sockets:
@@ -263,6 +268,7 @@ class Server(socketserver.ThreadingTCPServer):
 
     def unregister(self, connection: Connection) -> None:
         """Remove a connection that has ended, and tell the handler."""
+        self.answering.discard(connection.number)
         with self._lock:
             del self._open[connection.number]
         self.handler.closed(connection)
@@ -335,7 +341,9 @@ class _ConnectionHandler(socketserver.BaseRequestHandler):
                     begun_s = time.monotonic()
                 self._socket.settimeout(MESSAGE_S)  # who does not read its replies is left
                 for line in lines:
+                    self.server.answering.add(connection.number)
                     self._socket.sendall(self._answer(line, connection))
+                    self.server.answering.discard(connection.number)
                     if self._is_unauthenticated and self._refusals >= MAX_REFUSALS:
                         return self._read_until_closed()
         except ProtocolError as error:

@@ -63,7 +63,8 @@ def test_old_tls_is_refused(folder: Folder) -> None:
     ids=["no hello", "too long", "one byte, often"],
 )
 def test_tls_rubbish_ends_its_connection_and_nothing_else(folder: Folder, rubbish: bytes) -> None:
-    with folder.serving() as manager:
+    with folder.serving() as manager, Client(Workdir(folder.root)) as first:
+        first.call(Status(), StatusReply)  # the thread that it reads the disk with stays
         before = threads()
         with RawClient(manager.port) as talk:
             talk.socket.sendall(rubbish)
