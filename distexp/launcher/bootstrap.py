@@ -9,7 +9,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
@@ -53,7 +53,11 @@ def make_environment(project: Path, wanted: Sequence[str]) -> None:
     venv = project / ".venv"
     if not missing(venv, project, wanted):
         return
-    with locks.acquire(project / ".experiment_manager" / "environment.lock", math.inf):
+    with ExitStack() as held:
+        with suppress(
+            OSError
+        ):  # a network drive without locks: nobody is kept out, and pip may be told twice
+            held.enter_context(locks.acquire(project / ".experiment_manager" / "environment.lock", math.inf))
         if not _answers(venv_python(venv)):
             _create(venv)
         for name in missing(venv, project, wanted):

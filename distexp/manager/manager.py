@@ -154,6 +154,7 @@ class ExperimentManager:
             undo.callback(self._pauses.stop)
             log_open.callback(stop_logging_to, log_to_file(self.workdir.log))
             self._network = NetworkFolder(self.workdir)
+            self._starting.begin("Looking for a manager of another host")
             self._network.take()
             undo.callback(self._network.give_back)
             self.journal = Journal(self.workdir.journal)

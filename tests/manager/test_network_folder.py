@@ -11,6 +11,7 @@ import pytest
 
 from distexp.cli.records import journal_of
 from distexp.errors import AlreadyRunning, UserError
+from distexp.launcher import bootstrap
 from distexp.manager import network_folder
 from distexp.manager.network_folder import NetworkFolder, place_of
 from distexp.queue.journal import Journal
@@ -251,3 +252,12 @@ def test_a_journal_that_an_earlier_version_left_open_on_the_drive_comes_with_its
     open_journal.close()
     assert place_of(workdir) is None
     assert run(workdir, "b") == {"a"}
+
+
+def test_an_environment_is_made_there_too(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = list[Path]()
+    monkeypatch.setattr(bootstrap, "missing", lambda venv, project, wanted: wanted)
+    monkeypatch.setattr(bootstrap, "_answers", lambda python: True)
+    monkeypatch.setattr(bootstrap, "_install", lambda venv, requirements: installed.append(requirements))
+    bootstrap.make_environment(lab.root, ["requirements.txt"])
+    assert installed == [lab.root / "requirements.txt"]
