@@ -10,9 +10,10 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -28,20 +29,43 @@ NAME_CHARS = 40  # of a folder's own name, in that of its local place
 NAME_DIGITS = 16  # of a hash of its path, which follow
 
 
-@functools.lru_cache(maxsize=1024)  # folders are few, and mounts stay while a process lives
+@functools.lru_cache(maxsize=1024)
 def network_type(folder: Path) -> str:
     """Return the type of the network file system on which a folder is, such as `nfs4`; empty: on a disk."""
     place = os.path.realpath(folder)
+    there = place
+    while not os.path.lexists(there) and there != os.path.dirname(there):
+        there = os.path.dirname(there)
+    try:
+        device = os.stat(there).st_dev
+    except OSError:  # it goes while it is looked at
+        return _type_at(place)
+    if device not in _types:
+        _types[device] = _type_at(place)
+    return _types[device]
+
+
+_types: dict[int, str] = {}  # of devices: mounts stay while a process lives, and sweeps have many folders
+
+
+def _type_at(place: str) -> str:
     if place.startswith("\\\\"):  # Windows: a share without a drive's letter
         return "smb"
     found, kind = "", ""
-    for mount in psutil.disk_partitions(all=True):
+    for mount in _mounts():
         point = mount.mountpoint.rstrip(os.sep)
         if (place == point or place.startswith(point + os.sep)) and len(point) >= len(found):
             found, kind = point, mount.fstype.lower().removeprefix("fuse.")
             if sys.platform == "win32" and "remote" in mount.opts.split(","):
                 kind = "smb"
     return kind if kind in NETWORK_TYPES.split() else ""
+
+
+def _mounts() -> Sequence[Any]:
+    try:
+        return psutil.disk_partitions(all=True)
+    except (OSError, psutil.Error):  # a container without /proc
+        return ()
 
 
 @functools.lru_cache(maxsize=1024)

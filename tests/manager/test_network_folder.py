@@ -29,6 +29,12 @@ pytestmark = pytest.mark.skipif(not may_mount(), reason="mounting needs Linux, r
 MANAGER = Path(__file__).parents[2] / "experiment_manager.py"
 
 
+def forget_mounts() -> None:
+    local_place.cache_clear()
+    network_type.cache_clear()
+    network_drives._types.clear()
+
+
 @dataclass(frozen=True)
 class Lab:
     """A drive, and the hosts that share it: each has a name and a disk."""
@@ -42,8 +48,7 @@ class Lab:
         """Let this process be on a host; return the folder as it is seen there."""
         self.patch.setenv("XDG_STATE_HOME", str(self.disks / host))
         self.patch.setattr(network_folder, "host_name", lambda: host)
-        local_place.cache_clear()
-        network_type.cache_clear()
+        forget_mounts()
         return Workdir(self.root)
 
 
@@ -53,8 +58,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         lab = Lab(drive, tmp_path / "backing", tmp_path / "disks", monkeypatch)
         lab.be_on("here")
         yield lab
-        local_place.cache_clear()
-        network_type.cache_clear()
+        forget_mounts()
 
 
 def test_the_drive_is_what_it_stands_for(lab: Lab, tmp_path: Path) -> None:
