@@ -19,6 +19,7 @@ from distexp.queue.lookup import Parameter, Where
 from distexp.queue.packing import Packing
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.row import CODE
+from distexp.results.stops import step_of_stop
 from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE
 from distexp.task import Reportable, State, canonical
@@ -260,10 +261,12 @@ class Admin:
 
     def _requeue(self, request: wire.Requeue) -> Iterator[bool]:
         keys = [self._queue.key_of(task_id) for task_id in request.tasks]  # all known, or none is touched
+        found = map(self._queue.entry, keys)
+        stopped = {entry.key: entry.planned for entry in found if entry.state is State.PRUNED}
+        rows = self._store.find([each for each in stopped.values() if not self._rungs.history(each)])
         for key in keys:
-            entry = self._queue.entry(key)
-            if entry.state is State.PRUNED:
-                self._rungs.ask_again(entry.planned)
+            if key in stopped:
+                self._rungs.ask_again(stopped[key], step_of_stop(rows.get(key, {})))
             yield self._queue.requeue(key)
         if request.failed:
             yield from (self._queue.requeue(entry.key) for entry in self._queue.entries(State.FAILED))

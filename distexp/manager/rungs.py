@@ -188,8 +188,12 @@ class Rungs:
             *(planned.phase, planned.task_id, halving.metric, halving.min_iter),
         )
 
-    def ask_again(self, planned: Planned) -> None:
+    def ask_again(self, planned: Planned, stopped_at: Number | None = None) -> None:
         """Let a stopped task pass the rung at which it was stopped.
+
+        Args:
+            planned: The task.
+            stopped_at: The step of that rung by its row, for one whose records are gone.
 
         Raises:
             ResultsUnwritable: That could not be written.
@@ -200,7 +204,7 @@ class Rungs:
         task = planned.task
         with self._lock:
             table = self._table(planned, halving)
-            last = last_word(table.records(task.key))
+            last = last_word(table.records(task.key)) or _stop_of(task, halving, stopped_at)
             if last is None or last.verdict == "again":
                 return
             about = {"max_iter": halving.max_iter, "at_utc": _now_utc(), "metric": halving.metric}
@@ -294,6 +298,22 @@ class Rungs:
             elif record.phase == phase:
                 table.keep(record)
         return table
+
+
+def _stop_of(task: Task, halving: Halving, step: Number | None) -> RungRecord | None:
+    """Return the record of a stop of which only the step is known; None where that is at no rung."""
+    rung = None if step is None else halving.rung_at(step)
+    if step is None or rung is None:
+        return None
+    return RungRecord(
+        phase=task.phase,
+        task_id=task.task_id,
+        key=task.key,
+        seed=task.seed,
+        rung=rung,
+        step=step,
+        verdict="stop",
+    )
 
 
 def _cell(value: object) -> str:

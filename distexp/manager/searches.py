@@ -20,7 +20,7 @@ from msgspec import structs
 from distexp.errors import DistexpError, JournalUnwritable, SamplerFailed
 from distexp.queue.journal import Journal
 from distexp.queue.task_queue import TaskQueue
-from distexp.results.row import STOPPED_AT
+from distexp.results.stops import step_of_stop
 from distexp.results.store import ResultsStore
 from distexp.search.history import grow_phase
 from distexp.search.sampler import Begin, Trial
@@ -370,7 +370,7 @@ class Searches:
             return None
         cells = [rows.get(point.key, {}) for point in configuration.points]
         values = [_number(row.get(search.metric.name, "")) for row in cells]
-        stops = [stop for row in cells if (stop := _number(row.get(STOPPED_AT, ""))) is not None]
+        stops = [stop for row in cells if (stop := step_of_stop(row)) is not None]
         finite = [value for value in values if value is not None]
         value = fmean(finite) if len(finite) == len(values) else None
         if value is None and rows.keys() >= {point.key for point in configuration.points}:

@@ -1,18 +1,28 @@
 """Which phases stop tasks early, so that a row of theirs may say so in the column `stopped_at`."""
 
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from distexp.results.compare import NULLS
 from distexp.results.matching import TaskIndex
-from distexp.results.row import RUNGS_FILE
+from distexp.results.row import RUNGS_FILE, STOPPED_AT
 from distexp.results.rungs import read_rungs
 
 
 def tells_of_stop(cell: str) -> bool:
     """Return whether a cell of the column `stopped_at` holds a step, and not one of the words for none."""
     return cell.strip() not in NULLS
+
+
+def step_of_stop(row: Mapping[str, str]) -> float | None:
+    """Return the step at which the task of a row was stopped early; None where it tells of none."""
+    try:
+        step = float(row.get(STOPPED_AT, ""))
+    except ValueError:
+        return None
+    return step if math.isfinite(step) else None
 
 
 class StoppingPhases:

@@ -288,6 +288,20 @@ def test_a_requeued_task_passes_the_rung_and_its_next_row_replaces_the_first(fol
         assert states(manager)[1] == "complete"
 
 
+def test_a_requeued_task_passes_its_rung_also_where_the_verdicts_are_gone(folder: Folder) -> None:
+    with folder.serving() as manager, runner(manager, "a") as a, runner(manager, "b") as b:
+        a.verdict(1, 0.5), b.verdict(4, 0.4)
+        b.stopped(4, 0.4)
+        a.finished(0.9)
+    (folder.root / "results_exp1" / "rungs.csv").unlink()
+    with folder.serving() as manager, RawClient(manager.port, token=folder.token) as user:
+        assert user.say("requeue", tasks=["exp1_vary_width_1_42"])["count"] == 1
+        with runner(manager, "b") as again, runner(manager, "c") as c:
+            assert again.task["task_id"] == "exp1_vary_width_1_42"
+            assert c.verdict(3, 0.7) == "go"
+            assert (again.verdict(3, 0.4), again.verdict(9, 0.4, last=True)) == ("go", "go")
+
+
 def test_a_larger_max_iter_asks_for_more_of_pruned_tasks(folder: Folder) -> None:
     with folder.serving() as manager, runner(manager, "a") as a, runner(manager, "b") as b:
         a.verdict(1, 0.5), b.verdict(1, 0.4)
