@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,21 @@ def test_a_file_of_gigabytes_in_the_place_of_a_small_one_is_not_read(tmp_path: P
         read_token(workdir)
     assert workdir.read_info() == {}
     assert workdir.read_nonce() == ""
+
+
+def test_lines_of_rungs_of_any_length_cost_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "rungs.csv"
+    line = b"p,p_0_42,k,42,0,1,0.5,stop\n"
+    path.write_bytes(b"phase,task_id,key,seed,rung,step,value,verdict\n" + line)
+    with path.open("r+b") as sparse:
+        sparse.seek(100_000_000)
+        sparse.write(b"\n" + line)
+    tracemalloc.start()
+    found = read_rungs(path)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 2
+    assert peak_bytes < 1_000_000
 
 
 def test_who_can_do_without_it_goes_on(tmp_path: Path) -> None:

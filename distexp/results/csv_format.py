@@ -281,13 +281,15 @@ def _record(block: bytes, start: int, stop: int, dialect: Dialect) -> tuple[int,
         ran_out = True
 
     try:
-        fields = next(csv.reader(lines(), delimiter=dialect.separator, strict=True))
+        fields = next(csv.reader(lines(), delimiter=dialect.separator, strict=True), None)
     except UnicodeDecodeError:
         return stop, None, "is no UTF-8 text; save the file as UTF-8"
     except csv.Error as error:
         if ran_out and len(block) - start <= MAX_RECORD_BYTES:
             return 0, None, ""
         return stop, None, "has a quote that is never closed" if ran_out else f"is no CSV ({error})"
+    if fields is None:
+        return stop, None, f"has more than {MAX_RECORD_BYTES} bytes"
     return end, fields, ""
 
 

@@ -2,13 +2,13 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from distexp.system.files import read_bytes
+from distexp.system.files import regular
 from distexp.task import Halving, Number
 from distexp.text import number_text
 
@@ -39,6 +39,7 @@ class RungRecord(msgspec.Struct, frozen=True, kw_only=True):
         return f"at step {self.rung}: {shown} is rank {self.rank} of {self.of} there, and {going}"
 
 
+MAX_LINE_BYTES = 64 * 1024  # one of ours is some hundred; a longer one is none
 RUNG_COLUMNS = RungRecord.__struct_fields__
 REQUIRED = frozenset(["phase", "task_id", "key", "seed", "rung", "step", "verdict"])  # of a header
 
@@ -49,13 +50,18 @@ def read_rungs(path: Path) -> list[RungRecord]:
     Each line stands for itself: what is wrong with one, be it the header, costs no other.
     """
     try:
-        lines = read_bytes(path).decode("utf-8-sig", errors="replace").split("\n")
+        with open(path, "rb", opener=regular) as file:
+            lines = iter(lambda: file.readline(MAX_LINE_BYTES), b"")
+            return _records(line for line in lines if len(line) < MAX_LINE_BYTES)
     except OSError:
         return []
+
+
+def _records(lines: Iterable[bytes]) -> list[RungRecord]:
     found, columns = [], RUNG_COLUMNS
     for line in lines:
         try:
-            row = next(csv.reader([line]), [])
+            row = next(csv.reader([line.decode("utf-8-sig", errors="replace")]), [])
             if {*row} >= REQUIRED:
                 columns = RUNG_COLUMNS if tuple(row) == RUNG_COLUMNS[: len(row)] else tuple(row)
                 continue

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from distexp.errors import GitTimeout
-from distexp.system.files import read_bytes
+from distexp.system.files import regular
 from distexp.system.git import ask_git
 from distexp.text import count_text
 
@@ -103,7 +103,7 @@ class FolderCode:
             before = known.get(path)
             is_same = before is not None and before[0] == marks[path]
             with suppress(OSError):  # it goes while it is looked at
-                text = before[1] if before and is_same else hashlib.sha256(read_bytes(Path(path))).hexdigest()
+                text = before[1] if before and is_same else _hash_of(path)
                 self._hashes[path] = marks[path], text
         root = self._folder
         return CodeState(
@@ -153,6 +153,11 @@ def _link_hash(path: str) -> str:
     """Return git's hash of a link: a blob that holds where it leads."""
     target = os.fsencode(os.readlink(path))
     return hashlib.sha1(b"blob %d\0%b" % (len(target), target)).hexdigest()
+
+
+def _hash_of(path: str) -> str:
+    with open(path, "rb", opener=regular) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _mode(path: str) -> int:

@@ -425,8 +425,9 @@ def test_many_bad_lines_are_one_warning_with_their_count(path: Path) -> None:
     )
 
 
-def test_a_line_of_any_length_is_passed_over(path: Path) -> None:
-    path.write_bytes(b"width,seed\n\n" + b"x" * 9_000_000 + b"\n1,42\n")
+@pytest.mark.parametrize("text", [b"x", b"\0", b'"'])
+def test_a_line_of_any_length_is_passed_over(path: Path, text: bytes) -> None:
+    path.write_bytes(b"width,seed\n\n" + text * 9_000_000 + b"\n1,42\n")
     task = a_task()
     scan = ResultsFile(path.parent, ".", TaskIndex([task])).scan()
     assert scan.complete == keys(task)

@@ -11,7 +11,7 @@ from distexp.errors import ResultsUnwritable
 from distexp.results.matching import TaskIndex
 from distexp.results.results_file import RESULTS_FILE, ResultsFile
 from distexp.task import Task
-from tests.row_cases import a_task, tasks_of
+from tests.row_cases import a_row, a_task, tasks_of
 
 BEFORE_LOOKS: list[Callable[[], object]] = []  # what is done before each of the next looks at a results file
 
@@ -117,3 +117,13 @@ def test_a_line_whose_last_parameter_may_still_grow_waits_for_the_next_scan(path
         more.write(b"2")
     assert file.scan().complete == frozenset()
     assert file.scan().complete == keys(long)
+
+
+@pytest.mark.parametrize("size", [100, 5_000_000])
+def test_zeros_at_the_end_as_a_power_cut_leaves_them_hide_no_row(path: Path, size: int) -> None:
+    path.write_bytes(b"width,seed\n1,42\n" + bytes(size))
+    task, other = a_task(), a_task(width=2)
+    file = ResultsFile(path.parent, ".", TaskIndex([task, other]))
+    assert file.scan().complete == keys(task)
+    assert file.append([a_row(other)]).written == keys(other)
+    assert ResultsFile(path.parent, ".", TaskIndex([task, other])).scan().complete == keys(task, other)
