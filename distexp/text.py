@@ -10,6 +10,7 @@ NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 _RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 MAX_LINE_CHARS = 2000  # of one message: a screen of text
 _WORD = re.compile(r"""([^\s"'=]+=)?(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""")  # quoted, or plain
+_VARIES = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?(e[+-]?\d+)?")  # steps, sizes, addresses
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # no UTF-8 file can hold a lone surrogate, no CSV reader a NUL
 
 
@@ -62,6 +63,11 @@ def one_line(text: str) -> str:
     if cut.isprintable():
         return cut
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def without_numbers(message: str) -> str:
+    """Return a message that is the same for all of one cause."""
+    return _VARIES.sub("#", message)
 
 
 def cut(text: str, chars: int) -> str:

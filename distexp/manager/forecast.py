@@ -18,8 +18,8 @@ from statistics import fmean, linear_regression, median
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
-from distexp.reporting.failures import without_numbers
 from distexp.task import State, Task, Value, canonical
+from distexp.text import without_numbers
 from distexp.wire.messages import FailureStatus
 
 KEPT = 400  # measured tasks that the model is made of
@@ -36,6 +36,7 @@ ENOUGH_TASKS, ENOUGH_SHARE = 20, 0.05  # done, of what there was to do, before a
 TOO_EARLY = "too early to tell"
 HANG_S, HANG_TIMES = 30.0, 3.0  # what runs for longer than both, its like having taken less, may never end
 HANGS = "what still runs takes much longer than its like"
+HELD = "what is left is held"
 MAX_TREND = 16.0  # by how much a value that nobody has seen may differ from those seen, whatever their trend
 
 Features = Mapping[str, Value]  # name of a parameter, or "" for the phase -> value, as something to look up
@@ -131,16 +132,24 @@ class Forecaster:
         per_hour = None
         if len(self._done_s) > 1:
             per_hour = 3600 * (len(self._done_s) - 1) / max(now_s - self._done_s[0], 1e-3)
-        pending, leases = counts[State.PENDING], self._queue.leases()
+        held, leases = self._queue.holds.explain(), self._queue.leases()
+        pending = counts[State.PENDING] - self._pending_in(held)
         if not pending and not leases:
-            return Forecast(per_hour, 0.0)
-        whole_s = {lease.lease_id: self._whole_s(lease) for lease in leases}
+            return Forecast(per_hour, None, HELD) if counts[State.PENDING] else Forecast(per_hour, 0.0)
+        stalled = {each.lease_id for each in leases if self._stalls(each, now_s)}
+        whole_s = {
+            each.lease_id: None if each.lease_id in stalled else self._whole_s(each) for each in leases
+        }
         told = [(features_of(each.task), s) for each in leases[:KEPT] if (s := whole_s[each.lease_id])]
         self._usual = fit([*self._measured, *told])
         if self._usual is None or not self._has_seen_enough(pending, leases, whole_s, now_s):
             return Forecast(per_hour, None, TOO_EARLY)
         usual = self._usual
-        going = [each for each in leases if not _hangs(usual, each, whole_s[each.lease_id], now_s)]
+        going = [
+            each
+            for each in leases
+            if each.lease_id not in stalled and not _hangs(usual, each, whole_s[each.lease_id], now_s)
+        ]
         workers = max(len(leases), self._registry.able()) - (len(leases) - len(going))
         if len(going) < len(leases) and (not workers or not pending + len(going)):
             return Forecast(per_hour, None, HANGS)
@@ -148,7 +157,7 @@ class Forecaster:
             return Forecast(per_hour, None, "no worker may have tasks")
         model = self._with_late(usual, told, going, whole_s, now_s)
         running_s = [_left_s(model, lease, whole_s[lease.lease_id], now_s) for lease in going]
-        pending_s = self._pending_s(model, pending)
+        pending_s = self._pending_s(model, pending, held)
         return Forecast(per_hour, remaining_s(pending_s, pending, running_s, workers))
 
     def _has_seen_enough(
@@ -183,14 +192,29 @@ class Forecaster:
         done = self._registry.share_done(lease.worker)
         if done is None or lease.since_s is None:
             return None
-        share, at_s = done
+        share, _, at_s = done
         gone_s = at_s - lease.since_s
         return gone_s / share if share >= MIN_SHARE and gone_s >= MIN_TOLD_S else None
 
-    def _pending_s(self, model: "Model", pending: int) -> list[float]:
-        left = self._queue.queries.pending_among([task for task, _ in self._sample.values()])
+    def _stalls(self, lease: Lease, now_s: float) -> bool:
+        """Return whether a running task has said nothing new for as long as several of its steps take."""
+        done = self._registry.share_done(lease.worker)
+        if done is None or lease.since_s is None:
+            return False
+        _, steps, at_s = done
+        return now_s - at_s > max(HANG_S, HANG_TIMES * (at_s - lease.since_s) / steps)
+
+    def _pending_in(self, phases: Iterable[str]) -> int:
+        by_phase = self._queue.queries.counts_by_phase()
+        return sum(by_phase[each].get(State.PENDING, 0) for each in phases if each in by_phase)
+
+    def _pending_s(self, model: "Model", pending: int, held: Mapping[str, str]) -> list[float]:
+        def those_that_may_run(tasks: Iterable[Task]) -> list[Task]:
+            return [each for each in self._queue.queries.pending_among(tasks) if each.phase not in held]
+
+        left = those_that_may_run([task for task, _ in self._sample.values()])
         if len(left) < min(RESAMPLE_BELOW, pending):
-            left = self._queue.queries.pending_among(self._queue.queries.sample(SAMPLE))
+            left = those_that_may_run(self._queue.queries.sample(SAMPLE))
             self._sample = {task.key: (task, features_of(task)) for task in left}
         known = [model.predict_s(self._sample[task.key][1]) for task in left]
         return known or [model.mean_s] * bool(pending)  # a search has yet to choose them
@@ -217,11 +241,11 @@ def _left_s(model: "Model", lease: Lease, whole_s: float | None, now_s: float) -
 
 
 def _hangs(usual: "Model", lease: Lease, whole_s: float | None, now_s: float) -> bool:
-    """Return whether a task runs for so much longer than its like, or than it said, that it may never end."""
+    """Return whether a task without progress runs for so much longer than its like that it may never end."""
     features = features_of(lease.task)
-    if lease.since_s is None or not (whole_s or usual.has_seen(features)):
+    if lease.since_s is None or whole_s is not None or not usual.has_seen(features):
         return False
-    return now_s - lease.since_s > max(HANG_S, HANG_TIMES * (whole_s or usual.predict_s(features)))
+    return now_s - lease.since_s > max(HANG_S, HANG_TIMES * usual.predict_s(features))
 
 
 def remaining_s(pending_s: Sequence[float], pending: int, running_s: Sequence[float], workers: int) -> float:

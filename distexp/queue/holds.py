@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.task import Cause
+from distexp.text import without_numbers
 
 HOLD_AFTER = 5  # different tasks failed, none succeeded
 SPREAD_AFTER = 2  # failures; then tasks are drawn from all over the phase: one bad value is not all of it
@@ -104,7 +105,7 @@ class PhaseHolds:
         They tell it: failures cost nothing in a phase that is held, and there alone.
         """
         entries = [each for each in failed if each.cause in COUNTED]
-        if broken := next((each.error for each in failed if each.cause == Cause.IMPORT), ""):
+        if broken := next((each.error for each in failed if each.cause in (Cause.IMPORT, Cause.SETUP)), ""):
             self._hold(phase, broken)
         elif len(entries) >= HOLD_AFTER and any(each.failures == 0 for each in entries):
             self._hold(phase, why_held([last_line(each.error) for each in entries]))
@@ -177,9 +178,10 @@ class PhaseHolds:
 
 
 def why_held(errors: Sequence[str]) -> str:
-    """Return how many tasks failed, and with which error most of them."""
-    common, number = Counter(errors).most_common(1)[0]
-    times = "each" if number == len(errors) else f"{number} times"
+    """Return how many tasks failed, and with which error most of them, numbers in it apart."""
+    common, number = Counter(map(without_numbers, errors)).most_common(1)[0]
+    times = "each" if number == len(errors) else f"{number} times" if number > 1 else "one of them"
+    common = next(each for each in errors if without_numbers(each) == common)
     return f"{len(errors)} different tasks failed and none succeeded ({times}: {common})"
 
 

@@ -1,14 +1,11 @@
 """Tasks that failed, grouped by cause: each cause once, with how many tasks it took. Pure."""
 
-import re
 from collections.abc import Iterable
 
 import msgspec
 
 from distexp.task import TaskRecord
-
-# What differs within a cause: steps, sizes, addresses.
-_VARIES = re.compile(r"0x[0-9a-f]+|\d+(\.\d+)?(e[+-]?\d+)?")
+from distexp.text import without_numbers
 
 
 class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,8 +40,3 @@ def group_failures(records: Iterable[TaskRecord], *, with_pending: bool = False)
         )
         group.keys.append(record.key)
     return sorted(groups.values(), key=lambda group: -len(group.keys))
-
-
-def without_numbers(message: str) -> str:
-    """Return a message that is the same for all of one cause."""
-    return _VARIES.sub("#", message)

@@ -9,6 +9,7 @@ import pytest
 
 from distexp.manager.forecast import (
     HANGS,
+    HELD,
     KEPT,
     SAMPLE,
     TOO_EARLY,
@@ -22,7 +23,7 @@ from distexp.manager.forecast import (
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
-from distexp.task import State, Task
+from distexp.task import Cause, State, Task
 from distexp.wire import messages as wire
 from distexp.workdir import Workdir
 from tests.row_cases import a_task
@@ -207,10 +208,26 @@ def test_a_task_whose_like_nobody_has_seen_or_that_tells_its_progress_does_not_h
     sweep.clock.advance(3000.0)
     assert sweep.eta_s() == pytest.approx(750.0 + 3 * 3750.0, rel=0.01)
     sweep.heartbeat(0, wire.Progress(step=50, total=100))
-    sweep.clock.advance(1000.0)
-    assert sweep.eta_s() == pytest.approx(2000.0 + 3 * 6000.0, rel=0.01)
-    sweep.clock.advance(15_000.0)
+    sweep.clock.advance(100.0)
+    assert sweep.eta_s() == pytest.approx(2900.0 + 3 * 6000.0, rel=0.01)
+    sweep.clock.advance(100.0)  # three of its steps have taken 180 s
+    sweep.heartbeat(0, wire.Progress(step=50, total=100))
     assert (sweep.eta_s(), sweep.forecast().why_no_eta) == (None, HANGS)
+
+
+def test_a_held_phase_is_not_waited_for() -> None:
+    phases = ("exp1", "exp2")
+    sweep = SimulatedSweep([a_task(seed, phase=phase) for phase in phases for seed in range(8)], 1)
+    sweep.run(lambda task: 10.0, 2)
+    assert sweep.eta_s() == pytest.approx(140.0)
+    lease = next(iter(sweep.queue.leases()), None) or sweep.assign(0)
+    assert lease is not None
+    sweep.queue.holds.not_begun("exp2", Cause.IMPORT, "no", lease.worker)
+    sweep.queue.release(lease.lease_id, lease.task.key)
+    sweep.busy.clear()
+    assert sweep.eta_s() == pytest.approx(60.0)
+    sweep.run(lambda task: 10.0, 8)
+    assert (sweep.eta_s(), sweep.forecast().why_no_eta) == (None, HELD)
 
 
 def test_a_phase_is_too_long_by_the_median_of_its_tasks_that_were_completed_last() -> None:

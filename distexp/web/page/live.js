@@ -22,13 +22,17 @@ const link = () => { const element = make("button", { type: "button", class: "li
 // -- progress
 
 const phases = new Table(byId("phases"), [
-  { title: "phase", text: (each) => each.phase },
+  { title: "phase", make: () => make("span", {}, make("span"), " ", make("span", { class: "badge warn" })), update: (cell, each) => {
+    const [name, held] = cell.firstChild.children;
+    write(name, each.phase);
+    write(held, each.held ? "held" : "");
+    held.hidden = !each.held;
+  } },
   { title: "done", class: "bar-cell", make: () => make("div", { class: "bar-of-states" }), update: (cell, each) => stateBar(cell.firstChild, each.tasks) },
   { title: "complete", class: "number", text: (each) => count((each.tasks.complete ?? 0) + (each.tasks.pruned ?? 0)) },
   { title: "running", class: "number", text: (each) => count(each.tasks.assigned ?? 0) },
   { title: "pending", class: "number", text: (each) => count(each.tasks.pending ?? 0) },
   { title: "failed", class: "number", text: (each) => count(each.tasks.failed ?? 0), },
-  { title: "", text: (each) => each.held ? "held" : "" },
 ], (each) => each.phase, (row, each) => mark(row, "class", each.held ? "bad" : null));
 
 function stateBar(bar, tasks) {
@@ -51,7 +55,7 @@ function showProgress({ status, per_hour: perHour, eta_s: etaS, why_no_eta: whyN
   const done = status.complete + status.pruned;
   write(byId("done"), status.total ? `${(Math.floor(1000 * done / status.total) / 10).toFixed(1)} %` : "no tasks");
   const rate = perHour === null ? "" : perHour >= 600 ? `${(perHour / 60).toFixed(0)} tasks/min` : `${shown(+perHour.toPrecision(3))} tasks/h`;
-  const eta = problem ? "" : isStuck(view) ? "what is left is held" : status.done ? "nothing is left to run" : etaS === null ? (whyNoEta ? `ETA: ${whyNoEta}` : "") : `done in about ${duration(etaS)}`;
+  const eta = problem ? "" : isStuck(view) ? "what is left is held" : status.done ? "nothing is left to run" : etaS === null ? (whyNoEta ? `ETA: ${whyNoEta}` : "") : `done in about ${duration(etaS)}${view.phases.some((each) => each.held) ? ", without what is held" : ""}`;
   write(byId("eta"), [`${count(done)} of ${count(status.total)} tasks`, rate, eta].filter(Boolean).join(" · "));
   document.title = `${status.total ? `${Math.floor(100 * done / status.total)} % · ` : ""}${title}`;
   stateBar(byId("bar"), status);
