@@ -69,10 +69,6 @@ class WorkerInfo:
         """Return whether its devices have what a task needs."""
         return need.is_met_by(self.gpus, self.free_mib, self.device)
 
-    def has_room_for(self, phase: str) -> bool:
-        """Return whether a task of this phase fits beside what runs on its GPU."""
-        return self.phases is None or phase in self.phases
-
     @property
     def term_s(self) -> float:
         """How long a lease lasts after a sign of life."""

@@ -214,6 +214,10 @@ class Packing:
         gpu = idle[0].name.rpartition("/")[2].partition(".")[0]
         with self._lock:
             needed_mib = self._known.get(entry.planned.phase, PhaseUse()).needed_mib
+            asked = self._asked.get((idle[0].name, idle[0].instance))
+        if asked and asked.gpu and not asked.running and asked.gpu.free_mib <= asked.gpu.min_free_mib:
+            free_gb, least_gb = asked.gpu.free_mib / MIB_PER_GB, asked.gpu.min_free_mib / MIB_PER_GB
+            return f"others hold the memory of {gpu}: {free_gb:.1f} GB free, --min-free-gb {least_gb:g}"
         if entry.runs_alone:
             return f"it ran out of memory beside other tasks, and waits until nothing else runs on {gpu}"
         if needed_mib is None:

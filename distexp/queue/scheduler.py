@@ -13,7 +13,7 @@ from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.holds import PhaseHolds
 from distexp.queue.priorities import Priorities
 from distexp.sweep.grid import Grid, GridPoint, Planned, duplicates_among
-from distexp.task import Need, State, Task
+from distexp.task import MAX_PRIORITY, Need, State, Task
 
 RETRY_LOOK = 16  # retries looked at per request and line: assigning costs the same however many wait
 
@@ -24,6 +24,9 @@ class TaskLines:
     def __init__(self) -> None:
         self.fresh: deque[str] = deque()  # in the order of the sweep
         self.retry: deque[str] = deque()  # came back: assigned before, withdrawn, duplicates, edited
+
+
+RankedLines = tuple[tuple[int, Need], str, TaskLines]  # priority and need, phase, its tasks
 
 
 class Scheduler:
@@ -145,8 +148,10 @@ class Scheduler:
         met = [
             (rank, phase, lines)
             for rank, phase, lines in self._ranked()
-            if worker.meets(rank[1]) and phase not in closed and worker.has_room_for(phase)
+            if worker.meets(rank[1]) and phase not in closed
         ]
+        if worker.phases is not None:
+            met = self._with_room(met, worker.phases)
 
         def is_for_me(entry: Entry) -> bool:
             return (entry.last_worker != worker.name or entry.may_go_back(worker)) and entry.fits(worker)
@@ -162,7 +167,22 @@ class Scheduler:
         left = (self._first(lines.retry, need, lambda e: e.fits(worker)) for (_, need), _, lines in met)
         return next((entry for entry in left if entry is not None), None)
 
-    def _ranked(self) -> list[tuple[tuple[int, Need], str, TaskLines]]:
+    def _with_room(self, lines: Sequence[RankedLines], phases: Set[str]) -> list[RankedLines]:
+        """Return those of these phases, which alone fit beside what runs on a GPU.
+
+        Without those of lower priority than a phase that does not fit: its tasks wait until the GPU is free.
+        """
+        waiting = [rank for rank, phase, each in lines if phase not in phases and self._has_fresh(rank, each)]
+        highest = max((priority for priority, _ in waiting), default=-MAX_PRIORITY)
+        return [each for each in lines if each[1] in phases and each[0][0] >= highest]
+
+    def _has_fresh(self, rank: tuple[int, Need], lines: TaskLines) -> bool:
+        entry = self._first(lines.fresh, rank[1])
+        if entry is not None:
+            lines.fresh.appendleft(entry.key)
+        return entry is not None
+
+    def _ranked(self) -> list[RankedLines]:
         """Return the lines with priority, need and phase: highest priority, then greatest need first."""
         lines = self._lines.items()
         ranked = [((self._priorities.of(phase), need), phase, each) for (need, phase), each in lines]

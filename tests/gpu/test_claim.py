@@ -11,8 +11,15 @@ import psutil
 import pytest
 
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, claim_cpu, claim_gpu, default_claim_folder, unclaimable
-from distexp.gpu.devices import GpuRequest, list_gpus
+from distexp.gpu.claim import (
+    CLAIM_FOLDER_VARIABLE,
+    claim_cpu,
+    claim_gpu,
+    default_claim_folder,
+    taken_slots,
+    unclaimable,
+)
+from distexp.gpu.devices import GpuRequest, describe_gpus, list_gpus
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import environment, gpu, mig_instance, write_scenario
 
@@ -401,3 +408,37 @@ def test_a_claim_dies_with_its_worker_though_a_child_lives_on(machine, claim, st
         assert claim().worker_id == "gpu0"
     finally:
         child.kill()
+
+
+def test_workers_that_share_by_memory_join_a_gpu_that_others_of_them_have_filled(machine, claim, claims):
+    machine(gpu(0, 20_000), gpu(1, 3000))
+    auto = {"slots": 16, "joins": True}
+    assert claim(**auto).worker_id == "gpu0"
+    machine(gpu(0, 100), gpu(1, 3000))
+    assert claim(**auto).worker_id == "gpu0.1"
+    assert taken_slots(list_gpus(), lock_folder=claims) == {UUID0: 2}
+    machine(gpu(0, 100), gpu(1, 5000))
+    assert claim(**auto).worker_id == "gpu1"
+    machine(gpu(0, 100), gpu(1, 3000))
+    with pytest.raises(NoGpuError, match=r"gpu0 NVIDIA A100: 0.1/40.0 GB free"):
+        claim(slots=16)
+
+
+def test_nobody_joins_a_gpu_that_is_too_small_for_a_task_alone(machine, claim):
+    machine(gpu(0, 3000, total_mib=4000))
+    claim(1000)
+    with pytest.raises(NoGpuError, match="too small"):
+        claim(slots=16, joins=True)
+
+
+def test_a_list_of_gpus_says_how_many_workers_share_each(machine, claim, claims):
+    machine(gpu(0, 20_000), gpu(1, 3000))
+    for _ in range(2):
+        claim(slots=16, joins=True)
+    machine(gpu(0, 100), gpu(1, 3000))
+    found, request = list_gpus(), GpuRequest(FOUR_GB, joins=True)
+    taken = taken_slots(found, lock_folder=claims)
+    assert describe_gpus(found, request, unclaimable(found, slots=16, lock_folder=claims), taken) == [
+        "gpu0  free  NVIDIA A100  0.1/40.0 GB free, 2 workers on it",
+        "gpu1  busy  NVIDIA A100  2.9/40.0 GB free",
+    ]

@@ -196,6 +196,33 @@ def test_want_of_memory_beside_others_costs_nothing_once_and_then_the_task_runs_
     assert beside.lease_id == other != alone
 
 
+def test_a_gpu_becomes_free_for_a_phase_of_higher_priority_whose_tasks_do_not_fit() -> None:
+    gpu = SampleGpu(tasks=4)
+    tasks = [*gpu.sample.tasks, *(a_task(phase="exp2", width=width) for width in (10, 11))]
+    gpu.sample.queue.sync(tasks)
+    gpu.complete(gpu.ask(1))
+    second = gpu.ask(1)
+    gpu.sample.queue.priorities.ask("exp2", 1)
+    assert gpu.ask(2) == "", "nothing is known of exp2"
+    gpu.complete(second)
+    assert gpu.ask(2)
+    (lease,) = gpu.sample.queue.leases()
+    assert lease.task.phase == "exp2"
+
+
+def test_a_manager_that_starts_again_knows_who_shares_a_gpu() -> None:
+    known = [PeakRecord("exp1", 15 * GIB)]
+    before, after = SampleGpu(), SampleGpu()
+    for gpu in (before, after):
+        gpu.packing.recall(known)
+    lease_id = before.ask(1)
+    after.sample.queue.restore([before.sample.records[-1]])
+    half_taken = a_gpu(23, p1=15)
+    assert after.ask(2, half_taken) == "", "what its processes hold cannot be told before it shows up"
+    assert after.sample.queue.heartbeat(lease_id, after.sample.key, after.worker(1))
+    assert after.ask(2, half_taken)
+
+
 def simulated(seeds: Sequence[int]) -> float:
     ratios = [ratio(seed) for seed in seeds]
     print(f"median {median(ratios):.3f}, lowest {min(ratios):.3f} of the oracle's throughput")
