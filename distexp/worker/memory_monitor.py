@@ -2,6 +2,8 @@
 
 import os
 import threading
+import time
+from collections import deque
 from typing import Any, Self
 
 from distexp.errors import NoGpuError
@@ -10,8 +12,9 @@ from distexp.gpu.memory import read_shared_gpu
 from distexp.task import PeakMemory, SharedGpu
 from distexp.worker.gpu_monitor import READ_TIMEOUT_S
 
-SAMPLE_S = 0.2  # between two looks while a task runs; what was allocated for less may be missed
-ENOUGH_SAMPLES = 3  # of a task that seems to hold nothing: it may not have come to that
+SAMPLE_S = 0.1  # between two looks while a task runs; what was allocated for less may be missed
+ENOUGH_SAMPLES = 3  # since a task has begun: what it holds is known then
+ENOUGH_OF_NOTHING = 20  # the same of one that seems to hold nothing: it may not have come to that
 
 
 class MemoryMonitor:
@@ -28,7 +31,9 @@ class MemoryMonitor:
         self._wanted, self._read_done = threading.Event(), threading.Event()
         self._seen: SharedGpu | None = None
         self._is_watching = False
-        self._samples = self._own_mib = self._most_mib = 0  # of the task
+        self._own_mib = self._most_mib = 0  # of the task
+        self._looks_s: deque[float] = deque(maxlen=ENOUGH_OF_NOTHING)  # the last ones
+        self._is_known: bool | None = None  # what it has held as a whole; None: it has not ended
         self._least_mib: int | None = None  # that was in use, ever: without us, as far as that is known
         self._thread: threading.Thread | None = None
 
@@ -42,8 +47,8 @@ class MemoryMonitor:
     def __enter__(self) -> Self:
         """Measure from now on what a task holds."""
         with self._lock:
-            self._samples = self._own_mib = self._most_mib = 0
-            self._is_watching = True
+            self._own_mib = self._most_mib = 0
+            self._is_known, self._is_watching = None, True
         self._start()
         self._wanted.set()
         return self
@@ -53,20 +58,29 @@ class MemoryMonitor:
         with self._lock:
             self._is_watching = False
 
-    def note(self, mib: int | None) -> None:
-        """Note what torch has held: it knows of the shortest peak."""
+    def ended(self, began_s: float | None, torch_mib: int | None) -> None:
+        """Note that the task has ended, and what torch has held, which knows of the shortest peak.
+
+        `began_s`: by `time.monotonic`; None: it has not begun.
+        """
         with self._lock:
-            if mib is not None and self._own_mib:
-                self._own_mib = max(self._own_mib, mib)
+            looks = 0 if began_s is None else sum(each_s >= began_s for each_s in self._looks_s)
+            self._is_known = looks >= (ENOUGH_SAMPLES if self._own_mib else ENOUGH_OF_NOTHING)
+            if self._own_mib:
+                self._own_mib = max(self._own_mib, torch_mib or 0)
 
     def peak(self) -> PeakMemory | None:
-        """Return the most that the task has held so far; None without one, or when it is not known yet."""
+        """Return the most that the task has held so far; None without one, or when it is not known yet.
+
+        Of one that has ended, what is known of it as a whole.
+        """
         with self._lock:
-            if not self._is_watching or (not self._own_mib and self._samples < ENOUGH_SAMPLES):
+            if not self._is_watching or self._is_known is False:
                 return None
             if self._own_mib:
                 return PeakMemory(mib=self._own_mib)
-            return PeakMemory(mib=self._most_mib - (self._least_mib or 0), of_gpu=True)
+            grown_mib = self._most_mib - (self._least_mib or 0)
+            return PeakMemory(mib=grown_mib, of_gpu=True) if self._is_known else None
 
     def _start(self) -> None:
         if self._thread is None:
@@ -99,7 +113,7 @@ class MemoryMonitor:
     def _take(self, seen: SharedGpu) -> None:
         used_mib = seen.total_mib - seen.free_mib
         with self._lock:
-            self._samples += 1
+            self._looks_s.append(time.monotonic())
             self._own_mib = max(self._own_mib, seen.held_by(os.getpid()))
             self._most_mib = max(self._most_mib, used_mib)
             self._least_mib = used_mib if self._least_mib is None else min(self._least_mib, used_mib)

@@ -13,6 +13,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -79,7 +80,7 @@ class Attempt:
         self._orphans = orphans
         self.setup = setup
         self.code = code
-        self.has_begun = False
+        self.began_s: float | None = None  # by `time.monotonic`
         self.progress: Reported | None = None
         self.reached: list[Reached] = []  # rungs for which the child awaits a verdict
         self._process, self._channel = process, channel
@@ -97,6 +98,11 @@ class Attempt:
     def pid(self) -> int:
         """The child's pid."""
         return self._mark.pid
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the experiment has begun."""
+        return self.began_s is not None
 
     @property
     def waitables(self) -> Sequence[Connection | int]:
@@ -158,7 +164,7 @@ class Attempt:
 
     def _take(self, message: FromChild) -> None:
         if isinstance(message, Started):
-            self.has_begun = True
+            self.began_s = time.monotonic()
         elif isinstance(message, Reported):
             self.progress = message
         elif isinstance(message, Reached):

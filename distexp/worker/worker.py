@@ -239,6 +239,8 @@ class Worker:
             self._children.prepare(task)
             self._code = attempt.code
             outcome = self._watch(task, attempt)
+            if self._memory:
+                self._memory.ended(attempt.began_s, getattr(outcome, "peak_gpu_mib", None))
             if isinstance(outcome, Failed) and self._is_disks_fault(outcome, folder.path):
                 outcome = DiskFull(folder.path, outcome.error.splitlines()[-1])
             if self._free_mib or not isinstance(outcome, Finished) or not attempt.has_reported_end:
@@ -376,8 +378,6 @@ class Worker:
                 )
 
     def _complete(self, task: TaskReply, outcome: Finished) -> None:
-        if self._memory:
-            self._memory.note(outcome.peak_gpu_mib)
         run_dir = self._run_folder(task)
         has_folder = self._disk.try_(run_dir.is_dir, task, True)
         run = Provenance(

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 import distexp.worker.memory_monitor
 from distexp.task import PeakMemory, SharedGpu
-from distexp.worker.memory_monitor import MemoryMonitor
+from distexp.worker.memory_monitor import ENOUGH_OF_NOTHING, MemoryMonitor
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import gpu, write_scenario
 from tests.support import poll
@@ -48,11 +49,13 @@ def test_the_peak_of_a_task_is_what_the_processes_below_this_one_have_held(machi
             machine(20_500, {task.pid: 400})
             poll(lambda: (now := monitor.now()) is not None and now.free_mib == 20_500, "it is seen")
             assert monitor.peak() == PeakMemory(mib=900)
-            monitor.note(1200)
+            monitor.ended(0.0, 1200)
             assert monitor.peak() == PeakMemory(mib=1200), "torch has seen more"
         assert monitor.peak() is None
         with monitor:
             poll(lambda: monitor.peak() == PeakMemory(mib=400), "the next task begins anew")
+            monitor.ended(time.monotonic(), 100)
+            assert monitor.peak() is None, "it was too short"
         task.communicate()
 
 
@@ -61,10 +64,11 @@ def test_where_no_process_is_told_the_growth_of_the_gpu_is_the_peak_after_some_l
     monitor = MemoryMonitor(UUID, 4096)
     monitor.now()
     with monitor:
-        assert monitor.peak() is None, "it may not have come to that yet"
         machine(24_000)
-        monitor.note(100)
-        poll(lambda: monitor.peak() == PeakMemory(mib=6000, of_gpu=True), "the growth is seen")
+        poll(lambda: len(monitor._looks_s) == ENOUGH_OF_NOTHING, "many looks")
+        assert monitor.peak() is None, "it may not have come to that yet"
+        monitor.ended(0.0, 100)
+        assert monitor.peak() == PeakMemory(mib=6000, of_gpu=True)
 
 
 def test_a_driver_that_hangs_or_fails_holds_up_nothing_and_is_met_again(

@@ -17,7 +17,7 @@ from tests.support import poll
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the stand-in reads /proc")
 
 GIB = 1024
-# Takes `gb` at once and `late_gb` more once a file of its own is there; ends once there is a gate.
+# Takes `gb` at once, `late_gb` once a file of its own is there; ends once there is a gate, after a second.
 TAKES = """
 import time
 from pathlib import Path
@@ -26,7 +26,8 @@ def run(params, context):
     width = params["width"]
     take(1024 * params["gb"])
     Path(f"began-{width}-{context.attempt}").touch()
-    while not Path("gate").exists() and not Path(f"gate-{width}").exists():
+    until_s = time.monotonic() + 1  # to be measured
+    while time.monotonic() < until_s or not (Path("gate").exists() or Path(f"gate-{width}").exists()):
         if Path(f"grow-{width}").exists(): take(1024 * params["late_gb"])
         time.sleep(0.01)
     return {"attempt_seen": context.attempt}
