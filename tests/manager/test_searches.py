@@ -16,6 +16,8 @@ import pytest
 
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.journal import Journal
+from distexp.results.store import ResultsStore
+from distexp.sweep.grid import GridPoint
 from distexp.task import State
 from tests.live_manager import Folder, RawClient, worker
 from tests.support import ENVIRONMENT, poll
@@ -386,6 +388,24 @@ def test_rows_that_another_program_writes_meanwhile_join_the_history(
     assert "Phase p takes up 1 configuration that another program has run" in folder.log()
     with folder.serving() as manager:
         assert manager.queue.is_over()
+
+
+def test_a_row_that_is_read_just_before_its_configuration_joins_completes_it(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join = ResultsStore.grow
+
+    def read_before(store: ResultsStore, tasks: Sequence[GridPoint]) -> None:
+        if tasks[0].task_id == "p_1_42":
+            config = tasks[0].task.config
+            folder.add_rows(f"{config['a']},{config['b']},7", header="a,b,loss", place="results_other")
+            store.scan_all()
+        join(store, tasks)
+
+    monkeypatch.setattr(ResultsStore, "grow", read_before)
+    folder.configure(samples(3), FOUR)
+    assert [task["task_id"] for task in work(folder)] == ["p_0_42", "p_2_42"]
+    assert len(folder.rows()) == 2
 
 
 def test_a_row_of_one_seed_brings_the_others_as_tasks(folder: Folder) -> None:
