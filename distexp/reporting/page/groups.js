@@ -22,7 +22,8 @@ const groups = (() => {
     if (!numbers.length) return null;
     const mean = numbers.reduce((sum, each) => sum + each, 0) / numbers.length;
     const squares = numbers.reduce((sum, each) => sum + (each - mean) ** 2, 0);
-    return { mean, sd: numbers.length > 1 ? Math.sqrt(squares / (numbers.length - 1)) : null, amount: numbers.length,
+    const sd = numbers.length > 1 ? Math.sqrt(squares / (numbers.length - 1)) : null;
+    return { mean, sd: sd !== null && sd < 1e-12 * Math.abs(mean) ? 0 : sd, amount: numbers.length,
       low: numbers.reduce((a, b) => Math.min(a, b)), high: numbers.reduce((a, b) => Math.max(a, b)) };
   }
 
