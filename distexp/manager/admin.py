@@ -34,6 +34,7 @@ log = logging.getLogger("distexp.manager")
 PAGE_BYTES = MAX_MESSAGE_BYTES // 2  # of tasks in a reply; one task alone may take more
 METRICS, METRIC_CHARS = 8, 100  # of a worker in a view, and of one metric there
 EXCLUDED_BYTES, HELD_BYTES = 200, 100  # of names in a status: it has to stay below MAX_STATUS_BYTES
+SETUP_FAILED = "the setup of its file has failed there; `resume` tries it again"
 SHOWN_LINES = 12  # of a log, in a reply to `show`
 
 
@@ -224,7 +225,12 @@ class Admin:
             return f"complete: its row is in {path.relative_to(self._workdir.root).as_posix()}"
         if entry.state is State.PRUNED and (stop := self._rungs.last_stop(entry.planned)):
             return f"pruned {stop.why}; `requeue {entry.planned.task_id}` runs it again"
-        return why_not_running(entry, self._registry.available(), view)
+        phase, holds = entry.planned.phase, self._queue.holds
+        workers = [
+            (worker, excluded or SETUP_FAILED * holds.is_unable(worker, phase))
+            for worker, excluded in self._registry.available()
+        ]
+        return why_not_running(entry, workers, view)
 
     def _logs(self, request: wire.Logs) -> wire.LogsReply:
         """Return a piece of what the task has printed, or why that is not to be had here."""

@@ -129,11 +129,12 @@ class PhaseHolds:
         """
         with self._lock:
             ended = list(self.held)
+            anew = {*ended}.union(*self._unable.values())
             self.held.clear()
             self._doubted.clear()
             self._unable.clear()
             for phase, about in self._phases.items():
-                self._phases[phase] = _Phase(code_version=about.code_version + (phase in ended))
+                self._phases[phase] = _Phase(code_version=about.code_version + (phase in anew))
             return ended
 
     # -- what follows --------------------------------------------------------------------------------------
@@ -142,6 +143,11 @@ class PhaseHolds:
         """Return the held phases, and why."""
         with self._lock:
             return dict(self.held)
+
+    def is_unable(self, worker: WorkerInfo, phase: str) -> bool:
+        """Return whether the setup of this phase has failed on the host of this worker."""
+        with self._lock:
+            return phase in self._unable.get((worker.name, worker.instance), ())
 
     def closed_to(self, worker: WorkerInfo, now_s: float) -> frozenset[str]:
         """Return the phases of which this worker gets no task now.

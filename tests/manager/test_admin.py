@@ -307,3 +307,22 @@ def test_a_log_that_a_worker_elsewhere_keeps_is_said_to_be_there(
 def test_an_unknown_task_is_refused(user: RawClient) -> None:
     for verb in ("show", "logs"):
         assert user.say(verb, task="exp9_0_42")["error"].startswith("task 'exp9_0_42' is not in this sweep")
+
+
+def test_show_names_workers_on_whose_host_the_setup_has_failed(
+    manager: ExperimentManager, folder: Folder, user: RawClient
+) -> None:
+    with worker(manager, "cpu0") as bad:
+        task = bad.say("request_task")
+        report = {"lease_id": task["lease_id"], "key": task["key"], "cause": "setup", "error": "setup failed"}
+        assert bad.say("task_failed", **report)["type"] == "ack"
+        assert user.say("show", task=FIRST)["why"].startswith("its phase is held: setup failed")
+        with worker(manager, "cpu1") as good:
+            assert good.say("request_task")["task_id"] == "exp1_vary_width_1_42"
+            folder.add_rows("1,cnn,42,0.5", header="width,model,seed,score")
+            good.say("task_complete", task_id="exp1_vary_width_1_42")
+        assert bad.say("request_task")["reason"] == "wait"
+        why = user.say("show", task=FIRST)["why"]
+        assert "cpu0: the setup of its file has failed there; `resume` tries it again" in why
+        user.say("resume")
+        assert bad.say("request_task")["type"] == "task"

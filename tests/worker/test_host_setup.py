@@ -10,7 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from distexp.sweep.config import load_configs
+from distexp.sweep.expand import expand
+from distexp.system.process import host_name
 from distexp.workdir import Workdir
+from distexp.worker import host_setup
+from distexp.worker.host_setup import HostSetup
 from tests.live_manager import Folder, RawClient
 from tests.live_worker import (
     DEADLINE_S,
@@ -202,3 +207,18 @@ def test_rerun_runs_it_first_where_it_has_not_been_done(lab: Folder) -> None:
     for is_first in (True, False):
         said = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout
         assert ("getting data" in said, "Result: data=rows and more" in said) == (is_first, True)
+
+
+def test_one_that_does_not_end_is_ended(lab: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lab.root / "get_data.py").write_text(ENDLESS)
+    monkeypatch.chdir(lab.root)
+    monkeypatch.setattr(host_setup, "LIMIT_S", 3.6)
+    task = expand(load_configs([Path("configs/config_exp1.yaml")], lab.root))[0].task
+    setup = HostSetup(Workdir(lab.root))
+    assert (
+        setup.run(task) == f"setup `python get_data.py` failed on {host_name()}: it was ended after 0.001 h"
+    )
+    assert not any(map(runs_still, (lab.root / "pids").read_text().split()))
+    (lab.root / "get_data.py").write_text(GET_DATA)
+    assert "was ended" in setup.run(task), "it is known"
+    assert setup.run(task, version=1) == "", "somebody has fixed it"
