@@ -125,6 +125,8 @@ class HostSetup:
     def _await_end(self, words: list[str], output: BinaryIO | None, is_ended: Callable[[], bool]) -> str:
         """Return how the program ended; empty when it ended well."""
         mark = secrets.token_hex(8)
+        if self._watcher:
+            self._watcher.await_ready()
         program = subprocess.Popen(
             words,
             env={**os.environ, **self._environment(), MARK_VARIABLE: mark},

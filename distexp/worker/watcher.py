@@ -133,8 +133,9 @@ def main(words: Sequence[str]) -> None:
     path = Path(words[0])
     lock = held(path, None)
     remove_others(path)
-    sys.stdout.buffer.write(READY)
-    sys.stdout.buffer.flush()
+    with contextlib.suppress(OSError):  # the worker may be gone by now, and what it has started not
+        sys.stdout.buffer.write(READY)
+        sys.stdout.buffer.flush()
     watched: dict[int, tuple[ProcessMark, str]] = {}
     for order in sys.stdin:
         kind, pid, *more = order.rstrip("\n").split(" ")
