@@ -10,6 +10,7 @@ from distexp.queue.entry import WorkerInfo
 from distexp.wire.framing import MAX_STATUS_BYTES, encode
 from distexp.wire.messages import PAGE, StatusReply
 from tests.live_manager import CONFIG, Folder, RawClient, worker
+from tests.support import poll
 
 FIRST = "exp1_vary_width_0_42"
 
@@ -322,7 +323,7 @@ def test_show_names_workers_on_whose_host_the_setup_has_failed(
             folder.add_rows("1,cnn,42,0.5", header="width,model,seed,score")
             good.say("task_complete", task_id="exp1_vary_width_1_42")
         assert bad.say("request_task")["reason"] == "wait"
-        why = user.say("show", task=FIRST)["why"]
-        assert "cpu0: the setup of its file has failed there; `resume` tries it again" in why
+        why = "cpu0: the setup of its file has failed there; `resume` tries it again"
+        poll(lambda: why in user.say("show", task=FIRST)["why"], "the other worker has left")
         user.say("resume")
         assert bad.say("request_task")["type"] == "task"
