@@ -10,3 +10,7 @@ _OF_TESTS = {"DISTEXP_EXAMPLES", "DISTEXP_PYTHON", "DISTEXP_WINDOWS_CACHE"}
 for _name in [each for each in os.environ if each.startswith(_HEEDED) or each in _LOOKS]:
     if _name not in _OF_TESTS:
         del os.environ[_name]
+
+VISIBLE_GPUS = os.environ.pop(
+    "CUDA_VISIBLE_DEVICES", None
+)  # for tests of real ones; simulated ones are all seen

@@ -11,6 +11,7 @@ import pytest
 
 from distexp.worker.task_process import Children
 from distexp.worker.watcher import Watcher
+from tests import VISIBLE_GPUS
 from tests.live_child import METHODS, Write
 from tests.live_manager import Folder
 
@@ -38,6 +39,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest."""
     places = {name: at for at, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Keep tests of real GPUs to those that whoever runs them may use."""
+    if VISIBLE_GPUS is not None and item.get_closest_marker("gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = VISIBLE_GPUS
+    try:
+        return (yield)
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 
 @pytest.fixture

@@ -79,8 +79,6 @@ def worker_process(
     folder: Path, *words: object, device: str = "cpu", environment: dict[str, str] | None = None
 ) -> Iterator[WorkerProcess]:
     """A worker of `folder`; at the end it is killed, if it has not left by then."""
-    given = environment or {}
-    is_whole = "FAKE_NVML_SCENARIO" in given  # it lacks on purpose what would hide simulated GPUs
     log = folder / f"worker-{len(list(folder.glob('worker-*.out')))}.out"
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(
@@ -89,7 +87,7 @@ def worker_process(
             stderr=subprocess.STDOUT,
             text=True,
             cwd=folder,
-            env=given if is_whole else os.environ | given,
+            env=os.environ | (environment or {}),
         )
     try:
         yield WorkerProcess(process, log)

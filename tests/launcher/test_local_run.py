@@ -25,7 +25,6 @@ def test_where_torch_can_use_no_gpu_cpu_workers_finish_the_sweep(
 ) -> None:
     folder = gated_folder(tmp_path, "[1, 2]", USES_TORCH)
     write_scenario(tmp_path / "machine.json", gpu(0), gpu(1))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for name, value in environment(tmp_path / "machine.json", tmp_path / "gpu-claims").items():
         monkeypatch.setenv(name, value)
     words = ("--workdir", str(tmp_path), "--port", "0", "--exit-when-done")
