@@ -33,7 +33,7 @@ class MemoryMonitor:
         self._is_watching = False
         self._own_mib = self._most_mib = 0  # of the task
         self._looks_s: deque[float] = deque(maxlen=ENOUGH_OF_NOTHING)  # the last ones
-        self._is_known: bool | None = None  # what it has held as a whole; None: it has not ended
+        self._is_known: bool | None = None  # what it has held as a whole; None: it has no result
         self._least_mib: int | None = None  # that was in use, ever: without us, as far as that is known
         self._thread: threading.Thread | None = None
 
@@ -59,7 +59,7 @@ class MemoryMonitor:
             self._is_watching = False
 
     def ended(self, began_s: float | None, torch_mib: int | None) -> None:
-        """Note that the task has ended, and what torch has held, which knows of the shortest peak.
+        """Note that the task has a result, and what torch has held, which knows of the shortest peak.
 
         `began_s`: by `time.monotonic`; None: it has not begun.
         """
@@ -72,7 +72,7 @@ class MemoryMonitor:
     def peak(self) -> PeakMemory | None:
         """Return the most that the task has held so far; None without one, or when it is not known yet.
 
-        Of one that has ended, what is known of it as a whole.
+        Of one that has a result, what is known of it as a whole.
         """
         with self._lock:
             if not self._is_watching or self._is_known is False:

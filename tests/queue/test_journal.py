@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from distexp.errors import JournalUnwritable
 from distexp.queue.journal import Journal
-from distexp.task import LeaseRecord, TaskRecord
+from distexp.task import LeaseRecord, PeakRecord, TaskRecord
 from tests.support import ENVIRONMENT
 
 LEASE = LeaseRecord(lease_id="l1", worker="cpu0", attempt=2, heartbeat_s=None)
@@ -236,3 +236,13 @@ def test_what_is_recorded_after_the_end_is_refused_in_one_line(tmp_path: Path) -
     journal.record(record("late"))  # an answer was under way when the manager stopped
     with pytest.raises(JournalUnwritable, match="closed database"):
         journal.flush()
+
+
+def test_what_a_phase_needs_on_a_shared_gpu_outlives_the_manager(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    for peak_mib in (900.0, 1200.0):
+        journal.record(PeakRecord("exp1", peak_mib))
+    journal.close()
+    again = Journal(tmp_path / "journal")
+    assert again.load_peaks() == [PeakRecord("exp1", 1200.0)]
+    again.close()

@@ -196,6 +196,24 @@ def test_want_of_memory_beside_others_costs_nothing_once_and_then_the_task_runs_
     assert beside.lease_id == other != alone
 
 
+def test_show_tells_what_a_task_waits_for() -> None:
+    gpu = SampleGpu()
+    workers = [gpu.worker(1), gpu.worker(2)]
+
+    def why() -> str:
+        return gpu.packing.why_waiting(gpu.sample.queue.entry(gpu.sample.tasks[-1].key), workers)
+
+    assert gpu.ask(1, a_gpu(3)) == ""
+    assert why() == "others hold the memory of gpu0: 3.0 GB free, --min-free-gb 4"
+    lease_id = gpu.ask(1)
+    assert why() == "the memory of its phase is not known: its first task waits until gpu0 is its own"
+    gpu.complete(lease_id, 20 * GIB)
+    assert gpu.ask(1)
+    assert why() == "it waits for room on gpu0: tasks of its phase are given 22.0 GB"
+    workers.pop()
+    assert why() == "", "its worker is busy"
+
+
 def test_a_gpu_becomes_free_for_a_phase_of_higher_priority_whose_tasks_do_not_fit() -> None:
     gpu = SampleGpu(tasks=4)
     tasks = [*gpu.sample.tasks, *(a_task(phase="exp2", width=width) for width in (10, 11))]
