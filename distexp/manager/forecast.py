@@ -192,17 +192,18 @@ class Forecaster:
         done = self._registry.share_done(lease.worker)
         if done is None or lease.since_s is None:
             return None
-        share, _, at_s = done
+        share, at_s, _ = done
         gone_s = at_s - lease.since_s
         return gone_s / share if share >= MIN_SHARE and gone_s >= MIN_TOLD_S else None
 
     def _stalls(self, lease: Lease, now_s: float) -> bool:
-        """Return whether a running task has said nothing new for as long as several of its steps take."""
+        """Return whether a running task has said nothing new for several times as long as before."""
         done = self._registry.share_done(lease.worker)
         if done is None or lease.since_s is None:
             return False
-        _, steps, at_s = done
-        return now_s - at_s > max(HANG_S, HANG_TIMES * (at_s - lease.since_s) / steps)
+        _, at_s, gap_s = done
+        usual_s = at_s - lease.since_s if gap_s is None else gap_s
+        return now_s - at_s > max(HANG_S, HANG_TIMES * usual_s)
 
     def _pending_in(self, phases: Iterable[str]) -> int:
         by_phase = self._queue.queries.counts_by_phase()

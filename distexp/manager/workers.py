@@ -37,6 +37,7 @@ class Worker:
     is_excluded_for_good: bool = False  # also where it is the last one: it cannot import an experiment
     progress: Progress | None = None  # of its current task
     progress_s: float = 0.0  # when it was first told, on the manager's clock
+    progress_gap_s: float | None = None  # since the progress before it; None: it is the first of this task
     gpu: GpuUse | None = None  # as of its last heartbeat
     memory: SharedGpu | None = None  # of the GPU that it shares, when it last asked for a task
     left_s: float | None = None  # until it has to end, when it asked
@@ -116,8 +117,10 @@ class WorkerRegistry:
             worker.seen_s, worker.left_s = self._clock(), request.left_s
             worker.is_dismissed, worker.gone_since_s = False, None
             if isinstance(request, Heartbeat):
-                if request.progress is None or worker.progress is None or request.progress != worker.progress:
-                    worker.progress_s = self._clock()
+                if request.progress is None or request.progress != worker.progress:
+                    now_s = self._clock()
+                    worker.progress_gap_s = now_s - worker.progress_s if worker.progress else None
+                    worker.progress_s = now_s
                 worker.progress, worker.gpu = request.progress, request.gpu
             else:
                 worker.progress = None  # that task has ended
@@ -374,8 +377,8 @@ class WorkerRegistry:
         """Return how many workers hold a connection now."""
         return self._connected
 
-    def share_done(self, info: WorkerInfo) -> tuple[float, float, float] | None:
-        """Return which share of its task a worker has done, in how many steps, and when it said so first.
+    def share_done(self, info: WorkerInfo) -> tuple[float, float, float | None] | None:
+        """Return which share of its task a worker has done, when it said so, and how long after the last.
 
         None where it has not reported.
         """
@@ -384,7 +387,7 @@ class WorkerRegistry:
             progress = worker.progress if worker else None
             if worker is None or progress is None or not 0 < progress.step <= (progress.total or 0):
                 return None
-            return progress.step / (progress.total or 1), progress.step, worker.progress_s
+            return progress.step / (progress.total or 1), worker.progress_s, worker.progress_gap_s
 
     def able(self) -> int:
         """Return how many connected workers may have tasks now."""

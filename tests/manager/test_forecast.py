@@ -210,8 +210,11 @@ def test_a_task_whose_like_nobody_has_seen_or_that_tells_its_progress_does_not_h
     sweep.heartbeat(0, wire.Progress(step=50, total=100))
     sweep.clock.advance(100.0)
     assert sweep.eta_s() == pytest.approx(2900.0 + 3 * 6000.0, rel=0.01)
-    sweep.clock.advance(100.0)  # three of its steps have taken 180 s
-    sweep.heartbeat(0, wire.Progress(step=50, total=100))
+    sweep.heartbeat(0, wire.Progress(step=51, total=100))
+    sweep.clock.advance(290.0)
+    sweep.heartbeat(0, wire.Progress(step=51, total=100))
+    assert sweep.eta_s() is not None
+    sweep.clock.advance(20.0)  # three times as long as between its last two steps
     assert (sweep.eta_s(), sweep.forecast().why_no_eta) == (None, HANGS)
 
 
