@@ -116,15 +116,15 @@ class TaskQueue:
                     continue
                 if record.attempts:
                     self._scheduler.push_retry(record.key)
-                if record.cause in BEFORE_BEGIN or (retry_failed and record.state == State.FAILED):
-                    entry.attempts, entry.cause, entry.error = record.attempts, record.cause, record.error
-                    continue
                 entry.recall(record)
+                is_retried = retry_failed and record.state == State.FAILED
+                if is_forgotten := is_retried or record.cause in BEFORE_BEGIN:
+                    entry.failures = entry.losses = entry.oom_at_mib = 0
                 if (held := record.lease) is not None:
                     worker = WorkerInfo.of(held)
                     term_s = max(0.0, REATTACH_S - held.unseen_s) if worker.heartbeat_s else worker.term_s
                     self._assign(entry, held.lease_id, worker, term_s, is_unstarted=held.is_unstarted)
-                elif record.state in (State.FAILED, State.CANCELLED):
+                elif record.state in (State.FAILED, State.CANCELLED) and not is_forgotten:
                     self._end_unassigned(entry, State(record.state))
 
     def _end_unassigned(self, entry: Entry, state: State) -> None:

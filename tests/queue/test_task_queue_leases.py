@@ -323,6 +323,21 @@ def test_import_failures_are_forgotten_by_a_restart(state: State) -> None:
     assert (lease.attempt, later.queue.entry(later.key).failures) == (2, 0)
 
 
+def test_a_lease_outlives_the_manager_although_an_earlier_attempt_could_not_begin() -> None:
+    sample = SampleQueue()
+    sample.queue.complete(sample.key)
+    sample.queue.reset_complete(sample.key, superseded="0ther")
+    first = sample.assign()
+    sample.queue.not_begun(first.lease_id, sample.key, Cause.IMPORT, "no module")
+    sample.queue.holds.end_all()
+    second = sample.assign()
+    later = after_restart(sample)
+    assert later.queue.assign(CPU1) is None, "it runs"
+    assert later.queue.heartbeat(second.lease_id, later.key, CPU0)
+    later.queue.release(second.lease_id, later.key)
+    assert later.records[-1].superseded == "0ther", "its row does not count at the next restart either"
+
+
 def test_rows_win_over_the_journal_and_foreign_records_are_left_alone() -> None:
     sample = ended(Cause.ERROR, State.FAILED)
     later = SampleQueue(tasks_of(2))
