@@ -224,8 +224,9 @@ class WorkerRegistry:
         """Return the process of a worker whose connection broke and which is seen to be gone."""
         with self._lock:
             worker = self._of(info)
-            known = info if worker is None else worker.info  # the former: of an earlier manager's lease
-        if known.connection is not None or known.process is None:
+            known = info if worker is None else worker.info
+        # one that is not known was an earlier manager's, or has left for long: it has no connection
+        if known.process is None or (worker is not None and known.connection is not None):
             return None
         if known.machine != self._machine:
             return known.process if self._has_rebooted(known) else None

@@ -282,6 +282,9 @@ def test_a_worker_has_died_once_nothing_of_its_task_is_left_and_after_a_minute_i
         assert registry.stuck(gpu0) == "a process of gpu0"
         watcher.note("pid 4711")
         assert registry.stuck(gpu0) == "pid 4711"
+        clock.now_s += LIVE_S
+        registry.register(wire.RequestTask(worker_id="gpu0", instance="the next one"), 2)
+        assert registry.is_ending(gpu0), "another worker of its name changes nothing"
     assert [registry.has_died(info) for info in (gpu0, earlier)] == [True, True]
     assert (registry.is_ending(gpu0), registry.stuck(gpu0)) == (False, "")
     assert not registry.has_died(replace(earlier, machine="another boot")), "its pid may be anybody's"
