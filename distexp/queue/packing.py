@@ -137,8 +137,13 @@ class _Share:
     """A running task, and with how many it has shared its GPU."""
 
     lease: Lease
-    most: int = 1  # tasks that ran there at a time, itself included
+    most: int  # tasks that ran there at a time, itself included
     task_s: float = 0.0  # seconds times tasks
+
+    @classmethod
+    def of(cls, lease: Lease) -> "_Share":
+        """Return what is known at first; under an earlier manager it may have run beside others."""
+        return cls(lease, most=2 if lease.since_s is None else 1)
 
 
 @dataclass
@@ -186,10 +191,7 @@ class Packing:
                 return None
             lease = self._queue.assign(replace(worker, phases=phases))
             if lease is not None:
-                shares = self._look(worker.shared_gpu).shares
-                shares[lease.lease_id] = _Share(lease)
-                for share in shares.values():
-                    share.most = max(share.most, len(shares))
+                self._look(worker.shared_gpu)
             return lease
 
     def must_look_again(self, worker: WorkerInfo) -> bool:
@@ -238,15 +240,17 @@ class Packing:
             if lease.worker.shared_gpu == uuid
         ]
 
-    def _look(self, uuid: str) -> _Gpu:
-        """Count the time since the last look, and forget what has ended."""
+    def _look(self, uuid: str) -> None:
+        """Count the time since the last look, forget what has ended, and see what has begun."""
         now_s = self._queue.now_s()
         gpu = self._gpus.setdefault(uuid, _Gpu(now_s))
         for share in gpu.shares.values():
             share.task_s += (now_s - gpu.at_s) * len(gpu.shares)
-        gpu.at_s = now_s
-        gpu.shares = {key: share for key, share in gpu.shares.items() if self._queue.is_live(share.lease)}
-        return gpu
+        gpu.at_s, before = now_s, gpu.shares
+        live = [lease for lease in self._queue.leases() if lease.worker.shared_gpu == uuid]
+        gpu.shares = {each.lease_id: before.get(each.lease_id) or _Share.of(each) for each in live}
+        for share in gpu.shares.values():
+            share.most = max(share.most, len(live))
 
     # -- what happens --------------------------------------------------------------------------------------
 

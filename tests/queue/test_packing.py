@@ -241,6 +241,23 @@ def test_a_manager_that_starts_again_knows_who_shares_a_gpu() -> None:
     assert after.ask(2, half_taken)
 
 
+def test_want_of_memory_beside_a_task_of_an_earlier_manager_costs_nothing() -> None:
+    known = [PeakRecord("exp1", 15 * GIB)]
+    before, after = SampleGpu(), SampleGpu()
+    for gpu in (before, after):
+        gpu.packing.recall(known)
+    earlier_id = before.ask(1)
+    after.sample.queue.restore([before.sample.records[-1]])
+    assert after.sample.queue.heartbeat(earlier_id, after.sample.key, after.worker(1))
+    assert after.ask(2, a_gpu(23, p1=15))
+    after.packing.measured("exp1", PeakMemory(mib=38 * GIB, of_gpu=True), "GPU-0", earlier_id, is_whole=True)
+    assert not after.records, "two tasks have held that"
+    leases = after.sample.queue.leases()
+    assert len(leases) == 2
+    for lease in leases:
+        assert after.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, "", None)
+
+
 def simulated(seeds: Sequence[int]) -> float:
     ratios = [ratio(seed) for seed in seeds]
     print(f"median {median(ratios):.3f}, lowest {min(ratios):.3f} of the oracle's throughput")
