@@ -12,6 +12,7 @@ class StateCounts:
     def __init__(self) -> None:
         self._all: Counter[State] = Counter()
         self._of_phase: dict[str, Counter[State]] = {}
+        self.changes = 0  # how often a number was another one
         self.to_come: Mapping[str, int] = {}  # phase -> tasks that its search has yet to choose
 
     def __getitem__(self, state: State) -> int:
@@ -34,6 +35,7 @@ class StateCounts:
         self._add(phase, state, 1)
 
     def _add(self, phase: str, state: State, number: int) -> None:
+        self.changes += 1
         self._all[state] += number
         self._of_phase.setdefault(phase, Counter())[state] += number
 

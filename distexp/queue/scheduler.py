@@ -7,7 +7,7 @@ lines by need and phase, so that those that do not fit a worker, or its time, bl
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.holds import PhaseHolds
@@ -37,7 +37,7 @@ class Scheduler:
         entries: Mapping[str, Entry],
         holds: PhaseHolds,
         priorities: Priorities,
-        waits_for_row: Container[str] = (),
+        waits_for_row: Collection[str] = (),
     ) -> None:
         """Look into these, of which `entries` are by key and `waits_for_row` keys; they change meanwhile."""
         self._entries, self._holds, self._waits_for_row = entries, holds, waits_for_row
@@ -47,9 +47,10 @@ class Scheduler:
         self._phases: set[str] = set()  # of the sweep
         self._not_copied: set[tuple[str, str]] = set()  # of a task, and a complete duplicate that it ignores
         self._blocked: Set[str] = frozenset()  # folders whose results file cannot be written
-        self._parked: list[
-            str
-        ] = []  # keys of tasks of these folders, or that wait for a row, out of their lines
+        self._parked: dict[str, list[str]] = {}  # by folder, keys of tasks of those, out of their lines
+        self._waiting: list[str] = []  # keys of tasks that wait for a row, out of their lines
+        self._looked_at: object = None  # when it was last looked for what is free
+        self._has_free = False  # and whether something was
 
     def push(self, task: Planned) -> None:
         """Add a task at the end of its phase."""
@@ -88,8 +89,10 @@ class Scheduler:
             stated[kind.phase] = kind.priority if isinstance(kind, Grid) else 0
             fresh = [task.key for task in group if self._entries[task.key].state is State.PENDING]
             self._of(kind.need, kind.phase).fresh.extend(fresh)
-        # those without an attempt are in line again
-        self._parked = [key for key in self._parked if self._entries[key].attempts]
+        for key in self._take_parked([*self._parked]):
+            if self._entries[key].attempts:  # the others are in line again
+                self.push_retry(key)
+        self._looked_at = None
         self._priorities.sync(stated)
         for key in self._duplicates:
             self.push_retry(key)
@@ -110,24 +113,34 @@ class Scheduler:
 
     def block(self, folders: Set[str]) -> None:
         """Pass over tasks whose rows go to these folders; those of other folders wait as before."""
-        self._blocked, parked, self._parked = frozenset(folders), self._parked, []
-        for key in parked:
+        self._blocked = frozenset(folders)
+        for key in self._take_parked([folder for folder in self._parked if folder not in folders]):
             entry = self._entries[key]
-            if entry.planned.output_dir in folders:
-                self._parked.append(key)
-            elif entry.attempts:
+            if entry.attempts:
                 self.push_retry(key)
             else:
                 self._of(entry.need, entry.planned.phase).fresh.append(key)
 
-    def has_free(self) -> bool:
-        """Return whether a pending task is neither of a held phase nor of a blocked folder, by a walk."""
-        held, blocked = self._holds.held, self._blocked
-        pending = (entry.planned for entry in self._entries.values() if entry.state is State.PENDING)
-        return any(
-            each.phase not in held and each.output_dir not in blocked and each.key not in self._waits_for_row
-            for each in pending
-        )
+    def _take_parked(self, folders: Sequence[str]) -> list[str]:
+        """Return, and forget, what is out of its line for these folders, or for a row."""
+        taken, self._waiting = self._waiting, []
+        return taken + [key for folder in folders for key in self._parked.pop(folder)]
+
+    def has_free(self, changes: int) -> bool:
+        """Return whether a pending task is neither of a held phase nor of a blocked folder.
+
+        By a walk, unless nothing else has happened since the last: `changes` tells how often a state changed.
+        """
+        held, blocked, waits_for_row = frozenset(self._holds.held), self._blocked, self._waits_for_row
+        now = changes, held, blocked, frozenset(waits_for_row)
+        if now != self._looked_at:
+            pending = (entry.planned for entry in self._entries.values() if entry.state is State.PENDING)
+            self._has_free = any(
+                each.phase not in held and each.output_dir not in blocked and each.key not in waits_for_row
+                for each in pending
+            )
+            self._looked_at = now
+        return self._has_free
 
     def phases_ahead(self) -> set[str]:
         """Return the phases of which a task waits that has never been assigned, by a walk."""
@@ -219,13 +232,18 @@ class Scheduler:
         while line and looked < RETRY_LOOK:
             key = line.popleft()
             entry = self._entries[key]
-            if entry.state is not State.PENDING or entry.need != need or self.waits_for_duplicate(entry):
-                continue  # stale; it comes back to its line when it becomes eligible, or its need changes
+            if entry.state is not State.PENDING or entry.need != need:
+                continue  # stale; it comes back to its line when it is pending again, or its need changes
             if accept is None and entry.attempts:
                 continue  # stale; it stands among the retries
-            if entry.planned.output_dir in self._blocked or key in self._waits_for_row:
-                self._parked.append(key)
+            if (folder := entry.planned.output_dir) in self._blocked:
+                self._parked.setdefault(folder, []).append(key)
                 continue
+            if key in self._waits_for_row:
+                self._waiting.append(key)
+                continue
+            if self.waits_for_duplicate(entry):
+                continue  # it comes back to its line when it becomes eligible
             if accept is None or accept(entry):
                 return entry
             looked += 1

@@ -8,7 +8,7 @@ through `on_change`, called under the lock, in the order of the changes.
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from distexp.errors import IllegalTransition, UnknownTask
@@ -35,7 +35,7 @@ class TaskQueue:
         on_change: Callable[[TaskRecord], None],
         *,
         keep_going: bool = False,
-        waits_for_row: Container[str] = (),
+        waits_for_row: Collection[str] = (),
         priorities: Priorities | None = None,
     ) -> None:
         """Read time (seconds, monotonic) from `clock`; call `on_change` under the lock with every change.
@@ -448,7 +448,7 @@ class TaskQueue:
         """Return whether a task runs, other than `stuck` ones, or is pending and neither held nor blocked."""
         with self._lock:
             running, pending = self._counts[State.ASSIGNED] - stuck, self._counts[State.PENDING]
-            is_free = running or (pending and self._scheduler.has_free())
+            is_free = running or (pending and self._scheduler.has_free(self._counts.changes))
             coming = self._counts.coming() - {*self.holds.held}
             return bool(is_free or (coming and coming - self._scheduler.phases_ahead()))  # those wait, too
 

@@ -447,3 +447,49 @@ def test_a_page_is_a_part_of_what_is_accepted_in_the_order_of_the_sweep() -> Non
     assert ([entry.key for entry in page], total) == ([sample.tasks[at].key for at in (1, 3, 4)], 8)
     assert sample.queue.queries.page(lambda entry: True, 8, 3)[0] == [sample.queue.entry(sample.tasks[8].key)]
     assert sample.queue.queries.page(lambda entry: True, 9, 3) == ([], 9)
+
+
+# -- what cannot run now -----------------------------------------------------------------------------------
+
+
+def test_tasks_of_a_blocked_folder_wait_in_their_order_until_it_is_free_or_an_edit_moves_them() -> None:
+    sample = SampleQueue(4)
+    sample.queue.release(sample.assign().lease_id, sample.key)
+    for _ in range(2):
+        sample.queue.block({"results_exp1"})
+        assert sample.queue.assign(CPU1) is None
+    assert not sample.queue.can_run()
+    sample.queue.block(set())
+    assert sample.queue.can_run()
+    assert [sample.assign(CPU1).task for _ in range(2)] == sample.tasks[:2]
+    sample.queue.block({"results_exp1"})
+    assert sample.queue.assign(CPU1) is None
+    moved = [structs.replace(task, output_dir="results_exp1_moved") for task in sample.tasks]
+    sample.queue.sync(moved)
+    assert sample.queue.can_run()
+    assert [sample.assign(CPU1).task for _ in range(2)] == moved[2:]
+
+
+def test_what_was_looked_through_for_a_task_that_can_run_is_not_until_something_changes() -> None:
+    class Walked(dict[str, Any]):
+        times = 0
+
+        def values(self) -> Any:
+            self.times += 1
+            return super().values()
+
+    sample = SampleQueue(3)
+    queue, walked = sample.queue, Walked(sample.queue._entries)
+    queue._scheduler._entries = walked
+    queue.block({"results_exp1"})
+    assert [queue.can_run() for _ in range(3)] == [False] * 3
+    assert walked.times == 1, "each worker that waits asks, and there may be a million tasks"
+    queue.block(set())
+    assert [queue.can_run() for _ in range(3)] == [True] * 3
+    queue.holds.not_begun("exp1", Cause.IMPORT, "no module", CPU0)
+    assert not queue.can_run()
+    queue.holds.end_all()
+    assert queue.can_run()
+    for task in sample.tasks:
+        queue.cancel(task.key)
+    assert not queue.can_run()
