@@ -333,6 +333,7 @@ class PeakMemory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     mib: Mib
     of_gpu: bool = False  # by which all of the GPU's has grown: the driver tells nothing of processes
+    ran_s: Annotated[float, msgspec.Meta(ge=0)] | None = None  # its experiment; None: it has no result
 
 
 class Bookmark(msgspec.Struct, frozen=True):

@@ -139,6 +139,7 @@ class _Share:
     lease: Lease
     most: int  # tasks that ran there at a time, itself included
     task_s: float = 0.0  # seconds times tasks
+    ran_s: float | None = None  # its experiment, without setup, imports and the like; None: not told
 
     @classmethod
     def of(cls, lease: Lease) -> "_Share":
@@ -261,6 +262,8 @@ class Packing:
         """
         with self._lock:
             share = self._share(uuid, lease_id)
+            if share is not None:
+                share.ran_s = peak.ran_s
             if peak.of_gpu and (share is None or share.most > 1):
                 return  # it may be what others have held
             if is_whole or self._known.get(phase, PhaseUse()).peak_mib is not None:
@@ -280,10 +283,10 @@ class Packing:
             if share is None or lease.since_s is None:
                 return
             self._look(lease.worker.shared_gpu)
-            took_s = max(self._queue.now_s() - lease.since_s, 1e-6)
+            held_s = max(self._queue.now_s() - lease.since_s, 1e-6)
             pace = self._known.setdefault(lease.task.phase, PhaseUse()).pace
             before = pace.limit
-            pace.add(max(1, round(share.task_s / took_s)), took_s)
+            pace.add(max(1, round(share.task_s / held_s)), held_s if share.ran_s is None else share.ran_s)
             self._changes += pace.limit != before
 
     def _share(self, uuid: str, lease_id: str) -> _Share | None:

@@ -34,6 +34,7 @@ class MemoryMonitor:
         self._own_mib = self._most_mib = 0  # of the task
         self._looks_s: deque[float] = deque(maxlen=ENOUGH_OF_NOTHING)  # the last ones
         self._is_known: bool | None = None  # what it has held as a whole; None: it has no result
+        self._ran_s: float | None = None  # its experiment
         self._least_mib: int | None = None  # that was in use, ever: without us, as far as that is known
         self._thread: threading.Thread | None = None
 
@@ -48,7 +49,7 @@ class MemoryMonitor:
         """Measure from now on what a task holds."""
         with self._lock:
             self._own_mib = self._most_mib = 0
-            self._is_known, self._is_watching = None, True
+            self._is_known, self._ran_s, self._is_watching = None, None, True
         self._start()
         self._wanted.set()
         return self
@@ -58,12 +59,13 @@ class MemoryMonitor:
         with self._lock:
             self._is_watching = False
 
-    def ended(self, began_s: float | None, torch_mib: int | None) -> None:
+    def ended(self, began_s: float | None, ran_s: float, torch_mib: int | None) -> None:
         """Note that the task has a result, and what torch has held, which knows of the shortest peak.
 
         `began_s`: by `time.monotonic`; None: it has not begun.
         """
         with self._lock:
+            self._ran_s = ran_s
             looks = 0 if began_s is None else sum(each_s >= began_s for each_s in self._looks_s)
             self._is_known = looks >= (ENOUGH_SAMPLES if self._own_mib else ENOUGH_OF_NOTHING)
             if self._own_mib:
@@ -78,9 +80,9 @@ class MemoryMonitor:
             if not self._is_watching or self._is_known is False:
                 return None
             if self._own_mib:
-                return PeakMemory(mib=self._own_mib)
+                return PeakMemory(mib=self._own_mib, ran_s=self._ran_s)
             grown_mib = self._most_mib - (self._least_mib or 0)
-            return PeakMemory(mib=grown_mib, of_gpu=True) if self._is_known else None
+            return PeakMemory(mib=grown_mib, of_gpu=True, ran_s=self._ran_s) if self._is_known else None
 
     def _start(self) -> None:
         if self._thread is None:

@@ -240,7 +240,7 @@ class Worker:
             self._code = attempt.code
             outcome = self._watch(task, attempt)
             if self._memory and isinstance(outcome, Finished):
-                self._memory.ended(attempt.began_s, outcome.peak_gpu_mib)
+                self._memory.ended(attempt.began_s, outcome.duration_s, outcome.peak_gpu_mib)
             if isinstance(outcome, Failed) and self._is_disks_fault(outcome, folder.path):
                 outcome = DiskFull(folder.path, outcome.error.splitlines()[-1])
             if self._free_mib or not isinstance(outcome, Finished) or not attempt.has_reported_end:

@@ -127,9 +127,11 @@ class SampleGpu:
         lease = self.packing.assign(self.worker(number), gpu or a_gpu(38))
         return lease.lease_id if lease else ""
 
-    def complete(self, lease_id: str, mib: int = 2 * GIB, *, of_gpu: bool = False) -> None:
+    def complete(
+        self, lease_id: str, mib: int = 2 * GIB, *, of_gpu: bool = False, ran_s: float | None = None
+    ) -> None:
         lease = next(each for each in self.sample.queue.leases() if each.lease_id == lease_id)
-        peak = PeakMemory(mib=mib, of_gpu=of_gpu)
+        peak = PeakMemory(mib=mib, of_gpu=of_gpu, ran_s=ran_s)
         self.packing.measured("exp1", peak, "GPU-0", lease_id, is_whole=True)
         self.sample.queue.complete(lease.task.key)
         self.packing.completed(lease)
@@ -256,6 +258,19 @@ def test_want_of_memory_beside_a_task_of_an_earlier_manager_costs_nothing() -> N
     assert len(leases) == 2
     for lease in leases:
         assert after.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, "", None)
+
+
+def test_a_setup_or_an_import_before_the_first_task_does_not_make_it_slow() -> None:
+    gpu = SampleGpu(tasks=40)
+    first = gpu.ask(1)
+    gpu.sample.clock.now_s += 3600
+    gpu.complete(first, ran_s=10)
+    leases = [gpu.ask(number) for number in range(1, 9)]
+    gpu.sample.clock.now_s += 100
+    for lease_id in leases:
+        gpu.complete(lease_id, ran_s=100)
+    assert gpu.ask(1)
+    assert gpu.ask(2) == "", "eight at a time get less done than one"
 
 
 def simulated(seeds: Sequence[int]) -> float:

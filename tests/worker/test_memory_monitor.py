@@ -49,12 +49,12 @@ def test_the_peak_of_a_task_is_what_the_processes_below_this_one_have_held(machi
             machine(20_500, {task.pid: 400})
             poll(lambda: (now := monitor.now()) is not None and now.free_mib == 20_500, "it is seen")
             assert monitor.peak() == PeakMemory(mib=900)
-            monitor.ended(0.0, 1200)
-            assert monitor.peak() == PeakMemory(mib=1200), "torch has seen more"
+            monitor.ended(0.0, 3.0, 1200)
+            assert monitor.peak() == PeakMemory(mib=1200, ran_s=3.0), "torch has seen more"
         assert monitor.peak() is None
         with monitor:
             poll(lambda: monitor.peak() == PeakMemory(mib=400), "the next task begins anew")
-            monitor.ended(time.monotonic(), 100)
+            monitor.ended(time.monotonic(), 0.0, 100)
             assert monitor.peak() is None, "it was too short"
         task.communicate()
 
@@ -67,8 +67,8 @@ def test_where_no_process_is_told_the_growth_of_the_gpu_is_the_peak_after_some_l
         machine(24_000)
         poll(lambda: len(monitor._looks_s) == ENOUGH_OF_NOTHING, "many looks")
         assert monitor.peak() is None, "it may not have come to that yet"
-        monitor.ended(0.0, 100)
-        assert monitor.peak() == PeakMemory(mib=6000, of_gpu=True)
+        monitor.ended(0.0, 3.0, 100)
+        assert monitor.peak() == PeakMemory(mib=6000, of_gpu=True, ran_s=3.0)
 
 
 def test_a_driver_that_hangs_or_fails_holds_up_nothing_and_is_met_again(
