@@ -134,8 +134,11 @@ class NetworkFolder:
         self.beat()
         if not self._is_used or self.lost_to:
             return
+        copy = self._workdir.journal_copy
         try:
-            copy_durably(self._workdir.journal, self._workdir.journal_copy)
+            with contextlib.suppress(OSError):  # of an earlier version: SQLite would replay it into the copy
+                log_of(copy).unlink()
+            copy_durably(self._workdir.journal, copy)
             self._write_place(is_back=True)
         except UserError as error:
             log.warning("%s: managers on other hosts know nothing of this one's attempts", error)
@@ -171,11 +174,15 @@ def bring_copy(workdir: Workdir, journal: Path) -> None:
     Raises:
         UserError: It cannot be copied.
     """
-    for end in ("-wal", ""):
-        source, target = (path.with_name(path.name + end) for path in (workdir.journal_copy, journal))
+    for source, target in ((log_of(workdir.journal_copy), log_of(journal)), (workdir.journal_copy, journal)):
         target.unlink(missing_ok=True)
         if os.path.exists(source):
             copy_durably(source, target)
+
+
+def log_of(journal: Path) -> Path:
+    """Return the file with what SQLite has yet to bring into a journal."""
+    return journal.with_name(f"{journal.name}-wal")
 
 
 def copy_durably(source: Path, target: Path) -> None:

@@ -256,6 +256,8 @@ def test_a_journal_that_an_earlier_version_left_open_on_the_drive_comes_with_its
     open_journal.close()
     assert place_of(workdir) is None
     assert run(workdir, "b") == {"a"}
+    assert run(mount.be_on("there"), "c") == {"a", "b"}
+    assert {record.key for record in journal_of(mount.be_on("login"))} == {"a", "b", "c"}
 
 
 def test_an_environment_is_made_there_too(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
