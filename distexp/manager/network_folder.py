@@ -119,13 +119,18 @@ class NetworkFolder:
             return
         self._beats += 1
         self._beats_at_s = time.monotonic() + PULSE_S
-        with contextlib.suppress(OSError):  # a full disk, or a drive that is away
+        try:
             self._workdir.pulse.write_text(f"{self._stamp} {self._beats}\n", encoding="ascii")
-            if not os.path.lexists(self._workdir.journal_place):
+            self._workdir.journal_place.lstat()
+        except FileNotFoundError:
+            if os.path.isdir(self._workdir.root):
                 self.lost_to = (
                     f"{self._workdir.state} was deleted or replaced while the manager ran; start it again"
                 )
-            elif (place := place_of(self._workdir)) and place.stamp != self._stamp:
+        except OSError:
+            pass  # a full disk, or a drive that is away
+        else:
+            if (place := place_of(self._workdir)) and place.stamp != self._stamp:
                 self.lost_to = f"the manager of {place.host} has taken over {self._workdir.root}"
 
     def give_back(self) -> None:

@@ -1,11 +1,15 @@
 """A working folder on a network drive without locks: journal and locks lie on the manager's own disk."""
 
+import errno
+import os
+import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -218,9 +222,25 @@ def test_a_manager_whose_folder_was_taken_over_or_deleted_stops_and_writes_nothi
     assert here.lost_to == f"the manager of there has taken over {mount.root}"
     here.give_back()
     assert not Workdir(mount.root).journal_copy.exists()
-    Workdir(mount.root).journal_place.unlink()
+    shutil.rmtree(Workdir(mount.root).state)
     there.beat()
     assert "was deleted or replaced" in there.lost_to
+
+
+def test_a_drive_that_does_not_answer_for_a_moment_stops_no_manager(
+    mount: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_folder, "PULSE_S", 0.0)
+    (folder := NetworkFolder(mount.be_on("here"), no_sleep)).take()
+
+    def fails(path: Path) -> NoReturn:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", fails)
+        patch.setattr(os, "lstat", fails)
+        folder.beat()
+    assert folder.lost_to == ""
 
 
 def test_a_journal_that_comes_back_while_it_is_looked_for_is_used(
