@@ -275,16 +275,23 @@ class ResultsStore:
         """Return the keys of those tasks that have no row in what the files hold now.
 
         Raises:
-            ResultsUnwritable: One is there and cannot be read now.
+            ResultsUnwritable: One that may hold such a row is there and cannot be read now.
         """
+        keys = [task.key for task in tasks]
         for folder in folders_with_results(self.root):
             self._file(folder)
         with self._lock:
             files = list(self._files.values())
         for opened in files:
             with opened.lock:
-                self._tell(opened, opened.file.read_again())
-        return [task.key for task in tasks if not any(opened.file.has_row(task.key) for opened in files)]
+                try:
+                    scan = opened.file.read_again()
+                except ResultsUnwritable:
+                    if self._index.writers(opened.folder) or opened.file.with_row({*keys}):
+                        raise
+                    continue  # another user's, say, of which no row ever counted
+                self._tell(opened, scan)
+        return [key for key in keys if not any(opened.file.has_row(key) for opened in files)]
 
     def code_of(self, task: Planned) -> str:
         """Return with which code the row of a task was made; empty where that is not known."""

@@ -1,3 +1,4 @@
+import errno
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from distexp.errors import ResultsUnwritable
 from distexp.results.results_file import ResultsFile, Scan
 from distexp.results.store import ResultsStore
-from distexp.system import locks
+from distexp.system import files, locks
 from tests.live_manager import Folder
 from tests.row_cases import a_row, a_task, tasks_of
 
@@ -88,6 +89,33 @@ def test_tasks_without_a_row_are_those_whose_files_hold_none_now(tmp_path: Path)
     store.path(there).unlink()
     assert store.without_row([here, there]) == [there.key]
     assert store.without_row([here]) == []
+
+
+def test_a_file_that_cannot_be_read_tells_of_missing_rows_only_if_it_never_held_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = tmp_path / "results_exp1" / "final_results.csv", tmp_path / "results_theirs"
+    theirs.mkdir()
+    (theirs / "final_results.csv").write_text("width,seed\n1,42\n")
+    closed = {theirs / "final_results.csv"}
+
+    def refuse(path: str | os.PathLike[str], flags: int) -> int:
+        if Path(path) in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return files.regular(path, flags)
+
+    monkeypatch.setattr("distexp.results.reader.regular", refuse)
+    tasks = tasks_of(2)
+    store = ResultsStore(tmp_path, Seen())
+    store.sync(tasks)
+    store.append([a_row(tasks[0])])
+    assert store.without_row(tasks) == [tasks[1].key]
+    closed = set()
+    assert store.without_row(tasks) == []
+    for path in (ours, theirs / "final_results.csv"):
+        closed = {path}
+        with pytest.raises(ResultsUnwritable, match="cannot be read now"):
+            store.without_row(tasks)
 
 
 def test_rows_of_any_results_folder_count_and_the_file_is_named_once(tmp_path: Path) -> None:
