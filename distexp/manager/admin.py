@@ -258,6 +258,10 @@ class Admin:
 
     def _cancel(self, request: wire.Cancel) -> wire.Ack:
         keys = [self._queue.key_of(task_id) for task_id in request.tasks]
+        if self._packing:
+            leases = {lease.task.key: lease for lease in self._queue.leases()}
+            for key in leases.keys() & {*keys}:
+                self._packing.abandon(leases[key])
         return wire.Ack(count=sum(self._queue.cancel(key) for key in keys))
 
     def _requeued(self, request: wire.Requeue) -> wire.Ack:

@@ -294,6 +294,7 @@ class CompletionHandler:
         if self.take_back_unstarted(lease):
             return
         self._store.scan(lease.task)
+        self._packing.abandon(lease)
         state = self._queue.lose(lease.lease_id, lease.task.key)
         if state is None:
             return

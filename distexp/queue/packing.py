@@ -172,6 +172,7 @@ class Packing:
         self._known: dict[str, PhaseUse] = {}
         self._gpus: dict[str, _Gpu] = {}  # by UUID
         self._asked: dict[tuple[str, str], _Asked] = {}  # by worker
+        self._leaving: dict[tuple[str, int], Running] = {}  # by UUID and pid of its worker: see `abandon`
         self._changes = 0  # of what is known
 
     def recall(self, records: Iterable[PeakRecord]) -> None:
@@ -184,7 +185,8 @@ class Packing:
     def assign(self, worker: WorkerInfo, gpu: SharedGpu | None) -> Lease | None:
         """Assign a task that fits on the worker's GPU, as that looks now; see `TaskQueue.assign`."""
         with self._lock:
-            running = self._running(worker.shared_gpu)
+            self._forget_those_that_left(worker, gpu)
+            running = self._running(worker.shared_gpu, gpu)
             phases = open_phases(gpu, worker.pid, running, self._known)
             situation = self._situation(running, phases)
             self._asked[worker.name, worker.instance] = _Asked(gpu, running, situation)
@@ -193,7 +195,17 @@ class Packing:
             lease = self._queue.assign(replace(worker, phases=phases))
             if lease is not None:
                 self._look(worker.shared_gpu)
+                self._gpus[worker.shared_gpu].shares[lease.lease_id].most = len(running) + 1
             return lease
+
+    def abandon(self, lease: Lease) -> None:
+        """Note that a lease is about to end whose task may still run, until its worker hears that.
+
+        The task counts until its worker asks for another, or holds no memory of the GPU any more.
+        """
+        with self._lock:
+            if lease.worker.shared_gpu:
+                self._leaving[lease.worker.shared_gpu, lease.worker.pid] = self._of(lease)
 
     def must_look_again(self, worker: WorkerInfo) -> bool:
         """Return whether a worker that waits may get a task once it tells what its GPU's memory is now."""
@@ -201,7 +213,7 @@ class Packing:
             asked = self._asked.get((worker.name, worker.instance))
             if asked is None:
                 return True
-            running = self._running(worker.shared_gpu)
+            running = self._running(worker.shared_gpu, asked.gpu)
             left = {each.pid for each in asked.running} - {each.pid for each in running}
             gpu = asked.gpu and asked.gpu.without(left)
             phases = open_phases(gpu, worker.pid, running, self._known)
@@ -234,12 +246,22 @@ class Packing:
         chances = pending if phases is None else pending & phases
         return (tuple(running), self._changes, chances) if chances else None
 
-    def _running(self, uuid: str) -> list[Running]:
-        return [
-            Running(lease.task.phase, lease.worker.pid, self._queue.entry(lease.task.key).runs_alone)
-            for lease in self._queue.leases()
-            if lease.worker.shared_gpu == uuid
-        ]
+    def _running(self, uuid: str, gpu: SharedGpu | None) -> list[Running]:
+        live = [self._of(lease) for lease in self._queue.leases() if lease.worker.shared_gpu == uuid]
+        others = {pid: each for (where, pid), each in self._leaving.items() if where == uuid}
+        for each in live:
+            others.pop(each.pid, None)
+        return [*live, *(each for pid, each in others.items() if gpu is not None and gpu.held_by(pid))]
+
+    def _forget_those_that_left(self, worker: WorkerInfo, gpu: SharedGpu | None) -> None:
+        for uuid, pid in [*self._leaving]:
+            is_there = pid != worker.pid and gpu is not None and gpu.held_by(pid)
+            if uuid == worker.shared_gpu and not is_there:
+                del self._leaving[uuid, pid]
+
+    def _of(self, lease: Lease) -> Running:
+        is_alone = self._queue.entry(lease.task.key).runs_alone
+        return Running(lease.task.phase, lease.worker.pid, is_alone)
 
     def _look(self, uuid: str) -> None:
         """Count the time since the last look, forget what has ended, and see what has begun."""

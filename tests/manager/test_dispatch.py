@@ -61,6 +61,27 @@ def test_a_task_comes_with_all_that_a_client_needs(folder: Folder, manager: Expe
     assert "Assigned task exp1_vary_width_0_42 to mine" in folder.log()
 
 
+@pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "lost"])
+def test_a_shared_gpu_is_no_workers_before_a_task_without_lease_has_left_its_memory(
+    folder: Folder, manager: ExperimentManager, is_cancelled: bool
+) -> None:
+    def sharing(pid: int) -> RawClient:
+        about = {"shared_gpu": "GPU-0", "gpus": 1, "pid": pid, "memory_mib": 40_000}
+        return worker(manager, f"gpu0.{pid}", shares=False, **about)
+
+    full = {"total_mib": 40_000, "free_mib": 10_000, "held_mib": {"1": 30_000}}
+    free = {"total_mib": 40_000, "free_mib": 40_000}
+    with sharing(1) as one, sharing(2) as other:
+        task = one.say("request_task", memory=free)
+        if is_cancelled:
+            with RawClient(manager.port, token=folder.token) as user:
+                assert user.say("cancel", tasks=[task["task_id"]])["count"] == 1
+        else:
+            manager.dispatcher.completion.lose(manager.queue.leases()[0], "no sign of life")
+        assert other.say("request_task", memory=full)["type"] == "no_task"
+        assert other.say("request_task", memory=free)["type"] == "task"
+
+
 def test_a_request_that_one_process_repeats_gets_the_same_lease(manager: ExperimentManager) -> None:
     with worker(manager) as talk:
         first = talk.say("request_task")

@@ -260,6 +260,37 @@ def test_want_of_memory_beside_a_task_of_an_earlier_manager_costs_nothing() -> N
         assert after.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, "", None)
 
 
+@pytest.mark.parametrize("is_gone", [False, True], ids=["its worker asks again", "its worker is gone"])
+def test_a_task_without_lease_counts_while_its_worker_has_not_heard_of_it(is_gone: bool) -> None:
+    gpu = SampleGpu()
+    gpu.packing.recall([PeakRecord("exp1", 15 * GIB)])
+    assert gpu.ask(1)
+    (lease,) = gpu.sample.queue.leases()
+    still_there = a_gpu(10, p1=30)
+    assert gpu.ask(2, still_there) == ""
+    gpu.packing.abandon(lease)
+    gpu.sample.queue.cancel(lease.task.key)
+    assert not gpu.packing.must_look_again(gpu.worker(2)), "its memory is not free yet"
+    assert gpu.ask(2, still_there) == ""
+    if is_gone:
+        assert gpu.ask(2, a_gpu(40))
+    else:
+        assert gpu.ask(1, still_there)
+    assert not gpu.packing._leaving
+
+
+def test_want_of_memory_beside_a_cancelled_task_costs_nothing() -> None:
+    gpu = SampleGpu()
+    gpu.packing.recall([PeakRecord("exp1", 15 * GIB)])
+    assert gpu.ask(1)
+    (cancelled,) = gpu.sample.queue.leases()
+    gpu.packing.abandon(cancelled)
+    gpu.sample.queue.cancel(cancelled.task.key)
+    assert gpu.ask(2, a_gpu(23, p1=17))
+    (lease,) = gpu.sample.queue.leases()
+    assert gpu.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, "", None)
+
+
 def test_a_setup_or_an_import_before_the_first_task_does_not_make_it_slow() -> None:
     gpu = SampleGpu(tasks=40)
     first = gpu.ask(1)
