@@ -244,7 +244,8 @@ class Packing:
         counts = self._queue.queries.counts_by_phase()
         pending = frozenset(phase for phase, states in counts.items() if states.get(State.PENDING))
         chances = pending if phases is None else pending & phases
-        return (tuple(running), self._changes, chances) if chances else None
+        held = frozenset(self._queue.holds.explain())  # may be open to this worker once they are not
+        return (tuple(running), self._changes, chances, held) if chances else None
 
     def _running(self, uuid: str, gpu: SharedGpu | None) -> list[Running]:
         live = [self._of(lease) for lease in self._queue.leases() if lease.worker.shared_gpu == uuid]

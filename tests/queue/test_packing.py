@@ -168,6 +168,17 @@ def test_a_worker_that_waits_looks_again_once_a_task_may_fit_and_not_before() ->
     assert not gpu.packing.must_look_again(gpu.worker(2)), "that one's memory only comes on top"
 
 
+def test_a_worker_that_waits_looks_again_once_a_hold_has_ended() -> None:
+    gpu = SampleGpu()
+    lease_id, queue = gpu.ask(1), gpu.sample.queue
+    assert queue.not_begun(lease_id, gpu.sample.key, Cause.IMPORT, "No module named 'x'")
+    assert gpu.ask(1) == "", "it has had its trial"
+    assert not gpu.packing.must_look_again(gpu.worker(1))
+    queue.holds.end_all()
+    assert gpu.packing.must_look_again(gpu.worker(1))
+    assert gpu.ask(1)
+
+
 def test_growth_of_the_whole_gpu_counts_only_for_a_task_that_was_alone() -> None:
     gpu = SampleGpu()
     gpu.complete(gpu.ask(1), 3 * GIB, of_gpu=True)
