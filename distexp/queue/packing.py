@@ -17,6 +17,7 @@ from distexp.task import MAX_SHARING, MIB_PER_GB, Cause, PeakMemory, PeakRecord,
 MARGIN = 1.1  # times what a task of the phase has held: allocators and seeds differ by a few percent
 FIRST_LIMIT = 8  # tasks at a time, until it is known how fast they go
 ENOUGH = 4  # tasks beside as many others, before their mean time counts
+REMEMBERED = 16_000  # workers whose last request is: more than wait at a time; others look once more
 GOOD_SHARE = 0.75  # of the speed alone: then more at a time may get more done
 OUT_OF_MEMORY_WORDS = (  # of CUDA, cuBLAS, cuDNN, torch, JAX and TensorFlow, in lower case
     "out of memory",
@@ -189,7 +190,7 @@ class Packing:
             running = self._running(worker.shared_gpu, gpu)
             phases = open_phases(gpu, worker.pid, running, self._known)
             situation = self._situation(running, phases)
-            self._asked[worker.name, worker.instance] = _Asked(gpu, running, situation)
+            self._remember(worker, _Asked(gpu, running, situation))
             if phases is not None and not phases:
                 return None
             lease = self._queue.assign(replace(worker, phases=phases))
@@ -197,6 +198,12 @@ class Packing:
                 self._look(worker.shared_gpu)
                 self._gpus[worker.shared_gpu].shares[lease.lease_id].most = len(running) + 1
             return lease
+
+    def _remember(self, worker: WorkerInfo, asked: _Asked) -> None:
+        self._asked.pop(me := (worker.name, worker.instance), None)
+        self._asked[me] = asked
+        if len(self._asked) > REMEMBERED:
+            del self._asked[next(iter(self._asked))]  # most have left
 
     def abandon(self, lease: Lease) -> None:
         """Note that a lease is about to end whose task may still run, until its worker hears that.

@@ -5,6 +5,7 @@ from statistics import median
 
 import pytest
 
+from distexp.queue import packing
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.packing import Pace, Packing, PhaseUse, Running, is_out_of_memory, open_phases
 from distexp.task import Cause, PeakMemory, PeakRecord, SharedGpu, State
@@ -166,6 +167,17 @@ def test_a_worker_that_waits_looks_again_once_a_task_may_fit_and_not_before() ->
     assert not gpu.packing.must_look_again(gpu.worker(2))
     assert gpu.ask(3, a_gpu(36, p1=2))
     assert not gpu.packing.must_look_again(gpu.worker(2)), "that one's memory only comes on top"
+
+
+def test_not_every_worker_that_ever_asked_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "REMEMBERED", 3)
+    gpu = SampleGpu()
+    assert gpu.ask(1)
+    for number in (2, 3, 4, 2, 5):
+        assert gpu.ask(number) == ""
+    assert [gpu.packing.must_look_again(gpu.worker(number)) for number in (2, 3, 4, 5)] == [
+        *(False, True, False, False)
+    ]
 
 
 def test_a_worker_that_waits_looks_again_once_a_hold_has_ended() -> None:
