@@ -39,7 +39,7 @@ def main(workers: int, configs: str | None, workdir: Path, axes: bool, json: boo
         phases = load_configs([Path(configs or folder.configs)], folder.root)
         tasks, to_come = tasks_in(folder, phases)
         superseded = superseded_in(folder)
-        files = audit(folder.root, tasks, superseded, work)
+        files = audit(folder.root, tasks, superseded, work, to_come)
         rungs = [*rungs_of(folder.root, [task.output_dir for task in tasks if task.grid.halving])]
         work.begin("Adding up")
         other_code = told_other_code(folder.root, files)

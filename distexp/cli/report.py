@@ -52,9 +52,9 @@ def main(metric: str | None, out: Path | None, configs: str | None, workdir: Pat
     with LongWork() as work:
         work.begin(READING)
         phases = load_configs([Path(configs or folder.configs)], folder.root)
-        tasks = tasks_in(folder, phases).tasks
+        tasks, to_come = tasks_in(folder, phases)
         rungs = [*rungs_of(folder.root, [task.output_dir for task in tasks if task.grid.halving])]
-        files = audit(folder.root, tasks, superseded_in(folder), work)
+        files = audit(folder.root, tasks, superseded_in(folder), work, to_come)
         work.begin("Drawing the charts")
         other_code = told_other_code(folder.root, files)
         curves = partial(curves_of, folder.root)

@@ -33,8 +33,8 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
         with LongWork() as work:
             work.begin(READING)
             phases = load_configs([Path(configs)], folder)
-            tasks = tasks_in(workdir, phases).tasks
-            files = audit(folder, tasks, superseded_in(workdir), work)
+            tasks, to_come = tasks_in(workdir, phases)
+            files = audit(folder, tasks, superseded_in(workdir), work, to_come)
             records = failures_of(workdir)
     except DistexpError as error:
         print(f"warning: no summary: {error}", file=sys.stderr)

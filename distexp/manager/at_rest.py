@@ -49,7 +49,7 @@ class SweepAtRest:
         self._queue = TaskQueue(time.monotonic, lambda record: None)
         self._store = _StoreAtRest(workdir.root, self._take, work.advance)
         self._queue.sync(known.tasks, known.to_come)
-        self._store.sync(known.tasks)
+        self._store.sync(known.tasks, known.to_come)
         self._store.recall_superseded({each.key: each.superseded for each in records if each.superseded})
         registry = WorkerRegistry(
             host=host_name(), machine="", nonce="", task_lock=workdir.task_lock, clock=time.monotonic

@@ -243,7 +243,7 @@ class ExperimentManager:
     def _join(self, tasks: Sequence[GridPoint], to_come: Mapping[Grid, int]) -> tuple[int, int]:
         """Make `tasks` the sweep, of which more are to come; return how many joined, and how many left."""
         joined_left = self.queue.sync(tasks, to_come)
-        self.store.sync(tasks)
+        self.store.sync(tasks, to_come)
         return joined_left
 
     def _join_and_scan(self, tasks: Sequence[GridPoint], to_come: Mapping[Grid, int]) -> tuple[int, int]:

@@ -4,7 +4,7 @@ Reads alone: no lock, no file of its own.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from distexp.results.problems import Problem
 from distexp.results.results_file import READING, RESULTS_FILE, ResultsFile
 from distexp.results.row import CODE
 from distexp.results.store import bytes_in, folders_with_results
-from distexp.sweep.grid import GridPoint
+from distexp.sweep.grid import Grid, GridPoint
 from distexp.system.code import FolderCode, is_code, other_code_text
 from distexp.system.long_work import LongWork
 
@@ -63,14 +63,15 @@ def audit(
     tasks: Sequence[GridPoint],
     superseded: Mapping[str, str] | None = None,
     work: LongWork | None = None,
+    growing: Iterable[Grid] = (),
 ) -> list[FileAudit]:
     """Return what each results file holds: those of the tasks' own folders first, then all others.
 
     A task's first row counts, whichever file it stands in, but none with the code that `superseded` names
-    for the task. `work` is told how much has been read.
+    for the task. `work` is told how much has been read. Of the `growing` grids more tasks are to come.
     """
     work = work or LongWork()
-    index = TaskIndex(tasks)
+    index = TaskIndex(tasks, growing)
     index.superseded.update(superseded or {})
     own = dict.fromkeys(task.output_dir for task in tasks)
     others = [folder for folder in folders_with_results(root) if folder not in own]

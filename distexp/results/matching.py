@@ -27,7 +27,7 @@ class TaskIndex:
     A matcher goes on with the tasks that were there when it was made.  Safe from any thread, but for `sync`.
     """
 
-    def __init__(self, tasks: Iterable[Planned] = ()) -> None:
+    def __init__(self, tasks: Iterable[Planned] = (), growing: Iterable[Grid] = ()) -> None:
         self.groups: list[Group] = []
         self._of_grid: dict[Grid, Group] = {}
         self._keys: set[str] = set()
@@ -35,7 +35,7 @@ class TaskIndex:
         self._writers: dict[str, set[str]] = {}  # folder -> the phases that write there
         self.superseded: dict[str, str] = {}  # key -> code of a row that no longer completes that task
         self.stopping_phases: set[str] = set()  # that stop tasks early: a row may say that its task was
-        self.sync(tasks)
+        self.sync(tasks, growing)
 
     def forget_superseded(self, keys: Iterable[str]) -> None:
         """Let whatever rows these tasks get complete them."""
@@ -45,8 +45,11 @@ class TaskIndex:
     def __contains__(self, key: object) -> bool:
         return key in self._keys
 
-    def sync(self, tasks: Iterable[Planned]) -> bool:
-        """Make these the tasks; return whether one is new: rows read before are not looked at again."""
+    def sync(self, tasks: Iterable[Planned], growing: Iterable[Grid] = ()) -> bool:
+        """Make these the tasks; return whether one is new: rows read before are not looked at again.
+
+        Of the `growing` grids more are to come: their columns are known also where no task is there yet.
+        """
         known, self._keys, self.groups, self._of_grid, self._writers = self._keys, set(), [], {}, {}
         self.stopping_phases = set()
         by_grid: dict[Grid, list[GridPoint]] = {}
@@ -55,6 +58,8 @@ class TaskIndex:
                 by_grid.setdefault(task.grid, []).append(task)
             else:
                 self.add(task)
+        for grid in growing:
+            by_grid.setdefault(grid, [])
         for grid, points in by_grid.items():
             self._keys.update([point.key for point in points])
             group = self._of_grid[grid] = Group.of_grid(grid, points)

@@ -25,7 +25,7 @@ from distexp.results.row import RUNGS_FILE
 from distexp.results.rungs import RungRecord, read_rungs
 from distexp.sweep.config import Phase
 from distexp.sweep.expand import output_folders
-from distexp.sweep.grid import GridPoint, Planned
+from distexp.sweep.grid import Grid, GridPoint, Planned
 from distexp.sweep.templates import parse
 from distexp.task import Bookmark, RowRule, Task
 
@@ -110,10 +110,13 @@ class ResultsStore:
         self._files: dict[str, _OpenFile] = {}  # by folder
         self._in_trouble: dict[str, _OpenFile] = {}  # those of them that may not be read or written
 
-    def sync(self, tasks: Sequence[Planned]) -> None:
-        """Make `tasks` those whose rows are looked for; where some are new, all files are read again."""
+    def sync(self, tasks: Sequence[Planned], growing: Iterable[Grid] = ()) -> None:
+        """Make `tasks` those whose rows are looked for; where some are new, all files are read again.
+
+        Of the `growing` grids more are to come.
+        """
         own = dict.fromkeys(task.output_dir for task in tasks)
-        has_new = self._index.sync(tasks)
+        has_new = self._index.sync(tasks, growing)
         for folder in [*own, *[folder for folder in self._files if folder not in own]]:
             opened = self._file(folder)
             if has_new:

@@ -429,6 +429,21 @@ def test_a_row_of_one_seed_brings_the_others_as_tasks(folder: Folder) -> None:
         assert manager.queue.is_over()
 
 
+def test_a_search_without_a_task_yet_knows_the_columns_of_a_file_that_is_there(folder: Folder) -> None:
+    folder.configure(samples(4), FOUR)
+    folder.add_rows("10,1,42,7", header="a,b,seed,loss")
+    with folder.serving() as manager:
+        manager.rescan()
+        assert manager.dispatcher.status().problems == 0, "its tasks would wait for ever"
+        with runner(manager) as one:
+            for _ in range(4):
+                one.finish(one.take())
+    assert len(folder.rows()) == 5
+    assert next(line for line in folder.log() if "not count" in line).endswith(
+        "1 row does not count: a is '10', which no task of p has so far"
+    )
+
+
 def test_rows_outside_the_space_change_nothing(folder: Folder) -> None:
     folder.configure(samples(4), FOUR)
     with folder.serving() as manager, runner(manager) as one:
