@@ -209,6 +209,14 @@ def test_rerun_runs_it_first_where_it_has_not_been_done(lab: Folder) -> None:
         assert ("getting data" in said, "Result: data=rows and more" in said) == (is_first, True)
 
 
+def test_what_it_leaves_running_is_ended(lab: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lab.root / "get_data.py").write_text(ENDLESS.removesuffix("time.sleep(600)\n"))
+    monkeypatch.chdir(lab.root)
+    task = expand(load_configs([Path("configs/config_exp1.yaml")], lab.root))[0].task
+    assert HostSetup(Workdir(lab.root)).run(task) == ""
+    assert not any(map(runs_still, (lab.root / "pids").read_text().split()))
+
+
 def test_one_that_does_not_end_is_ended(lab: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     (lab.root / "get_data.py").write_text(ENDLESS)
     monkeypatch.chdir(lab.root)
