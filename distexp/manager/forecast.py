@@ -64,6 +64,7 @@ class Forecaster:
         self._took_s: dict[str, deque[float]] = {}  # phase -> seconds, of those completed last
         self._failures: dict[str, FailureStatus] = {}  # cause without its numbers -> its latest
         self._sample: dict[str, tuple[Task, Features]] = {}
+        self._without = frozenset[str]()  # held phases, of which there is none in the sample
         self._last, self._stale_at_s = Forecast(None, None), 0.0
         self._usual: Model | None = None  # of what was measured, without what runs for longer than its like
 
@@ -210,12 +211,9 @@ class Forecaster:
         return sum(by_phase[each].get(State.PENDING, 0) for each in phases if each in by_phase)
 
     def _pending_s(self, model: "Model", pending: int, held: Mapping[str, str]) -> list[float]:
-        def those_that_may_run(tasks: Iterable[Task]) -> list[Task]:
-            return [each for each in self._queue.queries.pending_among(tasks) if each.phase not in held]
-
-        left = those_that_may_run([task for task, _ in self._sample.values()])
-        if len(left) < min(RESAMPLE_BELOW, pending):
-            left = those_that_may_run(self._queue.queries.sample(SAMPLE))
+        left = self._queue.queries.pending_among([task for task, _ in self._sample.values()])
+        if len(left) < min(RESAMPLE_BELOW, pending) or self._without != held.keys():
+            left, self._without = self._queue.queries.sample(SAMPLE, held), frozenset(held)
             self._sample = {task.key: (task, features_of(task)) for task in left}
         known = [model.predict_s(self._sample[task.key][1]) for task in left]
         return known or [model.mean_s] * bool(pending)  # a search has yet to choose them

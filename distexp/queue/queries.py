@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any
 
 from distexp.queue.counts import StateCounts
@@ -63,13 +63,15 @@ class Queries:
         with self._lock:
             return self._scheduler.is_short_of_time(worker)
 
-    def sample(self, limit: int) -> list[Task]:
-        """Return at most `limit` tasks, picked at random among the pending ones.
+    def sample(self, limit: int, without: Container[str] = ()) -> list[Task]:
+        """Return at most `limit` tasks, picked at random among the pending ones but `without` these phases.
 
         It walks through the whole sweep. Not every so-manyth: the axes of a sweep repeat, too.
         """
         with self._lock:
             left = [entry for entry in self._entries.values() if entry.state is State.PENDING]
+        if without:
+            left = [entry for entry in left if entry.planned.phase not in without]
         return [entry.task for entry in (left if len(left) <= limit else random.sample(left, limit))]
 
     def fresh(self, keys: Iterable[str]) -> list[str]:

@@ -233,6 +233,23 @@ def test_a_held_phase_is_not_waited_for() -> None:
     assert (sweep.eta_s(), sweep.forecast().why_no_eta) == (None, HELD)
 
 
+def test_the_sample_of_pending_tasks_is_one_of_those_that_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    short_long = [a_task(seed, phase="exp1", width=1 + (seed >= 15)) for seed in range(40)]
+    sweep = SimulatedSweep([*short_long, *[a_task(seed, phase="exp2") for seed in range(4000)]], 1)
+    sweep.run(lambda task: 10.0 if task.config["width"] == 1 else 100.0, 25)
+    held = sweep.queue.assign(sweep.registry.all()[0][0].info)
+    assert held is not None
+    sweep.queue.holds.not_begun("exp2", Cause.IMPORT, "no", held.worker)
+    sweep.queue.release(held.lease_id, held.task.key)
+    drawn, sample = list[int](), sweep.queue.queries.sample
+    monkeypatch.setattr(sweep.queue.queries, "sample", lambda *words: drawn.append(1) or sample(*words))
+    for _ in range(3):
+        assert sweep.eta_s() == pytest.approx(1500.0)
+    assert len(drawn) == 1, "each draw walks through the whole sweep"
+    sweep.queue.holds.end_all()
+    assert sweep.eta_s() == pytest.approx(1500.0 + 4000 * 10.0, rel=0.05)
+
+
 def test_a_phase_is_too_long_by_the_median_of_its_tasks_that_were_completed_last() -> None:
     phases = (("exp1", 1), ("exp2", 2))
     sweep = SimulatedSweep(
