@@ -35,7 +35,7 @@ from distexp.system.git import commit_of
 from distexp.system.logs import log_to_file, stop_logging_to
 from distexp.system.long_work import LongWork, Step
 from distexp.system.process import host_name, machine_id
-from distexp.task import State
+from distexp.task import State, Task
 from distexp.text import count_text
 from distexp.wire.auth import load_or_make_identity
 from distexp.wire.messages import DEFAULT_PORT, ViewReply
@@ -108,7 +108,7 @@ class ExperimentManager:
         self._starting = LongWork(log.info)
         self._last_counts: dict[State, int] = {}
         self._unwritable: dict[str, str] = {}  # folder -> why its results file cannot be written
-        self._held_code: dict[str, CodeSignature] = {}  # held phase -> its code when that began
+        self._held_code: dict[str, tuple[Task, CodeSignature]] = {}  # held phase -> a task, its code then
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -375,20 +375,20 @@ class ExperimentManager:
 
     def _note_held_code(self, phase: str) -> None:
         """Remember the code of a phase that has just been held: an edit may come at once."""
-        self._held_code[phase] = self._code_of(phase)
+        some, _ = self.queue.queries.page(lambda entry: entry.planned.phase == phase, 0, 1)
+        if some:
+            task = some[0].task
+            self._held_code[phase] = task, code_signature(self.workdir.root, task)
 
     def _look_at_held_code(self) -> None:
         """Let held phases go on once a file of their code is another one."""
-        held = self.queue.holds.explain()
-        for phase in self._held_code.keys() - held.keys():
+        noted, held = {*self._held_code}, self.queue.holds.explain()  # a phase is held, then noted
+        for phase in noted - held.keys():
             del self._held_code[phase]
-        if any(self._code_of(phase) != known for phase, known in list(self._held_code.items())):
+        known = list(self._held_code.values())
+        if any(code_signature(self.workdir.root, task) != code for task, code in known):
             self._held_code.clear()
             self.dispatcher.code_changed()
-
-    def _code_of(self, phase: str) -> CodeSignature:
-        some, _ = self.queue.queries.page(lambda entry: entry.planned.phase == phase, 0, 1)
-        return code_signature(self.workdir.root, some[0].task) if some else ()
 
     def _holds_folder(self) -> bool:
         try:

@@ -355,14 +355,16 @@ def test_an_experiment_that_cannot_be_imported_holds_its_phase_once(
 
 @pytest.mark.parametrize("edited", ["configs/config_exp1.yaml", "absent_module.py", "src/lib/inner.py"])
 def test_an_edit_of_config_or_code_ends_a_hold(
-    folder: Folder, manager: ExperimentManager, edited: str
+    folder: Folder, manager: ExperimentManager, edited: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with worker(manager) as talk:
         task = talk.say("request_task")
         named = {"lease_id": task["lease_id"], "key": task["key"]}
         talk.say("task_failed", **named, cause="import", error="No module named 'absent_module'")
         (folder.root / edited).parent.mkdir(parents=True, exist_ok=True)
-        manager.rescan()
+        with monkeypatch.context() as patch:
+            patch.delattr("distexp.queue.queries.Queries.page")  # it may walk through a million tasks
+            manager.rescan()
         assert talk.say("request_task")["cannot_run"] is True
         with (folder.root / edited).open("a") as file:
             file.write("# fixed\n")
