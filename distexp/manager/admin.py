@@ -98,7 +98,7 @@ class Admin:
         total = sum(counts.values()) - counts[State.WITHDRAWN]
         done = counts[State.COMPLETE] + counts[State.PRUNED]
         share = 100 * done / total if total else 100.0
-        excluded = _cut(" ".join(worker.name for worker, _ in self._registry.all() if worker.excluded))
+        excluded = _cut(" ".join(self._registry.excluded()))
         return wire.SweepStatus(
             total=total,
             **{state.value: counts[state] for state in State if state is not State.WITHDRAWN},

@@ -378,6 +378,11 @@ class WorkerRegistry:
         """Return how many workers hold a connection now."""
         return self._connected
 
+    def excluded(self) -> list[str]:
+        """Return the names of the workers that get no more tasks."""
+        with self._lock:
+            return [worker.name for worker in self._workers.values() if worker.excluded]
+
     def share_done(self, info: WorkerInfo) -> tuple[float, float, float | None] | None:
         """Return which share of its task a worker has done, when it said so, and how long after the last.
 
