@@ -235,16 +235,24 @@ class Packing:
             return ""
         gpu = idle[0].name.rpartition("/")[2].partition(".")[0]
         with self._lock:
-            needed_mib = self._known.get(entry.planned.phase, PhaseUse()).needed_mib
             asked = self._asked.get((idle[0].name, idle[0].instance))
-        if asked and asked.gpu and not asked.running and asked.gpu.free_mib <= asked.gpu.min_free_mib:
-            free_gb, least_gb = asked.gpu.free_mib / MIB_PER_GB, asked.gpu.min_free_mib / MIB_PER_GB
-            return f"others hold the memory of {gpu}: {free_gb:.1f} GB free, --min-free-gb {least_gb:g}"
-        if entry.runs_alone:
-            return f"it ran out of memory beside other tasks, and waits until nothing else runs on {gpu}"
-        if needed_mib is None:
-            return f"the memory of its phase is not known: its first task waits until {gpu} is its own"
-        return f"it waits for room on {gpu}: tasks of its phase are given {needed_mib / MIB_PER_GB:.1f} GB"
+            running = asked.running if asked else ()
+            phases = entry.planned.phase, *(each.phase for each in running)
+            use, *others = [self._known.get(phase, PhaseUse()) for phase in phases]
+            limit = min(each.pace.limit for each in (use, *others))
+            if asked and asked.gpu and not running and asked.gpu.free_mib <= asked.gpu.min_free_mib:
+                free_gb, least_gb = asked.gpu.free_mib / MIB_PER_GB, asked.gpu.min_free_mib / MIB_PER_GB
+                return f"others hold the memory of {gpu}: {free_gb:.1f} GB free, --min-free-gb {least_gb:g}"
+            if entry.runs_alone:
+                return f"it ran out of memory beside other tasks, and waits until nothing else runs on {gpu}"
+            if use.needed_mib is None:
+                return f"the memory of its phase is not known: its first task waits until {gpu} is its own"
+            if any(each.needed_mib is None for each in others) or any(each.is_alone for each in running):
+                return f"it waits for the task on {gpu}, which runs alone there"
+            if len(running) >= limit:
+                return f"{limit} at a time run on {gpu}: more get no more done, as far as is known"
+            given_gb = use.needed_mib / MIB_PER_GB
+            return f"it waits for room on {gpu}: tasks of its phase are given {given_gb:.1f} GB"
 
     def _situation(self, running: Sequence[Running], phases: frozenset[str] | None) -> object:
         """Return what the chances of a worker depend on; None where it has none."""

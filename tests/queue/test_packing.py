@@ -239,6 +239,26 @@ def test_show_tells_what_a_task_waits_for() -> None:
     assert why() == "", "its worker is busy"
 
 
+def test_show_tells_that_the_task_on_a_gpu_runs_alone_or_that_more_get_no_more_done() -> None:
+    gpu = SampleGpu(tasks=20)
+    gpu.sample.queue.sync([*gpu.sample.tasks, a_task(phase="exp2", width=99)])
+
+    def why(number: int) -> str:
+        entry = gpu.sample.queue.entry(gpu.sample.tasks[-1].key)
+        return gpu.packing.why_waiting(entry, [gpu.worker(number)])
+
+    gpu.complete(gpu.ask(1))
+    gpu.sample.queue.priorities.ask("exp2", 1)
+    other = gpu.ask(1)
+    assert gpu.ask(2) == ""
+    assert why(2) == "it waits for the task on gpu0, which runs alone there"
+    assert gpu.sample.queue.release(other, gpu.sample.queue.leases()[0].task.key)
+    gpu.sample.queue.priorities.ask("exp2", -1)
+    assert all(gpu.ask(number) for number in range(1, 9))
+    assert gpu.ask(9) == ""
+    assert why(9) == "8 at a time run on gpu0: more get no more done, as far as is known"
+
+
 def test_a_gpu_becomes_free_for_a_phase_of_higher_priority_whose_tasks_do_not_fit() -> None:
     gpu = SampleGpu(tasks=4)
     tasks = [*gpu.sample.tasks, *(a_task(phase="exp2", width=width) for width in (10, 11))]
