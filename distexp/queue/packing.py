@@ -17,6 +17,7 @@ from distexp.task import MAX_SHARING, MIB_PER_GB, Cause, PeakMemory, PeakRecord,
 MARGIN = 1.1  # times what a task of the phase has held: allocators and seeds differ by a few percent
 FIRST_LIMIT = 8  # tasks at a time, until it is known how fast they go
 ENOUGH = 4  # tasks beside as many others, before their mean time counts
+LEAVES_S = 60.0  # for a worker to hear that its lease has ended, and to end the task; then it may hang
 REMEMBERED = 16_000  # workers whose last request is: more than wait at a time; others look once more
 GOOD_SHARE = 0.75  # of the speed alone: then more at a time may get more done
 OUT_OF_MEMORY_WORDS = (  # of CUDA, cuBLAS, cuDNN, torch, JAX and TensorFlow, in lower case
@@ -163,6 +164,13 @@ class _Asked:
     situation: object
 
 
+class _Leaving(NamedTuple):
+    """A task whose lease has ended before its worker has heard of it."""
+
+    task: Running
+    until_s: float  # on the queue's clock: so long it counts at most
+
+
 class Packing:
     """Assigns tasks to workers that share GPUs, and learns from how they end.  Safe from any thread."""
 
@@ -173,7 +181,7 @@ class Packing:
         self._known: dict[str, PhaseUse] = {}
         self._gpus: dict[str, _Gpu] = {}  # by UUID
         self._asked: dict[tuple[str, str], _Asked] = {}  # by worker
-        self._leaving: dict[tuple[str, int], Running] = {}  # by UUID and pid of its worker: see `abandon`
+        self._leaving: dict[tuple[str, int], _Leaving] = {}  # by UUID and pid of its worker: see `abandon`
         self._changes = 0  # of what is known
 
     def recall(self, records: Iterable[PeakRecord]) -> None:
@@ -208,11 +216,12 @@ class Packing:
     def abandon(self, lease: Lease) -> None:
         """Note that a lease is about to end whose task may still run, until its worker hears that.
 
-        The task counts until its worker asks for another, or holds no memory of the GPU any more.
+        The task counts until its worker asks for another, or holds no memory of the GPU any more, or hangs.
         """
         with self._lock:
             if lease.worker.shared_gpu:
-                self._leaving[lease.worker.shared_gpu, lease.worker.pid] = self._of(lease)
+                about = _Leaving(self._of(lease), self._queue.now_s() + LEAVES_S)
+                self._leaving[lease.worker.shared_gpu, lease.worker.pid] = about
 
     def must_look_again(self, worker: WorkerInfo) -> bool:
         """Return whether a worker that waits may get a task once it tells what its GPU's memory is now."""
@@ -264,14 +273,21 @@ class Packing:
 
     def _running(self, uuid: str, gpu: SharedGpu | None) -> list[Running]:
         live = [self._of(lease) for lease in self._queue.leases() if lease.worker.shared_gpu == uuid]
-        others = {pid: each for (where, pid), each in self._leaving.items() if where == uuid}
-        for each in live:
-            others.pop(each.pid, None)
-        return [*live, *(each for pid, each in others.items() if gpu is not None and gpu.held_by(pid))]
+        pids = {each.pid for each in live}
+        others = (
+            each.task
+            for (where, _), each in self._leaving.items()
+            if where == uuid and self._holds(each, gpu)
+        )
+        return [*live, *(each for each in others if each.pid not in pids)]
+
+    def _holds(self, leaving: _Leaving, gpu: SharedGpu | None) -> bool:
+        is_early = self._queue.now_s() < leaving.until_s
+        return is_early and gpu is not None and gpu.held_by(leaving.task.pid) > 0
 
     def _forget_those_that_left(self, worker: WorkerInfo, gpu: SharedGpu | None) -> None:
-        for uuid, pid in [*self._leaving]:
-            is_there = pid != worker.pid and gpu is not None and gpu.held_by(pid)
+        for (uuid, pid), each in [*self._leaving.items()]:
+            is_there = pid != worker.pid and self._holds(each, gpu)
             if uuid == worker.shared_gpu and not is_there:
                 del self._leaving[uuid, pid]
 

@@ -303,8 +303,8 @@ def test_want_of_memory_beside_a_task_of_an_earlier_manager_costs_nothing() -> N
         assert after.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, "", None)
 
 
-@pytest.mark.parametrize("is_gone", [False, True], ids=["its worker asks again", "its worker is gone"])
-def test_a_task_without_lease_counts_while_its_worker_has_not_heard_of_it(is_gone: bool) -> None:
+@pytest.mark.parametrize("end", ["its worker asks again", "its worker is gone", "its worker hangs"])
+def test_a_task_without_lease_counts_while_its_worker_has_not_heard_of_it(end: str) -> None:
     gpu = SampleGpu()
     gpu.packing.recall([PeakRecord("exp1", 15 * GIB)])
     assert gpu.ask(1)
@@ -315,10 +315,15 @@ def test_a_task_without_lease_counts_while_its_worker_has_not_heard_of_it(is_gon
     gpu.sample.queue.cancel(lease.task.key)
     assert not gpu.packing.must_look_again(gpu.worker(2)), "its memory is not free yet"
     assert gpu.ask(2, still_there) == ""
-    if is_gone:
-        assert gpu.ask(2, a_gpu(40))
-    else:
-        assert gpu.ask(1, still_there)
+    match end:
+        case "its worker asks again":
+            assert gpu.ask(1, still_there)
+        case "its worker is gone":
+            assert gpu.ask(2, a_gpu(40))
+        case _:
+            gpu.sample.clock.now_s += packing.LEAVES_S
+            assert gpu.packing.must_look_again(gpu.worker(2))
+            assert gpu.ask(2, still_there)
     assert not gpu.packing._leaving
 
 
