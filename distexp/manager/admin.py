@@ -227,7 +227,7 @@ class Admin:
             return f"pruned {stop.why}; `requeue {entry.planned.task_id}` runs it again"
         phase, holds = entry.planned.phase, self._queue.holds
         workers = [
-            (worker, excluded or SETUP_FAILED * holds.is_unable(worker, phase))
+            (worker, excluded or SETUP_FAILED * (phase in holds.unable(worker)))
             for worker, excluded in self._registry.available()
         ]
         return why_not_running(entry, workers, view)

@@ -42,6 +42,7 @@ PROCESS_ENDS_S = 0.1  # from the end of a killed worker's connection to that of 
 TASK_ENDS_S = 2.5  # for its watcher to end the task
 DEATH_LOOK_S = 0.01
 LOOK_AGAIN = "a task may fit on this GPU now: tell how much of its memory is free"
+UNABLE = "the `setup` of all that is left has failed on this host; fix it, then `resume` tries it again"
 NO_ROOM = "no task that is left may start on this GPU now"
 TOKEN_REMEDY = "put the secret of the manager's .experiment_manager/token into it"
 WAIT_MAX_S = 10.0  # ... one of a thousand after this: together they ask 100 times a second
@@ -340,6 +341,8 @@ class Dispatcher:
             return wire.NoTask(reason="no_time", message=message)
         if not self._queue.can_run():
             return self._wait(self.held_text(), cannot_run=True)
+        if (unable := self._queue.holds.unable(info)) and unable >= self._queue.queries.phases_left():
+            return self._wait(UNABLE, cannot_run=True)
         return self._wait(NO_ROOM if info.shared_gpu else "the tasks that are left run on other workers")
 
     def _next_lease(self, info: WorkerInfo, memory: SharedGpu | None, *, has_waited: bool) -> Lease | None:

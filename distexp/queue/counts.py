@@ -43,6 +43,11 @@ class StateCounts:
         """Return the phases of which tasks are to come."""
         return {phase for phase, number in self.to_come.items() if number}
 
+    def left(self) -> set[str]:
+        """Return the phases of which a task is pending, assigned or to come."""
+        states = (State.PENDING, State.ASSIGNED)
+        return self.coming().union(p for p, counts in self._of_phase.items() if any(map(counts.get, states)))
+
     def are_over(self) -> bool:
         """Return whether no task is pending, assigned or to come."""
         return not (self._all[State.PENDING] or self._all[State.ASSIGNED] or self.coming())

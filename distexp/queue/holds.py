@@ -37,7 +37,7 @@ class _Phase:
 class PhaseHolds:
     """Which phases are proven, and which are held.
 
-    `explain`, `end_all` and `code_version` are safe from any thread; else the caller holds the lock.
+    `explain`, `unable`, `end_all`, `code_version` are safe from any thread; else the caller holds the lock.
     """
 
     def __init__(self, lock: threading.RLock, *, keep_going: bool = False) -> None:
@@ -144,10 +144,10 @@ class PhaseHolds:
         with self._lock:
             return dict(self.held)
 
-    def is_unable(self, worker: WorkerInfo, phase: str) -> bool:
-        """Return whether the setup of this phase has failed on the host of this worker."""
+    def unable(self, worker: WorkerInfo) -> frozenset[str]:
+        """Return the phases whose setup has failed on the host of this worker."""
         with self._lock:
-            return phase in self._unable.get((worker.name, worker.instance), ())
+            return frozenset(self._unable.get((worker.name, worker.instance), ()))
 
     def closed_to(self, worker: WorkerInfo, now_s: float) -> frozenset[str]:
         """Return the phases of which this worker gets no task now.

@@ -25,6 +25,11 @@ class Queries:
         with self._lock:
             return self._counts.by_phase()
 
+    def phases_left(self) -> set[str]:
+        """Return the phases of which a task is pending, assigned or to come."""
+        with self._lock:
+            return self._counts.left()
+
     def page(
         self,
         accept: Callable[[Entry], bool] | None,

@@ -241,7 +241,7 @@ class NoTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="n
     reason: Literal["wait", "done", "restarting", "no_time"]
     retry_after_s: float = 1.0
     message: str = ""
-    cannot_run: bool = False  # nothing that is left can run until somebody acts: its phases are held
+    cannot_run: bool = False  # what is left cannot run here until somebody acts: a hold, say
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="ack", omit_defaults=True):

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from distexp.manager.dispatch import UNABLE
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.holds import HOLD_AFTER
 from distexp.queue.task_queue import LOSS_BUDGET
@@ -351,6 +352,23 @@ def test_an_experiment_that_cannot_be_imported_holds_its_phase_once(
         assert (again["code_version"], tasks[0]["code_version"]) == (1, 0)
         one.say("task_complete", key=again["key"], result={"score": 1})
     assert "Phase exp1_vary_width goes on: `resume`" in folder.log()
+
+
+def test_a_worker_that_no_setup_lets_begin_hears_that_and_not_of_work_for_others(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with worker(manager) as bad, worker(manager, "gpu1") as good:
+        task = bad.say("request_task")
+        named = {"lease_id": task["lease_id"], "key": task["key"]}
+        bad.say("task_failed", **named, cause="setup", error="setup failed")
+        task = good.say("request_task")
+        good.say("task_complete", key=task["key"], result={"score": 1})
+        waits = bad.say("request_task")
+        assert (waits["reason"], waits["cannot_run"], waits["message"]) == ("wait", True, UNABLE)
+        assert good.say("request_task")["type"] == "task", "the phase is not held for others"
+        with RawClient(manager.port, token=folder.token) as user:
+            user.say("resume")
+        assert bad.say("request_task")["type"] == "task"
 
 
 @pytest.mark.parametrize("edited", ["configs/config_exp1.yaml", "absent_module.py", "src/lib/inner.py"])

@@ -191,7 +191,8 @@ def test_a_host_whose_setup_fails_gets_no_task_of_the_phase_though_others_do() -
     sample.queue.complete(good.task.key)
     assert sample.queue.holds.explain() == {}
     assert sample.assign(CPU0).task.phase == "exp2"
-    assert [sample.queue.holds.is_unable(each, "exp1") for each in (CPU0, CPU1)] == [True, False]
+    assert sample.queue.queries.phases_left() == {"exp1", "exp2"}
+    assert [sample.queue.holds.unable(each) for each in (CPU0, CPU1)] == [{"exp1"}, set()]
     sample.queue.holds.end_all()
     assert sample.queue.holds.code_version("exp1") == 1, "it runs the setup again"
     assert sample.assign(CPU0).task.phase == "exp1", "somebody has fixed it"
