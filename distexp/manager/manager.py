@@ -381,9 +381,9 @@ class ExperimentManager:
             self._held_code[phase] = task, code_signature(self.workdir.root, task)
 
     def _look_at_held_code(self) -> None:
-        """Let held phases go on once a file of their code is another one."""
-        noted, held = {*self._held_code}, self.queue.holds.explain()  # a phase is held, then noted
-        for phase in noted - held.keys():
+        """Let held phases go on once a file of their code, or setup, is another one."""
+        noted, closed = {*self._held_code}, self.queue.holds.closed()  # a phase is held, then noted
+        for phase in noted - closed:
             del self._held_code[phase]
         known = list(self._held_code.values())
         if any(code_signature(self.workdir.root, task) != code for task, code in known):

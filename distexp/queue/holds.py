@@ -37,7 +37,8 @@ class _Phase:
 class PhaseHolds:
     """Which phases are proven, and which are held.
 
-    `explain`, `unable`, `end_all`, `code_version` are safe from any thread; else the caller holds the lock.
+    `explain`, `closed`, `unable`, `end_all`, `code_version` are safe from any thread; else the caller holds
+    the lock.
     """
 
     def __init__(self, lock: threading.RLock, *, keep_going: bool = False) -> None:
@@ -129,7 +130,7 @@ class PhaseHolds:
         """
         with self._lock:
             ended = list(self.held)
-            anew = {*ended}.union(*self._unable.values())
+            anew = self.closed()
             self.held.clear()
             self._doubted.clear()
             self._unable.clear()
@@ -143,6 +144,11 @@ class PhaseHolds:
         """Return the held phases, and why."""
         with self._lock:
             return dict(self.held)
+
+    def closed(self) -> set[str]:
+        """Return the phases that are held, or whose setup has failed on some host."""
+        with self._lock:
+            return {*self.held}.union(*self._unable.values())
 
     def unable(self, worker: WorkerInfo) -> frozenset[str]:
         """Return the phases whose setup has failed on the host of this worker."""

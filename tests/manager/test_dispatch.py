@@ -366,8 +366,10 @@ def test_a_worker_that_no_setup_lets_begin_hears_that_and_not_of_work_for_others
         waits = bad.say("request_task")
         assert (waits["reason"], waits["cannot_run"], waits["message"]) == ("wait", True, UNABLE)
         assert good.say("request_task")["type"] == "task", "the phase is not held for others"
-        with RawClient(manager.port, token=folder.token) as user:
-            user.say("resume")
+        manager.rescan()
+        assert bad.say("request_task")["message"] == UNABLE
+        (folder.root / "get_data.py").write_text("# fixed\n")
+        manager.rescan()
         assert bad.say("request_task")["type"] == "task"
 
 
