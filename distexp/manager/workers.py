@@ -11,7 +11,7 @@ from distexp.queue.entry import Lease, WorkerInfo
 from distexp.system import locks
 from distexp.system.process import ProcessMark
 from distexp.task import SharedGpu, Task
-from distexp.wire.messages import GpuUse, Heartbeat, Progress, RequestTask, TaskComplete, WorkerRequest
+from distexp.wire.messages import GpuUse, Heartbeat, Progress, RequestTask, Rung, TaskComplete, WorkerRequest
 
 EXCLUDE_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not fail the sweep
 KNOWN = 1000  # workers, live ones apart, that are shown although they have left
@@ -122,7 +122,7 @@ class WorkerRegistry:
                     worker.progress_gap_s = now_s - worker.progress_s if worker.progress else None
                     worker.progress_s = now_s
                 worker.progress, worker.gpu = request.progress, request.gpu
-            else:
+            elif not isinstance(request, Rung):
                 worker.progress = None  # that task has ended
             if isinstance(request, RequestTask):
                 worker.fetches = request.fetches

@@ -243,6 +243,16 @@ def test_a_worker_is_dead_when_its_connection_broke_and_its_process_is_gone() ->
     assert not sample.registry.has_died(gpu0), "it asks, so it is alive"
 
 
+def test_a_rung_leaves_the_progress_of_its_task_and_the_next_task_has_none() -> None:
+    sample = SampleRegistry()
+    progress = wire.Progress(step=3, total=12)
+    gpu0 = sample.registry.register(wire.Heartbeat(worker_id="gpu0", progress=progress), 1)
+    sample.registry.register(wire.Rung(worker_id="gpu0", lease_id="a", key="k", step=3, value=0.5), 1)
+    assert gpu0.progress == progress
+    sample.request()
+    assert gpu0.progress is None
+
+
 def test_a_worker_whose_connection_has_just_broken_may_return_unless_it_was_told_to_leave() -> None:
     sample = SampleRegistry()
     registry = sample.registry
