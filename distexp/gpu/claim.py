@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -138,10 +139,11 @@ def claim_gpu(
     if waits := _waits_for_several(folder):
         raise no_gpu_error(gpus, request, {gpu.uuid: waits for gpu in gpus})
     refused: dict[str, str] = {}
+    is_claimed = cache(lambda gpu: _is_claimed(gpu, folder))  # to look takes a moment, if it is
     for slot in range(slots):
         wanted = request.beside_others() if slot and request.joins else request
         for gpu in wanted.in_order(gpus):
-            if wanted is not request and (request.is_too_small(gpu) or not _is_claimed(gpu, folder)):
+            if wanted is not request and (request.is_too_small(gpu) or not is_claimed(gpu)):
                 continue  # its memory is not held by somebody who shares
             claim = _try_claim(gpu, slot, folder, wanted)
             if isinstance(claim, Claim):
@@ -265,12 +267,12 @@ def _waits_for_several(folder: Path) -> str:
     return f"kept for a worker that waits for several GPUs{_holder(path)}" if _is_held(path) else ""
 
 
-def _is_held(path: Path) -> bool:
-    """Return whether a worker holds this lock, not only looks at it."""
+def _is_held(path: Path, wait_s: float = INSTANT_S) -> bool:
+    """Return whether a worker holds this lock, not only looks at it: that it does for less than `wait_s`."""
     if not os.path.exists(path):
         return False
     try:
-        lock = _try_lock(path, INSTANT_S)
+        lock = _try_lock(path, wait_s)
     except (PermissionError, locks.NotALockFile):
         return False  # another user's file: nothing can be told
     if lock:
@@ -304,7 +306,8 @@ def taken_slots(gpus: Sequence[GpuStatus], *, lock_folder: Path | None = None) -
     folder = lock_folder or default_claim_folder()
     if not os.path.exists(folder):
         return {}
-    taken = {gpu.uuid: sum(map(_is_held, _slot_paths(gpu, folder))) for gpu in gpus}
+    is_held = partial(_is_held, wait_s=0.0)  # there are many, and nothing depends on it
+    taken = {gpu.uuid: sum(map(is_held, _slot_paths(gpu, folder))) for gpu in gpus}
     return {uuid: number for uuid, number in taken.items() if number}
 
 

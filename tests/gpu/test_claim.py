@@ -13,6 +13,7 @@ import pytest
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import (
     CLAIM_FOLDER_VARIABLE,
+    INSTANT_S,
     claim_cpu,
     claim_gpu,
     default_claim_folder,
@@ -20,6 +21,7 @@ from distexp.gpu.claim import (
     unclaimable,
 )
 from distexp.gpu.devices import GpuRequest, describe_gpus, list_gpus
+from distexp.system import locks
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import environment, gpu, mig_instance, write_scenario
 
@@ -422,6 +424,24 @@ def test_workers_that_share_by_memory_join_a_gpu_that_others_of_them_have_filled
     machine(gpu(0, 100), gpu(1, 3000))
     with pytest.raises(NoGpuError, match=r"gpu0 NVIDIA A100: 0.1/40.0 GB free"):
         claim(slots=16)
+
+
+def test_workers_that_share_do_not_wait_at_each_slot_that_others_have(machine, claim, claims, monkeypatch):
+    machine(gpu(0), gpu(1))
+    for _ in range(6):
+        claim(slots=16, joins=True)
+    waits, acquire = [], locks.acquire
+
+    def noted(path, wait_s=0.0, **more):
+        waits.append(wait_s)
+        return acquire(path, wait_s, **more)
+
+    monkeypatch.setattr(locks, "acquire", noted)
+    assert claim(slots=16, joins=True).worker_id == "gpu0.3"
+    assert sum(waits) <= 2 * INSTANT_S, "a look at each GPU"
+    waits.clear()
+    assert taken_slots(list_gpus(), lock_folder=claims) == {UUID0: 4, UUID1: 3}
+    assert sum(waits) == 0
 
 
 def test_nobody_joins_a_gpu_that_is_too_small_for_a_task_alone(machine, claim):
