@@ -2,11 +2,12 @@
 
 import click
 
-from distexp.cli.connection import NOTHING, Target, ask, asks_manager, order
+from distexp.cli.connection import DONE, NOTHING, Target, ask, asks_manager, order, say
 from distexp.errors import ManagerUnreachable, Refused
 from distexp.task import MAX_PRIORITY
 from distexp.text import count_text
 from distexp.wire.messages import (
+    Ack,
     Cancel,
     Drain,
     Pause,
@@ -30,8 +31,11 @@ def cancel(target: Target, task: tuple[str, ...]) -> int:
 
     TASK is a task id, such as exp1_vary_width_0_42. All are known, or none is touched.
     """
-    done = f"Cancelled {{count}} of {count_text(len(task), 'task')} (the others had ended)"
-    return order(target, Cancel(tasks=[*task]), done)
+    reply, asked = ask(target, Cancel(tasks=[*task]), Ack), len({*task})
+    is_part = (reply.count or 0) < asked
+    text = f"Cancelled {reply.count} of {count_text(asked, 'task')}; those that had ended stay as they are"
+    say(target, reply, text if is_part else f"Cancelled {count_text(asked, 'task')}")
+    return DONE if reply.count else NOTHING
 
 
 @click.command()

@@ -69,9 +69,10 @@ def test_tasks_are_read_page_by_page(folder: Folder, capsys: pytest.CaptureFixtu
 
 
 def test_tasks_are_cancelled_and_requeued_by_id_and_by_state(manager: ExperimentManager, verb: Verb) -> None:
-    cancelled = "Cancelled 2 of 2 tasks (the others had ended)\n"
-    assert verb("cancel", FIRST, SECOND)[:2] == (0, cancelled)
-    assert verb("cancel", FIRST)[0] == 1, "it had ended"
+    assert verb("cancel", FIRST)[:2] == (0, "Cancelled 1 task\n")
+    part = "Cancelled 1 of 2 tasks; those that had ended stay as they are\n"
+    assert verb("cancel", FIRST, SECOND, SECOND)[:2] == (0, part)
+    assert verb("cancel", FIRST)[:2] == (1, "Cancelled 0 of 1 task; those that had ended stay as they are\n")
     assert verb("requeue", FIRST)[:2] == (0, "Requeued 1 task\n")
     assert json.loads(verb("requeue", "--failed", "--json")[1]) == {"type": "ack", "count": 0}
     assert verb("requeue", "--missing")[:2] == (1, "Requeued 0 tasks\n")
