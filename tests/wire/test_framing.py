@@ -55,7 +55,7 @@ NAMED: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("pid", "memory_mib", "gpus", "used_mib", "free_mib"), COUNT),
     **dict.fromkeys(("mib", "total_mib", "min_free_mib"), COUNT),
     "held_mib": st.dictionaries(COUNT, COUNT, max_size=3),
-    "wait_s": st.floats(0, 3600),
+    **dict.fromkeys(("wait_s", "ran_s"), st.floats(0, 3600)),
     "priority": st.none() | st.integers(-wire.MAX_PRIORITY, wire.MAX_PRIORITY),
     "offset": st.integers(0, 2**40),
     "utilization_pct": st.none() | st.integers(0, 100),
