@@ -17,6 +17,14 @@ METHODS: list[StartMethod] = ["forkserver", "spawn"] if sys.platform == "linux" 
 DEADLINE_S = 60.0
 
 
+def end_template() -> None:
+    """End the template of forked children that an earlier test has left: it may have imported anything."""
+    if sys.platform == "linux":
+        from multiprocessing import forkserver  # a class of systems with fork
+
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
 def a_run(folder: Path, experiment: str, *, attempt: int = 1, process: Process = "forked") -> Run:
     task = make_task(
         task_id="exp1_0_42",

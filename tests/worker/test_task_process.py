@@ -13,7 +13,16 @@ from msgspec.structs import replace
 from distexp.task import Cause
 from distexp.worker.task_main import Failed, Finished, Stopped
 from distexp.worker.task_process import Children
-from tests.live_child import DEADLINE_S, METHODS, Write, a_run, await_end, await_gone, outcome_of
+from tests.live_child import (
+    DEADLINE_S,
+    METHODS,
+    Write,
+    a_run,
+    await_end,
+    await_gone,
+    end_template,
+    outcome_of,
+)
 from tests.support import poll
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and forks")
@@ -37,6 +46,7 @@ def await_pid(path: Path) -> int:
 def test_a_result_comes_back_with_its_time_under_each_start_method(
     children: Children, write: Write, tmp_path: Path
 ) -> None:
+    end_template()
     experiment = write("def run(params, context): return {'acc': params['width'] + context.seed}")
     outcome = outcome_of(children, a_run(tmp_path, experiment))
     assert isinstance(outcome, Finished)
