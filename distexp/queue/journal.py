@@ -6,6 +6,7 @@ One JSON record a task, a phase whose priority somebody chose, or whose memory w
 that a search has chosen; the last record wins. The file belongs to one process at a time.
 """
 
+import errno
 import itertools
 import logging
 import os
@@ -31,7 +32,12 @@ CREATE TABLE IF NOT EXISTS suggestions (key TEXT PRIMARY KEY, record BLOB NOT NU
 CREATE TABLE IF NOT EXISTS peaks (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 _BUSY_S = 1.0  # the folder has one manager: who else reads the file is soon done, or stays
-_REMEDY = "end the process that uses it, or move the file away to start without attempts and leases"
+_REMEDIES = {  # by how SQLite calls the error
+    ("SQLITE_BUSY", "SQLITE_LOCKED"): "end the process that uses it",
+    ("SQLITE_FULL", "SQLITE_IOERR"): "make room on its disk, or see why that cannot be written",
+    ("SQLITE_CANTOPEN", "SQLITE_READONLY"): "see that its folder is there and that you may write to it",
+}
+_DAMAGED = "move the file away to start without attempts and leases"
 Record = TaskRecord | PhaseRecord | SuggestionRecord | PeakRecord
 _Record = TypeVar("_Record", TaskRecord, PhaseRecord, SuggestionRecord, PeakRecord)
 FREE_PAGES = 1000  # of 4 KiB: more than these, unused, are given back when the journal is closed
@@ -61,10 +67,8 @@ class Journal:
             self._database = sqlite3.connect(
                 path, timeout=_BUSY_S, check_same_thread=False, isolation_level=None
             )
-        except sqlite3.Error as error:
-            raise JournalUnwritable(f"{path}: {error}; {_REMEDY}") from None
-        except OSError as error:
-            raise JournalUnwritable(f"{path}: {error.strerror}; {_REMEDY}") from None
+        except (sqlite3.Error, OSError) as error:
+            raise _unusable(path, error) from None
         try:
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")  # before WAL: then no shared-memory file
             self._database.execute("PRAGMA journal_mode=WAL")
@@ -75,7 +79,7 @@ class Journal:
             row = self._database.execute("SELECT value FROM about WHERE name = 'sweep_id'").fetchone()
         except sqlite3.Error as error:
             self._database.close()
-            raise JournalUnwritable(f"{path}: {error}; {_REMEDY}") from None
+            raise _unusable(path, error) from None
         self.sweep_id: str = row[0]
 
     def load(self) -> list[TaskRecord]:
@@ -116,7 +120,7 @@ class Journal:
         try:
             blobs = self._database.execute(f"SELECT record FROM {table}").fetchall()
         except sqlite3.Error as error:
-            raise JournalUnwritable(f"{self._path}: {error}; {_REMEDY}") from None
+            raise _unusable(self._path, error) from None
         for (blob,) in blobs:
             try:
                 records.append(decoder.decode(blob))
@@ -191,3 +195,14 @@ def _place(record: Record) -> tuple[str, str]:
         case PeakRecord():
             return "peaks", record.phase
     return "suggestions", f"{record.phase}/{record.number}"
+
+
+def _unusable(path: Path, error: sqlite3.Error | OSError) -> JournalUnwritable:
+    """Return what to say of a journal that cannot be opened or read, and what to do."""
+    if isinstance(error, OSError):
+        name = "SQLITE_FULL" if error.errno == errno.ENOSPC else "SQLITE_CANTOPEN"
+        why = error.strerror or str(error)
+    else:
+        name, why = getattr(error, "sqlite_errorname", ""), str(error)
+    remedy = next((told for names, told in _REMEDIES.items() if name.startswith(names)), _DAMAGED)
+    return JournalUnwritable(f"{path}: {why}; {remedy}")

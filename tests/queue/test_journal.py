@@ -176,6 +176,20 @@ def test_a_full_disk_acknowledges_nothing_and_the_next_flush_writes_it_all(tmp_p
     assert len(reloaded(path)) == 51
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE to fill a disk with")
+def test_a_start_on_a_full_disk_says_to_make_room(tmp_path: Path) -> None:
+    program = (
+        "import resource, signal, sys, pathlib; from tests.queue.test_journal import *; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); Journal(pathlib.Path(sys.argv[1]))"
+    )
+    words = [*RUN, program, str(tmp_path / "j")]
+    child = subprocess.run(words, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    *_, line = child.stderr.splitlines()
+    assert line.startswith(f"distexp.errors.JournalUnwritable: {tmp_path / 'j'}: ")
+    assert line.endswith("; make room on its disk, or see why that cannot be written")
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 5000]
 )
@@ -188,9 +202,7 @@ def test_a_damaged_journal_is_one_clear_line(tmp_path: Path, content: bytes) -> 
     with pytest.raises(JournalUnwritable) as error:
         Journal(path)
     assert str(error.value).startswith(f"{path}: ")
-    assert str(error.value).endswith(
-        "; end the process that uses it, or move the file away to start without attempts and leases"
-    )
+    assert str(error.value).endswith("; move the file away to start without attempts and leases")
     assert "\n" not in str(error.value)
 
 
@@ -204,13 +216,13 @@ def test_damage_in_the_middle_of_the_file_is_one_clear_line(tmp_path: Path) -> N
     data[4096 * 3 : -4096] = b"\xff" * (len(data) - 4096 * 4)
     path.write_bytes(data)
     journal = Journal(path)
-    with pytest.raises(JournalUnwritable, match="end the process that uses it"):
+    with pytest.raises(JournalUnwritable, match="move the file away to start without attempts and leases"):
         journal.load()
     journal.close()
 
 
 def test_a_journal_in_a_folder_that_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(JournalUnwritable, match="No such file or directory; end the process"):
+    with pytest.raises(JournalUnwritable, match="No such file or directory; see that its folder is there"):
         Journal(tmp_path / "none" / "j")
 
 
