@@ -94,7 +94,10 @@ def _scenario():
 
 def _device(handle):
     """Return the part of the scenario that a handle, ("gpu",) or ("gpu", "mig") indices, stands for."""
-    gpu = _scenario()["gpus"][handle[0]]
+    gpus = _scenario()["gpus"]
+    if handle[0] >= len(gpus):  # the scenario has changed since the handle was given
+        _fail("GpuIsLost")
+    gpu = gpus[handle[0]]
     device = gpu if len(handle) == 1 else gpu["mig"][handle[1]]
     for part in (gpu, device):
         if part.get("error"):
