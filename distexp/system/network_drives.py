@@ -25,6 +25,7 @@ NETWORK_TYPES = """
     lustre gpfs mmfs beegfs ceph glusterfs orangefs pvfs2 panfs wekafs quobyte juicefs mfs moosefs lizardfs
     seaweedfs sshfs rclone s3fs goofys gcsfuse
 """  # as the table of mounts calls them, without `fuse.`
+DRIVE_REMOTE = 4  # of Windows' GetDriveTypeW
 NAME_CHARS = 40  # of a folder's own name, in that of its local place
 NAME_DIGITS = 16  # of a hash of its path, which follow
 
@@ -49,16 +50,24 @@ _types: dict[int, str] = {}  # of devices: mounts stay while a process lives, an
 
 
 def _type_at(place: str) -> str:
-    if place.startswith("\\\\"):  # Windows: a share without a drive's letter
-        return "smb"
+    if sys.platform == "win32":
+        return "smb" if _is_remote(place) else ""
     found, kind = "", ""
     for mount in _mounts():
         point = mount.mountpoint.rstrip(os.sep)
         if (place == point or place.startswith(point + os.sep)) and len(point) >= len(found):
             found, kind = point, mount.fstype.lower().removeprefix("fuse.")
-            if sys.platform == "win32" and "remote" in mount.opts.split(","):
-                kind = "smb"
     return kind if kind in NETWORK_TYPES.split() else ""
+
+
+def _is_remote(place: str) -> bool:
+    """Return whether a path of Windows is on a share; asks for its own drive alone, as others may be slow."""
+    import ctypes
+
+    drive, _ = os.path.splitdrive(place)
+    if drive.startswith("\\\\") and drive[2:3] != "?":  # which may not answer now
+        return True
+    return bool(ctypes.windll.kernel32.GetDriveTypeW(f"{drive}\\") == DRIVE_REMOTE)  # type: ignore[attr-defined,unused-ignore]
 
 
 def _mounts() -> Sequence[Any]:
