@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from distexp.manager.manager import ExperimentManager
-from distexp.task import TaskRecord
+from distexp.queue.records import TaskRecord
 from distexp.wire import server
 from distexp.wire.framing import decode_request, encode
 from distexp.wire.messages import AnyReply, AnyRequest

@@ -9,6 +9,7 @@ from benchmarks.chaos.checks import Evidence, Mark, Table, is_row_of, mark_of
 from benchmarks.chaos.stage import Stage
 from distexp.errors import JournalUnwritable
 from distexp.queue.journal import Journal
+from distexp.queue.records import TaskRecord
 from distexp.results.csv_format import read_header, whole_file
 from distexp.results.results_file import RESULTS_FILE
 from distexp.results.row import RUNGS_FILE
@@ -85,7 +86,7 @@ def _leases(stage: Stage, unfinished: set[str]) -> Iterator[str]:
     except JournalUnwritable as error:
         yield f"the journal cannot be read: {error}"
         return
-    for record in journal.load():
+    for record in journal.load(TaskRecord):
         if record.lease is not None and record.key in unfinished:
             yield f"the journal holds a live lease of {record.lease.worker} on {record.key}, which has no row"
     journal.close()

@@ -25,12 +25,13 @@ from distexp.errors import (
 )
 from distexp.manager.admin import SHOWN_LINES
 from distexp.manager.at_rest import SweepAtRest
+from distexp.queue.records import TaskRecord
 from distexp.run_folder import LOG_FILE, RUNS_FOLDER, key_in
 from distexp.sweep.config import load_configs
 from distexp.sweep.source import READING
 from distexp.system.gc import set_aside
 from distexp.system.long_work import LongWork
-from distexp.task import State, TaskRecord
+from distexp.task import State
 from distexp.task_log import last_lines, read_piece
 from distexp.wire.messages import AnyReply, AnyRequest, Logs, LogsReply, Show, ShowReply, TaskStatus
 from distexp.workdir import Workdir

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
@@ -12,16 +12,16 @@ from msgspec import structs
 from distexp.errors import AlreadyRunning, DistexpError, ManagerUnreachable, ProtocolError
 from distexp.manager.network_folder import bring_copy, place_of, stamp_here
 from distexp.queue.journal import Journal
+from distexp.queue.records import SuggestionRecord, TaskRecord
 from distexp.search.history import KnownTasks, known_tasks
 from distexp.sweep.config import Phase
 from distexp.sweep.expand import expand
-from distexp.task import TaskRecord
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
 from distexp.wire.messages import Status, StatusReply, Tasks, TasksReply, TaskStatus
 from distexp.workdir import Workdir
 
-Record = TypeVar("Record")
+_Record = TypeVar("_Record", TaskRecord, SuggestionRecord)
 MAX_FAILURES = 2_000  # that a running manager is asked for: a report of more is not read
 
 
@@ -55,10 +55,10 @@ def journal_of(workdir: Workdir) -> list[TaskRecord]:
         UserError: The folder's lock cannot be taken.
         JournalUnwritable: The journal is damaged.
     """
-    return _read(workdir, Journal.load)
+    return _read(workdir, TaskRecord)
 
 
-def _read(workdir: Workdir, load: Callable[[Journal], list[Record]]) -> list[Record]:
+def _read(workdir: Workdir, kind: type[_Record]) -> list[_Record]:
     place = place_of(workdir)
     is_here = workdir.local == workdir.state or (place is not None and place.stamp == stamp_here(workdir))
     if not os.path.exists(workdir.journal if is_here else workdir.journal_copy):
@@ -73,7 +73,7 @@ def _read(workdir: Workdir, load: Callable[[Journal], list[Record]]) -> list[Rec
             bring_copy(workdir, path)
         journal = Journal(path)
         try:
-            return load(journal)
+            return journal.load(kind)
         finally:
             journal.close()
     finally:
@@ -92,7 +92,7 @@ def tasks_in(workdir: Workdir, phases: Sequence[Phase]) -> KnownTasks:
     if all(phase.space is None for phase in phases):
         return KnownTasks(expand(phases), {})
     try:
-        suggestions = _read(workdir, Journal.load_suggestions)
+        suggestions = _read(workdir, SuggestionRecord)
     except DistexpError:
         suggestions = []
     return known_tasks(phases, workdir.root, suggestions)

@@ -23,6 +23,7 @@ from distexp.manager.searches import Searches
 from distexp.manager.workers import RETURN_S, WorkerRegistry
 from distexp.queue.journal import Journal
 from distexp.queue.priorities import Priorities
+from distexp.queue.records import PeakRecord, PhaseRecord, SuggestionRecord, TaskRecord
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import READING as READING_RESULTS
 from distexp.results.results_file import Scan
@@ -212,11 +213,11 @@ class ExperimentManager:
             on_hold=self._note_held_code,
             on_assign=self._searches.look,
         )
-        known = self.journal.load()
+        known = self.journal.load(TaskRecord)
         for record in known:
             if record.is_settled:  # as earlier versions kept them: they go
                 self.journal.record(record)
-        self._searches.recall(self.journal.load_suggestions(), self._sweep.phases)
+        self._searches.recall(self.journal.load(SuggestionRecord), self._sweep.phases)
         total = self._searches.sync(self._sweep.phases, tasks, self._join).total
         self.store.recall_superseded({each.key: each.superseded for each in known if each.superseded})
         log.info("Generated %d total tasks", total)
@@ -229,8 +230,8 @@ class ExperimentManager:
         self._frozen.freeze()
         self.dispatcher.code.say_other()
         self.dispatcher.rungs.continue_pruned()
-        self.queue.priorities.restore(self.journal.load_phases())
-        self.dispatcher.packing.recall(self.journal.load_peaks())
+        self.queue.priorities.restore(self.journal.load(PhaseRecord))
+        self.dispatcher.packing.recall(self.journal.load(PeakRecord))
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):
             self._stays_until_s = time.monotonic() + RETURN_S

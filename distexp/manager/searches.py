@@ -19,6 +19,7 @@ from msgspec import structs
 
 from distexp.errors import DistexpError, JournalUnwritable, SamplerFailed
 from distexp.queue.journal import Journal
+from distexp.queue.records import SuggestionRecord
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.stops import step_of_stop
 from distexp.results.store import ResultsStore
@@ -30,7 +31,7 @@ from distexp.sweep.distributions import uniform_again
 from distexp.sweep.grid import Grid, GridPoint
 from distexp.sweep.growing import Configuration, GrowingPhase
 from distexp.sweep.space import MAX_WALKED, Choice, Config
-from distexp.task import State, SuggestionRecord
+from distexp.task import State
 from distexp.text import count_text
 
 ASKS = 9  # of Optuna for one configuration: the first time, and 8 more where it is there already

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from distexp.queue.records import LeaseRecord, TaskRecord
 from distexp.sweep.grid import Planned
 from distexp.system.process import ProcessMark
-from distexp.task import LeaseRecord, Need, State, Task, TaskRecord
+from distexp.task import Need, State, Task
 
 MISSED_HEARTBEATS = 4  # one may get lost; after four the worker is gone
 RECONNECT_S = 10.0  # a broken connection may be a hiccup of the network

@@ -20,17 +20,10 @@ from typing import TypeVar
 import msgspec
 
 from distexp.errors import JournalUnwritable
+from distexp.queue.records import PeakRecord, PhaseRecord, SuggestionRecord, TaskRecord
 from distexp.system.files import private
 from distexp.system.group_commit import GroupCommit
-from distexp.task import PeakRecord, PhaseRecord, SuggestionRecord, TaskRecord
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS tasks (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS phases (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS suggestions (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS peaks (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
-"""
 _BUSY_S = 1.0  # the folder has one manager: who else reads the file is soon done, or stays
 _REMEDIES = {  # by how SQLite calls the error
     ("SQLITE_BUSY", "SQLITE_LOCKED"): "end the process that uses it",
@@ -40,9 +33,17 @@ _REMEDIES = {  # by how SQLite calls the error
 _DAMAGED = "move the file away to start without attempts and leases"
 Record = TaskRecord | PhaseRecord | SuggestionRecord | PeakRecord
 _Record = TypeVar("_Record", TaskRecord, PhaseRecord, SuggestionRecord, PeakRecord)
+_TABLES: dict[type[Record], str] = {
+    TaskRecord: "tasks",
+    PhaseRecord: "phases",
+    SuggestionRecord: "suggestions",
+    PeakRecord: "peaks",
+}
 FREE_PAGES = 1000  # of 4 KiB: more than these, unused, are given back when the journal is closed
-_DELETE = "DELETE FROM {} WHERE key = ?"
 _log = logging.getLogger(__name__)
+_CREATE_ABOUT = "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL)"
+_CREATE = "CREATE TABLE IF NOT EXISTS {} (key TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID"
+_DELETE = "DELETE FROM {} WHERE key = ?"
 _UPSERT = "INSERT INTO {} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET record = excluded.record"
 
 
@@ -74,7 +75,8 @@ class Journal:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")  # a lease survives a power cut, too
             self._database.execute("PRAGMA fullfsync=ON")  # on macOS as well, where fsync alone is not enough
-            self._database.executescript(_SCHEMA)
+            for statement in (_CREATE_ABOUT, *map(_CREATE.format, _TABLES.values())):
+                self._database.execute(statement)
             self._database.execute("INSERT OR IGNORE INTO about VALUES ('sweep_id', ?)", (uuid.uuid4().hex,))
             row = self._database.execute("SELECT value FROM about WHERE name = 'sweep_id'").fetchone()
         except sqlite3.Error as error:
@@ -82,43 +84,18 @@ class Journal:
             raise _unusable(path, error) from None
         self.sweep_id: str = row[0]
 
-    def load(self) -> list[TaskRecord]:
-        """Return the last record of every task whose row has not come; unreadable ones are left out.
+    def load(self, kind: type[_Record]) -> list[_Record]:
+        """Return the last record of this kind of each task, phase, ... that is not settled.
+
+        Unreadable ones are left out.
 
         Raises:
             JournalUnwritable: The file is damaged.
         """
-        return self._load("tasks", TaskRecord)
-
-    def load_phases(self) -> list[PhaseRecord]:
-        """Return the last record of every phase ever recorded; unreadable ones are left out.
-
-        Raises:
-            JournalUnwritable: The file is damaged.
-        """
-        return self._load("phases", PhaseRecord)
-
-    def load_suggestions(self) -> list[SuggestionRecord]:
-        """Return the configurations that searches have chosen; unreadable ones are left out.
-
-        Raises:
-            JournalUnwritable: The file is damaged.
-        """
-        return self._load("suggestions", SuggestionRecord)
-
-    def load_peaks(self) -> list[PeakRecord]:
-        """Return the last record of the memory of each phase; unreadable ones are left out.
-
-        Raises:
-            JournalUnwritable: The file is damaged.
-        """
-        return self._load("peaks", PeakRecord)
-
-    def _load(self, table: str, kind: type[_Record]) -> list[_Record]:
         decoder = msgspec.json.Decoder(kind)
         records = []
         try:
-            blobs = self._database.execute(f"SELECT record FROM {table}").fetchall()
+            blobs = self._database.execute(f"SELECT record FROM {_TABLES[kind]}").fetchall()
         except sqlite3.Error as error:
             raise _unusable(self._path, error) from None
         for (blob,) in blobs:
@@ -144,7 +121,7 @@ class Journal:
 
     def _commit(self, records: Sequence[Record]) -> None:
         for record in records:
-            self._unwritten[_place(record)] = record
+            self._unwritten[_TABLES[type(record)], record.key] = record
         if not self._unwritten:
             return
         by_table = sorted(self._unwritten.items(), key=lambda each: each[0][0])
@@ -153,7 +130,7 @@ class Journal:
             for table, found in itertools.groupby(by_table, lambda each: each[0][0]):
                 kept, settled = list[tuple[str, bytes]](), list[tuple[str]]()
                 for (_, key), record in found:
-                    if not isinstance(record, PhaseRecord | PeakRecord) and record.is_settled:
+                    if record.is_settled:
                         settled.append((key,))
                     else:
                         kept.append((key, self._encoder.encode(record)))
@@ -183,18 +160,6 @@ class Journal:
                     self._database.execute("VACUUM")
         finally:
             self._database.close()
-
-
-def _place(record: Record) -> tuple[str, str]:
-    """Return the table and the key of a record."""
-    match record:
-        case TaskRecord():
-            return "tasks", record.key
-        case PhaseRecord():
-            return "phases", record.phase
-        case PeakRecord():
-            return "peaks", record.phase
-    return "suggestions", f"{record.phase}/{record.number}"
 
 
 def _unusable(path: Path, error: sqlite3.Error | OSError) -> JournalUnwritable:

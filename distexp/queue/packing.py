@@ -11,8 +11,9 @@ from math import floor
 from typing import NamedTuple
 
 from distexp.queue.entry import Entry, Lease, WorkerInfo
+from distexp.queue.records import PeakRecord
 from distexp.queue.task_queue import TaskQueue
-from distexp.task import MAX_SHARING, MIB_PER_GB, Cause, PeakMemory, PeakRecord, SharedGpu, State
+from distexp.task import MAX_SHARING, MIB_PER_GB, Cause, PeakMemory, SharedGpu, State
 
 MARGIN = 1.1  # times what a task of the phase has held: allocators and seeds differ by a few percent
 FIRST_LIMIT = 8  # tasks at a time, until it is known how fast they go

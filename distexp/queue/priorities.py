@@ -4,7 +4,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 
 from distexp.errors import UnknownTask
-from distexp.task import MAX_PRIORITY, PhaseRecord
+from distexp.queue.records import PhaseRecord
+from distexp.task import MAX_PRIORITY
 
 SHOWN = 10  # phases in a message
 

@@ -18,9 +18,10 @@ from distexp.queue.holds import BEFORE_BEGIN, COUNTED, PhaseHolds
 from distexp.queue.lookup import Labels
 from distexp.queue.priorities import Priorities
 from distexp.queue.queries import Queries
+from distexp.queue.records import TaskRecord
 from distexp.queue.scheduler import Scheduler
 from distexp.sweep.grid import Grid, Planned
-from distexp.task import Cause, State, TaskRecord
+from distexp.task import Cause, State
 
 FAILURE_BUDGET = 3  # failures of the experiment before the task stands as failed
 LOSS_BUDGET = 5  # losses of the worker: not the task's fault, so more patience, but a killer task must end

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distexp.errors import UserError
+from distexp.queue.records import TaskRecord
 from distexp.reporting.comparison import Space, frame_of, numbers_of
 from distexp.reporting.failures import group_failures
 from distexp.reporting.plan import durations_of, number_in
@@ -21,7 +22,6 @@ from distexp.results.rungs import RungRecord
 from distexp.run_folder import run_folder
 from distexp.sweep.config import Phase
 from distexp.sweep.grid import GridPoint
-from distexp.task import TaskRecord
 from distexp.text import cell_text
 
 CURVES_OF = 10  # rows of each phase, the best ones, whose curves are wanted first

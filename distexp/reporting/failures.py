@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from distexp.task import TaskRecord
+from distexp.queue.records import TaskRecord
 from distexp.text import without_numbers
 
 

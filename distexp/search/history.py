@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from distexp.queue.records import SuggestionRecord
 from distexp.results.compare import holds
 from distexp.results.csv_format import read_header, whole_file
 from distexp.results.matching import TaskIndex, first_places, keys_of
@@ -20,7 +21,6 @@ from distexp.sweep.grid import Grid, GridPoint
 from distexp.sweep.growing import GrowingPhase
 from distexp.sweep.space import Config, Part, Space
 from distexp.system.files import regular
-from distexp.task import SuggestionRecord
 from distexp.text import cell_text
 
 MAX_DIGITS = (

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from distexp.cli.plan import main as plan
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.journal import Journal
+from distexp.queue.records import TaskRecord
 from distexp.system.code import FolderCode, other_code_text
 from distexp.task import State
 from distexp.workdir import Workdir
@@ -134,7 +135,7 @@ def test_a_task_that_fails_keeps_its_old_row_and_the_journal_remembers(
         assert manager.queue.counts()[State.FAILED] == 3
     assert scores(lab) == {"1": "1", "2": "2", "3": "3"}
     with closing(Journal(Workdir(lab.root).journal)) as journal:
-        assert {record.state for record in journal.load()} == {"failed"}
+        assert {record.state for record in journal.load(TaskRecord)} == {"failed"}
     edit(lab, 5)
     with lab.serving(retry_failed=True) as manager:
         assert manager.queue.counts()[State.PENDING] == 3

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from distexp.manager.manager import ExperimentManager
+from distexp.queue.records import TaskRecord
 from distexp.results import results_file
 from distexp.system import locks
-from distexp.task import State, TaskRecord
+from distexp.task import State
 from tests.live_manager import Folder, RawClient, worker
 from tests.support import poll
 

@@ -7,6 +7,7 @@ import pytest
 from distexp.manager.dispatch import UNABLE
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.holds import HOLD_AFTER
+from distexp.queue.records import TaskRecord
 from distexp.queue.task_queue import LOSS_BUDGET
 from distexp.results.row import CAPTURED
 from distexp.task import State
@@ -136,7 +137,7 @@ def test_a_lease_that_a_heartbeat_has_taken_back_is_in_the_journal(manager: Expe
         manager.dispatcher.completion.lose(manager.queue.leases()[0], "no sign of life")
         heartbeat = {"lease_id": task["lease_id"], "key": task["key"]}
         assert talk.say("heartbeat", **heartbeat)["stop"] is False
-        (record,) = manager.journal.load()
+        (record,) = manager.journal.load(TaskRecord)
     assert record.lease is not None
     assert record.lease.lease_id == task["lease_id"]
 
@@ -421,7 +422,7 @@ def test_a_phase_is_held_by_import_also_where_the_journal_cannot_be_written(
         manager.journal._database.execute("PRAGMA query_only=OFF")
         assert count(manager, State.PENDING) == 3
         assert "that lease has ended" in talk.say("task_failed", **named)["message"]
-    assert {record.state for record in manager.journal.load()} == {"pending"}
+    assert {record.state for record in manager.journal.load(TaskRecord)} == {"pending"}
 
 
 # -- disks that refuse ---------------------------------------------------------------------------------------

@@ -19,10 +19,10 @@ from distexp.launcher import bootstrap
 from distexp.manager import network_folder
 from distexp.manager.network_folder import NetworkFolder, place_of
 from distexp.queue.journal import Journal
+from distexp.queue.records import TaskRecord
 from distexp.system import locks, network_drives
 from distexp.system.network_drives import local_place, lock_of, network_type
 from distexp.system.process import host_name
-from distexp.task import TaskRecord
 from distexp.workdir import Workdir
 from tests.live_manager import Folder, RawClient
 from tests.live_worker import await_began, gated_folder, open_gate, worker_process
@@ -154,7 +154,7 @@ def run(
     folder = NetworkFolder(workdir, sleep)
     folder.take()
     journal = Journal(workdir.journal)
-    known = {record.key for record in journal.load()}
+    known = {record.key for record in journal.load(TaskRecord)}
     journal.record(TaskRecord(key=key, state="failed", attempts=1))
     journal.close()
     if not crashes:

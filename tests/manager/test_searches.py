@@ -16,6 +16,7 @@ import pytest
 
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.journal import Journal
+from distexp.queue.records import SuggestionRecord
 from distexp.results.store import ResultsStore
 from distexp.sweep.grid import GridPoint
 from distexp.task import State
@@ -493,5 +494,5 @@ def test_choices_of_phases_that_are_gone_do_not_pile_up(
         with folder.serving() as manager:
             pass
         with closing(Journal(manager.workdir.journal)) as journal:
-            known = journal.load_suggestions()
+            known = journal.load(SuggestionRecord)
         assert sum(each.phase == "p" for each in known) == left

@@ -1,8 +1,9 @@
 """A task queue with its clock and its records, to test assigning with."""
 
 from distexp.queue.entry import Lease, WorkerInfo
+from distexp.queue.records import TaskRecord
 from distexp.queue.task_queue import TaskQueue
-from distexp.task import Cause, State, Task, TaskRecord
+from distexp.task import Cause, State, Task
 from tests.row_cases import tasks_of
 from tests.support import Clock
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from distexp.errors import JournalUnwritable
 from distexp.queue.journal import Journal
-from distexp.task import LeaseRecord, PeakRecord, TaskRecord
+from distexp.queue.records import LeaseRecord, PeakRecord, TaskRecord
 from tests.support import ENVIRONMENT
 
 LEASE = LeaseRecord(lease_id="l1", worker="cpu0", attempt=2, heartbeat_s=None)
@@ -37,7 +37,7 @@ def record(key: object, attempts: int = 1) -> TaskRecord:
 def reloaded(path: Path) -> dict[str, TaskRecord]:
     journal = Journal(path)
     try:
-        return {record.key: record for record in journal.load()}
+        return {record.key: record for record in journal.load(TaskRecord)}
     finally:
         journal.close()
 
@@ -62,7 +62,7 @@ def test_the_record_of_a_task_goes_once_its_row_has_come_and_the_file_shrinks(tm
         journal.record(replace(FULL, key=str(number), state="complete", lease=None))
     journal.record(replace(FULL, key="again", state="complete", lease=None, superseded="c0de"))
     journal.flush()
-    assert {record.key for record in journal.load()} == {"0", "again"}
+    assert {record.key for record in journal.load(TaskRecord)} == {"0", "again"}
     assert (tmp_path / "j").stat().st_size > 4_000_000
     journal.close()
     assert (tmp_path / "j").stat().st_size < 100_000
@@ -92,7 +92,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from distexp.queue.journal import Journal
-from distexp.task import TaskRecord
+from distexp.queue.records import TaskRecord
 journal = Journal(Path(sys.argv[1]))
 number = 0
 while True:
@@ -152,7 +152,7 @@ def full_disk(path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     for _ in range(2):
         journal.flush()
-    print(len(journal.load()), flush=True)
+    print(len(journal.load(TaskRecord)), flush=True)
     os._exit(0)  # as in a crash
 
 
@@ -217,7 +217,7 @@ def test_damage_in_the_middle_of_the_file_is_one_clear_line(tmp_path: Path) -> N
     path.write_bytes(data)
     journal = Journal(path)
     with pytest.raises(JournalUnwritable, match="move the file away to start without attempts and leases"):
-        journal.load()
+        journal.load(TaskRecord)
     journal.close()
 
 
@@ -256,5 +256,5 @@ def test_what_a_phase_needs_on_a_shared_gpu_outlives_the_manager(tmp_path: Path)
         journal.record(PeakRecord("exp1", peak_mib))
     journal.close()
     again = Journal(tmp_path / "journal")
-    assert again.load_peaks() == [PeakRecord("exp1", 1200.0)]
+    assert again.load(PeakRecord) == [PeakRecord("exp1", 1200.0)]
     again.close()

@@ -8,7 +8,8 @@ import pytest
 from distexp.queue import packing
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.packing import Pace, Packing, PhaseUse, Running, is_out_of_memory, open_phases
-from distexp.task import Cause, PeakMemory, PeakRecord, SharedGpu, State
+from distexp.queue.records import PeakRecord
+from distexp.task import Cause, PeakMemory, SharedGpu, State
 from tests.queue.sample_queue import SampleQueue
 from tests.queue.shared_gpu_simulation import ratio
 from tests.row_cases import a_task

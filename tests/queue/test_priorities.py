@@ -8,6 +8,7 @@ from distexp.errors import UnknownTask
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.journal import Journal
 from distexp.queue.priorities import Priorities
+from distexp.queue.records import PhaseRecord
 from distexp.queue.task_queue import TaskQueue
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
@@ -90,7 +91,7 @@ def test_what_was_asked_for_outlives_a_restart_and_ends_with_an_edit(tmp_path: P
     def restarted(stated: str) -> TaskQueue:
         journal = Journal(tmp_path / "journal")
         queue = queue_of(points(stated), Priorities(journal.record))
-        queue.priorities.restore(journal.load_phases())
+        queue.priorities.restore(journal.load(PhaseRecord))
         order = "".join(sorted("abc", key=queue.priorities.of, reverse=True))
         queue.priorities.ask("b", None)
         journal.close()

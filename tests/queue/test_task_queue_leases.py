@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from distexp.queue.entry import REATTACH_S, RECONNECT_S, WorkerInfo
-from distexp.task import Cause, State, Task, TaskRecord
+from distexp.queue.records import TaskRecord
+from distexp.task import Cause, State, Task
 from tests.queue.sample_queue import CPU0, CPU1, SampleQueue
 from tests.row_cases import a_task, tasks_of
 

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
+from distexp.queue.records import TaskRecord
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
 from distexp.task import Cause, State
 from tests.row_cases import a_task
@@ -65,7 +66,7 @@ class QueueAndJournal(RuleBasedStateMachine):
         self.queue = TaskQueue(self.clock, self.journal.record)
         self.queue.sync(TASKS)
         assert self.queue.complete_unassigned(self.rows) == set()
-        self.queue.restore(self.journal.load())
+        self.queue.restore(self.journal.load(TaskRecord))
 
     @property
     def state(self) -> dict[str, State]:

@@ -12,6 +12,7 @@ from benchmarks.browser import CHROMIUM, Page
 from distexp.cli.main import main as command
 from distexp.cli.records import failures_of
 from distexp.errors import UserError
+from distexp.queue.records import TaskRecord
 from distexp.reporting.aggregate import make_report
 from distexp.reporting.html import embedded
 from distexp.results.audit import audit
@@ -19,7 +20,7 @@ from distexp.results.row import row_for
 from distexp.run_folder import run_folder
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
-from distexp.task import Provenance, Task, TaskRecord
+from distexp.task import Provenance, Task
 from tests.live_manager import Folder
 
 NASTY = "</script><script>window.hacked=1</script><b>"

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from distexp.queue.lookup import Labels
+from distexp.queue.records import SuggestionRecord
 from distexp.results.matching import TaskIndex
 from distexp.search.history import grow_phase, known_tasks
 from distexp.sweep.config import Phase, parse_config
 from distexp.sweep.growing import GrowingPhase
 from distexp.sweep.space import Config
-from distexp.task import SuggestionRecord
 
 CONFIG = """
 defaults: {{output_dir: "./results_a", batch: 32}}
