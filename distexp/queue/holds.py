@@ -6,7 +6,7 @@ hold. Pure, apart from what it remembers; nothing of it outlives the manager.
 """
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,7 +28,6 @@ class _Phase:
     is_proven: bool = False
     failed: dict[str, str] = field(default_factory=dict)  # key -> last line of the error
     spread: dict[str, None] = field(default_factory=dict)  # keys of tasks drawn from all over the phase
-    error: str = ""  # why it is held; empty: it is not
     tried: set[tuple[str, str]] = field(default_factory=set)  # workers that had a task of it
     begun_s: dict[str, float] = field(default_factory=dict)  # key -> when the attempt began that runs
     code_version: int = 0
@@ -44,21 +43,16 @@ class PhaseHolds:
     def __init__(self, lock: threading.RLock, *, keep_going: bool = False) -> None:
         """Share the queue's lock; with `keep_going` no phase is ever held."""
         self._lock, self._keep_going = lock, keep_going
-        self._phases: dict[str, _Phase] = {}
+        self._phases: defaultdict[str, _Phase] = defaultdict(_Phase)
         self.held: dict[str, str] = {}  # phase -> why
         self._doubted: set[str] = set()  # phases that one more failure would hold
         self._unable: dict[tuple[str, str], set[str]] = {}  # worker -> phases whose setup failed on its host
-
-    def _of(self, phase: str) -> _Phase:
-        if phase not in self._phases:
-            self._phases[phase] = _Phase()
-        return self._phases[phase]
 
     # -- what happens --------------------------------------------------------------------------------------
 
     def assigned(self, phase: str, key: str, worker: WorkerInfo, now_s: float) -> None:
         """Note that a task was assigned."""
-        about = self._of(phase)
+        about = self._phases[phase]
         if about.is_proven:
             return
         about.tried.add((worker.name, worker.instance))
@@ -68,19 +62,19 @@ class PhaseHolds:
 
     def ended(self, phase: str, key: str) -> None:
         """Note that an attempt has ended, however."""
-        self._of(phase).begun_s.pop(key, None)
+        self._phases[phase].begun_s.pop(key, None)
 
     def failed(self, phase: str, key: str, cause: Cause, error: str) -> list[str]:
         """Note a failure; when the phase is held from now on, return the keys of the tasks that failed."""
-        about = self._of(phase)
-        if about.is_proven or about.error or self._keep_going or cause not in COUNTED:
+        about = self._phases[phase]
+        if about.is_proven or phase in self.held or self._keep_going or cause not in COUNTED:
             return []
         about.failed[key] = last_line(error)
         if len(about.failed) == HOLD_AFTER - 1:
             self._doubted.add(phase)
         if len(about.failed) < HOLD_AFTER or len(about.failed.keys() & about.spread.keys()) < SPREAD_FAILED:
             return []
-        self._hold(phase, why_held([*about.failed.values()]))
+        self.held[phase] = why_held([*about.failed.values()])
         return [*about.failed]
 
     def not_begun(self, phase: str, cause: Cause, error: str, worker: WorkerInfo) -> bool:
@@ -91,13 +85,13 @@ class PhaseHolds:
         if self._keep_going:
             return False
         me = (worker.name, worker.instance)
-        about = self._of(phase)
+        about = self._phases[phase]
         about.tried.add(me)
         if cause is Cause.SETUP:
             self._unable.setdefault(me, set()).add(phase)
-        if not about.error:
+        if phase not in self.held:
             about.is_proven = False
-            self._hold(phase, error)
+            self.held[phase] = error
         return True
 
     def recall(self, phase: str, failed: Sequence[Entry]) -> None:
@@ -106,19 +100,16 @@ class PhaseHolds:
         They tell it: failures cost nothing in a phase that is held, and there alone.
         """
         entries = [each for each in failed if each.cause in COUNTED]
-        if broken := next((each.error for each in failed if each.cause in (Cause.IMPORT, Cause.SETUP)), ""):
-            self._hold(phase, broken)
+        if broken := next((each.error for each in failed if each.cause in BEFORE_BEGIN), ""):
+            self.held[phase] = broken
         elif len(entries) >= HOLD_AFTER and any(each.failures == 0 for each in entries):
-            self._hold(phase, why_held([last_line(each.error) for each in entries]))
-
-    def _hold(self, phase: str, error: str) -> None:
-        self._of(phase).error = self.held[phase] = error
+            self.held[phase] = why_held([last_line(each.error) for each in entries])
 
     def succeeded(self, phase: str) -> None:
         """Note a success: the phase is proven, and not held."""
-        about = self._of(phase)
+        about = self._phases[phase]
         if not about.is_proven:
-            about.is_proven, about.error = True, ""
+            about.is_proven = True
             about.failed, about.spread, about.tried, about.begun_s = {}, {}, set(), {}
             self.held.pop(phase, None)
             self._doubted.discard(phase)
@@ -134,8 +125,9 @@ class PhaseHolds:
             self.held.clear()
             self._doubted.clear()
             self._unable.clear()
-            for phase, about in self._phases.items():
-                self._phases[phase] = _Phase(code_version=about.code_version + (phase in anew))
+            for phase in self._phases.keys() | anew:
+                version = self._phases[phase].code_version + (phase in anew)
+                self._phases[phase] = _Phase(code_version=version)
             return ended
 
     # -- what follows --------------------------------------------------------------------------------------
@@ -172,19 +164,18 @@ class PhaseHolds:
 
     def lets_retries_wait(self, phase: str) -> bool:
         """Return whether first attempts come before retries: tasks of it failed, and none succeeded."""
-        about = self._phases.get(phase)
-        return about is not None and not about.is_proven and bool(about.failed or about.error)
+        about = self._phases[phase]
+        return not about.is_proven and bool(about.failed or phase in self.held)
 
     def code_version(self, phase: str) -> int:
         """Return a number that changes when workers have to import the phase's code anew."""
         with self._lock:
-            about = self._phases.get(phase)
-            return about.code_version if about else 0
+            return self._phases[phase].code_version
 
     def spread_place(self, phase: str) -> float | None:
         """Return where in the phase to draw the next task from, 0 to 1; None: from its front."""
-        about = self._phases.get(phase)
-        if about is None or about.is_proven or len(about.failed) < SPREAD_AFTER:
+        about = self._phases[phase]
+        if about.is_proven or len(about.failed) < SPREAD_AFTER:
             return None
         return (len(about.spread) + 1) * GOLDEN % 1
 
