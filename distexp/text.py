@@ -65,6 +65,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
 
 
+def last_line(text: str, default: str = "no message") -> str:
+    """Return the last line that is not blank, which says most of an error; `default` where there is none."""
+    return (text.strip().splitlines() or [default])[-1]
+
+
 def without_numbers(message: str) -> str:
     """Return a message that is the same for all of one cause."""
     return _VARIES.sub("#", message)

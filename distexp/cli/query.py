@@ -14,7 +14,7 @@ from distexp.cli.look import Looker
 from distexp.cli.main import COMMAND, as_typed
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.task import State, Value
-from distexp.text import count_text, duration_text, need_text, number_text, value_of
+from distexp.text import count_text, duration_text, last_line, need_text, number_text, value_of
 from distexp.wire.messages import (
     Logs,
     LogsReply,
@@ -109,7 +109,7 @@ def task_table(rows: Sequence[TaskStatus]) -> list[str]:
     """Return tasks as lines in columns: id, state, attempts, worker, and what went wrong."""
     cells = [("task", "state", "attempts", "worker", "")]
     for task in rows:
-        error = (task.error.strip().splitlines() or [""])[-1]
+        error = last_line(task.error, "")
         is_known = task.attempts or task.state not in (State.COMPLETE, State.PRUNED)
         attempts = str(task.attempts) if is_known else ""  # of a row that was there at the start
         cells.append((task.task_id, task.state, attempts, task.worker, error))

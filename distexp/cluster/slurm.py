@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distexp.errors import UserError
+from distexp.text import last_line
 
 WARNING_S = 120  # before the time limit: 20 s for a checkpoint, Slurm's clockwork comes up to 60 s late
 WARNING_SIGNAL = "SIGUSR2"  # NCCL catches USR1
@@ -162,7 +163,7 @@ def _ask(*command: str) -> str | None:
         log.warning("%s: Slurm does not answer (%s)", command[0], error)
         return None
     if asked.returncode != 0:
-        said = (asked.stderr.strip().splitlines() or ["no reason"])[-1]
+        said = last_line(asked.stderr, "no output")
         log.warning("%s: failed with exit code %d (%s)", shlex.join(command), asked.returncode, said)
         return None
     return asked.stdout

@@ -26,7 +26,7 @@ from distexp.system import locks
 from distexp.system.exit_codes import code_text
 from distexp.system.logs import is_terminal
 from distexp.system.process import ProcessMark
-from distexp.text import count_text
+from distexp.text import count_text, last_line
 from distexp.workdir import Workdir
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -142,7 +142,7 @@ def count_free_gpus() -> int:
         told = listed.stdout.strip()
         if told.startswith(NO_GPU):
             told = f"No GPU here ({told.removeprefix(NO_GPU).partition(';')[0]})"
-        say(told or f"{RUNNER} --list-gpus: {(listed.stderr.splitlines() or ['no output'])[-1]}")
+        say(told or f"{RUNNER} --list-gpus: {last_line(listed.stderr, 'no output')}")
     return free
 
 

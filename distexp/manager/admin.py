@@ -14,7 +14,6 @@ from distexp.manager.forecast import Forecaster
 from distexp.manager.rungs import Rungs
 from distexp.manager.workers import Worker, WorkerRegistry
 from distexp.queue.entry import Entry, Lease
-from distexp.queue.holds import last_line
 from distexp.queue.lookup import Parameter, Where
 from distexp.queue.packing import Packing
 from distexp.queue.task_queue import TaskQueue
@@ -24,7 +23,7 @@ from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE
 from distexp.task import Reportable, State, canonical
 from distexp.task_log import last_lines, read_piece
-from distexp.text import split_words
+from distexp.text import last_line, split_words
 from distexp.wire import messages as wire
 from distexp.wire.framing import MAX_MESSAGE_BYTES
 from distexp.workdir import Workdir

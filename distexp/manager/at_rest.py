@@ -15,7 +15,6 @@ from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.rungs import Rungs, halving_of
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Entry
-from distexp.queue.holds import last_line
 from distexp.queue.records import TaskRecord
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import READING, Scan
@@ -28,6 +27,7 @@ from distexp.sweep.grid import Planned
 from distexp.system.long_work import LongWork
 from distexp.system.process import host_name
 from distexp.task import State
+from distexp.text import last_line
 from distexp.wire.messages import AnyReply, AnyRequest, Logs, Show
 from distexp.workdir import Workdir
 

@@ -27,7 +27,7 @@ from distexp.results.row import row_for
 from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE, run_folder
 from distexp.task import Cause, PeakMemory, Provenance, State, Task
-from distexp.text import count_text
+from distexp.text import count_text, last_line
 from distexp.wire import messages as wire
 
 log = logging.getLogger("distexp.manager")
@@ -178,7 +178,7 @@ class CompletionHandler:
         """Charge the failure to the task; one before its begin holds its phase, or excludes the worker."""
         entry = self._reported(request)
         cause = Cause(request.cause)
-        why = (request.error.strip().splitlines() or ["no message"])[-1]
+        why = last_line(request.error)
         if self._has_run_out_beside_others(request, entry, worker, why):
             is_live = True
         elif cause in BEFORE_BEGIN:
@@ -349,10 +349,7 @@ class CompletionHandler:
         """Tell the user of tasks that failed under an earlier manager, by their cause."""
         if not self._queue.counts()[State.FAILED]:
             return
-        counts: Counter[str] = Counter(
-            entry.error.strip().splitlines()[-1] if entry.error.strip() else "unknown cause"
-            for entry in self._queue.entries(State.FAILED)
-        )
+        counts = Counter(last_line(entry.error) for entry in self._queue.entries(State.FAILED))
         for cause, number in counts.most_common(3):
             log.warning(
                 "%s failed earlier and stay failed (--retry-failed runs them again): %s",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.task import MIB_PER_GB, Need, State
-from distexp.text import duration_text
+from distexp.text import duration_text, last_line
 
 Available = tuple[WorkerInfo, str]  # a connected worker, and why it gets no task; empty: it may have one
 
@@ -37,10 +37,10 @@ def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView)
         case State.FAILED:
             spent = f"{entry.failures} failures, {entry.losses} lost workers"
             again = f"requeue {task_id}" if view.is_served else "distexp run --retry-failed"
-            return f"failed ({spent}): {_last_line(entry)}; `{again}` runs it again"
+            return f"failed ({spent}): {last_line(entry.error)}; `{again}` runs it again"
         case State.CANCELLED:
             later = "" if view.is_served else " once a manager runs"
-            return f"{_last_line(entry)}; `requeue {task_id}` runs it again{later}"
+            return f"{last_line(entry.error)}; `requeue {task_id}` runs it again{later}"
         case State.PRUNED:
             return f"stopped early; `requeue {task_id}` runs it again"
         case State.WITHDRAWN:
@@ -77,7 +77,7 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
         other = view.duplicate.task.task_id
         return f"waits for its duplicate {other}, the same work in another phase, which {what}"
     if not view.is_served:
-        failed = f"failed ({entry.cause}): {_last_line(entry)}; " if entry.error else ""
+        failed = f"failed ({entry.cause}): {last_line(entry.error)}; " if entry.error else ""
         return f"{failed}no manager runs; `distexp run` runs it{' again' if failed else ''}"
     if view.is_paused:
         return "the sweep is paused; `resume` goes on"
@@ -125,7 +125,3 @@ def _unmet(need: Need, allowed: Sequence[WorkerInfo], able: Sequence[WorkerInfo]
         f"needs {need.min_free_gb:g} GB free {where}, and the most that a worker had when it last asked "
         f"is {math.floor(10 * best.free_mib / MIB_PER_GB) / 10:.1f} GB ({best.name})"
     )
-
-
-def _last_line(entry: Entry) -> str:
-    return (entry.error.strip().splitlines() or ["cause unknown"])[-1]

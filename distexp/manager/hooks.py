@@ -24,7 +24,7 @@ from distexp.queue.task_queue import TaskQueue
 from distexp.sweep.templates import split_command
 from distexp.system.process import ProcessMark, end_tree
 from distexp.task import State
-from distexp.text import one_line
+from distexp.text import last_line, one_line
 from distexp.wire.messages import SweepStatus
 
 HOOK_S = 60.0  # a mail or a webhook; longer, and it is killed
@@ -164,7 +164,7 @@ class CommandRunner:
                 )
                 code = self._wait(process)
                 errors.seek(0)
-                said = errors.read().decode(errors="replace").strip().splitlines() or ["it printed nothing"]
+                said = last_line(errors.read().decode(errors="replace"), "no output")
         except (OSError, ValueError) as error:
             log.warning("%s: cannot be started (%s)", _name(words), getattr(error, "strerror", "") or error)
             return
@@ -172,7 +172,7 @@ class CommandRunner:
             why = "was stopped" if self._is_cut_short.is_set() else f"took over {self._hook_s:g} s"
             log.warning("%s: %s and was killed", _name(words), why)
         elif code:
-            log.warning("%s: ended with exit code %d: %s", _name(words), code, one_line(said[-1]))
+            log.warning("%s: ended with exit code %d: %s", _name(words), code, one_line(said))
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> int | None:
         """Return the exit code; None for a command that was killed."""

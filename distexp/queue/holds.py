@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.task import Cause
-from distexp.text import without_numbers
+from distexp.text import last_line, without_numbers
 
 HOLD_AFTER = 5  # different tasks failed, none succeeded
 SPREAD_AFTER = 2  # failures; then tasks are drawn from all over the phase: one bad value is not all of it
@@ -186,8 +186,3 @@ def why_held(errors: Sequence[str]) -> str:
     times = "each" if number == len(errors) else f"{number} times" if number > 1 else "one of them"
     common = next(each for each in errors if without_numbers(each) == common)
     return f"{len(errors)} different tasks failed and none succeeded ({times}: {common})"
-
-
-def last_line(error: str) -> str:
-    """Return the last line of a traceback, which says most."""
-    return (error.strip().splitlines() or ["no message"])[-1]

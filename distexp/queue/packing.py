@@ -14,6 +14,7 @@ from distexp.queue.entry import Entry, Lease, WorkerInfo
 from distexp.queue.records import PeakRecord
 from distexp.queue.task_queue import TaskQueue
 from distexp.task import MAX_SHARING, MIB_PER_GB, Cause, PeakMemory, SharedGpu, State
+from distexp.text import last_line
 
 MARGIN = 1.1  # times what a task of the phase has held: allocators and seeds differ by a few percent
 FIRST_LIMIT = 8  # tasks at a time, until it is known how fast they go
@@ -130,7 +131,7 @@ def open_phases(
 
 def is_out_of_memory(cause: Cause, error: str) -> bool:
     """Return whether a failure is for want of memory, also where a library or a program says so in words."""
-    last = (error.strip().splitlines() or [""])[-1].lower()
+    last = last_line(error, "").lower()
     is_told = cause in (Cause.ERROR, Cause.CRASH) and any(words in last for words in OUT_OF_MEMORY_WORDS)
     return is_told or cause is Cause.OUT_OF_MEMORY
 

@@ -13,6 +13,7 @@ import msgspec
 
 from distexp.errors import SamplerFailed
 from distexp.search.sampler import Ask, Begin, Suggestion, Trial
+from distexp.text import last_line
 
 PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 SAMPLER = ["-m", "distexp.search.sampler"]
@@ -60,7 +61,7 @@ class SamplerProcess:
             return msgspec.json.decode(process.stdout.readline(), type=Suggestion).places
         except (OSError, ValueError, msgspec.MsgspecError):
             self._end()
-            raise SamplerFailed(f"the process that asks Optuna has ended: {self._last_words()}") from None
+            raise SamplerFailed(f"the process that asks Optuna has ended: {self._last_error()}") from None
         finally:
             watch.cancel()
 
@@ -88,16 +89,16 @@ class SamplerProcess:
                 )
             return self._process
 
-    def _last_words(self) -> str:
+    def _last_error(self) -> str:
         """Return the last line that a process wrote to standard error, and let the next begin anew."""
         with self._lock:
             if self._is_closed:
                 return "the manager stops"
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - LAST_BYTES))
-            lines = self._errors.read().decode(errors="replace").strip().splitlines()
+            said = last_line(self._errors.read().decode(errors="replace"), "killed")
             self._errors.seek(0)
             self._errors.truncate()
-            return lines[-1] if lines else "killed"
+            return said
 
     def _end(self) -> None:
         with self._lock:
