@@ -133,7 +133,7 @@ class Workdir:
 
     @property
     def token(self) -> Path:
-        """What a worker has to know: see `trust`."""
+        """What a worker has to know: see `wire.auth`."""
         old = self.root / OLD_TOKEN
         return old if os.path.exists(old) else self.state / "token"
 
@@ -198,12 +198,7 @@ class Workdir:
         try:
             lock = locks.acquire(self.lock, wait_s)
         except TimeoutError:
-            info = self.read_info()
-            raise AlreadyRunning(
-                f"{self.root}: a manager is already running in this folder "
-                f"(pid {info.get('pid', '?')}, port {info.get('port', '?')}). "
-                "Stop it, or use another folder with --workdir"
-            ) from None
+            raise self.already_running() from None
         except OSError as error:
             raise UserError(
                 f"{self.local} must be a folder in which files can be written and locked: {error}"
@@ -211,6 +206,15 @@ class Workdir:
         if not self.read_nonce():
             write_private(self.nonce, secrets.token_hex(16))
         return lock
+
+    def already_running(self, host: str = "") -> AlreadyRunning:
+        """Return what to raise where a manager runs in this folder, perhaps on another host."""
+        info, where = self.read_info(), f" on {host}" if host else ""
+        return AlreadyRunning(
+            f"{self.root}: a manager is already running in this folder "
+            f"(pid {info.get('pid', '?')}, port {info.get('port', '?')}){where}. "
+            "Stop it, or use another folder with --workdir"
+        )
 
     def make_state(self) -> None:
         """Make the folder of the manager's own files, which git ignores: a secret is among them."""

@@ -68,7 +68,7 @@ def _read(workdir: Workdir, kind: type[_Record]) -> list[_Record]:
         path = workdir.journal
         if not is_here:  # on another host, whose manager may run
             if place is not None and not place.is_back:
-                _refuse_if_answered(workdir)
+                _refuse_if_answered(workdir, place.host)
             path = path.with_name("journal_read.sqlite3")
             bring_copy(workdir, path)
         journal = Journal(path)
@@ -80,11 +80,11 @@ def _read(workdir: Workdir, kind: type[_Record]) -> list[_Record]:
         lock.release()
 
 
-def _refuse_if_answered(workdir: Workdir) -> None:
-    """Raise AlreadyRunning if the folder's manager answers."""
+def _refuse_if_answered(workdir: Workdir, host: str) -> None:
+    """Raise AlreadyRunning if the folder's manager, on that host, answers."""
     with suppress(ManagerUnreachable, ProtocolError), Client(workdir, token=given_token()) as client:
         client.call(Status(), StatusReply)
-        raise AlreadyRunning(f"{workdir.root}: a manager is already running in this folder")
+        raise workdir.already_running(host)
 
 
 def tasks_in(workdir: Workdir, phases: Sequence[Phase]) -> KnownTasks:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from distexp.errors import AlreadyRunning, UserError
+from distexp.errors import UserError
 from distexp.system.files import PRIVATE, SMALL_BYTES, read_bytes, replace_durably
 from distexp.system.network_drives import network_type
 from distexp.system.process import host_name
@@ -91,12 +91,7 @@ class NetworkFolder:
             if now is not None and now.is_back:
                 return True
             if _text(self._workdir.pulse) != before:
-                info = self._workdir.read_info()
-                raise AlreadyRunning(
-                    f"{self._workdir.root}: a manager is already running in this folder on {place.host} "
-                    f"(pid {info.get('pid', '?')}, port {info.get('port', '?')}). "
-                    "Stop it, or use another folder with --workdir"
-                )
+                raise self._workdir.already_running(place.host)
         return False
 
     def _say_what_is_lost(self, place: Place) -> None:

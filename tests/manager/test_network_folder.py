@@ -202,7 +202,7 @@ def test_a_manager_that_runs_on_another_host_is_found_by_its_pulse(
     (first := NetworkFolder(workdir)).take()
     there = mount.be_on("there")
     with pytest.raises(
-        AlreadyRunning, match=r"is already running in this folder on here \(pid \d+, port 5000\)"
+        AlreadyRunning, match=r"is already running in this folder \(pid \d+, port 5000\) on here\. Stop it"
     ):
         NetworkFolder(there, lambda seconds: first.beat()).take()
     first.beat()
