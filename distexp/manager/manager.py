@@ -162,7 +162,8 @@ class ExperimentManager:
             undo.callback(self.journal.close)
             self.journal.sweep_id = self.workdir.keep_sweep_id(self.journal.sweep_id)
             token, tls = load_or_make_identity(self.workdir)
-            self._load(tasks, token.secret if self._auth else None)
+            self._make_parts(token.secret if self._auth else None)
+            self._load(tasks)
             undo.callback(self._searches.close)
             self._server = Server(self.host, self._wanted_port, self.dispatcher, tls)
             undo.callback(self._server.server_close)
@@ -173,6 +174,9 @@ class ExperimentManager:
         self._start_searches()
         self._is_serving = True
         self._next_rescan_s = time.monotonic() + self._rescan_s
+        self._say_served(is_reachable=is_reachable)
+
+    def _say_served(self, *, is_reachable: bool) -> None:
         log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
         if is_reachable:
             log.info(
@@ -181,8 +185,8 @@ class ExperimentManager:
                 *(self.workdir.token, self.port),
             )
 
-    def _load(self, tasks: Sequence[GridPoint], secret: str | None) -> None:
-        """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
+    def _make_parts(self, secret: str | None) -> None:
+        """Make what shares the sweep, which has no task yet; `secret` None: no request needs a token."""
         self._kept = KeptRows(self.workdir.kept_rows)
         self.queue = TaskQueue(
             time.monotonic,
@@ -213,6 +217,9 @@ class ExperimentManager:
             on_hold=self._note_held_code,
             on_assign=self._searches.look,
         )
+
+    def _load(self, tasks: Sequence[GridPoint]) -> None:
+        """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
         known = self.journal.load(TaskRecord)
         for record in known:
             if record.is_settled:  # as earlier versions kept them: they go
@@ -230,6 +237,12 @@ class ExperimentManager:
         self._frozen.freeze()
         self.dispatcher.code.say_other()
         self.dispatcher.rungs.continue_pruned()
+        self._restore(known)
+        self._hooks = Hooks(self.queue, self._commands, self.dispatcher.status, self.workdir.root)
+        self.dispatcher.completion.say_what_failed_before()
+
+    def _restore(self, known: Sequence[TaskRecord]) -> None:
+        """Take over what happened under earlier managers: attempts, leases, priorities, memory held."""
         self.queue.priorities.restore(self.journal.load(PhaseRecord))
         self.dispatcher.packing.recall(self.journal.load(PeakRecord))
         self.queue.restore(known, retry_failed=self._retry_failed)
@@ -238,8 +251,6 @@ class ExperimentManager:
         self.dispatcher.restore_leases()
         if self._retry_other_code:
             self.dispatcher.code.requeue_at_start()
-        self._hooks = Hooks(self.queue, self._commands, self.dispatcher.status, self.workdir.root)
-        self.dispatcher.completion.say_what_failed_before()
 
     def _join(self, tasks: Sequence[GridPoint], to_come: Mapping[Grid, int]) -> tuple[int, int]:
         """Make `tasks` the sweep, of which more are to come; return how many joined, and how many left."""
