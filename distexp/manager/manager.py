@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from distexp.errors import ConfigError, JournalUnwritable, UserError
-from distexp.manager.code_watch import CodeSignature, code_signature
+from distexp.manager.code_watch import HeldCode
 from distexp.manager.dispatch import Dispatcher
 from distexp.manager.duplicates import copy_duplicate_rows
 from distexp.manager.frozen_code import FrozenCode
@@ -36,7 +36,7 @@ from distexp.system.git import commit_of
 from distexp.system.logs import log_to_file, stop_logging_to
 from distexp.system.long_work import LongWork, Step
 from distexp.system.process import host_name, machine_id
-from distexp.task import State, Task
+from distexp.task import State
 from distexp.text import count_text
 from distexp.wire.auth import load_or_make_identity
 from distexp.wire.messages import DEFAULT_PORT, ViewReply
@@ -109,7 +109,6 @@ class ExperimentManager:
         self._starting = LongWork(log.info)
         self._last_counts: dict[State, int] = {}
         self._unwritable: dict[str, str] = {}  # folder -> why its results file cannot be written
-        self._held_code: dict[str, tuple[Task, CodeSignature]] = {}  # held phase -> a task, its code then
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -204,6 +203,7 @@ class ExperimentManager:
             clock=time.monotonic,
         )
         self._searches = Searches(self.workdir.root, self.queue, self.store, self.journal)
+        self._held_code = HeldCode(self.workdir.root, self.queue)
         self.dispatcher = Dispatcher(
             queue=self.queue,
             journal=self.journal,
@@ -214,7 +214,7 @@ class ExperimentManager:
             secret=secret,
             frozen=self._frozen,
             holds_folder=self._holds_folder,
-            on_hold=self._note_held_code,
+            on_hold=self._held_code.note,
             on_assign=self._searches.look,
         )
 
@@ -353,7 +353,8 @@ class ExperimentManager:
         self._registry.compare_commits(lambda: commit_of(self.workdir.root))
         if self._sweep.has_changed():
             self._reload()
-        self._look_at_held_code()
+        if self._held_code.was_edited():
+            self.dispatcher.code_changed()
         self._block_unwritable()
         copy_duplicate_rows(self.queue, self.store, self.dispatcher.code)
         self.dispatcher.completion.fail_unplaceable()
@@ -384,23 +385,6 @@ class ExperimentManager:
         self.dispatcher.sweep_changed()
         self.dispatcher.rungs.continue_pruned()
         log.info("Configs changed: generated %d total tasks (%d new, %d withdrawn)", *joined)
-
-    def _note_held_code(self, phase: str) -> None:
-        """Remember the code of a phase that has just been held: an edit may come at once."""
-        some, _ = self.queue.queries.page(lambda entry: entry.planned.phase == phase, 0, 1)
-        if some:
-            task = some[0].task
-            self._held_code[phase] = task, code_signature(self.workdir.root, task)
-
-    def _look_at_held_code(self) -> None:
-        """Let held phases go on once a file of their code, or setup, is another one."""
-        noted, closed = {*self._held_code}, self.queue.holds.closed()  # a phase is held, then noted
-        for phase in noted - closed:
-            del self._held_code[phase]
-        known = list(self._held_code.values())
-        if any(code_signature(self.workdir.root, task) != code for task, code in known):
-            self._held_code.clear()
-            self.dispatcher.code_changed()
 
     def _holds_folder(self) -> bool:
         try:
