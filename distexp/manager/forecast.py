@@ -141,8 +141,8 @@ class Forecaster:
         whole_s = {
             each.lease_id: None if each.lease_id in stalled else self._whole_s(each) for each in leases
         }
-        told = [(features_of(each.task), s) for each in leases[:KEPT] if (s := whole_s[each.lease_id])]
-        self._usual = fit([*self._measured, *told])
+        by_progress = [(features_of(each.task), s) for each in leases[:KEPT] if (s := whole_s[each.lease_id])]
+        self._usual = fit([*self._measured, *by_progress])
         if self._usual is None or not self._has_seen_enough(pending, leases, whole_s, now_s):
             return Forecast(per_hour, None, TOO_EARLY)
         usual = self._usual
@@ -156,7 +156,7 @@ class Forecaster:
             return Forecast(per_hour, None, HANGS)
         if not workers:
             return Forecast(per_hour, None, "no worker may have tasks")
-        model = self._with_late(usual, told, going, whole_s, now_s)
+        model = self._with_late(usual, by_progress, going, whole_s, now_s)
         running_s = [_left_s(model, lease, whole_s[lease.lease_id], now_s) for lease in going]
         pending_s = self._pending_s(model, pending, held)
         return Forecast(per_hour, remaining_s(pending_s, pending, running_s, workers))
@@ -167,14 +167,14 @@ class Forecaster:
         """Return whether enough is done for an ETA; running tasks count by their progress."""
         done = float(self._met)
         for lease in leases:
-            if (told_s := whole_s[lease.lease_id]) is not None and lease.since_s is not None:
-                done += min(1.0, (now_s - lease.since_s) / told_s)
+            if (expected_s := whole_s[lease.lease_id]) is not None and lease.since_s is not None:
+                done += min(1.0, (now_s - lease.since_s) / expected_s)
         return done >= min(ENOUGH_TASKS, ENOUGH_SHARE * (self._met + len(leases) + pending))
 
     def _with_late(
         self,
         usual: "Model",
-        told: Sequence[tuple[Features, float]],
+        by_progress: Sequence[tuple[Features, float]],
         going: Sequence[Lease],
         whole_s: Mapping[str, float | None],
         now_s: float,
@@ -186,7 +186,7 @@ class Forecaster:
             if each.since_s is not None and whole_s[each.lease_id] is None
         ]
         late = [(features, s) for features, s in late if s > OVERRUN * usual.predict_s(features)]
-        return fit([*self._measured, *told, *late]) or usual
+        return fit([*self._measured, *by_progress, *late]) or usual
 
     def _whole_s(self, lease: Lease) -> float | None:
         """Return how long a running task will take, by the progress it has reported; None: too little."""

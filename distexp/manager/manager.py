@@ -17,7 +17,7 @@ from distexp.manager.duplicates import copy_duplicate_rows
 from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.hooks import Commands, Hooks
 from distexp.manager.kept_rows import KeptRows
-from distexp.manager.network_folder import NetworkFolder
+from distexp.manager.network_folder import DELETED, NetworkFolder
 from distexp.manager.pauses import PauseWatch
 from distexp.manager.searches import Searches
 from distexp.manager.workers import RETURN_S, WorkerRegistry
@@ -325,10 +325,9 @@ class ExperimentManager:
 
     def run_once(self) -> None:
         """Look at the leases; every `rescan_s` also at results and configs; see whether all is done."""
-        self._network.beat()
+        self._network.write_pulse()
         if not self._holds_folder():
-            deleted = f"{self.workdir.state} was deleted or replaced while the manager ran; start it again"
-            log.error("Stopping: %s", self._network.lost_to or deleted)
+            log.error("Stopping: %s", self._network.lost_to or DELETED.format(self.workdir.state))
             self._is_lost = True
             self.request_stop()
             return

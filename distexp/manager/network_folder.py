@@ -21,9 +21,10 @@ from distexp.system.network_drives import network_type
 from distexp.system.process import host_name
 from distexp.workdir import Workdir, write_private
 
-PULSE_S = 5.0  # between two beats, as between two rescans
+PULSE_S = 5.0  # between two pulses, as between two rescans
 SILENCE_S = 20.0  # of the pulse, after which a manager of another host is taken for dead
 LOOK_S = 0.5  # between two looks at it
+DELETED = "{} was deleted or replaced while the manager ran; start it again"
 
 log = logging.getLogger("distexp.manager")
 
@@ -45,8 +46,8 @@ class NetworkFolder:
         self._workdir, self._sleep = workdir, sleep
         self._is_used = workdir.local != workdir.state
         self._stamp = ""  # of our journal, once it is the newest
-        self._beats = 0
-        self._beats_at_s = 0.0  # monotonic: when to beat again
+        self._pulses = 0
+        self._next_pulse_s = 0.0  # monotonic: when to write the next
         self.lost_to = ""  # why the folder is not this manager's any more
 
     # -- at the start --------------------------------------------------------------------------------------
@@ -72,7 +73,7 @@ class NetworkFolder:
             "%s is on a network drive (%s): journal and locks are in %s until the manager ends",
             *(self._workdir.root, network_type(self._workdir.root), self._workdir.local),
         )
-        self.beat()
+        self.write_pulse()
 
     def _is_back_by_now(self, place: Place) -> bool:
         """Return whether the journal has come back, once no manager has written a pulse for a while.
@@ -108,20 +109,18 @@ class NetworkFolder:
 
     # -- while it runs, and at its end ---------------------------------------------------------------------
 
-    def beat(self) -> None:
+    def write_pulse(self) -> None:
         """Show managers of other hosts that this one runs, and see whether the folder is still its own."""
-        if not self._is_used or time.monotonic() < self._beats_at_s:
+        if not self._is_used or time.monotonic() < self._next_pulse_s:
             return
-        self._beats += 1
-        self._beats_at_s = time.monotonic() + PULSE_S
+        self._pulses += 1
+        self._next_pulse_s = time.monotonic() + PULSE_S
         try:
-            self._workdir.pulse.write_text(f"{self._stamp} {self._beats}\n", encoding="ascii")
+            self._workdir.pulse.write_text(f"{self._stamp} {self._pulses}\n", encoding="ascii")
             self._workdir.journal_place.lstat()
         except FileNotFoundError:
             if os.path.isdir(self._workdir.root):
-                self.lost_to = (
-                    f"{self._workdir.state} was deleted or replaced while the manager ran; start it again"
-                )
+                self.lost_to = DELETED.format(self._workdir.state)
         except OSError:
             pass  # a full disk, or a drive that is away
         else:
@@ -130,8 +129,8 @@ class NetworkFolder:
 
     def give_back(self) -> None:
         """Copy the journal, which is closed, back into the folder, unless that is another's by now."""
-        self._beats_at_s = 0.0
-        self.beat()
+        self._next_pulse_s = 0.0
+        self.write_pulse()
         if not self._is_used or self.lost_to:
             return
         copy = self._workdir.journal_copy

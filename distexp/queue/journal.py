@@ -141,11 +141,11 @@ class Journal:
             with suppress(sqlite3.ProgrammingError):  # it is closed: the manager stops while it answers
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
-            told = f"{self._path}: {error}; the records are kept and tried again"
+            message = f"{self._path}: {error}; the records are kept and tried again"
             if not self._is_failing:
-                _log.warning("%s; no task is assigned until they are written", told)
+                _log.warning("%s; no task is assigned until they are written", message)
             self._is_failing = True
-            raise JournalUnwritable(told) from None
+            raise JournalUnwritable(message) from None
         self._unwritten.clear()
         if self._is_failing:
             _log.info("%s: can be written again", self._path)
@@ -169,5 +169,5 @@ def _unusable(path: Path, error: sqlite3.Error | OSError) -> JournalUnwritable:
         why = error.strerror or str(error)
     else:
         name, why = getattr(error, "sqlite_errorname", ""), str(error)
-    remedy = next((told for names, told in _REMEDIES.items() if name.startswith(names)), _DAMAGED)
+    remedy = next((text for names, text in _REMEDIES.items() if name.startswith(names)), _DAMAGED)
     return JournalUnwritable(f"{path}: {why}; {remedy}")

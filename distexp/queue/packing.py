@@ -42,7 +42,7 @@ class Running(NamedTuple):
     is_alone: bool  # nobody may join it
 
 
-class Pace:
+class SharingLimit:
     """How many tasks at a time are worth it, by how long those of a phase took beside how many.
 
     Where tasks beside others are nearly as fast as alone, more may run. Where they are not, one lower number
@@ -93,7 +93,7 @@ class PhaseUse:
     """What is known of the tasks of a phase."""
 
     peak_mib: float | None = None  # the most that one has held; None: none has ended yet
-    pace: Pace = field(default_factory=Pace)
+    sharing: SharingLimit = field(default_factory=SharingLimit)
 
     @property
     def needed_mib(self) -> float | None:
@@ -119,13 +119,13 @@ def open_phases(
     uses = [known.get(each.phase, PhaseUse()) for each in running]
     number, left_mib = len(running) + 1, 0.0 if gpu is None else gpu.free_mib + own_mib
     for each, use in zip(running, uses, strict=True):
-        if gpu is None or each.is_alone or use.needed_mib is None or number > use.pace.limit:
+        if gpu is None or each.is_alone or use.needed_mib is None or number > use.sharing.limit:
             return frozenset()
         left_mib -= max(0.0, use.needed_mib - gpu.held_by(each.pid))
     return frozenset(
         phase
         for phase, use in known.items()
-        if use.needed_mib is not None and use.needed_mib <= left_mib and number <= use.pace.limit
+        if use.needed_mib is not None and use.needed_mib <= left_mib and number <= use.sharing.limit
     )
 
 
@@ -250,7 +250,7 @@ class Packing:
             running = asked.running if asked else ()
             phases = entry.planned.phase, *(each.phase for each in running)
             use, *others = [self._known.get(phase, PhaseUse()) for phase in phases]
-            limit = min(each.pace.limit for each in (use, *others))
+            limit = min(each.sharing.limit for each in (use, *others))
             if asked and asked.gpu and not running and asked.gpu.free_mib <= asked.gpu.min_free_mib:
                 free_gb, least_gb = asked.gpu.free_mib / MIB_PER_GB, asked.gpu.min_free_mib / MIB_PER_GB
                 return f"others hold the memory of {gpu}: {free_gb:.1f} GB free, --min-free-gb {least_gb:g}"
@@ -340,10 +340,10 @@ class Packing:
                 return
             self._look(lease.worker.shared_gpu)
             held_s = max(self._queue.now_s() - lease.since_s, 1e-6)
-            pace = self._known.setdefault(lease.task.phase, PhaseUse()).pace
-            before = pace.limit
-            pace.add(max(1, round(share.task_s / held_s)), held_s if share.ran_s is None else share.ran_s)
-            self._changes += pace.limit != before
+            sharing = self._known.setdefault(lease.task.phase, PhaseUse()).sharing
+            before = sharing.limit
+            sharing.add(max(1, round(share.task_s / held_s)), held_s if share.ran_s is None else share.ran_s)
+            self._changes += sharing.limit != before
 
     def _share(self, uuid: str, lease_id: str) -> _Share | None:
         gpu = self._gpus.get(uuid)

@@ -204,8 +204,8 @@ def test_a_manager_that_runs_on_another_host_is_found_by_its_pulse(
     with pytest.raises(
         AlreadyRunning, match=r"is already running in this folder \(pid \d+, port 5000\) on here\. Stop it"
     ):
-        NetworkFolder(there, lambda seconds: first.beat()).take()
-    first.beat()
+        NetworkFolder(there, lambda seconds: first.write_pulse()).take()
+    first.write_pulse()
     assert first.lost_to == ""
 
 
@@ -218,12 +218,12 @@ def test_a_manager_whose_folder_was_taken_over_or_deleted_stops_and_writes_nothi
     here.take()
     mount.be_on("there")
     there.take()
-    here.beat()
+    here.write_pulse()
     assert here.lost_to == f"the manager of there has taken over {mount.root}"
     here.give_back()
     assert not Workdir(mount.root).journal_copy.exists()
     shutil.rmtree(Workdir(mount.root).state)
-    there.beat()
+    there.write_pulse()
     assert "was deleted or replaced" in there.lost_to
 
 
@@ -239,7 +239,7 @@ def test_a_drive_that_does_not_answer_for_a_moment_stops_no_manager(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "lstat", fails)
         patch.setattr(os, "lstat", fails)
-        folder.beat()
+        folder.write_pulse()
     assert folder.lost_to == ""
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from distexp.queue import packing
 from distexp.queue.entry import WorkerInfo
-from distexp.queue.packing import Pace, Packing, PhaseUse, Running, is_out_of_memory, open_phases
+from distexp.queue.packing import Packing, PhaseUse, Running, SharingLimit, is_out_of_memory, open_phases
 from distexp.queue.records import PeakRecord
 from distexp.task import Cause, PeakMemory, SharedGpu, State
 from tests.queue.sample_queue import SampleQueue
@@ -88,11 +88,11 @@ def test_nobody_joins_a_task_that_is_to_run_alone() -> None:
     ],
 )
 def test_no_more_tasks_are_added_than_get_more_done(took_s: dict[int, float], limit: int) -> None:
-    pace = Pace()
+    sharing = SharingLimit()
     for number, seconds in took_s.items():
         for _ in range(8):
-            pace.add(number, seconds)
-    assert pace.limit == limit
+            sharing.add(number, seconds)
+    assert sharing.limit == limit
 
 
 @pytest.mark.parametrize(
