@@ -281,12 +281,14 @@ class ExperimentManager:
         if self._is_done and self.queue.is_over():
             with suppress(UserError):  # a full disk: late workers wait as for a restart
                 self.workdir.announce_end()
-        with suppress(JournalUnwritable) if self._is_lost else nullcontext():
-            self._held.close()
-        self._hooks.look(has_ended=self._is_done)  # the last report may have come after the last turn
-        self._hooks.close(self._signals_after(self._signals))
-        self._log_open.close()  # only now: the last command may have failed
-        gc.take_back()
+        try:
+            with suppress(JournalUnwritable) if self._is_lost else nullcontext():
+                self._held.close()
+        finally:
+            self._hooks.look(has_ended=self._is_done)  # the last report may have come after the last turn
+            self._hooks.close(self._signals_after(self._signals))
+            self._log_open.close()  # only now: the last command may have failed
+            gc.take_back()
 
     def view(self) -> ViewReply | None:
         """Return the sweep at a glance; None before it is served.  Safe from any thread."""
@@ -333,7 +335,10 @@ class ExperimentManager:
             return
         self._end_leases()
         if time.monotonic() >= self._next_rescan_s:
-            self.rescan()
+            try:
+                self.rescan()
+            except OSError as error:  # its drive is away, or no more files may be opened
+                log.warning("Cannot look for results and configs (%s); the next rescan tries again", error)
             self._next_rescan_s = time.monotonic() + self._rescan_s
         self._hooks.look()
         if self._exit_when_done:
@@ -468,7 +473,8 @@ class ExperimentManager:
             log.warning("%s", warning)
         self.dispatcher.completion.finished(scan.complete, scan.pruned)
         if scan.vanished:
-            names = sorted(self.queue.entry(key).task.task_id for key in scan.vanished)
+            entries = {key: self.queue.entry(key) for key in scan.vanished if self.queue.knows(key)}
+            names = sorted(entries[key].task.task_id if key in entries else key for key in scan.vanished)
             log.warning(
                 "Rows of %d complete tasks have vanished (%s%s); `requeue --missing` runs them again",
                 *(len(names), ", ".join(names[:3]), ", ..." if len(names) > 3 else ""),

@@ -266,8 +266,9 @@ class Scheduler:
 
     def run_beside(self, key: str, duplicate: str) -> None:
         """Let a task run although a duplicate is complete: its row is not to be copied.  Until `sync`."""
-        self._not_copied.add((key, duplicate))
-        self.push_retry(key)
+        if (key, duplicate) not in self._not_copied:
+            self._not_copied.add((key, duplicate))
+            self.push_retry(key)
 
     def before(self, entry: Entry) -> int:
         """Return how many pending tasks of its need are looked at first, by a walk; for people."""

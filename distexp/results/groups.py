@@ -165,7 +165,7 @@ class Group:
         self.keys.update(zip(numbers, [point.key for point in points], strict=True))
 
     @classmethod
-    def of_task(cls, task: Task, rule: RowRule | None) -> "Group":
+    def of_task(cls, task: Task, rule: RowRule | None = None) -> "Group":
         """Return the group of one task, of whose phase no more is known than the rule says."""
         values = {**task.config, "seed": task.seed}
         rule = rule or RowRule(varied=(*task.axes, "seed"))

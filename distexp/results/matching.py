@@ -24,13 +24,14 @@ Column = Callable[[int], Row]  # the cells at a place in the header, of the rows
 class TaskIndex:
     """The tasks that rows are compared with, grouped so that a row costs a few dict lookups.
 
-    A matcher goes on with the tasks that were there when it was made.  Safe from any thread, but for `sync`.
+    A matcher goes on with the tasks that were there when it was made.  Safe from any thread.
     """
 
     def __init__(self, tasks: Iterable[Planned] = (), growing: Iterable[Grid] = ()) -> None:
-        self.groups: list[Group] = []
+        self.groups: Sequence[Group] = []  # replaced, never changed: a matcher knows those of one time
         self._of_grid: dict[Grid, Group] = {}
         self._keys: set[str] = set()
+        self._added: dict[str, tuple[Task, Group]] = {}  # by key: tasks that have left the sweep
         self._lock = threading.Lock()
         self._writers: dict[str, set[str]] = {}  # folder -> the phases that write there
         self.superseded: dict[str, str] = {}  # key -> code of a row that no longer completes that task
@@ -43,31 +44,43 @@ class TaskIndex:
             self.superseded.pop(key, None)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._keys
+        return key in self._keys or key in self._added
 
     def sync(self, tasks: Iterable[Planned], growing: Iterable[Grid] = ()) -> bool:
         """Make these the tasks; return whether one is new: rows read before are not looked at again.
 
         Of the `growing` grids more are to come: their columns are known also where no task is there yet.
+        Tasks that were added stay.
         """
-        known, self._keys, self.groups, self._of_grid, self._writers = self._keys, set(), [], {}, {}
-        self.stopping_phases = set()
         by_grid: dict[Grid, list[GridPoint]] = {}
+        single: list[Task] = []
         for task in tasks:
             if isinstance(task, GridPoint):
                 by_grid.setdefault(task.grid, []).append(task)
             else:
-                self.add(task)
+                single.append(task)
         for grid in growing:
             by_grid.setdefault(grid, [])
+        of_grid = {grid: Group.of_grid(grid, points) for grid, points in by_grid.items()}
+        keys = {task.key for task in single}
+        writers: dict[str, set[str]] = defaultdict(set)
+        for task in single:
+            writers[task.output_dir].add(task.phase)
         for grid, points in by_grid.items():
-            self._keys.update([point.key for point in points])
-            group = self._of_grid[grid] = Group.of_grid(grid, points)
-            self.groups.append(group)
-            self._note_halving(group)
+            keys.update([point.key for point in points])
             for folder in {point.output_dir for point in points}:
-                self._writers.setdefault(folder, set()).add(grid.phase)
-        return not self._keys <= known
+                writers[folder].add(grid.phase)
+        with self._lock:  # all at once: others append rows meanwhile
+            known, self._keys, self._of_grid, self._writers = self._keys, keys, of_grid, writers
+            self._added = {key: added for key, added in self._added.items() if key not in keys}
+            for task, _ in self._added.values():
+                writers[task.output_dir].add(task.phase)
+            added = [group for _, group in self._added.values()]
+            self.groups = [*map(Group.of_task, single), *of_grid.values(), *added]
+            self.stopping_phases = set()
+            for group in self.groups:
+                self._note_halving(group)
+            return not keys <= known
 
     def grow(self, points: Sequence[GridPoint]) -> None:
         """Take up more tasks of one grid that grows; rows read before are not looked at again."""
@@ -91,9 +104,10 @@ class TaskIndex:
     def add(self, task: Task, rule: RowRule | None = None) -> None:
         """Take one more task up; rows read before are not looked at again."""
         with self._lock:
-            self._keys.add(task.key)
-            self.groups = [*self.groups, Group.of_task(task, rule)]
-            self._note_halving(self.groups[-1])
+            group = Group.of_task(task, rule)
+            self._added[task.key] = task, group
+            self.groups = [*self.groups, group]
+            self._note_halving(group)
             self._writers.setdefault(task.output_dir, set()).add(task.phase)
 
     def rule(self, task: Planned) -> RowRule | None:
@@ -127,6 +141,7 @@ class Matcher:
 
     def __init__(self, groups: Sequence[Group], columns: Sequence[str], writers: Set[str]) -> None:
         """Know where each column stands; `writers` are the phases whose own file it is."""
+        self.groups = groups
         places = first_places(columns)
         self._phase_at = [places[prefix + "phase"] for prefix in PREFIXES if prefix + "phase" in places]
         self.plans = [Plan(group, places, has_phase=bool(self._phase_at)) for group in groups]

@@ -97,7 +97,7 @@ class Reader:
         self.problems: list[Problem] = []  # what the last look met
         self._index, self._folder, self._on_read = index, folder, on_read
         self._known_header = bookmark.header if bookmark else ""  # that whoever handed the bookmark could use
-        self._matched: tuple[object, Sequence[str], Matcher] | None = None
+        self._matched: tuple[Sequence[str], Matcher] | None = None  # of these columns
         self._identity: tuple[int, ...] | None = None  # device, inode, size, mtime at the last look
         self._before = b""  # what stood just before the bookmark; of a handed one it is not known
         self._pending: tuple[int, int] | None = None  # offset and size of a last line that may still grow
@@ -258,10 +258,10 @@ class Reader:
 
     def _matcher(self, header: Header) -> Matcher:
         known = self._matched
-        if known is None or known[0] is not self._index.groups or known[1] != header.columns:
+        if known is None or known[0] != header.columns or known[1].groups is not self._index.groups:
             matcher = self._index.matcher(header.columns, self._folder)
-            self._matched = known = (self._index.groups, header.columns, matcher)
-        return known[2]
+            self._matched = known = header.columns, matcher
+        return known[1]
 
     def _place_of_code(self, header: Header) -> int | None:
         place = header.columns.index(CODE) if CODE in header.columns else None

@@ -117,11 +117,10 @@ class ResultsStore:
         """
         own = dict.fromkeys(task.output_dir for task in tasks)
         has_new = self._index.sync(tasks, growing)
-        for folder in [*own, *[folder for folder in self._files if folder not in own]]:
-            opened = self._file(folder)
-            if has_new:
-                with opened.lock:
-                    opened.file.reset()
+        for folder in own:
+            self._file(folder)
+        if has_new:
+            self.reset()
 
     def size(self) -> int:
         """Return how many bytes there are to read in all files."""
@@ -135,19 +134,15 @@ class ResultsStore:
 
     def strays(self) -> int:
         """Return how many rows were ever met that are of no task now known, and that a search may take up."""
-        with self._lock:
-            files = list(self._files.values())
         count = 0
-        for opened in files:
+        for opened in self._opened():
             with opened.lock:  # a look that began before goes by the tasks of then
                 count += opened.file.strays
         return count
 
     def reset(self) -> None:
         """Let the next look read all files again."""
-        with self._lock:
-            files = list(self._files.values())
-        for opened in files:
+        for opened in self._opened():
             with opened.lock:
                 opened.file.reset()
 
@@ -155,13 +150,11 @@ class ResultsStore:
         """Look at what every file has got since the last look, new files among them."""
         for folder in folders_with_results(self.root):
             self._file(folder)
-        with self._lock:
-            files = list(self._files.items())
-        for folder, opened in files:
+        for opened in self._opened():
             with opened.lock:
                 scan = opened.file.scan()
                 self._tell(opened, scan)
-                self._name(folder, opened, scan)
+                self._name(opened, scan)
 
     def scan(self, task: Task) -> None:
         """Look at what this task's own file has got since the last look."""
@@ -201,18 +194,19 @@ class ResultsStore:
         if opened.file.unusable:
             self._in_trouble[opened.folder] = opened
         if scan.vanished:
-            others = [each.file for each in self._files.values() if each is not opened]
+            others = [each.file for each in self._opened() if each is not opened]
             gone = [key for key in scan.vanished if not any(file.has_row(key) for file in others)]
             scan = structs.replace(scan, vanished=frozenset(gone))
         self._on_scan(scan)
 
-    def _name(self, folder: str, opened: _OpenFile, scan: Scan) -> None:
+    def _name(self, opened: _OpenFile, scan: Scan) -> None:
         """Say once of a file that is no task's own that its rows count."""
-        if scan.complete and not opened.is_named and not self._index.writers(folder):
+        if scan.complete and not opened.is_named and not self._index.writers(opened.folder):
             opened.is_named = True
             new: Set[str] = scan.complete
-            for other in [each.file for each in self._files.values() if each is not opened]:
-                new = new - other.with_row(new)
+            for other in self._opened():
+                if other is not opened:
+                    new = new - other.file.with_row(new)
             many = "1 task" if len(new) == 1 else f"{len(new)} tasks"
             note = f"{opened.file.path} completes {many}, though no task writes there"
             if held := len(scan.complete) - len(new):
@@ -265,10 +259,8 @@ class ResultsStore:
         found: dict[str, dict[str, str]] = {}
         for folder, keys in by_folder.items():
             found |= self._file(folder).file.find(keys)
-        with self._lock:
-            others = [opened.file for folder, opened in self._files.items()]
         wanted = set().union(*by_folder.values()) - found.keys()
-        for file in others:
+        for file in [opened.file for opened in self._opened()]:
             if held := {key for key in wanted if file.has_row(key)}:
                 found |= file.find(held)
                 wanted.difference_update(found)
@@ -283,9 +275,7 @@ class ResultsStore:
         keys = [task.key for task in tasks]
         for folder in folders_with_results(self.root):
             self._file(folder)
-        with self._lock:
-            files = list(self._files.values())
-        for opened in files:
+        for opened in self._opened():
             with opened.lock:
                 try:
                     scan = opened.file.read_again()
@@ -294,21 +284,17 @@ class ResultsStore:
                         raise
                     continue  # another user's, say, of which no row ever counted
                 self._tell(opened, scan)
-        return [key for key in keys if not any(opened.file.has_row(key) for opened in files)]
+        return [key for key in keys if self.where(key) is None]
 
     def code_of(self, task: Planned) -> str:
         """Return with which code the row of a task was made; empty where that is not known."""
-        with self._lock:
-            files = [opened for folder, opened in self._files.items() if folder != task.output_dir]
-        files.insert(0, self._file(task.output_dir))
+        files = [self._file(task.output_dir), *self._opened()]
         return next((code for opened in files if (code := opened.file.code_of(task.key))), "")
 
     def codes(self) -> dict[str, str]:
         """Return with which code the rows were made, by key of their tasks, as far as that is known."""
-        with self._lock:
-            files = list(self._files.values())
         found: dict[str, str] = {}
-        for opened in reversed(files):  # that of a task's own comes first, and wins
+        for opened in reversed(self._opened()):  # that of a task's own comes first, and wins
             with opened.lock:
                 found |= opened.file.codes()
         return found
@@ -341,9 +327,11 @@ class ResultsStore:
 
     def where(self, key: str) -> Path | None:
         """Return the file that was seen to hold this task's row."""
+        return next((opened.file.path for opened in self._opened() if opened.file.has_row(key)), None)
+
+    def _opened(self) -> list[_OpenFile]:
         with self._lock:
-            files = list(self._files.values())
-        return next((opened.file.path for opened in files if opened.file.has_row(key)), None)
+            return list(self._files.values())
 
     def _file(self, folder: str) -> _OpenFile:
         with self._lock:

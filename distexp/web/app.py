@@ -179,7 +179,7 @@ class Page:
             folder = (self._root / shown.log_path).parent
             self._folders[task_id] = time.monotonic() + FOLDER_S, folder
         found = dict(read_curves(folder))
-        return found or {name: [*points] for name, points in self.feed.curves_of(task_id).items()}
+        return found or dict(self.feed.curves_of(task_id))
 
     async def searches(self, request: Request) -> Response:
         """Return how far the phases are that stop tasks early."""

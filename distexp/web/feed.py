@@ -92,8 +92,11 @@ class Feed:
             self._listeners -= 1
 
     def curves_of(self, task_id: str) -> Mapping[str, list[tuple[Number, float]]]:
-        """Return what a running task has reported while it was looked at: (step, value) by metric."""
-        return self._curves.get(task_id, {})
+        """Return what a running task has reported while it was looked at: (step, value) by metric.
+
+        A copy.  Safe from any thread.
+        """
+        return {name: points.copy() for name, points in self._curves.get(task_id, {}).copy().items()}
 
     def _remember(self, workers: list[WorkerStatus], now_s: float) -> None:
         for worker in workers:

@@ -17,6 +17,7 @@ from distexp.task import State
 from distexp.workdir import Workdir, write_private
 from experiment_manager import ExperimentManager as PublicManager
 from tests.live_manager import CONFIG, PATIENCE_S, Folder, RawClient, secret_of, worker
+from tests.row_cases import a_task
 from tests.support import poll
 
 OPENED: list[str] = []  # files opened in this process while `recording` is in use
@@ -171,6 +172,35 @@ def test_rows_of_another_program_are_taken_up_and_vanished_ones_not_rerun(
     assert [line for line in folder.log() if "vanished" in line] == [
         "Rows of 1 complete tasks have vanished (exp1_vary_width_0_42); `requeue --missing` runs them again"
     ]
+
+
+def test_a_kept_row_of_no_task_of_the_sweep_may_vanish(folder: Folder, manager: ExperimentManager) -> None:
+    left = a_task(width=9)
+    manager.store.append([(left, {"acc": "1"})])
+    (folder.root / left.output_dir / "final_results.csv").write_text("width,seed,acc\n", encoding="utf-8")
+    manager.rescan()
+    manager.rescan()
+    assert [line for line in folder.log() if "vanished" in line] == [
+        f"Rows of 1 complete tasks have vanished ({left.key}); `requeue --missing` runs them again"
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of open files to reach")
+def test_a_rescan_that_cannot_open_the_folder_is_tried_again(folder: Folder) -> None:
+    with folder.serving(rescan_s=0.0) as manager:
+        import resource  # not on Windows
+
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        folder.add_rows("1,42,0.5")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            manager.run_once()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert counts(manager) == {"pending": 3}
+        manager.run_once()
+        assert counts(manager) == {"pending": 2, "complete": 1}
+    assert [line for line in folder.log() if "the next rescan tries again" in line]
 
 
 def test_a_restart_runs_tasks_again_whose_rows_have_vanished(folder: Folder) -> None:

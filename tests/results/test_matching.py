@@ -1,7 +1,7 @@
 """The index finds the tasks that comparing each row with each task finds, by the rule taken literally."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +15,7 @@ from distexp.results.results_file import ResultsFile
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import Grid, GridPoint
+from distexp.task import Task
 from distexp.text import cell_text
 from tests.results.test_compare import CELLS, NEAR, holds_literally
 from tests.row_cases import a_row, a_task
@@ -283,12 +284,40 @@ def test_a_file_without_a_varied_parameter_or_an_axis_completes_nothing(columns:
 def test_tasks_join_and_leave() -> None:
     first, second = a_task(width=1), a_task(width=2)
     index = TaskIndex([first])
-    index.add(second)
+    index.sync([first, second])
     assert not index.sync([second])
     match = index.matcher(["width", "seed"], "results_exp1").one
     assert (match(["1", "42"]), match(["2", "42"])) == ([], [second.key])
     assert (first.key in index, second.key in index) == (False, True)
     assert index.sync([first, second])
+
+
+def test_rows_are_compared_with_all_tasks_also_while_these_are_replaced() -> None:
+    first, second = a_task(width=1), a_task(width=2)
+    index = TaskIndex([first, second])
+    meanwhile = []
+
+    def tasks() -> Iterator[Task]:
+        yield first
+        match = index.matcher(["width", "seed"], "results_exp1").one
+        meanwhile.append((second.key in index, match(["2", "42"]), index.groups))
+        yield second
+
+    index.sync(tasks())
+    known, found, groups = meanwhile[0]
+    assert (known, found) == (True, [second.key])
+    assert groups is not index.groups  # so that a reader makes its matcher anew
+
+
+def test_a_task_that_was_added_as_it_runs_though_it_has_left_is_known_until_it_joins_again() -> None:
+    first, left = a_task(width=1), a_task(width=2)
+    index = TaskIndex([first])
+    index.add(left)
+    assert not index.sync([first])
+    assert index.matcher(["width", "seed"], "results_exp1").one(["2", "42"]) == [left.key]
+    assert index.writers(left.output_dir) == {left.phase}
+    assert index.sync([first, left])  # new: its row may have been read before
+    assert len(index.groups) == 2
 
 
 def test_a_matcher_goes_on_with_the_tasks_it_was_made_of() -> None:
