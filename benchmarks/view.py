@@ -16,10 +16,8 @@ from benchmarks.harness import ROUNDS
 from distexp.cli.render import render
 from distexp.cli.screen import REFRESH_S
 from distexp.manager.admin import Admin
-from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.forecast import FORECAST_S, Forecaster
-from distexp.manager.frozen_code import FrozenCode
-from distexp.manager.rungs import Rungs
+from distexp.manager.sweep_state import SweepState
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
@@ -61,21 +59,12 @@ def _busy(now_s: list[float]) -> Admin:
     registry = WorkerRegistry(
         host="here", machine="", nonce="", task_lock=Workdir(Path()).task_lock, clock=lambda: now_s[0]
     )
-    forecaster = Forecaster(queue, registry)
+    sweep = SweepState(Workdir(Path()), queue, ResultsStore(Path(), lambda scan: None), registry)
     for turn in range(DONE_EACH + 1):
         for number in range(WORKERS):
-            _work(queue, registry, forecaster, number, is_last=turn == DONE_EACH)
+            _work(queue, registry, sweep.forecaster, number, is_last=turn == DONE_EACH)
             now_s[0] += 0.1
-    store = ResultsStore(Path(), lambda scan: None)
-    return Admin(
-        queue=queue,
-        store=store,
-        registry=registry,
-        workdir=Workdir(Path()),
-        forecaster=forecaster,
-        rungs=Rungs(Path(), queue),
-        code=CodeIdentity(FrozenCode(Workdir(Path()), is_frozen=False), queue, store),
-    )
+    return Admin(sweep)
 
 
 def _work(

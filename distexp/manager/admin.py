@@ -8,15 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import msgspec
 
 from distexp.errors import ProtocolError, UnknownTask
-from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.explain import QueueView, why_not_running
-from distexp.manager.forecast import Forecaster
-from distexp.manager.rungs import Rungs
-from distexp.manager.workers import Worker, WorkerRegistry
+from distexp.manager.sweep_state import SweepState
+from distexp.manager.workers import Worker
 from distexp.queue.entry import Entry, Lease
 from distexp.queue.lookup import Parameter, Where
-from distexp.queue.packing import Packing
-from distexp.queue.task_queue import TaskQueue
 from distexp.results.row import CODE
 from distexp.results.stops import step_of_stop
 from distexp.results.store import ResultsStore
@@ -26,7 +22,6 @@ from distexp.task_log import last_lines, read_piece
 from distexp.text import last_line, split_words
 from distexp.wire import messages as wire
 from distexp.wire.framing import MAX_MESSAGE_BYTES
-from distexp.workdir import Workdir
 
 log = logging.getLogger("distexp.manager")
 
@@ -40,24 +35,12 @@ SHOWN_LINES = 12  # of a log, in a reply to `show`
 class Admin:
     """Looks at the sweep and steers it by hand.  Safe from any thread."""
 
-    def __init__(
-        self,
-        *,
-        queue: TaskQueue,
-        store: ResultsStore,
-        registry: WorkerRegistry,
-        workdir: Workdir,
-        forecaster: Forecaster,
-        rungs: Rungs,
-        code: CodeIdentity,
-        packing: Packing | None = None,
-        is_served: bool = True,
-    ) -> None:
+    def __init__(self, sweep: SweepState, *, is_served: bool = True) -> None:
         """Answer for a manager, or with `is_served` false for the files that an earlier one has left."""
         self._is_served = is_served
-        self._queue, self._store, self._registry, self._forecaster = queue, store, registry, forecaster
-        self._workdir, self._rungs, self._code = workdir, rungs, code
-        self._packing = packing
+        self._queue, self._store, self._registry = sweep.queue, sweep.store, sweep.registry
+        self._workdir, self._rungs, self._code = sweep.workdir, sweep.rungs, sweep.code
+        self._forecaster, self._packing = sweep.forecaster, sweep.packing
         self.is_paused = False
         self._answers: Mapping[type, Callable[..., wire.AnyReply]] = {
             wire.Status: lambda request: wire.StatusReply(status=self.status()),
@@ -200,7 +183,7 @@ class Admin:
         stuck = self._registry.stuck(entry.lease.worker) if entry.lease else ""
         file = self._store.problems().get(entry.planned.output_dir, "")
         workers = [worker for worker, excluded in self._registry.available() if not excluded]
-        room = self._packing.why_waiting(entry, workers) if is_pending and self._packing else ""
+        room = self._packing.why_waiting(entry, workers) if is_pending else ""
         view = QueueView(
             self._queue.now_s(), self.is_paused, duplicate, before, held, stuck, file, self._is_served, room
         )
@@ -257,10 +240,9 @@ class Admin:
 
     def _cancel(self, request: wire.Cancel) -> wire.Ack:
         keys = [self._queue.key_of(task_id) for task_id in request.tasks]
-        if self._packing:
-            leases = {lease.task.key: lease for lease in self._queue.leases()}
-            for key in leases.keys() & {*keys}:
-                self._packing.abandon(leases[key])
+        leases = {lease.task.key: lease for lease in self._queue.leases()}
+        for key in leases.keys() & {*keys}:
+            self._packing.abandon(leases[key])
         return wire.Ack(count=sum(self._queue.cancel(key) for key in keys))
 
     def _requeued(self, request: wire.Requeue) -> wire.Ack:

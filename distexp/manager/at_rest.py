@@ -9,10 +9,8 @@ from pathlib import Path
 
 from distexp.errors import ResultsUnwritable
 from distexp.manager.admin import Admin
-from distexp.manager.code_identity import CodeIdentity
-from distexp.manager.forecast import Forecaster
-from distexp.manager.frozen_code import FrozenCode
-from distexp.manager.rungs import Rungs, halving_of
+from distexp.manager.rungs import halving_of
+from distexp.manager.sweep_state import SweepState
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Entry
 from distexp.queue.records import TaskRecord
@@ -55,17 +53,9 @@ class SweepAtRest:
         registry = WorkerRegistry(
             host=host_name(), machine="", nonce="", task_lock=workdir.task_lock, clock=time.monotonic
         )
-        self._workdir, self._forecaster = workdir, Forecaster(self._queue, registry)
-        self._admin = Admin(
-            queue=self._queue,
-            store=self._store,
-            registry=registry,
-            workdir=workdir,
-            forecaster=self._forecaster,
-            rungs=Rungs(workdir.root, self._queue),
-            code=CodeIdentity(FrozenCode(workdir, is_frozen=False), self._queue, self._store),
-            is_served=False,
-        )
+        sweep = SweepState(workdir, self._queue, self._store, registry)
+        self._workdir, self._forecaster = workdir, sweep.forecaster
+        self._admin = Admin(sweep, is_served=False)
 
     def _take(self, scan: Scan) -> None:
         self._queue.complete_unassigned(scan.complete)

@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from distexp.errors import DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
-from distexp.manager.forecast import Forecaster
 from distexp.manager.kept_rows import KeptRow, KeptRows
-from distexp.manager.workers import Worker, WorkerRegistry
+from distexp.manager.sweep_state import SweepState
+from distexp.manager.workers import Worker
 from distexp.queue.entry import Entry, Lease, WorkerInfo
 from distexp.queue.holds import BEFORE_BEGIN, COUNTED
 from distexp.queue.journal import Journal
-from distexp.queue.packing import Packing
-from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET, TaskQueue
+from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET
 from distexp.results.conversion import convert
 from distexp.results.row import row_for
-from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE, run_folder
 from distexp.task import Cause, PeakMemory, Provenance, State, Task
 from distexp.text import count_text, last_line
@@ -52,21 +50,12 @@ class CompletionHandler:
     """Ends attempts, as workers report or rows show.  Safe from any thread."""
 
     def __init__(
-        self,
-        *,
-        queue: TaskQueue,
-        journal: Journal,
-        store: ResultsStore,
-        registry: WorkerRegistry,
-        forecaster: Forecaster,
-        kept: KeptRows,
-        packing: Packing,
-        on_hold: Callable[[str], None],
+        self, sweep: SweepState, journal: Journal, kept: KeptRows, on_hold: Callable[[str], None]
     ) -> None:
         """Call `on_hold` with each phase that is held, before its worker hears it."""
-        self._kept, self._on_hold = kept, on_hold
-        self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
-        self._forecaster, self._packing = forecaster, packing
+        self._journal, self._kept, self._on_hold = journal, kept, on_hold
+        self._queue, self._store, self._registry = sweep.queue, sweep.store, sweep.registry
+        self._forecaster, self._packing = sweep.forecaster, sweep.packing
         self._reporters: dict[str, WorkerInfo] = {}  # key -> who is reporting it as complete just now
 
     # -- what workers report -------------------------------------------------------------------------------

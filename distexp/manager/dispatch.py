@@ -18,24 +18,18 @@ from typing import Any
 
 from distexp.errors import DistexpError, ProtocolError, Unauthorized
 from distexp.manager.admin import Admin
-from distexp.manager.code_identity import CodeIdentity
 from distexp.manager.completion import Completion, CompletionHandler
-from distexp.manager.forecast import Forecaster
-from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.kept_rows import KeptRows
-from distexp.manager.rungs import Rungs, halving_of
+from distexp.manager.rungs import halving_of
+from distexp.manager.sweep_state import SweepState
 from distexp.manager.waiting import Assignment, WaitingWorkers
-from distexp.manager.workers import Worker, WorkerRegistry
+from distexp.manager.workers import Worker
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
-from distexp.queue.packing import Packing
-from distexp.queue.task_queue import TaskQueue
-from distexp.results.store import ResultsStore
 from distexp.system.group_commit import GroupCommit
 from distexp.task import SharedGpu
 from distexp.wire import messages as wire
 from distexp.wire.server import Connection
-from distexp.workdir import Workdir
 
 WAIT_S = 0.5  # a client that does not wait here asks again after this
 PROCESS_ENDS_S = 0.1  # from the end of a killed worker's connection to that of its process, and more
@@ -69,56 +63,33 @@ class Dispatcher:
 
     def __init__(
         self,
-        *,
-        queue: TaskQueue,
+        sweep: SweepState,
         journal: Journal,
-        store: ResultsStore,
-        registry: WorkerRegistry,
         kept: KeptRows,
-        workdir: Workdir,
+        *,
         secret: str | None,
-        frozen: FrozenCode | None = None,
-        holds_folder: Callable[[], bool] = lambda: True,
-        on_hold: Callable[[str], None] = lambda phase: None,
-        on_assign: Callable[[], None] = lambda: None,
+        holds_folder: Callable[[], bool],
+        on_hold: Callable[[str], None],
+        on_assign: Callable[[], None],
     ) -> None:
         """`secret` None: no request needs a token. Nothing is assigned unless `holds_folder()`.
 
         `on_hold` hears each phase that is held, before its worker; `on_assign` when tasks were looked for.
         """
+        self._journal, self._secret = journal, secret
         self._holds_folder, self._on_assign = holds_folder, on_assign
-        self._queue, self._journal, self._store, self._registry = queue, journal, store, registry
-        self._secret, self._forecaster = secret, Forecaster(queue, registry)
-        self.packing = Packing(queue, journal.record)
-        self._frozen = frozen or FrozenCode(workdir, is_frozen=False)
-        self.rungs, self.code = Rungs(workdir.root, queue), CodeIdentity(self._frozen, queue, store)
-        self._admin = Admin(
-            queue=queue,
-            store=store,
-            registry=registry,
-            workdir=workdir,
-            forecaster=self._forecaster,
-            rungs=self.rungs,
-            code=self.code,
-            packing=self.packing,
-        )
-        self.completion = CompletionHandler(
-            queue=queue,
-            journal=journal,
-            store=store,
-            registry=registry,
-            forecaster=self._forecaster,
-            kept=kept,
-            packing=self.packing,
-            on_hold=on_hold,
-        )
+        self._queue, self._store, self._registry = sweep.queue, sweep.store, sweep.registry
+        self._forecaster, self._frozen = sweep.forecaster, sweep.frozen
+        self.packing, self.rungs, self.code = sweep.packing, sweep.rungs, sweep.code
+        self._admin = Admin(sweep)
+        self.completion = CompletionHandler(sweep, journal, kept, on_hold)
         self.is_stopping = self.is_ending = False
         self.assigning = threading.Lock()  # held while tasks join whose rows have not been looked for yet
         self._last_leases: dict[str, Lease] = {}  # instance of a worker -> the last lease it was given
         self._max_leases = LEASES_KEPT  # that are remembered
         self._batches: dict[str, GroupCommit[Completion]] = {}  # by results folder
         self._waiting = WaitingWorkers(
-            lambda workers: self.assign(workers, have_waited=True), lambda: bool(queue.holds.held)
+            lambda workers: self.assign(workers, have_waited=True), lambda: bool(sweep.queue.holds.held)
         )
         self._answers: Mapping[type, Callable[[Any, Worker], wire.AnyReply]] = {
             wire.Heartbeat: self._heartbeat,

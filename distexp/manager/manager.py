@@ -20,6 +20,7 @@ from distexp.manager.kept_rows import KeptRows
 from distexp.manager.network_folder import DELETED, NetworkFolder
 from distexp.manager.pauses import PauseWatch
 from distexp.manager.searches import Searches
+from distexp.manager.sweep_state import SweepState
 from distexp.manager.workers import RETURN_S, WorkerRegistry
 from distexp.queue.journal import Journal
 from distexp.queue.priorities import Priorities
@@ -204,15 +205,14 @@ class ExperimentManager:
         )
         self._searches = Searches(self.workdir.root, self.queue, self.store, self.journal)
         self._held_code = HeldCode(self.workdir.root, self.queue)
-        self.dispatcher = Dispatcher(
-            queue=self.queue,
-            journal=self.journal,
-            store=self.store,
-            registry=self._registry,
-            kept=self._kept,
-            workdir=self.workdir,
-            secret=secret,
+        sweep = SweepState(
+            *(self.workdir, self.queue, self.store, self._registry),
             frozen=self._frozen,
+            on_peak=self.journal.record,
+        )
+        self.dispatcher = Dispatcher(
+            *(sweep, self.journal, self._kept),
+            secret=secret,
             holds_folder=self._holds_folder,
             on_hold=self._held_code.note,
             on_assign=self._searches.look,

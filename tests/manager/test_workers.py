@@ -12,12 +12,11 @@ import pytest
 
 from distexp.manager import workers
 from distexp.manager.completion import CompletionHandler
-from distexp.manager.forecast import Forecaster
 from distexp.manager.kept_rows import KeptRows
+from distexp.manager.sweep_state import SweepState
 from distexp.manager.workers import EXCLUDE_AFTER, LIVE_S, RETURN_S, Worker, WorkerRegistry
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.journal import Journal
-from distexp.queue.packing import Packing
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
 from distexp.system import locks
@@ -313,16 +312,8 @@ def test_who_cannot_import_what_others_can_is_excluded_and_else_the_phase_is_hel
     queue = TaskQueue(sample.clock, journal.record)
     queue.sync(tasks)
     store = ResultsStore(tmp_path, lambda scan: None)
-    completion = CompletionHandler(
-        queue=queue,
-        journal=journal,
-        store=store,
-        registry=sample.registry,
-        forecaster=Forecaster(queue, sample.registry),
-        kept=KeptRows(tmp_path / "kept"),
-        packing=Packing(queue),
-        on_hold=lambda phase: None,
-    )
+    sweep = SweepState(Workdir(tmp_path), queue, store, sample.registry)
+    completion = CompletionHandler(sweep, journal, KeptRows(tmp_path / "kept"), lambda phase: None)
     if is_proven:
         sample.registry.completed(GPU1, tasks[0])
     lease = queue.assign(worker.info)

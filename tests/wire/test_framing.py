@@ -14,10 +14,7 @@ from hypothesis import strategies as st
 
 from distexp.errors import ProtocolError
 from distexp.manager.admin import Admin
-from distexp.manager.code_identity import CodeIdentity
-from distexp.manager.forecast import Forecaster
-from distexp.manager.frozen_code import FrozenCode
-from distexp.manager.rungs import Rungs
+from distexp.manager.sweep_state import SweepState
 from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.task_queue import TaskQueue
@@ -243,15 +240,7 @@ def test_a_status_fits_into_one_recv_of_1024_bytes(letter: str, tmp_path: Any) -
         registry.exclude(worker.info, "it cannot import the experiment, which others can")
     assert queue.assign(WorkerInfo("cpu0"))
     store = ResultsStore(tmp_path, lambda scan: None)
-    reply = Admin(
-        queue=queue,
-        store=store,
-        registry=registry,
-        workdir=Workdir(tmp_path),
-        forecaster=Forecaster(queue, registry),
-        rungs=Rungs(tmp_path, queue),
-        code=CodeIdentity(FrozenCode(Workdir(tmp_path), is_frozen=False), queue, store),
-    ).handle(wire.Status())
+    reply = Admin(SweepState(Workdir(tmp_path), queue, store, registry)).handle(wire.Status())
     line = encode(reply)
     assert len(line) <= MAX_STATUS_BYTES
     status = json.loads(line)["status"]
