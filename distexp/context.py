@@ -12,7 +12,7 @@ CHECKPOINT_FILE = "resume.pt"  # below `checkpoint_dir`: what `save_checkpoint` 
 
 
 def forget_checkpoints(folder: Path) -> None:
-    """Remove what `save_checkpoint` wrote below `folder`: the row is there, a task run anew begins anew.
+    """Remove what `save_checkpoint` wrote below `folder`: the task is complete, one run anew begins anew.
 
     A folder that is empty then goes too.
     """

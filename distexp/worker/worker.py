@@ -403,7 +403,8 @@ class Worker:
             is_whole = outcome.stopped_at is None
             log.info("Task %s %s", task.task_id, "completed" if is_whole else "stopped early")
             self._completed += 1
-            self._disk.try_(lambda: forget_checkpoints(self._checkpoints(task)), None, None)
+            if is_whole:  # else it may be asked for more, and goes on from there
+                self._disk.try_(lambda: forget_checkpoints(self._checkpoints(task)), None, None)
             self._next = ack.next
 
     def _give_back(self, task: TaskReply, reason: str) -> None:

@@ -35,6 +35,27 @@ def run(params, context):
     while how == "stays": time.sleep(0.01)
     return {"loss": 0.0 if how == "good" else 8.0, "more": how}
 """
+SAVES = """
+def run(params, context):
+    saved = context.checkpoint_dir / "resume.pt"
+    begin = int(saved.read_text()) if saved.exists() else 0
+    for step in range(begin + 1, 10):
+        saved.write_text(str(step))
+        context.report(step, 9, loss=9.0 if step < 3 and params["how"] == "late" else 1 / step)
+        if context.should_stop(): raise context.Stopped
+    return {"begin": begin}
+"""
+COMMAND_SAVES = """
+import json, os, pathlib, sys, time
+saved = pathlib.Path(os.environ["DISTEXP_CHECKPOINT_DIR"], "resume.pt")
+begin = int(saved.read_text()) if saved.exists() else 0
+for step in range(begin + 1, 10):
+    is_late = step < 3 and sys.argv[1] == "late"
+    saved.write_text(str(step))
+    print(json.dumps({"step": step, "total": 9, "loss": 9.0 if is_late else 1 / step}), flush=True)
+    if is_late and not begin: time.sleep(60)
+print(json.dumps({"begin": begin}))
+"""
 COMMAND = """
 import json, sys
 for step in range(1, 6):
@@ -82,6 +103,27 @@ def test_a_command_is_stopped_by_the_lines_that_it_prints(
         worker.await_end()
         assert (manager.dispatcher.status().complete, manager.dispatcher.status().pruned) == (1, 1)
     assert [(row["loss"], row["stopped_at"]) for row in folder.rows()] == [("1.0", ""), ("9.0", "1")]
+
+
+@pytest.mark.parametrize("code", ['experiment: "{module}:run"', 'command: "python train.py {{how}}"'])
+def test_a_pruned_task_that_is_asked_for_more_goes_on_from_its_checkpoint(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.EXPERIMENT", SAVES)
+    (tmp_path / "train.py").write_text(COMMAND_SAVES)
+    asha = CONFIG.replace('experiment: "{module}:run"', code).replace("asha", "asha, max_iter: 3")
+    monkeypatch.setattr(f"{__name__}.CONFIG", asha)
+    folder = a_folder(tmp_path, "[good, late]", monkeypatch)
+    with folder.serving() as manager, threaded_worker(tmp_path, manager.port) as worker:
+        worker.await_end()
+    assert [row["stopped_at"] for row in folder.rows()] == ["", "1"]
+    (kept,) = tmp_path.rglob("resume.pt")
+    (config,) = (tmp_path / "configs").iterdir()
+    config.write_text(config.read_text().replace("max_iter: 3", "max_iter: 9"))
+    with folder.serving() as manager, threaded_worker(tmp_path, manager.port) as worker:
+        worker.await_end()
+    assert [(row["stopped_at"], row["begin"]) for row in folder.rows()] == [("", "0"), ("", "1")]
+    assert not kept.exists()
 
 
 def test_without_a_manager_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
