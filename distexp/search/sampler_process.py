@@ -7,15 +7,14 @@ import tempfile
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
 from distexp.errors import SamplerFailed
 from distexp.search.sampler import Ask, Begin, Suggestion, Trial
+from distexp.system.process import python_path
 from distexp.text import last_line
 
-PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 SAMPLER = ["-m", "distexp.search.sampler"]
 LAST_BYTES = 4096  # of what a process wrote, in which its last line stands
 ANSWER_S = 120.0  # of 100,000 trials; one that takes longer hangs
@@ -78,14 +77,12 @@ class SamplerProcess:
                 raise SamplerFailed("the manager stops")
             if self._process is None:
                 self._told = {}
-                before = os.environ.get("PYTHONPATH")
-                paths = os.pathsep.join(filter(None, [PACKAGE_FOLDER, before]))
                 self._process = subprocess.Popen(
                     [sys.executable, *SAMPLER],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=self._errors,
-                    env={**os.environ, "PYTHONPATH": paths},
+                    env={**os.environ, "PYTHONPATH": python_path()},
                 )
             return self._process
 

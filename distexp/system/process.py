@@ -20,6 +20,7 @@ import psutil
 
 from distexp.system.windows_job import end_others_in_job, take_descendants_along
 
+PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])  # that holds `distexp`
 MARK_VARIABLE = "DISTEXP_TASK_PROCESS"  # in the environment of all that a task starts
 INTERRUPTS = ("SIGINT", "SIGBREAK")  # of a terminal; the latter is Ctrl+Break of Windows
 CLUSTER_SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR2")  # sent to every process of a job, or of a terminal
@@ -33,6 +34,11 @@ PR_SET_CHILD_SUBREAPER = 36  # of <linux/prctl.h>
 def host_name() -> str:
     """Return the host's short name, as it stands in rows and log lines."""
     return socket.gethostname().split(".")[0]
+
+
+def python_path() -> str:
+    """Return the PYTHONPATH, with which an interpreter finds this package and what this one finds by it."""
+    return os.pathsep.join(filter(None, [PACKAGE_FOLDER, os.environ.get("PYTHONPATH")]))
 
 
 def machine_id() -> str:

@@ -13,13 +13,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
-from distexp.system.process import CLUSTER_SIGNALS, adopt_orphans
+from distexp.system.process import CLUSTER_SIGNALS, adopt_orphans, python_path
 from distexp.worker import task_main
 
 VARIABLE = "DISTEXP_TEMPLATE"  # what to prepare (JSON); gone from the environment of experiments
-PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 
 
 @contextlib.contextmanager
@@ -32,7 +30,7 @@ def template_order(experiment: str, warm_up_device: str | None) -> Iterator[None
     before = os.environ.get("PYTHONPATH")
     order = {"experiment": experiment, "warm_up": warm_up_device, "path": sys.path, "PYTHONPATH": before}
     os.environ[VARIABLE] = json.dumps(order)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [PACKAGE_FOLDER, before]))  # and sitecustomize
+    os.environ["PYTHONPATH"] = python_path()  # and sitecustomize
     try:
         yield
     finally:
@@ -66,11 +64,11 @@ def _reap(own_pid: int) -> None:
             return
 
 
-def _restore(python_path: str | None) -> None:
-    if python_path is None:
+def _restore(before: str | None) -> None:
+    if before is None:
         os.environ.pop("PYTHONPATH", None)
     else:
-        os.environ["PYTHONPATH"] = python_path
+        os.environ["PYTHONPATH"] = before
 
 
 if VARIABLE in os.environ:

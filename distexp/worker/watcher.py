@@ -19,9 +19,8 @@ from pathlib import Path
 import psutil
 
 from distexp.system import locks
-from distexp.system.process import ProcessMark, end_tree, signal_process
+from distexp.system.process import PACKAGE_FOLDER, ProcessMark, end_tree, signal_process
 
-PACKAGE_FOLDER = str(Path(__file__).resolve().parents[2])
 PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]); from distexp.worker.watcher import main; main(sys.argv[2:])"
 )
