@@ -1,10 +1,12 @@
 """Texts for people and files: cells of a row, durations, amounts, numbers, one printable line. Pure."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
-from distexp.task import MIB_PER_GB, Value
+from distexp.task import Value
 
 NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 _RESERVED_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -32,6 +34,20 @@ def value_of(text: str) -> Value:
     except (ValueError, RecursionError):  # the latter: it nests without end
         return text
     return value
+
+
+def number_in(cell: str) -> float | None:
+    """Return the finite number that a cell holds; None where it holds none."""
+    try:
+        number = float(cell)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def utc_text(moment: datetime) -> str:
+    """Return a moment in UTC as it stands in rows and replies: `2026-01-31T23:59:00Z`."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def split_words(text: str) -> list[str]:
@@ -119,11 +135,6 @@ def short_duration(seconds: float) -> str:
     if hours < 1:
         return f"{minutes}m{whole % 60:02d}"
     return f"{hours}h{minutes % 60:02d}" if hours < 24 else f"{hours // 24}d{hours % 24:02d}h"
-
-
-def gb_text(mib: float) -> str:
-    """Return an amount of memory in GB (1024 MiB) with its unit."""
-    return f"{mib / MIB_PER_GB:.1f} GB"
 
 
 def number_text(value: object) -> str:

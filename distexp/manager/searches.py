@@ -8,7 +8,6 @@ worker that one still runs, and a search that was killed then chooses as one tha
 import hashlib
 import itertools
 import logging
-import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from distexp.sweep.grid import Grid, GridPoint
 from distexp.sweep.growing import Configuration, GrowingPhase
 from distexp.sweep.space import MAX_WALKED, Choice, Config
 from distexp.task import State
-from distexp.text import count_text
+from distexp.text import count_text, number_in
 
 ASKS = 9  # of Optuna for one configuration: the first time, and 8 more where it is there already
 RANDOM_TRIES = 1_000  # for one that is new in a space that cannot be listed
@@ -370,21 +369,13 @@ class Searches:
         if choices is None:
             return None
         cells = [rows.get(point.key, {}) for point in configuration.points]
-        values = [_number(row.get(search.metric.name, "")) for row in cells]
+        values = [number_in(row.get(search.metric.name, "")) for row in cells]
         stops = [stop for row in cells if (stop := step_of_stop(row)) is not None]
         finite = [value for value in values if value is not None]
         value = fmean(finite) if len(finite) == len(values) else None
         if value is None and rows.keys() >= {point.key for point in configuration.points}:
             self._say_useless(search, configuration.points[values.index(None)].task_id)
         return Trial(search.phase.name, number, choices, value, min(stops, default=None))
-
-
-def _number(cell: str) -> float | None:
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _seed(search: _Search, number: int, attempt: int) -> int:

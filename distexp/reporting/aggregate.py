@@ -13,7 +13,7 @@ from distexp.errors import UserError
 from distexp.queue.records import TaskRecord
 from distexp.reporting.comparison import Space, frame_of, numbers_of
 from distexp.reporting.failures import group_failures
-from distexp.reporting.plan import durations_of, number_in
+from distexp.reporting.plan import durations_of
 from distexp.reporting.search_progress import search_of
 from distexp.reporting.table import MEASURED, Cells, cells_of, columns_named, pack, table_of
 from distexp.results.audit import FileAudit, Row
@@ -22,7 +22,7 @@ from distexp.results.rungs import RungRecord
 from distexp.run_folder import run_folder
 from distexp.sweep.config import Phase
 from distexp.sweep.grid import GridPoint
-from distexp.text import cell_text
+from distexp.text import cell_text, number_in
 
 CURVES_OF = 10  # rows of each phase, the best ones, whose curves are wanted first
 NAMED_TASKS = 5  # of those that failed for one cause

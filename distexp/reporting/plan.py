@@ -1,7 +1,6 @@
 """What a manager would find to do, before one is started. Pure."""
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 
@@ -14,7 +13,7 @@ from distexp.results.rungs import RungRecord, wants_more
 from distexp.sweep.config import Phase
 from distexp.sweep.description import task_lines
 from distexp.sweep.grid import Grid, GridPoint, combination_count, duplicates_among
-from distexp.text import cut, one_line
+from distexp.text import cut, number_in, one_line
 
 SHOWN_RUNGS = 6
 SHOWN_CHARS = 80  # of a setup
@@ -237,15 +236,6 @@ def durations_of(files: Sequence[FileAudit]) -> dict[str, float]:
             if seconds is not None and seconds >= 0:
                 durations |= dict.fromkeys(row.keys, seconds)
     return durations
-
-
-def number_in(cell: str) -> float | None:
-    """Return the finite number that the cell holds, None when it holds none."""
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 class _Times:

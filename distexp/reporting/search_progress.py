@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from distexp.reporting.plan import number_in
 from distexp.results.audit import FileAudit
 from distexp.results.row import STOPPED_AT
 from distexp.results.rungs import RungRecord
 from distexp.sweep.config import Phase
 from distexp.task import Halving
+from distexp.text import number_in
 
 STARTED, DURATION = "started_utc", "duration_s"
 

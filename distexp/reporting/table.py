@@ -14,10 +14,10 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from distexp.reporting.plan import number_in
 from distexp.results.audit import FileAudit
 from distexp.results.row import CAPTURED, IDENTITY, PREFIXES, PROVENANCE, STOPPED_AT
 from distexp.sweep.config import Phase
+from distexp.text import number_in
 
 MEASURED = ("duration_s", "peak_gpu_mib")  # ours, and as good as a metric
 FIRST_INEXACT = 2**53  # whole numbers from here on are not all floats: they stay texts
@@ -46,7 +46,7 @@ class Cells:
     @cached_property
     def read(self) -> list[float | None]:
         """The number that each different cell holds, if any."""
-        return [number_in(cell) if cell else None for cell in self.distinct]
+        return [number_in(cell) for cell in self.distinct]
 
     def numbers(self) -> Any:
         """Return the number of every row, 1 and 0 for True and False, NaN for no number."""

@@ -1,6 +1,5 @@
 """Which phases stop tasks early, so that a row of theirs may say so in the column `stopped_at`."""
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from distexp.results.compare import NULLS
 from distexp.results.matching import TaskIndex
 from distexp.results.row import RUNGS_FILE, STOPPED_AT
 from distexp.results.rungs import read_rungs
+from distexp.text import number_in
 
 
 def tells_of_stop(cell: str) -> bool:
@@ -18,11 +18,7 @@ def tells_of_stop(cell: str) -> bool:
 
 def step_of_stop(row: Mapping[str, str]) -> float | None:
     """Return the step at which the task of a row was stopped early; None where it tells of none."""
-    try:
-        step = float(row.get(STOPPED_AT, ""))
-    except ValueError:
-        return None
-    return step if math.isfinite(step) else None
+    return number_in(row.get(STOPPED_AT, ""))
 
 
 class StoppingPhases:

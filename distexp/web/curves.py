@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distexp.run_folder import METRICS_FILE
 from distexp.system.files import regular
+from distexp.text import number_in
 
 MAX_BYTES = 8_000_000  # of a file: its first lines, beyond which the page would wait
 POINTS = 300  # of a curve: more than a chart has pixels for
@@ -29,11 +30,12 @@ def read_curves(folder: Path) -> Mapping[str, Curve]:
     whole = text[: text.rfind("\n") + 1]  # the last line may be half written
     found: dict[str, dict[float, float]] = {}
     for row in csv.DictReader(io.StringIO(whole, newline="")):
-        step = _number(row.get("step"))
+        step = number_in(row.get("step") or "")
         for name, cell in row.items():
-            if step is None or name is None or name in NOT_METRICS or (value := _number(cell)) is None:
+            if step is None or name is None or name in NOT_METRICS:
                 continue
-            found.setdefault(name, {})[step] = value
+            if (value := number_in(cell or "")) is not None:
+                found.setdefault(name, {})[step] = value
     return {name: thinned(sorted(points.items())) for name, points in found.items()}
 
 
@@ -41,11 +43,3 @@ def thinned(points: Curve) -> Curve:
     """Return at most about `POINTS` of the points, the first and the last among them."""
     every = math.ceil(len(points) / POINTS)
     return [point for at, point in enumerate(points) if at % every == 0 or at == len(points) - 1]
-
-
-def _number(cell: object) -> float | None:
-    try:
-        value = float(cell) if isinstance(cell, str) else math.nan
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

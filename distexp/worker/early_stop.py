@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from msgspec import structs
 
 from distexp.results.conversion import convert
+from distexp.text import utc_text
 from distexp.wire.messages import TaskReply
 from distexp.worker.rungs import Reached
 from distexp.worker.task_main import Finished, Outcome
@@ -18,7 +19,7 @@ log = logging.getLogger("distexp.worker")
 
 
 class EarlyStop:
-    """The rungs of one attempt, on the supervisor's side.  For one thread."""
+    """The rungs of one attempt, on the worker's side.  For one thread."""
 
     def __init__(
         self,
@@ -53,8 +54,7 @@ class EarlyStop:
         if stopped is None or (isinstance(outcome, Finished) and not outcome.has_left and self._is_whole()):
             return outcome
         if not isinstance(outcome, Finished):
-            started_utc = self._began_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
-            outcome = Finished({}, started_utc, round(self._clock() - self._began_s, 3))
+            outcome = Finished({}, utc_text(self._began_utc), round(self._clock() - self._began_s, 3))
         metrics = convert(self._task, {**outcome.result, **stopped.metrics}, self._task.rule).metrics
         return structs.replace(outcome, result=metrics, stopped_at=stopped.step)
 

@@ -39,7 +39,7 @@ from distexp.system.process import (
     start_nothing_more,
 )
 from distexp.task import Cause, Halving, Number, RowRule, Scalar, Task, joined
-from distexp.text import one_line
+from distexp.text import one_line, utc_text
 from distexp.worker import provenance
 from distexp.worker.folders import has_met_full_disk
 from distexp.worker.metrics import MetricsFile, block_board, import_board
@@ -312,7 +312,7 @@ def call(
         warn(note)
     return Finished(
         converted.metrics,
-        started_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        utc_text(started_utc),
         duration_s,
         **provenance.of_process(),
         notes=notes,
