@@ -74,14 +74,10 @@ def _curve(root: Path, run_dir: str) -> dict[str, tuple[list[float], list[float]
     return thinned(frame)
 
 
-def thinned(frame: pd.DataFrame, most: int = MOST_POINTS) -> dict[str, tuple[list[float], list[float]]]:
-    """Return steps and values of each metric, the first and the last among them.
+def thinned(frame: pd.DataFrame) -> dict[str, tuple[list[float], list[float]]]:
+    """Return `MOST_POINTS` steps and values at most of each metric, the first and the last among them.
 
-    A step that a later attempt has repeated counts as it was then.
-
-    Args:
-        frame: As `load_metrics` returns it.
-        most: Points of a metric.
+    A step that a later attempt has repeated counts as it was then. `frame`: as `load_metrics` returns it.
     """
     if "step" not in frame or frame.empty:
         return {}
@@ -95,16 +91,16 @@ def thinned(frame: pd.DataFrame, most: int = MOST_POINTS) -> dict[str, tuple[lis
         is_there = np.isfinite(values)
         steps, values = frame["step"][is_there].to_numpy(), values[is_there].to_numpy()
         if len(steps):
-            at = _spread(len(steps), most)
+            at = _spread(len(steps))
             found[str(name)] = ([*map(_short, steps[at])], [*map(_short, values[at])])
     return found
 
 
-def _spread(amount: int, most: int) -> Any:
-    """Return at most so many places, evenly from the first to the last."""
-    if amount <= most:
+def _spread(amount: int) -> Any:
+    """Return at most `MOST_POINTS` of so many places, evenly from the first to the last."""
+    if amount <= MOST_POINTS:
         return np.arange(amount)
-    return np.unique(np.linspace(0, amount - 1, most).round().astype(int))
+    return np.unique(np.linspace(0, amount - 1, MOST_POINTS).round().astype(int))
 
 
 def _short(number: float) -> float | int:

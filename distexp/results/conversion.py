@@ -18,7 +18,6 @@ MAX_TEXT_CHARS = 32_767  # of one metric: a spreadsheet cell holds no more
 MAX_ROW_BYTES = 256 * 1024  # of all metrics together, as JSON: four of them fit into a message of 1 MiB
 MAX_METRICS = 1_000  # in a row: half the columns that a results file may have
 MAX_NAME_CHARS = 200
-MAX_NOTES = 5  # lines in logs
 MAX_DEPTH = 20  # of nested mappings; what is deeper stands as JSON
 NO_NAME = "result"  # the column of a result without names
 NO_METRICS = "returned no metrics; its row holds none"

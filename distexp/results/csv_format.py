@@ -22,7 +22,6 @@ HEADER_BYTES = 1 << 12  # read at first to find the header
 MAX_RECORD_BYTES = 4 << 20  # longer is junk: four times the largest message that could bring a row
 BOM = b"\xef\xbb\xbf"
 SEPARATORS = (",", ";", "\t")
-SEPARATOR_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 csv.field_size_limit(MAX_RECORD_BYTES)  # the module's own 131072 would hide rows with a long list in them
 

@@ -132,12 +132,10 @@ class ResultDelivery:
         )
         try:
             reply: RungReply = self._connection.request(rung, RungReply)
-        except ManagerUnreachable as error:
+        except (ManagerUnreachable, ProtocolError) as error:
             log.warning("No verdict on task %s at step %g: %s", task.task_id, reached.step, error)
-            return False
-        except ProtocolError as error:
-            log.warning("No verdict on task %s at step %g: %s", task.task_id, reached.step, error)
-            due_s = 0.0  # it will hear whether its lease has ended
+            if isinstance(error, ProtocolError):
+                due_s = 0.0  # it will hear whether its lease has ended
             return False
         finally:
             self._connection.next_heartbeat_s = due_s
@@ -210,14 +208,12 @@ class ResultDelivery:
     def _next_fields(self, *, wants_next: bool) -> dict[str, Any]:
         return {"next": True, **self.room_fields()} if wants_next else {}
 
-    def _try_spool(self, delivery: Delivery) -> bool:
-        """Put the result into the spool; False when that cannot be written either."""
+    def _try_spool(self, delivery: Delivery) -> None:
+        """Put the result into the spool; a line says when that cannot be written either."""
         try:
             self.disk.wait(lambda: self.spool(delivery), delivery.task)
         except ResultsUnwritable as error:
             log.error("%s; the result of %s is in memory alone", error, delivery.task.task_id)
-            return False
-        return True
 
     # -- the file of results, and the spool
 

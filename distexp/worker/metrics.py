@@ -19,6 +19,7 @@ from distexp.run_folder import METRICS_FILE
 from distexp.system.files import regular
 from distexp.task import Number, Reportable
 from distexp.text import cell_text
+from distexp.worker.output import warn
 
 MAX_DENSE_LINES = 10_000  # every report up to here, then one a second: a million steps stay a small file
 MAX_COLUMNS = 1000  # further metrics are left out
@@ -75,11 +76,7 @@ class MetricsFile:
             if is_due:
                 self._flush(now_s)
         except OSError as error:
-            self._has_ended = True
-            print(
-                f"warning: {self._path}: cannot be written ({error.strerror or error}); the curve ends",
-                flush=True,
-            )
+            self._end(error)
 
     def close(self) -> None:
         """Bring what is left to the disk; later reports, of a thread that goes on, are left out."""
@@ -90,10 +87,11 @@ class MetricsFile:
             if self._file is not None:
                 self._file.close()
         except OSError as error:
-            print(
-                f"warning: {self._path}: cannot be written ({error.strerror or error}); the curve ends",
-                flush=True,
-            )
+            self._end(error)
+
+    def _end(self, error: OSError) -> None:
+        self._has_ended = True
+        warn(f"{self._path}: cannot be written ({error.strerror or error}); the curve ends")
 
     def _open(self) -> BinaryIO:
         """Open the file of this and earlier attempts; a last line that a kill has torn is cut off."""

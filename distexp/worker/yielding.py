@@ -17,14 +17,14 @@ class OtherUsers:
     As a context manager it looks until its end.
     """
 
-    def __init__(self, uuids: Sequence[str], on_seen: Callable[[str], None], look_s: float = LOOK_S) -> None:
+    def __init__(self, uuids: Sequence[str], on_seen: Callable[[str], None]) -> None:
         """Call `on_seen` once, with user and GPU in words for people, from that thread."""
-        self._uuids, self._on_seen, self._look_s = uuids, on_seen, look_s
+        self._uuids, self._on_seen = uuids, on_seen
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="other-users", daemon=True)
 
     def _loop(self) -> None:
-        while not self._ended.wait(self._look_s):
+        while not self._ended.wait(LOOK_S):
             if seen := self.look():
                 if not self._ended.is_set():  # else it is another worker's GPU by now
                     self._on_seen(seen)
