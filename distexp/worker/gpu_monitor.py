@@ -1,26 +1,21 @@
 """Reads utilization and free memory of a worker's GPUs, without waiting for a driver that hangs."""
 
-import threading
 from collections.abc import Sequence
 
 from distexp.errors import NoGpuError
 from distexp.gpu.devices import MIB, open_nvml, read_utilization
+from distexp.system.beside import Beside
 from distexp.wire.messages import GpuUse
 
 READ_TIMEOUT_S = 0.5  # a heartbeat waits for the driver no longer
 
 
 class GpuMonitor:
-    """Reads a worker's GPUs in a thread of its own: a driver that hangs delays no heartbeat.
-
-    For one thread.
-    """
+    """Reads a worker's GPUs in another thread: a driver that hangs delays no heartbeat.  For one thread."""
 
     def __init__(self, uuids: Sequence[str]) -> None:
         self._uuids = uuids
-        self._wanted, self._read_done = threading.Event(), threading.Event()
-        self._uses: list[GpuUse | None] = []
-        self._thread: threading.Thread | None = None
+        self._look: Beside[list[GpuUse | None]] | None = None  # the last one, which may still hang
 
     def usage(self) -> GpuUse | None:
         """Return the use of all GPUs now, their utilization averaged; None when one cannot be read.
@@ -42,18 +37,9 @@ class GpuMonitor:
         return min((use.free_mib if use else 0 for use in self._read()), default=0)
 
     def _read(self) -> list[GpuUse | None]:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._read_loop, name="gpu-monitor", daemon=True)
-            self._thread.start()
-        self._read_done.clear()
-        self._wanted.set()
-        return self._uses if self._read_done.wait(READ_TIMEOUT_S) else []
-
-    def _read_loop(self) -> None:
-        while self._wanted.wait():
-            self._wanted.clear()
-            self._uses = [read_use(uuid) for uuid in self._uuids]
-            self._read_done.set()
+        if self._look is None or self._look.is_over():  # one that has hung tells of then
+            self._look = Beside(lambda: [read_use(uuid) for uuid in self._uuids])
+        return self._look.result() if self._look.is_over(READ_TIMEOUT_S) else []
 
 
 def read_use(uuid: str) -> GpuUse | None:
