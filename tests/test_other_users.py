@@ -115,18 +115,19 @@ def test_what_another_user_puts_into_the_claims_folder_is_not_waited_for_followe
     gpus = [gpu(index) for index in range(6)]
     write_scenario(tmp_path / "machine.json", *gpus)
     claims, thesis = tmp_path / "claims", tmp_path / "thesis.txt"
+    monkeypatch.setenv("EXPERIMENT_GPU_CLAIMS", str(claims))
     claims.mkdir()
     claims.chmod(0o777)
     thesis.write_text("chapter 1")
     os.link(thesis, claims / f"{gpus[5]['uuid']}.slot0.lock")  # which Linux mostly refuses a stranger
     with (
         stranger(SPOILS, claims, *(each["uuid"] for each in gpus)),
-        claim_gpu(lock_folder=claims) as first,
-        claim_gpu(lock_folder=claims) as second,
+        claim_gpu() as first,
+        claim_gpu() as second,
         pytest.raises(NoGpuError) as none,
     ):
         assert (first.worker_id, second.worker_id) == ("gpu3", "gpu4")  # root opens the closed one, too
-        claim_gpu(lock_folder=claims)
+        claim_gpu()
     for why in ("not a regular file", "is a folder", "is a link", "has another name, too (a hard link)"):
         assert why in str(none.value)
     assert thesis.read_text() == "chapter 1"
@@ -197,12 +198,9 @@ def test_what_another_user_has_closed_in_a_shared_folder_is_named_and_stops_nobo
 
 
 CLAIMS = """
-import sys
-from pathlib import Path
 from distexp.errors import NoGpuError
-from distexp.gpu.claim import Place, claim_gpu, claim_gpus
-at = Path(sys.argv[1])
-for claim in (lambda: claim_gpu(lock_folder=at), lambda: claim_gpus(2, place=Place(at), lock_folder=at)):
+from distexp.gpu.claim import PlaceInLine, claim_gpu, claim_gpus
+for claim in (claim_gpu, lambda: claim_gpus(2, place=PlaceInLine())):
     try: claim()
     except NoGpuError as error: print(*str(error).split())
 """
@@ -213,10 +211,9 @@ def test_a_claims_folder_that_another_user_has_closed_is_named(tmp_path: Path) -
     scenario, claims = tmp_path / "machine.json", tmp_path / "claims"
     write_scenario(scenario, gpu(0), gpu(1), gpu(2, free_mib=100))
     claims.mkdir()
-    command = [*AS_ANYBODY, sys.executable, "-c", CLAIMS, str(closed(claims))]
-    done = subprocess.run(
-        command, env=environment(scenario, claims), capture_output=True, text=True, check=False
-    )
+    sees = environment(scenario, closed(claims))
+    command = [*AS_ANYBODY, sys.executable, "-c", CLAIMS]
+    done = subprocess.run(command, env=sees, capture_output=True, text=True, check=False)
     told = done.stdout.splitlines()
     assert len(told) == 2, done.stderr
     assert all("cannot be claimed: [Errno 13] Permission denied" in line for line in told)

@@ -14,7 +14,7 @@ from distexp.cli.choice import Choice, Chooser
 from distexp.cli.options import KNOWN_CONFIGS, WORKDIR
 from distexp.cli.worker import enter, pin
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import Claim, Place, claim_gpu, claim_gpus
+from distexp.gpu.claim import Claim, PlaceInLine, claim_gpu, claim_gpus
 from distexp.gpu.devices import GpuRequest
 from distexp.results.row import OUR_COLUMNS, STOPPED_AT, row_for
 from distexp.results.stops import tells_of_stop
@@ -115,7 +115,7 @@ def acquire(device: str, chosen: Choice) -> Claim:
     count = chosen.task.gpus or 1
     if count == 1:
         return claim_gpu(request)
-    with Place() as place:
+    with PlaceInLine() as place:
         return claim_gpus(count, request, place=place)
 
 

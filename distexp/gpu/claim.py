@@ -28,6 +28,7 @@ from distexp.task import MIB_PER_GB
 from distexp.text import count_text
 
 CLAIM_FOLDER_VARIABLE = "EXPERIMENT_GPU_CLAIMS"  # environment variable that moves the host's claim folder
+SEVERAL_LOCK = "several.lock"  # in that folder: held by the worker at the head of the line for several GPUs
 MAX_CPU_WORKERS = 1024  # per working folder; far above any host's cores, so a search always ends
 SHARED_MODES = "the folder needs mode 0777, its files 0666"
 ANY_GPU = GpuRequest()
@@ -112,12 +113,7 @@ def _make_shared(folder: Path) -> None:
         raise UserError(f"{folder} cannot be made ({error.strerror}): {remedy}") from error
 
 
-def claim_gpu(
-    request: GpuRequest = ANY_GPU,
-    *,
-    slots: int = 1,
-    lock_folder: Path | None = None,
-) -> Claim:
+def claim_gpu(request: GpuRequest = ANY_GPU, *, slots: int = 1) -> Claim:
     """Claim the GPU that the request puts first and no other worker has. Never waits.
 
     With several slots a GPU that no worker has comes first; sharing begins when none is left. A worker that
@@ -126,15 +122,14 @@ def claim_gpu(
     Args:
         request: Which GPUs will do.
         slots: How many workers may share a GPU.
-        lock_folder: Of the lock files, None for the one that all users of this host share.
 
     Raises:
         NoGpuError: No GPU now; trying again later may help if `list_gpus` lists any. Lists every GPU.
-        UserError: Locks cannot be had in `lock_folder`. The message holds path and remedy. Or as
+        UserError: Locks cannot be had in the claim folder. The message holds path and remedy. Or as
             `GpuRequest.gpus`.
     """
     gpus = request.gpus()
-    folder = lock_folder or default_claim_folder()
+    folder = default_claim_folder()
     _make_shared(folder)
     if waits := _waits_for_several(folder):
         raise no_gpu_error(gpus, request, {gpu.uuid: waits for gpu in gpus})
@@ -152,14 +147,14 @@ def claim_gpu(
     raise no_gpu_error(gpus, request, refused)
 
 
-class Place:
+class PlaceInLine:
     """A worker's place at the head of this host's line for several GPUs; a kernel lock, so it ends with it.
 
     While somebody holds it, no worker takes a single GPU: those that become free are kept for the holder.
     """
 
-    def __init__(self, lock_folder: Path | None = None) -> None:
-        self._path = (lock_folder or default_claim_folder()) / "several.lock"
+    def __init__(self) -> None:
+        self._path = default_claim_folder() / SEVERAL_LOCK
         self._lock: FileLock | None = None
 
     @property
@@ -191,20 +186,13 @@ class Place:
         self.leave()
 
 
-def claim_gpus(
-    count: int,
-    request: GpuRequest = ANY_GPU,
-    *,
-    place: Place,
-    lock_folder: Path | None = None,
-) -> Claim:
+def claim_gpus(count: int, request: GpuRequest = ANY_GPU, *, place: PlaceInLine) -> Claim:
     """Claim `count` whole GPUs at once, those that the request puts first, or none; every slot of each.
 
     Args:
         request: Which GPUs will do.
         place: Kept after a failure while other workers hold what is missing, so that the next call succeeds
             once they have ended. Left where programs of others do: they may never end.
-        lock_folder: Of the lock files, None for the one that all users of this host share.
 
     Raises:
         NoGpuError: Too few are free now; trying again later may help. Lists every GPU.
@@ -214,7 +202,7 @@ def claim_gpus(
     whole = [gpu for gpu in gpus if gpu.mig is None]
     if sum(not request.is_too_small(gpu) for gpu in whole) < count:
         raise _too_few(gpus, count, request)
-    folder = lock_folder or default_claim_folder()
+    folder = default_claim_folder()
     refused = dict.fromkeys((gpu.uuid for gpu in whole), _take(place))
     with ExitStack() as undo:
         claims: list[Claim] = []
@@ -232,7 +220,7 @@ def claim_gpus(
     raise no_gpu_error(whole, request, {uuid: why for uuid, why in refused.items() if why}, count)
 
 
-def _take(place: Place) -> str:
+def _take(place: PlaceInLine) -> str:
     try:
         return place.take()
     except PermissionError as error:  # another user closed the file
@@ -263,7 +251,7 @@ def _too_few(gpus: Sequence[GpuStatus], count: int, request: GpuRequest) -> User
 
 def _waits_for_several(folder: Path) -> str:
     """Return in words for people that a worker waits for several GPUs, and which; empty where none does."""
-    path = folder / "several.lock"
+    path = folder / SEVERAL_LOCK
     return f"kept for a worker that waits for several GPUs{_holder(path)}" if _is_held(path) else ""
 
 
@@ -280,14 +268,12 @@ def _is_held(path: Path, wait_s: float = INSTANT_S) -> bool:
     return lock is None
 
 
-def unclaimable(
-    gpus: Sequence[GpuStatus], *, slots: int = 1, lock_folder: Path | None = None
-) -> dict[str, str]:
+def unclaimable(gpus: Sequence[GpuStatus], *, slots: int = 1) -> dict[str, str]:
     """Return UUID -> why it cannot be claimed, of the GPUs whose every slot is taken.
 
     A look: each lock is tried and released at once. A worker that asks in that instant asks again.
     """
-    folder = lock_folder or default_claim_folder()
+    folder = default_claim_folder()
     reasons: dict[str, str] = {}
     for gpu in gpus:
         for slot in range(slots):
@@ -301,9 +287,9 @@ def unclaimable(
     return reasons
 
 
-def taken_slots(gpus: Sequence[GpuStatus], *, lock_folder: Path | None = None) -> dict[str, int]:
+def taken_slots(gpus: Sequence[GpuStatus]) -> dict[str, int]:
     """Return UUID -> how many workers have a slot of it, of the GPUs that any has. A look, as above."""
-    folder = lock_folder or default_claim_folder()
+    folder = default_claim_folder()
     if not os.path.exists(folder):
         return {}
     is_held = partial(_is_held, wait_s=0.0)  # there are many, and nothing depends on it

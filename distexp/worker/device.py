@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import Claim, Place, claim_cpu, claim_gpu, claim_gpus
+from distexp.gpu.claim import Claim, PlaceInLine, claim_cpu, claim_gpu, claim_gpus
 from distexp.gpu.devices import GpuRequest, too_small_error
 from distexp.wire.messages import Status, StatusReply
 from distexp.worker.connection import ManagerConnection
@@ -55,7 +55,7 @@ def acquire_device(
         cause = str(error).removeprefix("No available GPU found: ").rpartition(";")[0]
         log.info("Running on the CPU (%s)", cause)
         return claim_cpu(cpu_folder)
-    with Place() as place:
+    with PlaceInLine() as place:
         return _wait_for_gpus(
             gpus,
             request=request,
@@ -71,7 +71,7 @@ def _wait_for_gpus(
     *,
     request: GpuRequest,
     slots: int,
-    place: Place,
+    place: PlaceInLine,
     connection: ManagerConnection,
     stop: StopRequests,
 ) -> Claim | None:

@@ -45,7 +45,9 @@ def machine(scenario, monkeypatch):
 
 
 @pytest.fixture
-def claims(tmp_path):
+def claims(tmp_path, monkeypatch):
+    """Return the claim folder of this test, which is that of this process meanwhile."""
+    monkeypatch.setenv(CLAIM_FOLDER_VARIABLE, str(tmp_path / "claims"))
     return tmp_path / "claims"
 
 
@@ -56,7 +58,7 @@ def claim(machine, claims):
 
         def claim_here(min_free_mib=FOUR_GB, *, slots=1, **more):
             request = GpuRequest(min_free_mib, **more)
-            return held.enter_context(claim_gpu(request, slots=slots, lock_folder=claims))
+            return held.enter_context(claim_gpu(request, slots=slots))
 
         yield claim_here
 
@@ -119,14 +121,14 @@ def test_two_claims_get_two_equal_gpus_and_a_third_gets_none(machine, claim, cla
 def test_a_look_names_the_gpus_whose_every_slot_is_taken_and_takes_none(machine, claim, claims):
     machine(gpu(0), gpu(1))
     gpus = list_gpus()
-    assert unclaimable(gpus, lock_folder=claims) == {}
+    assert unclaimable(gpus) == {}
     assert not claims.exists()
     claim()
     for _ in range(2):
-        assert unclaimable(gpus, lock_folder=claims).keys() == {UUID0}
-        assert unclaimable(gpus, slots=2, lock_folder=claims) == {}
+        assert unclaimable(gpus).keys() == {UUID0}
+        assert unclaimable(gpus, slots=2) == {}
     assert [claim(slots=2).worker_id for _ in range(3)] == ["gpu1", "gpu0.1", "gpu1.1"]
-    reasons = unclaimable(gpus, slots=2, lock_folder=claims)
+    reasons = unclaimable(gpus, slots=2)
     assert all(reason.startswith("claimed by another worker") for reason in reasons.values())
     assert reasons.keys() == {UUID0, UUID1}
 
@@ -223,14 +225,15 @@ def test_a_claim_folder_that_is_a_file_is_told_with_path_and_remedy(machine, cla
         claim()
 
 
-def test_a_claim_folder_that_cannot_be_made_is_told_with_path_and_remedy(machine, tmp_path):
+def test_a_claim_folder_that_cannot_be_made_is_told_with_path_and_remedy(machine, tmp_path, monkeypatch):
     machine(gpu(0))
+    monkeypatch.setenv(CLAIM_FOLDER_VARIABLE, str(tmp_path / "file" / "claims"))
     (tmp_path / "file").write_text("")
     with pytest.raises(
         UserError,
         match=rf"^{tmp_path}/file/claims cannot be made \(Not a directory\): set {CLAIM_FOLDER_VARIABLE}",
     ):
-        claim_gpu(lock_folder=tmp_path / "file" / "claims")
+        claim_gpu()
 
 
 def test_the_claim_folder_of_the_host_ignores_tmpdir(monkeypatch):
@@ -310,22 +313,21 @@ def test_a_file_that_another_user_closed_is_told_with_path_and_mode(
 
 RACE = """
 import os, sys
-from pathlib import Path
 import pynvml
-from distexp.gpu.claim import Place, claim_gpu, claim_gpus
+from distexp.gpu.claim import PlaceInLine, claim_gpu, claim_gpus
 from distexp.errors import NoGpuError
 
-held = []
+held, folder = [], os.environ["EXPERIMENT_GPU_CLAIMS"]
 slots, gpus = map(int, sys.argv[1].split("/"))
 for barrier in map(int, sys.argv[2:]):
     print("ready", flush=True)
     os.read(barrier, 1)  # returns in all processes at once: when the test closes the other end
     try:
-        folder = Path(os.environ["EXPERIMENT_GPU_CLAIMS"], str(barrier))  # a fresh one for each round
+        os.environ["EXPERIMENT_GPU_CLAIMS"] = os.path.join(folder, str(barrier))  # fresh in each round
         if gpus > 1:
-            held.append(claim_gpus(gpus, lock_folder=folder, place=Place(folder)))
+            held.append(claim_gpus(gpus, place=PlaceInLine()))
         else:
-            held.append(claim_gpu(slots=slots, lock_folder=folder))
+            held.append(claim_gpu(slots=slots))
         print(held[-1].worker_id, flush=True)
     except NoGpuError:
         print("none", flush=True)
@@ -412,13 +414,13 @@ def test_a_claim_dies_with_its_worker_though_a_child_lives_on(machine, claim, st
         child.kill()
 
 
-def test_workers_that_share_by_memory_join_a_gpu_that_others_of_them_have_filled(machine, claim, claims):
+def test_workers_that_share_by_memory_join_a_gpu_that_others_of_them_have_filled(machine, claim):
     machine(gpu(0, 20_000), gpu(1, 3000))
     auto = {"slots": 16, "joins": True}
     assert claim(**auto).worker_id == "gpu0"
     machine(gpu(0, 100), gpu(1, 3000))
     assert claim(**auto).worker_id == "gpu0.1"
-    assert taken_slots(list_gpus(), lock_folder=claims) == {UUID0: 2}
+    assert taken_slots(list_gpus()) == {UUID0: 2}
     machine(gpu(0, 100), gpu(1, 5000))
     assert claim(**auto).worker_id == "gpu1"
     machine(gpu(0, 100), gpu(1, 3000))
@@ -426,7 +428,7 @@ def test_workers_that_share_by_memory_join_a_gpu_that_others_of_them_have_filled
         claim(slots=16)
 
 
-def test_workers_that_share_do_not_wait_at_each_slot_that_others_have(machine, claim, claims, monkeypatch):
+def test_workers_that_share_do_not_wait_at_each_slot_that_others_have(machine, claim, monkeypatch):
     machine(gpu(0), gpu(1))
     for _ in range(6):
         claim(slots=16, joins=True)
@@ -440,7 +442,7 @@ def test_workers_that_share_do_not_wait_at_each_slot_that_others_have(machine, c
     assert claim(slots=16, joins=True).worker_id == "gpu0.3"
     assert sum(waits) <= 2 * INSTANT_S, "a look at each GPU"
     waits.clear()
-    assert taken_slots(list_gpus(), lock_folder=claims) == {UUID0: 4, UUID1: 3}
+    assert taken_slots(list_gpus()) == {UUID0: 4, UUID1: 3}
     assert sum(waits) == 0
 
 
@@ -451,14 +453,14 @@ def test_nobody_joins_a_gpu_that_is_too_small_for_a_task_alone(machine, claim):
         claim(slots=16, joins=True)
 
 
-def test_a_list_of_gpus_says_how_many_workers_share_each(machine, claim, claims):
+def test_a_list_of_gpus_says_how_many_workers_share_each(machine, claim):
     machine(gpu(0, 20_000), gpu(1, 3000))
     for _ in range(2):
         claim(slots=16, joins=True)
     machine(gpu(0, 100), gpu(1, 3000))
     found, request = list_gpus(), GpuRequest(FOUR_GB, joins=True)
-    taken = taken_slots(found, lock_folder=claims)
-    assert describe_gpus(found, request, unclaimable(found, slots=16, lock_folder=claims), taken) == [
+    taken = taken_slots(found)
+    assert describe_gpus(found, request, unclaimable(found, slots=16), taken) == [
         "gpu0  free  NVIDIA A100  0.1/40.0 GB free, 2 workers on it",
         "gpu1  busy  NVIDIA A100  2.9/40.0 GB free",
     ]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import Place, claim_gpu, claim_gpus, unclaimable
+from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, PlaceInLine, claim_gpu, claim_gpus, unclaimable
 from distexp.gpu.devices import GpuRequest, list_gpus
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import environment, gpu, mig_instance, write_scenario
@@ -28,7 +28,9 @@ def machine(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def claims(tmp_path):
+def claims(tmp_path, monkeypatch):
+    """Return the claim folder of this test, which is that of this process meanwhile."""
+    monkeypatch.setenv(CLAIM_FOLDER_VARIABLE, str(tmp_path / "claims"))
     return tmp_path / "claims"
 
 
@@ -41,16 +43,14 @@ def held(machine):
 
 @pytest.fixture
 def claim(held, claims):
-    return lambda: held.enter_context(claim_gpu(GpuRequest(FOUR_GB), lock_folder=claims))
+    return lambda: held.enter_context(claim_gpu(GpuRequest(FOUR_GB)))
 
 
 @pytest.fixture
 def claim_several(held, claims):
     def claim_here(count, place=None, **more):
-        with Place(claims) as own:
-            return held.enter_context(
-                claim_gpus(count, GpuRequest(FOUR_GB, **more), lock_folder=claims, place=place or own)
-            )
+        with PlaceInLine() as own:
+            return held.enter_context(claim_gpus(count, GpuRequest(FOUR_GB, **more), place=place or own))
 
     return claim_here
 
@@ -118,11 +118,9 @@ def test_a_host_with_too_few_whole_gpus_is_an_error_that_names_what_cannot_be_jo
         claim_several(2, visible="0")
 
 
-def test_a_claim_on_several_gpus_takes_every_slot_of_each(machine, claim, claim_several, held, claims):
+def test_a_claim_on_several_gpus_takes_every_slot_of_each(machine, claim, claim_several, held):
     machine(gpu(0), gpu(1), gpu(2))
-    shared = [
-        held.enter_context(claim_gpu(GpuRequest(FOUR_GB), slots=2, lock_folder=claims)) for _ in range(4)
-    ]
+    shared = [held.enter_context(claim_gpu(GpuRequest(FOUR_GB), slots=2)) for _ in range(4)]
     assert [each.worker_id for each in shared] == ["gpu0", "gpu1", "gpu2", "gpu0.1"]
     shared[0].release()
     with pytest.raises(NoGpuError):
@@ -132,14 +130,14 @@ def test_a_claim_on_several_gpus_takes_every_slot_of_each(machine, claim, claim_
     assert claim_several(3).worker_id == "gpu0+1+2"
     for slots in (1, 2, 3):  # also one that nobody has ever asked for
         with pytest.raises(NoGpuError, match="claimed by another worker"):
-            claim_gpu(GpuRequest(FOUR_GB), slots=slots, lock_folder=claims)
-    assert unclaimable(list_gpus(), slots=3, lock_folder=claims).keys() == {gpu(i)["uuid"] for i in range(3)}
+            claim_gpu(GpuRequest(FOUR_GB), slots=slots)
+    assert unclaimable(list_gpus(), slots=3).keys() == {gpu(i)["uuid"] for i in range(3)}
 
 
-def test_gpus_that_become_free_are_kept_for_the_first_in_line(machine, claim, claim_several, claims):
+def test_gpus_that_become_free_are_kept_for_the_first_in_line(machine, claim, claim_several):
     machine(gpu(0), gpu(1), gpu(2))
     first, second, third = claim(), claim(), claim()
-    with Place(claims) as place:
+    with PlaceInLine() as place:
         first.release()
         with pytest.raises(NoGpuError, match="fewer than 2 unclaimed GPUs"):
             claim_several(2, place)
@@ -155,20 +153,18 @@ def test_gpus_that_become_free_are_kept_for_the_first_in_line(machine, claim, cl
     assert claim().worker_id == "gpu1"
 
 
-def test_nothing_is_kept_for_a_worker_that_waits_for_programs_of_others(
-    machine, claim, claim_several, claims
-):
+def test_nothing_is_kept_for_a_worker_that_waits_for_programs_of_others(machine, claim, claim_several):
     machine(gpu(0), gpu(1, 100))
-    with Place(claims) as place, pytest.raises(NoGpuError, match=r"gpu1 NVIDIA A100: 0\.1/40\.0 GB free"):
+    with PlaceInLine() as place, pytest.raises(NoGpuError, match=r"gpu1 NVIDIA A100: 0\.1/40\.0 GB free"):
         claim_several(2, place)
     assert not place.is_first
     assert claim().worker_id == "gpu0"
 
 
-def test_a_place_ends_with_whoever_leaves_the_line(machine, claim, claim_several, claims):
+def test_a_place_ends_with_whoever_leaves_the_line(machine, claim, claim_several):
     machine(gpu(0), gpu(1))
     first = claim()
-    with Place(claims) as place, pytest.raises(NoGpuError):
+    with PlaceInLine() as place, pytest.raises(NoGpuError):
         claim_several(2, place)
     assert claim().worker_id == "gpu1"
     first.release()
@@ -201,7 +197,7 @@ def test_one_that_waits_for_two_is_served_though_workers_with_one_come_and_go(
             ends.callback(worker.kill)
             if index < 4:
                 assert worker.stdout.readline() == b"claimed\n"
-        place = ends.enter_context(Place(claims))
+        place = ends.enter_context(PlaceInLine())
         got = []
 
         def is_served():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, Claim, Place, claim_gpu, claim_gpus
+from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, Claim, PlaceInLine, claim_gpu, claim_gpus
 from distexp.gpu.devices import GpuRequest
 from distexp.wire.client import Client
 from distexp.workdir import Workdir
@@ -204,7 +204,7 @@ def test_who_needs_two_gpus_waits_with_a_clear_line_and_gets_them_when_another_l
     scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_scenario(scenario, gpu(0), gpu(1), gpu(2))
-    other = claim_gpus(2, GpuRequest(4096), place=Place())
+    other = claim_gpus(2, GpuRequest(4096), place=PlaceInLine())
     with folder.serving():
         claim = find("auto", lambda: None, other.release, gpus=2)
     assert claim is not None
