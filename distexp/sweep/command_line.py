@@ -9,7 +9,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from distexp.sweep.templates import Piece, Placeholder, has_value, parse, render, split_command, value_of
+from distexp.sweep.templates import (
+    Piece,
+    Placeholder,
+    has_value,
+    joined_lines,
+    parse,
+    render,
+    split_command,
+    value_of,
+)
 
 # What a command may name beside parameters: the run's own.
 RUN_NAMES = ("seed", "output_dir", "checkpoint_dir", "run_dir", "device", "gpus", "attempt")
@@ -17,6 +26,7 @@ REST_NAMES = {"args": ("", "flags", "no"), "overrides": ("",)}  # every paramete
 QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""", re.DOTALL)  # what a shell takes as it stands
 SHELL_OPERATORS = ("&&", "||", "2>&1")
 SHELL_OPERATORS_BEFORE_A_WORD = ("|", ">", ">>", "2>", "&>")  # else an argument of a program that reads such
+_OWN_LINE = re.compile(r"\n(?=[^\s{-])")
 _SAFE_IN_HYDRA = re.compile(r"[A-Za-z_/][\w/.+@-]*", re.ASCII)
 _NOT_TEXT_IN_HYDRA = ("true", "false", "null", "nan", "inf")  # in any case; Hydra reads these as other values
 
@@ -70,7 +80,7 @@ def parse_command(text: str, windows: bool, known: Sequence[str] = ()) -> Comman
 
 def shell_operator(text: str) -> str:
     """Return the first word of a command, outside of quotes, that only a shell understands; empty without."""
-    words = QUOTED.sub("q", text).split()
+    words = QUOTED.sub("q", joined_lines(text)).split()
     pairs = zip(words, [*words[1:], "-"], strict=True)
     return next(
         (
@@ -81,6 +91,17 @@ def shell_operator(text: str) -> str:
         ),
         "",
     )
+
+
+def second_command(text: str) -> str:
+    """Return the first line of a command that a shell would run as a command of its own; empty without.
+
+    An indented line, and one that begins with a flag or a placeholder, can only be meant to go on.
+    """
+    joined = joined_lines(text).strip()
+    unquoted = QUOTED.sub(lambda found: "q" * len(found[0]), joined)
+    found = _OWN_LINE.search(unquoted)
+    return joined[found.end() :].splitlines()[0].strip() if found else ""
 
 
 def fill_command(

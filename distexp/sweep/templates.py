@@ -16,6 +16,8 @@ MAX_NAME_BYTES = 255  # the longest name of one folder on ext4, APFS and NTFS
 FORMS = ("json", "flags", "no")  # of a placeholder in a command
 MAX_SHOWN_CHARS = 200  # of a template in a message about it
 _TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]|[^{}]+")
+_CONTINUED = re.compile(r"""('[^']*'|\\\S)|("(?:\\.|[^"\\])*")|\\[ \t]*\r?\n""", re.DOTALL)
+_CONTINUED_IN_QUOTES = re.compile(r"(\\\S)|\\\r?\n")
 _NAME = re.compile(r"[^\W\d]\w*([-.]\w+)*")  # a parameter's name, or a place in a mapping: `model.width`
 _MISSING = object()
 
@@ -50,7 +52,7 @@ def placeholders(text: str) -> tuple[str, ...]:
         if isinstance(piece, Placeholder):
             if piece.form:
                 raise ValueError(
-                    f"{_short(text)!r}: {{{piece.name}:{piece.form}}} works in a `command` only: "
+                    f"{short(text)!r}: {{{piece.name}:{piece.form}}} works in a `command` only: "
                     f"write {{{piece.name}}}"
                 )
             names.append(piece.name)
@@ -80,7 +82,7 @@ def value_of(name: str, values: Mapping[str, object]) -> object:
     found = _find(name, values)
     if found is _MISSING:
         known = ", ".join(sorted(values)) or "none"
-        raise ValueError(f"placeholder {_short(f'{{{name}}}')} names no parameter. There are: {known}")
+        raise ValueError(f"placeholder {short(f'{{{name}}}')} names no parameter. There are: {known}")
     return found
 
 
@@ -111,7 +113,7 @@ def render(value: object) -> str:
 
 
 def split_command(text: str, windows: bool) -> list[str]:
-    """Return the words of a command line: quotes group, nothing else is special.
+    """Return the words of a command line: quotes group, `joined_lines` joins, nothing else is special.
 
     Args:
         windows: A backslash separates folders, and does not quote the next character.
@@ -119,9 +121,21 @@ def split_command(text: str, windows: bool) -> list[str]:
     Raises:
         ValueError: An open quote.
     """
-    lexer = shlex.shlex(text, posix=True, punctuation_chars=False)
+    lexer = shlex.shlex(joined_lines(text), posix=True, punctuation_chars=False)
     lexer.whitespace_split, lexer.commenters, lexer.escape = True, "", "" if windows else "\\"
     return list(lexer)
+
+
+def joined_lines(text: str) -> str:
+    """Return a command without backslashes that end a line, and those line breaks, as a shell reads it.
+
+    Differs: blanks after such a backslash are taken out too; nobody sees them, or wants them as an argument.
+    """
+
+    def joined(found: re.Match[str]) -> str:
+        return found[1] or _CONTINUED_IN_QUOTES.sub(r"\1", found[2] or "")
+
+    return _CONTINUED.sub(joined, text)
 
 
 def output_folder(template: str, values: Mapping[str, object]) -> str:
@@ -166,7 +180,8 @@ def _harmless(name: str, value: object) -> str:
     return NOT_ON_WINDOWS.sub("_", text)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """Return a text as it stands in a message, cut when it is long."""
     return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 3] + "..."
 
 
@@ -176,13 +191,13 @@ def _pieces(text: str) -> Iterator[Piece]:
             yield token[0]
         elif token in ("{", "}"):
             raise ValueError(
-                f"{_short(text)!r} has a lone {token}: write {{name}}, or {token * 2} for the brace itself"
+                f"{short(text)!r} has a lone {token}: write {{name}}, or {token * 2} for the brace itself"
             )
         elif token.startswith("{"):
             name, colon, form = token[1:-1].partition(":")
             if not _NAME.fullmatch(name) or (colon and form not in FORMS):
                 wanted = f"{{name}}, {{name:{'}, {name:'.join(FORMS)}}}, or {{{{ and }}}} for braces"
-                raise ValueError(f"{_short(text)!r} has {_short(token)}: write {wanted}")
+                raise ValueError(f"{short(text)!r} has {short(token)}: write {wanted}")
             yield Placeholder(name, form)
         else:
             yield token

@@ -9,8 +9,15 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 
-from distexp.sweep.command_line import REST_NAMES, RUN_NAMES, Command, parse_command, shell_operator
-from distexp.sweep.templates import has_value, output_folder, placeholders, split_command
+from distexp.sweep.command_line import (
+    REST_NAMES,
+    RUN_NAMES,
+    Command,
+    parse_command,
+    second_command,
+    shell_operator,
+)
+from distexp.sweep.templates import has_value, output_folder, placeholders, short, split_command
 from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import Value
 from distexp.text import cell_text
@@ -131,13 +138,19 @@ def check_plain_command(node: Node, problems: Problems) -> None:
 
 
 def _needs_shell(node: Node, problems: Problems) -> bool:
-    operator = shell_operator(node.value)
+    operator, second = shell_operator(node.value), second_command(node.value)
     if operator:
         problems.at(
             node,
             f"{operator} is a shell's, and no shell runs: write bash -c '...', or quote it to pass it on",
         )
-    return bool(operator)
+    elif second:
+        problems.at(
+            node,
+            f"the line {short(second)!r} would be a command of its own, and one command runs: "
+            "end the line before it with \\ if it goes on, or write bash -c '...' to run both",
+        )
+    return bool(operator or second)
 
 
 def _names_in_folder(settings: Mapping[str, Node]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distexp.errors import ConfigError
-from distexp.sweep.command_line import fill_command, parse_command, shell_operator
+from distexp.sweep.command_line import fill_command, parse_command, second_command, shell_operator
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 from distexp.task import joined
@@ -93,6 +93,53 @@ def test_hydra_reads_an_override_as_the_value_that_it_was(value: object, text: s
     assert found == ([f"x={text}"] if text is not None else ["x.a=[1,'x y',null]", "x.b={}"])
 
 
+@pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("p \\\n--lr {lr} \\\n--seed {seed}\n", ["p", "--lr", "0.1", "--seed", "7"]),
+        ("p \\\r\n  --lr {lr} \\\r\n  --bn\r\n", ["p", "--lr", "0.1", "--bn"]),
+        ("p \\ \t\n--bn \\\n", ["p", "--bn"]),
+        ("p --l\\\nr 1", ["p", "--lr", "1"]),
+        ("p \"it's \\\nso\" \\\n 'it is \\\nso' \\\n \"isn't\"", ["p", "it's so", "it is \\\nso", "isn't"]),
+        ("p\n--lr {lr}\n  x\n{bn}", ["p", "--lr", "0.1", "x", "true"]),
+    ],
+)
+def test_a_backslash_at_a_lines_end_goes_on_as_in_a_shell(
+    command: str, expected: list[str], windows: bool
+) -> None:
+    assert fill_command(command, VALUES, {"seed": 7}, windows=windows) == expected
+
+
+def test_folders_of_windows_may_end_in_a_backslash() -> None:
+    command = 'p "C:\\my data\\" C:\\x\\ \\\n --out "D:\\o"'
+    assert fill_command(command, {}, {}, windows=True) == ["p", "C:\\my data\\", "C:\\x\\", "--out", "D:\\o"]
+
+
+@pytest.mark.parametrize(
+    ("command", "second"),
+    [
+        ("python a.py\npython train.py --lr {lr}\nlast\n", "python train.py --lr {lr}"),
+        ("\r\npython a.py\r\n\r\nb 'x'\r\n", "b 'x'"),
+        ("python a.py \\\nx.csv \\\n  --lr 1", ""),
+        ("python a.py\n--lr 1\n  x.csv\n{args}\n", ""),
+        ("bash -c 'cd src\npython train.py'", ""),
+        ('python -c "import a\nprint(1)"', ""),
+    ],
+)
+def test_a_line_that_a_shell_would_run_by_itself_is_found(command: str, second: str) -> None:
+    assert second_command(command) == second
+
+
+@pytest.mark.parametrize("text", ["defaults: {command: %s}", "defaults: {command: p}\nsetup: %s"])
+def test_two_commands_are_refused_with_the_line_where_they_stand(text: str) -> None:
+    found = problems_of(text % '"cd src\\npython train.py"' + "\np: {combinations: [{lr: [1, 2]}]}")[0]
+    assert found.split(": ", 2)[2] == (
+        "the line 'python train.py' would be a command of its own, and one command runs: "
+        "end the line before it with \\ if it goes on, or write bash -c '...' to run both"
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "operator"),
     [
@@ -103,6 +150,7 @@ def test_hydra_reads_an_override_as_the_value_that_it_was(value: object, text: s
         ('p --filter="a | b" \\> --sep \'|\' "say \\" > x"', ""),
         ("p --op < --op > --op | -n ; --sep ;", ""),
         ("p a>b x|y --url http://host/?a=1&b=2", ""),
+        ("python train.py \\\n| tee log", "|"),
     ],
 )
 def test_what_only_a_shell_understands_is_found_outside_of_quotes(command: str, operator: str) -> None:
