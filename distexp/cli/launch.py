@@ -136,7 +136,10 @@ def split(flag: str, text: str) -> list[str]:
 @click.command()
 @click.option("--workdir", type=FOLDER, default=".", show_default=True, help="The manager's folder.")
 def stop(workdir: Path) -> int:
-    """Stop the manager of a folder as Ctrl+C would; its workers finish their tasks."""
+    """Stop the manager of a folder as Ctrl+C would; its workers finish their tasks.
+
+    On Windows the manager ends at once; no row is lost.
+    """
     return launcher.stop(workdir.resolve())
 
 

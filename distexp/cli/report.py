@@ -25,7 +25,9 @@ NEEDED = ("pandas", "plotly", "scipy")  # the extra `report`
 
 
 @click.command()
-@click.option("--metric", help="What is shown first. [default: the first one of the rows]")
+@click.option(
+    "--metric", help="What is shown first. [default: the configs' metric, else the first one of the rows]"
+)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -80,7 +80,7 @@ def pause(target: Target) -> int:
 @click.command()
 @asks_manager()
 def resume(target: Target) -> int:
-    """Assign tasks again after `pause`."""
+    """Assign tasks again after `pause`, also of phases that are held."""
     return order(target, Resume())
 
 

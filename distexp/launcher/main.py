@@ -187,7 +187,7 @@ def slurm(
     if has_manager(workdir):
         say(f"A manager already runs in {workdir}: the workers use it")
     elif manager is None:
-        say(f"No manager runs in {workdir} yet; pilots wait for one for 300 s (--manager-wait-s)")
+        say(f"No manager runs in {workdir} yet; the workers wait for one for 300 s (--manager-wait-s)")
     else:
         command = python(MANAGER, "--host", "0.0.0.0", "--workdir", str(workdir), *SLURM_MANAGER)
         own = [*of_manager(options), *manager]

@@ -56,7 +56,7 @@ def test_slurm_needs_a_number_and_slurm(
         "error: Missing argument 'N'.",
         "See `distexp slurm --help`.",
         f"error: --workdir {tmp_path / 'typo'}: no such folder; name that of your configs and results",
-        f"No manager runs in {tmp_path} yet; pilots wait for one for 300 s (--manager-wait-s)",
+        f"No manager runs in {tmp_path} yet; the workers wait for one for 300 s (--manager-wait-s)",
         "error: sbatch, the program of Slurm, is not installed here; run this where you submit your jobs",
     ]
 
