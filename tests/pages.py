@@ -4,22 +4,12 @@ import re
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-PAGES = (
-    "README.md",
-    "CONTRIBUTING.md",
-    "CHANGELOG.md",
-    "docs/protocol.md",
-    "docs/commands.md",
-    "docs/sweeps.md",
-    "docs/experiments.md",
-    "docs/workers.md",
-    "docs/watching.md",
-    "docs/results.md",
-    "docs/troubleshooting.md",
-    "docs/design.md",
-    "docs/tutorial.md",
-    "docs/checkpoints.md",
-    "docs/scale.md",
+PAGES = tuple(
+    sorted(
+        path.relative_to(PROJECT).as_posix()
+        for pattern in ("*.md", "llms.txt", "docs/*.md", "benchmarks/*.md", ".github/**/*.md")
+        for path in PROJECT.glob(pattern)
+    )
 )
 
 
