@@ -248,12 +248,24 @@ def _about(copy: Path) -> dict[str, Any]:
 
 
 def link_rest(root: Path, copy: Path) -> None:
-    """Let the copy show what stands beside the code in the folder, such as `data/` and `.venv/`: by links."""
-    for each in root.iterdir():
-        place = copy / each.name
-        if each.name not in NEVER and not each.name.startswith(OWN) and not os.path.lexists(place):
-            with contextlib.suppress(FileExistsError):
-                _link(each, place)
+    """Let the copy show what stands beside the code in the folder, such as `data/` and `.venv/`: by links.
+
+    A folder that holds code too is one of the copy's own; there what it lacks is linked, one by one.
+    """
+    for folder in _folders_of(copy):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it has gone since
+            for name in {*os.listdir(root / folder)} - {*os.listdir(copy / folder)}:
+                if name not in NEVER and not name.startswith(OWN):
+                    with contextlib.suppress(FileExistsError):
+                        _link(root / folder / name, copy / folder / name)
+
+
+def _folders_of(copy: Path) -> set[str]:
+    folders = {""}
+    for name in files_of(copy):
+        while (name := name.rpartition("/")[0]) not in folders:
+            folders.add(name)
+    return folders
 
 
 def _link(target: Path, place: Path) -> None:

@@ -162,6 +162,32 @@ def test_what_stands_beside_the_code_is_linked_here_and_does_not_travel(lab: Pat
     assert os.readlink(there / "inside") == "src"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right that users lack")
+def test_of_a_folder_with_code_what_git_ignores_is_linked_too(lab: Path, tmp_path: Path) -> None:
+    (lab / ".gitignore").write_text("data/*\n!data/.gitkeep\n*.so\n*.bin\n__pycache__/\n")
+    ignored = ["data/digits/train.bin", "src/models/fast.so", "vendor/tool/weights.bin"]
+    for name in (*ignored, "data/.gitkeep", "src/models/net.py", "src/models/__pycache__/net.pyc"):
+        (lab / name).parent.mkdir(parents=True, exist_ok=True)
+        (lab / name).write_text(name)
+    git(lab, "add", "src", "data")
+    copy = tmp_path / "code" / make_copy(lab, tmp_path / "code", STATE)
+    (lab / "data/late.bin").write_text("from a setup")
+    for _ in range(2):
+        link_rest(lab, copy)
+    assert [(copy / name).read_text() for name in ignored] == ignored
+    assert (copy / "data/late.bin").read_text() == "from a setup"
+    assert (copy / "src/models").is_dir()
+    assert not (copy / "src/models").is_symlink(), "an edit of its code is not seen"
+    assert not [*copy.rglob("__pycache__"), *copy.rglob("tool/.git")]
+    (there := tmp_path / "there").mkdir()
+    (other := tmp_path / "another machine/data").mkdir(parents=True)
+    (other / "more.bin").write_text("rows of that machine")
+    unpack(make_archive(copy), there / copy.name)
+    link_rest(other.parent, there / copy.name)
+    assert (there / copy.name / "data/more.bin").read_text() == "rows of that machine"
+    assert not (there / copy.name / "data/late.bin").exists(), "data does not travel"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs hard links")
 def test_two_names_of_one_file_travel_as_two_files(lab: Path, tmp_path: Path) -> None:
     copy = tmp_path / "code" / make_copy(lab, tmp_path / "code", STATE)
