@@ -257,5 +257,17 @@ def test_tests_wait_for_events_and_never_sleep() -> None:
     assert sleeps == []
 
 
+def test_every_property_has_its_examples_so_that_the_thorough_checks_try_more_of_them() -> None:
+    lacking = [
+        f"{path.name}:{function.name}"
+        for path in TESTS
+        for function in ast.walk(parsed(path))
+        if isinstance(function, ast.FunctionDef)
+        for made_by in [{ast.unparse(each).partition("(")[0] for each in function.decorator_list}]
+        if "given" in made_by and "examples" not in made_by
+    ]
+    assert lacking == []
+
+
 def test_every_file_has_a_name_that_says_what_is_in_it() -> None:
     assert [path for path in SOURCES + TESTS if {path.stem, path.parent.name} & NAMELESS] == []

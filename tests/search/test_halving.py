@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from distexp.search.halving import judge
 from distexp.task import Halving
+from tests.support import examples
 
 UP, DOWN = Halving(metric="acc"), Halving(metric="loss", goal="minimize")
 
@@ -56,6 +57,7 @@ def test_seeds_count_by_their_mean_as_far_as_they_are_there() -> None:
     assert judge("a", {"a": [0.9, None], "b": [0.1]}, UP).stops
 
 
+@examples(100)
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.integers(2, 5))
 def test_at_most_the_promised_share_goes_on_and_always_the_best(values: list[float], eta: int) -> None:
     halving = Halving(metric="acc", eta=eta)

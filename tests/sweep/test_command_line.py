@@ -11,6 +11,7 @@ from distexp.sweep.command_line import fill_command, parse_command, second_comma
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 from distexp.task import joined
+from tests.support import examples
 
 VALUES: dict[str, object] = {
     "lr": 0.1,
@@ -185,6 +186,7 @@ def test_a_parameter_that_this_combination_lacks_is_null() -> None:
     assert fill_command("p --wd {wd} {lr}", {"lr": 1}, {}) == ["p", "1"]
 
 
+@examples(100)
 @given(st.lists(st.text(alphabet="ab '\"\\\\$;é", min_size=1), min_size=1, max_size=4))
 def test_a_quoted_word_stays_one_word_whatever_it_holds(parts: list[str]) -> None:
     command = "p " + " ".join(shlex.quote(part) for part in parts) + " {x}"

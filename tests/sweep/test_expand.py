@@ -271,6 +271,7 @@ def test_the_phase_changes_the_key_but_not_the_work() -> None:
     assert task(phase="q").work == task(phase="p").work
 
 
+@examples(100)
 @given(_VALUES)
 def test_the_canonical_text_is_json(value: Value) -> None:
     assert canonical(json.loads(canonical(value))) == canonical(value)

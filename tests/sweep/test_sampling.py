@@ -14,6 +14,7 @@ from distexp.sweep.config import parse_config
 from distexp.sweep.distributions import uniform_again, uniforms
 from distexp.sweep.expand import expand
 from distexp.task import Value
+from tests.support import examples
 
 
 def samples_of(items: str, search: str = "samples: 40, seed: 1", beside: str = "") -> list[dict[str, Value]]:
@@ -47,6 +48,7 @@ def test_another_axis_or_order_leaves_the_draws_of_the_others() -> None:
     assert [{n: v for n, v in each.items() if n != "optimizer"} for each in more] == first
 
 
+@examples(100)
 @given(st.integers(), st.text(min_size=1), st.integers(0, 100), st.integers(1, 50))
 def test_a_draw_depends_on_seed_phase_axis_and_number_alone(
     seed: int, phase: str, number: int, attempt: int

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distexp.sweep.templates import fill, placeholders, render
+from tests.support import examples
 
 
 def test_names_come_once_in_the_order_of_their_first_use() -> None:
@@ -76,6 +77,7 @@ def test_a_placeholder_without_a_value_is_refused_with_the_known_names() -> None
         fill("run_{widht}", {"width": 1, "depth": 2})
 
 
+@examples(100)
 @given(st.text())
 def test_any_text_survives_escaping_and_filling(text: str) -> None:
     escaped = text.replace("{", "{{").replace("}", "}}")
