@@ -1,4 +1,4 @@
-"""1,000 connected workers that beat every 15 s with a task, or wait for one: what they cost the manager.
+"""1,000 connected workers that send a heartbeat every 15 s, or wait for a task: what they cost the manager.
 
 They are one process of lean connections in TLS. The manager's share of a core is taken while nobody else
 asks; then `status` is asked as a user's own client does, on a connection for each question.
@@ -44,7 +44,7 @@ def measure() -> list[Figure]:
     with folder(config(1, 1)) as workdir, manager(workdir) as process, crowd(workdir, wait_until_told):
         idle = [_share_pct(psutil.Process(process.pid), MAX_WAIT_S) for _ in range(ROUNDS)]
     p99 = [statistics.quantiles(found, n=100)[98] for found in latencies]
-    title = f"{WORKERS:,} workers that beat every {HEARTBEAT_S:g} s"
+    title = f"{WORKERS:,} workers that send a heartbeat every {HEARTBEAT_S:g} s"
     waits = f"{WORKERS:,} idle workers that wait: the manager's share of a core"
     return [
         Figure(f"{title}: the manager's share of a core", "%", shares, at_most(BAR_PCT)),
