@@ -83,8 +83,9 @@ class CompletionHandler:
     def _row(self, task: Task, request: wire.TaskComplete, worker: Worker, entry: Entry) -> dict[str, str]:
         run = request.run or Provenance(attempt=max(1, entry.attempts))
         name = self._registry.name_of(run.worker, run.host) if run.worker else worker.name
-        metrics = convert(task, request.result, self._store.rule(entry.planned)).metrics
-        return row_for(task, metrics, structs.replace(run, worker=name))
+        rule = self._store.rule(entry.planned)
+        metrics = convert(task, request.result, rule).metrics
+        return row_for(task, metrics, structs.replace(run, worker=name), rule)
 
     def complete(self, completions: Sequence[Completion]) -> None:
         """Return once each task has its row on disk, or its `error`. All belong into one results file."""

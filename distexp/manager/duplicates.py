@@ -30,7 +30,14 @@ def copy_duplicate_rows(queue: TaskQueue, store: ResultsStore, code: CodeIdentit
         if row is None or duplicate.output_dir in unwritable or duplicate.key in copied:
             continue  # it has vanished, and the scan has said so; or the next scan tries again
         try:
-            store.append([(duplicate, copied_row(done, duplicate, row))])
+            store.append(
+                [
+                    (
+                        duplicate,
+                        copied_row(done, duplicate, row, store.rule(queue.entry(duplicate.key).planned)),
+                    )
+                ]
+            )
         except ResultsUnwritable as error:
             log.warning("%s", error)
             unwritable.add(duplicate.output_dir)

@@ -34,13 +34,26 @@ class Axis:
         self.is_assumed = name in rule.assume
         self._stride, self._nowhere = stride, nowhere
         self._known: dict[str, int] = {}
-        self._takes_empty = self.is_assumed and "" not in reader.values  # else an empty cell is that text
-        self._assumed = self.reader.position(cell_text(rule.assume[name])) if self.is_assumed else NOWHERE
+        self._assumed_cell = cell_text(rule.assume[name]) if self.is_assumed else ""
+        self._find_empty()
+
+    def _find_empty(self) -> None:
+        """Learn what an empty cell is: null, the empty text or none, as in rows of ours, else as assumed."""
+        self._assumed = self.reader.position(self._assumed_cell) if self.is_assumed else NOWHERE
+        self._empty = self.reader.position("")
+        if self._empty == NOWHERE:
+            self._empty = self._assumed
+
+    @property
+    def assumed_instead(self) -> int:
+        """What to add to the number of an empty cell for that of the assumed value; 0: there is no choice."""
+        if self._assumed in (NOWHERE, self._empty):
+            return 0
+        return self._number_of(self._assumed) - self._number_of(self._empty)
 
     def number(self, cell: str) -> int:
         """Return the number of the value that the cell holds; a negative one if it holds none."""
-        is_empty = self._takes_empty and not cell.strip()
-        return self._number_of(self._assumed if is_empty else self.reader.position(cell))
+        return self._number_of(self.reader.position(cell) if cell.strip() else self._empty)
 
     @property
     def needs_column(self) -> bool:
@@ -48,13 +61,13 @@ class Axis:
         return not self.is_assumed and self.reader.absent is None
 
     def number_without_column(self) -> int:
-        """Return the number of the value that is assumed, else that of tasks that lack the parameter."""
-        absent = NOWHERE if self.reader.absent is None else self.reader.absent
-        return self._number_of(self._assumed if self.is_assumed else absent)
+        """Return the number of tasks that lack the parameter, else that of the value that is assumed."""
+        return self._number_of(self._assumed if self.reader.absent is None else self.reader.absent)
 
     def grow(self) -> None:
         """Take up the values that were appended since: a cell that held none may hold one of them."""
         self.reader.grow()
+        self._find_empty()
         known = self._known.copy()  # in one step: another thread may read rows meanwhile
         self._known = {cell: number for cell, number in known.items() if number >= 0}
 
@@ -126,6 +139,7 @@ class Group:
             )
             for at, (name, values) in enumerate(axes.items())
         ]
+        self._parameters = {*axes, *fixed}
         self.fixed = [Fixed(name, value, rule) for name, value in fixed.items() if name not in source.tags]
         self._has_absent = bool(absent)
         self.keys: dict[int, str] | list[str | None] = []  # by number; a list where few numbers lack a task
@@ -181,14 +195,32 @@ class Group:
         """Whether a search adds tasks."""
         return isinstance(self.source, Grid) and self.source.is_growing
 
+    def has(self, number: int) -> bool:
+        """Return whether a task has this number."""
+        if isinstance(self.keys, dict):
+            return number in self.keys
+        return 0 <= number < len(self.keys) and self.keys[number] is not None
+
     def rule_of(self, point: GridPoint) -> RowRule:
         """Return what another process needs to decide on the rows of this task as this group does."""
-        if not any(axis.reader.has_rivals for axis in self.axes):
+        if not any(axis.reader.has_rivals or axis.assumed_instead for axis in self.axes):
             return self.rule
         task = point.task
         values = {**task.config, "seed": task.seed}
         rivals = {axis.name: axis.reader.rivals(values.get(axis.name)) for axis in self.axes}
-        return structs.replace(self.rule, rivals={name: others for name, others in rivals.items() if others})
+        number = point.grid.code(point.number)
+        others_rows = {  # of these an empty cell is that of another task, which has its rows so
+            axis.name
+            for axis in self.axes
+            if (step := axis.assumed_instead)
+            and axis.number(cell_text(values.get(axis.name))) - axis.number("") == step
+            and self.has(number - step)
+        }
+        return structs.replace(
+            self.rule,
+            rivals={name: others for name, others in rivals.items() if others},
+            assume={name: value for name, value in self.rule.assume.items() if name not in others_rows},
+        )
 
     def work(self, number: int) -> str:
         """Return the identity of this task without the phase: equal work may stand in two phases."""
@@ -224,6 +256,10 @@ class Group:
         return {fixed.name: canonical(fixed.value) for fixed in self.fixed}
 
     def columns_of(self, name: str) -> list[str]:
-        """Return the columns that may hold this parameter; the first that is not empty counts."""
+        """Return the columns that may hold this parameter; the first that is not empty counts.
+
+        None of them is called like another parameter.
+        """
         earlier = () if name == "phase" else self.rule.renamed_from.get(name, ())
-        return [prefix + each for each in (name, *earlier) for prefix in PREFIXES]
+        columns = [prefix + each for each in (name, *earlier) for prefix in PREFIXES]
+        return [column for column in columns if column == name or column not in self._parameters]

@@ -9,6 +9,7 @@ empty cell matches any value of a parameter that the phase does not vary.
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from itertools import chain, combinations
 from operator import add, itemgetter
 
 from distexp.results.compare import NOWHERE, holds
@@ -46,8 +47,8 @@ class TaskIndex:
     def __contains__(self, key: object) -> bool:
         return key in self._keys or key in self._added
 
-    def sync(self, tasks: Iterable[Planned], growing: Iterable[Grid] = ()) -> bool:
-        """Make these the tasks; return whether one is new: rows read before are not looked at again.
+    def sync(self, tasks: Iterable[Planned], growing: Iterable[Grid] = ()) -> None:
+        """Make these the tasks; rows read before are not looked at again.
 
         Of the `growing` grids more are to come: their columns are known also where no task is there yet.
         Tasks that were added stay.
@@ -71,7 +72,7 @@ class TaskIndex:
             for folder in {point.output_dir for point in points}:
                 writers[folder].add(grid.phase)
         with self._lock:  # all at once: others append rows meanwhile
-            known, self._keys, self._of_grid, self._writers = self._keys, keys, of_grid, writers
+            self._keys, self._of_grid, self._writers = keys, of_grid, writers
             self._added = {key: added for key, added in self._added.items() if key not in keys}
             for task, _ in self._added.values():
                 writers[task.output_dir].add(task.phase)
@@ -80,7 +81,6 @@ class TaskIndex:
             self.stopping_phases = set()
             for group in self.groups:
                 self._note_halving(group)
-            return not keys <= known
 
     def grow(self, points: Sequence[GridPoint]) -> None:
         """Take up more tasks of one grid that grows; rows read before are not looked at again."""
@@ -291,6 +291,7 @@ class Plan:
         self.at, self._places = at, list(places.values())
         self.missing = tuple([axis.name for axis in group.axes if not at[axis.name] and axis.needs_column])
         self.axes = [(axis, at[axis.name]) for axis in group.axes]
+        self._assuming = [(axis, at) for axis, at in self.axes if axis.assumed_instead]
         self.fixed = [(fixed, at[fixed.name]) for fixed in group.fixed if at[fixed.name]]
         self.wrongly_assumed = [f.name for f in group.fixed if not at[f.name] and not f.matches_no_column]
         self.has_axis = any(at.get(name) for name in group.axis_names)
@@ -314,6 +315,8 @@ class Plan:
         for turn, (axis, at) in enumerate(self.axes):
             part = axis.numbers(_joined(at, column)) if at else [axis.number_without_column()] * count
             numbers = list(map(add, numbers, part)) if turn else part
+        if self._assuming:
+            numbers = self._with_assumed(numbers, column)
         for fixed, at in self.fixed:
             cells = _joined(at, column)
             if cells.count(cells[0]) == count and fixed.accepts(cells[0]):
@@ -322,6 +325,18 @@ class Plan:
             if refused:
                 numbers = [NOWHERE if c in refused else n for c, n in zip(cells, numbers, strict=True)]
         return numbers
+
+    def _with_assumed(self, numbers: Sequence[int], column: Column) -> list[int]:
+        """Return the numbers; where one is of no task, as few empty cells as help are read as assumed."""
+        cells = [(axis.assumed_instead, _joined(at, column) if at else None) for axis, at in self._assuming]
+        found = [*numbers]
+        for row, key in enumerate(self.keys(numbers)):
+            if key is None:
+                steps = [step for step, texts in cells if texts is None or not texts[row].strip()]
+                some = chain.from_iterable(combinations(steps, count) for count in range(1, len(steps) + 1))
+                sums = (sum(each, numbers[row]) for each in some)
+                found[row] = next((each for each in sums if self.group.has(each)), numbers[row])
+        return found
 
     def hits(self, column: Column, count: int) -> tuple[Sequence[int], list[int]]:
         """Return the rows that may be of a task, and the task's number for each: quick where few are."""

@@ -24,22 +24,26 @@ CODE = "code"  # the column that tells which code the task had imported
 MAX_CELL_CHARS = 32_767  # of a text about the run: a spreadsheet cell holds no more
 
 
-def row_for(task: Task, result: Mapping[str, Scalar], run: Provenance) -> dict[str, str]:
+def row_for(
+    task: Task, result: Mapping[str, Scalar], run: Provenance, rule: RowRule | None = None
+) -> dict[str, str]:
     """Return the cells of one row by column, in the order in which a new file gets its columns.
 
-    Phase, task_id, every parameter, seed, the metrics, then the provenance. A parameter named like a
-    provenance column keeps its place, and that provenance is left out. `duration_s` comes last because its
-    digits may be lost in a torn write without harm.
+    Phase, task_id, every parameter, seed, the metrics, then the provenance. Where a parameter of the phase
+    is named like a provenance column, also one that this task lacks, that provenance is left out.
+    `duration_s` comes last because its digits may be lost in a torn write without harm.
 
     Args:
         result: As `convert` returns it.
         run: As it came over the wire: its texts may hold anything.
+        rule: What the phase says of its rows besides.
     """
     row = {"phase": task.phase, "task_id": task.task_id}
     row |= {name: cell_text(value) for name, value in task.config.items()}
     row["seed"] = cell_text(task.seed)
     row |= {name: cell_text(value) for name, value in result.items()}
-    about = {name: getattr(run, name) for name in (*CAPTURED, *PROVENANCE) if name not in row}
+    taken = row.keys() | parameter_columns(task, rule)
+    about = {name: getattr(run, name) for name in (*CAPTURED, *PROVENANCE) if name not in taken}
     if run.stopped_at is None:
         about.pop(STOPPED_AT, None)
     return row | {name: "" if value is None else _about_cell(value) for name, value in about.items()}
@@ -64,12 +68,18 @@ def parameter_columns(task: Task, rule: RowRule | None = None) -> set[str]:
     }
 
 
-def copied_row(done: Task, duplicate: Task, row: Mapping[str, str]) -> dict[str, str]:
-    """Return the row of `done` as a row of `duplicate`, which asks for the same work in another phase."""
+def copied_row(
+    done: Task, duplicate: Task, row: Mapping[str, str], rule: RowRule | None = None
+) -> dict[str, str]:
+    """Return the row of `done` as a row of `duplicate`, which asks for the same work in another phase.
+
+    `rule` is what the duplicate's phase says of its rows besides.
+    """
     copy = {"phase": duplicate.phase, "task_id": duplicate.task_id}
     copy |= {name: cell_text(value) for name, value in duplicate.config.items()}
     copy["seed"] = cell_text(duplicate.seed)
     rest = {name: cell for name, cell in row.items() if cell and name not in copy and name not in done.config}
-    last = {name: rest.pop(name) for name in PROVENANCE if name in rest}
-    taken = parameter_columns(duplicate)
+    taken = parameter_columns(duplicate, rule)
+    ours = {name: rest.pop(name) for name in (*CAPTURED, *PROVENANCE) if name in rest}
+    last = {name: cell for name, cell in ours.items() if name not in taken}
     return copy | {name + RENAMED * (name in taken): cell for name, cell in rest.items()} | last

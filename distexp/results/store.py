@@ -111,16 +111,16 @@ class ResultsStore:
         self._in_trouble: dict[str, _OpenFile] = {}  # those of them that may not be read or written
 
     def sync(self, tasks: Sequence[Planned], growing: Iterable[Grid] = ()) -> None:
-        """Make `tasks` those whose rows are looked for; where some are new, all files are read again.
+        """Make `tasks` those whose rows are looked for: the next look reads all files again.
 
-        Of the `growing` grids more are to come.
+        Where no task is new, there may be another rule for which rows count. Of the `growing` grids more are
+        to come.
         """
         own = dict.fromkeys(task.output_dir for task in tasks)
-        has_new = self._index.sync(tasks, growing)
+        self._index.sync(tasks, growing)
         for folder in own:
             self._file(folder)
-        if has_new:
-            self.reset()
+        self.reset()
 
     def size(self) -> int:
         """Return how many bytes there are to read in all files."""

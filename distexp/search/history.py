@@ -157,7 +157,8 @@ class _RowReader:
             if self._space.holds(part, config):
                 cells = tuple([self._cell(name, fields) for name in part.names])
                 if (part, cells) not in self._known:
-                    self._known[part, cells] = self._choice(part, cells)
+                    assumed = map(self._or_assumed, part.names, cells)
+                    self._known[part, cells] = self._choice(part, cells) or self._choice(part, [*assumed])
                 chosen = self._known[part, cells]
                 if chosen is None:
                     return None
@@ -176,9 +177,11 @@ class _RowReader:
     def _cell(self, name: str, fields: Sequence[str]) -> str | None:
         cells = [fields[at] for at in self._at[name]]
         cell = next((cell for cell in cells if cell.strip()), cells[0] if cells else None)
-        if not (cell or "").strip() and name in self._phase.assume:
-            return cell_text(self._phase.assume[name])
         return "" if cell is None and name in self._phase.absent else cell
+
+    def _or_assumed(self, name: str, cell: str | None) -> str | None:
+        is_empty = not (cell or "").strip() and name in self._phase.assume
+        return cell_text(self._phase.assume[name]) if is_empty else cell
 
     def _choice(self, part: Part, cells: Sequence[str | None]) -> Config | None:
         """Return the parameters that a part has in a row with these cells; None where it has none such."""

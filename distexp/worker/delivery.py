@@ -227,7 +227,7 @@ class ResultDelivery:
         index = TaskIndex()
         index.add(task, task.rule)
         file = ResultsFile(self._root, task.output_dir, index, task.seen)
-        file.append([(task, row_for(task, delivery.result, delivery.run))])
+        file.append([(task, row_for(task, delivery.result, delivery.run, task.rule))])
 
     def spool(self, delivery: Delivery) -> None:
         """Put the result into the spool, on disk.

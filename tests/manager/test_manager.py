@@ -226,6 +226,25 @@ def test_edited_configs_add_and_withdraw_tasks_and_leave_finished_ones(
     assert counts(manager) == {"complete": 1, "withdrawn": 2, "pending": 2}
 
 
+@pytest.mark.parametrize(
+    ("row", "header", "rule"),
+    [
+        ("grid,1,42", "phase,width,seed", "renamed_from: {phase: [grid]}"),
+        ("1,42", "breadth,seed", "renamed_from: {width: [breadth]}"),
+        ("exp1_vary_width,42", "phase,seed", "assume: {width: 1}"),
+    ],
+)
+def test_an_edit_that_lets_more_rows_count_is_taken_up(
+    folder: Folder, manager: ExperimentManager, row: str, header: str, rule: str
+) -> None:
+    folder.add_rows(row, header=header)
+    manager.rescan()
+    assert counts(manager) == {"pending": 3}
+    touch_up(folder, [1, 2, 3], CONFIG + "  " + rule.replace("{", "{{").replace("}", "}}") + "\n")
+    manager.rescan()
+    assert counts(manager) == {"pending": 2, "complete": 1}
+
+
 def test_tasks_that_join_with_their_row_on_disk_are_never_assigned(
     folder: Folder, manager: ExperimentManager
 ) -> None:

@@ -92,6 +92,14 @@ def test_earlier_names_and_assumed_values_count(tmp_path: Path) -> None:
     }
 
 
+def test_a_value_is_assumed_only_where_there_is_the_parameter(tmp_path: Path) -> None:
+    rows = ["0.01,4,adam,1", "0.02,4,sgd,2"]
+    assert found(tmp_path, rows, "lr,width,optimizer,loss", "assume: {beta: 0.5}") == {
+        0: {"lr": 0.01, "width": 4, "optimizer": "adam", "beta": 0.5},
+        1: {"lr": 0.02, "width": 4, "optimizer": "sgd"},
+    }
+
+
 def test_what_was_suggested_comes_after_the_rows_up_to_samples(tmp_path: Path) -> None:
     def suggested(number: int, lr: float) -> SuggestionRecord:
         return SuggestionRecord(phase="p", number=number, config={"lr": lr, "width": 1, "optimizer": "sgd"})

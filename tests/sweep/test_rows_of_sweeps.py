@@ -13,7 +13,7 @@ from distexp.results.row import PREFIXES, row_for
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
-from distexp.task import Provenance
+from tests.row_cases import RUN
 
 PHASES = {
     "cases": "{combinations: [{cases: [{}, {o: sgd}, {o: adam, wd: 0.1}]}, {x: [1, 2]}]}",
@@ -27,6 +27,14 @@ PHASES = {
     "renamed": """{renamed_from: {k: [kernel]}, defaults: {n: null},
       combinations: [{m: [cnn, mlp]}, {k: [3, 5], when: {m: cnn}}]}""",
     "fallback": "{defaults: {o: sgd}, combinations: [{cases: [{}, {o: adam}]}]}",
+    "grown": "{assume: {b: 0.0}, combinations: [{o: [sgd, adam]}, {b: [0.0, 0.9], when: {o: sgd}}]}",
+    "grown_cases": "{assume: {wd: 0.0}, combinations: [{cases: [{}, {wd: 0.1}, {sched: cosine}]}]}",
+    "grown_twin": "{assume: {wd: 0.0}, combinations: [{cases: [{}, {wd: 0.0}, {wd: 0.1, b: 1}, {b: 2}]}]}",
+    "grown_null": "{assume: {wd: 0.5}, combinations: [{wd: [null, 0.5, 1]}, {b: [1, 2]}]}",
+    "ours": "{combinations: [{m: [a, b]}, {device: [cpu, tpu], when: {m: a}}, {code: [x, y], when: {m: b}}]}",
+    "ours_cases": "{combinations: [{cases: [{}, {attempt: 1}, {worker: cpu0}, {torch_version: 2.13.0}]}]}",
+    "ours_renamed": "{renamed_from: {x: [worker], z: [host]}, combinations: [{x: ['', a]}, {z: [null, b]}]}",
+    "prefixed": "{combinations: [{lr: ['', b]}, {config.lr: [b, c]}, {config/lr: [b, '']}]}",
 }
 
 
@@ -68,8 +76,33 @@ def test_no_name_of_a_metric_hides_a_row(tmp_path: Path, name: str) -> None:
     index = TaskIndex(points)
     file = ResultsFile(tmp_path, f"results_{name}", index)
     for point in points:
-        metrics = convert(point.task, dict.fromkeys(clashing, 0.25), index.rule(point)).metrics
+        rule = index.rule(point)
+        metrics = convert(point.task, dict.fromkeys(clashing, 0.25), rule).metrics
         assert len(metrics) == len(clashing)
-        file.append([(point.task, row_for(point.task, metrics, Provenance()))])
+        file.append([(point.task, row_for(point.task, metrics, RUN, rule))])
     (found,) = audit(tmp_path, points)
     assert [row.keys for row in found.rows] == [[point.key] for point in points]
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_a_worker_knows_the_row_of_its_task_alone(name: str) -> None:
+    points = expand(parse_config(f"seeds: [1, 2]\n{name}: {PHASES[name]}", "f.yaml"))
+    index = TaskIndex(points)
+    rows = {point.key: row_for(point.task, {"acc": 0.5}, RUN, index.rule(point)) for point in points}
+    columns = [*dict.fromkeys(column for row in rows.values() for column in row)]
+    for point in points:
+        own = TaskIndex()
+        own.add(point.task, index.rule(point))
+        match = own.matcher(columns, f"results_{name}").one
+        known = [key for key, row in rows.items() if match([row.get(column, "") for column in columns])]
+        assert known == [point.key]
+
+
+def test_rows_from_before_an_axis_of_some_tasks_was_added_count_as_assumed(tmp_path: Path) -> None:
+    points = expand(parse_config(f"grown: {PHASES['grown']}", "f.yaml"))
+    path = tmp_path / "results_grown" / "final_results.csv"
+    path.parent.mkdir()
+    for text in ("o,seed\nsgd,42\nadam,42\n", "o,b,seed\nsgd,,42\nadam,,42\n"):
+        path.write_text(text)
+        (file,) = audit(tmp_path, points)
+        assert [row.keys for row in file.rows] == [[points[0].key], [points[2].key]]
