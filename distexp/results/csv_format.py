@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import BinaryIO, Literal
 
 import msgspec
@@ -29,6 +29,8 @@ Tail = Literal["blank", "whole", "torn", "wide", "open"]
 
 _QUOTE_OR_END = re.compile(rb'["\r\n]')
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+_DECIMAL_POINT = re.compile(r"\s*[+-]?\d+\.\d+([eE][+-]?\d+)?\s*", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 class Dialect(msgspec.Struct, frozen=True):
@@ -386,3 +388,21 @@ def line_at(file: BinaryIO, offset: int, end: bytes) -> int:
         offset -= len(piece)
         line += piece.count(end)
     return line
+
+
+def decimal_comma(block: Block, numbers: Set[int], texts: Set[int]) -> str:
+    """Return a number that is written with a comma; empty if there is none.
+
+    `numbers` and `texts` are the places of parameters in the header that are numbers, and that are texts.
+    In columns that are no parameters a cell such as `0,1` may be a list, where others have decimal points.
+    """
+    for places in (numbers, {*range(len(block.columns))} - numbers - texts):
+        cells = (cell for place in sorted(places) if block.columns for cell in block.columns[place])
+        found = next(filter(_DECIMAL_COMMA.fullmatch, cells), "")
+        if found and (places is numbers or not _has_decimal_point(block)):
+            return found
+    return ""
+
+
+def _has_decimal_point(block: Block) -> bool:
+    return any(_DECIMAL_POINT.fullmatch(cell) for column in block.columns for cell in column)

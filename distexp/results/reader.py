@@ -21,6 +21,7 @@ from distexp.results.csv_format import (
     Header,
     blocks,
     columns_of_lines,
+    decimal_comma,
     judge_tail,
     line_at,
     read_header,
@@ -38,8 +39,6 @@ MAX_REASONS = 100  # per look: each of a million rows may name another phase
 MAX_REMEMBERED_WARNINGS = 10_000
 BEFORE_BYTES = 256  # compared to notice an edit in place: about two rows
 MAX_LINES_ABOVE = 10  # of comments or a title, among which the header is looked for
-_DECIMAL_POINT = re.compile(r"\s*[+-]?\d+\.\d+([eE][+-]?\d+)?\s*", re.ASCII)
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*", re.ASCII)
 
 OnRead = Callable[[int], None]
 OnRow = Callable[[Row, tuple[str, ...]], str]  # gets cells and keys; returns why it does not count
@@ -62,7 +61,7 @@ class Torn(msgspec.Struct, frozen=True, kw_only=True):
     text: bytes
 
 
-class _Place(msgspec.Struct):
+class _Refusal(msgspec.Struct):
     """Rows of one look that do not count for one reason."""
 
     reason: str
@@ -203,33 +202,16 @@ class Reader:
         Raises:
             OSError: The file is there and cannot be read now.
         """
-        seen_before, complete, pruned, warnings = set[str](), set[str](), set[str](), list[str]()
-        self.problems = []
+        seen_before, self.problems = self.seen, []
+        complete, pruned, warnings = set[str](), set[str](), list[str]()
         try:
             with open(self.path, "rb", opener=regular) as file:
-                status = os.fstat(file.fileno())
-                self.header = read_header(file)
-                if self.header is None or not self._fits(file, status, self.header):
-                    self.bookmark, self.seen, seen_before = None, set(), self.seen
-                    self.pruned, self.superseded, self.codes = set(), set(), {}
-                self._identity = _identity(status)
-                self.unusable = self._why_unusable(file, self.header)
-                if self.header and not self.unusable and self.header.closed:
-                    self.stopped_place = self._place_of_stops(self.header)
-                    self.code_place = self._place_of_code(self.header)
-                    judge = _Judge(self, self._matcher(self.header), self.header.columns, on_row, only)
-                    self._read(file, self.header, judge, locked)
-                    complete, pruned = judge.complete, judge.pruned
-                    warnings = self._told(file, self.header, judge.places)
-                if self.unusable:
-                    self._pending = None
-                    waits = " and its tasks wait" if self._index.writers(self._folder) else ""
-                    warnings = [f"{self.path} {self.unusable}; its rows do not count{waits}"]
+                complete, pruned, warnings = self._look_at(file, locked, on_row, only)
         except FileNotFoundError:
-            self.header = self.bookmark = self._identity = self._pending = None
+            self.header = self._identity = self._pending = None
             self.unusable = ""
-            self.seen, self.pruned, seen_before = set(), set(), self.seen
-            self.superseded, self.codes = set(), {}
+            self._forget_rows()
+        forgotten = frozenset[str]() if self.seen is seen_before else seen_before
         if self.seen or pruned:
             self.seen |= complete  # in place: a look costs what is new, not what has been seen
             self.seen |= pruned
@@ -238,9 +220,38 @@ class Reader:
         return Scan(
             complete=frozenset(complete),
             pruned=frozenset(pruned),
-            vanished=frozenset(key for key in seen_before - self.seen if key in self._index),
+            vanished=frozenset(key for key in forgotten - self.seen if key in self._index),
             warnings=tuple(text for text in warnings if self.is_new(text)),
         )
+
+    def _look_at(
+        self, file: BinaryIO, locked: bool, on_row: OnRow | None, only: Set[str]
+    ) -> tuple[set[str], set[str], list[str]]:
+        """Return the keys of tasks that are complete and of those stopped early, and what is to be said."""
+        status = os.fstat(file.fileno())
+        self.header = read_header(file)
+        if self.header is None or not self._fits(file, status, self.header):
+            self._forget_rows()
+        self._identity = _identity(status)
+        self.unusable = self._why_unusable(file, self.header)
+        complete, pruned, warnings = set[str](), set[str](), list[str]()
+        if self.header and not self.unusable and self.header.closed:
+            self.stopped_place = self._place_of_stops(self.header)
+            self.code_place = self._place_of_code(self.header)
+            judge = _Judge(self, self._matcher(self.header), self.header.columns, on_row, only)
+            self._read(file, self.header, judge, locked)
+            complete, pruned = judge.complete, judge.pruned
+            warnings = self._told(file, self.header, judge.refusals)
+        if self.unusable:
+            self._pending = None
+            waits = " and its tasks wait" if self._index.writers(self._folder) else ""
+            warnings = [f"{self.path} {self.unusable}; its rows do not count{waits}"]
+        return complete, pruned, warnings
+
+    def _forget_rows(self) -> None:
+        """Know of no row: what was read is there no more, or is not what it was."""
+        self.bookmark = None
+        self.seen, self.pruned, self.superseded, self.codes = set(), set(), set(), {}
 
     def look_through(self, on_row: OnRow, only: Set[str] = frozenset()) -> list[Problem]:
         """Read everything now, for one who will not look again; return what does not count, and why.
@@ -311,7 +322,7 @@ class Reader:
         while offset != skipped:
             for block in blocks(file, offset, len(header.columns), header.dialect):
                 if header.dialect.separator != "," and (
-                    cell := _decimal_comma(block, numbers, matcher.text_places)
+                    cell := decimal_comma(block, numbers, matcher.text_places)
                 ):
                     self.unusable = f"has numbers with a decimal comma ({cell}); save it with decimal points"
                     judge.complete.clear()
@@ -353,13 +364,13 @@ class Reader:
             self._pending = (offset, len(tail))
         return None, offset
 
-    def _told(self, file: BinaryIO, header: Header, places: Mapping[Hashable, _Place]) -> list[str]:
+    def _told(self, file: BinaryIO, header: Header, refusals: Mapping[Hashable, _Refusal]) -> list[str]:
         """Keep what was met as problems, and return a line for each of a new kind."""
         warnings = []
         end = header.dialect.end
-        for kind, place in places.items():  # only now is it worth counting the lines before
-            line = line_at(file, place.offset, end) + place.line
-            self.problems.append(Problem(place.reason, line, place.rows))
+        for kind, refusal in refusals.items():  # only now is it worth counting the lines before
+            line = line_at(file, refusal.offset, end) + refusal.line
+            self.problems.append(Problem(refusal.reason, line, refusal.rows))
             if self.is_new(kind):
                 warnings.append(self.problems[-1].told(self.path))
         return warnings
@@ -387,7 +398,7 @@ class _Judge:
     ) -> None:
         self.complete: set[str] = set()
         self.pruned: set[str] = set()
-        self.places: dict[Hashable, _Place] = {}  # by what the rows have in common
+        self.refusals: dict[Hashable, _Refusal] = {}  # by what the rows have in common
         self._matcher, self._explainer = matcher, Explainer(matcher, columns)
         self._reader, self._on_row, self._only = reader, on_row, only
 
@@ -431,9 +442,9 @@ class _Judge:
             return  # a blank line of a spreadsheet
         self._reader.strays += not keys and self._matcher.may_join(row)
         kind = "again" if keys else "several" if found == () else self._explainer.kind(row)
-        if kind not in self.places and len(self.places) >= MAX_REASONS:
+        if kind not in self.refusals and len(self.refusals) >= MAX_REASONS:
             kind = "other"
-        reason = "" if kind in self.places else self._explainer.text(kind, row)
+        reason = "" if kind in self.refusals else self._explainer.text(kind, row)
         self.refuse(kind, reason, block.offset, block.lines[at])
 
     def _note_codes(self, block: Block, found: Sequence[Found]) -> None:
@@ -467,24 +478,7 @@ class _Judge:
 
     def refuse(self, kind: Hashable, reason: str, offset: int, line: int = 0) -> None:
         """Note a line that does not count."""
-        self.places.setdefault(kind, _Place(reason, offset, line)).rows += 1
-
-
-def _decimal_comma(block: Block, numbers: Set[int], texts: Set[int]) -> str:
-    """Return a number that is written with a comma; empty if there is none.
-
-    In columns that are no parameters a cell such as `0,1` may be a list, where others have decimal points.
-    """
-    for places in (numbers, {*range(len(block.columns))} - numbers - texts):
-        cells = (cell for place in sorted(places) if block.columns for cell in block.columns[place])
-        found = next(filter(_DECIMAL_COMMA.fullmatch, cells), "")
-        if found and (places is numbers or not _has_decimal_point(block)):
-            return found
-    return ""
-
-
-def _has_decimal_point(block: Block) -> bool:
-    return any(_DECIMAL_POINT.fullmatch(cell) for column in block.columns for cell in column)
+        self.refusals.setdefault(kind, _Refusal(reason, offset, line)).rows += 1
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
