@@ -25,7 +25,7 @@ from distexp.text import cut, one_line
 from distexp.workdir import Workdir
 from distexp.worker.foreground import Foreground
 from distexp.worker.host_setup import HostSetup
-from distexp.worker.task_main import Finished, Stopped
+from distexp.worker.task_main import Finished, Setup, Stopped
 
 SHOWN_CHARS = 30  # of a value in the comparison
 SHORT_COMMIT = 10  # characters of a commit
@@ -83,7 +83,9 @@ def main(task: str, *, pdb: bool, device: str, threads: int, configs: str | None
         enter(root)
         if problem := HostSetup(Workdir(root)).run(chosen.task):
             raise UserError(problem)
-        run = Foreground(chosen.task, root, device=claim.device, gpus=len(claim.gpus), threads=threads)
+        gpus = tuple(gpu.uuid for gpu in claim.gpus)
+        setup = Setup(chosen.task.experiment, claim.device, threads, is_warm=False, gpus=gpus)
+        run = Foreground(chosen.task, root, setup)
         outcome = run.run(wants_debugger=pdb)
         if run.close():
             print(f"Its files: {run.folder}", flush=True)

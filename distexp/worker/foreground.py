@@ -7,13 +7,14 @@ import pdb
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from distexp.context import Context
 from distexp.experiments import command
-from distexp.run_folder import CHECKPOINT_FOLDER, PARAMETERS_FILE, write_parameters
-from distexp.task import COMMAND_EXPERIMENT, Cause, Number, Reportable, Task, joined
+from distexp.run_folder import PARAMETERS_FILE, RunFolder
+from distexp.task import COMMAND_EXPERIMENT, Cause, Number, Reportable, Task
 from distexp.text import number_text
 from distexp.worker.metrics import MetricsFile
 from distexp.worker.reports import Reported, Reporter
@@ -21,36 +22,31 @@ from distexp.worker.task_main import (
     Experiment,
     Failed,
     Finished,
+    Run,
+    Setup,
     Stopped,
     call,
     describe_error,
     import_experiment,
+    make_context,
 )
 
 
 class Foreground:
     """One run of a task on this terminal, with a run folder of its own that is made when it is asked for."""
 
-    def __init__(self, task: Task, root: Path, *, device: str, gpus: int, threads: int) -> None:
-        """Run nothing yet.
-
-        Args:
-            task: What to run.
-            root: Its working folder, which is the current one and on `sys.path`.
-            device: As torch spells it.
-            gpus: How many it sees.
-            threads: Of the CPU, to compute with.
-        """
-        self._task, self._device, self._gpus, self._threads = task, device, gpus, threads
-        self._output_dir = root / task.output_dir
+    def __init__(self, task: Task, root: Path, setup: Setup) -> None:
+        """Run nothing yet. `root` is the working folder, which is the current one and on `sys.path`."""
+        self._task, self._setup, self._output_dir = task, setup, str(root / task.output_dir)
         self.folder = Path(tempfile.mkdtemp(prefix="distexp_rerun_"), task.task_id or "task")
 
     def run(self, *, wants_debugger: bool = False) -> Finished | Failed | Stopped:
         """Return how it ended; with `wants_debugger` an exception opens one first."""
-        metrics = MetricsFile(self.folder, 1, begin=self._make_folder)
+        folder = RunFolder.of(self.folder, self._task)
+        metrics = MetricsFile(self.folder, 1, begin=folder.open)
         reporter = Reporter(record=metrics.add, send=_show)
         try:
-            return call(self._experiment(), self._task, self._context(reporter))
+            return call(self._experiment(), self._task, self._context(folder, reporter))
         except (KeyboardInterrupt, bdb.BdbQuit):
             return Stopped()
         except BaseException as error:  # noqa: BLE001 - around the experiment: whatever it raises is told
@@ -67,30 +63,15 @@ class Foreground:
             return functools.partial(command.run, stdin=None)
         return import_experiment(self._task.experiment)
 
-    def _context(self, reporter: Reporter) -> Context:
-        def make(path: Path) -> None:
-            self._make_folder()
-            path.mkdir(exist_ok=True)
-
-        return Context(
-            seed=self._task.seed,
-            device=self._device,
-            gpus=self._gpus,
+    def _context(self, folder: RunFolder, reporter: Reporter) -> Context:
+        run = Run(
+            task=self._task,
+            attempt=1,
             output_dir=self._output_dir,
-            run_dir=self.folder,
-            checkpoint_dir=self.folder / CHECKPOINT_FOLDER,
-            threads=self._threads,
-            command=self._task.command,
-            python=self._task.python,
-            has_seeds=self._task.has_seeds,
-            on_report=reporter.report,
-            make_folder=make,
+            run_folder=str(self.folder),
+            log="",  # it prints on this terminal
         )
-
-    def _make_folder(self) -> None:
-        if not os.path.exists(self.folder):
-            self.folder.mkdir(parents=True)
-            write_parameters(self.folder, joined(self._task.config), self._task.seed)
+        return make_context(run, folder, self._setup, threading.Event(), reporter.report)
 
     def close(self) -> bool:
         """Return whether the task has left files in its folder; else remove that."""
