@@ -146,6 +146,6 @@ def need_text(gpus: int | None, min_free_gb: float | None, gpu_model: Sequence[s
     """Return what a task needs, such as `2 GPUs (A100 or H100), 12 GB free on each`; empty for nothing."""
     if gpus is None and min_free_gb is None and not gpu_model:
         return ""
-    cards, where = ("1 GPU", "it") if gpus in (None, 1) else (f"{gpus} GPUs", "each")
-    cards += f" ({' or '.join(gpu_model)})" if gpu_model else ""
-    return cards if min_free_gb is None else f"{cards}, {min_free_gb:g} GB free on {where}"
+    need, where = ("1 GPU", "it") if gpus in (None, 1) else (f"{gpus} GPUs", "each")
+    need += f" ({' or '.join(gpu_model)})" if gpu_model else ""
+    return need if min_free_gb is None else f"{need}, {min_free_gb:g} GB free on {where}"

@@ -241,7 +241,7 @@ def check_gpus(settings: Settings) -> None:
 
 
 def print_gpus(settings: Settings) -> int:
-    """Show each card on a line: its id, then `free`, `busy` or `error`, then more."""
+    """Show each GPU on a line: its id, then `free`, `busy` or `error`, then more."""
     try:
         gpus = settings.gpu_request.gpus()
     except NoGpuError as error:

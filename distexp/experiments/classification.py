@@ -42,7 +42,7 @@ def run(params: Mapping[str, Any], context: Context) -> dict[str, Scalar]:
         ValueError: Parameters that cannot be used; one line each.
         TaskStopped: `context.should_stop()` said so; a checkpoint is saved.
         FloatingPointError: The first val_loss was not finite.
-        torch.OutOfMemoryError: The card is too small.
+        torch.OutOfMemoryError: The GPU is too small.
     """
     settings = parse_settings(params)
     torch.set_num_threads(context.threads)

@@ -378,10 +378,10 @@ def _read_processes(nvml: Any, device: Any) -> tuple[tuple[str, ...], tuple[str,
 
 
 def _holder(pid: int, name: str, user: str, used_bytes: int | None) -> str:
-    facts = [f"{name} of {user}" if user not in ("", own_user()) else name] if name else []
+    parts = [f"{name} of {user}" if user not in ("", own_user()) else name] if name else []
     if used_bytes is not None:  # None: Windows keeps it to itself
-        facts.append(f"{used_bytes / MIB / MIB_PER_GB:.1f} GB")
-    return f"pid {pid} ({', '.join(facts)})" if facts else f"pid {pid}"
+        parts.append(f"{used_bytes / MIB / MIB_PER_GB:.1f} GB")
+    return f"pid {pid} ({', '.join(parts)})" if parts else f"pid {pid}"
 
 
 def _name_and_user(pid: int) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from distexp.manager.workers import WorkerRegistry
 from distexp.queue.entry import Lease
 from distexp.queue.task_queue import TaskQueue
 from distexp.task import State, Task, Value, canonical
-from distexp.text import without_numbers
+from distexp.text import utc_text, without_numbers
 from distexp.wire.messages import FailureStatus
 
 KEPT = 400  # measured tasks that the model is made of
@@ -94,7 +94,7 @@ class Forecaster:
 
     def recall(self, task: Task, worker: str, why: str, state: State, at_s: float | None) -> None:
         """Note a failure of that time, in seconds since 1970; None: nobody knows when."""
-        at_utc = "" if at_s is None else datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        at_utc = "" if at_s is None else utc_text(datetime.fromtimestamp(at_s, UTC))
         cause = without_numbers(why)
         with self._lock:
             before = self._failures.pop(cause, None)  # to the end

@@ -29,7 +29,7 @@ DELETED = "{} was deleted or replaced while the manager ran; start it again"
 log = logging.getLogger("distexp.manager")
 
 
-class Place(msgspec.Struct, frozen=True):
+class JournalPlace(msgspec.Struct, frozen=True):
     """Where the newest journal of a folder is."""
 
     host: str
@@ -75,7 +75,7 @@ class NetworkFolder:
         )
         self.write_pulse()
 
-    def _is_back_by_now(self, place: Place) -> bool:
+    def _is_back_by_now(self, place: JournalPlace) -> bool:
         """Return whether the journal has come back, once no manager has written a pulse for a while.
 
         What another host has written may take its time to be seen here.
@@ -95,7 +95,7 @@ class NetworkFolder:
                 raise self._workdir.already_running(place.host)
         return False
 
-    def _say_what_is_lost(self, place: Place) -> None:
+    def _say_what_is_lost(self, place: JournalPlace) -> None:
         try:
             at_s = self._workdir.journal_copy.stat().st_mtime
             copy = f"the copy of {time.strftime('%Y-%m-%d %H:%M', time.localtime(at_s))}"
@@ -143,14 +143,14 @@ class NetworkFolder:
             log.warning("%s: managers on other hosts know nothing of this one's attempts", error)
 
     def _write_place(self, *, is_back: bool) -> None:
-        place = Place(host_name(), self._stamp, str(self._workdir.journal), is_back)
+        place = JournalPlace(host_name(), self._stamp, str(self._workdir.journal), is_back)
         write_private(self._workdir.journal_place, msgspec.json.encode(place).decode())
 
 
-def place_of(workdir: Workdir) -> Place | None:
+def place_of(workdir: Workdir) -> JournalPlace | None:
     """Return where the newest journal of a folder is; None where no manager has said so."""
     try:
-        return msgspec.json.decode(read_bytes(workdir.journal_place, SMALL_BYTES), type=Place)
+        return msgspec.json.decode(read_bytes(workdir.journal_place, SMALL_BYTES), type=JournalPlace)
     except (OSError, msgspec.MsgspecError):
         return None
 

@@ -25,7 +25,7 @@ from distexp.search.halving import judge
 from distexp.sweep.grid import GridPoint, Planned
 from distexp.system.group_commit import Batch, GroupCommit
 from distexp.task import Halving, Number, State, Task, canonical
-from distexp.text import cell_text, count_text
+from distexp.text import cell_text, count_text, utc_text
 
 log = logging.getLogger("distexp.manager")
 
@@ -321,4 +321,4 @@ def _cell(value: object) -> str:
 
 
 def _now_utc() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc_text(datetime.now(UTC))

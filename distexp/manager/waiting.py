@@ -29,7 +29,7 @@ Assignment = TaskReply | NoTask
 
 
 @dataclass(eq=False)
-class _Place:
+class _WaitingRequest:
     """One request that waits."""
 
     worker: Worker
@@ -61,7 +61,7 @@ class WaitingWorkers:
         """
         self._assign, self._has_holds = assign, has_holds
         self._lock = threading.Lock()
-        self._places: dict[int, _Place] = {}  # by descriptor
+        self._requests: dict[int, _WaitingRequest] = {}  # by descriptor
         self.changes = 0  # how often `look` was called
         self._is_closed = self._must_try = False
         self._trying = threading.Lock()  # held while tasks are assigned to some that wait
@@ -86,7 +86,7 @@ class WaitingWorkers:
             known: See `first`.
             wait_s: Seconds, at most `MAX_WAIT_S`.
         """
-        place = _Place(worker, descriptor, first)
+        request = _WaitingRequest(worker, descriptor, first)
         with self._lock:
             if self._is_closed:
                 return first
@@ -94,22 +94,22 @@ class WaitingWorkers:
                 self._start()
             if worker.waits_since_s is None:
                 worker.waits_since_s = time.monotonic()
-            self._places[descriptor] = place
-            self._selector.register(descriptor, selectors.EVENT_READ, place)
+            self._requests[descriptor] = request
+            self._selector.register(descriptor, selectors.EVENT_READ, request)
             self._must_try |= self.changes != known
         self._signal()  # also without a change: some systems notice a new connection only so
-        if not place.is_answered.wait(min(wait_s, MAX_WAIT_S)):
+        if not request.is_answered.wait(min(wait_s, MAX_WAIT_S)):
             with self._trying:  # perhaps it is being answered just now
-                self._leave(place)
-        if isinstance(place.answer, TaskReply):
+                self._leave(request)
+        if isinstance(request.answer, TaskReply):
             worker.waits_since_s = None
-        return place.answer or msgspec.structs.replace(first, retry_after_s=0.0)
+        return request.answer or msgspec.structs.replace(first, retry_after_s=0.0)
 
     def look(self) -> None:
         """Let all that wait be tried again: a task may be free, or have ended, or the sweep."""
         with self._lock:
             self.changes += 1
-            self._must_try = bool(self._places)
+            self._must_try = bool(self._requests)
         if self._must_try:
             self._signal()
 
@@ -132,17 +132,17 @@ class WaitingWorkers:
         ):  # enough signals stand there already, or it is closed
             self._wake.send(b"x")
 
-    def _leave(self, place: _Place) -> None:
+    def _leave(self, request: _WaitingRequest) -> None:
         """Take a request out of the line, unless that was done already; an answer that is given stands."""
         with self._lock:
-            if self._places.get(place.descriptor) is place:
-                del self._places[place.descriptor]
-                self._selector.unregister(place.descriptor)
+            if self._requests.get(request.descriptor) is request:
+                del self._requests[request.descriptor]
+                self._selector.unregister(request.descriptor)
 
-    def _answer(self, place: _Place, answer: Assignment | None) -> None:
-        self._leave(place)
-        place.answer = answer
-        place.is_answered.set()
+    def _answer(self, request: _WaitingRequest, answer: Assignment | None) -> None:
+        self._leave(request)
+        request.answer = answer
+        request.is_answered.set()
 
     def _run(self) -> None:
         while not self._is_closed:
@@ -155,8 +155,8 @@ class WaitingWorkers:
             self._try_all()  # they hear why
         except Exception:
             log.exception("waiting workers: they were not told that the manager stops")
-        for place in list(self._places.values()):
-            self._answer(place, None)
+        for request in list(self._requests.values()):
+            self._answer(request, None)
 
     def _turn(self) -> None:
         self._hear()
@@ -172,7 +172,7 @@ class WaitingWorkers:
         except OSError:  # Windows: one was closed meanwhile
             return
         for key, _ in ready:
-            if isinstance(key.data, _Place):
+            if isinstance(key.data, _WaitingRequest):
                 self._answer(key.data, None)
         with contextlib.suppress(BlockingIOError):
             while self._woken.recv(4096):
@@ -185,7 +185,7 @@ class WaitingWorkers:
 
     def _try_line(self) -> None:
         with self._lock:
-            line = sorted(self._places.values(), key=lambda each: each.worker.waits_since_s or 0.0)
+            line = sorted(self._requests.values(), key=lambda each: each.worker.waits_since_s or 0.0)
         hopeless = set[object]()
         left = (each for each in line if each.worker.drained or each.kind not in hopeless)
         while some := list(itertools.islice(left, AT_ONCE)):
@@ -194,11 +194,11 @@ class WaitingWorkers:
             except DistexpError as error:  # the journal cannot be written now; the next change tries again
                 log.warning("%s", error)
                 return
-            for place, answer in zip(some, answers, strict=True):
-                if _is_news(answer, place.first):
-                    self._answer(place, answer)
-                elif not place.worker.drained and not self._has_holds():
-                    hopeless.add(place.kind)
+            for request, answer in zip(some, answers, strict=True):
+                if _is_news(answer, request.first):
+                    self._answer(request, answer)
+                elif not request.worker.drained and not self._has_holds():
+                    hopeless.add(request.kind)
 
 
 def _is_news(answer: Assignment, first: NoTask) -> bool:

@@ -49,8 +49,8 @@ class Suggestion(msgspec.Struct, frozen=True):
 Message = Begin | Trial | Ask
 
 
-class _Search:
-    """One search: its dimensions, its history, and a study of that."""
+class _Sampler:
+    """Samples for one search: its dimensions, its history, and a study of that."""
 
     def __init__(self, space: Begin) -> None:
         from optuna import distributions  # half a second, and a user's extra
@@ -109,16 +109,16 @@ class _Search:
 def serve(messages: BinaryIO, replies: BinaryIO) -> None:
     """Answer until nothing more comes."""
     warnings.simplefilter("ignore")
-    decoder, searches = msgspec.json.Decoder(Message), dict[str, _Search]()
+    decoder, samplers = msgspec.json.Decoder(Message), dict[str, _Sampler]()
     for line in messages:
         message = decoder.decode(line)
         match message:
             case Begin():
-                searches[message.search] = _Search(message)
+                samplers[message.search] = _Sampler(message)
             case Trial():
-                searches[message.search].tell(message)
+                samplers[message.search].tell(message)
             case Ask():
-                reply = Suggestion(searches[message.search].ask(message.seed))
+                reply = Suggestion(samplers[message.search].ask(message.seed))
                 replies.write(msgspec.json.encode(reply) + b"\n")
                 replies.flush()
 

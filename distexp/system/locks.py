@@ -29,7 +29,7 @@ _FLAGS = (
 
 
 class NotALockFile(OSError):
-    """At the path of a lock stands a link, a folder, a FIFO, ...: only people can mend that."""
+    """At the path of a lock stands a link, a folder, a FIFO, ...: only people can fix that."""
 
 
 if sys.platform == "win32":

@@ -231,7 +231,7 @@ def parse_filter(text: str) -> tuple[dict[str, Value], list[str]]:
 
 
 async def _answered(answer: Callable[[], object]) -> Response:
-    """Return the answer of a thread as JSON; what the user can mend as its `error`."""
+    """Return the answer of a thread as JSON; what the user can fix as its `error`."""
     try:
         return _json(await asyncio.to_thread(answer))
     except DistexpError as error:

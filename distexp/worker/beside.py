@@ -1,4 +1,4 @@
-"""Waits for what may hang, such as a write to a disk, while the worker's loop beats and hears signals."""
+"""Waits for what may hang, such as a write to a disk, while the worker sends heartbeats and hears signals."""
 
 import logging
 from collections.abc import Callable

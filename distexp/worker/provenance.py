@@ -29,10 +29,10 @@ def of_process() -> dict[str, Any]:
     In MiB, and as torch's allocator counts it; asked only if the task has imported torch.
     """
     torch: Any = sys.modules.get("torch")
-    facts: dict[str, Any] = {"torch_version": str(getattr(torch, "__version__", ""))}
+    fields: dict[str, Any] = {"torch_version": str(getattr(torch, "__version__", ""))}
     cuda = getattr(torch, "cuda", None)
     if cuda is not None and cuda.is_initialized():
         with contextlib.suppress(RuntimeError):  # a memory allocator of the user's that does not count
             peaks = [cuda.max_memory_reserved(index) for index in range(cuda.device_count())]
-            facts["peak_gpu_mib"] = round(max(peaks) / _BYTES_PER_MIB)
-    return facts
+            fields["peak_gpu_mib"] = round(max(peaks) / _BYTES_PER_MIB)
+    return fields

@@ -23,8 +23,8 @@ def manager(folder: Folder) -> Iterator[ExperimentManager]:
 
 
 def await_waiting(manager: ExperimentManager, number: int) -> None:
-    places = manager.dispatcher._waiting._places
-    poll(lambda: len(places) == number, f"{number} requests that wait")
+    requests = manager.dispatcher._waiting._requests
+    poll(lambda: len(requests) == number, f"{number} requests that wait")
 
 
 def wait(manager: ExperimentManager, client: RawClient, number: int = 1) -> None:
