@@ -1,4 +1,4 @@
-"""Tasks and rows to test the results rooms with."""
+"""Tasks and rows to test the results package with."""
 
 from typing import Any
 

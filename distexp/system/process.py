@@ -37,7 +37,7 @@ def host_name() -> str:
 
 
 def python_path() -> str:
-    """Return the PYTHONPATH, with which an interpreter finds this package and what this one finds by it."""
+    """Return a PYTHONPATH by which an interpreter that is started finds this package, too."""
     return os.pathsep.join(filter(None, [PACKAGE_FOLDER, os.environ.get("PYTHONPATH")]))
 
 

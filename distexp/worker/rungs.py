@@ -57,13 +57,13 @@ class RungGate:
         self._passed = rung
         self._answered.clear()
         is_last = reported.total is not None and step >= reported.total
-        value = number_in(reported.metrics[halving.metric])
+        value = _finite(reported.metrics[halving.metric])
         self._ask(Reached(step=step, value=value, is_last=is_last, metrics=reported.metrics))
         if self._waits:
             self._answered.wait(VERDICT_S)
 
 
-def number_in(metric: Reportable) -> float | None:
+def _finite(metric: Reportable) -> float | None:
     """Return the finite number that a metric is; None for anything else."""
     if isinstance(metric, int | float) and math.isfinite(metric):
         return float(metric)
