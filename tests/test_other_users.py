@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distexp.errors import NoGpuError
-from distexp.gpu.claim import claim_gpu
+from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, KEPT_S, PlaceInLine, claim_gpu, claim_gpus
 from distexp.results.spool import Spool
 from distexp.system import locks
 from distexp.wire.client import Client
@@ -132,6 +132,33 @@ def test_what_another_user_puts_into_the_claims_folder_is_not_waited_for_followe
         assert why in str(none.value)
     assert thesis.read_text() == "chapter 1"
     assert thesis.stat().st_mode & 0o777 == 0o644
+
+
+HOLDS = """
+fcntl.flock(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o666), fcntl.LOCK_EX)
+print("held", flush=True)
+"""
+
+
+def test_another_user_who_holds_the_place_of_a_waiting_worker_costs_that_gpu_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
+    monkeypatch.setenv("FAKE_NVML_SCENARIO", str(tmp_path / "machine.json"))
+    monkeypatch.setenv(CLAIM_FOLDER_VARIABLE, str(tmp_path / "claims"))
+    write_scenario(tmp_path / "machine.json", gpu(0), gpu(1), gpu(2))
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims").chmod(0o777)
+    path = tmp_path / "claims" / f"{gpu(0)['uuid']}.wanted.lock"
+    with stranger(HOLDS, path) as said:
+        assert said == "held"
+        with PlaceInLine() as place, claim_gpus(2, place=place) as two:
+            assert two.worker_id == "gpu1+2"
+            with pytest.raises(NoGpuError, match=rf"gpu0 .*kept for a worker that waits .*: {path}"):
+                claim_gpu()
+        os.utime(path, (path.stat().st_mtime - KEPT_S - 1,) * 2)
+        with PlaceInLine() as place, claim_gpus(3, place=place) as three:
+            assert three.worker_id == "gpu0+1+2"
 
 
 CONNECTS = """

@@ -8,9 +8,10 @@ Containers exclude each other only where they share the claim folder.
 import glob
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -28,11 +29,11 @@ from distexp.task import MIB_PER_GB
 from distexp.text import count_text
 
 CLAIM_FOLDER_VARIABLE = "EXPERIMENT_GPU_CLAIMS"  # environment variable that moves the host's claim folder
-SEVERAL_LOCK = "several.lock"  # in that folder: held by the worker at the head of the line for several GPUs
 MAX_CPU_WORKERS = 1024  # per working folder; far above any host's cores, so a search always ends
 SHARED_MODES = "the folder needs mode 0777, its files 0666"
 ANY_GPU = GpuRequest()
 INSTANT_S = 0.2  # for somebody who only looks whether a lock is held
+KEPT_S = 30.0  # since a worker last said that it waits for a GPU: more than a try without a manager takes
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def claim_gpu(request: GpuRequest = ANY_GPU, *, slots: int = 1) -> Claim:
     """Claim the GPU that the request puts first and no other worker has. Never waits.
 
     With several slots a GPU that no worker has comes first; sharing begins when none is left. A worker that
-    waits for several GPUs is served first.
+    waits for several GPUs is served first: those that are kept for it are passed over.
 
     Args:
         request: Which GPUs will do.
@@ -131,16 +132,15 @@ def claim_gpu(request: GpuRequest = ANY_GPU, *, slots: int = 1) -> Claim:
     gpus = request.gpus()
     folder = default_claim_folder()
     _make_shared(folder)
-    if waits := _waits_for_several(folder):
-        raise no_gpu_error(gpus, request, {gpu.uuid: waits for gpu in gpus})
     refused: dict[str, str] = {}
     is_claimed = cache(lambda gpu: _is_claimed(gpu, folder))  # to look takes a moment, if it is
+    kept = cache(lambda gpu: _kept(gpu, folder))
     for slot in range(slots):
         wanted = request.beside_others() if slot and request.joins else request
         for gpu in wanted.in_order(gpus):
             if wanted is not request and (request.is_too_small(gpu) or not is_claimed(gpu)):
                 continue  # its memory is not held by somebody who shares
-            claim = _try_claim(gpu, slot, folder, wanted)
+            claim = kept(gpu) or _try_claim(gpu, slot, folder, wanted)
             if isinstance(claim, Claim):
                 return claim
             refused[gpu.uuid] = claim
@@ -148,34 +148,55 @@ def claim_gpu(request: GpuRequest = ANY_GPU, *, slots: int = 1) -> Claim:
 
 
 class PlaceInLine:
-    """A worker's place at the head of this host's line for several GPUs; a kernel lock, so it ends with it.
+    """A worker's place at the head of the line for several GPUs: a kernel lock for each that it may use.
 
-    While somebody holds it, no worker takes a single GPU: those that become free are kept for the holder.
+    Those of these GPUs that become free are kept for it: no worker takes one alone. Its locks end with it,
+    and count for nothing once it has not called `take` for `KEPT_S`: Ctrl+Z, say, has stopped it.
     """
 
     def __init__(self) -> None:
-        self._path = default_claim_folder() / SEVERAL_LOCK
-        self._lock: FileLock | None = None
+        self._folder = default_claim_folder()
+        self._locks: dict[str, FileLock] = {}  # by UUID
 
     @property
     def is_first(self) -> bool:
-        """Whether the place is ours."""
-        return self._lock is not None
+        """Whether GPUs are kept for us."""
+        return bool(self._locks)
 
-    def take(self) -> str:
-        """Take the place unless somebody else has it; return who has, empty when it is ours."""
-        if self._lock is None:
-            _make_shared(self._path.parent)
-            self._lock = _try_lock(self._path, INSTANT_S)
-        return (
-            "" if self._lock else f"kept for another worker that waits for several GPUs{_holder(self._path)}"
-        )
+    def take(self, gpus: Sequence[GpuStatus], count: int) -> dict[str, str]:
+        """Take or renew the place for `count` of these; return UUID -> for whom else that GPU is kept.
+
+        Nothing is kept for us when too few are left to us. Where no lock can be had (a FIFO stands there, the
+        folder is closed), the GPU is anybody's.
+        """
+        _make_shared(self._folder)
+        others: dict[str, str] = {}
+        for gpu in gpus:
+            path = _wanted_path(gpu, self._folder)
+            with suppress(PermissionError, locks.NotALockFile):
+                if lock := self._renewed(gpu, path) or _try_lock(path, INSTANT_S):
+                    self._locks[gpu.uuid] = lock
+                elif kept := _kept(gpu, self._folder):
+                    others[gpu.uuid] = kept
+        if len(gpus) - len(others) < count:
+            self.leave()
+        return others
+
+    def _renewed(self, gpu: GpuStatus, path: Path) -> FileLock | None:
+        """Return our lock on it, shown to be alive, if it is still on the file that others look at."""
+        lock = self._locks.pop(gpu.uuid, None)
+        if lock and not lock.is_at(path):
+            lock.release()
+            return None
+        if lock:
+            lock.note(_note())
+        return lock
 
     def leave(self) -> None:
         """Let the next one have it."""
-        lock, self._lock = self._lock, None
-        if lock:
+        for lock in self._locks.values():
             lock.release()
+        self._locks.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -200,33 +221,27 @@ def claim_gpus(count: int, request: GpuRequest = ANY_GPU, *, place: PlaceInLine)
     """
     gpus = request.gpus()
     whole = [gpu for gpu in gpus if gpu.mig is None]
-    if sum(not request.is_too_small(gpu) for gpu in whole) < count:
+    large = [gpu for gpu in whole if not request.is_too_small(gpu)]
+    if len(large) < count:
         raise _too_few(gpus, count, request)
     folder = default_claim_folder()
-    refused = dict.fromkeys((gpu.uuid for gpu in whole), _take(place))
+    refused = place.take(large, count)
+    ours = [gpu for gpu in large if gpu.uuid not in refused]
     with ExitStack() as undo:
         claims: list[Claim] = []
-        for gpu in request.in_order(whole) if place.is_first else []:
+        for gpu in request.in_order(ours) if len(ours) >= count else []:
             claim = _try_claim_whole(gpu, folder, request)
             if isinstance(claim, Claim):
                 claims.append(undo.enter_context(claim))
-            refused[gpu.uuid] = "" if isinstance(claim, Claim) else claim
+            else:
+                refused[gpu.uuid] = claim
             if len(claims) == count:
                 undo.pop_all()
                 place.leave()
                 return _joined(claims)
-    if sum(not request.refusal(gpu) or _is_claimed(gpu, folder) for gpu in whole) < count:
+    if sum(not request.refusal(gpu) or _is_claimed(gpu, folder) for gpu in ours) < count:
         place.leave()
-    raise no_gpu_error(whole, request, {uuid: why for uuid, why in refused.items() if why}, count)
-
-
-def _take(place: PlaceInLine) -> str:
-    try:
-        return place.take()
-    except PermissionError as error:  # another user closed the file
-        return f"cannot be claimed: {error}; {SHARED_MODES}"
-    except locks.NotALockFile as error:
-        return f"cannot be claimed: {error}"
+    raise no_gpu_error(whole, request, refused, count)
 
 
 def _joined(claims: Sequence[Claim]) -> Claim:
@@ -249,10 +264,16 @@ def _too_few(gpus: Sequence[GpuStatus], count: int, request: GpuRequest) -> User
     return UserError(f"{asked or f'--gpus {count} is more than this host has'}: {there}{hint}")
 
 
-def _waits_for_several(folder: Path) -> str:
-    """Return in words for people that a worker waits for several GPUs, and which; empty where none does."""
-    path = folder / SEVERAL_LOCK
-    return f"kept for a worker that waits for several GPUs{_holder(path)}" if _is_held(path) else ""
+def _kept(gpu: GpuStatus, folder: Path) -> str:
+    """Return for whom this GPU is kept, in words for people; empty: for nobody, or one that was stopped."""
+    path = _wanted_path(gpu, folder)
+    try:
+        age_s = time.time() - os.lstat(path).st_mtime
+    except OSError:
+        return ""
+    if abs(age_s) > KEPT_S or not _is_held(path):
+        return ""
+    return f"kept for a worker that waits for several GPUs{_holder(path)}: {path}"
 
 
 def _is_held(path: Path, wait_s: float = INSTANT_S) -> bool:
@@ -269,13 +290,13 @@ def _is_held(path: Path, wait_s: float = INSTANT_S) -> bool:
 
 
 def unclaimable(gpus: Sequence[GpuStatus], *, slots: int = 1) -> dict[str, str]:
-    """Return UUID -> why it cannot be claimed, of the GPUs whose every slot is taken.
+    """Return UUID -> why it cannot be claimed, of the GPUs whose every slot is taken, or that are kept.
 
     A look: each lock is tried and released at once. A worker that asks in that instant asks again.
     """
     folder = default_claim_folder()
-    reasons: dict[str, str] = {}
-    for gpu in gpus:
+    reasons = {gpu.uuid: kept for gpu in gpus if (kept := _kept(gpu, folder))}
+    for gpu in (each for each in gpus if each.uuid not in reasons):
         for slot in range(slots):
             lock = _lock_slot(gpu, slot, folder) if os.path.exists(folder) else None
             if not isinstance(lock, str):  # free
@@ -362,6 +383,10 @@ def _whole_path(gpu: GpuStatus, folder: Path) -> Path:
     return folder / f"{gpu.uuid.replace('/', '_')}.whole.lock"
 
 
+def _wanted_path(gpu: GpuStatus, folder: Path) -> Path:
+    return folder / f"{gpu.uuid.replace('/', '_')}.wanted.lock"
+
+
 def _slot_paths(gpu: GpuStatus, folder: Path) -> list[Path]:
     """Return the first slot and those that workers have ever asked for."""
     prefix = _slot_path(gpu, "", folder).name.removesuffix(".lock")
@@ -413,8 +438,12 @@ def _try_lock(path: Path, wait_s: float = 0.0, mode: int = locks.SHARED) -> File
     except OSError as error:
         remedy = f"use a local folder with file locks, such as {CLAIM_FOLDER_VARIABLE}=/tmp/claims"
         raise UserError(f"{path} cannot be locked ({error}): {remedy}") from error
-    lock.note(f"pid {os.getpid()}")
+    lock.note(_note())
     return lock
+
+
+def _note() -> str:
+    return f"pid {os.getpid()}"
 
 
 def _holder(path: Path) -> str:

@@ -87,9 +87,8 @@ class FileLock:
         try:
             if os.fstat(self._descriptor).st_nlink > 1:
                 return  # somebody's file under another name
-            os.ftruncate(self._descriptor, 0)
             os.lseek(self._descriptor, 0, os.SEEK_SET)
-            os.write(self._descriptor, text.encode())
+            os.ftruncate(self._descriptor, os.write(self._descriptor, text.encode()))
         except OSError:
             pass  # nothing is decided by it
 

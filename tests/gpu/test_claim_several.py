@@ -2,14 +2,15 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, PlaceInLine, claim_gpu, claim_gpus, unclaimable
-from distexp.gpu.devices import GpuRequest, list_gpus
+from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, KEPT_S, PlaceInLine, claim_gpu, claim_gpus, unclaimable
+from distexp.gpu.devices import GpuRequest, describe_gpus, list_gpus
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import environment, gpu, mig_instance, write_scenario
 from tests.support import poll
@@ -43,7 +44,7 @@ def held(machine):
 
 @pytest.fixture
 def claim(held, claims):
-    return lambda: held.enter_context(claim_gpu(GpuRequest(FOUR_GB)))
+    return lambda **more: held.enter_context(claim_gpu(GpuRequest(FOUR_GB, **more)))
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_gpus_that_become_free_are_kept_for_the_first_in_line(machine, claim, cl
         assert place.is_first
         with pytest.raises(NoGpuError, match=r"kept for a worker that waits for several GPUs"):
             claim()
-        with pytest.raises(NoGpuError, match=r"kept for another worker that waits for several GPUs"):
+        with pytest.raises(NoGpuError, match=r"kept for a worker that waits for several GPUs"):
             claim_several(2)
         third.release()
         assert claim_several(2, place).worker_id == "gpu0+2"
@@ -168,6 +169,87 @@ def test_a_place_ends_with_whoever_leaves_the_line(machine, claim, claim_several
         claim_several(2, place)
     assert claim().worker_id == "gpu1"
     first.release()
+
+
+def test_only_gpus_that_the_first_in_line_may_use_are_kept_and_listed_so(
+    machine, claim, claim_several, claims
+):
+    machine(*map(gpu, range(4)))
+    busy = claim()
+    with PlaceInLine() as place:
+        with pytest.raises(NoGpuError):
+            claim_several(2, place, ids=(0, 1))
+        kept = (
+            f"kept for a worker that waits for several GPUs (pid {os.getpid()}): {claims / UUID1}.wanted.lock"
+        )
+        reasons = unclaimable(list_gpus())
+        assert reasons.keys() == {gpu(0)["uuid"], UUID1}
+        (line,) = [line for line in describe_gpus(list_gpus(), GpuRequest(), reasons) if "gpu1" in line]
+        assert line == f"gpu1  busy  NVIDIA A100  19.5/40.0 GB free, {kept}"
+        with pytest.raises(NoGpuError) as none:
+            claim(ids=(1,))
+        assert kept in str(none.value)
+        assert [claim().worker_id, claim().worker_id] == ["gpu2", "gpu3"]
+        busy.release()
+        assert claim_several(2, place, ids=(0, 1)).worker_id == "gpu0+1"
+
+
+def test_two_that_wait_for_different_gpus_do_not_wait_for_each_other(machine, claim, claim_several):
+    machine(*map(gpu, range(4)))
+    busy = claim()
+    with PlaceInLine() as first, PlaceInLine() as second:
+        with pytest.raises(NoGpuError):
+            claim_several(2, first, ids=(0, 1))
+        with pytest.raises(NoGpuError, match=r"gpu1 .* kept for a worker that waits for several GPUs"):
+            claim_several(3, second)
+        assert not second.is_first, "it would keep GPUs from others, and cannot be served"
+        assert claim_several(2, second).worker_id == "gpu2+3"
+        busy.release()
+        assert claim_several(2, first, ids=(0, 1)).worker_id == "gpu0+1"
+
+
+WAITS_FOR_TWO = """
+from distexp.errors import NoGpuError
+from distexp.gpu.claim import PlaceInLine, claim_gpus
+place = PlaceInLine()
+try:
+    claim_gpus(2, place=place)
+except NoGpuError:
+    print("waits", flush=True)
+input()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGSTOP")
+def test_nothing_is_kept_for_a_worker_that_was_stopped(machine, tmp_path, claims, claim, claim_several):
+    machine(gpu(0), gpu(1), gpu(2))
+    busy = claim(), claim()
+    command, sees = [sys.executable, "-c", WAITS_FOR_TWO], environment(tmp_path / "machine.json", claims)
+    with subprocess.Popen(command, env=sees, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as waiter:
+        assert waiter.stdout.readline() == b"waits\n"
+        with pytest.raises(NoGpuError, match=rf"waits for several GPUs \(pid {waiter.pid}\)"):
+            claim()
+        waiter.send_signal(signal.SIGSTOP)
+        for path in claims.glob("*.wanted.lock"):
+            os.utime(path, (then := path.stat().st_mtime - KEPT_S - 1, then))
+        assert claim().worker_id == "gpu2"
+        for each in busy:
+            each.release()
+        assert claim_several(2).worker_id == "gpu0+1"
+        waiter.kill()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of FIFOs")
+def test_what_stands_in_the_place_of_a_lock_costs_no_other_gpu(machine, claims, claim_several):
+    machine(gpu(0), gpu(1), gpu(2))
+    claims.mkdir()
+    os.mkfifo(claims / f"{UUID1}.wanted.lock")
+    (claims / f"{gpu(2)['uuid']}.wanted.lock").mkdir()
+    with claim_several(3) as several:
+        assert several.worker_id == "gpu0+1+2"
+    (claims / f"{UUID1}.whole.lock").unlink()
+    (claims / f"{UUID1}.whole.lock").mkdir()
+    assert claim_several(2).worker_id == "gpu0+2"
 
 
 ONE_AFTER_THE_OTHER = """
