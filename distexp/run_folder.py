@@ -88,9 +88,10 @@ class RunFolder:
     @classmethod
     def of(cls, path: Path, task: Task) -> "RunFolder":
         """Return the folder of a task that is about to run."""
-        runs = path.parent
+        runs, name = path.parent, f".{task.key}.log"
         beside = runs if os.path.isdir(runs) else runs.parent  # on its disk, also of a link to another
-        return cls(path, task, beside / f".{task.key}.log")
+        earlier = runs.parent / name  # of an attempt that was killed while it waited there
+        return cls(path, task, earlier if os.path.exists(earlier) else beside / name)
 
     @property
     def log(self) -> Path:

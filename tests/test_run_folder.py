@@ -93,6 +93,18 @@ def test_an_attempt_that_was_killed_while_silent_is_told_by_the_next(
     assert log == folder.log
 
 
+def test_so_it_is_though_another_task_has_made_the_folder_of_runs_meanwhile(
+    tmp_path: Path, folder: RunFolder
+) -> None:
+    folder.begin_log("# killed\n")
+    folder.path.parent.mkdir()
+    again = the_folder(tmp_path)
+    log, start = again.begin_log("# second\n")
+    assert again.end_log(log, start, keeps=True)
+    assert folder.log.read_text() == "# killed\n# second\n"
+    assert [name for name in names_below(tmp_path) if name.endswith(f"{again.task.key}.log")] == []
+
+
 def test_half_a_file_that_a_kill_has_left_goes_with_the_next_attempt(folder: RunFolder) -> None:
     folder.open()
     half = folder.path / HALF_PARAMETERS_FILE
