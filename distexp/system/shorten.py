@@ -55,13 +55,12 @@ class _Ends:
         return head + end + b"# %d bytes of output are left out here%s\n" % (left_out, hint.encode()) + kept
 
 
-def shorten(path: Path, max_bytes: int, *, start: int = 0, has_ended: bool = False, hint: str = "") -> None:
+def shorten(path: Path, max_bytes: int, *, has_ended: bool = False, hint: str = "") -> None:
     """Bring a log that is longer than `max_bytes` to three quarters of that at most; else leave it.
 
     Args:
         path: Of the log; nothing happens where there is none.
         max_bytes: What it may hold.
-        start: Where in it that begins which nobody has shortened yet, in bytes.
         has_ended: Nobody writes to it any more: also replace each line by its last state, as a terminal
             shows it: what follows its last carriage return.
         hint: Stands behind the count of bytes that are left out.
@@ -74,30 +73,37 @@ def shorten(path: Path, max_bytes: int, *, start: int = 0, has_ended: bool = Fal
     except FileNotFoundError:
         return
     with file:
-        is_long = os.fstat(file.fileno()).st_size > max_bytes
-        if not is_long and not (has_ended and _has_carriage_return(file, start)):
+        size = os.fstat(file.fileno()).st_size
+        if size <= max_bytes and not (has_ended and _has_carriage_return(file)):
             return
         ends = _Ends(max_bytes)
-        file.seek(0)
-        rest = b""
-        while piece := file.read(READ_BYTES):
-            whole, rest = _collapsed(rest + piece)
-            ends.add(whole)
-        ends.add(rest)
+        _take(file, 0, size, ends)
+        late = os.fstat(file.fileno()).st_size
+        start = max(size, late - max_bytes // 4)  # a program that writes faster than this reads is not chased
+        ends.left_out += start - size
+        _take(file, start, late, ends)
         text = ends.joined(hint)
-        read, same = file.tell(), _common_start(file, text)
-        file.seek(read)
-        late = file.read()
+        same = _common_start(file, text)
+        file.seek(late)
+        latest = file.read(max_bytes)
         file.truncate(same)
-        file.write(text[same:] + late)
+        file.write(text[same:] + latest)
 
 
 def _to_append(path: str | os.PathLike[str], flags: int) -> int:
     return regular(path, flags | os.O_APPEND)
 
 
-def _has_carriage_return(file: BinaryIO, start: int) -> bool:
+def _take(file: BinaryIO, start: int, until: int, ends: _Ends) -> None:
     file.seek(start)
+    rest = b""
+    while piece := file.read(min(READ_BYTES, until - file.tell())):
+        whole, rest = _collapsed(rest + piece)
+        ends.add(whole)
+    ends.add(rest)
+
+
+def _has_carriage_return(file: BinaryIO) -> bool:
     return any(b"\r" in piece for piece in iter(lambda: file.read(READ_BYTES), b""))
 
 

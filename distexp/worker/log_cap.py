@@ -44,7 +44,7 @@ class LogCap:
             with suppress(OSError), self._lock:  # a full disk: the next look tries again
                 shorten(path, self._max_bytes, hint=self._hint)
 
-    def close(self, log: Path, start: int) -> None:
-        """Bring the log of an attempt that has ended to its last form; it began at `start`, in bytes."""
+    def close(self, log: Path) -> None:
+        """Bring the log of an attempt that has ended to its last form."""
         with suppress(OSError), self._lock:  # a full disk: the log is as it was
-            shorten(log, self._max_bytes, start=start, has_ended=True, hint=self._hint)
+            shorten(log, self._max_bytes, has_ended=True, hint=self._hint)

@@ -338,7 +338,7 @@ class Worker:
         try:
             has_log = self._disk.try_(lambda: folder.end_log(log_path, start, keeps=has_failed), task, False)
             if has_log:
-                self._disk.try_(lambda: self._log_cap.close(folder.log, start), task, None)
+                self._disk.try_(lambda: self._log_cap.close(folder.log), task, None)
         except OSError as error:
             log.warning("%s: cannot be written (%s)", error.filename or folder.path, error.strerror)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from distexp.system import shorten as shorten_module
 from distexp.system.shorten import shorten
 
 KIB = 1024
@@ -75,6 +76,24 @@ def test_its_first_line_stays_the_first_beside_a_program_that_never_pauses(tmp_p
         program.wait()
 
 
+def test_a_program_that_writes_faster_than_the_log_is_read_is_not_chased(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, collapsed = tmp_path / "log.txt", shorten_module._collapsed
+
+    def collapsed_meanwhile(text: bytes) -> tuple[bytes, bytes]:
+        with log.open("ab") as file:
+            file.write(b"more\n" * (shorten_module.READ_BYTES // 4))
+        return collapsed(text)
+
+    log.write_bytes(b"# the task\n" + b"line\n" * KIB * KIB)
+    monkeypatch.setattr(shorten_module, "_collapsed", collapsed_meanwhile)
+    shorten(log, 64 * KIB)
+    assert log.stat().st_size <= 128 * KIB
+    lines = log.read_bytes().splitlines()
+    assert (lines[0], lines[-2]) == (b"# the task", b"more")
+
+
 @pytest.mark.parametrize("end", [b"", b"\n"])
 def test_one_long_line_is_cut_too(tmp_path: Path, end: bytes) -> None:
     log = tmp_path / "log.txt"
@@ -101,8 +120,22 @@ def test_one_long_line_is_cut_too(tmp_path: Path, end: bytes) -> None:
 def test_of_a_progress_bar_the_last_state_stays(tmp_path: Path, printed: bytes, kept: bytes) -> None:
     log = tmp_path / "log.txt"
     log.write_bytes(b"# header\n" + printed)
-    shorten(log, KIB, start=len(b"# header\n"), has_ended=True)
+    shorten(log, KIB, has_ended=True)
     assert log.read_bytes() == b"# header\n" + kept
+
+
+def test_so_it_does_of_each_attempt_though_the_log_was_cut_meanwhile(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_bytes(b"# killed\n 1%\r 2%\r 3%" + b"\nline" * 1000)
+    with log.open("ab") as file:
+        file.write(b"\n# attempt 2\n 1%\r")
+        file.flush()
+        shorten(log, KIB)
+        file.write(b" 2%\r100%\n")
+    shorten(log, KIB, has_ended=True)
+    lines = log.read_bytes().splitlines()
+    assert lines[:2] == [b"# killed", b" 3%"]
+    assert lines[-2:] == [b"# attempt 2", b"100%"]
 
 
 def test_a_bar_of_a_gigabyte_of_states_costs_none_of_the_lines_around_it(tmp_path: Path) -> None:
