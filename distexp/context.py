@@ -8,6 +8,7 @@ from pathlib import Path
 from distexp.errors import TaskStopped
 from distexp.task import Number, Reportable
 
+PROGRESS = frozenset(("step", "total"))  # of a report: no names of metrics
 CHECKPOINT_FILE = "resume.pt"  # below `checkpoint_dir`: what `save_checkpoint` writes
 
 

@@ -9,7 +9,7 @@ trainer.fit(model, ckpt_path=DistexpCallback.checkpoint(context))
 from pathlib import Path
 from typing import Any
 
-from distexp.context import CHECKPOINT_FILE, Context
+from distexp.context import CHECKPOINT_FILE, PROGRESS, Context
 
 try:
     from lightning.pytorch import Callback
@@ -38,7 +38,8 @@ class DistexpCallback(Callback):  # type: ignore[misc]  # untyped where Lightnin
         """Report all metrics of the epoch, those of its validation too."""
         if trainer.is_global_zero:
             total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
-            metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            logged = trainer.callback_metrics.items()  # `step` among them: Lightning's way to set the x axis
+            metrics = {name: value.item() for name, value in logged if name not in PROGRESS}
             self._context.report(trainer.current_epoch + 1, total, **metrics)
         self._leave_if_told(trainer)
 

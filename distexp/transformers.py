@@ -12,7 +12,7 @@ from typing import Any, Literal
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from distexp.context import Context
+from distexp.context import PROGRESS, Context
 
 
 class DistexpCallback(TrainerCallback):  # type: ignore[misc]  # untyped where it is not installed
@@ -35,7 +35,7 @@ class DistexpCallback(TrainerCallback):  # type: ignore[misc]  # untyped where i
         """Report what is logged: the loss, and the metrics of each evaluation (`eval_loss`, ...)."""
         if not state.is_world_process_zero or not logs:
             return
-        metrics = {name: value for name, value in logs.items() if name != "epoch"}
+        metrics = {name: value for name, value in logs.items() if name not in PROGRESS | {"epoch"}}
         if self._unit == "epoch":
             self._context.report(state.epoch, state.num_train_epochs, **metrics)
         else:

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TypeVar
 
 from msgspec import structs
@@ -37,14 +37,17 @@ def known_failures(workdir: Workdir) -> list[TaskRecord]:
 def failures_of(workdir: Workdir) -> list[TaskRecord]:
     """Return what the journal holds of every task, or the running manager of those that have failed.
 
-    The journal is its manager's alone, so while one runs, it is asked.
+    Those that are to be tried again are among them, and those that were cancelled. The journal is its
+    manager's alone, so while one runs, it is asked.
     """
     try:
         return journal_of(workdir)
     except AlreadyRunning:
         with Client(workdir, token=given_token()) as client:
-            failed = (_asked(client, Tasks(state=state)) for state in ("failed", "cancelled"))
-            return [_record(task) for tasks in failed for task in islice(tasks, MAX_FAILURES)]
+            ended = [_asked(client, Tasks(state=state)) for state in ("failed", "cancelled")]
+            waiting = _asked(client, Tasks(state="pending", sort="-error"))  # those without an error last
+            to_retry = takewhile(lambda task: task.error, waiting)
+            return [_record(task) for each in (*ended, to_retry) for task in islice(each, MAX_FAILURES)]
 
 
 def journal_of(workdir: Workdir) -> list[TaskRecord]:

@@ -56,7 +56,8 @@ def run(params: Mapping[str, Any], context: Context, stdin: int | None = subproc
     With `stdin` None it reads from the terminal.
 
     The result is what the file `$DISTEXP_RESULT` holds, as JSON or else as text, or without one the last line
-    of standard output that is a JSON object. Both outputs are passed on to the task's log as they come.
+    of standard output that is a JSON object, or else the last one in `$DISTEXP_REPORT`. Both outputs are
+    passed on to the task's log as they come.
 
     Raises:
         ValueError: The template is malformed or names an unknown parameter.
@@ -86,6 +87,8 @@ def run(params: Mapping[str, Any], context: Context, stdin: int | None = subproc
         result = _result_in(result_path)
     if result is None:
         result = outputs[0].last_object
+    if result is None:
+        result = reports.last_object
     if result is None:
         result = summary_since(context.run_dir, began_s)
     return result

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distexp.context import PROGRESS
 from distexp.system.files import regular
 
 REPORT_FILE = "report.jsonl"
-STEP, TOTAL = "step", "total"
 _DEBUGGER_PROMPT = re.compile(r"^((\(Pdb\)|ipdb>) )+")  # before output: the user's Enter is no output
 MAX_PIECE_BYTES = 1024 * 1024  # of the file, read at once
 
@@ -21,13 +21,14 @@ class Reports:
         """Read the file at `path` when asked to; call `report` as `context.report` is called."""
         self._path, self._report = path, report
         self._offset = 0
+        self.last_object: dict[str, Any] | None = None  # of the file
 
     def take(self, found: dict[str, Any]) -> None:
         """Report what a line holds; one without a step, a result say, is none."""
-        step = found.get(STEP)
+        step = found.get("step")
         if isinstance(step, int | float) and not isinstance(step, bool):
-            metrics = {str(name): value for name, value in found.items() if name not in (STEP, TOTAL)}
-            self._report(step, found.get(TOTAL), **metrics)
+            metrics = {str(name): value for name, value in found.items() if name not in PROGRESS}
+            self._report(step, found.get("total"), **metrics)
 
     def read_rest(self) -> None:
         """Report all that is left once the program has ended, also a last line without its end."""
@@ -49,6 +50,7 @@ class Reports:
         self._offset += len(whole)
         for line in whole.splitlines():
             if (found := json_object(line.decode(errors="replace"))) is not None:
+                self.last_object = found
                 self.take(found)
 
 

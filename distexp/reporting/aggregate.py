@@ -22,6 +22,7 @@ from distexp.results.rungs import RungRecord
 from distexp.run_folder import run_folder
 from distexp.sweep.config import Phase
 from distexp.sweep.grid import GridPoint
+from distexp.task import Cause
 from distexp.text import cell_text, number_in
 
 CURVES_OF = 10  # rows of each phase, the best ones, whose curves are wanted first
@@ -42,7 +43,8 @@ def make_report(
     """Return what the page shows.
 
     Args:
-        records: Of tasks that the manager knows to have failed or been cancelled, and perhaps others.
+        records: Of tasks that the manager knows to have failed, even if they are to be tried again, or been
+            cancelled; and perhaps others.
         metric: What is shown first; None for the first metric of the rows.
         rungs: What tasks have reached that may be stopped early.
         curves: Returns learning curves, given the run folder of each row and the rows that are wanted most.
@@ -186,9 +188,9 @@ def _failures(
             "count": len(group.keys),
             "tasks": [by_key[key].task_id for key in group.keys[:NAMED_TASKS]],
             "error": group.error,
-            "folder": _run_folder(by_key[group.keys[0]]),
+            "folder": "" if group.cause == Cause.SETUP else _run_folder(by_key[group.keys[0]]),  # none began
         }
-        for group in group_failures(own)
+        for group in group_failures(own, with_pending=True)
     ]
 
 

@@ -101,6 +101,19 @@ print('{"acc": 2}')"""
     assert sorted(reports, key=lambda each: each[0]) == shown
 
 
+def test_the_last_object_reported_to_the_file_is_the_result_if_the_program_gives_no_other(
+    folder: Path,
+) -> None:
+    reporting = """with open(os.environ['DISTEXP_REPORT'], 'a') as file:
+    file.write('{"step": 1, "acc": 0.5}\\nodd\\n{"step": 2, "acc": 0.9}')
+print('trained')"""
+    assert run({}, context(script(folder, reporting), folder)) == {"step": 2, "acc": 0.9}
+    printing = reporting + """\nprint('{"acc": 1}')"""
+    assert run({}, context(script(folder, printing), folder)) == {"acc": 1}
+    writing = printing + """\nopen(os.environ['DISTEXP_RESULT'], 'w').write('{"acc": 2}')"""
+    assert run({}, context(script(folder, writing), folder)) == {"acc": 2}
+
+
 def test_a_metric_may_be_called_like_a_parameter_of_report(folder: Path) -> None:
     text = """print('{"step": 1, "self": 2}')
 sys.stdout.write('x' * 300_000)

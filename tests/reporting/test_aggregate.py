@@ -18,10 +18,11 @@ from distexp.reporting.html import embedded
 from distexp.results.audit import audit
 from distexp.results.row import row_for
 from distexp.run_folder import run_folder
-from distexp.sweep.config import parse_config
+from distexp.sweep.config import load_configs, parse_config
 from distexp.sweep.expand import expand
 from distexp.task import Provenance, Task
-from tests.live_manager import Folder
+from distexp.workdir import Workdir
+from tests.live_manager import Folder, worker
 
 NASTY = "</script><script>window.hacked=1</script><b>"
 SWEEP = f"""
@@ -149,6 +150,30 @@ def test_the_failures_are_those_of_the_running_manager_or_of_its_journal(tmp_pat
     read = [record for record in failures_of(manager.workdir) if record.state == "cancelled"]
     assert [(record.key, record.state) for record in asked] == [(entry.task.key, "cancelled")]
     assert [record.key for record in read] == [entry.task.key]
+
+
+@pytest.mark.parametrize("cause", ["error", "setup"])
+def test_a_failure_that_is_to_be_tried_again_is_one_while_the_manager_runs_and_after(
+    tmp_path: Path, cause: str
+) -> None:
+    folder = Folder(tmp_path)
+    folder.configure([1, 2, 4])
+
+    def failures(workdir: Workdir) -> list[tuple[str, str, str, int, list[str], bool]]:
+        phases = load_configs([Path(workdir.configs)], tmp_path)
+        report = make_report(phases, expand(phases), [], failures_of(workdir), None)
+        names = ("state", "cause", "message", "count", "tasks")
+        return [(*(each[name] for name in names), bool(each["folder"])) for each in report["failures"]]
+
+    with folder.serving() as manager, worker(manager) as talk:
+        task = talk.say("request_task")
+        about = {"lease_id": task["lease_id"], "key": task["key"], "cause": cause}
+        talk.say("task_failed", **about, error="Traceback ...\nValueError: no")
+        manager.journal.flush()
+        asked = failures(manager.workdir)
+    message = "ValueError: no" if cause == "error" else asked[0][2]
+    assert asked == [("pending", cause, message, 1, [task["task_id"]], cause == "error")]
+    assert failures(manager.workdir) == asked
 
 
 def test_a_report_of_no_rows_is_a_report_and_leaves_one_file(
@@ -289,3 +314,23 @@ def test_a_heat_map_has_numbers_ascending_whatever_their_order_in_the_config(ope
     axis, row = opened.ask(f"[{named}.layout.xaxis.ticktext, {named}.data[0].z[0]]")
     assert axis == ["1", "2", "4"]
     assert row == sorted(row)
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_page_counts_tasks_that_have_failed_and_are_to_be_tried_again(
+    tmp_path: Path, chromium: Page
+) -> None:
+    folder = Folder(tmp_path)
+    folder.configure([1, 2, 4])
+    with folder.serving() as manager, worker(manager) as talk:
+        task = talk.say("request_task")
+        about = {"lease_id": task["lease_id"], "key": task["key"], "cause": "error"}
+        talk.say("task_failed", **about, error="Traceback ...\nValueError: no")
+    assert command(["report", "--workdir", str(tmp_path)]) == 0
+    chromium.open(tmp_path / "report.html")
+    tiles = chromium.ask("[...document.querySelectorAll('.tile')].map((tile) => tile.innerText)")
+    assert "0\nfailed for good" in tiles
+    assert "1\nfailed, to be tried again" in tiles
+    told = chromium.ask("document.querySelector('#failures').innerText")
+    assert "1 failed, to be tried again · error: ValueError: no" in told

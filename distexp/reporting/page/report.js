@@ -32,11 +32,13 @@
 
   // -- totals, failures, time, rows that do not count
 
+  const TO_RETRY = "failed, to be tried again";
+
   function showTotals() {
     const { tasks, complete, pruned, seconds } = report.totals;
-    const failed = report.failures.filter((each) => each.state === "failed").reduce((sum, each) => sum + each.count, 0);
+    const [failed, again] = ["failed", "pending"].map((state) => report.failures.filter((each) => each.state === state).reduce((sum, each) => sum + each.count, 0));
     const tiles = [[count(tasks), "tasks"], [tasks ? `${complete === tasks ? 100 : (Math.floor(1000 * complete / tasks) / 10).toFixed(1)} %` : "–", `complete (${count(complete)})`],
-      [count(failed), "failed", failed > 0], ...(pruned ? [[count(pruned), "stopped early"]] : []), [count(tasks - complete - pruned), "without a row"], [time(seconds), "of computing"]];
+      [count(failed), again ? "failed for good" : "failed", failed > 0], ...(again ? [[count(again), TO_RETRY, true]] : []), ...(pruned ? [[count(pruned), "stopped early"]] : []), [count(tasks - complete - pruned), "without a row"], [time(seconds), "of computing"]];
     byId("tiles").append(...tiles.map(([value, label, isBad]) => make("div", { class: isBad ? "tile bad" : "tile" }, make("b", {}, value), make("span", {}, label))));
   }
 
@@ -53,9 +55,9 @@
       section.append(...report.failures.map((group) => {
         const named = group.tasks.join(", ") + (group.count > group.tasks.length ? `, and ${count(group.count - group.tasks.length)} more` : "");
         return make("div", { class: "failure" },
-          make("p", { class: "error" }, make("b", {}, `${count(group.count)} ${group.state}`), ` · ${group.cause}`, group.message ? `: ${group.message}` : ""),
+          make("p", { class: "error" }, make("b", {}, `${count(group.count)} ${group.state === "pending" ? TO_RETRY : group.state}`), ` · ${group.cause}`, group.message ? `: ${group.message}` : ""),
           make("p", { class: "quiet" }, named),
-          make("p", { class: "quiet" }, `log of ${group.tasks[0]}: ${group.folder}/log.txt`),
+          group.folder ? make("p", { class: "quiet" }, `log of ${group.tasks[0]}: ${group.folder}/log.txt`) : null,
           group.error.includes("\n") ? make("details", {}, make("summary", {}, `What ${group.tasks[0]} said`), make("pre", {}, group.error)) : null);
       }));
     }
