@@ -34,7 +34,12 @@ from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, DEFAULT_SEED, H
 MAX_BYTES = 1024 * 1024  # a sweep is a page of YAML; a megabyte is some other file, and takes up to a minute
 MAX_PARAMETERS = 200_000  # of all phases of a file, each with those of the file: a second of checking
 PHASE_KEYS = ("defaults", "combinations", *OPTIONS)
-FILE_KEYS = ("defaults", "seeds", "include", *OPTIONS, *TOP_OPTIONS)
+INCLUDED_KEYS = ("defaults", "seeds", "include")  # of a file that another includes
+FILE_KEYS = (*INCLUDED_KEYS, *OPTIONS, *TOP_OPTIONS)
+NO_PHASES = {  # names at the top that no phase may have, and what for
+    "defaults": "what all phases start from",
+    "seeds": "the seeds of all phases",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,10 +175,7 @@ def _phases(root: Node, problems: Problems, text_of: Callable[[str], str] | None
     top = dict(root.value)
     file = _file_level(top, problems, Includes(text_of, (problems.name,)))
     seeds = file.seeds
-    for key in ("defaults", "seeds", "include"):
-        top.pop(key, None)
-    reserved = (*OPTIONS, *TOP_OPTIONS)
-    named = {key: top.pop(key) for key in reserved if key in top and not _is_phase(top[key])}
+    named = {key: top.pop(key) for key in FILE_KEYS if key in top and _is_of_file(key, top[key])}
     options = read_options(named, problems)
     phases: list[Phase] = []
     parameters = 0
@@ -213,6 +215,10 @@ class Includes:
 def _file_level(top: Mapping[str, Node], problems: Problems, includes: Includes) -> Level:
     """Return what a file says for all its phases: its own `defaults` and `seeds` win over included."""
     level = Level()
+    for key, meaning in NO_PHASES.items():
+        if key in top and _is_phase(top[key]):
+            problems.at(top[key], f"is the name of {meaning}: give the phase another one")
+            top = {name: node for name, node in top.items() if name != key}
     if "include" in top and not _is_phase(top["include"]):
         listed = top["include"].value if isinstance(top["include"].value, list) else [top["include"]]
         for entry in listed:
@@ -243,8 +249,7 @@ def _included(entry: Node, problems: Problems, includes: Includes) -> Level:
     except ConfigError as error:
         problems.at(entry, "; ".join(error.problems))
         return Level()
-    top = root.value if root is not None and isinstance(root.value, dict) else {}
-    level = _file_level(top, inner, Includes(includes.text_of, chain))
+    level = _file_level(_included_keys(root, inner), inner, Includes(includes.text_of, chain))
     if inner.lines:
         problems.at(entry, "; ".join(inner.lines))
     return Level(
@@ -252,6 +257,23 @@ def _included(entry: Node, problems: Problems, includes: Includes) -> Level:
         {key: _seen_from(entry, name, node) for key, node in level.parameters.items()},
         level.seeds,
     )
+
+
+def _included_keys(root: Node | None, problems: Problems) -> dict[str, Node]:
+    """Return what an included file gives; whatever else it holds is noted."""
+    if root is None or root.value is None:  # an empty file
+        return {}
+    may = f"an included file may hold {', '.join(INCLUDED_KEYS)}"
+    if not isinstance(root.value, dict):
+        problems.at(root, f"{may} (it is {shown(root)})")
+        return {}
+    for key, node in root.value.items():
+        if key not in INCLUDED_KEYS:
+            hint = "write it in the file that includes this one"
+            if not _is_phase(node) and key not in FILE_KEYS:
+                hint = "write parameters under `defaults`, all else in the file that includes this one"
+            problems.at(node, f"{may} (this is {shown(node)}): {hint}")
+    return {key: node for key, node in root.value.items() if key in INCLUDED_KEYS}
 
 
 def _seen_from(entry: Node, name: str, node: Node) -> Node:
@@ -266,6 +288,11 @@ def _seen_from(entry: Node, name: str, node: Node) -> Node:
 
 def _is_phase(node: Node) -> bool:
     return isinstance(node.value, dict) and "combinations" in node.value
+
+
+def _is_of_file(key: str, node: Node) -> bool:
+    """Return whether a reserved name at the top is none of a phase."""
+    return key in NO_PHASES or not _is_phase(node)
 
 
 def _phase(

@@ -78,6 +78,21 @@ def test_a_problem_stays_on_one_line_whatever_the_key_holds() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "meaning"), [("defaults", "what all phases start from"), ("seeds", "the seeds of all phases")]
+)
+@pytest.mark.parametrize("other", ["", "p: {combinations: [{b: [1]}]}\n"])
+def test_a_phase_of_a_reserved_name_is_refused(name: str, meaning: str, other: str) -> None:
+    assert problems_of(f"{other}\n{name}: {{combinations: [{{a: [1, 2]}}]}}") == [
+        f"{FILE}:{2 + bool(other)}: {name}: is the name of {meaning}: give the phase another one"
+    ]
+
+
+def test_a_phase_may_be_called_like_any_other_key_of_a_file() -> None:
+    for name in ("include", "metric", "setup"):
+        assert one_phase(f"{name}: {{combinations: [{{a: [1, 2]}}]}}").name == name
+
+
+@pytest.mark.parametrize(
     ("before", "own", "seeds"),
     [
         ("", "combinations: [{a: [1]}]", (42,)),

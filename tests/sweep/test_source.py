@@ -89,6 +89,20 @@ def test_a_file_takes_defaults_and_seeds_from_another_and_an_edit_there_is_an_ed
     assert sweep.has_changed()
 
 
+def test_an_included_file_may_be_empty_and_include_others(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "config_exp1.yaml").write_text(INCLUDES)
+    (tmp_path / "common.yaml").write_text("include: [none.yaml, more.yaml]\ndefaults:\n")
+    (tmp_path / "none.yaml").write_text("# nothing yet\n")
+    (tmp_path / "more.yaml").write_text(COMMON)
+    assert [point.seed for point in Sweep(tmp_path, PATTERN).load()] == [7, 8]
+
+
+MAY = "an included file may hold defaults, seeds, include"
+THERE = "write it in the file that includes this one"
+UNDER = "write parameters under `defaults`, all else in the file that includes this one"
+
+
 @pytest.mark.parametrize(
     ("common", "problem"),
     [
@@ -97,6 +111,17 @@ def test_a_file_takes_defaults_and_seeds_from_another_and_an_edit_there_is_an_ed
          "configs/config_exp1.yaml -> common.yaml -> configs/config_exp1.yaml"),
         ("defaults: {timeout_s: 0}", "common.yaml:1: defaults.timeout_s: must be a number of seconds above 0 "
          "(it is 0)"),
+        ("default: {epochs: 30}", f"common.yaml:1: default: {MAY} (this is {{\"epochs\": 30}}): {UNDER}"),
+        ("seeds: [1]\nepochs: 30", f"common.yaml:2: epochs: {MAY} (this is 30): {UNDER}"),
+        ("tags: [a]", f'common.yaml:1: tags: {MAY} (this is ["a"]): {THERE}'),
+        ("metric: loss", f'common.yaml:1: metric: {MAY} (this is "loss"): {THERE}'),
+        ("p: {combinations: [{a: [1]}]}",
+         f'common.yaml:1: p: {MAY} (this is {{"combinations": [{{"a": [1]}}]}}): {THERE}'),
+        ("- {epochs: 30}", f'common.yaml:1: {MAY} (it is [{{"epochs": 30}}])'),
+        ("epochs", f'common.yaml:1: {MAY} (it is "epochs")'),
+        ("defaults: {combinations: [{a: [1]}]}",
+         "common.yaml:1: defaults: is the name of what all phases start from: give the phase another one"),
+        ("include: more.yaml", f"common.yaml:1: include: more.yaml:1: epochs: {MAY} (this is 1): {UNDER}"),
         ("\ndefaults: {output_dir: /tmp}", "common.yaml:2: defaults.output_dir: "
          "/tmp must be a path below the working folder, such as ./results_1"),
     ],
@@ -107,6 +132,7 @@ def test_a_problem_of_an_included_file_names_both_files(
     config = tmp_path / "configs" / "config_exp1.yaml"
     config.parent.mkdir()
     config.write_text(INCLUDES)
+    (tmp_path / "more.yaml").write_text("epochs: 1")
     if common is not None:
         (tmp_path / "common.yaml").write_text(common)
     with pytest.raises(ConfigError) as caught:
