@@ -34,6 +34,16 @@ class Item:
         """Whether it is the list of one axis, not `zip` or `cases`."""
         return not any(name in self.node.value for name in ("zip", "cases"))
 
+    def may_give(self, name: str, wanted: object) -> bool:
+        """Return whether a choice gives a parameter the value of this identity; True for an unsound item."""
+        if self.draws is None:
+            column = self.columns[name]
+            return not column or any(node and identity(plain(node)) == wanted for node in column)
+        if self.draws.values is not None:
+            return wanted in map(identity, self.draws.values)
+        locate = self.draws.locate
+        return locate is None or (isinstance(wanted, int | float) and locate(wanted) is not None)
+
     def excludes(self, other: "Item") -> bool:
         """Return whether the conditions of both can never hold together."""
         return any(not self.when[name] & other.when[name] for name in self.when.keys() & other.when.keys())

@@ -203,8 +203,7 @@ class _Crossing:
                 self._problems.at(node.value["when"], unknown_text(name, later))
                 continue
             if unknown := wanted - known:
-                never = ", ".join(sorted(map(str, unknown)))
-                self._problems.at(node.value["when"], f"{name} is never {never}")
+                self._problems.at(node.value["when"], _never_text(name, unknown))
         return holds
 
     def _exclude(self, excluded: Node) -> None:
@@ -212,7 +211,7 @@ class _Crossing:
         for each in exclusions_of(excluded, self._problems):
             hit = self._matching(each)
             if hit is not None and not any(hit) and excluded.path != "exclude":  # of the file: for all phases
-                self._problems.at(each, f"no combination is {shown(each)}: nothing to exclude")
+                self._problems.at(each, _nothing_text(each))
             keep = bytearray(a and not b for a, b in zip(keep, hit or bytes(self._count), strict=True))
         if not any(keep):
             self._problems.at(excluded, "exclude leaves no combination")
@@ -236,7 +235,7 @@ class _Crossing:
             elif name in self._defaults:
                 found = found if identity(plain(self._defaults[name])) in wanted else bytearray(self._count)
             else:
-                self._problems.at(node, f"there is no parameter {name} in this phase")
+                self._problems.at(node, _no_parameter_text(name))
                 return None
         return found
 
@@ -276,6 +275,63 @@ def null_text(name: str) -> str:
 def unknown_text(name: str, is_later: bool) -> str:
     """Return what is wrong with a condition on a parameter that no earlier item or default sets."""
     return f"the item of {name} comes later: move it up" if is_later else f"there is no parameter {name}"
+
+
+def _never_text(name: str, values: Iterable[object]) -> str:
+    return f"{name} is never {', '.join(sorted(map(str, values)))}"
+
+
+def _nothing_text(exclusion: Node) -> str:
+    return f"no combination is {shown(exclusion)}: nothing to exclude"
+
+
+def _no_parameter_text(name: str) -> str:
+    return f"there is no parameter {name} in this phase"
+
+
+def check_conditions(items: Sequence[Item], defaults: Mapping[str, Node], problems: Problems) -> bool:
+    """Note conditions that can never hold, or name what is set later, where combinations are drawn."""
+    is_sound = True
+    for at, item in enumerate(items):
+        for name, wanted in item.when.items():
+            earlier = [other for other in items[:at] if name in other.columns]
+            text = ""
+            if not earlier and name not in defaults:
+                text = unknown_text(name, any(name in other.columns for other in items))
+            elif earlier and (never := _impossible(wanted, name, earlier, defaults)):
+                text = _never_text(name, never)
+            if text:
+                problems.at(item.node.value["when"], text)
+                is_sound = False
+    return is_sound
+
+
+def _impossible(
+    wanted: Iterable[object], name: str, items: Sequence[Item], defaults: Mapping[str, Node]
+) -> list[object]:
+    """Return which of these values a parameter never has; without a default it may be null."""
+    unset = identity(_value(defaults.get(name)))
+    setting = [item for item in items if name in item.columns]
+    return [each for each in wanted if each != unset and not any(i.may_give(name, each) for i in setting)]
+
+
+def read_exclusions(
+    excluded: Node | None, items: Sequence[Item], defaults: Mapping[str, Node], problems: Problems
+) -> list[Mapping[str, frozenset[object]]]:
+    """Return what `exclude` says where combinations are drawn: by name, the identities that it names."""
+    found: list[Mapping[str, frozenset[object]]] = []
+    is_of_file = excluded is not None and excluded.path == "exclude"  # for all phases
+    for each in exclusions_of(excluded, problems):
+        wanted = {name: identities_of(node) for name, node in each.value.items()}
+        found.append(wanted)
+        named = {*defaults, *(name for item in items for name in item.columns)}
+        if unknown := [name for name in wanted if name not in named]:
+            problems.at(each.value[unknown[0]], _no_parameter_text(unknown[0]))
+        elif not is_of_file and any(
+            len(_impossible(values, name, items, defaults)) == len(values) for name, values in wanted.items()
+        ):
+            problems.at(each, _nothing_text(each))
+    return found
 
 
 def exclusions_of(excluded: Node | None, problems: Problems) -> list[Node]:

@@ -12,15 +12,15 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from distexp.sweep.axes import Item, identities_of, identity
+from distexp.sweep.axes import Item, identity
 from distexp.sweep.combinations import (
     UNSET,
     Axis,
     Combinations,
     check_absent,
-    exclusions_of,
+    check_conditions,
     packed,
-    unknown_text,
+    read_exclusions,
 )
 from distexp.sweep.distributions import Distribution, choice, uniform_again, uniforms
 from distexp.sweep.validation import shown
@@ -212,17 +212,14 @@ class _Sampler:
             for item in self._repeated
         ]
         self._repeats = list(itertools.product(*repeated))
-        self._exclusions: list[dict[str, frozenset[object]]] = []
+        self._exclusions: list[Mapping[str, frozenset[object]]] = []
         self._is_conditional = any(item.when for item in items)  # or has exclusions
 
     def result(self, excluded: Node | None, problems: Problems) -> Combinations:
         """Return the combinations of all samples."""
-        for each in exclusions_of(excluded, problems):
-            if unknown := [n for n in each.value if n not in self._axes and n not in self._defaults]:
-                problems.at(each, f"there is no parameter {unknown[0]} in this phase")
-            self._is_conditional = True
-            self._exclusions.append({name: identities_of(node) for name, node in each.value.items()})
-        if not self._check_conditions(problems):
+        self._exclusions = read_exclusions(excluded, self._items, self._defaults, problems)
+        self._is_conditional = self._is_conditional or bool(self._exclusions)
+        if not check_conditions(self._items, self._defaults, problems):
             return Combinations()
         columns = self._columns(self._samples(problems))
         filled = {
@@ -235,17 +232,6 @@ class _Sampler:
             filled,
             {name: axis.absent for name, axis in self._axes.items() if axis.absent is not None},
         )
-
-    def _check_conditions(self, problems: Problems) -> bool:
-        earlier = {*self._defaults}
-        is_sound = True
-        for item in self._items:
-            for name in item.when:
-                if name not in earlier:
-                    problems.at(item.node.value["when"], unknown_text(name, name in self._axes))
-                    is_sound = False
-            earlier |= set(item.columns)
-        return is_sound
 
     def _samples(self, problems: Problems) -> "list[array[int]]":
         """Return for each drawn item what each sample takes; fewer when there are no more."""

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from distexp.sweep.axes import Item, identities_of, identity
-from distexp.sweep.combinations import Combinations, exclusions_of, null_text, unknown_text
+from distexp.sweep.axes import Item, identity
+from distexp.sweep.combinations import Combinations, check_conditions, null_text, read_exclusions
 from distexp.sweep.distributions import Distribution
 from distexp.sweep.yaml_loader import Node, Problems, plain
 from distexp.task import Value, canonical
@@ -188,17 +188,8 @@ def make_space(
         excluded: Configurations that are not in it.
     """
     names = {name for item in items for name in item.columns}
-    earlier = {*defaults}
-    for item in items:
-        for name in item.when:
-            if name not in earlier:
-                problems.at(item.node.value["when"], unknown_text(name, name in names))
-        earlier |= {*item.columns}
-    exclusions = []
-    for each in exclusions_of(excluded, problems):
-        if unknown := [name for name in each.value if name not in names and name not in defaults]:
-            problems.at(each, f"there is no parameter {unknown[0]} in this phase")
-        exclusions.append({name: identities_of(node) for name, node in each.value.items()})
+    check_conditions(items, defaults, problems)
+    exclusions = read_exclusions(excluded, items, defaults, problems)
     known = {name: plain(node) for name, node in defaults.items()}
     space = Space(
         tuple(_part(item) for item in items if len(item) or item.draws),

@@ -313,3 +313,82 @@ def test_the_code_of_a_task_counts_its_places_in_all_axes() -> None:
         points = points_of(f"seeds: [7, 8]\np: {{combinations: {text}}}")
         assert [point.grid.code(point.number) for point in points] == list(range(12))
         assert points[0].grid.codes() == list(range(12))
+
+
+DRAWN = ("random", "tpe")
+AXES = "{o: [sgd, adam]}, {zip: {a: [1, 2], b: [x, null]}}, {cases: [{}, {c: 1}]}, {k: [3], when: {o: sgd}}"
+NUMBERS = (
+    "{w: {min: 1, max: 8}}, {lr: {min: 0.5, max: 1.5}}, {act: {values: [r, g], probabilities: [0.5, 0.5]}}"
+)
+
+
+@pytest.mark.parametrize("method", ["", *DRAWN])
+@pytest.mark.parametrize(
+    ("condition", "never"),
+    [
+        ("{o: sdg}", 'o is never "sdg"'),
+        ("{o: [sgd, adma]}", 'o is never "adma"'),
+        ("{a: 3, o: sgd}", "a is never 3"),
+        ('{a: "1"}', 'a is never "1"'),
+        ("{b: [x, y]}", 'b is never "y"'),
+        ("{c: 2}", "c is never 2"),
+        ("{k: 4}", "k is never 4"),
+        ("{z: 1}", "there is no parameter z"),
+    ],
+)
+def test_a_condition_that_never_holds_is_refused_however_combinations_are_chosen(
+    method: str, condition: str, never: str
+) -> None:
+    beside = f"metric: loss\n  search: {{method: {method}, samples: 2}}\n  " if method else ""
+    (problem,) = problems_of(f"{beside}combinations: [{AXES}, {{x: [1, 2], when: {condition}}}]")
+    assert problem.endswith(f": p.combinations[4].when: {never}")
+
+
+@pytest.mark.parametrize("method", DRAWN)
+@pytest.mark.parametrize(
+    ("condition", "never"),
+    [("{w: 9}", "w is never 9"), ("{lr: [1, 2]}", "lr is never 2"), ("{act: s}", 'act is never "s"'),
+     ("{lr: high}", 'lr is never "high"')],
+)  # fmt: skip
+def test_so_is_one_on_what_no_distribution_draws(method: str, condition: str, never: str) -> None:
+    search = f"metric: loss\n  search: {{method: {method}, samples: 2}}"
+    (problem,) = problems_of(f"{search}\n  combinations: [{NUMBERS}, {{x: [1, 2], when: {condition}}}]")
+    assert problem.endswith(f": p.combinations[3].when: {never}")
+
+
+@pytest.mark.parametrize("method", DRAWN)
+@pytest.mark.parametrize(
+    ("exclusion", "problem"),
+    [
+        ("{o: sdg}", '[0]: no combination is {"o": "sdg"}: nothing to exclude'),
+        ("{o: sgd, a: [3, 4]}", '[0]: no combination is {"o": "sgd", "a": [3, 4]}: nothing to exclude'),
+        ("{w: 9}", '[0]: no combination is {"w": 9}: nothing to exclude'),
+        ("{d: 6}", '[0]: no combination is {"d": 6}: nothing to exclude'),
+        ("{z: 1}", "[0].z: there is no parameter z in this phase"),
+    ],
+)
+def test_an_exclusion_of_what_is_never_drawn_is_refused(method: str, exclusion: str, problem: str) -> None:
+    beside = f"metric: loss\n  search: {{method: {method}, samples: 2}}\n  defaults: {{d: 5}}"
+    found = problems_of(f"{beside}\n  exclude: [{exclusion}]\n  combinations: [{AXES}, {NUMBERS}]")
+    assert [each.split("p.exclude")[1] for each in found] == [problem]
+
+
+@pytest.mark.parametrize("method", DRAWN)
+def test_conditions_and_exclusions_that_can_hold_are_accepted(method: str) -> None:
+    conditions = (
+        "{o: [sgd, adam], a: 1.0}",
+        "{b: null}",
+        "{c: null}",
+        "{k: 3}",
+        "{w: 8, lr: 0.75}",
+        "{d: 6}",
+    )
+    items = [f"{{x{at}: [1, 2], when: {condition}}}" for at, condition in enumerate(conditions)]
+    text = f"""\
+metric: loss
+defaults: {{d: 5}}
+exclude: [{{o: sdg}}, {{q: 1}}]
+p: {{search: {{method: {method}, samples: 2}}, combinations: [{AXES}, {NUMBERS}, {", ".join(items)}]}}
+q: {{exclude: [{{a: [1, 7]}}], search: {{method: {method}, samples: 2}}, combinations: [{{a: [1, 2, 3]}}]}}
+"""
+    assert [phase.name for phase in parse_config(text, "f.yaml")] == ["p", "q"]
