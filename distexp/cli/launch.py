@@ -62,10 +62,12 @@ def run(
     """
     check("manager", manager_command.main, flags)
     folder = workdir.resolve()
-    words = ["--configs", configs, *flags]
+    named = [] if configs == DEFAULT_CONFIGS else ["--configs", configs]
     if web:
         check_installed()
-    code, has_run = launcher.run(folder, words, workers=workers, device=device, gpus=gpus, page=web)
+    code, has_run = launcher.run(
+        folder, [*named, *flags], workers=workers, device=device, gpus=gpus, page=web
+    )
     if has_run:
         command = click.get_current_context().find_root().info_name or "distexp"
         place = "" if workdir == Path() else f" --workdir {workdir}"

@@ -1,19 +1,42 @@
 """The flags that several verbs share."""
 
+import os
+from pathlib import Path
+
 import click
+from click.core import ParameterSource
 
 from distexp.cli.flag_types import Folder
+from distexp.sweep.config import find_configs
 from distexp.sweep.source import DEFAULT_CONFIGS
 
 FOLDER = Folder()
 WORKDIR = click.option(
-    "--workdir", type=FOLDER, default=".", show_default=True, help="Folder of configs and results."
+    "--workdir",
+    type=FOLDER,
+    default=".",
+    show_default=True,
+    is_eager=True,  # `--configs` looks at it
+    help="Folder of configs and results.",
 )
+WHICH = "Which config files; looked for here, then in --workdir."
+
+
+def from_here(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return a pattern of config files; one that was typed and names files here becomes absolute."""
+    is_typed = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+    here = Path.cwd()
+    if value is None or not is_typed or os.path.samefile(ctx.params["workdir"], here):
+        return value
+    return str(here / value) if find_configs(Path(value), here) else value
+
+
 CONFIGS = click.option(
-    "--configs", default=DEFAULT_CONFIGS, show_default=True, metavar="GLOB", help="Which config files."
+    "--configs", default=DEFAULT_CONFIGS, show_default=True, metavar="GLOB", callback=from_here, help=WHICH
 )
 KNOWN_CONFIGS = click.option(
     "--configs",
     metavar="GLOB",
-    help=f"Which config files. [default: those of the last manager, else {DEFAULT_CONFIGS}]",
+    callback=from_here,
+    help=f"{WHICH} [default: those of the last manager, else {DEFAULT_CONFIGS}]",
 )

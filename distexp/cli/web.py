@@ -14,7 +14,6 @@ from distexp.errors import DistexpError, UserError
 from distexp.launcher.local_run import PAGE_AT
 from distexp.results.results_file import RESULTS_FILE
 from distexp.results.store import folders_with_results
-from distexp.sweep.source import DEFAULT_CONFIGS
 from distexp.system.long_work import LongWork
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
@@ -108,6 +107,4 @@ def _written(files: Iterable[Path]) -> list[tuple[str, int]]:
 
 def _report(folder: Workdir, out: Path) -> list[str]:
     """Return the command that writes a report of the configs that the manager has read."""
-    configs = str(folder.read_info().get("configs") or DEFAULT_CONFIGS)
-    words = ["--workdir", str(folder.root), "--configs", configs, "--out", str(out)]
-    return [sys.executable, "-m", "distexp", "report", *words]
+    return [sys.executable, "-m", "distexp", "report", "--workdir", str(folder.root), "--out", str(out)]
