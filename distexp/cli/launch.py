@@ -101,6 +101,12 @@ def workers(count: int, flags: tuple[str, ...]) -> int:
 @click.option(
     "--wrap", default="", metavar="WORDS", help="Words before each worker's, such as a container's."
 )
+@click.option(
+    "--python",
+    default="",
+    metavar="WORDS",
+    help="The workers' Python, such as python3 of the container. [default: the one that runs this]",
+)
 @WORKDIR
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED, metavar="[FLAGS OF worker] [-- OPTIONS OF sbatch]")
 def slurm(
@@ -110,6 +116,7 @@ def slurm(
     manager_options: str,
     setup: tuple[str, ...],
     wrap: str,
+    python: str,
     workdir: Path,
     flags: tuple[str, ...],
     options: tuple[str, ...],
@@ -124,7 +131,15 @@ def slurm(
         raise UserError("--manager-options needs --with-manager")
     around = Surroundings(setup, split("--wrap", wrap))
     manager = split("--manager-options", manager_options) if with_manager else None
-    return launcher.slurm(count, workdir.resolve(), flags, options, around=around, manager=manager)
+    return launcher.slurm(
+        count,
+        workdir.resolve(),
+        flags,
+        options,
+        around=around,
+        worker_python=split("--python", python),
+        manager=manager,
+    )
 
 
 def split(flag: str, text: str) -> list[str]:

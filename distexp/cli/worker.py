@@ -79,6 +79,7 @@ class Settings:
     workdir: Path
     time_limit: float | None  # seconds
     requeue: bool
+    cut_short_code: int | None
     fetch: bool
     list_gpus: bool
 
@@ -206,6 +207,12 @@ class Settings:
     help="In a job of Slurm: put it back in line when its time ends before the sweep does.",
 )
 @click.option(
+    "--cut-short-code",
+    type=click.IntRange(1, 125),
+    metavar="N",
+    help="Leave with this exit code when time ends before the sweep does, for a script to start it again.",
+)
+@click.option(
     "--fetch", is_flag=True, help="Run the manager's code, sent over the connection: no copy needed here."
 )
 @click.option("--list-gpus", is_flag=True, help="Show the GPUs and who holds them, then end.")
@@ -276,7 +283,7 @@ def claim_and_work(settings: Settings) -> int:
     workdir.make_state()
     with contextlib.closing(StopRequests()) as stop:
         stop.install()
-        left_s = clock_of(slurm.seconds_left() if settings.time_limit is None else settings.time_limit)
+        left_s = clock_of(seconds_left(settings))
         token = take_token()
 
         def client() -> Client:
@@ -284,14 +291,29 @@ def claim_and_work(settings: Settings) -> int:
 
         connection = ManagerConnection(client(), stop, time.monotonic, settings.manager_wait_s)
         code, is_cut_short = take_turns(settings, CodeFolder(workdir, client), connection, stop, left_s)
-        if settings.requeue and is_cut_short:
-            slurm.requeue()
-        elif settings.requeue and stop.is_warned:
-            log.warning(
-                "--requeue: this job completed no task and left no checkpoint, so it is not put back "
-                "in line; give it more --time"
-            )
-        return code
+        return end_turn(settings, code, is_cut_short, stop)
+
+
+def seconds_left(settings: Settings) -> float | None:
+    """Return how many seconds this worker has; None: no end is known."""
+    if settings.time_limit is not None:
+        return settings.time_limit
+    # with a code for its end, whoever started it has asked Slurm: there may be no program of Slurm in here
+    return slurm.seconds_left() if settings.cut_short_code is None else None
+
+
+def end_turn(settings: Settings, code: int, is_cut_short: bool, stop: StopRequests) -> int:
+    """Put the job back in line if its time ended before the work did, or let the exit code ask for that."""
+    if is_cut_short and settings.requeue:
+        slurm.requeue()
+    elif is_cut_short and settings.cut_short_code is not None:
+        return settings.cut_short_code
+    elif stop.is_warned and (settings.requeue or settings.cut_short_code is not None):
+        log.warning(
+            "--requeue: this job completed no task and left no checkpoint, so it is not put back "
+            "in line; give it more --time"
+        )
+    return code
 
 
 def take_turns(

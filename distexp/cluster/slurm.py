@@ -33,8 +33,38 @@ SCRIPT = """\
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@{warning_s}
 #SBATCH --output="{log}"
-{setup}exec {program}
+{setup}{program}
 """
+
+# A container's image has no programs of Slurm, so the shell stays outside: it says how much time is left,
+# passes signals on, and puts the job back in line. A `wait` that a signal interrupts is begun anew.
+AROUND_WRAP = """\
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+job=${job:-$SLURM_JOB_ID} limit=() worker=
+trap 'caught=1; [[ -z $worker ]] || kill -USR2 "$worker"' USR2
+trap 'caught=1; [[ -z $worker ]] || kill -TERM "$worker"' TERM
+left=$(timeout ANSWER_S squeue --noheader --job="$job" --format=%L)
+if [[ $left =~ ^(([0-9]+)-)?(([0-9]+):)?([0-9]+):([0-9]+)$ ]]; then
+    d=${BASH_REMATCH[2]:-0} h=${BASH_REMATCH[4]:-0} m=${BASH_REMATCH[5]} s=${BASH_REMATCH[6]}
+    left_s=$((10#$d * 86400 + 10#$h * 3600 + 10#$m * 60 + 10#$s - WARNING_S))
+    limit=(--time-limit "0:$((left_s > 0 ? left_s : 0))")
+fi
+PROGRAM &
+worker=$!
+caught=1
+while [[ $caught ]]; do
+    caught=
+    wait "$worker"
+    code=$?
+done
+if ((code == CUT_SHORT_CODE)); then
+    echo "Putting job $job back in line: it was stopped before the sweep's end"
+    scontrol requeue "$job"
+fi
+exit "$code"
+"""
+CUT_SHORT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+CUT_SHORT_FLAGS = ("--cut-short-code", str(CUT_SHORT_CODE))
 
 log = logging.getLogger("distexp.worker")
 
@@ -48,25 +78,45 @@ class Surroundings:
 
 
 def pilot_script(
-    count: int, worker: Sequence[str], log_folder: Path, around: Surroundings = Surroundings()
+    count: int,
+    program: Sequence[str],
+    flags: Sequence[str],
+    log_folder: Path,
+    around: Surroundings = Surroundings(),
 ) -> str:
-    """Return the batch script of `count` pilots; each runs the command `worker` and prints to a log."""
-    script = _script("", [*around.wrap, *worker], log_folder, "slurm-%A_%a.log", around)
+    """Return the batch script of `count` pilots; each runs a worker and prints to a log.
+
+    Args:
+        program: The words that start a worker.
+        flags: Those of the worker. They win over the time limit that the script gives to a wrapped one.
+    """
+    if around.wrap:
+        start, end = shlex.join([*around.wrap, *program]), shlex.join([*flags, *CUT_SHORT_FLAGS])
+        worker = (
+            AROUND_WRAP.replace("ANSWER_S", f"{ANSWER_S:.0f}")
+            .replace("WARNING_S", str(WARNING_S))
+            .replace("CUT_SHORT_CODE", str(CUT_SHORT_CODE))
+            .replace("PROGRAM", f'{start} "${{limit[@]}}" {end}')
+            .rstrip()
+        )
+    else:
+        worker = f"exec {shlex.join([*program, *flags, '--requeue'])}"
+    script = _script("", worker, log_folder, "slurm-%A_%a.log", around)
     return script.replace("#SBATCH --ntasks=1\n", f"#SBATCH --ntasks=1\n#SBATCH --array=0-{count - 1}\n")
 
 
 def manager_script(manager: Sequence[str], log_folder: Path, around: Surroundings = Surroundings()) -> str:
     """Return the batch script of a manager's job, which runs the command `manager` and prints to a log."""
-    return _script("-manager", manager, log_folder, "slurm-manager-%j.log", around)
+    return _script("-manager", f"exec {shlex.join(manager)}", log_folder, "slurm-manager-%j.log", around)
 
 
-def _script(kind: str, program: Sequence[str], log_folder: Path, log_name: str, around: Surroundings) -> str:
+def _script(kind: str, program: str, log_folder: Path, log_name: str, around: Surroundings) -> str:
     return SCRIPT.format(
         kind=kind,
         warning_s=WARNING_S,
         log=f"{str(log_folder).replace('%', '%%')}/{log_name}",
         setup="".join(f"{line}\n" for line in around.setup),
-        program=shlex.join(program),
+        program=program,
     )
 
 

@@ -1,6 +1,7 @@
 """Manager and workers as processes: run a sweep, start workers, submit pilots, stop a manager."""
 
 import contextlib
+import os
 import shutil
 import signal
 import subprocess
@@ -171,6 +172,7 @@ def slurm(
     options: Sequence[str],
     *,
     around: Surroundings,
+    worker_python: Sequence[str] = (),
     manager: Sequence[str] | None = None,
 ) -> int:
     """Submit pilots, and where none runs perhaps their manager; return the exit code.
@@ -179,6 +181,7 @@ def slurm(
         flags: Of `worker`.
         options: Of sbatch.
         around: What the jobs need around their program.
+        worker_python: Words that start the workers' Python; none: this one.
         manager: Options of sbatch for the manager's job, after those of the pilots; None: it is no job.
     """
     folder = Workdir(workdir)
@@ -195,15 +198,25 @@ def slurm(
         say(f"Submitted batch job {manager_job}: the manager")
         flags = ("--manager-wait-s", str(MANAGER_WAIT_S), *flags)
         options = (f"--dependency=after:{manager_job}", *options)
-    worker = python(RUNNER, *flags, "--workdir", str(workdir), "--requeue")
+    worker = [*worker_python, *runner_words()] if worker_python else python(RUNNER)
+    words = (*flags, "--workdir", str(workdir))
     try:
-        job = submit(pilot_script(count, worker, folder.state, around), options)
+        job = submit(pilot_script(count, worker, words, folder.state, around), options)
     except UserError:
         if manager_job:
             cancel(manager_job)
         raise
     say(f"Submitted batch job {job}: {count_text(count, 'worker')}")
     return 0
+
+
+def runner_words() -> list[str]:
+    """Return the words after another Python that make it a worker.
+
+    It imports a clone, but not what is installed beside this Python: it has packages of its own.
+    """
+    is_clone = os.path.exists(PROJECT / "pyproject.toml")
+    return [str(PROJECT / RUNNER)] if is_clone else ["-m", "distexp", "worker"]
 
 
 def stop(workdir: Path) -> int:

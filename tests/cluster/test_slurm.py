@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from distexp.cli.main import main
 from distexp.cluster import slurm
 from distexp.context import Context
 from distexp.errors import UserError
+from distexp.launcher import main as launcher
 from tests.live_manager import Folder
 from tests.live_slurm import LAUNCHER, Cluster, cluster_in, why_no_slurm
 from tests.live_worker import await_began, await_file, await_rows, gated_folder, open_gate
@@ -95,14 +97,14 @@ def test_what_is_no_time_is_told(text: str) -> None:
 
 def test_a_pilot_is_the_worker_itself_whatever_its_words(tmp_path: Path) -> None:
     words = [sys.executable, "-c", "import os, sys; print(os.getpid(), sys.argv[1:])", "a b", "$HOME", "it's"]
-    script = slurm.pilot_script(3, words, tmp_path)
+    script = slurm.pilot_script(3, words[:3], words[3:], tmp_path)
     assert "#SBATCH --array=0-2\n" in script
     with subprocess.Popen(["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
-        assert shell.communicate(script)[0] == f"{shell.pid} {words[3:]}\n"
+        assert shell.communicate(script)[0] == f"{shell.pid} {[*words[3:], '--requeue']}\n"
 
 
 def test_the_place_of_a_log_is_quoted_for_slurm() -> None:
-    script = slurm.pilot_script(1, ["true"], Path("/data/100% mine"))
+    script = slurm.pilot_script(1, ["true"], [], Path("/data/100% mine"))
     assert '#SBATCH --output="/data/100%% mine/slurm-%A_%a.log"\n' in script
 
 
@@ -123,10 +125,63 @@ def test_a_manager_gets_the_options_of_its_workers_but_for_gpus() -> None:
 
 
 def test_a_setup_line_stands_before_the_worker_as_it_is(tmp_path: Path) -> None:
-    around = slurm.Surroundings(["module load cuda", 'x="a  b"; cd /'], ["apptainer", "exec", "my img.sif"])
-    script = slurm.pilot_script(1, ["w", "1 2"], tmp_path, around)
-    assert script.endswith("module load cuda\nx=\"a  b\"; cd /\nexec apptainer exec 'my img.sif' w '1 2'\n")
+    around = slurm.Surroundings(["module load cuda", 'x="a  b"; cd /'])
+    script = slurm.pilot_script(1, ["w"], ["1 2"], tmp_path, around)
+    assert script.endswith("module load cuda\nx=\"a  b\"; cd /\nexec w '1 2' --requeue\n")
     assert "#SBATCH --array=0-0\n" in script
+
+
+# What a worker in a container does: it is told of its time, and leaves upon a warning with the code it got.
+IN_CONTAINER = """
+import os, shutil, signal, sys, time
+assert shutil.which("squeue") is None
+def leave(number, frame):
+    print(signal.Signals(number).name)
+    sys.exit(int(sys.argv[-1]) if number == signal.SIGUSR2 else 0)
+for name in ("SIGUSR2", "SIGTERM"): signal.signal(getattr(signal, name), leave)
+print(*sys.argv[1:], flush=True)
+if "stays" in sys.argv: time.sleep(60)
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("left", "limit"),
+    [
+        ("2-01:02:05", "--time-limit 0:176405 "),
+        ("08:09", "--time-limit 0:369 "),
+        ("0:30", "--time-limit 0:0 "),
+        ("UNLIMITED", ""),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    ("stop", "code"), [(signal.SIGUSR2, slurm.CUT_SHORT_CODE), (signal.SIGTERM, 0), (None, 3)]
+)
+def test_the_shell_around_a_container_asks_slurm_and_passes_signals_on(
+    tmp_path: Path, left: str, limit: str, stop: signal.Signals | None, code: int
+) -> None:
+    for name, line in (("squeue", f"echo {left}"), ("scontrol", 'echo "scontrol $*"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    around = slurm.Surroundings(wrap=["env", "PATH=/nowhere"])
+    flags = ["stays"] if stop else ["ends by itself"]
+    script = slurm.pilot_script(1, [sys.executable, "-c", IN_CONTAINER], flags, tmp_path, around)
+    job = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    with subprocess.Popen(
+        ["bash", "-c", script],
+        env={**os.environ, **job, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == f"{limit}{flags[0]} --cut-short-code 75\n"
+        if stop:
+            shell.send_signal(stop)
+        told = shell.stdout.read().splitlines()
+    requeued = ["Putting job 7_1 back in line: it was stopped before the sweep's end", "scontrol requeue 7_1"]
+    assert told == [*([stop.name] if stop else []), *(requeued if code == slurm.CUT_SHORT_CODE else [])]
+    assert shell.returncode == code
 
 
 def test_without_slurm_a_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -207,21 +262,30 @@ def requeue_by_hand(cluster: Cluster, array: str) -> None:
     assert cluster.say("scontrol", "requeue", f"{array}_0") == ""
 
 
+WITHOUT_SLURM = ("--wrap", "env PATH=/nowhere")  # as in a container
+
+
 @on_slurm
 @pytest.mark.parametrize(
-    ("stop", "options"),
+    ("stop", "options", "words"),
     [
-        (reach_limit, ["--time=1", "--signal=B:USR2@30"]),
-        (preempt, []),
-        (requeue_by_hand, []),
+        (reach_limit, ["--time=1", "--signal=B:USR2@30"], ()),
+        (reach_limit, ["--time=1", "--signal=B:USR2@30"], WITHOUT_SLURM),
+        (preempt, [], ()),
+        (preempt, [], WITHOUT_SLURM),
+        (requeue_by_hand, [], ()),
     ],
 )
 def test_a_task_that_slurm_stops_resumes_from_its_checkpoint_and_ends_with_the_same_row(
-    cluster: Cluster, tmp_path: Path, stop: Callable[[Cluster, str], None], options: list[str]
+    cluster: Cluster,
+    tmp_path: Path,
+    stop: Callable[[Cluster, str], None],
+    options: list[str],
+    words: tuple[str, ...],
 ) -> None:
     folder = gated_folder(tmp_path, "[7]", RESUMING)
     with folder.serving(rescan_s=0.5):
-        array = cluster.submit(tmp_path, 1, *options)
+        array = cluster.submit(tmp_path, 1, *options, words=words)
         await_file(tmp_path / "waits")
         stop(cluster, array)
         assert await_given_back(folder) == "Task exp1_vary_width_0_42 given back by cpu0: preempted"
@@ -374,9 +438,8 @@ def test_a_job_knows_when_slurm_will_warn_it(cluster: Cluster, tmp_path: Path) -
     assert unlimited == "None"
 
 
-def test_slurm_passes_the_words_after_the_dashes_to_sbatch_as_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def stand_in_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let sbatch write its options, a line each, to the file `options`; return where its script will be."""
     sbatch = tmp_path / "bin" / "sbatch"
     sbatch.parent.mkdir()
     sbatch.write_text(
@@ -384,6 +447,13 @@ def test_slurm_passes_the_words_after_the_dashes_to_sbatch_as_they_are(
     )
     sbatch.chmod(0o755)
     monkeypatch.setenv("PATH", f"{sbatch.parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path / "script"
+
+
+def test_slurm_passes_the_words_after_the_dashes_to_sbatch_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = stand_in_sbatch(tmp_path, monkeypatch)
     words = [
         "slurm",
         "2",
@@ -403,4 +473,18 @@ def test_slurm_passes_the_words_after_the_dashes_to_sbatch_as_they_are(
         "--time",
         "4:00:00",
     ]
-    assert "--device cpu" in (tmp_path / "script").read_text()
+    assert "--device cpu" in script.read_text()
+
+
+@pytest.mark.parametrize("is_clone", [True, False])
+def test_the_workers_python_may_be_that_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_clone: bool
+) -> None:
+    script = stand_in_sbatch(tmp_path, monkeypatch)
+    if not is_clone:
+        monkeypatch.setattr(launcher, "PROJECT", tmp_path)
+    words = ["--wrap", "apptainer exec 'my img.sif'", "--python", "python3", "--workdir", str(tmp_path)]
+    assert main(["slurm", "1", *words]) == 0
+    runner = str(PROJECT / "experiment_runner_gpu.py") if is_clone else "-m distexp worker"
+    start = f"\napptainer exec 'my img.sif' python3 {runner} \"${{limit[@]}}\" "
+    assert f"{start}--workdir {tmp_path} --cut-short-code 75 &\n" in script.read_text()

@@ -115,6 +115,15 @@ def test_a_worker_leaves_when_no_task_fits_into_its_time_and_asks_for_more_if_th
     assert "--requeue" not in second.output(), "the next turn would be as short"
 
 
+def test_the_exit_code_tells_a_script_that_time_ended_before_the_sweep(folder: Folder) -> None:
+    open_gate(folder.root)
+    words = ("--time-limit", "0", "--cut-short-code", "75")
+    with folder.serving():
+        for code in (75, 0):  # the second one has completed nothing: another turn would be as short
+            with worker_process(folder.root, *words) as worker:
+                assert worker.code() == code
+
+
 def test_the_checkpoint_to_resume_from_ends_with_the_rows_arrival_and_other_files_stay(
     tmp_path: Path,
 ) -> None:
