@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -15,9 +16,14 @@ from distexp.cli.web import check_installed
 from distexp.cluster.slurm import Surroundings
 from distexp.errors import UserError
 from distexp.launcher import main as launcher
+from distexp.launcher.main import ManagerJob
 from distexp.sweep.source import DEFAULT_CONFIGS
 
 REST = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+NOT_OF_A_JOB = {
+    "workdir": "the manager serves the folder of its workers; give --workdir to `slurm`",
+    "no_auth": "other machines reach this manager",
+}
 COUNT = click.IntRange(min=1)
 
 
@@ -97,6 +103,12 @@ def workers(count: int, flags: tuple[str, ...]) -> int:
     metavar="WORDS",
     help="Options of sbatch for the manager's job, after those of the workers.",
 )
+@click.option(
+    "--manager-flags",
+    default="",
+    metavar="WORDS",
+    help="Flags of `manager` for the manager's job, such as --freeze-code or --configs.",
+)
 @click.option("--setup", multiple=True, metavar="LINE", help="Run this line of bash first; may be repeated.")
 @click.option(
     "--wrap", default="", metavar="WORDS", help="Words before each worker's, such as a container's."
@@ -114,6 +126,7 @@ def slurm(
     count: int,
     with_manager: bool,
     manager_options: str,
+    manager_flags: str,
     setup: tuple[str, ...],
     wrap: str,
     python: str,
@@ -126,11 +139,18 @@ def slurm(
     Such as `slurm 8 --with-manager -- --gres=gpu:1 --time=4:00:00`. Jobs are requeued before their
     time limit; workers save a checkpoint first.
     """
-    check("worker", worker_command.main, flags)
-    if manager_options and not with_manager:
-        raise UserError("--manager-options needs --with-manager")
+    try:
+        check("worker", worker_command.main, flags)
+    except click.NoSuchOption as error:
+        name = error.option_name
+        if any(name in option.opts for option in manager_command.main.params):
+            raise UserError(f'{name} is a flag of the manager: --manager-flags "{name} ..."') from None
+        raise
+    for flag, text in (("--manager-options", manager_options), ("--manager-flags", manager_flags)):
+        if text and not with_manager:
+            raise UserError(f"{flag} needs --with-manager")
     around = Surroundings(setup, split("--wrap", wrap))
-    manager = split("--manager-options", manager_options) if with_manager else None
+    manager = ManagerJob(flags_of_manager(manager_flags), split("--manager-options", manager_options))
     return launcher.slurm(
         count,
         workdir.resolve(),
@@ -138,8 +158,22 @@ def slurm(
         options,
         around=around,
         worker_python=split("--python", python),
-        manager=manager,
+        manager=manager if with_manager else None,
     )
+
+
+def flags_of_manager(text: str) -> list[str]:
+    """Return the flags of a manager that is a job.
+
+    Raises:
+        UserError: They are none, or do not go with such a job.
+    """
+    flags = split("--manager-flags", text)
+    context = check("manager", manager_command.main, flags)
+    for name, why in NOT_OF_A_JOB.items():
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            raise UserError(f"--manager-flags: --{name.replace('_', '-')} cannot be used here: {why}")
+    return flags
 
 
 def split(flag: str, text: str) -> list[str]:
@@ -169,11 +203,11 @@ def test(words: tuple[str, ...]) -> int:
     return launcher.run_checks(launcher.PROJECT, words)
 
 
-def check(verb: str, command: click.Command, words: tuple[str, ...]) -> None:
-    """Raise what is wrong with the words for another command, before anything is started."""
+def check(verb: str, command: click.Command, words: Sequence[str]) -> click.Context:
+    """Return what the words mean to another command, or raise what is wrong, before anything is started."""
     context = click.get_current_context()
     try:
-        command.make_context(verb, [*words], parent=context.find_root())
+        return command.make_context(verb, [*words], parent=context.find_root())
     except click.NoSuchOption as error:  # perhaps one of this command's own
         known = [
             name for each in (context.command, command) for option in each.params for name in option.opts

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -165,6 +166,14 @@ def workers(count: int, words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+@dataclass(frozen=True)
+class ManagerJob:
+    """What the user says about a manager that is a job of Slurm."""
+
+    flags: Sequence[str] = ()  # of `manager`
+    options: Sequence[str] = ()  # of sbatch, after those of the workers
+
+
 def slurm(
     count: int,
     workdir: Path,
@@ -173,7 +182,7 @@ def slurm(
     *,
     around: Surroundings,
     worker_python: Sequence[str] = (),
-    manager: Sequence[str] | None = None,
+    manager: ManagerJob | None = None,
 ) -> int:
     """Submit pilots, and where none runs perhaps their manager; return the exit code.
 
@@ -182,7 +191,7 @@ def slurm(
         options: Of sbatch.
         around: What the jobs need around their program.
         worker_python: Words that start the workers' Python; none: this one.
-        manager: Options of sbatch for the manager's job, after those of the pilots; None: it is no job.
+        manager: The manager's job; None: it is no job.
     """
     folder = Workdir(workdir)
     folder.make_state()
@@ -192,8 +201,10 @@ def slurm(
     elif manager is None:
         say(f"No manager runs in {workdir} yet; the workers wait for one for 300 s (--manager-wait-s)")
     else:
-        command = python(MANAGER, "--host", "0.0.0.0", "--workdir", str(workdir), *SLURM_MANAGER)
-        own = [*of_manager(options), *manager]
+        command = python(
+            MANAGER, "--host", "0.0.0.0", "--workdir", str(workdir), *SLURM_MANAGER, *manager.flags
+        )
+        own = [*of_manager(options), *manager.options]
         manager_job = submit(manager_script(command, folder.state, around), own)
         say(f"Submitted batch job {manager_job}: the manager")
         flags = ("--manager-wait-s", str(MANAGER_WAIT_S), *flags)

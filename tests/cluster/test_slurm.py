@@ -476,6 +476,53 @@ def test_slurm_passes_the_words_after_the_dashes_to_sbatch_as_they_are(
     assert "--device cpu" in script.read_text()
 
 
+def test_the_manager_that_is_a_job_gets_flags_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = stand_in_sbatch(tmp_path, monkeypatch)
+    with script.with_name("bin").joinpath("sbatch").open("a") as sbatch:
+        sbatch.write(f"cp -n {script} {tmp_path}/first\n")
+    words = ["--with-manager", "--manager-flags", "--freeze-code --configs 'my sweeps/*.yaml'"]
+    assert main(["slurm", "1", *words, "--workdir", str(tmp_path)]) == 0
+    (command,) = (line for line in (tmp_path / "first").read_text().splitlines() if line.startswith("exec "))
+    assert command.endswith(" --requeue --freeze-code --configs 'my sweeps/*.yaml'")
+    assert "--freeze-code" not in script.read_text(), "the workers' script"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--manager-flags", "--freez-code"], "error: No such option '--freez-code'. (Did you mean one of: "),
+        (
+            ["--manager-flags", "--port five"],
+            "error: Invalid value for '--port': 'five' is not a valid integer.",
+        ),
+        (["--manager-flags", "configs"], "error: Got unexpected extra argument (configs)"),
+        (["--manager-flags", "it's"], 'error: --manager-flags "it\'s": No closing quotation'),
+        (
+            ["--manager-flags", "--workdir ."],
+            "error: --manager-flags: --workdir cannot be used here: the man",
+        ),
+        (
+            ["--manager-flags", "--no-auth"],
+            "error: --manager-flags: --no-auth cannot be used here: other mach",
+        ),
+        (["--configs", "x/*"], 'error: --configs is a flag of the manager: --manager-flags "--configs ..."'),
+    ],
+)
+def test_wrong_flags_of_the_manager_are_told_before_anything_is_submitted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    told: str,
+) -> None:
+    script = stand_in_sbatch(tmp_path, monkeypatch)
+    assert main(["slurm", "1", "--with-manager", *words, "--workdir", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(told)
+    assert not script.exists()
+
+
 @pytest.mark.parametrize("is_clone", [True, False])
 def test_the_workers_python_may_be_that_of_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_clone: bool
