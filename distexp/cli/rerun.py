@@ -3,8 +3,9 @@
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,13 +16,13 @@ from distexp.cli.options import KNOWN_CONFIGS, WORKDIR
 from distexp.cli.worker import enter, pin
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, PlaceInLine, claim_gpu, claim_gpus
-from distexp.gpu.devices import GpuRequest
+from distexp.gpu.devices import GpuRequest, GpuStatus
 from distexp.results.row import OUR_COLUMNS, STOPPED_AT, row_for
 from distexp.results.stops import tells_of_stop
 from distexp.system.code import SHOWN_DIGITS, CodeState, FolderCode
 from distexp.system.long_work import LongWork
-from distexp.task import Provenance, Task
-from distexp.text import cut, one_line
+from distexp.task import MIB_PER_GB, Need, Provenance, Task
+from distexp.text import count_text, cut, one_line
 from distexp.workdir import Workdir
 from distexp.worker.foreground import Foreground
 from distexp.worker.host_setup import HostSetup
@@ -103,22 +104,50 @@ def acquire(device: str, chosen: Choice) -> Claim:
     Raises:
         NoGpuError: There is none, or none is free, and a GPU is asked for.
     """
-    then = (chosen.row or {}).get("device", "")
+    then, need = (chosen.row or {}).get("device", ""), chosen.task.need
     cpu = Claim("cpu", (), ())
-    request = GpuRequest(visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
     if device == "cpu" or (device == "auto" and then == "cpu"):
         return cpu
+    request = GpuRequest(visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
     try:
-        request.gpus()
+        gpus = request.gpus()
     except NoGpuError:
-        if device == "gpu":
+        if device == "gpu" or need.gpus:
             raise
         return cpu
-    count = chosen.task.gpus or 1
-    if count == 1:
+    if need != Need():
+        request = meeting(need, request, gpus, chosen.task.task_id)
+    if need.gpus <= 1:
         return claim_gpu(request)
     with PlaceInLine() as place:
-        return claim_gpus(count, request, place=place)
+        return claim_gpus(need.gpus, request, place=place)
+
+
+def meeting(need: Need, request: GpuRequest, gpus: Sequence[GpuStatus], task_id: str) -> GpuRequest:
+    """Return the request for those of these GPUs alone that have what a task needs.
+
+    Raises:
+        UserError: They are too few; it says what is needed and what is there.
+    """
+    met = [gpu for gpu in gpus if not gpu.error and need.is_met_by(need.gpus, gpu.free_mib, gpu.name)]
+    if len(met) < need.gpus:
+        there = ", ".join(f"{gpu.label} {gpu.name} ({gpu.error or gpu.memory})" for gpu in gpus)
+        raise UserError(
+            f"{task_id} needs {need_text(need)}; here: {there}. Run it on another machine, or with "
+            "--device cpu"
+        )
+    wanted_mib = math.ceil(need.min_free_gb * MIB_PER_GB) - 1  # a request is for more than it says
+    most_free_first = sorted(met, key=lambda gpu: -gpu.free_mib)
+    ids = tuple(dict.fromkeys(gpu.index for gpu in most_free_first))
+    return replace(request, ids=ids, min_free_mib=max(wanted_mib, request.min_free_mib))
+
+
+def need_text(need: Need) -> str:
+    """Return what a task needs, such as `2 GPUs of the model A100 or H100 with 60 GB free each`."""
+    models = f" of the model {' or '.join(need.models)}" if need.models else ""
+    each = " each" if need.gpus > 1 else ""
+    room = f" with {need.min_free_gb:g} GB free{each}" if need.min_free_gb else ""
+    return f"{count_text(need.gpus, 'GPU')}{models}{room}"
 
 
 def told(chosen: Choice, now: CodeState) -> list[str]:

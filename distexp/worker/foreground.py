@@ -4,6 +4,7 @@ import bdb
 import functools
 import os
 import pdb
+import secrets
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,7 @@ from distexp.worker.task_main import (
     import_experiment,
     make_context,
 )
+from distexp.worker.trackers import announce
 
 
 class Foreground:
@@ -43,6 +45,8 @@ class Foreground:
     def run(self, *, wants_debugger: bool = False) -> Finished | Failed | Stopped:
         """Return how it ended; with `wants_debugger` an exception opens one first."""
         folder = RunFolder.of(self.folder, self._task)
+        own_run = f"{self._task.key}-{secrets.token_hex(4)}"  # the run of the task itself stays as it is
+        announce(self._task, self.folder, folder.open, wandb_run=own_run)
         metrics = MetricsFile(self.folder, 1, begin=folder.open)
         reporter = Reporter(record=metrics.add, send=_show)
         try:

@@ -12,16 +12,23 @@ from distexp.task import Task
 WANDB = "wandb"
 
 
-def announce(task: Task, folder: Path, open_folder: Callable[[], None]) -> None:
+def announce(
+    task: Task, folder: Path, open_folder: Callable[[], None], *, wandb_run: str | None = None
+) -> None:
     """Set the variables that W&B and MLflow read, but for those that the user has set.
 
-    An attempt goes on with the W&B run of the one before. W&B writes to the task's folder, which is made
-    when the task imports W&B.
+    W&B writes to the task's folder, which is made when the task imports W&B.
+
+    Args:
+        task: The task that runs in this process.
+        folder: Its run folder.
+        open_folder: Makes that.
+        wandb_run: The id of its W&B run; None: its key, so an attempt goes on with the run of the one before.
     """
     variables = {
         "WANDB_RUN_GROUP": task.phase,
         "WANDB_NAME": task.task_id,
-        "WANDB_RUN_ID": task.key,
+        "WANDB_RUN_ID": task.key if wandb_run is None else wandb_run,
         "WANDB_RESUME": "allow",
         "WANDB_DIR": str(folder.absolute()),
         "MLFLOW_RUN_NAME": task.task_id,

@@ -13,6 +13,7 @@ from distexp.system.code import CodeState
 from distexp.task import Task
 from tests.live_manager import Folder
 from tests.live_worker import CONFIG, gated_folder, worker_process
+from tests.stand_in.machine import environment, gpu, write_scenario
 from tests.support import ENVIRONMENT
 
 SOURCE = """
@@ -29,11 +30,11 @@ FIRST, SECOND = "exp1_vary_width_0_42", "exp1_vary_width_1_42"
 EQUAL = "The same result as its row: 3 of 3 metrics are equal, bit for bit"
 
 
-def rerun(root: Path, *words: str, given: str = "") -> tuple[int, str]:
+def rerun(root: Path, *words: str, given: str = "", **more: str) -> tuple[int, str]:
     """Rerun in a process of its own, and return exit code and all that it printed."""
     done = subprocess.run(
         [sys.executable, "-m", "distexp", "rerun", *words, "--workdir", root],
-        env=ENVIRONMENT | {"TMPDIR": str(root.parent)},
+        env=ENVIRONMENT | {"TMPDIR": str(root.parent)} | more,
         input=given,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -141,6 +142,60 @@ def test_the_shipped_experiment_gives_its_row_bit_for_bit(tmp_path: Path) -> Non
 
 
 A_TASK = Task(task_id="exp1_0_42", phase="exp1", config={"lr": 0.1}, seed=42, output_dir="results")
+
+
+@pytest.mark.parametrize(
+    ("needs", "gpu_free_mib", "told"),
+    [
+        ("gpu_model: [T4]", 37 * 1024, "on=cuda:0"),
+        ("gpu_model: [T4], min_free_gb: 10", 37 * 1024, "on=cuda:0"),
+        (
+            "gpu_model: [T4], min_free_gb: 60",
+            37 * 1024,
+            "error: exp1_vary_width_0_42 needs 1 GPU of the model T4 with 60 GB free; here: gpu0 NVIDIA A100 "
+            "(37.0/80.0 GB free), gpu1 Tesla T4 (15.0/16.0 GB free). Run it on another machine, or with ",
+        ),
+        ("gpus: 2, min_free_gb: 15", 37 * 1024, "Result: "),
+        ("gpus: 2, min_free_gb: 16", 37 * 1024, "needs 2 GPUs with 16 GB free each; here: gpu0 "),
+        ("gpus: 1", None, "error: No available GPU found: "),
+        ("", None, "on=cpu"),
+    ],
+)
+def test_a_task_runs_again_on_a_gpu_that_it_may_have_or_is_told_what_is_missing(
+    tmp_path: Path, needs: str, gpu_free_mib: int | None, told: str
+) -> None:
+    source = """
+import os
+def run(params, context):
+    return {"on": context.device, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+"""
+    config = CONFIG.replace('"experiment:run"', f'"experiment:run", {needs}') if needs else CONFIG
+    gated_folder(tmp_path, "[1, 2]", source, config)
+    cards = [
+        gpu(0, gpu_free_mib, total_mib=80 * 1024),
+        gpu(1, 15 * 1024, name="Tesla T4", total_mib=16 * 1024),
+    ]
+    write_scenario(tmp_path / "machine.json", *(cards if gpu_free_mib else []))
+    machine = environment(tmp_path / "machine.json", tmp_path / "claims")
+    out = rerun(tmp_path, FIRST, **machine)[1]
+    assert told in out
+    if "T4" in needs and "Result" in out:
+        assert f"gpu={gpu(1)['uuid'][:20]}" in out
+
+
+def test_trackers_are_told_the_name_of_the_task_and_a_run_of_its_own(tmp_path: Path) -> None:
+    names = ("WANDB_RUN_GROUP", "WANDB_NAME", "MLFLOW_RUN_NAME", "WANDB_RESUME", "WANDB_RUN_ID")
+    source = f"""
+import os
+def run(params, context):
+    assert os.environ["WANDB_DIR"] == str(context.run_dir)
+    return {{name: os.environ[name] for name in {names}}}
+"""
+    folder = run_sweep(tmp_path, source)
+    key = folder.rows()[0]["WANDB_RUN_ID"]
+    code, out = rerun(tmp_path, FIRST)
+    assert (code, "4 of 5 metrics are equal" in out) == (1, True)
+    assert re.search(rf"^WANDB_RUN_ID +{key} +{key}-[0-9a-f]{{8}} +differs$", out, re.MULTILINE)
 
 
 def test_metrics_are_compared_as_numbers_and_what_only_one_side_has_is_said() -> None:
