@@ -67,17 +67,29 @@ print(*sorted(filter(can_open, names)), flush=True)
 
 
 def test_only_configs_code_and_results_can_be_opened_by_another_user(tmp_path: Path) -> None:
+    says = "print('HF_TOKEN=secret')\n"
+    config = f"setup: python get_data.py\n{CONFIG}"
     folder = gated_folder(
-        tmp_path, "[1]", "def run(params, context):\n    print('hi')\n    return {'score': 1}\n"
+        tmp_path, "[1]", f"def run(params, context):\n    {says}    return {{'score': 1}}\n", config
     )
+    (tmp_path / "get_data.py").write_text(says)
+    (tmp_path / "private").mkdir(mode=0o700)
+    (tmp_path / "private/key.pem").touch(0o644)
+    workdir = Workdir(tmp_path)
+    workdir.state.mkdir(0o755)  # of an older version
+    (workdir.state / "slurm-7_0.log").touch(0o644)  # as the umask of a job has it
     open_gate(tmp_path)
-    Spool(Workdir(tmp_path).spool).put("kept", b"a row")
-    with folder.serving() as manager, worker_process(tmp_path, "localhost", manager.port) as worker:
+    Spool(workdir.spool).put("kept", b"a row")
+    with (
+        folder.serving(freeze_code=True) as manager,
+        worker_process(tmp_path, "localhost", manager.port) as worker,
+    ):
         worker.await_words("completed")
         with stranger(OPENS, tmp_path) as found:
             own = [Path(name).relative_to(tmp_path) for name in found.split()]
-    state = {each.name for each in own if each.parts[0].startswith(".experiment_")}
-    assert state <= {".gitignore"}
+    assert [*workdir.setups.glob("*.log")]
+    assert [*workdir.code_copies.glob("*/private/key.pem")]
+    assert not [each for each in own if each.parts[0].startswith(".experiment_") or each.name == "key.pem"]
     results = {each.name for each in own if each.parts[0] == "results_exp1"}
     assert {"final_results.csv", "log.txt"} <= results <= READABLE
     assert "experiment_manager.log" not in map(str, own)

@@ -22,6 +22,7 @@ from typing import Any
 
 from distexp.errors import UserError
 from distexp.system.code import CodeState
+from distexp.system.files import PRIVATE_FOLDER
 from distexp.system.git import ask_git
 from distexp.text import count_text
 
@@ -91,7 +92,7 @@ def make_copy(folder: Path, into: Path, state: CodeState) -> str:
     """
     names = code_files(folder)
     check_size(folder, names)
-    into.mkdir(parents=True, exist_ok=True)
+    into.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     fresh = into / f"new-{secrets.token_hex(4)}"
     digest = hashlib.sha256(json.dumps(asdict(state)).encode())
     copied = []

@@ -18,6 +18,7 @@ except ImportError:  # Windows
 FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)  # of macOS, whose fsync leaves data in the drive's own memory
 
 SMALL_BYTES = 1 << 20  # more than any token, address or key has: a sparse file would fill the memory
+PRIVATE_FOLDER = 0o700
 PRIVATE = 0o600  # of what other users of the host must not read, lock or change
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
@@ -126,12 +127,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_ignored(folder: Path) -> None:
-    """Make a folder, and in it a `.gitignore` of everything.
+    """Make a folder that its owner alone may enter, and in it a `.gitignore` of everything.
 
     Raises:
         OSError: It cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    found = folder.stat()
+    if os.name == "posix" and found.st_uid == os.geteuid() and found.st_mode & 0o077:
+        with suppress(OSError):  # a disk without permissions
+            folder.chmod(PRIVATE_FOLDER)  # of an older version
     ignore = folder / ".gitignore"
     if not os.path.exists(ignore):
         ignore.write_text("*\n", encoding="ascii")

@@ -11,7 +11,7 @@ from pathlib import Path
 from distexp.errors import ProtocolError
 from distexp.system.code import CodeState, FolderCode
 from distexp.system.code_copy import archive_of, forget_old, link_rest, state_of, unpack
-from distexp.system.files import make_ignored
+from distexp.system.files import PRIVATE_FOLDER, make_ignored
 from distexp.wire.client import Client
 from distexp.wire.messages import Code, CodeReply
 from distexp.workdir import Workdir
@@ -56,7 +56,7 @@ class CodeFolder:
 
     def _fetch(self, copy: str) -> None:
         make_ignored(self.workdir.state)
-        self.workdir.code_copies.mkdir(exist_ok=True)
+        self.workdir.code_copies.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
         target = self.workdir.code_copies / copy
         archive = archive_of(target).with_name(f"{copy}.{secrets.token_hex(4)}.tar")
         try:

@@ -5,6 +5,7 @@ beside its log says that it has been done, for this line, this folder or copy of
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -21,9 +22,10 @@ from distexp.experiments.command import with_python
 from distexp.sweep.templates import split_command
 from distexp.system import locks
 from distexp.system.exit_codes import describe_exit
-from distexp.system.files import SMALL_BYTES, read_bytes, replace_durably
+from distexp.system.files import PRIVATE, SMALL_BYTES, private, read_bytes, replace_durably
 from distexp.system.network_drives import lock_of
 from distexp.system.process import MARK_VARIABLE, ProcessMark, end_tree, host_name
+from distexp.system.shorten import shorten
 from distexp.task import Task
 from distexp.task_log import last_lines
 from distexp.text import cut, harmless_name, one_line
@@ -33,6 +35,8 @@ from distexp.worker.watcher import Watcher
 LIMIT_S = 6 * 3600.0  # a large data set over a slow line; then it hangs
 LOOK_S = 0.2  # between two looks whether it has ended, and whether the worker is to leave
 LOG_LINES = 50  # of its log, in which its last output is looked for
+MAX_LOG_BYTES = 100_000_000  # as of a task's log: then its middle is cut out
+KEPT = {".log": 5, ".json": 100, ".json.lock": 100}  # files of a host, the newest
 MAX_SHOWN_CHARS = 300  # of the line, and of its last output
 NAME_DIGITS = 12  # of a hash, in the names of its files
 
@@ -92,7 +96,8 @@ class HostSetup:
             problem = self._execute(task, path.with_suffix(".log"), is_ended)
             if not is_ended():
                 about = {"line": task.setup, "problem": problem, "ended_ns": time.time_ns()}
-                replace_durably(path, json.dumps(about).encode())
+                replace_durably(path, json.dumps(about).encode(), PRIVATE)
+                _forget_old(path.parent)
             return problem
 
     def _mark(self, line: str) -> Path:
@@ -109,11 +114,12 @@ class HostSetup:
         log.info("Running the setup of this host, `%s`; its output: %s", _shown(line), log_path)
         began_s = time.monotonic()
         with contextlib.ExitStack() as closing:
-            output = closing.enter_context(log_path.open("wb")) if self._watcher else None
+            output = closing.enter_context(_new_log(log_path)) if self._watcher else None
             try:
                 how = self._await_end(words, output, is_ended)
             except OSError as error:
                 how = f"{words[0]} cannot be started ({error.strerror})"
+            _shorten(output, has_ended=True)
         if not how:
             log.info("The setup of this host took %.0f s", time.monotonic() - began_s)
             return ""
@@ -146,6 +152,7 @@ class HostSetup:
                     return f"it was ended after {LIMIT_S / 3600:g} h"
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     program.wait(LOOK_S)
+                _shorten(output)
         finally:
             end_tree(process, mark)  # with what it has left running
             program.wait()
@@ -159,6 +166,27 @@ class HostSetup:
             "PYTHONUTF8": "1",
             "DISTEXP_WORKDIR": str(self._workdir.root),
         }
+
+
+def _new_log(path: Path) -> BinaryIO:
+    log = open(path, "ab", opener=private)  # noqa: SIM115 - to append: it is shortened meanwhile
+    log.truncate(0)
+    return log
+
+
+def _shorten(output: BinaryIO | None, *, has_ended: bool = False) -> None:
+    with contextlib.suppress(OSError):  # a full disk: the next look tries again
+        if output:
+            shorten(Path(output.name), MAX_LOG_BYTES, has_ended=has_ended)
+
+
+def _forget_old(folder: Path) -> None:
+    """Delete what this host has done long ago: for copies of the code, and lines, of before."""
+    for suffix, kept in KEPT.items():
+        found = [*folder.glob(f"{glob.escape(harmless_name(host_name()))}-{'?' * NAME_DIGITS}{suffix}")]
+        with contextlib.suppress(OSError):  # another worker forgets, too
+            for old in sorted(found, key=lambda each: -each.stat().st_mtime)[kept:]:
+                old.unlink()
 
 
 @contextlib.contextmanager

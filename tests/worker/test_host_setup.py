@@ -1,10 +1,13 @@
 """`setup:` of a sweep file runs once on each host, before the first task of that file there."""
 
+import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -16,6 +19,7 @@ from distexp.system.process import host_name
 from distexp.workdir import Workdir
 from distexp.worker import host_setup
 from distexp.worker.host_setup import HostSetup
+from distexp.worker.watcher import Watcher
 from tests.live_manager import Folder, RawClient
 from tests.live_worker import (
     DEADLINE_S,
@@ -207,6 +211,36 @@ def test_rerun_runs_it_first_where_it_has_not_been_done(lab: Folder) -> None:
     for is_first in (True, False):
         said = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout
         assert ("getting data" in said, "Result: data=rows and more" in said) == (is_first, True)
+
+
+CHATTY = """
+import os
+for number in range(20_000): print("line", number)
+print("\\r 1%\\r100%")
+"""
+
+
+def test_its_output_is_capped_and_only_the_newest_of_a_host_are_kept(
+    lab: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab.root / "get_data.py").write_text(CHATTY)
+    monkeypatch.chdir(lab.root)
+    monkeypatch.setattr(host_setup, "MAX_LOG_BYTES", 10_000)
+    monkeypatch.setattr(host_setup, "KEPT", {".log": 2, ".json": 3, ".json.lock": 3})
+    with closing(Watcher(lab.root / "watcher.lock")) as watcher:
+        setup = HostSetup(Workdir(lab.root), watcher)
+        for number in range(5):
+            lab.configure(f"{number}", CONFIG)
+            task = expand(load_configs([Path("configs/config_exp1.yaml")], lab.root))[0].task
+            assert setup.run(task) == ""
+    folder = Workdir(lab.root).setups
+    assert sorted(each.suffix for each in folder.iterdir()) == [".json"] * 3 + [".lock"] * 3 + [".log"] * 2
+    for log in folder.glob("*.log"):
+        assert log.stat().st_size <= 10_000
+        lines = log.read_text().splitlines()
+        assert (lines[0], lines[-1]) == ("line 0", "100%")
+    if os.name == "posix":
+        assert {stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()} == {0o600}
 
 
 def test_what_it_leaves_running_is_ended(lab: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
