@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import pool
+from distexp import __version__
 from distexp.task import Provenance, Scalar
 from distexp.wire.auth import client_context, read_token, secure
 from distexp.wire.client import RECEIVE_BYTES
@@ -45,6 +46,7 @@ class Peer:
         self.task: TaskReply | None = None
         self._about: dict[str, Any] = {
             "token": token.secret,
+            "version": __version__,
             "worker_id": name,
             "heartbeat_s": HEARTBEAT_S,
             "instance": f"{name}-{time.monotonic_ns()}",

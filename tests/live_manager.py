@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from distexp import __version__
 from distexp.manager.manager import ExperimentManager
 from distexp.system.process import machine_id
 from distexp.workdir import Workdir
@@ -138,6 +139,7 @@ def worker(manager: ExperimentManager, name: str = "gpu0", *, shares: bool = Tru
         "worker_id": name,
         "heartbeat_s": 15,
         "instance": f"{name}-1",
+        "version": __version__,
         "machine": machine_id(),
         "nonce": manager.workdir.read_nonce() if shares else "",
     }

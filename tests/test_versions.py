@@ -3,6 +3,7 @@
 `recorded/version_0_1_0.tar.xz` is the source of version 0.1.0.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -10,11 +11,14 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distexp import __version__
 from distexp.errors import ProtocolError
+from distexp.system.process import host_name
+from distexp.task import State
 from distexp.wire.framing import decode_request
 from distexp.wire.messages import Heartbeat, Progress, RequestTask, TaskComplete
 from tests.live_manager import Folder, RawClient
@@ -49,24 +53,107 @@ def manager_of(old: Path, folder: Folder) -> Iterator[int]:
         manager.kill()
 
 
+def worker_of(old: Path, folder: Folder, port: int) -> tuple[int, str]:
+    """Let a worker of version 0.1.0 work until it leaves; return its exit code, and what it said."""
+    worker = subprocess.run(
+        [sys.executable, old / "experiment_runner_gpu.py", "localhost", str(port), "--device", "cpu"],
+        cwd=folder.root,
+        env={**os.environ, "EXPERIMENT_TOKEN": folder.token_text},  # whose file it does not know
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return worker.returncode, worker.stdout
+
+
 def test_a_worker_of_version_0_1_0_works_for_this_manager(old: Path, mine: Folder) -> None:
-    command = [sys.executable, old / "experiment_runner_gpu.py", "localhost"]
     with mine.serving() as manager:
-        worker = subprocess.run(
-            [*command, str(manager.port), "--device", "cpu"],
-            cwd=mine.root,
-            env={**os.environ, "EXPERIMENT_TOKEN": mine.token_text},  # whose file it does not know
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-    assert worker.returncode == 0, worker.stdout
+        code, output = worker_of(old, mine, manager.port)
+    assert code == 0, output
     assert sorted((row["width"], row["score"]) for row in mine.rows()) == [
         ("1", "10"),
         ("2", "20"),
         ("3", "30"),
     ]
+
+
+COMMAND = 'python -c \'open("ran", "w"); print({{}})\' '
+WIDTHS = {"combinations": [{"w": [1, 2]}]}
+LATER: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # what its line says; the phase; the file
+    "dotted": (
+        "a parameter at a place in a mapping",
+        {"defaults": {"model": {"width": 99}}, "combinations": [{"model.width": [1, 2]}]},
+        {},
+    ),
+    "null": ("the form of its command", {"defaults": {"lr": None, "command": COMMAND + "--lr {lr} {w}"}}, {}),
+    "list": ("the form of its command", {"defaults": {"lr": [1, 2], "command": COMMAND + "{lr} {w}"}}, {}),
+    "args": ("the form of its command", {"defaults": {"command": COMMAND + "{args}"}}, {}),
+    "json": ("the form of its command", {"defaults": {"command": COMMAND + "{w:json}"}}, {}),
+    "setup": ("`setup`", {}, {"setup": "touch ran"}),
+    "python": ("`python`", {"defaults": {"python": "python3", "command": COMMAND + "{w}"}}, {}),
+    "frozen": ("`--freeze-code`", {}, {}),
+    "early": ("`early_terminate`", {"early_terminate": {"type": "asha"}, "metric": {"name": "a"}}, {}),
+}
+RECORDS = """
+from pathlib import Path
+def run(params, context):
+    Path("ran").touch()
+    return {"a": 1}
+"""
+
+
+def folder_with(root: Path, phases: dict[str, Any], **more: Any) -> Folder:
+    """A folder whose sweep file, JSON being YAML, holds these phases."""
+    folder = gated_folder(root, "[1]", RECORDS)
+    defaults = {"experiment": "experiment:run", "output_dir": "./results_exp1"}
+    text = json.dumps({"defaults": defaults, **phases, **more})
+    (root / "configs" / "config_exp1.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("kind", LATER)
+def test_a_worker_of_version_0_1_0_is_given_no_task_that_it_would_run_otherwise(
+    old: Path, tmp_path: Path, kind: str
+) -> None:
+    name, phase, more = LATER[kind]
+    folder = folder_with(tmp_path, {"late": WIDTHS | phase}, **more)
+    with folder.serving(freeze_code=kind == "frozen") as manager:
+        code, output = worker_of(old, folder, manager.port)
+    line = f"Worker cpu0 runs distexp 0.1.0 and gets no task of phase late ({name} needs 0.2 or later)"
+    assert code == 1, output
+    assert f"Error requesting task: {line}: update distexp on {host_name()}" in output
+    assert [said for said in folder.log() if line in said] == [f"{line}: update distexp on {host_name()}"]
+    assert not (tmp_path / "ran").exists()
+    assert not folder.csv.exists()
+
+
+def test_it_gets_the_other_tasks_also_those_of_the_same_phase(old: Path, tmp_path: Path) -> None:
+    rates = {"defaults": {"command": COMMAND + "--lr {lr}"}, "combinations": [{"lr": [None, 0.1, 0.2]}]}
+    folder = folder_with(tmp_path, {"late": rates, "plain": WIDTHS})
+    with folder.serving() as manager:
+        code, output = worker_of(old, folder, manager.port)
+        [left] = manager.queue.entries(State.PENDING)
+    assert code == 1, output
+    assert left.task.config["lr"] is None
+    assert sorted(row["phase"] for row in folder.rows()) == ["late", "late", "plain", "plain"]
+
+
+def test_the_manager_writes_its_rows_for_it(old: Path, mine: Folder) -> None:
+    mine.add_rows("1;42;7", header="width;seed;score")
+    with mine.serving() as manager:
+        code, output = worker_of(old, mine, manager.port)
+    assert code == 0, output
+    header, *rows = mine.csv.read_text(encoding="utf-8").splitlines()
+    assert header.startswith("width;seed;score;phase")
+    assert [row.split(";")[:3] for row in rows] == [["1", "42", "7"], ["2", "42", "20"], ["3", "42", "30"]]
+
+
+def test_a_hand_written_client_gets_every_task(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, {"late": WIDTHS}, setup="touch ran")
+    with folder.serving() as manager, RawClient(manager.port, token=folder.token, worker_id="w") as client:
+        assert client.say("request_task")["setup"] == "touch ran"
 
 
 def test_a_worker_of_this_version_tells_a_manager_of_0_1_0_to_be_updated(old: Path, mine: Folder) -> None:

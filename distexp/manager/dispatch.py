@@ -23,7 +23,7 @@ from distexp.manager.kept_rows import KeptRows
 from distexp.manager.rungs import halving_of
 from distexp.manager.sweep_state import SweepState
 from distexp.manager.waiting import Assignment, WaitingWorkers
-from distexp.manager.workers import Worker
+from distexp.manager.workers import Worker, withheld_text
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
 from distexp.system.group_commit import GroupCommit
@@ -206,16 +206,31 @@ class Dispatcher:
 
     # -- assigning -----------------------------------------------------------------------------------------
 
-    def _request_task(self, request: wire.RequestTask, worker: Worker, connection: Connection) -> Assignment:
+    def _request_task(
+        self, request: wire.RequestTask, worker: Worker, connection: Connection
+    ) -> Assignment | wire.ErrorReply:
         if request.fetches:
             self._frozen.copy_for(fetches=True)  # refused before a task is assigned
         known = self._waiting.changes
-        answer = self.assign([worker])[0]
+        answer: Assignment | wire.ErrorReply = self.assign([worker])[0]
+        if worker.info.earlier and isinstance(answer, wire.NoTask) and answer.reason == "wait":
+            answer = self._refusal_of_outdated(worker.info) or answer
         if request.wait_s and isinstance(answer, wire.NoTask) and answer.reason == "wait":
             return self._waiting.wait(worker, connection.descriptor, answer, known, request.wait_s)
         if isinstance(answer, wire.TaskReply):
             worker.waits_since_s = None
         return answer
+
+    def _refusal_of_outdated(self, info: WorkerInfo) -> wire.ErrorReply | None:
+        """Return what a worker of an earlier version is told when no task is left that it can run: it leaves.
+
+        A worker of any version shows the words of an error.
+        """
+        if info.earlier is None or not info.earlier.lacks or self._queue.queries.may_have_work(info):
+            return None
+        left = self._queue.queries.phases_left()
+        lacks = {phase: why for phase, why in info.earlier.lacks.items() if phase in left}
+        return wire.ErrorReply(error=withheld_text(info, lacks))
 
     def look_again(self) -> None:
         """Try again for workers that wait: a task may be free for them, or the sweep over."""
@@ -254,6 +269,8 @@ class Dispatcher:
                 self._journal.flush()
             undo.pop_all()
         self._on_assign()
+        for worker in workers:
+            self._registry.say_what_is_withheld(worker)
         for lease in filter(self._queue.is_live, new):
             log.info("Assigned task %s to %s", lease.task.task_id, lease.worker.name)
         return [
@@ -337,7 +354,9 @@ class Dispatcher:
             **{name: getattr(task, name) for name in task.__struct_fields__},
             lease_id=lease.lease_id,
             attempt=lease.attempt,
-            writes_row=worker.info.shares_folder and not self._store.is_superseded(task.key),
+            writes_row=worker.info.shares_folder
+            and worker.info.earlier is None  # it does not know every form of a results file
+            and not self._store.is_superseded(task.key),
             sweep_id=self._journal.sweep_id,
             seen=seen,
             code_version=self._queue.holds.code_version(task.phase),

@@ -94,6 +94,9 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
     able = [worker for worker in allowed if worker.gpus >= entry.need.gpus]
     if not any(worker.meets(entry.need) for worker in able):
         return _unmet(entry.need, allowed, able)
+    current = [worker for worker in able if worker.earlier is None or worker.earlier.can_run(entry.planned)]
+    if not current:
+        return _outdated(able, entry.planned.phase)
     largest_mib = max(worker.memory_mib for worker in able)
     if entry.is_beyond(largest_mib):
         return (
@@ -103,6 +106,12 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
     if view.before:
         return f"its turn has not come: {view.before} pending tasks before it"
     return f"it is next: {view.room or 'the workers are busy with other tasks'}"
+
+
+def _outdated(workers: Sequence[WorkerInfo], phase: str) -> str:
+    whys = {each.earlier.lacks[phase] for each in workers if each.earlier}
+    hosts = ", ".join(sorted({worker.host or f"the host of {worker.name}" for worker in workers}))
+    return f"{'; '.join(sorted(whys))}, and all workers are of an earlier version: update distexp on {hosts}"
 
 
 def _unmet(need: Need, allowed: Sequence[WorkerInfo], able: Sequence[WorkerInfo]) -> str:

@@ -202,6 +202,7 @@ class ExperimentManager:
             nonce=self.workdir.read_nonce(),
             task_lock=self.workdir.task_lock,
             clock=time.monotonic,
+            freezes_code=self._frozen.is_frozen,
         )
         self._searches = Searches(self.workdir.root, self.queue, self.store, self.journal)
         self._held_code = HeldCode(self.workdir.root, self.queue)

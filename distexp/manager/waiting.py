@@ -44,7 +44,8 @@ class _WaitingRequest:
         worker, info = self.worker, self.worker.info
         time_left = worker.left_s and info.name
         gpu = info.shared_gpu or info.free_mib
-        return (info.memory_mib, info.gpus, gpu, info.device, time_left, worker.excluded)
+        version = info.earlier and info.earlier.text
+        return (info.memory_mib, info.gpus, gpu, info.device, time_left, worker.excluded, version)
 
 
 class WaitingWorkers:

@@ -3,11 +3,12 @@
 import copy
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distexp.queue.entry import Lease, WorkerInfo
+from distexp.queue.versions import earlier_version
 from distexp.system import locks
 from distexp.system.process import ProcessMark
 from distexp.task import SharedGpu, Task
@@ -70,18 +71,22 @@ class WorkerRegistry:
         nonce: str,
         task_lock: Callable[[ProcessMark], Path],
         clock: Callable[[], float],
+        freezes_code: bool = False,
     ) -> None:
         """Know the manager's own host name, machine id and folder nonce, to tell who shares them.
 
         Args:
             task_lock: Which lock a worker's process holds while its task may run, see `Workdir`.
+            freezes_code: Tasks run from a copy of the code.
         """
+        self._freezes_code = freezes_code
         self._task_lock = task_lock
         self._ending_since: dict[ProcessMark, float] = {}  # when a dead worker's task was first seen to run
         self._host, self._machine, self._nonce = host, machine, nonce
         self._clock = clock
         self._commit = ""  # of the manager's folder, when it was last asked for
         self._warned: set[tuple[str, str, str]] = set()  # worker and both commits: a warning each
+        self._withheld: set[tuple[str, str]] = set()  # worker and phase: a warning each
         self._lock = threading.RLock()
         self._workers: dict[tuple[str, str], Worker] = {}  # by name and instance
         self._connected = 0  # counted as they come and go: each that waits asks for it
@@ -148,6 +153,9 @@ class WorkerRegistry:
             process=ProcessMark.of(request.pid) if shares_folder and request.pid else None,
             pid=request.pid,
             shared_gpu=request.shared_gpu,
+            earlier=earlier_version(request.version, needs_own_code=self._freezes_code)
+            if request.instance
+            else None,  # a client that somebody has written
         )
         worker = self._workers[name, request.instance] = Worker(info)
         return worker
@@ -271,6 +279,16 @@ class WorkerRegistry:
                     "column git_commit of its rows says so",
                     *(worker.name, worker.git_commit[:COMMIT_DIGITS], self._commit[:COMMIT_DIGITS]),
                 )
+
+    def say_what_is_withheld(self, worker: Worker) -> None:
+        """Warn once of each phase of which a worker of an earlier version is given no task."""
+        earlier = worker.info.earlier
+        for phase, why in dict(earlier.lacks if earlier else {}).items():
+            with self._lock:
+                is_told = (worker.name, phase) in self._withheld
+                self._withheld.add((worker.name, phase))
+            if not is_told:
+                log.warning("%s", withheld_text(worker.info, {phase: why}))
 
     # -- who is excluded -----------------------------------------------------------------------------------
 
@@ -423,3 +441,13 @@ class WorkerRegistry:
 
     def _allowed(self) -> list[Worker]:
         return [worker for worker in self._live() if not worker.excluded and not worker.drained]
+
+
+def withheld_text(info: WorkerInfo, lacks: Mapping[str, str]) -> str:
+    """Return what to do for a worker of an earlier version that is given no task of these phases."""
+    version = info.earlier.text if info.earlier else ""
+    phases = ", ".join(f"{phase} ({why})" for phase, why in lacks.items())
+    return (
+        f"Worker {info.name} runs distexp {version} and gets no task of phase {phases}: "
+        f"update distexp on {info.host or 'its host'}"
+    )

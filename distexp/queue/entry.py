@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from distexp.queue.records import LeaseRecord, TaskRecord
+from distexp.queue.versions import EarlierVersion
 from distexp.sweep.grid import Planned
 from distexp.system.process import ProcessMark
 from distexp.task import Need, State, Task
@@ -50,6 +51,7 @@ class WorkerInfo:
     pid: int = 0  # on its own host
     shared_gpu: str = ""  # UUID of the GPU that it shares by the memory of its tasks; empty: it does not
     phases: frozenset[str] | None = None  # those that fit beside what runs there; None: it would run alone
+    earlier: EarlierVersion | None = None  # it is of an earlier version; None: it knows every task
 
     @classmethod
     def of(cls, held: LeaseRecord) -> "WorkerInfo":
@@ -155,9 +157,11 @@ class Entry(msgspec.Struct, gc=False):
     def fits(self, worker: WorkerInfo) -> bool:
         """Return whether the worker's device has more memory than the one on which the task ran out.
 
-        And whether it would be alone there, if it has to be. What the task needs by its config is another
-        matter: see `WorkerInfo.meets`.
+        And whether it would be alone there, if it has to be, and the worker's version knows such tasks. What
+        the task needs by its config is another matter: see `WorkerInfo.meets`.
         """
+        if worker.earlier is not None and not worker.earlier.can_run(self.planned):
+            return False
         is_beside_others = worker.phases is not None
         has_more = self.oom_at_mib == 0 or worker.memory_mib > self.oom_at_mib
         return has_more and not (self.runs_alone and is_beside_others)

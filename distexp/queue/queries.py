@@ -68,6 +68,17 @@ class Queries:
         with self._lock:
             return self._scheduler.is_short_of_time(worker)
 
+    def may_have_work(self, worker: WorkerInfo) -> bool:
+        """Return whether a task is left, or to come, that the worker's version knows, by a walk."""
+        if worker.earlier is None:
+            return True
+        with self._lock:
+            entries, left = list(self._entries.values()), self._counts.left()
+        if left - worker.earlier.lacks.keys():
+            return True
+        unended = (each for each in entries if each.state in (State.PENDING, State.ASSIGNED))
+        return any(worker.earlier.can_run(each.planned) for each in unended)
+
     def sample(self, limit: int, without: Container[str] = ()) -> list[Task]:
         """Return at most `limit` tasks, picked at random among the pending ones but `without` these phases.
 

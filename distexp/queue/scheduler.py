@@ -15,6 +15,7 @@ from distexp.queue.priorities import Priorities
 from distexp.sweep.grid import Grid, GridPoint, Planned, duplicates_among
 from distexp.task import MAX_PRIORITY, Need, State, Task
 
+EARLIER_LOOK = 1000  # first attempts looked at for a worker of an earlier version, which few tasks suit
 RETRY_LOOK = 16  # retries looked at per request and line: assigning costs the same however many wait
 
 
@@ -172,7 +173,7 @@ class Scheduler:
         for (_, need), group in itertools.groupby(met, lambda each: each[0]):
             some = [(lines, phase, self._holds.lets_retries_wait(phase)) for _, phase, lines in group]
             retries = (self._first(lines.retry, need, is_for_me) for lines, _, wait in some if not wait)
-            fresh = (self._first_fresh(lines.fresh, need, phase) for lines, phase, _ in some)
+            fresh = (self._first_fresh(lines.fresh, need, phase, worker) for lines, phase, _ in some)
             late = (self._first(lines.retry, need, is_for_me) for lines, _, wait in some if wait)
             found = (entry for entry in itertools.chain(retries, fresh, late) if entry is not None)
             if (entry := next(found, None)) is not None:
@@ -201,8 +202,10 @@ class Scheduler:
         ranked = [((self._priorities.of(phase), need), phase, each) for (need, phase), each in lines]
         return sorted(ranked, key=lambda each: each[0], reverse=True)
 
-    def _first_fresh(self, line: deque[str], need: Need, phase: str) -> Entry | None:
+    def _first_fresh(self, line: deque[str], need: Need, phase: str, worker: WorkerInfo) -> Entry | None:
         """Return the first that has never been assigned; one from all over a phase that only fails."""
+        if worker.earlier is not None:
+            return self._first_known_to(worker, line, need)
         place = self._holds.spread_place(phase)
         if place is None:
             return self._first(line, need)
@@ -212,11 +215,22 @@ class Scheduler:
         line.rotate(min(skipped, len(line)))
         return entry
 
+    def _first_known_to(self, worker: WorkerInfo, line: deque[str], need: Need) -> Entry | None:
+        """Return the first, never assigned, that the worker's version knows; the others keep their places."""
+        passed, found = list[str](), None
+        while len(passed) < EARLIER_LOOK and (entry := self._first(line, need)) is not None:
+            if entry.fits(worker):
+                found = entry
+                break
+            passed.append(entry.key)
+        line.extendleft(reversed(passed))
+        return found
+
     def is_short_of_time(self, worker: WorkerInfo) -> bool:
         """Return whether a task waits that this worker would be assigned if it had the time."""
         for (need, phase), lines in self._lines.items():
             if phase in worker.too_long and worker.meets(need):
-                if (entry := self._first(lines.fresh, need)) is not None:
+                if (entry := self._first_known_to(worker, lines.fresh, need)) is not None:
                     lines.fresh.appendleft(entry.key)
                     return True
                 if (entry := self._first(lines.retry, need, lambda e: e.fits(worker))) is not None:

@@ -7,6 +7,7 @@ from msgspec import structs
 
 from distexp.manager.explain import Available, QueueView, why_not_running
 from distexp.queue.entry import Entry, WorkerInfo
+from distexp.queue.versions import EarlierVersion
 from distexp.task import Cause, State
 from tests.queue.sample_queue import CPU0, SampleQueue
 from tests.row_cases import a_task
@@ -17,6 +18,10 @@ def a_worker(name: str, memory_mib: int = 0, excluded: str = "", **more: int | s
 
 
 GPU = a_worker("gpu0", 80_000)
+
+
+def outdated(name: str, host: str) -> Available:
+    return WorkerInfo(name, host=host, earlier=EarlierVersion("0.1.0", needs_own_code=True)), ""
 
 
 def waiting(**facts: int) -> Entry:
@@ -31,6 +36,12 @@ def waiting(**facts: int) -> Entry:
             [],
             QueueView(0.0),
             "no worker is connected; start one with `distexp worker`",
+        ),
+        (
+            [outdated("cpu0", "ada"), outdated("bob/cpu0", "bob")],
+            QueueView(0.0),
+            "`--freeze-code` needs 0.2 or later, and all workers are of an earlier version: "
+            "update distexp on ada, bob",
         ),
         (
             [a_worker("gpu0", 0, "drained"), a_worker("gpu1", 0, "3 failures in a row")],
