@@ -13,6 +13,7 @@
     |   +-- Unauthorized       the secret is missing or wrong
     |   +-- Refused            what the manager said to a request that it does not grant
     +-- ManagerUnreachable     no manager answers; the caller may try again
+    |   +-- OtherManager       one answers, but not that of the token
     +-- ResultsUnwritable      a CSV or spool file cannot be written now; try again later
     |   +-- DiskHangs          a disk has not answered for so long that nobody waits for it any more
     +-- SamplerFailed          the process that chooses for an adaptive search has ended
@@ -71,6 +72,10 @@ class Refused(ProtocolError):
 
 class ManagerUnreachable(DistexpError):
     """No manager answers. The message holds address and cause."""
+
+
+class OtherManager(ManagerUnreachable):
+    """A manager answers whose certificate is not that of the token. No secret was sent."""
 
 
 class ResultsUnwritable(DistexpError):

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from distexp.system.process import ProcessMark, host_name
 LOG_FILE = "experiment_manager.log"
 OLD_TOKEN = ".experiment_token"  # of earlier versions, and where a copy may lie
 NONCE_CHARS = 100  # at most: 32 are written
+MAX_PORT = 65535
 EVERYWHERE = ("", "0.0.0.0", "::")  # addresses to bind, not to connect to
 
 
@@ -237,13 +238,20 @@ class Workdir:
             write_private(self.sweep_id, new)
         return found or new
 
-    def announce(self, host: str, port: int, configs: str = "") -> None:
+    def fallback_port(self) -> Sequence[int]:
+        """Return the port that the last manager here took in place of the default one; none if it did not."""
+        info = self.read_info()
+        port = info.get("port") if info.get("is_fallback") else None
+        return [port] if isinstance(port, int) and 0 < port <= MAX_PORT else []
+
+    def announce(self, host: str, port: int, configs: str = "", *, is_fallback: bool = False) -> None:
         """Write down who the manager of this folder is, where to reach it, and which configs it has read.
 
-        Caller holds the folder.
+        `is_fallback`: nobody has asked for this port. Caller holds the folder.
         """
         told: dict[str, object] = {"pid": os.getpid(), "host": host, "port": port}
         told |= {"configs": configs} if configs else {}
+        told |= {"is_fallback": True} if is_fallback else {}
         if host in EVERYWHERE:  # where another machine shares the folder, a loopback address is its own
             told |= {"host": "127.0.0.1", "name": host_name()}
         write_private(self.info, json.dumps(told))

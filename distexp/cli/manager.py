@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import sys
 from types import FrameType
 from typing import Any
@@ -25,7 +24,9 @@ from distexp.wire.messages import DEFAULT_PORT
     help="Address to serve; 0.0.0.0 for all of this machine.",
 )
 @click.option(
-    "--port", type=int, help=f"Port to serve; 0 takes a free one. [default: {DEFAULT_PORT}, else a free one]"
+    "--port",
+    type=int,
+    help=f"Port to serve; 0 takes a free one. [default: {DEFAULT_PORT}, else a free one, and that again]",
 )
 @CONFIGS
 @WORKDIR
@@ -63,8 +64,6 @@ def main(*, host: str, port: int | None, no_auth: bool, plain: bool, requeue: bo
     On a terminal the log scrolls above a live view. Ctrl+C stops the manager; workers outlive a
     restart of it.
     """
-    if port is None:
-        port = DEFAULT_PORT if _is_free(host, DEFAULT_PORT) else 0
     manager = ExperimentManager(host, port, auth=not no_auth, **flags)
     manager.stop_on_signals()
     if plain or not is_terminal():
@@ -91,12 +90,3 @@ def serve_job(manager: ExperimentManager) -> int:
     if warnings:
         slurm.requeue()
     return code
-
-
-def _is_free(host: str, port: int) -> bool:
-    """Return whether a manager could serve this port; else it takes a free one, which its workers find."""
-    try:
-        socket.create_server((host, port)).close()
-    except OSError:
-        return False
-    return True

@@ -59,7 +59,7 @@ class ExperimentManager:
     def __init__(
         self,
         host: str = "127.0.0.1",
-        port: int = DEFAULT_PORT,
+        port: int | None = DEFAULT_PORT,
         *,
         workdir: str | Path = ".",
         configs: str = DEFAULT_CONFIGS,
@@ -77,7 +77,7 @@ class ExperimentManager:
 
         Args:
             host: Address to bind.
-            port: Port to bind; 0 takes a free one.
+            port: Port to bind; 0 takes a free one, None 5000, or else a free one, the same at each restart.
             workdir: The folder that holds configs and results.
             configs: Pattern of the config files, relative to `workdir`.
             rescan_s: Seconds between two looks at configs and results.
@@ -165,9 +165,12 @@ class ExperimentManager:
             self._make_parts(token.secret if self._auth else None)
             self._load(tasks)
             undo.callback(self._searches.close)
-            self._server = Server(self.host, self._wanted_port, self.dispatcher, tls)
+            is_free = self._wanted_port is None  # workers may have been given the port of before
+            ports = [*self.workdir.fallback_port(), DEFAULT_PORT, 0] if is_free else [self._wanted_port or 0]
+            self._server = Server(self.host, ports, self.dispatcher, tls)
             undo.callback(self._server.server_close)
-            self.workdir.announce(self.host, self.port, self._configs)
+            is_fallback = is_free and self.port != DEFAULT_PORT
+            self.workdir.announce(self.host, self.port, self._configs, is_fallback=is_fallback)
             self._held, self._log_open = undo.pop_all(), log_open.pop_all()
         self._pauses.start()
         self._server.start()

@@ -20,7 +20,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from distexp.errors import ManagerUnreachable, TokenIncomplete, UserError
+from distexp.errors import ManagerUnreachable, OtherManager, TokenIncomplete, UserError
 from distexp.system.files import SMALL_BYTES, read_bytes
 from distexp.workdir import Workdir, write_private
 
@@ -145,7 +145,8 @@ def secure(sock: socket.socket, context: ssl.SSLContext, token: Token, address: 
 
     Raises:
         OSError: The connection broke, or the handshake took longer than the socket's timeout.
-        ManagerUnreachable: The peer speaks something else, or is another manager. Ours may come back.
+        ManagerUnreachable: The peer speaks something else. Ours may come back.
+        OtherManager: It is another manager.
     """
     try:
         tls = context.wrap_socket(sock)
@@ -160,7 +161,7 @@ def secure(sock: socket.socket, context: ssl.SSLContext, token: Token, address: 
         return tls
     tls.close()
     remedy = f"unset {TOKEN_VARIABLE} or set it again" if token.source == TOKEN_VARIABLE else "copy it again"
-    raise ManagerUnreachable(
+    raise OtherManager(
         f"{address}: this manager's certificate is not the one that {token.source} names (no secret was "
         f"sent): {remedy} if it is of an earlier manager, or name another host and port"
     )

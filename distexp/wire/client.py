@@ -17,24 +17,26 @@ from distexp import __version__
 from distexp.errors import (
     DistexpError,
     ManagerUnreachable,
+    OtherManager,
     ProtocolError,
     Refused,
     TokenIncomplete,
     Unauthorized,
     UserError,
 )
+from distexp.system import locks
 from distexp.system.beside import Latest
 from distexp.system.process import host_name
 from distexp.wire.auth import TOKEN_VARIABLE, Token, client_context, read_token, secure
 from distexp.wire.framing import MAX_MESSAGE_BYTES, decode_reply, encode
 from distexp.wire.messages import DEFAULT_PORT, AnyReply, AnyRequest, ErrorReply
-from distexp.workdir import Workdir
+from distexp.workdir import MAX_PORT, Workdir
 
 FOLDER_S = 2.0  # to read address and token of a folder whose disk may hang; then those of before count
 CONNECT_S = 5.0  # a host that does not answer by then is down or firewalled
 REPLY_S = 10.0  # a manager that does not answer by then is stuck; the request is repeated later
 RECEIVE_BYTES = 64 * 1024
-MAX_PORT = 65535
+THIS_HOST = (None, "localhost", "127.0.0.1")  # where the folder says which port its manager serves
 
 _NOT_KNOWN = re.compile(r"Object contains unknown field `(\w+)`|Invalid value '(\w+)' - at `\$\.type`")
 
@@ -78,7 +80,6 @@ class Client:
         self._wanted = (host, port)
         self._given = token
         self._folder = Latest(self._read_folder, None)
-        self._known: _Folder | None = None  # as of the last look at it
         self._secret = ""  # of the open connection
         self._context = client_context()
         self._socket: socket.socket | None = None
@@ -100,12 +101,11 @@ class Client:
 
     def _look(self) -> _Folder | None:
         """Return what the folder says; what it said before, or None, while its disk does not answer."""
-        self._known = self._folder.read(FOLDER_S)
-        return self._known
+        return self._folder.read(FOLDER_S)
 
     def _place(self, folder: _Folder | None) -> tuple[str, int]:
         host, port = self._wanted
-        info = folder.info if folder and host in (None, "localhost") else {}
+        info = folder.info if folder and host in THIS_HOST else {}
         if host is None:
             known = str(info.get("host", ""))
             host = "localhost" if known in ("", "127.0.0.1") else known
@@ -113,9 +113,16 @@ class Client:
                 host = str(info["name"])
         return host, port or int(info.get("port") or DEFAULT_PORT)
 
-    def _is_placed(self) -> bool:
-        """Whether somebody said where the manager is: the user, or a manager of this folder."""
-        return self._wanted != (None, None) or bool(self._known and self._known.info)
+    def _is_placed(self, folder: _Folder) -> bool:
+        """Return whether the user said where the manager is, or one that runs for this folder."""
+        if self._wanted != (None, None) or self._given is not None:
+            return True
+        if folder.info.get("name", host_name()) != host_name():  # whose lock this host cannot see, perhaps
+            return True
+        try:
+            return bool(folder.info) and locks.is_held(self._workdir.lock)
+        except (OSError, UserError):
+            return True
 
     @property
     def socket(self) -> socket.socket | None:
@@ -130,7 +137,7 @@ class Client:
         folder = self._look()
         if folder is None:
             return None
-        is_ours = self._wanted[0] in (None, "localhost") and self._place(folder)[1] == folder.info.get("port")
+        is_ours = self._wanted[0] in THIS_HOST and self._place(folder)[1] == folder.info.get("port")
         return str(folder.info.get("ended", "")) if is_ours else ""
 
     def call(self, request: AnyRequest, expected: type[Reply]) -> Reply:
@@ -258,8 +265,8 @@ class Client:
                 token = self._token(folder)
                 self._secret = token.secret
                 return secure(plain, self._context, token, self.address)
-            except Unauthorized:
-                if self._is_placed():
+            except (Unauthorized, OtherManager):
+                if self._is_placed(folder):
                     raise
                 raise ManagerUnreachable(
                     f"no manager answers for this folder, and that at {self.address} is another folder's; "

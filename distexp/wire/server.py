@@ -5,6 +5,7 @@ client gets a reply or a closed connection, and serving goes on.
 """
 
 import contextlib
+import errno
 import ipaddress
 import itertools
 import logging
@@ -15,11 +16,18 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from distexp.errors import AlreadyRunning, DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
+from distexp.errors import (
+    AlreadyRunning,
+    DistexpError,
+    JournalUnwritable,
+    ProtocolError,
+    ResultsUnwritable,
+    UserError,
+)
 from distexp.text import one_line
 from distexp.wire.auth import TLS_FIRST_BYTE
 from distexp.wire.framing import IDLE_S, MESSAGE_S, MessageReader, decode_request, encode
@@ -158,6 +166,26 @@ class ConnectionLimits:
         self._minute_began_s, self._logged, self._unlogged = time.monotonic(), 0, 0
 
 
+def _is_taken(error: Exception) -> bool:
+    """Return whether another program has the port; Windows refuses one that is held exclusively."""
+    taken = (errno.EADDRINUSE, errno.EACCES) if sys.platform == "win32" else (errno.EADDRINUSE,)
+    return getattr(error, "errno", None) in taken
+
+
+def _unbound(host: str, port: int, error: Exception) -> UserError:
+    """Return why an address cannot be served, and what to do."""
+    found = getattr(error, "strerror", "") or str(error).rstrip(".")
+    if _is_taken(error):
+        return AlreadyRunning(
+            f"{host}:{port}: {found}. Stop the program that uses this port, or choose another with --port"
+        )
+    if getattr(error, "errno", None) == errno.EADDRNOTAVAIL:
+        return UserError(
+            f"--host {host}: no address of this machine; give one of its own, or 0.0.0.0 for all"
+        )
+    return UserError(f"{host}:{port}: {found}. Choose another port with --port")
+
+
 class Server(socketserver.ThreadingTCPServer):
     """Serve `handler` on an address until `stop`."""
 
@@ -166,11 +194,20 @@ class Server(socketserver.ThreadingTCPServer):
     request_queue_size = BACKLOG
     allow_reuse_address = sys.platform != "win32"  # there it would let two managers share the port
 
-    def __init__(self, host: str, port: int, handler: RequestHandler, context: ssl.SSLContext) -> None:
-        """Bind and listen; port 0 takes a free one. `context` holds the certificate to show.
+    def __init__(
+        self, host: str, ports: Sequence[int], handler: RequestHandler, context: ssl.SSLContext
+    ) -> None:
+        """Bind and listen at the first of these ports that is free; 0 takes any.
+
+        Args:
+            host: The address.
+            ports: See there; one or more.
+            handler: What answers requests.
+            context: Holds the certificate to show.
 
         Raises:
-            AlreadyRunning: The address cannot be bound.
+            AlreadyRunning: None is free.
+            UserError: The address is none of this host, or cannot be bound.
         """
         self.handler = handler
         self.limits = ConnectionLimits(self._end)
@@ -179,13 +216,13 @@ class Server(socketserver.ThreadingTCPServer):
         self._open: dict[int, socket.socket] = {}  # by number
         self._lock = threading.Lock()
         self.answering: set[int] = set()  # numbers of connections that are being answered
-        try:
-            super().__init__((host, port), _ConnectionHandler)
-        except (OSError, OverflowError) as error:
-            found = getattr(error, "strerror", "") or error
-            raise AlreadyRunning(
-                f"{host}:{port}: {found}. Stop the program that uses this port, or choose another with --port"
-            ) from None
+        for at, port in enumerate(ports):
+            try:
+                super().__init__((host, port), _ConnectionHandler)
+                break
+            except (OSError, OverflowError) as error:
+                if not _is_taken(error) or at == len(ports) - 1:
+                    raise _unbound(host, port, error) from None
 
     @property
     def port(self) -> int:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from distexp.system.process import machine_id
 from distexp.wire.messages import DEFAULT_PORT
 from distexp.workdir import Workdir
 from tests.live_manager import CONFIG, Folder, RawClient
-from tests.live_worker import gated_folder, open_gate, worker_process
+from tests.live_worker import await_began, gated_folder, open_gate, worker_process
 
 SCRIPT = Path(experiment_manager.__file__)
 PATIENCE_S = 60
@@ -71,20 +72,72 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
     return code, shown.out, shown.err
 
 
+@pytest.fixture
+def taken() -> Iterator[None]:
+    """The default port, held by another program."""
+    with ExitStack() as held:
+        with suppress(OSError):  # somebody has it already
+            held.enter_context(socket.create_server(("127.0.0.1", DEFAULT_PORT)))
+        yield
+
+
+@pytest.mark.usefixtures("taken")
 def test_where_the_default_port_is_taken_a_manager_takes_a_free_one_and_its_workers_find_it(
     tmp_path: Path,
 ) -> None:
     folder = gated_folder(tmp_path, "[1, 2]")
     open_gate(tmp_path)
-    with ExitStack() as held:
-        with suppress(OSError):  # somebody has it already
-            held.enter_context(socket.create_server(("127.0.0.1", DEFAULT_PORT)))
-        with started(folder, "--exit-when-done", port=()) as manager:
-            assert manager.port != DEFAULT_PORT
-            with worker_process(tmp_path) as worker:
-                assert worker.code() == 0
-            assert manager.end()[0] == 0
+    with started(folder, "--exit-when-done", port=()) as manager:
+        assert manager.port != DEFAULT_PORT
+        with worker_process(tmp_path) as worker:
+            assert worker.code() == 0
+        assert manager.end()[0] == 0
     assert [row["width"] for row in folder.rows()] == ["1", "2"]
+
+
+@pytest.mark.usefixtures("taken")
+def test_such_a_port_is_served_again_so_that_workers_that_were_given_it_outlive_a_restart(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    folder = gated_folder(tmp_path / "here", "[1]")
+    gated_folder(tmp_path / "elsewhere", "[1]")
+    with ExitStack() as running:
+        with started(folder, port=()) as first:
+            token = {"EXPERIMENT_TOKEN": folder.token_text}
+            place = ("localhost", first.port)
+            worker = running.enter_context(worker_process(tmp_path / "elsewhere", *place, environment=token))
+            await_began(tmp_path / "elsewhere")
+            first.process.send_signal(signal.SIGINT)
+            assert first.end()[0] == 0
+        open_gate(tmp_path / "elsewhere")
+        worker.await_words("no manager answers")
+        with started(folder, "--exit-when-done", port=()) as second:
+            assert second.port == first.port
+            assert worker.code() == 0
+            assert second.end()[0] == 0
+    assert [row["score"] for row in folder.rows()] == ["10"]
+
+
+def test_managers_that_start_together_each_take_a_port(tmp_path: Path) -> None:
+    folders = [Folder(tmp_path / str(number)) for number in range(4)]
+    for each in folders:
+        each.configure([1])
+    with ThreadPoolExecutor(len(folders)) as pool, ExitStack() as running:
+        managers = list(pool.map(lambda each: Manager(each, port=()), folders))
+        for each in managers:
+            running.callback(each.process.communicate)
+            running.callback(each.process.kill)
+        assert len({each.port for each in managers}) == len(folders)
+
+
+def test_an_address_of_another_machine_is_named_as_such(
+    folder: Folder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = call(capsys, "--workdir", folder.root, "--host", "192.0.2.1")
+    wanted = "--host 192.0.2.1: no address of this machine; give one of its own, or 0.0.0.0 for all\n"
+    assert (code, err) == (2, f"error: {wanted}")
 
 
 def test_a_running_manager_answers_status_and_keeps_folder_and_port(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from distexp.errors import ManagerUnreachable, ProtocolError, Unauthorized, UserError
+from distexp.system import locks
 from distexp.wire.auth import load_or_make_identity, parse_token
 from distexp.wire.client import Client
 from distexp.wire.framing import encode
@@ -103,6 +104,37 @@ def test_the_manager_of_another_folder_is_none_until_this_folder_has_had_its_own
             sent.call(RequestTask(worker_id="gpu0"), TaskReply)
         with here.serving():
             assert client.call(RequestTask(worker_id="gpu0"), TaskReply).attempt == 1
+
+
+def test_where_a_folders_manager_was_that_of_another_folder_is_none_of_its_own(
+    folder: Folder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    here = Folder(tmp_path_factory.mktemp("here"))
+    here.configure([1])
+    with here.serving():
+        pass
+    with folder.serving() as other:
+        Workdir(here.root).announce("127.0.0.1", other.port)  # as if it had served that port
+        with Client(Workdir(here.root)) as client:
+            with pytest.raises(ManagerUnreachable, match=r"^no manager answers for this folder, and that at"):
+                client.call(Status(), StatusReply)
+            with (
+                locks.acquire(Workdir(here.root).lock, 0.0),
+                pytest.raises(ManagerUnreachable, match="this manager's certificate is not the one"),
+            ):
+                client.call(Status(), StatusReply)
+        with (
+            Client(Workdir(here.root), port=other.port) as sent,
+            pytest.raises(ManagerUnreachable, match="this manager's certificate is not the one"),
+        ):
+            sent.call(Status(), StatusReply)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_name_of_this_host_finds_the_port_of_the_folders_manager(folder: Folder, host: str) -> None:
+    with folder.serving() as manager, Client(Workdir(folder.root), host) as client:
+        assert client.address == f"{host}:{manager.port}"
+        assert client.call(Status(), StatusReply).status.total == 3
 
 
 def test_what_may_succeed_later_is_a_manager_that_cannot_be_reached_now(folder: Folder) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distexp.errors import AlreadyRunning
+from distexp.errors import UserError
 from distexp.manager.admin import Admin
 from distexp.manager.manager import ExperimentManager
 from distexp.text import MAX_LINE_CHARS
@@ -241,7 +241,7 @@ def test_a_port_that_cannot_be_had_is_named(
     other = Folder(tmp_path / "other")
     other.configure([1])
     wanted = ExperimentManager(port=port or manager.port, workdir=other.root)
-    with pytest.raises(AlreadyRunning, match=f"^127.0.0.1:{port or manager.port}: .*{found}.*--port$"):
+    with pytest.raises(UserError, match=f"^127.0.0.1:{port or manager.port}: .*{found}.*--port$"):
         wanted.start()
 
 
