@@ -15,10 +15,15 @@ from typing import Any
 import yaml
 
 from distexp.errors import ConfigError
+from distexp.sweep.axes import ITEM_NAMES
+from distexp.sweep.command_line import REST_NAMES
+from distexp.sweep.config import NO_PHASES, parse_config
 from distexp.sweep.early_terminate import read_early_terminate
-from distexp.sweep.validation import SETTINGS
+from distexp.sweep.options import GOALS
+from distexp.sweep.validation import COLUMNS, SETTINGS
 from distexp.sweep.yaml_loader import Problems, plain, read
-from distexp.task import Value
+from distexp.task import Value, canonical
+from distexp.text import one_line
 
 SAMPLES = 40  # for a search whose file does not say how many: W&B takes the number from `wandb agent --count`
 COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")  # what W&B runs where a file has no `command`
@@ -33,6 +38,9 @@ WORDS = {
 SAME = ("uniform", "int_uniform", "q_uniform", "log_uniform_values", "q_log_uniform_values",
         "normal", "q_normal", "log_normal", "q_log_normal")  # fmt: skip
 EXPONENTS = {"log_uniform": "log_uniform_values", "q_log_uniform": "q_log_uniform_values"}
+ARGUMENTS = tuple(word for word in WORDS if word.startswith("${args"))
+RESERVED = (*SETTINGS, *COLUMNS, *REST_NAMES, "seeds")  # of parameters, in what `convert` writes
+_UNSEEN = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff]")  # YAML folds or refuses what JSON holds as it is
 CARRIED = ("program", "command", "method", "parameters", "metric", "name", "run_cap", "early_terminate")
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
@@ -55,7 +63,7 @@ def convert(text: str, name: str = "sweep.yaml") -> str:
         name: How messages call the file.
 
     Raises:
-        ConfigError: It is no W&B sweep; each line says what is wrong.
+        ConfigError: It is no W&B sweep, or asks for what our loader refuses; each line says what is wrong.
     """
     problems = Problems(name)
     root = read(text, problems)
@@ -72,7 +80,19 @@ def convert(text: str, name: str = "sweep.yaml") -> str:
             sweep.notes.append(f"left out: {key}: {_json(said[key])}")
     sweep.notes.sort()
     _take(said["parameters"], "", sweep)
-    return "\n".join(_lines(said, sweep)) + "\n"
+    found = "\n".join(_lines(said, sweep)) + "\n"
+    if refused := [line for line in _refused(found) if "pip install optuna" not in line]:  # a note says that
+        raise ConfigError([f"{name}: what it asks for is refused here: {line}" for line in refused])
+    return found
+
+
+def _refused(text: str) -> Sequence[str]:
+    """Return what our loader says against a sweep file, without its name and line: nobody has seen it."""
+    try:
+        parse_config(text, "")
+    except ConfigError as error:
+        return [line.split(": ", 1)[-1] for line in error.problems]
+    return ()
 
 
 def _as_yaml_1_1(ours: Value, theirs: Any) -> Value:
@@ -96,24 +116,62 @@ def _take(parameters: Mapping[str, Value], path: str, sweep: _Sweep) -> None:
             _take(said["parameters"], f"{place}.", sweep)
         elif place == "seed":
             _take_seed(said, sweep)
-        elif place in SETTINGS or place in ("seeds", "phase", "task_id"):
+        elif _is_reserved(place, said):
             sweep.notes.append(f"left out, the name has a meaning of its own here: {place}: {_json(said)}")
         elif "value" in said:
-            sweep.fixed[place] = said["value"]
-        else:
-            axis = _axis(place, said, sweep)
-            if axis is not None:
+            fixed = f"{{{_name(place)}: {_json(said['value'])}}}"
+            if _is_accepted(place, said, f"defaults: {fixed}, combinations: [{{_: [1]}}]", sweep):
+                sweep.fixed[place] = said["value"]
+        elif (axis := _axis(place, said, sweep)) is not None:
+            search = "" if sweep.is_grid else "search: {samples: 1}, "
+            text = f"{search}combinations: [{{{_name(place)}: {_json(axis)}}}]"
+            if _is_accepted(place, said, text, sweep):
                 sweep.axes.append((place, axis))
+        if isinstance(said, dict):
+            _note_unread(place, said, sweep)
+
+
+def _is_reserved(place: str, said: Mapping[str, Value]) -> bool:
+    if "value" in said:
+        return place in RESERVED or (place == "python" and isinstance(said["value"], str))
+    return place in (*RESERVED, *ITEM_NAMES)
+
+
+def _note_unread(place: str, said: Mapping[str, Value], sweep: _Sweep) -> None:
+    """Note what a parameter says beside what decides."""
+    decides = next((key for key in ("parameters", "value", "values") if key in said), None)
+    heeded = (decides, "distribution", "probabilities" if decides == "values" and not sweep.is_grid else "")
+    unread = [key for key in said if decides and key not in heeded]
+    sweep.notes += [f"left out: {place}.{key}: {_json(said[key])}" for key in unread]
+
+
+def _is_accepted(place: str, said: Value, phase: str, sweep: _Sweep) -> bool:
+    """Return whether our loader takes a phase that is nothing but this parameter; if not, that is noted."""
+    refused = _refused(f"p: {{{phase}}}")
+    if refused:
+        why = refused[0].split(": ", 1)[-1]
+        sweep.notes.append(f"left out ({why}): {place}: {_json(said)}")
+    return not refused
 
 
 def _take_seed(said: Mapping[str, Value], sweep: _Sweep) -> None:
     seeds = [said["value"]] if "value" in said else said.get("values")
-    if isinstance(seeds, list) and all(type(seed) is int for seed in seeds):
-        sweep.seeds = seeds
-        if not sweep.is_grid and len(seeds) > 1:
+    if isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds):
+        sweep.seeds = _distinct("seed", seeds, sweep)
+        if not sweep.is_grid and len(sweep.seeds) > 1:
             sweep.notes.append("every sample runs with each of the seeds")
     else:
         sweep.notes.append(f"left out: seeds are a list of whole numbers here: seed: {_json(said)}")
+
+
+def _distinct(name: str, values: Sequence[Value], sweep: _Sweep) -> list[Value]:
+    """Return each value once, and note the others."""
+    found: dict[str, Value] = {}
+    for value in values:
+        if canonical(value) in found:
+            sweep.notes.append(f"left out, it stands there twice: {name}: {_json(value)}")
+        found.setdefault(canonical(value), value)
+    return [*found.values()]
 
 
 def _axis(name: str, said: Mapping[str, Value], sweep: _Sweep) -> Value:
@@ -121,11 +179,16 @@ def _axis(name: str, said: Mapping[str, Value], sweep: _Sweep) -> Value:
     kind = said.get("distribution", "")
     if isinstance(values := said.get("values"), list):
         weights = said.get("probabilities")
-        return values if weights is None or sweep.is_grid else {"values": values, "probabilities": weights}
+        if weights is not None and not sweep.is_grid:
+            return {"values": values, "probabilities": weights}
+        return _distinct(name, values, sweep)
     given = {key: value for key, value in said.items() if key != "distribution"}
     if kind in EXPONENTS and all(isinstance(given.get(key), int | float) for key in ("min", "max")):
-        for key in ("min", "max"):
-            given[key] = float(f"{math.exp(given[key]):.6g}")
+        try:
+            given |= {key: float(f"{math.exp(given[key]):.6g}") for key in ("min", "max")}
+        except (OverflowError, ValueError):
+            sweep.notes.append(f"left out, no float holds numbers that large: {name}: {_json(said)}")
+            return None
         kind = EXPONENTS[kind]
         sweep.notes.append(f"{name}: W&B's {said['distribution']} takes exponents: these are the values")
     if sweep.is_grid:
@@ -152,24 +215,53 @@ def _listed(name: str, said: Mapping[str, Value], sweep: _Sweep) -> Value:
 def _lines(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
     if not sweep.axes:
         sweep.notes.append("no parameter varies")
-        flat = next((name for name in sweep.fixed if "." not in name and sweep.fixed[name] != {}), None)
+        flat = next(
+            (n for n, value in sweep.fixed.items() if "." not in n and value != {} and n not in ITEM_NAMES),
+            None,
+        )
         sweep.axes.append((flat, [sweep.fixed.pop(flat)]) if flat else ("task", [1]))
     phase = re.sub(r"[^\w.-]+", "_", str(said.get("name") or "sweep")).strip("_") or "sweep"
+    if phase in NO_PHASES:
+        sweep.notes.append(f"name: {phase}: has a meaning of its own here: the phase is called sweep_{phase}")
+        phase = f"sweep_{phase}"
     lines = [f"command: {_json(_command(said, sweep))}", 'output_dir: "./results_{phase}"']
     lines += [f"{_name(name)}: {_json(value)}" for name, value in sweep.fixed.items()]
     found = ["defaults:", *(f"  {line}" for line in lines)]
     if sweep.seeds is not None:
         found.append(f"seeds: {_json(sweep.seeds)}")
-    if isinstance(metric := said.get("metric"), dict) and isinstance(metric.get("name"), str):
-        goal = metric.get("goal", "minimize")  # as W&B takes it where a file does not say
-        found.append(f"metric: {{name: {_json(metric['name'])}, goal: {goal}}}")
+    found += _metric(said, sweep)
     found.append(f"{_name(phase)}:")
     found += _early_terminate(said, sweep)
     if not sweep.is_grid:
-        found.append(f"  search: {{method: {_method(said, sweep)}, samples: {_samples(said, sweep)}}}")
+        method = _method(said, sweep)
+        found.append(f"  search: {{method: {method}, samples: {_samples(said, method, sweep)}}}")
+    elif "run_cap" in said:
+        sweep.notes.append(f"left out, a grid runs whole: run_cap: {_json(said['run_cap'])}")
     found.append("  combinations:")
     found += [f"    - {_name(name)}: {_json(axis)}" for name, axis in sweep.axes]
-    return [*(f"# {note}" for note in sweep.notes), *found]
+    return [*(f"# {one_line(note)}" for note in sweep.notes), *found]
+
+
+def _metric_name(said: Mapping[str, Value]) -> str | None:
+    metric = said.get("metric")
+    found = metric.get("name") if isinstance(metric, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def _metric(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
+    """Return the line for it; none, and a note, where W&B would know none either."""
+    metric, name = said.get("metric"), _metric_name(said)
+    if name is None or not isinstance(metric, dict):
+        if metric is not None:
+            sweep.notes.append(f"left out, it names none: metric: {_json(metric)}")
+        return []
+    goal = metric.get("goal", "minimize")  # as W&B takes it where a file does not say
+    if goal not in GOALS:
+        sweep.notes.append(f"left out, not understood: metric.goal: {_json(goal)}")
+        goal = "minimize"
+    others = (key for key in metric if key not in ("name", "goal"))
+    sweep.notes += [f"left out: metric.{key}: {_json(metric[key])}" for key in others]
+    return [f"metric: {{name: {_json(name)}, goal: {goal}}}"]
 
 
 def _early_terminate(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
@@ -177,9 +269,9 @@ def _early_terminate(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
     if "early_terminate" not in said:
         return []
     problems, text = Problems(""), f"early_terminate: {_json(said['early_terminate'])}"
-    root, metric = read(text, problems), said.get("metric")
+    root = read(text, problems)
     found = None if root is None else read_early_terminate(root.value["early_terminate"], problems)
-    if found is None or not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
+    if found is None or _metric_name(said) is None:
         sweep.notes.append(f"left out, {'it needs a metric' if found else 'not understood'}: {text}")
         return []
     sweep.notes.append("early_terminate: looks at steps of `context.report`, or of JSON lines with a `step`")
@@ -188,8 +280,8 @@ def _early_terminate(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
 
 
 def _method(said: Mapping[str, Value], sweep: _Sweep) -> str:
-    method, metric = said.get("method"), said.get("metric")
-    if method == "bayes" and isinstance(metric, dict) and isinstance(metric.get("name"), str):
+    method = said.get("method")
+    if method == "bayes" and _metric_name(said) is not None:
         sweep.notes.append(
             "method: bayes: TPE here, by Optuna (pip install optuna); W&B fits a Gaussian process"
         )
@@ -201,11 +293,38 @@ def _method(said: Mapping[str, Value], sweep: _Sweep) -> str:
     return "random"
 
 
-def _samples(said: Mapping[str, Value], sweep: _Sweep) -> int:
-    if type(count := said.get("run_cap")) is int and count > 0:
-        return count
-    sweep.notes.append(f"samples: as many as `wandb agent --count` says; {SAMPLES} here")
-    return SAMPLES
+def _samples(said: Mapping[str, Value], method: str, sweep: _Sweep) -> int:
+    count, wanted = SAMPLES, said.get("run_cap")
+    if type(wanted) is int and wanted > 0:
+        count = wanted
+    else:
+        sweep.notes.append(f"samples: as many as `wandb agent --count` says; {SAMPLES} here")
+        if wanted is not None:
+            sweep.notes.append(f"left out, not understood: run_cap: {_json(wanted)}")
+    size = math.prod(_count(axis) for _, axis in sweep.axes)
+    if method == "random" and size < count:  # an adaptive search ends by itself
+        sweep.notes.append(f"samples: {size}, as there are no more combinations")
+        return int(size)
+    return count
+
+
+def _count(axis: Value) -> float:
+    """Return how many values an axis has that our loader has accepted; infinite for numbers of any kind."""
+    if not isinstance(axis, dict):
+        return len(axis)
+    if "values" in axis:
+        both = zip(axis["values"], axis["probabilities"], strict=True)
+        return len({canonical(value) for value, weight in both if weight})
+    kind, low, high = axis.get("distribution"), axis.get("min"), axis.get("max")
+    if low is None or high is None:
+        return math.inf
+    if low == high:
+        return 1
+    if kind in ("q_uniform", "q_log_uniform_values"):
+        step = axis.get("q", 1)
+        return int(round(high / step) - round(low / step) + 1)
+    is_whole = kind == "int_uniform" or (kind is None and type(low) is type(high) is int)
+    return int(high - low + 1) if is_whole else math.inf
 
 
 def _command(said: Mapping[str, Value], sweep: _Sweep) -> str:
@@ -217,17 +336,24 @@ def _command(said: Mapping[str, Value], sweep: _Sweep) -> str:
         words = COMMAND
     if "program" not in said and "${program}" in words:
         sweep.notes.append("no program is named: replace train.py")
+    if not any(word in ARGUMENTS for word in words):
+        sweep.notes.append("the command holds no ${args}: {args} is added, as parameters reach it so here")
+        words = [*words, "${args}"]
     found = []
     for word in words:
         if word == "${program}":
-            found.append(shlex.quote(str(said.get("program", "train.py"))))
+            found.append(_literal(str(said.get("program", "train.py"))))
         elif word in WORDS:
             found += [WORDS[word]] * bool(WORDS[word])
         else:
             if "${" in word:
                 sweep.notes.append(f"not known in a command: {word}")
-            found.append(shlex.quote(word.replace("{", "{{").replace("}", "}}")))
+            found.append(_literal(word))
     return " ".join(found)
+
+
+def _literal(word: str) -> str:
+    return shlex.quote(word.replace("{", "{{").replace("}", "}}"))
 
 
 def _name(name: str) -> str:
@@ -237,4 +363,5 @@ def _name(name: str) -> str:
 
 
 def _json(value: Value) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -1,5 +1,7 @@
 """W&B sweep files to ours: what comes out is read by our loader, and says what it could not carry."""
 
+import sys
+
 import pytest
 
 from distexp.errors import ConfigError
@@ -152,9 +154,112 @@ def test_plain_words_are_what_yaml_1_1_reads_as_w_and_b_does() -> None:
     assert phase.defaults == {"day": "2026-01-01"}
 
 
+HERE = "has a meaning of its own here"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "notes"),
+    [
+        ("a: {values: [1, 1, 2]}", ["left out, it stands there twice: a: 1"]),
+        ("seed: {values: [3, 3]}, a: {values: [1, 2]}", ["left out, it stands there twice: seed: 3"]),
+        ("when: {values: [1, 2]}, a: {values: [1, 2]}",
+         [f'left out, the name {HERE}: when: {{"values": [1, 2]}}']),
+        ("cases: {value: 1}, a: {values: [1, 2]}", []),
+        ("zip: {value: 1}", ["no parameter varies"]),
+        ("args: {value: 1}, a: {values: [1, 2]}", [f'left out, the name {HERE}: args: {{"value": 1}}']),
+        ("python: {value: abc}, a: {values: [1, 2]}",
+         [f'left out, the name {HERE}: python: {{"value": "abc"}}']),
+        ("python: {values: ['3.11', '3.12']}", []),
+        ("a: {values: [1, '1']}, b: {values: [1, 2]}",
+         ['left out ("1" and 1 look alike in a row: change one): a: {"values": [1, "1"]}']),
+        ("a: {min: 0, max: 100000000}, b: {values: [1, 2]}",
+         ["left out (must give 1 to 1,000,000 values, not 100,000,001 (it is [0, 100000001])): "
+          'a: {"min": 0, "max": 100000000}']),
+        ("a: {values: [1, 2], probabilities: [0.1, 0.9]}", ["left out: a.probabilities: [0.1, 0.9]"]),
+        ("a: {value: 1, mu: 3}, b: {values: [1, 2]}", ["left out: a.mu: 3"]),
+    ],
+)  # fmt: skip
+def test_a_parameter_that_our_loader_would_refuse_is_a_comment(parameters: str, notes: list[str]) -> None:
+    _, found = converted(f"program: t.py\nmethod: grid\nparameters: {{{parameters}}}\n")
+    assert found == [f"# {note}" for note in notes]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "note"),
+    [
+        ("{distribution: log_uniform, min: 0, max: 1000}", "left out, no float holds numbers that large"),
+        ("{distribution: q_log_uniform, min: 0, max: 710}", "left out, no float holds numbers that large"),
+        ("{distribution: log_uniform, min: -1000, max: 1}",
+         "left out (min must be above 0 for log_uniform_values (it is 0.0))"),
+        ("{distribution: uniform, min: 5, max: 1}", "left out (min (5) is above max (1))"),
+        ("{values: [1, 2], probabilities: [1, 1]}",
+         "left out (probabilities must be 0 or more, and 1 together)"),
+        ("{values: []}", "left out (must be a list that is not empty, such as [1, 2, 4])"),
+    ],
+)  # fmt: skip
+def test_so_is_a_distribution_that_nothing_can_be_drawn_from(parameter: str, note: str) -> None:
+    phase, notes = converted(
+        f"program: t.py\nmethod: random\nrun_cap: 3\nparameters: {{x: {parameter}, y: {{min: 1, max: 9}}}}"
+    )
+    assert list(phase.axes) == ["y"]
+    assert [each for each in notes if each.startswith(f"# {note}: x: {{")]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "samples"),
+    [
+        ("a: {values: [1, 2, 3]}, b: {values: [x, y, y]}", 6),
+        ("a: {min: 1, max: 3}, b: {values: [1, 2, 3], probabilities: [0.5, 0.5, 0]}", 6),
+        ("a: {distribution: q_uniform, min: 0.1, max: 1, q: 0.25}, b: {min: 0.5, max: 0.5}", 5),
+        ("a: {value: 3}", 1),
+        ("a: {values: [1, 2]}, b: {min: 0.0, max: 1.0}", 40),
+        ("a: {min: 1, max: 40}", 40),
+    ],
+)
+def test_no_more_samples_are_asked_for_than_there_are_combinations(parameters: str, samples: int) -> None:
+    phase, notes = converted(f"program: t.py\nmethod: random\nrun_cap: 40\nparameters: {{{parameters}}}")
+    assert phase.search is not None
+    assert (phase.search.samples, len(expand([phase]))) == (samples, samples)
+    assert (f"# samples: {samples}, as there are no more combinations" in notes) == (samples < 40)
+
+
+@pytest.mark.parametrize(
+    ("more", "notes"),
+    [
+        ("metric: {name: loss, goal: minimize, target: 0.1}", ["left out: metric.target: 0.1"]),
+        ("metric: {name: loss, goal: up}", ['left out, not understood: metric.goal: "up"']),
+        ("metric: {name: 3}", ['left out, it names none: metric: {"name": 3}']),
+        ("run_cap: 5", ["left out, a grid runs whole: run_cap: 5"]),
+        ("name: seeds", [f"name: seeds: {HERE}: the phase is called sweep_seeds"]),
+        ("name: defaults", [f"name: defaults: {HERE}: the phase is called sweep_defaults"]),
+        ("name: include", []),
+        ("command: [python, t.py]",
+         ["the command holds no ${args}: {args} is added, as parameters reach it so here"]),
+    ],
+)  # fmt: skip
+def test_whatever_else_is_not_carried_over_is_a_comment(more: str, notes: list[str]) -> None:
+    _, found = converted(f"program: t.py\nmethod: grid\n{more}\nparameters: {{a: {{values: [1, 2]}}}}")
+    assert found == [f"# {note}" for note in notes]
+
+
+def test_texts_that_yaml_would_fold_and_braces_stay_as_they_are() -> None:
+    phase, _ = converted('program: "t{1}.py"\nmethod: grid\nparameters: {a: {values: ["x\\u2028y\\x85", z]}}')
+    assert dict(phase.axes) == {"a": ("x\u2028y\x85", "z")}
+    assert fill_command(phase.command or "", {"a": "z"}, {}) == ["python", "t{1}.py", "--a=z"]
+
+
+def test_without_optuna_a_search_is_converted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "optuna", raising=False)
+    monkeypatch.setattr("sys.path", [])
+    assert "search: {method: tpe, samples: 40}" in convert(f"{BAYES}metric: {{name: loss}}\n")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("program: t.py\nparameters: {m: {value: cnn}, m.w: {values: [1, 2]}}\nmethod: grid",
+         "s.yaml: what it asks for is refused here: sweep.combinations[0].m.w: "
+         'm.w sets a place in a mapping, but m is "cnn" (line 4): rename one'),
         ("lr: [1, 2]", "s.yaml: is no W&B sweep: that has `method` and a mapping `parameters`"),
         ("", "s.yaml: is no W&B sweep: that has `method` and a mapping `parameters`"),
         ("a: [", "s.yaml:1: broken YAML: while parsing a flow node: expected the node content, "
