@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from distexp.errors import UserError
+from distexp.errors import ConfigError, UserError
 from distexp.sweep.config import parse_config
 
 CONFIG = """\
@@ -44,7 +45,9 @@ defaults:
   command: {command}
   output_dir: "./results_{{phase}}"      # rows go to final_results.csv in there
 {seeds}
-{phase}"""
+exp1:
+  combinations:
+{axes}"""
 CONFIG_FILE = "configs/config_exp1.yaml"
 FILES = {CONFIG_FILE: CONFIG, "my_experiment.py": EXPERIMENT}
 
@@ -89,22 +92,41 @@ def config_of(command: str, axes: Sequence[str]) -> str:
     """Return a config of one phase that runs the command for each combination of the values.
 
     Raises:
-        UserError: It would be no config; says why.
+        UserError: It would be no config; says why, and which of the words is at fault.
     """
-    seeds, lines = "", []
+    listed: dict[str, str] = {}
     for axis in axes:
         name, sign, texts = axis.partition("=")
         if not sign or not name:
             raise UserError(f"{axis}: must be NAME=VALUE,VALUE, such as lr=0.1,0.01")
-        values = f"[{', '.join(map(value_of, texts.split(',')))}]"
-        if name == "seeds":
-            seeds = f"seeds: {values}\n"
-        else:
-            lines.append(f"    - {name}: {values}\n")
-    phase = "exp1:\n  combinations:\n" + "".join(lines) if lines else "exp1:\n  combinations: []\n"
-    text = COMMAND_CONFIG.format(command=json.dumps(command, ensure_ascii=False), seeds=seeds, phase=phase)
-    parse_config(text, CONFIG_FILE)
+        if name in listed:
+            raise UserError(f"{axis}: {name} is there already: name all its values at once")
+        listed[name] = f"[{', '.join(map(value_of, texts.split(',')))}]"
+    seeds = listed.pop("seeds", "")
+    if not listed and not seeds:
+        raise UserError("--command: name what is to vary, such as lr=0.1,0.01 or seeds=1,2,3")
+    lines = [f"    - {name}: {values}\n" for name, values in listed.items()] or [f"    - seed: {seeds}\n"]
+    text = COMMAND_CONFIG.format(
+        command=json.dumps(command, ensure_ascii=False),
+        seeds=f"seeds: {seeds}\n" if listed and seeds else "",
+        axes="".join(lines),
+    )
+    try:
+        parse_config(text, CONFIG_FILE)
+    except ConfigError as error:
+        raise UserError("\n".join(_of_words(problem, axes) for problem in error.problems)) from None
     return text
+
+
+def _of_words(problem: str, axes: Sequence[str]) -> str:
+    """Return a problem of a config that is not written as one of the words that were typed for it."""
+    _, place, text = problem.split(": ", 2)
+    at = re.sub(r"(\[\d+\])+$", "", place)
+    if at == "defaults.command":
+        return f"--command: {text}"
+    name = "seeds" if at == "exp1.combinations[0].seed" else at
+    word = next((axis for axis in axes if f".{name}".endswith(f".{axis.partition('=')[0]}")), "")
+    return f"{word or at}: {text}"
 
 
 def value_of(text: str) -> str:

@@ -65,17 +65,36 @@ def test_a_config_for_a_command_is_written_and_asks_for_its_combinations(tmp_pat
     assert not (tmp_path / "my_experiment.py").exists()
 
 
+def test_a_command_may_vary_by_its_seeds_alone(tmp_path: Path) -> None:
+    run = "python train.py {args}"
+    assert command(["init", "--workdir", str(tmp_path), "--command", run, "seeds=1,2"]) == 0
+    points = expand(load_configs([Path("configs/config_exp*.yaml")], tmp_path))
+    assert [(point.seed, point.task.config) for point in points] == [(1, {}), (2, {})]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["--command", "python a.py {lr}", "lr"], "lr: must be NAME=VALUE,VALUE, such as lr=0.1,0.01"),
-        (["--command", "python a.py", "lr=1,2"], "lr"),
+        (["--command", "python a.py", "lr=1,2"],
+         "lr=1,2: lr reaches neither the command nor output_dir: write {lr} or {args} there"),
+        (["--command", "python a.py {args}", "model.w=1,1"],
+         "model.w=1,1: 1 stands in the list twice: keep one"),
+        (["--command", "python a.py {args}", "seeds=1,x"],
+         'seeds=1,x: must hold whole numbers (this is "x")'),
+        (["--command", "python a.py {args}", "a=1", "seeds=x"],
+         'seeds=x: must hold whole numbers (this is "x")'),
+        (["--command", "python a.py {args}", "a=1", "a=2"],
+         "a=2: a is there already: name all its values at once"),
+        (["--command", "python 'a.py {a}", "a=1"], '--command: "python \'a.py {a}" has an open quote'),
+        (["--command", "python a.py"],
+         "--command: name what is to vary, such as lr=0.1,0.01 or seeds=1,2,3"),
         (["lr=1"], "lr=1: is for --command, such as --command 'python train.py --lr {lr}'"),
     ],
-)
+)  # fmt: skip
 def test_a_command_that_would_be_no_sweep_is_refused_and_nothing_is_written(
     tmp_path: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(["init", "--workdir", str(tmp_path), *words]) == 2
-    assert told in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {told}"
     assert [*tmp_path.iterdir()] == []

@@ -53,7 +53,7 @@ def test_each_distribution_of_the_table_is_one(text: str) -> None:
 
 def test_every_key_of_a_phase_is_on_the_page() -> None:
     keys = {row[0].strip("`") for row in TABLES["key"]}
-    assert keys == {*OPTIONS, *TOP_OPTIONS, "include"}
+    assert keys == {*OPTIONS, *TOP_OPTIONS, "include", "defaults"}
 
 
 def spans(cell: str) -> list[str]:
