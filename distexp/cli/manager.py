@@ -57,6 +57,7 @@ from distexp.wire.messages import DEFAULT_PORT
     is_flag=True,
     help="In a job of Slurm: put it back in line when its time ends before the sweep does.",
 )
+@click.option("--has-all-workers", is_flag=True, hidden=True)  # `run` says so of the manager it starts
 @click.option("--no-auth", is_flag=True, help="Do not ask for the folder's secret; loopback only.")
 def main(*, host: str, port: int | None, no_auth: bool, plain: bool, requeue: bool, **flags: Any) -> int:
     """Expand configs into tasks and assign them to workers until every task has its row.

@@ -34,6 +34,7 @@ from distexp.workdir import Workdir
 PROJECT = Path(__file__).resolve().parents[2]
 MANAGER = "experiment_manager.py"
 RUNNER = "experiment_runner_gpu.py"
+RUN_MANAGER = ("--exit-when-done", "--has-all-workers")  # for that of `run`
 SLURM_MANAGER = ("--exit-when-done", "--plain", "--requeue")  # for a manager that is a job
 MANAGER_WORDS = (MANAGER, "distexp")  # one of which is in the command of a manager
 NO_GPU = "No available GPU found: "  # what a worker says of a host without any
@@ -109,7 +110,7 @@ def run(
         device = "cpu"
         say("Tasks run on the CPU")
     draws = is_terminal() and "--plain" not in manager_words
-    manager = python(MANAGER, "manager", "--exit-when-done", "--workdir", str(workdir), *manager_words)
+    manager = python(MANAGER, "manager", *RUN_MANAGER, "--workdir", str(workdir), *manager_words)
     with ProcessGroup() as group:
         local_run = LocalRun(
             group,

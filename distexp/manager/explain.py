@@ -93,7 +93,7 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
         return f"all workers are excluded ({why})"
     able = [worker for worker in allowed if worker.gpus >= entry.need.gpus]
     if not any(worker.meets(entry.need) for worker in able):
-        return _unmet(entry.need, allowed, able)
+        return unmet_text(entry.need, allowed)
     current = [worker for worker in able if worker.earlier is None or worker.earlier.can_run(entry.planned)]
     if not current:
         return _outdated(able, entry.planned.phase)
@@ -114,12 +114,13 @@ def _outdated(workers: Sequence[WorkerInfo], phase: str) -> str:
     return f"{'; '.join(sorted(whys))}, and all workers are of an earlier version: update distexp on {hosts}"
 
 
-def _unmet(need: Need, allowed: Sequence[WorkerInfo], able: Sequence[WorkerInfo]) -> str:
-    """Return what no worker has; `able` are those of `allowed` that hold GPUs enough."""
+def unmet_text(need: Need, workers: Sequence[WorkerInfo]) -> str:
+    """Return what is needed and none of these workers has, such as `needs a GPU, and no worker ...`."""
+    able = [worker for worker in workers if worker.gpus >= need.gpus]
     if not able and need.gpus == 1:
         return "needs a GPU, and no worker that is connected holds one"
     if not able:
-        most = max(worker.gpus for worker in allowed)
+        most = max(worker.gpus for worker in workers)
         remedy = f"distexp worker --gpus {need.gpus}"
         return f"needs {need.gpus} GPUs, and no worker that is connected holds more than {most}: `{remedy}`"
     of_model = [worker for worker in able if need.is_model(worker.device)]

@@ -14,6 +14,7 @@ from distexp.errors import ConfigError, JournalUnwritable, UserError
 from distexp.manager.code_watch import HeldCode
 from distexp.manager.dispatch import Dispatcher
 from distexp.manager.duplicates import copy_duplicate_rows
+from distexp.manager.ending import Ending
 from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.hooks import Commands, Hooks
 from distexp.manager.kept_rows import KeptRows
@@ -21,7 +22,7 @@ from distexp.manager.network_folder import DELETED, NetworkFolder
 from distexp.manager.pauses import PauseWatch
 from distexp.manager.searches import Searches
 from distexp.manager.sweep_state import SweepState
-from distexp.manager.workers import RETURN_S, WorkerRegistry
+from distexp.manager.workers import WorkerRegistry
 from distexp.queue.journal import Journal
 from distexp.queue.priorities import Priorities
 from distexp.queue.records import PeakRecord, PhaseRecord, SuggestionRecord, TaskRecord
@@ -46,7 +47,6 @@ from distexp.workdir import Workdir
 
 RESCAN_S = 5.0
 TURN_S = 0.25  # a worker that died is noticed within a turn
-EXIT_WAIT_S = 30.0  # how long a manager that is done waits for connected workers to hear it
 LOOK_S = 1.0  # for a verb without a manager to read the journal
 
 
@@ -72,6 +72,7 @@ class ExperimentManager:
         on_failure: str | None = None,
         keep_going: bool = False,
         freeze_code: bool = False,
+        has_all_workers: bool = False,
     ) -> None:
         """Touch nothing yet; `start` does.
 
@@ -88,6 +89,8 @@ class ExperimentManager:
             on_finish: A command to run when nothing is left to do, with the counts in its environment.
             on_failure: The same, for each task that has failed for good.
             keep_going: Hold no phase, though all its tasks fail.
+            has_all_workers: None but those of this host's `run` will come: what none of them can run is not
+                waited for, unless other machines reach the manager.
             freeze_code: Let tasks run from a copy of the code as it is when the manager starts.
         """
         self.host, self._wanted_port = host, port
@@ -95,6 +98,7 @@ class ExperimentManager:
         self._rescan_s = rescan_s
         self._auth, self._exit_when_done, self._retry_failed = auth, exit_when_done, retry_failed
         self._retry_other_code, self._keep_going = retry_other_code, keep_going
+        self._has_all_workers = has_all_workers
         self._frozen = FrozenCode(self.workdir, is_frozen=freeze_code)
         self._configs, self._sweep = configs, Sweep(self.workdir.root, configs)
         self._commands = Commands.parse(on_finish, on_failure)
@@ -103,9 +107,7 @@ class ExperimentManager:
         self._pauses = PauseWatch(self._on_pause)
         self._signals = 0  # that asked for a stop
         self._next_rescan_s = 0.0
-        self._exit_at_s: float | None = None
         self._stuck: set[str] = set()  # ids of leases whose worker has died and whose task does not end
-        self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
         self._last_situation: object = None  # what workers that wait for a task were last tried in
         self._starting = LongWork(log.info)
         self._last_counts: dict[State, int] = {}
@@ -221,6 +223,8 @@ class ExperimentManager:
             on_hold=self._held_code.note,
             on_assign=self._searches.look,
         )
+        has_all_workers = self._has_all_workers and not _is_reachable(self.host)
+        self._ending = Ending(sweep, self.dispatcher, self._kept, has_all_workers=has_all_workers)
 
     def _load(self, tasks: Sequence[GridPoint]) -> None:
         """Fill the queue: what is to do, less what the rows hold, as the journal remembers it."""
@@ -251,7 +255,7 @@ class ExperimentManager:
         self.dispatcher.packing.recall(self.journal.load(PeakRecord))
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):
-            self._stays_until_s = time.monotonic() + RETURN_S
+            self._ending.await_return()
         self.dispatcher.restore_leases()
         if self._retry_other_code:
             self.dispatcher.code.requeue_at_start()
@@ -345,8 +349,10 @@ class ExperimentManager:
                 log.warning("Cannot look for results and configs (%s); the next rescan tries again", error)
             self._next_rescan_s = time.monotonic() + self._rescan_s
         self._hooks.look()
-        if self._exit_when_done:
-            self._exit_when_done_()
+        self._ending.look()
+        if self._exit_when_done and self._ending.is_due(self._stuck):
+            self._is_done = True
+            self.request_stop()
         situation = (self.queue.counts(), self.dispatcher.held_text(), self.dispatcher.is_ending)
         if situation != self._last_situation:
             self._last_situation = situation
@@ -438,35 +444,6 @@ class ExperimentManager:
             log.info("Tasks of %s go on: its results file can be written again", folder)
         self._unwritable = problems
         self.queue.block(problems.keys())
-
-    def _exit_when_done_(self) -> None:
-        """Once nothing more can be done, go, after workers that are here or on their way back heard it.
-
-        So does a worker that waits for a GPU.
-        """
-        counts = self.queue.counts()
-        stuck = sum(lease.lease_id in self._stuck for lease in self.queue.leases())
-        is_held = not self.queue.can_run(stuck) and not self._kept.has_hope()
-        nothing_can_run = is_held or (counts[State.ASSIGNED] == stuck and self._registry.are_all_excluded())
-        self.dispatcher.is_ending = nothing_can_run and self._exit_at_s is not None
-        if not self.queue.is_over() and not nothing_can_run:
-            self._exit_at_s = None  # perhaps again: an edit of the configs brought more
-            return
-        now_s = time.monotonic()
-        if self._exit_at_s is None:
-            self._exit_at_s = now_s + EXIT_WAIT_S
-        hears = (
-            self._registry.connected()
-            or self._registry.may_return()
-            or (self.queue.is_over() and self._registry.is_listened_to())
-        )
-        is_alone = not hears and now_s >= self._stays_until_s
-        if now_s >= self._exit_at_s or is_alone:
-            if counts[State.PENDING]:
-                why = self.dispatcher.held_text() or "no worker that is left can import their experiment"
-                log.error("Stopping with %d tasks pending: %s", counts[State.PENDING], why)
-            self._is_done = True
-            self.request_stop()
 
     # -- what others report --------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Any
 from distexp.queue.counts import StateCounts
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.scheduler import Scheduler
-from distexp.task import State, Task
+from distexp.task import Need, State, Task
 
 
 class Queries:
@@ -78,6 +78,14 @@ class Queries:
             return True
         unended = (each for each in entries if each.state in (State.PENDING, State.ASSIGNED))
         return any(worker.earlier.can_run(each.planned) for each in unended)
+
+    def unmet_needs(self, is_met: Callable[[Need], bool]) -> list[tuple[str, Need]]:
+        """Return phase and need of the tasks that could run on other workers.
+
+        There is none while a need is met, or a search is about to bring tasks.
+        """
+        with self._lock:
+            return self._scheduler.unmet_needs(is_met, self._counts.coming())
 
     def sample(self, limit: int, without: Container[str] = ()) -> list[Task]:
         """Return at most `limit` tasks, picked at random among the pending ones but `without` these phases.

@@ -135,13 +135,38 @@ class Scheduler:
         held, blocked, waits_for_row = frozenset(self._holds.held), self._blocked, self._waits_for_row
         now = changes, held, blocked, frozenset(waits_for_row)
         if now != self._looked_at:
-            pending = (entry.planned for entry in self._entries.values() if entry.state is State.PENDING)
-            self._has_free = any(
-                each.phase not in held and each.output_dir not in blocked and each.key not in waits_for_row
-                for each in pending
-            )
+            self._has_free = next(self._free(), None) is not None
             self._looked_at = now
         return self._has_free
+
+    def _free(self) -> Iterator[Entry]:
+        """Return the pending tasks that are neither of a held phase nor of a blocked folder, by a walk."""
+        held, blocked, waits_for_row = frozenset(self._holds.held), self._blocked, self._waits_for_row
+        for entry in self._entries.values():
+            if entry.state is State.PENDING:
+                each = entry.planned
+                if (
+                    each.phase not in held
+                    and each.output_dir not in blocked
+                    and each.key not in waits_for_row
+                ):
+                    yield entry
+
+    def unmet_needs(self, is_met: Callable[[Need], bool], coming: Set[str]) -> list[tuple[str, Need]]:
+        """Return phase and need of the tasks that are free, by a walk.
+
+        None where one of the needs is met, or tasks of one of the `coming` phases join soon.
+        """
+        if coming - {*self._holds.held} - self.phases_ahead():
+            return []
+        found: dict[tuple[str, Need], None] = {}
+        for entry in self._free():
+            one = entry.planned.phase, entry.need
+            if one not in found:
+                if is_met(entry.need):
+                    return []
+                found[one] = None
+        return [*found]
 
     def phases_ahead(self) -> set[str]:
         """Return the phases of which a task waits that has never been assigned, by a walk."""

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from distexp.cli.main import main
 from distexp.launcher.local_run import LocalRun, ProcessGroup, read_address
 from distexp.workdir import Workdir
-from tests.live_worker import RUNNER, gated_folder
+from tests.live_worker import CONFIG, RUNNER, gated_folder
 from tests.stand_in.machine import environment, gpu, write_scenario
 from tests.support import poll
 
@@ -39,6 +40,21 @@ def test_where_torch_can_use_no_gpu_cpu_workers_finish_the_sweep(
         "No worker can use its GPU, so CPU workers are started: worker 0: exit code 2, "
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_reason_when_no_gpu_here_can_run_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    needs = CONFIG.replace('"experiment:run"', '"experiment:run", gpu_model: [H100]')
+    gated_folder(tmp_path, "[1, 2]", config=needs)
+    write_scenario(tmp_path / "machine.json", gpu(0), gpu(1, name="Tesla T4"))
+    for name, value in environment(tmp_path / "machine.json", tmp_path / "gpu-claims").items():
+        monkeypatch.setenv(name, value)
+    assert main(["run", "--workdir", str(tmp_path), "--port", "0"]) == 1
+    shown = capfd.readouterr()
+    why = "needs a GPU of the model H100, and the workers that are connected have NVIDIA A100, Tesla T4"
+    assert f"Stopping with 2 tasks pending: phase exp1_vary_width {why}" in shown.out + shown.err
 
 
 def test_a_page_is_told_of_and_ends_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

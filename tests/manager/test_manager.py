@@ -346,7 +346,7 @@ def test_only_workers_of_an_earlier_manager_with_a_task_of_this_sweep_are_waited
         talk.say("request_task")
     folder.configure(widths)
     with folder.serving() as manager:
-        assert (manager._stays_until_s > 0) is waits
+        assert (manager._ending._stays_until_s > 0) is waits
 
 
 def test_what_no_worker_that_is_left_has_the_memory_for_fails(folder: Folder) -> None:
@@ -372,7 +372,7 @@ def test_what_no_worker_that_is_left_has_the_memory_for_fails(folder: Folder) ->
 def test_exit_when_done_ends_a_sweep_whose_last_worker_cannot_import_it(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distexp.manager.manager.EXIT_WAIT_S", 0.0)
+    monkeypatch.setattr("distexp.manager.ending.EXIT_WAIT_S", 0.0)
     manager = ExperimentManager(port=0, workdir=folder.root, exit_when_done=True)
     with ThreadPoolExecutor(1) as pool:
         code = pool.submit(manager.serve)
@@ -408,7 +408,7 @@ def test_a_manager_that_is_done_stays_until_a_worker_that_waits_for_a_gpu_has_he
             assert waiting.say("status", token=secret_of(manager))["status"]["done"]
             with monkeypatch.context() as later:
                 now_s = time.monotonic()
-                later.setattr("distexp.manager.manager.time", SimpleNamespace(monotonic=lambda: now_s + 29.0))
+                later.setattr("distexp.manager.ending.time", SimpleNamespace(monotonic=lambda: now_s + 29.0))
                 manager.run_once()
                 assert not manager._is_done
         poll(lambda: not manager._registry.is_listened_to(), "it has left")

@@ -134,6 +134,6 @@ def test_a_sweep_does_not_end_without_a_row_that_was_kept_a_moment_ago(folder: F
             manager.run_once()
         assert not manager._is_done
         manager._kept._clock = lambda: time.monotonic() + PATIENCE_S
-        manager._exit_at_s = 0.0
+        manager._ending._exit_at_s = 0.0
         manager.run_once()
         assert manager._is_done

@@ -1,0 +1,56 @@
+"""Says why workers that have nothing to do get none of the tasks that are left: they lack what those need."""
+
+import logging
+import time
+
+from distexp.manager.explain import unmet_text
+from distexp.manager.sweep_state import SweepState
+from distexp.queue.entry import WorkerInfo
+from distexp.task import Need
+
+LOOK_S = 5.0  # between two looks, which may walk through the whole sweep
+UNMET_S = 20.0  # for workers that are just starting
+SHOWN = 3  # phases in a line of the log
+
+log = logging.getLogger("distexp.manager")
+
+
+class UnmetNeeds:
+    """Whether all connected workers are idle, and no pending task is for one of them.  For one thread."""
+
+    def __init__(self, sweep: SweepState) -> None:
+        """Know of nothing yet."""
+        self._queue, self._registry = sweep.queue, sweep.registry
+        self._next_look_s = 0.0
+        self._found, self._since_s = "", 0.0
+        self._told = set[str]()
+        self.why = ""  # what is needed and what is there, once that has lasted
+        self.is_for_good = False  # not for want of memory that others hold now
+
+    def look(self) -> None:
+        """See whether it is so, and say it once for each reason. To be called again and again."""
+        now_s = time.monotonic()
+        if now_s < self._next_look_s:
+            return
+        self._next_look_s = now_s + LOOK_S
+        before, self._found = self._found, self._look()
+        if not before:
+            self._since_s = now_s
+        self.why = self._found if now_s >= self._since_s + UNMET_S else ""
+        if self.why and self.why not in self._told:
+            self._told.add(self.why)
+            log.warning("No worker that is connected can run what is left: %s", self.why)
+
+    def _look(self) -> str:
+        workers = [worker for worker, excluded in self._registry.available() if not excluded]
+        if not workers or self._queue.leases() or self._registry.is_listened_to():
+            return ""  # one that listens waits for a GPU
+        needs = self._queue.queries.unmet_needs(lambda need: any(each.meets(need) for each in workers))
+        self.is_for_good = not any(_may_meet(each, need) for _, need in needs for each in workers)
+        told = [f"phase {phase} {unmet_text(need, workers)}" for phase, need in needs]
+        return "; ".join([*told[:SHOWN], *(["..."] if len(told) > SHOWN else [])])
+
+
+def _may_meet(worker: WorkerInfo, need: Need) -> bool:
+    """Return whether a worker would do if nobody else held memory of its GPUs."""
+    return need.is_met_by(worker.gpus, worker.memory_mib, worker.device)
