@@ -256,6 +256,10 @@ class Workdir:
             told |= {"host": "127.0.0.1", "name": host_name()}
         write_private(self.info, json.dumps(told))
 
+    def announce_left(self, why: str) -> None:
+        """Write down that this manager ends though tasks are left, and why. Caller holds the folder."""
+        write_private(self.info, json.dumps({**self.read_info(), "left": why}))
+
     def announce_end(self) -> None:
         """Write down that this manager ends since nothing is left to do. Caller holds the folder."""
         write_private(self.info, json.dumps({**self.read_info(), "ended": secrets.token_hex(8)}))

@@ -64,7 +64,7 @@ def run(
 
     Takes the flags of `manager` too, such as --retry-failed, --keep-going, --on-finish CMD.
 
-    Exit code: 0 all went well, 1 a task failed, 2 it could not start.
+    Exit code: 0 all went well, 1 a task failed or none that is left can run, 2 it could not start.
     """
     check("manager", manager_command.main, flags)
     folder = workdir.resolve()

@@ -63,7 +63,9 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
     if any(group.state == "failed" for group in groups):
         say(f"Next: {command('run', '--retry-failed')}  runs them again, once the cause is corrected")
     elif by_key:
-        left, once = count_text(len(by_key), "task"), ", once the cause is corrected" if groups else ""
+        if why := str(workdir.read_info().get("left", "")):
+            say(f"{count_text(len(by_key), 'task')} cannot run: {cut(one_line(why), MAX_CAUSE_CHARS)}")
+        left, once = count_text(len(by_key), "task"), ", once the cause is corrected" if groups or why else ""
         say(f"Next: {command('run', '')}  goes on with the {left} that are left{once}")
     elif complete:
         say(f"Next: {command('report', '')}")

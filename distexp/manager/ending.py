@@ -27,6 +27,7 @@ class Ending:
         self._queue, self._registry = sweep.queue, sweep.registry
         self._dispatcher, self._kept, self._has_all_workers = dispatcher, kept, has_all_workers
         self._unmet = UnmetNeeds(sweep)
+        self.why_left = ""  # why tasks are left, once it is time to go
         self._exit_at_s: float | None = None
         self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back
 
@@ -61,7 +62,8 @@ class Ending:
         if now_s < self._exit_at_s and not is_alone:
             return False
         if pending := self._queue.counts()[State.PENDING]:
-            log.error("Stopping with %d tasks pending: %s", pending, self._why_not())
+            self.why_left = self._why_not()
+            log.error("Stopping with %d tasks pending: %s", pending, self.why_left)
         return True
 
     def _can_nothing_run(self, stuck: int) -> bool:

@@ -289,6 +289,9 @@ class ExperimentManager:
         if self._is_done and self.queue.is_over():
             with suppress(UserError):  # a full disk: late workers wait as for a restart
                 self.workdir.announce_end()
+        elif self._ending.why_left:
+            with suppress(UserError):  # the log has it
+                self.workdir.announce_left(self._ending.why_left)
         try:
             with suppress(JournalUnwritable) if self._is_lost else nullcontext():
                 self._held.close()

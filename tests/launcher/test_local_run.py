@@ -55,6 +55,9 @@ def test_a_run_ends_with_the_reason_when_no_gpu_here_can_run_what_is_left(
     shown = capfd.readouterr()
     why = "needs a GPU of the model H100, and the workers that are connected have NVIDIA A100, Tesla T4"
     assert f"Stopping with 2 tasks pending: phase exp1_vary_width {why}" in shown.out + shown.err
+    *_, reason, what_next = shown.err.splitlines()
+    assert reason == f"2 tasks cannot run: phase exp1_vary_width {why}"
+    assert what_next.endswith("goes on with the 2 tasks that are left, once the cause is corrected")
 
 
 def test_a_page_is_told_of_and_ends_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
