@@ -42,6 +42,7 @@ class Admin:
         self._workdir, self._rungs, self._code = sweep.workdir, sweep.rungs, sweep.code
         self._forecaster, self._packing = sweep.forecaster, sweep.packing
         self.is_paused = False
+        self.is_ending = False  # nothing that is left can run, and the manager is about to leave
         self._answers: Mapping[type, Callable[..., wire.AnyReply]] = {
             wire.Status: lambda request: wire.StatusReply(status=self.status()),
             wire.Workers: lambda request: wire.WorkersReply(workers=self._workers()),
@@ -92,6 +93,7 @@ class Admin:
             excluded_workers=excluded,
             held_phases=_cut(" ".join(self._queue.holds.explain()), HELD_BYTES),
             problems=len(self._store.problems()),
+            ending=self.is_ending,
         )
 
     def view(self) -> wire.ViewReply:

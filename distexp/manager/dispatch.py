@@ -83,7 +83,7 @@ class Dispatcher:
         self.packing, self.rungs, self.code = sweep.packing, sweep.rungs, sweep.code
         self._admin = Admin(sweep)
         self.completion = CompletionHandler(sweep, journal, kept, on_hold)
-        self.is_stopping = self.is_ending = False
+        self.is_stopping = False
         self.assigning = threading.Lock()  # held while tasks join whose rows have not been looked for yet
         self._last_leases: dict[str, Lease] = {}  # instance of a worker -> the last lease it was given
         self._max_leases = LEASES_KEPT  # that are remembered
@@ -236,6 +236,15 @@ class Dispatcher:
         """Try again for workers that wait: a task may be free for them, or the sweep over."""
         self._waiting.look()
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether workers are told to leave since nothing that is left can run."""
+        return self._admin.is_ending
+
+    def say_ending(self, is_ending: bool) -> None:
+        """Tell workers to leave since nothing that is left can run, or no longer."""
+        self._admin.is_ending = is_ending
+
     def stop(self) -> None:
         """Answer `restarting` from now on, also those that wait."""
         self.is_stopping = True
@@ -306,7 +315,7 @@ class Dispatcher:
             return wire.NoTask(reason="done", message="every task of the sweep has ended")
         if self.is_stopping:
             return wire.NoTask(reason="restarting", retry_after_s=WAIT_S)
-        if self.is_ending:
+        if self._admin.is_ending:
             return wire.NoTask(reason="done", message="no task that is left can run")
         if excluded := "paused" if self._admin.is_paused else self._registry.exclusion(worker):
             return self._wait(excluded)

@@ -46,18 +46,15 @@ class Ending:
         So did a worker that waits for a GPU. `stuck` are the ids of leases that cannot end.
         """
         nothing_can_run = self._can_nothing_run(sum(each.lease_id in stuck for each in self._queue.leases()))
-        self._dispatcher.is_ending = nothing_can_run and self._exit_at_s is not None
+        self._dispatcher.say_ending(nothing_can_run and self._exit_at_s is not None)
         if not self._queue.is_over() and not nothing_can_run:
             self._exit_at_s = None  # perhaps again: an edit of the configs brought more
             return False
         now_s = time.monotonic()
         if self._exit_at_s is None:
             self._exit_at_s = now_s + EXIT_WAIT_S
-        hears = (
-            self._registry.connected()
-            or self._registry.may_return()
-            or (self._queue.is_over() and self._registry.is_listened_to())
-        )
+        registry = self._registry
+        hears = registry.connected() or registry.may_return() or registry.is_listened_to()
         is_alone = not hears and now_s >= self._stays_until_s
         if now_s < self._exit_at_s and not is_alone:
             return False

@@ -286,10 +286,10 @@ class ExperimentManager:
         self._server.stop()
         log.info("Manager stopped at %s", self.dispatcher.status().progress)
         self._note_unseen()
-        if self._is_done and self.queue.is_over():
+        if self._is_done:
             with suppress(UserError):  # a full disk: late workers wait as for a restart
                 self.workdir.announce_end()
-        elif self._ending.why_left:
+        if self._ending.why_left:
             with suppress(UserError):  # the log has it
                 self.workdir.announce_left(self._ending.why_left)
         try:

@@ -130,7 +130,7 @@ class Client:
         return self._socket
 
     def last_end(self) -> str | None:
-        """Return what tells the last end of this manager, as all was done, from others; empty: there is none.
+        """Return what tells the manager's last end, as nothing could run, from others; empty: there is none.
 
         None while the folder's disk does not answer.
         """

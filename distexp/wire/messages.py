@@ -289,6 +289,7 @@ class SweepStatus(msgspec.Struct, frozen=True, kw_only=True):
     excluded_workers: str = ""  # names with blanks between; cut where there are many
     held_phases: str = ""  # likewise
     problems: int = 0  # results files that cannot be written now: their tasks wait
+    ending: bool = False  # the manager is about to leave, since nothing that is left can run
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,8 +87,8 @@ def _wait_for_gpus(
                 last_problem = str(error)
                 log.warning("%s. Waiting for %s", last_problem, wanted)
         status = connection.try_request(Status(), StatusReply, "Error requesting task")
-        if status is not None and status.status.done:
-            log.info("No task is left")
+        if status is not None and (status.status.done or status.status.ending):
+            log.info("No task is left" if status.status.done else "No task that is left can run")
             return None
         connection.wait(FIRST_RETRY_S if place.is_first else RETRY_S)
     return None

@@ -425,7 +425,7 @@ class Worker:
         ):
             self._connection.wait(DISK_RETRY_S)
             status = self._connection.try_request(Status(), StatusReply, "Error requesting task")
-            if status is not None and status.status.done:
+            if status is not None and (status.status.done or status.status.ending):
                 return
 
     def _is_disks_fault(self, outcome: Failed, folder: Path) -> bool:

@@ -54,6 +54,7 @@ def test_status_counts_tasks_by_state(folder: Folder, manager: ExperimentManager
             "excluded_workers": "",
             "held_phases": "",
             "problems": 0,
+            "ending": False,
         }
 
 

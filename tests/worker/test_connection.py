@@ -57,13 +57,18 @@ def connection(folder: Folder, stop: StopRequests, clock: Clock) -> Iterator[Man
     made.close()
 
 
-def test_a_worker_whose_manager_left_while_it_started_leaves_too_since_all_was_done(
-    folder: Folder, stop: StopRequests, clock: Clock, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("rows", "code"), [(b"width,seed,score\n1,42,0.5\n", 0), ("width\n".encode("utf-16"), 1)]
+)
+def test_a_worker_whose_manager_left_while_it_started_leaves_too_since_nothing_could_run(
+    folder: Folder, stop: StopRequests, caplog: pytest.LogCaptureFixture, rows: bytes, code: int
 ) -> None:
-    folder.add_rows("1,42,0.5")
+    folder.csv.parent.mkdir()
+    folder.csv.write_bytes(rows)
+    clock = Clock()
     early = ManagerConnection(Client(Workdir(folder.root)), stop, clock, manager_wait_s=60)
     manager = ExperimentManager(port=0, workdir=folder.root, exit_when_done=True)
-    assert manager.serve() == 0
+    assert manager.serve() == code
     late = ManagerConnection(Client(Workdir(folder.root)), stop, clock, manager_wait_s=60)
     caplog.set_level("INFO")
     assert early.try_request(RequestTask(worker_id="w"), TaskReply, WHAT) is None

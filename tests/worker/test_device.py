@@ -16,10 +16,10 @@ from distexp.workdir import Workdir
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.device import acquire_device
 from distexp.worker.signals import StopRequests
-from tests.live_manager import Folder, RawClient
+from tests.live_manager import Folder, RawClient, worker
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import gpu, write_scenario
-from tests.support import Clock
+from tests.support import Clock, poll
 
 BUSY = {"processes": [{"pid": 1, "used_mib": 39000}]}
 
@@ -190,6 +190,29 @@ def test_who_waits_for_a_gpu_leaves_when_no_task_is_left(
     with folder.serving() as manager, RawClient(manager.port, token=folder.token) as talk:
         assert find("auto", lambda: talk.say("cancel", tasks=["exp1_vary_width_0_42"])) is None
     assert "No task is left" in caplog.messages
+
+
+def test_who_waits_for_a_gpu_leaves_when_nothing_that_is_left_can_run(
+    scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_scenario(scenario, gpu(0, 900))
+    with folder.serving(exit_when_done=True) as manager:
+
+        def end_in_vain() -> None:
+            with worker(manager) as bad:
+                task = bad.say("request_task")
+                named = {name: task[name] for name in ("lease_id", "key", "task_id")}
+                bad.say("task_failed", **named, cause="import", error="No module")
+                for _ in range(2):
+                    manager.run_once()
+                assert bad.say("request_task")["message"] == "no task that is left can run"
+            poll(lambda: not manager._registry.connected(), "only the worker without a GPU is left")
+            manager.run_once()
+            assert not manager._is_done, "that one has not heard it yet"
+
+        assert find("auto", end_in_vain) is None
+        assert "No task that is left can run" in caplog.messages
 
 
 def test_who_waits_for_a_gpu_leaves_when_the_user_says_so(
