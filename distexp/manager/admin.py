@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -13,13 +14,14 @@ from distexp.manager.sweep_state import SweepState
 from distexp.manager.workers import Worker
 from distexp.queue.entry import Entry, Lease
 from distexp.queue.lookup import Parameter, Where
+from distexp.queue.records import PauseRecord
 from distexp.results.row import CODE
 from distexp.results.stops import step_of_stop
 from distexp.results.store import ResultsStore
 from distexp.run_folder import LOG_FILE
 from distexp.task import Reportable, State, canonical
 from distexp.task_log import last_lines, read_piece
-from distexp.text import last_line, split_words
+from distexp.text import last_line, split_words, utc_text
 from distexp.wire import messages as wire
 from distexp.wire.framing import MAX_MESSAGE_BYTES
 
@@ -41,7 +43,8 @@ class Admin:
         self._queue, self._store, self._registry = sweep.queue, sweep.store, sweep.registry
         self._workdir, self._rungs, self._code = sweep.workdir, sweep.rungs, sweep.code
         self._forecaster, self._packing = sweep.forecaster, sweep.packing
-        self.is_paused = False
+        self._record = sweep.record
+        self._paused: PauseRecord | None = None
         self.is_ending = False  # nothing that is left can run, and the manager is about to leave
         self._answers: Mapping[type, Callable[..., wire.AnyReply]] = {
             wire.Status: lambda request: wire.StatusReply(status=self.status()),
@@ -72,6 +75,16 @@ class Admin:
                 f"message: {type(request).__name__} is no request; docs/protocol.md lists them"
             )
         return answer(request)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is assigned until `resume`."""
+        return self._paused is not None
+
+    def restore_pause(self, records: Sequence[PauseRecord]) -> None:
+        """Take over a pause, and say since when it lasts."""
+        for self._paused in records:
+            log.info("Paused since %s: nothing is assigned until `resume`", self._paused.since_utc)
 
     # -- the sweep -----------------------------------------------------------------------------------------
 
@@ -268,9 +281,14 @@ class Admin:
             yield from map(self._queue.reset_complete, self._store.without_row(complete))
 
     def _pause(self, is_paused: bool) -> wire.Ack:
-        self.is_paused = is_paused
         if is_paused:
+            if self._paused is None:
+                self._paused = PauseRecord(since_utc=utc_text(datetime.now(UTC)))
+                self._record(self._paused)
             return wire.Ack(message="paused")
+        if self._paused is not None:
+            self._record(msgspec.structs.replace(self._paused, is_settled=True))
+            self._paused = None
         return wire.Ack(message=" ".join(["resumed", *self.end_holds("`resume`")]))
 
     def end_holds(self, why: str) -> list[str]:

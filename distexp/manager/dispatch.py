@@ -26,6 +26,7 @@ from distexp.manager.waiting import Assignment, WaitingWorkers
 from distexp.manager.workers import Worker, withheld_text
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.journal import Journal
+from distexp.queue.records import DrainRecord, PauseRecord
 from distexp.system.group_commit import GroupCommit
 from distexp.task import SharedGpu
 from distexp.wire import messages as wire
@@ -179,6 +180,11 @@ class Dispatcher:
         self._last_leases.update(
             {lease.worker.instance: lease for lease in self._queue.leases() if lease.worker.instance}
         )
+
+    def restore_steering(self) -> None:
+        """Take over the pause of an earlier manager, and which workers are to leave."""
+        self._registry.restore(self._journal.load(DrainRecord))
+        self._admin.restore_pause(self._journal.load(PauseRecord))
 
     def status(self) -> wire.SweepStatus:
         """Return what a `status` request is told."""

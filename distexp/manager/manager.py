@@ -208,13 +208,14 @@ class ExperimentManager:
             task_lock=self.workdir.task_lock,
             clock=time.monotonic,
             freezes_code=self._frozen.is_frozen,
+            on_drain=self.journal.record,
         )
         self._searches = Searches(self.workdir.root, self.queue, self.store, self.journal)
         self._held_code = HeldCode(self.workdir.root, self.queue)
         sweep = SweepState(
             *(self.workdir, self.queue, self.store, self._registry),
             frozen=self._frozen,
-            on_peak=self.journal.record,
+            record=self.journal.record,
         )
         self.dispatcher = Dispatcher(
             *(sweep, self.journal, self._kept),
@@ -250,8 +251,9 @@ class ExperimentManager:
         self.dispatcher.completion.say_what_failed_before()
 
     def _restore(self, known: Sequence[TaskRecord]) -> None:
-        """Take over what happened under earlier managers: attempts, leases, priorities, memory held."""
+        """Take over what happened under earlier managers: attempts, leases, what was steered, memory held."""
         self.queue.priorities.restore(self.journal.load(PhaseRecord))
+        self.dispatcher.restore_steering()
         self.dispatcher.packing.recall(self.journal.load(PeakRecord))
         self.queue.restore(known, retry_failed=self._retry_failed)
         if any(record.lease is not None and self.queue.knows(record.key) for record in known):

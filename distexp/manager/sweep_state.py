@@ -7,8 +7,8 @@ from distexp.manager.forecast import Forecaster
 from distexp.manager.frozen_code import FrozenCode
 from distexp.manager.rungs import Rungs
 from distexp.manager.workers import WorkerRegistry
+from distexp.queue.journal import Record
 from distexp.queue.packing import Packing
-from distexp.queue.records import PeakRecord
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.store import ResultsStore
 from distexp.workdir import Workdir
@@ -25,11 +25,11 @@ class SweepState:
         registry: WorkerRegistry,
         *,
         frozen: FrozenCode | None = None,
-        on_peak: Callable[[PeakRecord], None] = lambda record: None,
+        record: Callable[[Record], None] = lambda record: None,
     ) -> None:
-        """Without `frozen`, tasks run the folder's code; `on_peak` hears what must outlive the manager."""
+        """Without `frozen`, tasks run the folder's code; `record` hears what must outlive the manager."""
         self.workdir, self.queue, self.store, self.registry = workdir, queue, store, registry
         self.frozen = frozen or FrozenCode(workdir, is_frozen=False)
         self.code = CodeIdentity(self.frozen, queue, store)
         self.forecaster, self.rungs = Forecaster(queue, registry), Rungs(workdir.root, queue)
-        self.packing = Packing(queue, on_peak)
+        self.packing, self.record = Packing(queue, record), record

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.versions import earlier_version
+from distexp.queue.records import DrainRecord
 from distexp.system import locks
 from distexp.system.process import ProcessMark
 from distexp.task import SharedGpu, Task
@@ -72,14 +73,17 @@ class WorkerRegistry:
         task_lock: Callable[[ProcessMark], Path],
         clock: Callable[[], float],
         freezes_code: bool = False,
+        on_drain: Callable[[DrainRecord], None] = lambda record: None,
     ) -> None:
         """Know the manager's own host name, machine id and folder nonce, to tell who shares them.
 
         Args:
             task_lock: Which lock a worker's process holds while its task may run, see `Workdir`.
             freezes_code: Tasks run from a copy of the code.
+            on_drain: Hears of drained workers what must outlive the manager.
         """
-        self._freezes_code = freezes_code
+        self._freezes_code, self._on_drain = freezes_code, on_drain
+        self._drained_before: set[str] = set()  # by an earlier manager: keys of `DrainRecord`
         self._task_lock = task_lock
         self._ending_since: dict[ProcessMark, float] = {}  # when a dead worker's task was first seen to run
         self._host, self._machine, self._nonce = host, machine, nonce
@@ -141,6 +145,7 @@ class WorkerRegistry:
         by_age = sorted(gone, key=lambda each: each.seen_s)
         for earlier in (*by_age[:-KNOWN], *(each for each in gone if each.name == name)):
             self._workers.pop((earlier.name, earlier.instance), None)
+            self._forget_drain(earlier)
         info = WorkerInfo(
             name=name,
             instance=request.instance,
@@ -157,7 +162,9 @@ class WorkerRegistry:
             if request.instance
             else None,  # a client that somebody has written
         )
-        worker = self._workers[name, request.instance] = Worker(info)
+        drain = DrainRecord(worker=name, instance=request.instance)
+        worker = Worker(info, drained=drain.key in self._drained_before)
+        self._workers[name, request.instance] = worker
         return worker
 
     def disconnect(self, connection: int) -> None:
@@ -169,6 +176,8 @@ class WorkerRegistry:
                     worker.info = replace(worker.info, connection=None)
                     worker.gone_since_s = self._clock()
                     self._connected -= 1
+                    if worker.is_dismissed:
+                        self._forget_drain(worker)
 
     def listen(self, connection: int) -> None:
         """Note a connection that asks for the status with the secret, as a worker without a GPU does."""
@@ -377,7 +386,19 @@ class WorkerRegistry:
             workers = self._named(name)
             for worker in workers:
                 worker.drained = True
+                self._on_drain(DrainRecord(worker=worker.name, instance=worker.instance))
             return bool(workers)
+
+    def restore(self, records: Sequence[DrainRecord]) -> None:
+        """Take over which workers an earlier manager has drained: those that are still there are to leave."""
+        self._drained_before = {each.key for each in records}
+
+    def _forget_drain(self, worker: Worker) -> None:
+        """Note that a drained worker has left; caller holds the lock."""
+        if worker.drained:
+            drain = DrainRecord(worker=worker.name, instance=worker.instance, is_settled=True)
+            self._drained_before.discard(drain.key)
+            self._on_drain(drain)
 
     # -- who there is --------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 CSV rows win over the journal: it never says that a task is complete, only what happened on the way. So the
 record of a task goes when its row has come, and the file stays as large as what is under way, or has failed.
 One JSON record a task, a phase whose priority somebody chose, or whose memory was measured, a configuration
-that a search has chosen; the last record wins. The file belongs to one process at a time.
+that a search has chosen, a pause, a worker that is drained; the last record wins. The file belongs to one
+process at a time.
 """
 
 import errno
@@ -20,7 +21,14 @@ from typing import TypeVar
 import msgspec
 
 from distexp.errors import JournalUnwritable
-from distexp.queue.records import PeakRecord, PhaseRecord, SuggestionRecord, TaskRecord
+from distexp.queue.records import (
+    DrainRecord,
+    PauseRecord,
+    PeakRecord,
+    PhaseRecord,
+    SuggestionRecord,
+    TaskRecord,
+)
 from distexp.system.files import private
 from distexp.system.group_commit import GroupCommit
 
@@ -31,13 +39,15 @@ _REMEDIES = {  # by how SQLite calls the error
     ("SQLITE_CANTOPEN", "SQLITE_READONLY"): "see that its folder is there and that you may write to it",
 }
 _DAMAGED = "move the file away to start without attempts and leases"
-Record = TaskRecord | PhaseRecord | SuggestionRecord | PeakRecord
-_Record = TypeVar("_Record", TaskRecord, PhaseRecord, SuggestionRecord, PeakRecord)
+Record = TaskRecord | PhaseRecord | SuggestionRecord | PeakRecord | PauseRecord | DrainRecord
+_Record = TypeVar("_Record", TaskRecord, PhaseRecord, SuggestionRecord, PeakRecord, PauseRecord, DrainRecord)
 _TABLES: dict[type[Record], str] = {
     TaskRecord: "tasks",
     PhaseRecord: "phases",
     SuggestionRecord: "suggestions",
     PeakRecord: "peaks",
+    PauseRecord: "pauses",
+    DrainRecord: "drains",
 }
 FREE_PAGES = 1000  # of 4 KiB: more than these, unused, are given back when the journal is closed
 _log = logging.getLogger(__name__)

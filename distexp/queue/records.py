@@ -61,6 +61,27 @@ class PhaseRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase
 
 
+class PauseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody has paused the sweep."""
+
+    key: ClassVar[str] = "pause"
+    since_utc: str
+    is_settled: bool = False  # it was resumed
+
+
+class DrainRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that is to leave after its task."""
+
+    worker: str
+    instance: str  # of its process; empty for a client without one
+    is_settled: bool = False  # it has left
+
+    @property
+    def key(self) -> str:
+        """One record a process."""
+        return self.instance or self.worker
+
+
 class PeakRecord(msgspec.Struct, frozen=True):
     """The most memory that a task of a phase has held on a shared GPU."""
 

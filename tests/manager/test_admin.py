@@ -1,5 +1,6 @@
 """Looking at a sweep and steering it by hand, over the wire."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.entry import WorkerInfo
+from distexp.queue.records import DrainRecord
 from distexp.wire.framing import MAX_STATUS_BYTES, encode
 from distexp.wire.messages import PAGE, StatusReply
 from tests.live_manager import CONFIG, Folder, RawClient, worker
@@ -218,6 +220,37 @@ def test_a_drained_worker_leaves_after_its_task(manager: ExperimentManager, user
         done = talk.say("task_complete", key=task["key"], result={"score": 1}, next=True)
     assert done["next"]["reason"] == "done"
     assert user.say("drain", worker_id="gpu7")["error"].startswith("worker gpu7: not known")
+
+
+def test_a_pause_and_a_drain_outlive_the_manager(folder: Folder) -> None:
+    with (
+        folder.serving() as manager,
+        RawClient(manager.port, token=folder.token) as user,
+        worker(manager) as talk,
+    ):
+        task = talk.say("request_task")
+        user.say("pause")
+        user.say("drain", worker_id="gpu0")
+    with folder.serving() as manager, RawClient(manager.port, token=folder.token) as user:
+        assert any(
+            re.fullmatch(r"Paused since .*Z: nothing is assigned until `resume`", line)
+            for line in folder.log()
+        )
+        assert user.say("status")["status"]["paused"]
+        with worker(manager, "gpu1") as other:
+            assert other.say("request_task")["message"] == "paused"
+        user.say("resume")
+    with folder.serving() as manager, RawClient(manager.port, token=folder.token) as user:
+        assert not user.say("status")["status"]["paused"]
+        with worker(manager, instance="of a new process") as new:
+            assert new.say("request_task")["type"] == "task"
+        with worker(manager) as drained:
+            drained.say("heartbeat")
+            (told,) = [each for each in user.say("workers")["workers"] if each["drained"]]
+            assert told["task"] == task["task_id"]
+            done = drained.say("task_complete", key=task["key"], result={"score": 1}, next=True)
+            assert done["next"]["reason"] == "done"
+        poll(lambda: manager.journal.flush() or not manager.journal.load(DrainRecord), "it has left")
 
 
 def test_a_filter_that_nests_without_end_is_refused(user: RawClient) -> None:
