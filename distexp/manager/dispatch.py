@@ -90,7 +90,7 @@ class Dispatcher:
         self._max_leases = LEASES_KEPT  # that are remembered
         self._batches: dict[str, GroupCommit[Completion]] = {}  # by results folder
         self._waiting = WaitingWorkers(
-            lambda workers: self.assign(workers, have_waited=True), lambda: bool(sweep.queue.holds.held)
+            lambda workers: self.assign(workers, have_waited=True), self._closed_to
         )
         self._answers: Mapping[type, Callable[[Any, Worker], wire.AnyReply]] = {
             wire.Heartbeat: self._heartbeat,
@@ -157,6 +157,9 @@ class Dispatcher:
                 self.completion.lose(lease, "its process is gone")
         if not all(map(self._queue.is_live, shortened)):
             self._waiting.look()  # a task is free
+
+    def _closed_to(self, worker: WorkerInfo) -> frozenset[str]:
+        return self._queue.holds.closed_to(worker, self._queue.now_s())
 
     def _is_seen_to_die(self, worker: WorkerInfo) -> bool:
         """Return whether process and task are gone; wait for that as long as it usually takes."""

@@ -11,13 +11,14 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 
 import msgspec
 
 from distexp.errors import DistexpError
 from distexp.manager.workers import Worker
+from distexp.queue.entry import WorkerInfo
 from distexp.wire.messages import MAX_WAIT_S, NoTask, TaskReply
 
 PAUSE_S = 1.0  # after a turn that broke off: it may break again at once
@@ -38,29 +39,33 @@ class _WaitingRequest:
     answer: Assignment | None = None
     is_answered: threading.Event = field(default_factory=threading.Event)
 
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """Equal for workers of which one gets a task only if any of them does."""
+    def kind(self, closed: Set[str]) -> tuple[object, ...]:
+        """Equal for workers of which one gets a task only if any of them does.
+
+        `closed` are the phases of which this one gets none.
+        """
         worker, info = self.worker, self.worker.info
         time_left = worker.left_s and info.name
         gpu = info.shared_gpu or info.free_mib
         version = info.earlier and info.earlier.text
-        return (info.memory_mib, info.gpus, gpu, info.device, time_left, worker.excluded, version)
+        return (info.memory_mib, info.gpus, gpu, info.device, time_left, worker.excluded, version, closed)
 
 
 class WaitingWorkers:
     """The line of requests that wait, and the thread that answers them.  Safe from any thread."""
 
     def __init__(
-        self, assign: Callable[[Sequence[Worker]], list[Assignment]], has_holds: Callable[[], bool]
+        self,
+        assign: Callable[[Sequence[Worker]], list[Assignment]],
+        closed_to: Callable[[WorkerInfo], Set[str]],
     ) -> None:
         """Nobody waits yet.
 
         Args:
             assign: Returns a task for each worker, or why it gets none.
-            has_holds: Whether a phase is held, so that workers differ in what they may have.
+            closed_to: Returns the phases of which a worker gets no task now, though others may.
         """
-        self._assign, self._has_holds = assign, has_holds
+        self._assign, self._closed_to = assign, closed_to
         self._lock = threading.Lock()
         self._requests: dict[int, _WaitingRequest] = {}  # by descriptor
         self.changes = 0  # how often `look` was called
@@ -188,7 +193,7 @@ class WaitingWorkers:
         with self._lock:
             line = sorted(self._requests.values(), key=lambda each: each.worker.waits_since_s or 0.0)
         hopeless = set[object]()
-        left = (each for each in line if each.worker.drained or each.kind not in hopeless)
+        left = (each for each in line if each.worker.drained or self._kind(each) not in hopeless)
         while some := list(itertools.islice(left, AT_ONCE)):
             try:
                 answers = self._assign([each.worker for each in some])
@@ -198,8 +203,11 @@ class WaitingWorkers:
             for request, answer in zip(some, answers, strict=True):
                 if _is_news(answer, request.first):
                     self._answer(request, answer)
-                elif not request.worker.drained and not self._has_holds():
-                    hopeless.add(request.kind)
+                elif not request.worker.drained:
+                    hopeless.add(self._kind(request))
+
+    def _kind(self, request: _WaitingRequest) -> object:
+        return request.kind(self._closed_to(request.worker.info))
 
 
 def _is_news(answer: Assignment, first: NoTask) -> bool:

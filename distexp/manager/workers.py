@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distexp.queue.entry import Lease, WorkerInfo
-from distexp.queue.versions import earlier_version
 from distexp.queue.records import DrainRecord
+from distexp.queue.versions import earlier_version
 from distexp.system import locks
 from distexp.system.process import ProcessMark
 from distexp.task import SharedGpu, Task

@@ -14,6 +14,7 @@ from distexp.task import Need, State, Task
 MISSED_HEARTBEATS = 4  # one may get lost; after four the worker is gone
 RECONNECT_S = 10.0  # a broken connection may be a hiccup of the network
 REATTACH_S = 60.0  # of serving time that each lease of an earlier manager gets for its worker to show up
+UNSTARTED_S = 10.0  # for the heartbeat by which a worker that waited begins a task: it comes at once
 SILENT_LEASE_S = 7200.0  # a worker without heartbeats may be silent for two hours
 
 

@@ -36,8 +36,8 @@ class _Phase:
 class PhaseHolds:
     """Which phases are proven, and which are held.
 
-    `explain`, `closed`, `unable`, `end_all`, `code_version` are safe from any thread; else the caller holds
-    the lock.
+    `explain`, `closed`, `closed_to`, `unable`, `end_all`, `code_version` are safe from any thread; else
+    the caller holds the lock.
     """
 
     def __init__(self, lock: threading.RLock, *, keep_going: bool = False) -> None:
@@ -154,9 +154,10 @@ class PhaseHolds:
         of which an attempt has just begun that may show them to be broken.
         """
         me = (worker.name, worker.instance)
-        tried = [phase for phase in self.held if me in self._phases[phase].tried]
-        deciding = [phase for phase in self._doubted if self._is_deciding(phase, now_s)]
-        return frozenset([*tried, *deciding, *self._unable.get(me, ())])
+        with self._lock:
+            tried = [phase for phase in self.held if me in self._phases[phase].tried]
+            deciding = [phase for phase in self._doubted if self._is_deciding(phase, now_s)]
+            return frozenset([*tried, *deciding, *self._unable.get(me, ())])
 
     def _is_deciding(self, phase: str, now_s: float) -> bool:
         begun_s = self._phases[phase].begun_s.values()

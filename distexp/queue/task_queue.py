@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from distexp.errors import IllegalTransition, UnknownTask
 from distexp.queue.counts import StateCounts
-from distexp.queue.entry import REATTACH_S, TRANSITIONS, Entry, Lease, WorkerInfo
+from distexp.queue.entry import REATTACH_S, TRANSITIONS, UNSTARTED_S, Entry, Lease, WorkerInfo
 from distexp.queue.holds import BEFORE_BEGIN, COUNTED, PhaseHolds
 from distexp.queue.lookup import Labels
 from distexp.queue.priorities import Priorities
@@ -139,8 +139,8 @@ class TaskQueue:
     def assign(self, worker: WorkerInfo, *, is_unstarted: bool = False) -> Lease | None:
         """Assign a pending task, or return None when none is free for this worker.
 
-        With `is_unstarted` the worker has waited, and may be gone: until its first heartbeat for the task, a
-        loss costs nothing.
+        With `is_unstarted` the worker has waited, and may be gone: its first heartbeat for the task, without
+        which a loss costs nothing, has to come within `UNSTARTED_S`.
         """
         with self._lock:
             now_s = self._clock()
@@ -149,7 +149,8 @@ class TaskQueue:
             entry.attempts += 1
             self.holds.assigned(entry.planned.phase, entry.key, worker, now_s)
             lease_id = secrets.token_hex(8)
-            return self._assign(entry, lease_id, worker, worker.term_s, now_s, is_unstarted=is_unstarted)
+            term_s = min(UNSTARTED_S, worker.term_s) if is_unstarted else worker.term_s
+            return self._assign(entry, lease_id, worker, term_s, now_s, is_unstarted=is_unstarted)
 
     def _assign(
         self,

@@ -1,5 +1,6 @@
 """Requests that wait at a real manager until there is a task, over real connections."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -89,6 +90,26 @@ def test_a_task_of_one_gpu_model_passes_by_equal_workers_with_another(folder: Fo
         assert fit.read()["key"] == task["key"]
 
 
+def test_workers_whose_setup_has_failed_keep_no_task_from_one_whose_setup_has_not(folder: Folder) -> None:
+    folder.configure([1, 2])
+    with ExitStack() as all_open:
+        manager = all_open.enter_context(folder.serving())
+        good, busy, *bad = (
+            all_open.enter_context(worker(manager, f"gpu{number}")) for number in range(AT_ONCE + 3)
+        )
+        for each in bad:
+            task = each.say("request_task")
+            named = {"lease_id": task["lease_id"], "key": task["key"]}
+            each.say("task_failed", **named, cause="setup", error="setup failed")
+        good.say("task_complete", key=good.say("request_task")["key"], result={"score": 1})
+        assert not manager.queue.holds.held, "it has worked for others"
+        task = busy.say("request_task")
+        for number, each in enumerate([*bad, good], start=1):
+            wait(manager, each, number)
+        give_back(busy, task)
+        assert good.read()["key"] == task["key"]
+
+
 def test_nothing_to_do_is_said_at_the_end_of_the_time_that_was_asked_for(manager: ExperimentManager) -> None:
     with worker(manager) as busy, worker(manager, "gpu1") as idle:
         busy.say("request_task")
@@ -165,6 +186,23 @@ def test_a_task_whose_worker_left_before_it_began_costs_nothing(
         assert other.read()["attempt"] == 2, "as if it had never been assigned"
         assert manager.queue.entry(str(task["key"])).losses == 0
     assert f"Task {task['task_id']} goes to another worker: gpu1 left before it began" in folder.log()
+
+
+def test_a_task_given_to_a_worker_that_was_stopped_while_it_waited_goes_to_another_after_10_s(
+    manager: ExperimentManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with worker(manager) as busy, worker(manager, "gpu1") as stopped, worker(manager, "gpu2") as other:
+        task = busy.say("request_task")
+        wait(manager, stopped)
+        give_back(busy, task)
+        begun = stopped.read()
+        wait(manager, other)
+        now_s = time.monotonic()
+        monkeypatch.setattr(manager.queue, "_clock", lambda: now_s + 10)
+        manager.run_once()
+        assert other.read()["attempt"] == 2, "as if it had never been assigned"
+        beat = stopped.say("heartbeat", lease_id=begun["lease_id"], key=begun["key"])
+        assert beat["stop"], "once it goes on it hears that another has the task"
 
 
 def test_a_task_whose_worker_began_it_and_died_is_lost(manager: ExperimentManager) -> None:
