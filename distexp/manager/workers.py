@@ -21,6 +21,7 @@ STUCK_S = 60.0  # a killed process is gone in milliseconds, unless the kernel ho
 LIVE_S = 60.0  # a worker not heard of for longer counts as gone
 RETURN_S = 10.0  # for a worker whose connection broke to be back: it tries every 5 s
 COMMIT_DIGITS = 10  # that are shown
+MAX_SHOWN_PHASES = 3  # in one line
 
 log = logging.getLogger("distexp.manager")
 
@@ -467,8 +468,10 @@ class WorkerRegistry:
 def withheld_text(info: WorkerInfo, lacks: Mapping[str, str]) -> str:
     """Return what to do for a worker of an earlier version that is given no task of these phases."""
     version = info.earlier.text if info.earlier else ""
-    phases = ", ".join(f"{phase} ({why})" for phase, why in lacks.items())
+    shown = [f"{phase} ({why})" for phase, why in lacks.items()]
+    more = f" and {len(shown) - MAX_SHOWN_PHASES} more" if len(shown) > MAX_SHOWN_PHASES else ""
     return (
-        f"Worker {info.name} runs distexp {version} and gets no task of phase {phases}: "
+        f"Worker {info.name} runs distexp {version} and gets no task of phase "
+        f"{', '.join(shown[:MAX_SHOWN_PHASES])}{more}: "
         f"update distexp on {info.host or 'its host'}"
     )

@@ -115,7 +115,8 @@ class Client:
 
     def _is_placed(self, folder: _Folder) -> bool:
         """Return whether the user said where the manager is, or one that runs for this folder."""
-        if self._wanted != (None, None) or self._given is not None:
+        host, port = self._wanted
+        if host not in THIS_HOST or port is not None or self._given is not None:
             return True
         if folder.info.get("name", host_name()) != host_name():  # whose lock this host cannot see, perhaps
             return True

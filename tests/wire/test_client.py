@@ -106,8 +106,9 @@ def test_the_manager_of_another_folder_is_none_until_this_folder_has_had_its_own
             assert client.call(RequestTask(worker_id="gpu0"), TaskReply).attempt == 1
 
 
+@pytest.mark.parametrize("host", [None, "localhost", "127.0.0.1"])
 def test_where_a_folders_manager_was_that_of_another_folder_is_none_of_its_own(
-    folder: Folder, tmp_path_factory: pytest.TempPathFactory
+    folder: Folder, tmp_path_factory: pytest.TempPathFactory, host: str | None
 ) -> None:
     here = Folder(tmp_path_factory.mktemp("here"))
     here.configure([1])
@@ -115,7 +116,7 @@ def test_where_a_folders_manager_was_that_of_another_folder_is_none_of_its_own(
         pass
     with folder.serving() as other:
         Workdir(here.root).announce("127.0.0.1", other.port)  # as if it had served that port
-        with Client(Workdir(here.root)) as client:
+        with Client(Workdir(here.root), host) as client:
             with pytest.raises(ManagerUnreachable, match=r"^no manager answers for this folder, and that at"):
                 client.call(Status(), StatusReply)
             with (
