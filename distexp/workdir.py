@@ -89,6 +89,11 @@ class Workdir:
         return self.state / "manager.json"
 
     @property
+    def manager_job(self) -> Path:
+        """The number of the job of Slurm that was submitted last to be the manager here."""
+        return self.state / "manager_job"
+
+    @property
     def sweep_id(self) -> Path:
         """Which sweep this is; beside the journal, which may be moved away."""
         return self.state / "sweep_id"

@@ -11,6 +11,7 @@ from distexp.cli import manager as manager_command
 from distexp.cli import worker as worker_command
 from distexp.cli.flag_types import OneOf
 from distexp.cli.options import CONFIGS, FOLDER, WORKDIR
+from distexp.cli.other_host import other_host
 from distexp.cli.summary import print_summary
 from distexp.cli.web import check_installed
 from distexp.cluster.slurm import Surroundings
@@ -159,6 +160,7 @@ def slurm(
         around=around,
         worker_python=split("--python", python),
         manager=manager if with_manager else None,
+        other_host=lambda: other_host(workdir.resolve()),
     )
 
 
@@ -191,7 +193,8 @@ def stop(workdir: Path) -> int:
 
     On Windows the manager ends at once; no row is lost.
     """
-    return launcher.stop(workdir.resolve())
+    root = workdir.resolve()
+    return launcher.stop(root, lambda: other_host(root))
 
 
 @click.command(context_settings=REST)

@@ -191,6 +191,16 @@ def requeue(environment: Mapping[str, str] = os.environ) -> None:
         log.info("Job %s is back in line: it was stopped before the sweep's end", job)
 
 
+def is_in_line(job: str) -> bool:
+    """Return whether a job waits or runs; also false where Slurm does not answer."""
+    command = ("squeue", "--noheader", f"--job={job}", "--format=%T")
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0 and asked.stdout.strip() not in ("", "COMPLETING")
+
+
 def cancel(job: str) -> None:
     """Take a job back."""
     _ask("scancel", job)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from distexp.cluster.slurm import (
     MANAGER_WAIT_S,
     Surroundings,
     cancel,
+    is_in_line,
     manager_script,
     of_manager,
     pilot_script,
@@ -26,10 +27,11 @@ from distexp.errors import UserError
 from distexp.launcher.local_run import LocalRun, ProcessGroup, Stopping, read_address, say
 from distexp.system import locks
 from distexp.system.exit_codes import code_text
+from distexp.system.files import SMALL_BYTES, read_bytes
 from distexp.system.logs import is_terminal
 from distexp.system.process import ProcessMark
 from distexp.text import count_text, last_line
-from distexp.workdir import Workdir
+from distexp.workdir import Workdir, write_private
 
 PROJECT = Path(__file__).resolve().parents[2]
 MANAGER = "experiment_manager.py"
@@ -184,6 +186,7 @@ def slurm(
     around: Surroundings,
     worker_python: Sequence[str] = (),
     manager: ManagerJob | None = None,
+    other_host: Callable[[], str],
 ) -> int:
     """Submit pilots, and where none runs perhaps their manager; return the exit code.
 
@@ -193,33 +196,54 @@ def slurm(
         around: What the jobs need around their program.
         worker_python: Words that start the workers' Python; none: this one.
         manager: The manager's job; None: it is no job.
+        other_host: Returns the other host on which a manager of the folder runs; empty: there is none.
     """
     folder = Workdir(workdir)
     folder.make_state()
-    manager_job = ""
+    known_job = manager_job(workdir)
+    new_job = ""
     if has_manager(workdir):
         say(f"A manager already runs in {workdir}: the workers use it")
+    elif known_job:
+        say(f"Batch job {known_job} is the manager of {workdir} already: the workers use it")
+    elif host := other_host():
+        say(f"A manager of {workdir} already runs on {host}: the workers use it")
     elif manager is None:
         say(f"No manager runs in {workdir} yet; the workers wait for one for 300 s (--manager-wait-s)")
     else:
-        command = python(
-            MANAGER, "--host", "0.0.0.0", "--workdir", str(workdir), *SLURM_MANAGER, *manager.flags
-        )
-        own = [*of_manager(options), *manager.options]
-        manager_job = submit(manager_script(command, folder.state, around), own)
-        say(f"Submitted batch job {manager_job}: the manager")
+        new_job = submit_manager(folder, manager, options, around)
+    if job := new_job or known_job:
         flags = ("--manager-wait-s", str(MANAGER_WAIT_S), *flags)
-        options = (f"--dependency=after:{manager_job}", *options)
+        options = (f"--dependency=after:{job}", *options)
     worker = [*worker_python, *runner_words()] if worker_python else python(RUNNER)
     words = (*flags, "--workdir", str(workdir))
     try:
-        job = submit(pilot_script(count, worker, words, folder.state, around), options)
+        array = submit(pilot_script(count, worker, words, folder.state, around), options)
     except UserError:
-        if manager_job:
-            cancel(manager_job)
+        if new_job:
+            cancel(new_job)
         raise
-    say(f"Submitted batch job {job}: {count_text(count, 'worker')}")
+    say(f"Submitted batch job {array}: {count_text(count, 'worker')}")
     return 0
+
+
+def submit_manager(folder: Workdir, manager: ManagerJob, options: Sequence[str], around: Surroundings) -> str:
+    """Submit the manager of a folder, note its job there, and return its number."""
+    words = ("--host", "0.0.0.0", "--workdir", str(folder.root), *SLURM_MANAGER, *manager.flags)
+    own = [*of_manager(options), *manager.options]
+    job = submit(manager_script(python(MANAGER, *words), folder.state, around), own)
+    say(f"Submitted batch job {job}: the manager")
+    write_private(folder.manager_job, job)
+    return job
+
+
+def manager_job(workdir: Path) -> str:
+    """Return the number of the job that is the manager of a folder, or waits to be; empty: there is none."""
+    try:
+        job = read_bytes(Workdir(workdir).manager_job, SMALL_BYTES).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return job if is_in_line(job) else ""
 
 
 def runner_words() -> list[str]:
@@ -231,10 +255,20 @@ def runner_words() -> list[str]:
     return [str(PROJECT / RUNNER)] if is_clone else ["-m", "distexp", "worker"]
 
 
-def stop(workdir: Path) -> int:
-    """Stop the manager of the working folder as Ctrl+C would and wait until it is gone."""
+def stop(workdir: Path, other_host: Callable[[], str]) -> int:
+    """Stop the manager of the working folder as Ctrl+C would and wait until it is gone.
+
+    Raises:
+        UserError: It runs on another host, which `other_host` returns, or is a job of Slurm there.
+    """
     manager = find_manager(workdir)
     if manager is None:
+        if job := manager_job(workdir):
+            raise UserError(f"the manager of {workdir} is batch job {job} of Slurm: `scancel {job}` stops it")
+        if host := other_host():
+            raise UserError(
+                f"the manager of {workdir} runs on {host}: type `distexp stop` in that folder there"
+            )
         print(f"No manager runs in {workdir}")
         return 0
     with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile

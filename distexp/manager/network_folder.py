@@ -85,15 +85,10 @@ class NetworkFolder:
             "whether it runs",
             *(place.host, SILENCE_S),
         )
-        before = _text(self._workdir.pulse)
-        for _ in range(int(SILENCE_S / LOOK_S)):
-            self._sleep(LOOK_S)
-            now = place_of(self._workdir)
-            if now is not None and now.is_back:
-                return True
-            if _text(self._workdir.pulse) != before:
-                raise self._workdir.already_running(place.host)
-        return False
+        if has_pulse(self._workdir, self._sleep):
+            raise self._workdir.already_running(place.host)
+        now = place_of(self._workdir)
+        return now is not None and now.is_back
 
     def _say_what_is_lost(self, place: JournalPlace) -> None:
         try:
@@ -153,6 +148,27 @@ def place_of(workdir: Workdir) -> JournalPlace | None:
         return msgspec.json.decode(read_bytes(workdir.journal_place, SMALL_BYTES), type=JournalPlace)
     except (OSError, msgspec.MsgspecError):
         return None
+
+
+def host_at_work(workdir: Workdir, sleep: Callable[[float], None] = time.sleep) -> str:
+    """Return the other host whose manager runs in a folder on a network drive; empty: none shows that."""
+    place = place_of(workdir)
+    if workdir.local == workdir.state or place is None or place.is_back or place.stamp == stamp_here(workdir):
+        return ""
+    return place.host if has_pulse(workdir, sleep) else ""
+
+
+def has_pulse(workdir: Workdir, sleep: Callable[[float], None]) -> bool:
+    """Return whether a manager writes its pulse, and until then does not say that the journal is back."""
+    before = _text(workdir.pulse)
+    for _ in range(int(SILENCE_S / LOOK_S)):
+        sleep(LOOK_S)
+        now = place_of(workdir)
+        if now is not None and now.is_back:
+            return False
+        if _text(workdir.pulse) != before:
+            return True
+    return False
 
 
 def stamp_file(workdir: Workdir) -> Path:

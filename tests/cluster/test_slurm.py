@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -397,6 +398,30 @@ def test_a_manager_that_is_a_job_goes_on_upon_another_node_and_its_workers_find_
     rows = Folder(tmp_path).rows()
     assert sorted((row["width"], row["attempt"]) for row in rows) == [(str(n), "1") for n in (1, 2, 3)]
     assert {(row["setup"], row["wrap"]) for row in rows} == {("a line", "wrapped")}
+
+
+@on_slurm
+def test_a_manager_that_waits_in_line_is_found_by_the_next_submission_and_by_stop(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    gated_folder(tmp_path, "[1]")
+    open_gate(tmp_path)
+    about = ("--with-manager", "--workdir", str(tmp_path), "--device", "cpu")
+    first = cluster.say("bash", str(LAUNCHER), "slurm", "1", *about, "--manager-options", "--hold")
+    found = re.search(r"Submitted batch job (\d+): the manager", first)
+    assert found, first
+    job = found[1]
+    told = cluster.say("bash", str(LAUNCHER), "slurm", "1", *about)
+    assert f"Batch job {job} is the manager of {tmp_path} already: the workers use it" in told
+    assert "the manager\n" not in told
+    stopped = cluster.say("bash", str(LAUNCHER), "stop", "--workdir", str(tmp_path))
+    assert stopped.splitlines()[-1] == (
+        f"error: the manager of {tmp_path} is batch job {job} of Slurm: `scancel {job}` stops it"
+    )
+    cluster.say("scancel", job)
+    poll(lambda: cluster.say("squeue", "-h", "-j", job) == "", "the job is gone", 120.0)
+    stopped = cluster.say("bash", str(LAUNCHER), "stop", "--workdir", str(tmp_path))
+    assert stopped.splitlines()[-1] == f"No manager runs in {tmp_path}"
 
 
 @on_slurm

@@ -1,6 +1,7 @@
 """What the verbs that start processes decide by themselves: which manager, which GPUs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from distexp.errors import UserError
 from distexp.gpu.claim import claim_gpu
 from distexp.launcher.main import MANAGER, count_free_gpus, find_manager, run
 from distexp.workdir import Workdir
+from tests.live_manager import Folder
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import environment, gpu, write_scenario
 
@@ -43,6 +45,30 @@ def test_a_free_gpu_is_one_that_a_worker_could_claim_now(
         assert count_free_gpus() == 0
     shown = capsys.readouterr().err.splitlines()
     assert [line.split()[:2] for line in shown] == [[f"gpu{index}", "busy"] for index in range(3)]
+
+
+def test_a_manager_that_answers_on_another_host_is_named_by_stop_and_used_by_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, theirs = tmp_path / "ours", Folder(tmp_path / "theirs")
+    theirs.configure([1])
+    words = ("--workdir", str(ours))
+    monkeypatch.setenv("PATH", str(tmp_path))  # without Slurm
+    with theirs.serving(host="0.0.0.0") as manager:
+        (there := Workdir(ours)).make_state()  # the same folder, as this host sees it: without the lock
+        shutil.copy(manager.workdir.token, there.token)
+        told = {**manager.workdir.read_info(), "name": "localhost"}
+        there.info.write_text(json.dumps(told), encoding="utf-8")
+        assert main(["stop", *words]) == 2
+        assert main(["slurm", "1", "--with-manager", *words]) == 2
+    assert main(["stop", *words]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        f"error: the manager of {ours} runs on localhost: type `distexp stop` in that folder there",
+        f"A manager of {ours} already runs on localhost: the workers use it",
+        "error: sbatch, the program of Slurm, is not installed here; run this where you submit your jobs",
+    ]
+    assert said.out == f"No manager runs in {ours}\n"
 
 
 def test_slurm_needs_a_number_and_slurm(

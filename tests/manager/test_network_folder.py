@@ -17,7 +17,7 @@ from distexp.cli.records import journal_of
 from distexp.errors import AlreadyRunning, UserError
 from distexp.launcher import bootstrap
 from distexp.manager import network_folder
-from distexp.manager.network_folder import NetworkFolder, place_of
+from distexp.manager.network_folder import NetworkFolder, host_at_work, place_of
 from distexp.queue.journal import Journal
 from distexp.queue.records import TaskRecord
 from distexp.system import locks, network_drives
@@ -205,8 +205,13 @@ def test_a_manager_that_runs_on_another_host_is_found_by_its_pulse(
         AlreadyRunning, match=r"is already running in this folder \(pid \d+, port 5000\) on here\. Stop it"
     ):
         NetworkFolder(there, lambda seconds: first.write_pulse()).take()
+    assert host_at_work(there, lambda seconds: first.write_pulse()) == "here"
+    assert host_at_work(there, no_sleep) == "", "it was killed"
+    assert host_at_work(mount.be_on("here"), lambda seconds: first.write_pulse()) == "", "the lock tells more"
     first.write_pulse()
     assert first.lost_to == ""
+    first.give_back()
+    assert host_at_work(mount.be_on("there"), no_sleep) == ""
 
 
 def test_a_manager_whose_folder_was_taken_over_or_deleted_stops_and_writes_nothing_back(
