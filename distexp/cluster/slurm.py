@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distexp.errors import UserError
+from distexp.system.logs import JOB_LOG
 from distexp.text import last_line
 
 WARNING_S = 120  # before the time limit: 20 s for a checkpoint, Slurm's clockwork comes up to 60 s late
@@ -33,6 +34,7 @@ SCRIPT = """\
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@{warning_s}
 #SBATCH --output="{log}"
+export {job_log}=1
 {setup}{program}
 """
 
@@ -114,6 +116,7 @@ def _script(kind: str, program: str, log_folder: Path, log_name: str, around: Su
     return SCRIPT.format(
         kind=kind,
         warning_s=WARNING_S,
+        job_log=JOB_LOG,
         log=f"{str(log_folder).replace('%', '%%')}/{log_name}",
         setup="".join(f"{line}\n" for line in around.setup),
         program=program,

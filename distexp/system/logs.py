@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distexp.system.files import private
+from distexp.system.shorten import shorten
 from distexp.text import one_line
 
 
@@ -31,6 +32,26 @@ MAX_BYTES = 10_000_000  # of a log; then it is named `.1`, the one before `.2`, 
 KEPT = 5  # earlier ones
 LOOK_EVERY = 100  # lines between two looks at its size and name: each costs as much as a line
 CLOSE_S = 2.0  # for the last lines to be written
+
+
+JOB_LOG = "DISTEXP_JOB_LOG"  # set: standard output is a file of this process alone, which nobody rotates
+
+
+class _Console(logging.StreamHandler[Any]):
+    """Standard output; of a job, whose file is appended to, the middle is cut out once it is a long log."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+        self._is_job = bool(os.environ.pop(JOB_LOG, ""))  # not for the tasks that this process starts
+        self._lines = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line."""
+        super().emit(record)
+        self._lines += 1
+        if self._is_job and self._lines % LOOK_EVERY == 0:
+            with suppress(OSError):  # it is a pipe, say
+                shorten(Path("/dev/stdout"), MAX_BYTES)
 
 
 class BesideHandler(logging.Handler):
@@ -84,13 +105,13 @@ def is_terminal() -> bool:
 
 def log_to_console() -> None:
     """Show log lines on standard output, from INFO up."""
-    _add(logging.StreamHandler(sys.stdout))
+    _add(_Console())
 
 
 @contextmanager
 def logging_to_console_beside() -> Iterator[None]:
     """Do the same meanwhile, for a process that must not wait for a console."""
-    handler = _add(BesideHandler(logging.StreamHandler(sys.stdout)))
+    handler = _add(BesideHandler(_Console()))
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from distexp.errors import UserError
 from tests.live_manager import Folder
 from tests.live_slurm import LAUNCHER, Cluster, cluster_in, why_no_slurm
 from tests.live_worker import await_began, await_file, await_rows, gated_folder, open_gate
-from tests.support import poll
+from tests.support import ENVIRONMENT, poll
 
 PROJECT = Path(__file__).parents[2]
 
@@ -100,6 +100,28 @@ def test_a_pilot_is_the_worker_itself_whatever_its_words(tmp_path: Path) -> None
     assert "#SBATCH --array=0-2\n" in script
     with subprocess.Popen(["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as shell:
         assert shell.communicate(script)[0] == f"{shell.pid} {[*words[3:], '--requeue']}\n"
+
+
+PRINTS = """
+import logging
+from distexp.system import logs
+logs.MAX_BYTES, logs.LOOK_EVERY = 4000, 10
+logs.log_to_console()
+for number in range(1000): logging.getLogger("distexp").info("line %d", number)
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="Slurm runs on Linux")
+def test_the_log_of_a_job_is_no_longer_than_other_logs(tmp_path: Path) -> None:
+    script = slurm.pilot_script(1, [sys.executable, "-c", PRINTS], [], tmp_path)
+    path = tmp_path / "slurm-7_0.log"
+    path.write_text("before it was put back in line\n")
+    with path.open("ab") as output:
+        subprocess.run(["bash"], input=script.encode(), stdout=output, env=ENVIRONMENT, check=True)
+    lines = path.read_text().splitlines()
+    assert path.stat().st_size <= 4500, "ten lines may have come since the last look"
+    assert lines[0] == "before it was put back in line"
+    assert lines[-1].endswith("line 999")
 
 
 def test_the_place_of_a_log_is_quoted_for_slurm() -> None:
