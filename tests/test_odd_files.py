@@ -1,6 +1,7 @@
-"""A FIFO where the product expects a file holds up nobody: each reader and writer says so, or goes on."""
+"""A FIFO or device where the product expects a file holds up nobody: readers and writers say so, or go on."""
 
 import os
+import stat
 import subprocess
 import sys
 import tracemalloc
@@ -35,8 +36,21 @@ def fifo(path: Path) -> Path:
     return path
 
 
-def test_rows_are_neither_read_from_one_nor_written_to_it(tmp_path: Path) -> None:
-    path = fifo(tmp_path / "results_p" / "final_results.csv")
+def device(path: Path) -> Path:
+    """Make what swallows all that is written there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root can make a device, in few containers")
+    return path
+
+
+@pytest.mark.parametrize("make", [fifo, device])
+def test_rows_are_neither_read_from_one_nor_written_to_it(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    path = make(tmp_path / "results_p" / "final_results.csv")
     file = ResultsFile(tmp_path, "results_p", TaskIndex([TASK]))
     assert file.scan().warnings == (
         f"{path}: cannot be read now (it is not a regular file; move it away); the next scan tries again",

@@ -141,6 +141,17 @@ def test_a_released_gpu_can_be_claimed_again(machine, claim):
     assert claim().worker_id == "gpu0"
 
 
+def test_of_a_claim_that_somebody_deletes_two_workers_share_the_gpu(machine, claim, claims):
+    machine(gpu(0))
+    first = claim()
+    [lock_file] = claims.iterdir()
+    lock_file.unlink()
+    second = claim()
+    assert (first.worker_id, second.worker_id) == ("gpu0", "gpu0")
+    with pytest.raises(NoGpuError, match="claimed by another worker"):
+        claim()
+
+
 def test_a_busy_gpu_is_passed_over_and_all_busy_is_an_error(machine, claim):
     machine(gpu(0, FOUR_GB), gpu(1, FOUR_GB + 1))
     assert claim().worker_id == "gpu1"

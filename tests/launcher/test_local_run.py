@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from distexp.cli.main import main
+from distexp.launcher import local_run as local_run_module
 from distexp.launcher.local_run import LocalRun, ProcessGroup, read_address
 from distexp.workdir import Workdir
 from tests.live_worker import CONFIG, RUNNER, gated_folder
@@ -58,6 +59,22 @@ def test_a_run_ends_with_the_reason_when_no_gpu_here_can_run_what_is_left(
     *_, reason, what_next = shown.err.splitlines()
     assert reason == f"2 tasks cannot run: phase exp1_vary_width {why}"
     assert what_next.endswith("goes on with the 2 tasks that are left, once the cause is corrected")
+
+
+def test_the_output_of_its_workers_is_kept_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_run_module, "MAX_BYTES", 2000)
+    monkeypatch.setattr(local_run_module, "LOOK_S", 0.0)
+    gated_folder(tmp_path, str([*range(40)]))
+    (tmp_path / "gate").touch()
+    words = ("--workdir", str(tmp_path), "--port", "0", "--exit-when-done")
+    manager = [sys.executable, str(RUNNER.with_name("experiment_manager.py")), *words]
+    worker = [sys.executable, str(RUNNER), "--device", "cpu"]
+    with ProcessGroup() as group:
+        local_run = LocalRun(group, tmp_path, manager, worker, 1)
+        poll(lambda: local_run.turn(time.monotonic()), "the end of the sweep", 90)
+        assert local_run.exit_code == 0
+    [log] = Workdir(tmp_path).state.glob("worker-*.log")
+    assert "bytes of output are left out here" in log.read_text()
 
 
 def test_a_page_is_told_of_and_ends_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -67,6 +68,20 @@ def test_the_record_of_a_task_goes_once_its_row_has_come_and_the_file_shrinks(tm
     journal.close()
     assert (tmp_path / "j").stat().st_size < 100_000
     assert reloaded(tmp_path / "j").keys() == {"0", "again"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no modes")
+def test_one_that_an_older_version_left_open_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    Journal(path).close()
+    path.chmod(0o644)
+    journal = Journal(path)
+    journal.record(FULL)
+    journal.flush()
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
+    journal.close()
+    assert "j-wal" in modes
+    assert {*modes.values()} == {0o600}
 
 
 def test_sixteen_threads_that_flush_together_are_all_durable(tmp_path: Path) -> None:

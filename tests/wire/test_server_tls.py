@@ -2,8 +2,11 @@
 
 import json
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,7 +17,8 @@ from distexp.wire.client import Client
 from distexp.wire.messages import RequestTask, Status, StatusReply, TaskReply
 from distexp.workdir import Workdir
 from tests.live_manager import Folder, RawClient
-from tests.support import poll
+from tests.live_worker import await_file, gated_folder, open_gate
+from tests.support import ENVIRONMENT, poll
 
 HELLO = b"\x16\x03\x01"  # how a TLS handshake begins
 
@@ -179,6 +183,40 @@ def test_many_requests_at_once_pass_through_tls(folder: Folder) -> None:
     with folder.serving() as manager, tls(manager.port) as talk:
         talk.socket.sendall(2000 * b'{"type": "status"}\n')
         assert {talk.read()["type"] for _ in range(2000)} == {"status"}
+
+
+SHOWS = """
+import os, time
+from pathlib import Path
+def run(params, context):
+    Path("environment.new").write_text(repr(dict(os.environ)))
+    os.rename("environment.new", "environment")
+    while not Path("gate").exists(): time.sleep(0.01)
+    return {"score": 1}
+"""
+
+
+def test_the_secret_is_in_no_process_list_and_in_no_environment_of_a_task(tmp_path: Path) -> None:
+    folder = gated_folder(tmp_path, "[1]", SHOWS)
+    with folder.serving():
+        given = {"EXPERIMENT_TOKEN": folder.token_text}
+    run = [sys.executable, "-m", "distexp", "run", "--plain", "--port", "0", "--workers", "1"]
+    with subprocess.Popen(
+        run,
+        cwd=tmp_path,
+        env=ENVIRONMENT | given,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        await_file(tmp_path / "environment")
+        lines = [" ".join(each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
+        open_gate(tmp_path)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert any("distexp" in line for line in lines)
+    for text in (said, (tmp_path / "environment").read_text(), *lines):
+        assert folder.token not in text
 
 
 def test_the_secret_is_in_no_reply_and_in_no_line_of_the_log(folder: Folder) -> None:
