@@ -120,13 +120,12 @@ def config_of(command: str, axes: Sequence[str]) -> str:
 
 def _of_words(problem: str, axes: Sequence[str]) -> str:
     """Return a problem of a config that is not written as one of the words that were typed for it."""
-    _, place, text = problem.split(": ", 2)
+    said = problem.split(": ", 1)[-1]  # without the line of a file that nobody sees
+    place, _, text = said.partition(": ")
     at = re.sub(r"(\[\d+\])+$", "", place)
-    if at == "defaults.command":
-        return f"--command: {text}"
     name = "seeds" if at == "exp1.combinations[0].seed" else at
     word = next((axis for axis in axes if f".{name}".endswith(f".{axis.partition('=')[0]}")), "")
-    return f"{word or at}: {text}"
+    return f"{word or '--command'}: {said if ' ' in place else text}"
 
 
 def value_of(text: str) -> str:

@@ -23,6 +23,8 @@ MAX_RECORD_BYTES = 4 << 20  # longer is junk: four times the largest message tha
 BOM = b"\xef\xbb\xbf"
 SEPARATORS = (",", ";", "\t")
 
+NEVER_CLOSED = "has a quote that is never closed"
+
 csv.field_size_limit(MAX_RECORD_BYTES)  # the module's own 131072 would hide rows with a long list in them
 
 Tail = Literal["blank", "whole", "torn", "wide", "open"]
@@ -148,7 +150,7 @@ def _columns(raw: bytes) -> tuple[tuple[str, ...], str, str]:
         try:
             cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
         except csv.Error as error:
-            problem = f"has a first line that is no CSV ({error}); save it as CSV"
+            problem = f"has a first line that cannot be read: it {_said(error)}"
             continue
         found.append((cells, separator))
     if not found:
@@ -269,6 +271,17 @@ def _wrong_width(fields: Sequence[str], width: int) -> str:
     return f"has {count_text(len(fields), 'cell')}, and the header {width}"
 
 
+def _said(error: csv.Error) -> str:
+    """Return what is wrong with a line that Python's reader refuses, and what to do."""
+    if "new-line character" in str(error):
+        return "has a line break outside of quotes; put the cell in quotes"
+    if "expected after" in str(error):
+        return "goes on after a closing quote; put the whole cell in quotes, and write each quote in it twice"
+    if "end of data" in str(error):
+        return NEVER_CLOSED
+    return "is no CSV; save the file as CSV"
+
+
 def _record(block: bytes, start: int, stop: int, dialect: Dialect) -> tuple[int, list[str] | None, str]:
     """Return end, cells and problem of the record at `start`; end 0: its closing quote is not there yet."""
     end = start
@@ -281,14 +294,18 @@ def _record(block: bytes, start: int, stop: int, dialect: Dialect) -> tuple[int,
             yield raw.decode()
         ran_out = True
 
+    line = block[start:stop]
     try:
+        if b'"' not in line:  # as `_plain` reads it, whatever the lines around it hold
+            text = line.decode().removesuffix(dialect.end.decode())
+            return stop, text.removesuffix("\r" * (dialect.end == b"\n")).split(dialect.separator), ""
         fields = next(csv.reader(lines(), delimiter=dialect.separator, strict=True), None)
     except UnicodeDecodeError:
         return stop, None, "is no UTF-8 text; save the file as UTF-8"
     except csv.Error as error:
         if ran_out and len(block) - start <= MAX_RECORD_BYTES:
             return 0, None, ""
-        return stop, None, "has a quote that is never closed" if ran_out else f"is no CSV ({error})"
+        return stop, None, NEVER_CLOSED if ran_out else _said(error)
     if fields is None:
         return stop, None, f"has more than {MAX_RECORD_BYTES} bytes"
     return end, fields, ""

@@ -87,6 +87,8 @@ def test_a_command_may_vary_by_its_seeds_alone(tmp_path: Path) -> None:
         (["--command", "python a.py {args}", "a=1", "a=2"],
          "a=2: a is there already: name all its values at once"),
         (["--command", "python 'a.py {a}", "a=1"], '--command: "python \'a.py {a}" has an open quote'),
+        (["--command", "python {args}", "\x07=1"],
+         "--command: the character '\\x07' is not printable: remove it"),
         (["--command", "python a.py"],
          "--command: name what is to vary, such as lr=0.1,0.01 or seeds=1,2,3"),
         (["lr=1"], "lr=1: is for --command, such as --command 'python train.py --lr {lr}'"),

@@ -166,3 +166,16 @@ def test_rows_of_other_programs_count_in_plan_and_manager_as_counted_by_hand(
 def test_two_values_that_no_row_could_tell_apart_are_refused_at_load(values: str) -> None:
     with pytest.raises(ConfigError, match="look alike in a row: change one"):
         parse_config(f"p: {{combinations: [{{x: {values}}}]}}", "c.yaml")
+
+
+@pytest.mark.parametrize("other", [b"", b'7,7,7,"quoted"\n'])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_line_break_of_another_kind_in_a_cell_does_no_harm_beside_quotes_either(
+    tmp_path: Path, end: bytes, other: bytes
+) -> None:
+    points = points_of(2)
+    odd = b"a\nb" if end == b"\r" else b"a\rb"
+    lines = [b"width,seed,lr,note", b"0,42,0.1,x", b"1,42,0.1," + odd, b""]
+    (tmp_path / RESULTS_FILE).write_bytes(end.join(lines) + other.replace(b"\n", end))
+    scan = ResultsFile(tmp_path, ".", TaskIndex(points)).scan()
+    assert scan.complete == {point.key for point in points}

@@ -228,7 +228,12 @@ def test_a_header_without_its_newline_gets_it(path: Path) -> None:
         (b"\x89PNG\xff\xfe\n\x00\n", "is no UTF-8 text; save it as UTF-8"),
         ("width,seed\n1,42\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
         (b"a,\0,b\n", "holds NUL bytes; save it as CSV in UTF-8"),
-        (b'width,"seed\n', "has a first line that is no CSV (unexpected end of data); save it as CSV"),
+        (b'width,"seed\n', "has a first line that cannot be read: it has a quote that is never closed"),
+        (
+            b'width,"se"ed,lr\n',
+            "has a first line that cannot be read: it goes on after a closing quote; "
+            "put the whole cell in quotes, and write each quote in it twice",
+        ),
         (b"sep=;\nwidth;seed\n1;42\n", "begins with the line sep=;; delete that line"),
         (
             b"# by hand\nwidth,seed\n",
@@ -395,9 +400,11 @@ def test_reset_reads_everything_again(path: Path) -> None:
         (b"\x80\xff,42,0.1\n", "is no UTF-8 text; save the file as UTF-8"),
         (b"\0\0\0\0\n", "holds NUL bytes"),
         (b'1,"42,0.1\n', "has a quote that is never closed"),
-        (b'1,"4"2,0.1\n', "is no CSV (',' expected after '\"')"),
+        (b'1,"4"2,0.1\n',
+         "goes on after a closing quote; put the whole cell in quotes, and write each quote in it twice"),
+        (b'1,4\r2,"0.1"\n', "has a line break outside of quotes; put the cell in quotes"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_line_is_named_once_and_hides_no_other(path: Path, line: bytes, found: str) -> None:
     first, second = tasks_of(2)
     good = b"width,seed,lr\n\n0,42,0.1\n"
