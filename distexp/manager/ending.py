@@ -26,7 +26,7 @@ class Ending:
         """`has_all_workers`: no others will come, so what none of them can run is not waited for."""
         self._queue, self._registry = sweep.queue, sweep.registry
         self._dispatcher, self._kept, self._has_all_workers = dispatcher, kept, has_all_workers
-        self._unmet = UnmetNeeds(sweep)
+        self._unmet = UnmetNeeds(sweep, lambda: dispatcher.status().paused)
         self.why_left = ""  # why tasks are left, once it is time to go
         self._exit_at_s: float | None = None
         self._stays_until_s = 0.0  # later, if workers of an earlier manager may be on their way back

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 from distexp.manager.explain import unmet_text
 from distexp.manager.sweep_state import SweepState
@@ -18,8 +19,9 @@ log = logging.getLogger("distexp.manager")
 class UnmetNeeds:
     """Whether all connected workers are idle, and no pending task is for one of them.  For one thread."""
 
-    def __init__(self, sweep: SweepState) -> None:
-        """Know of nothing yet."""
+    def __init__(self, sweep: SweepState, is_paused: Callable[[], bool]) -> None:
+        """Know of nothing yet. While it `is_paused`, somebody may be changing what the sweep asks for."""
+        self._is_paused = is_paused
         self._queue, self._registry = sweep.queue, sweep.registry
         self._next_look_s = 0.0
         self._found, self._since_s = "", 0.0
@@ -43,7 +45,7 @@ class UnmetNeeds:
 
     def _look(self) -> str:
         workers = [worker for worker, excluded in self._registry.available() if not excluded]
-        if not workers or self._queue.leases() or self._registry.is_listened_to():
+        if not workers or self._queue.leases() or self._registry.is_listened_to() or self._is_paused():
             return ""  # one that listens waits for a GPU
         needs = self._queue.queries.unmet_needs(lambda need: any(each.meets(need) for each in workers))
         self.is_for_good = not any(_may_meet(each, need) for _, need in needs for each in workers)

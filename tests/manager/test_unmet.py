@@ -103,6 +103,21 @@ def test_nothing_is_said_while_a_worker_may_run_something_or_runs_it(folder: Fol
         assert told(folder)[1:] == [f"{NEEDS_H100}NVIDIA A100, Tesla T4"]
 
 
+def test_a_sweep_that_is_paused_does_not_end(folder: Folder) -> None:
+    folder.configure("", CONFIG.replace("{needs}", H100))
+    ends = {"exit_when_done": True, "has_all_workers": True}
+    with folder.serving(**ends) as manager, worker(manager, **A100) as client:
+        client.say("pause")
+        for _ in range(3):
+            assert client.say("request_task", free_mib=15000)["message"] == "paused"
+            manager.run_once()
+        client.say("resume")
+        manager.run_once()
+        manager.run_once()
+        assert client.say("request_task", free_mib=15000)["reason"] == "done"
+    assert told(folder) == [f"{NEEDS_H100}NVIDIA A100"]
+
+
 def test_a_manager_that_other_machines_reach_waits_for_their_workers(folder: Folder) -> None:
     folder.configure("", CONFIG.replace("{needs}", H100))
     with folder.serving(exit_when_done=True, has_all_workers=True, host="0.0.0.0") as manager:
