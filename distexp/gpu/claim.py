@@ -295,8 +295,8 @@ def unclaimable(gpus: Sequence[GpuStatus], *, slots: int = 1) -> dict[str, str]:
     A look: each lock is tried and released at once. A worker that asks in that instant asks again.
     """
     folder = default_claim_folder()
-    reasons = {gpu.uuid: kept for gpu in gpus if (kept := _kept(gpu, folder))}
-    for gpu in (each for each in gpus if each.uuid not in reasons):
+    reasons: dict[str, str] = {}
+    for gpu in gpus:
         for slot in range(slots):
             lock = _lock_slot(gpu, slot, folder) if os.path.exists(folder) else None
             if not isinstance(lock, str):  # free
@@ -305,6 +305,8 @@ def unclaimable(gpus: Sequence[GpuStatus], *, slots: int = 1) -> dict[str, str]:
                 reasons.pop(gpu.uuid, None)
                 break
             reasons[gpu.uuid] = lock
+        if gpu.uuid not in reasons and (kept := _kept(gpu, folder)):
+            reasons[gpu.uuid] = kept
     return reasons
 
 

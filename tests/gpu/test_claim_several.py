@@ -183,7 +183,8 @@ def test_only_gpus_that_the_first_in_line_may_use_are_kept_and_listed_so(
             f"kept for a worker that waits for several GPUs (pid {os.getpid()}): {claims / UUID1}.wanted.lock"
         )
         reasons = unclaimable(list_gpus())
-        assert reasons.keys() == {gpu(0)["uuid"], UUID1}
+        busy_too = f"claimed by another worker (pid {os.getpid()})"
+        assert reasons == {gpu(0)["uuid"]: busy_too, UUID1: kept}
         (line,) = [line for line in describe_gpus(list_gpus(), GpuRequest(), reasons) if "gpu1" in line]
         assert line == f"gpu1  busy  NVIDIA A100  19.5/40.0 GB free, {kept}"
         with pytest.raises(NoGpuError) as none:

@@ -26,6 +26,7 @@ from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import Delivery, ResultDelivery
 from distexp.worker.signals import StopRequests
 from tests.live_manager import Folder, RawClient
+from tests.live_manager import worker as raw_worker
 from tests.live_worker import CONFIG, await_began, gated_folder, open_gate, threaded_worker, worker_process
 from tests.row_cases import tasks_of
 from tests.support import poll
@@ -47,8 +48,8 @@ def other(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving_at(folder: Folder, port: int) -> Iterator[ExperimentManager]:
-    manager = ExperimentManager(port=port, workdir=folder.root)
+def serving_at(folder: Folder, port: int, **settings: bool) -> Iterator[ExperimentManager]:
+    manager = ExperimentManager(port=port, workdir=folder.root, **settings)
     manager.start()
     try:
         yield manager
@@ -360,6 +361,26 @@ def test_a_full_disk_costs_nothing_and_the_worker_waits_until_there_is_room(
             assert process.code() == 0
             (entry,) = manager.queue.entries()
     assert (entry.state, entry.failures, entry.losses) == (State.COMPLETE, 0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system sets the limits of another process")
+def test_a_worker_that_waits_for_room_on_its_disk_leaves_when_nothing_that_is_left_can_run(
+    folder: Folder,
+) -> None:
+    open_gate(folder.root)
+    with folder.serving() as manager:
+        port = manager.port
+    with worker_process(folder.root, "localhost", port) as process:
+        process.await_words("Trying again")
+        psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_FSIZE, (1000, psutil.RLIM_INFINITY))
+        with serving_at(folder, port, exit_when_done=True) as manager, raw_worker(manager) as other:
+            process.await_words("disk full or read-only")
+            task = other.say("request_task", wait_s=30)
+            named = {name: task[name] for name in ("lease_id", "key", "task_id")}
+            other.say("task_failed", **named, cause="import", error="No module")
+            for _ in range(2):
+                manager.run_once()
+            assert process.code() == 0
 
 
 NEEDS_ROOM = """
