@@ -179,10 +179,13 @@ class ExperimentManager:
         self._start_searches()
         self._is_serving = True
         self._next_rescan_s = time.monotonic() + self._rescan_s
-        self._say_served(is_reachable=is_reachable)
+        self._say_served(is_reachable=is_reachable, is_fallback=is_fallback)
 
-    def _say_served(self, *, is_reachable: bool) -> None:
+    def _say_served(self, *, is_reachable: bool, is_fallback: bool) -> None:
         log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
+        if is_fallback:
+            said = "Port %d was taken: workers and clients outside of this folder need the port %d"
+            log.info(said, DEFAULT_PORT, self.port)
         if is_reachable:
             log.info(
                 "Workers on other machines need a copy of %s; they start by `distexp worker HOST %d`, "

@@ -92,6 +92,8 @@ def test_where_the_default_port_is_taken_a_manager_takes_a_free_one_and_its_work
         with worker_process(tmp_path) as worker:
             assert worker.code() == 0
         assert manager.end()[0] == 0
+    told = f"Port {DEFAULT_PORT} was taken: workers and clients outside of this folder need the port "
+    assert f"{told}{manager.port}" in folder.log()
     assert [row["width"] for row in folder.rows()] == ["1", "2"]
 
 
