@@ -184,9 +184,9 @@ class PlaceInLine:
 
     def _renewed(self, gpu: GpuStatus, path: Path) -> FileLock | None:
         """Return our lock on it, shown to be alive, if it is still on the file that others look at."""
-        lock = self._locks.pop(gpu.uuid, None)
+        lock = self._locks.get(gpu.uuid)
         if lock and not lock.is_at(path):
-            lock.release()
+            self._locks.pop(gpu.uuid).release()
             return None
         if lock:
             lock.note(_note())
