@@ -1,8 +1,8 @@
 """`web`: the live page of a sweep, in a browser."""
 
-import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,9 +12,8 @@ from distexp.cli.look import FolderFiles
 from distexp.cli.options import FOLDER
 from distexp.errors import DistexpError, UserError
 from distexp.launcher.local_run import PAGE_AT
-from distexp.results.results_file import RESULTS_FILE
-from distexp.results.store import folders_with_results
 from distexp.system.long_work import LongWork
+from distexp.web.phases import FolderPhases, KnownPhases
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
 from distexp.wire.messages import AnyReply, AnyRequest
@@ -51,10 +50,12 @@ def main(
     folder = Workdir(workdir.absolute())
     client = Client(folder, manager_host, manager_port, token=given_token())
     is_elsewhere = manager_host is not None or manager_port is not None
-    source = Source(client, None if is_elsewhere else _AtRest(folder).answer)
+    phases = FolderPhases(folder)
+    source = Source(client, None if is_elsewhere else _AtRest(folder, phases).answer)
     serve(
         folder.root,
         source,
+        phases,
         host=host,
         port=port,
         report=lambda out: _report(folder, out),
@@ -76,10 +77,11 @@ def check_installed() -> None:
 class _AtRest:
     """Answers from the files of a folder, which are read again once they have changed."""
 
-    def __init__(self, folder: Workdir) -> None:
-        self._folder = folder
+    def __init__(self, folder: Workdir, phases: FolderPhases) -> None:
+        self._folder, self._phases = folder, phases
         self._files: FolderFiles | None = None
-        self._seen = list[tuple[str, int]]()  # files, and when they were last written
+        self._known: KnownPhases | None = None
+        self._seen = list[tuple[str, int]]()  # files of rows, and when they were last written
         self._journal = list[tuple[str, int]]()  # the same of the journal, once it was read: that touches it
 
     def answer(self, request: AnyRequest, unreachable: DistexpError) -> AnyReply:
@@ -88,21 +90,22 @@ class _AtRest:
         Raises:
             DistexpError: `unreachable` where a manager holds the folder, or what is wrong with its files.
         """
-        now, journal = self._state(), [self._folder.journal]
-        if self._files is None or now != self._seen or _written(journal) != self._journal:
-            self._files, self._seen = FolderFiles.of(self._folder, unreachable, LongWork()), now
-            self._journal = _written(journal)
+        known, journal = self._phases.read(), [self._folder.journal]
+        now = _written([self._folder.info, *known.results_files()])
+        is_new = known is not self._known or now != self._seen or _written(journal) != self._journal
+        if self._files is None or is_new:
+            self._files = FolderFiles.of(self._folder, unreachable, LongWork())
+            self._known, self._seen, self._journal = known, now, _written(journal)
         return self._files.handle(request)
-
-    def _state(self) -> list[tuple[str, int]]:
-        root = self._folder.root
-        rows = [root / folder / RESULTS_FILE for folder in folders_with_results(root)]
-        return _written([self._folder.info, *root.glob("configs/*.yaml"), *rows])
 
 
 def _written(files: Iterable[Path]) -> list[tuple[str, int]]:
     """Return those that exist, and when each was last written."""
-    return [(path.as_posix(), path.stat().st_mtime_ns) for path in files if os.path.exists(path)]
+    found = []
+    for path in files:
+        with suppress(OSError):
+            found.append((str(path), path.stat().st_mtime_ns))
+    return found
 
 
 def _report(folder: Workdir, out: Path) -> list[str]:

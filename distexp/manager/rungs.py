@@ -58,7 +58,7 @@ class _Table:
     def add(self, task: Task, record: RungRecord) -> None:
         """Take a record up; the first value of a task at a rung stays."""
         self._of_key.setdefault(record.key, []).append(record)
-        if record.verdict != "again" and self.is_of_metric(record):
+        if record.verdict != "again" and record.is_of_metric(self._halving.metric):
             group, configuration = self._place(task)
             values = self._values.setdefault((group, record.rung), {}).setdefault(configuration, {})
             values.setdefault(record.key, record.value)
@@ -80,10 +80,6 @@ class _Table:
     def has_any(self) -> bool:
         """Return whether any task has come to a rung."""
         return bool(self._values)
-
-    def is_of_metric(self, record: RungRecord) -> bool:
-        """Return whether a record tells of the metric that the phase has now."""
-        return record.metric in ("", self._halving.metric)
 
     def judged(
         self, task: Task, rung: int, step: Number, value: float | None, *, is_last: bool
@@ -161,7 +157,7 @@ class Rungs:
         is_last = is_last or (halving.max_iter is not None and step >= halving.max_iter)
         with self._lock:
             table = self._table(planned, halving)
-            known = [each for each in table.records(task.key) if table.is_of_metric(each)]
+            known = [each for each in table.records(task.key) if each.is_of_metric(halving.metric)]
             last = last_word(known)
             if last is not None and last.verdict == "stop" and rung >= last.rung and not is_last:
                 return "stop"  # for its next attempt, too

@@ -7,9 +7,8 @@ from typing import Any
 
 from distexp.results.audit import FileAudit
 from distexp.results.row import STOPPED_AT
-from distexp.results.rungs import RungRecord
+from distexp.results.rungs import RungRecord, summaries_of
 from distexp.sweep.config import Phase
-from distexp.task import Halving
 from distexp.text import number_in
 
 STARTED, DURATION = "started_utc", "duration_s"
@@ -34,31 +33,14 @@ def search_of(
     known = {*keys}
     own = [each for each in rungs if each.key in known]
     steps, max_iter = (_steps_taken(own), halving.max_iter) if halving else (None, None)
+    summaries = summaries_of(own, halving) if halving else []
     ends = _ends(known, files, metric, steps, max_iter)
     return {
         "metric": metric,
         "unit": "finished tasks" if halving is None else "steps of all tasks",
-        "rungs": [] if halving is None else _rungs(own, halving),
+        "rungs": [[each.rung, each.tasks, each.stopped, each.best] for each in summaries],
         "best": _best_so_far(ends, 1 if goal == "maximize" else -1),
     }
-
-
-def _rungs(records: Sequence[RungRecord], halving: Halving) -> list[list[Any]]:
-    """Return for each rung how many tasks came, how many stopped there, and the best value."""
-    found: dict[int, list[RungRecord]] = {}
-    for each in records:
-        if each.verdict != "again":
-            found.setdefault(each.rung, []).append(each)
-    better = max if halving.goal == "maximize" else min
-    return [
-        [
-            rung,
-            len(those),
-            sum(each.verdict == "stop" for each in those),
-            better((each.value for each in those if each.value is not None), default=None),
-        ]
-        for rung, those in sorted(found.items())
-    ]
 
 
 def _steps_taken(rungs: Sequence[RungRecord]) -> dict[str, float]:

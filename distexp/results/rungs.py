@@ -38,6 +38,20 @@ class RungRecord(msgspec.Struct, frozen=True, kw_only=True):
         going = "only the best goes on" if self.kept == 1 else f"the best {self.kept} go on"
         return f"at step {self.rung}: {shown} is rank {self.rank} of {self.of} there, and {going}"
 
+    def is_of_metric(self, metric: str) -> bool:
+        """Return whether it tells of this metric, as far as is known: a phase may have had another before."""
+        return self.metric in ("", metric)
+
+
+class RungSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What tasks of a phase have reached at one rung."""
+
+    rung: int
+    tasks: int  # that have come there
+    stopped: int  # of them, there
+    best: float | None  # of their values; None: there is no number
+    best_task: str  # whose that is
+
 
 MAX_LINE_BYTES = 64 * 1024  # one of ours is some hundred; a longer one is none
 RUNG_COLUMNS = RungRecord.__struct_fields__
@@ -79,6 +93,30 @@ def last_word(records: Sequence[RungRecord]) -> RungRecord | None:
         records: Of one task, the oldest first.
     """
     return next((each for each in reversed(records) if each.verdict != "go"), None)
+
+
+def summaries_of(records: Iterable[RungRecord], halving: Halving) -> list[RungSummary]:
+    """Return what tasks have reached at each rung, the first one first, by the metric of their phase now.
+
+    Args:
+        records: Of tasks of that phase, the oldest first: the first value of a task at a rung counts.
+        halving: Of the phase.
+    """
+    found: dict[int, dict[str, RungRecord]] = {}
+    for each in records:
+        if each.verdict != "again" and each.is_of_metric(halving.metric):
+            found.setdefault(each.rung, {}).setdefault(each.key, each)
+    return [_summary(rung, [*found[rung].values()], halving) for rung in sorted(found)]
+
+
+def _summary(rung: int, records: Sequence[RungRecord], halving: Halving) -> RungSummary:
+    better = max if halving.goal == "maximize" else min
+    numbers = [
+        (each.value, each.task_id) for each in records if each.value is not None and math.isfinite(each.value)
+    ]
+    best, best_task = better(numbers, key=lambda each: each[0], default=(None, ""))
+    stopped = sum(each.verdict == "stop" for each in records)
+    return RungSummary(rung=rung, tasks=len(records), stopped=stopped, best=best, best_task=best_task)
 
 
 def wants_more(records: Sequence[RungRecord], halving: Halving) -> bool:

@@ -70,8 +70,8 @@ def rungs_of(root: Path, folders: Iterable[str]) -> Iterator[RungRecord]:
         yield from read_rungs(path)
 
 
-def folders_of(root: Path, phase: Phase) -> list[str]:
-    """Return the folders that tasks of the phase write to; of an adaptive search those with a results file.
+def folders_of(root: Path, phase: Phase, file: str = RESULTS_FILE) -> list[str]:
+    """Return the folders that tasks of the phase write to; of an adaptive search those that hold such a file.
 
     Raises:
         ConfigError: One leaves the working folder.
@@ -80,7 +80,7 @@ def folders_of(root: Path, phase: Phase) -> list[str]:
         return output_folders(phase)
     pieces = parse(phase.output_dir)
     pattern = "".join(glob.escape(piece) if isinstance(piece, str) else "*" for piece in pieces)
-    found = glob.glob(f"{pattern}/{RESULTS_FILE}", root_dir=root)
+    found = glob.glob(f"{pattern}/{file}", root_dir=root)
     return sorted(Path(name).parent.as_posix() for name in found)
 
 

@@ -35,13 +35,21 @@ class Sweep:
         Raises:
             ConfigError: At least one file cannot be used; all problems of all files are listed.
         """
+        phases = self.load_phases()
+        tasks = expand(phases)
+        self.phases = phases
+        return tasks
+
+    def load_phases(self) -> Sequence[Phase]:
+        """Return the phases of the files; makes no task.
+
+        Raises:
+            ConfigError: At least one file cannot be used; all problems of all files are listed.
+        """
         before = self._signature()
         self._included = []
         try:
-            phases = load_configs([self._pattern], self._root, self._included)
-            tasks = expand(phases)
-            self.phases = phases
-            return tasks
+            return load_configs([self._pattern], self._root, self._included)
         finally:  # a file that is included for the first time counts as it is now
             self._seen = before + self._signature_of(self._included)
 

@@ -21,6 +21,7 @@ from distexp.text import join_words, split_words, value_of
 from distexp.web.curves import Curve, read_curves
 from distexp.web.feed import Feed
 from distexp.web.guard import Access, Guard
+from distexp.web.phases import FolderPhases
 from distexp.web.report import Report
 from distexp.web.searches import read_searches
 from distexp.web.source import Source
@@ -58,16 +59,17 @@ Action = Cancel | Requeue | Pause | Resume | Drain
 _actions = msgspec.json.Decoder(Action)
 
 
-def make_app(root: Path, source: Source, access: Access, report: Report) -> Starlette:
+def make_app(root: Path, source: Source, phases: FolderPhases, access: Access, report: Report) -> Starlette:
     """Return the application.
 
     Args:
         root: The working folder, of which run folders are read.
         source: Answers.
+        phases: Of its configs.
         access: What a browser has to show.
         report: Makes the charts of all rows.
     """
-    page = Page(root, source, report)
+    page = Page(root, source, phases, report)
 
     @contextlib.asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
@@ -86,6 +88,7 @@ def make_app(root: Path, source: Source, access: Access, report: Report) -> Star
         Route("/task", page.task),
         Route("/log", page.log),
         Route("/curves", page.curves),
+        Route("/metrics", page.metrics),
         Route("/searches", page.searches),
         Route("/report", page.report),
         Route("/report", page.make_report, methods=["POST"]),
@@ -99,9 +102,9 @@ def make_app(root: Path, source: Source, access: Access, report: Report) -> Star
 class Page:
     """Answers one address with each method.  For one event loop."""
 
-    def __init__(self, root: Path, source: Source, report: Report) -> None:
+    def __init__(self, root: Path, source: Source, phases: FolderPhases, report: Report) -> None:
         """Ask nobody yet."""
-        self._root, self._source, self._report = root, source, report
+        self._root, self._source, self._phases, self._report = root, source, phases, report
         self.feed = Feed(source)
         self._folders: dict[str, tuple[float, Path]] = {}  # of a task id: known until, where
 
@@ -181,9 +184,17 @@ class Page:
         found = dict(read_curves(folder))
         return found or dict(self.feed.curves_of(task_id))
 
+    async def metrics(self, request: Request) -> Response:
+        """Return the metric of each phase that names one: what is shown of it first."""
+
+        def read() -> dict[str, str]:
+            return {each.name: each.metric.name for each in self._phases.read().phases if each.metric}
+
+        return await _answered(read)
+
     async def searches(self, request: Request) -> Response:
         """Return how far the phases are that stop tasks early."""
-        return await _answered(lambda: read_searches(self._root))
+        return await _answered(lambda: read_searches(self._root, self._phases.read()))
 
     async def report(self, request: Request) -> Response:
         """Return the report that was made last; its scripts reach nothing of the page."""

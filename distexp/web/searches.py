@@ -1,55 +1,36 @@
 """How far phases are that stop tasks early: what was reached at each rung, how many were stopped there."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from distexp.results.row import RUNGS_FILE
-from distexp.results.rungs import RungRecord, read_rungs
-from distexp.results.store import PREFIX
-
-
-class RungSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One rung of one phase."""
-
-    rung: int
-    tasks: int  # that have reached it
-    stopped: int  # of them, there
-    best: float | None  # the value of the best of them; None: no number
-    best_task: str
+from distexp.results.rungs import RungRecord, RungSummary, summaries_of
+from distexp.results.store import rungs_of
+from distexp.web.phases import KnownPhases
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True):
     """One phase that stops tasks early."""
 
     phase: str
+    metric: str
     rungs: list[RungSummary]
 
 
-def read_searches(root: Path) -> list[Search]:
-    """Return what the files `rungs.csv` of a working folder say, by phase."""
-    by_phase: dict[str, dict[int, dict[str, RungRecord]]] = {}
-    for path in sorted(root.glob(f"{PREFIX}*/{RUNGS_FILE}")):
-        for record in read_rungs(path):
-            if record.verdict != "again":  # the first value of a task at a rung counts
-                by_phase.setdefault(record.phase, {}).setdefault(record.rung, {}).setdefault(
-                    record.key, record
-                )
-    return [
-        Search(
-            phase=phase, rungs=[_summary(rung, [*found.values()]) for rung, found in sorted(rungs.items())]
-        )
-        for phase, rungs in by_phase.items()
-    ]
-
-
-def _summary(rung: int, records: Sequence[RungRecord]) -> RungSummary:
-    best = [record for record in records if record.rank == 1]  # the best when it came; the last stands
-    return RungSummary(
-        rung=rung,
-        tasks=len(records),
-        stopped=sum(record.verdict == "stop" for record in records),
-        best=best[-1].value if best else None,
-        best_task=best[-1].task_id if best else "",
-    )
+def read_searches(root: Path, known: KnownPhases) -> list[Search]:
+    """Return how far those phases are of which some task has come to a rung."""
+    stopping = [(phase, phase.halving) for phase in known.phases if phase.halving]
+    if not stopping:
+        return []
+    by_name: dict[str, list[RungRecord]] = {}
+    folders = [folder for phase, _ in stopping for folder in known.folders(phase, RUNGS_FILE)]
+    for record in rungs_of(root, folders):
+        by_name.setdefault(record.phase, []).append(record)
+    found = []
+    for phase, halving in stopping:
+        names = reversed([phase.name, *phase.renamed_from.get("phase", ())])  # the oldest first
+        records = [record for name in names for record in by_name.get(name, ())]
+        if rungs := summaries_of(records, halving):
+            found.append(Search(phase=phase.name, metric=halving.metric, rungs=rungs))
+    return found

@@ -11,6 +11,7 @@ import uvicorn
 from distexp.errors import UserError
 from distexp.web.app import make_app
 from distexp.web.guard import Access
+from distexp.web.phases import FolderPhases
 from distexp.web.report import Report
 from distexp.web.source import Source
 
@@ -22,6 +23,7 @@ MAX_CONNECTIONS = 200  # of which each browser takes a few
 def serve(
     root: Path,
     source: Source,
+    phases: FolderPhases,
     *,
     host: str,
     port: int | None,
@@ -33,6 +35,7 @@ def serve(
     Args:
         root: The working folder.
         source: Answers.
+        phases: Of its configs.
         host: Address to serve.
         port: To serve; 0 takes a free one, None the default one where that is free.
         report: Returns the command that writes a report into a file.
@@ -53,7 +56,7 @@ def serve(
         )
     announce(f"http://{shown}:{at}/?token={access.token}")
     config = uvicorn.Config(
-        make_app(root, source, access, Report(report)),
+        make_app(root, source, phases, access, Report(report)),
         log_level="warning",
         access_log=False,
         server_header=False,

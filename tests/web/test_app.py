@@ -196,6 +196,56 @@ def test_curves_are_read_from_the_run_folder_else_from_heartbeats(folder: Folder
         assert told(page, f"/curves?task={FIRST}") == {FIRST: {"loss": [[1, 3], [3, 2.5]]}}
 
 
+STOPPING = """
+metric: {name: val_acc, goal: maximize}
+defaults: {output_dir: "./out/{width}", experiment: "absent_module:run"}
+exp1_vary_width:
+  early_terminate: {type: asha, max_iter: 9, for_each: [model]}
+  combinations: [{width: [1, 2]}, {model: [mlp, cnn]}]
+exp2_plain: {metric: {name: nll, goal: minimize}, combinations: [{width: [1, 2]}]}
+"""
+
+
+def test_searches_are_read_wherever_tasks_write_and_their_best_is_that_of_all_groups(
+    folder: Folder, page: Served
+) -> None:
+    assert told(page, "/searches") == []
+    (folder.root / "configs" / "config_exp1.yaml").write_text(STOPPING)
+    columns = "phase,task_id,key,seed,rung,step,value,verdict,rank,of,kept,max_iter,at_utc,metric"
+    for at, (width, value) in enumerate([(1, 0.93), (2, 0.33)]):  # each the best of its group
+        (folder.root / "out" / str(width)).mkdir(parents=True)
+        line = f"exp1_vary_width,exp1_vary_width_{at}_42,key{at},42,1,1,{value},go,1,1,1,9,,val_acc"
+        (folder.root / "out" / str(width) / "rungs.csv").write_text(f"{columns}\n{line}\n")
+    rung = {"rung": 1, "tasks": 2, "stopped": 0, "best": 0.93, "best_task": "exp1_vary_width_0_42"}
+    assert told(page, "/searches") == [{"phase": "exp1_vary_width", "metric": "val_acc", "rungs": [rung]}]
+    assert told(page, "/metrics") == {"exp1_vary_width": "val_acc", "exp2_plain": "nll"}
+    (folder.root / "configs" / "config_exp1.yaml").write_text("exp1: {combinations: 3}\n")
+    assert told(page, "/metrics") == {"exp1_vary_width": "val_acc", "exp2_plain": "nll"}, "those that were"
+
+
+def test_at_rest_rows_of_any_folder_and_configs_of_any_name_are_seen_to_change(
+    folder: Folder, page: Served
+) -> None:
+    (folder.root / "configs" / "config_exp1.yaml").unlink()
+    text = STOPPING.partition("exp2")[0]
+    folder.configure([], text.replace("{", "{{").replace("}", "}}"), name="../sweeps/mine.yml")
+    (folder.root / "out").mkdir()
+    folder.add_rows("1,mlp,42,0.5", "1,cnn,42,0.5", header="width,model,seed,val_acc", place="out/1")
+
+    def counts() -> list[int]:
+        return [told(page, f"/tasks?state={state}")[0]["total"] for state in ("complete", "")]
+
+    with folder.serving(configs="sweeps/*.yml") as manager:
+        manager.rescan()
+    view_at_rest(page, lambda view: view["status"]["complete"] == 2)
+    rows = folder.root / "out" / "1" / "final_results.csv"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:2]))
+    assert counts() == [1, 4]
+    config = folder.root / "sweeps" / "mine.yml"
+    config.write_text(config.read_text().replace("[1, 2]", "[1, 2, 3]"))
+    assert counts() == [1, 6]
+
+
 def test_a_report_is_made_of_the_rows_when_asked_for(folder: Folder, page: Served) -> None:
     pytest.importorskip("pandas")
     folder.add_rows("1,mlp,42,0.5", header="width,model,seed,score")

@@ -134,6 +134,32 @@ def test_a_task_fails_its_log_is_read_it_is_requeued_and_completes(folder: Folde
     assert "\x1b" not in page.ask("document.body.textContent")
 
 
+def test_the_curve_that_is_shown_first_is_of_the_metric_of_its_phase(
+    folder: Folder, manager: ExperimentManager, page: Page
+) -> None:
+    folder.configure([2], "metric: {{name: loss, goal: minimize}}\n" + GATED_CONFIG)
+    manager.rescan()
+    with worker_process(folder.root):
+        await_began(folder.root, 2)
+        await_text(page, "#curve-legend", "exp1_vary_width_0_42")
+        options = page.ask("[...document.querySelectorAll('#curve-metric option')].map((each) => each.value)")
+        assert options == ["<script>hacked=1</script>", "loss"]
+        assert page.ask("document.querySelector('#curve-metric').value") == "loss"
+        open_gate(folder.root)
+        await_text(page, "#state", "done")
+
+
+def test_no_button_asks_a_manager_that_does_not_run(
+    folder: Folder, manager: ExperimentManager, page: Page
+) -> None:
+    page.click("#tasks-table td.id button")
+    await_on(page, "document.querySelector('#task-actions button').checkVisibility()")
+    manager.stop()
+    await_text(page, "#state", "at rest")
+    buttons = "[...document.querySelectorAll('#task-actions button, #tasks-table .actions button')]"
+    await_on(page, f"{buttons}.length === 6 && !{buttons}.some((each) => each.checkVisibility())")
+
+
 def test_the_address_keeps_the_filter_and_not_the_token(served: Served, page: Page) -> None:
     assert "token=" in served.address
     assert page.ask("location.search") == ""

@@ -86,9 +86,11 @@ byId("pause").addEventListener("click", () => view.status.paused ?
 
 const lastFailure = ({ failures: all }) => all.filter((each) => each.state === "failed").slice(0, 1).map((each) => `The last, ${each.task_id}: ${each.why.length > 300 ? `${each.why.slice(0, 300)} …` : each.why}`).join("");
 
+const phaseOf = (taskId) => taskId.replace(/_[^_]+_[^_]+$/, "");
+
 function slowWorkers(workers) {
   const speeds = workers.filter((each) => each.task && each.progress && each.task_s > 30 && each.progress[0] > 0)
-    .map((each) => [each, each.progress[0] / each.task_s, each.task.replace(/_[^_]+_[^_]+$/, "")]);
+    .map((each) => [each, each.progress[0] / each.task_s, phaseOf(each.task)]);
   return speeds.flatMap(([worker, speed, phase]) => {
     const others = speeds.filter(([other, , itsPhase]) => other !== worker && itsPhase === phase).map(([, its]) => its).sort((a, b) => a - b);
     const median = others[Math.floor(others.length / 2)];
@@ -217,13 +219,13 @@ function showFailures(problem) {
 async function showSearches() {
   const found = await get("/searches");
   byId("searches").hidden = !found.length;
-  keep(byId("searches").querySelector(".list"), found, (each) => each.phase, (each) => {
+  keep(byId("searches").querySelector(".list"), found, (each) => `${each.phase} ${each.metric}`, (each) => {
     const element = make("div", {}, make("h3", {}, each.phase), make("div", { class: "scroll", role: "region", "aria-label": `Rungs of ${each.phase}`, tabindex: 0 }, make("table")));
     element.table = new Table(element.querySelector("table"), [
       { title: "rung", class: "number", text: (rung) => shown(rung.rung) },
       { title: "tasks there", class: "number", text: (rung) => count(rung.tasks) },
       { title: "stopped there", class: "number", text: (rung) => count(rung.stopped) },
-      { title: "best", class: "number", text: (rung) => shown(rung.best) },
+      { title: `best ${each.metric}`, class: "number", text: (rung) => shown(rung.best) },
       { title: "of task", class: "id", make: link, update: (cell, rung) => write(cell.firstChild, rung.best_task) },
     ], (rung) => String(rung.rung));
     return element;
@@ -238,10 +240,11 @@ metricChoice.addEventListener("change", () => { metricChoice.chosen = metricChoi
 async function showCurves() {
   const running = (view?.workers ?? []).filter((each) => each.task).map((each) => each.task);
   const names = [...new Set([...chosenTasks(), ...running])].slice(0, 24);
-  const found = names.length ? await get("/curves", { task: names }) : {};
+  const [found, own] = names.length ? await Promise.all([get("/curves", { task: names }), get("/metrics")]) : [{}, {}];
   const metrics = [...new Set(Object.values(found).flatMap((curves) => Object.keys(curves)))];
   keep(metricChoice, metrics, (name) => name, (name) => make("option", { value: name }, name), () => {});
-  if (metricChoice.chosen && metrics.includes(metricChoice.chosen)) metricChoice.value = metricChoice.chosen;
+  const first = [metricChoice.chosen, ...names.map((name) => own[phaseOf(name)])].find((name) => metrics.includes(name));
+  if (first) metricChoice.value = first;
   metricChoice.parentElement.hidden = !metrics.length;
   const metric = metricChoice.value;
   const lines = names.map((name, at) => ({ name, hue: at % 8, points: found[name]?.[metric] ?? [] })).filter((line) => line.points.length);

@@ -2,7 +2,7 @@
 
 import { byId, duration, get, keep, make, mark, plainText, shown, write } from "./parts.js";
 import { curveChart } from "./charts.js";
-import { taskButtons } from "./tasks.js";
+import { showButtons, taskButtons } from "./tasks.js";
 
 const SHOW_MS = 2000, LOG_MS = 1000;
 const KEPT_CHARS = 400_000;  // of a log that is followed: more would slow the page down
@@ -46,9 +46,7 @@ async function show(mine) {
   const { task, why, running_s: runningS, row, rungs, log_path: logPath, run_dir: runDir } = await get("/task", { task: mine.task });
   if (current !== mine) return;
   write(byId("task-why"), why);
-  const [cancel, again] = byId("task-actions").children;
-  cancel.hidden = !["pending", "assigned"].includes(task.state);
-  again.hidden = !["failed", "cancelled", "pruned"].includes(task.state);
+  showButtons(byId("task-actions").children, task);
   const about = [["phase", task.phase], ["state", task.state], ["attempts", task.attempts], ["failures", task.failures], ["lost workers", task.losses],
     ["worker", task.worker], ["runs for", runningS === null ? "" : duration(runningS)], ["log", logPath]].filter(([, value]) => value);
   list("task-config", [...Object.entries({ ...task.config, seed: task.seed }), ...about]);

@@ -61,11 +61,7 @@ function columns() {
     { head: heading("attempts", "attempts", "number"), class: "number", text: (task) => task.attempts || "" },
     { head: heading("worker", "worker"), text: (task) => task.worker },
     { head: heading("error", "error"), class: "long", text: (task) => task.error ? lastLine(task.error) : "" },
-    { class: "actions", head: () => make("th", { scope: "col" }, make("span", { class: "hidden-text" }, "actions")), make: (task) => make("span", {}, ...taskButtons(task.task_id)), update: (cell, task) => {
-      const [cancel, again] = cell.firstChild.children;
-      cancel.hidden = atRest || !isOpen(task);
-      again.hidden = atRest || !AGAIN.includes(task.state);
-    } },
+    { class: "actions", head: () => make("th", { scope: "col" }, make("span", { class: "hidden-text" }, "actions")), make: (task) => make("span", {}, ...taskButtons(task.task_id)), update: (cell, task) => showButtons(cell.firstChild.children, task) },
   ];
 }
 
@@ -74,6 +70,12 @@ export function taskButtons(taskId) {
     button("Cancel", `Cancel ${taskId}`, () => act({ type: "cancel", tasks: [taskId] }, "Cancelled."), "Really cancel?"),
     button("Run again", `Run ${taskId} again`, () => act({ type: "requeue", tasks: [taskId] }, "It runs again.")),
   ];
+}
+
+// Shows those of them that a manager, if one runs, would grant for the task as it stands.
+export function showButtons([cancel, again], task) {
+  cancel.hidden = atRest || !isOpen(task);
+  again.hidden = atRest || !AGAIN.includes(task.state);
 }
 
 // The parameters that differ among the tasks of a page; they stay while the same tasks are looked at.
@@ -167,7 +169,7 @@ document.addEventListener("acted", () => { shownSignature = null; nextMs = 0; })
 export function watchTasks(view, isAtRest, isSeen) {
   atRest = isAtRest;
   const { total: all, ...counts } = view.status;
-  signature = JSON.stringify([all, counts.pending, counts.assigned, counts.complete, counts.failed, counts.cancelled, counts.pruned, view.workers.map((each) => each.task)]);
+  signature = JSON.stringify([atRest, all, counts.pending, counts.assigned, counts.complete, counts.failed, counts.cancelled, counts.pruned, view.workers.map((each) => each.task)]);
   byId("requeue-failed").hidden = !view.status.failed || atRest;
   const known = [...form.elements.phase.options].slice(1).map((option) => option.value).join("\n");
   if (known !== view.phases.map((each) => each.phase).join("\n")) {
