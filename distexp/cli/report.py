@@ -61,7 +61,9 @@ def main(metric: str | None, out: Path | None, configs: str | None, workdir: Pat
         other_code = told_other_code(folder.root, files)
         curves = partial(curves_of, folder.root)
         failures = known_failures(folder)
-        report = make_report(phases, tasks, files, failures, metric=metric, rungs=rungs, curves=curves)
+        report = make_report(
+            phases, tasks, files, failures, metric, to_come=to_come, rungs=rungs, curves=curves
+        )
         work.begin("Writing the page")
         made = f"{folder.root} on {host_name()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
         made += f"; {other_code}" if other_code else ""

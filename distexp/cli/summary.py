@@ -48,6 +48,7 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
         say(f"... {rows} in {len(files)} files: {command('plan', '')} names them all")
     complete = {key for file in files for row in file.rows for key in row.keys}  # pruned ones too
     by_key = {task.key: task for task in tasks if task.key not in complete}
+    left = len(by_key) + sum(to_come.values())
     own = (record for record in records if record.key in by_key)
     groups = group_failures(own, with_pending=True)
     for group in groups[:SHOWN]:
@@ -62,11 +63,12 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
         say(f"... and {len(groups) - SHOWN} more causes: {command('report', '')}")
     if any(group.state == "failed" for group in groups):
         say(f"Next: {command('run', '--retry-failed')}  runs them again, once the cause is corrected")
-    elif by_key:
-        if why := str(workdir.read_info().get("left", "")):
-            say(f"{count_text(len(by_key), 'task')} cannot run: {cut(one_line(why), MAX_CAUSE_CHARS)}")
-        left, once = count_text(len(by_key), "task"), ", once the cause is corrected" if groups or why else ""
-        say(f"Next: {command('run', '')}  goes on with the {left} that are left{once}")
+    elif left:
+        tasks_left, why = count_text(left, "task"), str(workdir.read_info().get("left", ""))
+        if why:
+            say(f"{tasks_left} cannot run: {cut(one_line(why), MAX_CAUSE_CHARS)}")
+        once = ", once the cause is corrected" if groups or why else ""
+        say(f"Next: {command('run', '')}  goes on with the {tasks_left} that are left{once}")
     elif complete:
         say(f"Next: {command('report', '')}")
 

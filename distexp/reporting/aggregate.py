@@ -21,7 +21,7 @@ from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.results.rungs import RungRecord
 from distexp.run_folder import run_folder
 from distexp.sweep.config import Phase
-from distexp.sweep.grid import GridPoint
+from distexp.sweep.grid import Grid, GridPoint
 from distexp.task import Cause
 from distexp.text import cell_text, number_in
 
@@ -37,6 +37,7 @@ def make_report(
     records: Sequence[TaskRecord],
     metric: str | None,
     *,
+    to_come: Mapping[Grid, int] = {},
     rungs: Sequence[RungRecord] = (),
     curves: Callable[[Sequence[str], Sequence[int]], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def make_report(
         records: Of tasks that the manager knows to have failed, even if they are to be tried again, or been
             cancelled; and perhaps others.
         metric: What is shown first; None for the first metric of the rows.
+        to_come: Samples of searches that have not been drawn yet.
         rungs: What tasks have reached that may be stopped early.
         curves: Returns learning curves, given the run folder of each row and the rows that are wanted most.
 
@@ -64,18 +66,18 @@ def make_report(
     finished = [(at, row) for at, row in enumerate(rows) if not row.is_pruned]
     row_of = {key: at for at, row in reversed(finished) for key in row.keys}  # the first of each task
     pruned = {key for row in rows if row.is_pruned for key in row.keys}
-    planned: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
-    for task in tasks:
-        planned[task.grid.phase].append(task)
+    planned = _planned(phases, tasks)
+    coming = {grid.phase: count for grid, count in to_come.items()}
     phase_of = _phase_of(rows, by_key, [*planned])
-    best = _best_rows(phase_of, numbers[metric], metric in lower, rows) if metric else []
+    best = _best_rows(phase_of, _costs(metric, phases, phase_of, numbers, lower), rows) if metric else []
     return {
         "metrics": metrics,
         "metric": metric,
         "lower": lower,
-        "totals": _totals(len(tasks), len(row_of), len(pruned), durations),
+        "totals": _totals(len(tasks) + sum(coming.values()), len(row_of), len(pruned), durations),
         "phases": [
             _phase(phase, planned[phase.name], row_of, numbers, durations)
+            | {"tasks": len(planned[phase.name]) + coming.get(phase.name, 0)}
             | {"search": search_of(phase, [t.key for t in planned[phase.name]], files, rungs)}
             for phase in phases
         ],
@@ -88,6 +90,14 @@ def make_report(
         "workers": _workers(cells, len(rows)),
         "problems": [[file.path, p.line, p.reason, p.rows] for file in files for p in file.problems],
     }
+
+
+def _planned(phases: Sequence[Phase], tasks: Iterable[GridPoint]) -> dict[str, list[GridPoint]]:
+    """Return the tasks of each phase."""
+    planned: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
+    for task in tasks:
+        planned[task.grid.phase].append(task)
+    return planned
 
 
 def _totals(tasks: int, complete: int, pruned: int, durations: Mapping[str, float]) -> dict[str, float]:
@@ -112,13 +122,28 @@ def _phase_of(rows: Sequence[Row], by_key: Mapping[str, GridPoint], names: Seque
     return np.fromiter(found, dtype=np.int64, count=len(rows))
 
 
-def _best_rows(phase_of: Any, numbers: Any, is_lower_better: bool, rows: Sequence[Row]) -> list[int]:
-    """Return the rows with the best numbers of each phase, in turn: the best of all phases first."""
+def _costs(
+    metric: str, phases: Sequence[Phase], phase_of: Any, numbers: Mapping[str, Any], lower: Sequence[str]
+) -> Any:
+    """Return a number of each row, the lower the better: of its phase's metric where none has `metric`."""
+
+    def of(name: str) -> Any:
+        return numbers[name] if name in lower else np.negative(numbers[name])
+
+    costs = np.array(of(metric))
+    for at, phase in enumerate(phases):
+        own = phase_of == at
+        if phase.metric and phase.metric.name in numbers and np.isnan(costs[own]).all():
+            costs[own] = of(phase.metric.name)[own]
+    return costs
+
+
+def _best_rows(phase_of: Any, costs: Any, rows: Sequence[Row]) -> list[int]:
+    """Return the rows of each phase that cost least, in turn: the best of all phases first."""
     taken: dict[int, list[int]] = {}
-    order = np.argsort(numbers if is_lower_better else np.negative(numbers), kind="stable")
-    for row in order.tolist():
+    for row in np.argsort(costs, kind="stable").tolist():
         own = taken.setdefault(int(phase_of[row]), [])
-        if len(own) < CURVES_OF and not rows[row].is_pruned and not np.isnan(numbers[row]):
+        if len(own) < CURVES_OF and not rows[row].is_pruned and not np.isnan(costs[row]):
             own.append(row)
     return [row for turn in itertools.zip_longest(*taken.values()) for row in turn if row is not None]
 
@@ -158,7 +183,7 @@ def _phase(
         "name": phase.name,
         "where": phase.where,
         "experiment": phase.command or phase.experiment,
-        "tasks": len(planned),
+        "metric": phase.metric.name if phase.metric else None,
         "seeds": len({*seeds}),
         "complete": len(own),
         "seconds": round(sum(durations.get(task.key, 0.0) for _, task in own), 1),

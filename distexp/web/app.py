@@ -186,11 +186,7 @@ class Page:
 
     async def metrics(self, request: Request) -> Response:
         """Return the metric of each phase that names one: what is shown of it first."""
-
-        def read() -> dict[str, str]:
-            return {each.name: each.metric.name for each in self._phases.read().phases if each.metric}
-
-        return await _answered(read)
+        return await _answered(lambda: self._phases.read().metrics())
 
     async def searches(self, request: Request) -> Response:
         """Return how far the phases are that stop tasks early."""

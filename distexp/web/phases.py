@@ -31,6 +31,10 @@ class KnownPhases:
             return self._folders[phase.name]
         return folders_of(self._root, phase, file)
 
+    def metrics(self) -> dict[str, str]:
+        """Return, by name of their phase, the metrics that the configs name."""
+        return {each.name: each.metric.name for each in self.phases if each.metric}
+
     def results_files(self) -> list[Path]:
         """Return all files whose rows may count, whether or not they are there."""
         own = (folder for phase in self.phases for folder in self.folders(phase))

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,60 @@ def test_a_failure_that_is_to_be_tried_again_is_one_while_the_manager_runs_and_a
     message = "ValueError: no" if cause == "error" else asked[0][2]
     assert asked == [("pending", cause, message, 1, [task["task_id"]], cause == "error")]
     assert failures(manager.workdir) == asked
+
+
+TWO_METRICS = """
+defaults: {output_dir: "./results_{phase}", experiment: "absent_module:run"}
+exp1_acc: {metric: {name: acc, goal: maximize}, combinations: [{lr: [1, 2, 3]}]}
+exp2_nll: {metric: {name: nll, goal: minimize}, combinations: [{lr: [1, 2, 3]}]}
+"""
+
+
+@pytest.fixture
+def two_metrics(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path)
+    folder.configure("", TWO_METRICS.replace("{", "{{").replace("}", "}}"))
+    for phase, metric in (("exp1_acc", "acc"), ("exp2_nll", "nll")):
+        rows = [f"{phase},{lr},42,0.{lr},{phase}-{lr}" for lr in (1, 2, 3)]
+        header = f"phase,lr,seed,{metric},run_dir"
+        folder.add_rows(*rows, header=header, place=f"results_{phase}")
+    return folder
+
+
+def test_each_phase_has_its_own_metric_and_the_curves_of_its_best_rows_are_wanted(
+    two_metrics: Folder,
+) -> None:
+    phases = parse_config(TWO_METRICS, CONFIG)
+    wanted: list[str] = []
+
+    def curves(folders: Sequence[str], best: Sequence[int]) -> dict[str, Any]:
+        wanted.extend(folders[row] for row in best)
+        return {}
+
+    tasks = expand(phases)
+    report = make_report(phases, tasks, audit(two_metrics.root, tasks), [], None, curves=curves)
+    assert report["metric"] == "acc"
+    assert [phase["metric"] for phase in report["phases"]] == ["acc", "nll"]
+    assert [each for each in wanted if "acc" in each] == [f"exp1_acc-{lr}" for lr in (3, 2, 1)]
+    assert [each for each in wanted if "nll" in each] == [f"exp2_nll-{lr}" for lr in (1, 2, 3)]
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_card_of_a_phase_shows_its_own_metric_where_no_row_has_the_chosen_one(
+    two_metrics: Folder, chromium: Page
+) -> None:
+    assert command(["report", "--workdir", str(two_metrics.root)]) == 0
+    chromium.open(two_metrics.root / "report.html")
+    card = chromium.ask("document.getElementById('phase-exp2_nll').innerText")
+    assert "No row of this phase has a number in acc: this is its own metric, nll." in card
+    assert "Best combinations: lowest mean nll" in card
+    choices = "[...document.querySelectorAll('#explore select')]"
+    choice = f"{choices}.find((each) => each.options[1].text === 'exp2_nll')"
+    chromium.ask(f"(({choice}).value = '1', ({choice}).dispatchEvent(new Event('change')))")
+    explored = chromium.ask("document.getElementById('explore').innerText")
+    assert "nll against lr" in explored
+    assert "All of exp2_nll, by nll" in explored
 
 
 def test_a_report_of_no_rows_is_a_report_and_leaves_one_file(

@@ -9,11 +9,13 @@ from click.testing import CliRunner
 
 from distexp.cli.plan import main, told
 from distexp.cli.report import main as report_command
+from distexp.cli.summary import print_summary
 from distexp.reporting.aggregate import make_report
 from distexp.reporting.plan import make_plan
 from distexp.reporting.search_progress import search_of
 from distexp.results.audit import FileAudit, Row, audit
 from distexp.results.rungs import read_rungs
+from distexp.search.history import known_tasks
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 from distexp.sweep.growing import GrowingPhase
@@ -136,6 +138,68 @@ p: {combinations: [{lr: {min: 0.1, max: 0.9}}, {n: [1, 2]}]}
     assert [axis["values"] for axis in found["axes"]][1] == ["1", "2"]
     assert [mean for _, mean in found["shown"]["loss"]["dots"]] == [*range(9)]
     assert [share.axis for share in found["shown"]["loss"]["importance"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("goal", "best"),
+    [("minimize", [[1, 2, 0, 0.3], [3, 1, 1, 0.2]]), ("maximize", [[1, 2, 0, 0.6], [3, 1, 1, 0.2]])],
+)
+def test_the_best_of_a_rung_is_that_of_all_tasks_by_the_metric_of_now(
+    folder: Path, goal: str, best: list[list[float]]
+) -> None:
+    keys = [point.key for point in expand(parse_config(SWEEP, "f.yaml"))]
+    lines = ["phase,task_id,key,seed,rung,step,value,verdict,rank,of,kept,max_iter,at_utc,metric"]
+    for at, rung, value, verdict, metric in (
+        (0, 1, 0.01, "stop", "val"),  # before the metric was another
+        (2, 1, 0.99, "go", "val"),
+        (0, 1, 0.3, "go", "loss"),
+        (0, 1, 9, "go", "loss"),  # the first counts
+        (2, 1, 0.6, "go", "loss"),  # of another group, where it is the best as well
+        (2, 1, 7, "again", "loss"),
+        (4, 1, "", "stop", "val"),
+        (0, 3, 0.2, "stop", ""),  # of a version that did not say
+    ):
+        lines.append(f"p,p_{at // 2}_1,{keys[at]},1,{rung},{rung},{value},{verdict},1,1,1,9,,{metric}")
+    (folder / "results" / "rungs.csv").write_text("\n".join(lines))
+    (phase,) = parse_config(SWEEP.replace("minimize", goal), "f.yaml")
+    rungs = read_rungs(folder / "results" / "rungs.csv")
+    found = search_of(phase, keys, [], rungs)
+    assert found
+    assert found["rungs"] == best
+
+
+TPE = """
+metric: {name: loss, goal: minimize}
+search: {method: tpe, samples: 12}
+defaults: {output_dir: ./results, experiment: "mine:run"}
+p: {combinations: [{lr: {min: 0.1, max: 0.9}}]}
+"""
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> Path:
+    """A search of which 7 of 12 samples have a row."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "config_exp1.yaml").write_text(TPE)
+    (tmp_path / "results").mkdir()
+    rows = [f"p,p_{at}_42,0.{at + 1},42,{at}" for at in range(7)]
+    text = "\n".join(["phase,task_id,lr,seed,loss", *rows, ""])
+    (tmp_path / "results" / "final_results.csv").write_text(text)
+    return tmp_path
+
+
+def test_the_report_and_the_summary_count_what_a_search_has_yet_to_choose(
+    searched: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = CliRunner().invoke(report_command, ["--workdir", str(searched)])
+    assert done.stdout == f"Wrote {searched / 'report.html'}: 7 of 12 tasks complete\n"
+    phases = parse_config(TPE, "f.yaml")
+    tasks, to_come = known_tasks(phases, searched)
+    report = make_report(phases, tasks, audit(searched, tasks), [], None, to_come=to_come)
+    assert (report["totals"]["tasks"], report["totals"]["complete"]) == (12, 7)
+    assert [(phase["tasks"], phase["complete"]) for phase in report["phases"]] == [(12, 7)]
+    print_summary(searched, "configs/*.yaml", lambda verb, words: verb)
+    assert "Next: run  goes on with the 5 tasks that are left" in capsys.readouterr().err.splitlines()
 
 
 def test_the_report_shows_who_came_to_each_rung_and_the_best_over_all_steps(folder: Path) -> None:

@@ -106,7 +106,7 @@ const explore = (() => {
 
     function coordinates(rows, colourBy) {
       const axes = axesOf(Number(chosen.phase));
-      const last = model.named(metric);
+      const last = model.named(phases.metricOf(report.phases[Number(chosen.phase)], metric));
       if (!axes.length || !last) return null;
       const some = columns.sample(rows, MOST_LINES);
       const by = colourBy ?? last;
@@ -127,7 +127,8 @@ const explore = (() => {
       place.hidden = model.amount === 0 || metric === null;
       if (place.hidden) return;
       const rows = ofPhase();
-      const [x, y, by] = [model.named(chosen.x), model.named(chosen.y) ?? model.named(metric), model.named(chosen.by)];
+      const shownOf = chosen.y === metric || !model.named(chosen.y) ? phases.metricOf(report.phases[Number(chosen.phase)], metric) : chosen.y;
+      const [x, y, by] = [model.named(chosen.x), model.named(shownOf), model.named(chosen.by)];
       const controls = make("div", { class: "controls" },
         ...(withRows.length > 1 ? [choice("Phase", withRows.map((at) => [String(at), report.phases[at].name]), chosen.phase, set("phase"))] : []),
         choice("Right", names(), x?.name ?? "", set("x")), choice("Up", names(), y?.name ?? "", set("y")), choice("Colour", [["", "none"], ...names()], chosen.by, set("by")));

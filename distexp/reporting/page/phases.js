@@ -1,6 +1,6 @@
 "use strict";
 // What is shown of one phase: charts of its axes, its best combinations, what each axis explains, its search.
-// chosen: { metric, best: "highest" | "lowest", colour: the name of an axis, or "" }
+// chosen: { metric, best: "highest" | "lowest", colour: the name of an axis, or "" }; bestOf: which is best of a metric
 const phases = (() => {
   const { make, table, scrolling } = dom;
   const { shown, interval, count, counted, time, label } = text;
@@ -111,8 +111,13 @@ const phases = (() => {
     return parts;
   }
 
-  function card(phase, chosen) {
-    const { metric, best } = chosen;
+  // the chosen metric, or the phase's own where no row of it has that
+  const metricOf = (phase, metric) => !phase.shown[metric] && phase.metric ? phase.metric : metric;
+
+  function card(phase, wanted, bestOf) {
+    const metric = metricOf(phase, wanted.metric);
+    const best = metric === wanted.metric ? wanted.best : bestOf(metric);
+    const chosen = { ...wanted, metric, best };
     const place = make("section", { class: "card", id: `phase-${phase.name}` }, make("h2", {}, phase.name),
       make("p", { class: "quiet" }, `${count(phase.complete)} of ${counted(phase.tasks, "task")} complete · ${time(phase.seconds)} · `,
         make("code", {}, phase.experiment), ` · ${phase.where}`));
@@ -125,11 +130,12 @@ const phases = (() => {
     const explained = importance(phase, shownOf.importance, metric);
     const drawn = make("div", { class: "charts" }, ...shownOf.axes.map((found) => axisChart(phase, found, shownOf, chosen)), ...(explained ? [explained] : []),
       ...shownOf.maps.map((found) => mapChart(phase, found, metric)));
-    place.append(make("p", { class: "quiet" }, "Means; bars and ± are 95 % intervals over seeds."));
+    const instead = metric === wanted.metric ? "" : `No row of this phase has a number in ${wanted.metric}: this is its own metric, ${metric}. `;
+    place.append(make("p", { class: "quiet" }, `${instead}Means; bars and ± are 95 % intervals over seeds.`));
     if (phase.search) place.append(...search(phase.search));
     place.append(drawn, make("h3", {}, `Best combinations: ${best} mean ${metric}`), bestTable(phase, shownOf, chosen));
     return place;
   }
 
-  return { card, varied };
+  return { card, metricOf, varied };
 })();

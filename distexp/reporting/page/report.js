@@ -27,7 +27,7 @@
 
   function showPhases() {
     charts.forget(byId("phases"));
-    byId("phases").replaceChildren(...report.phases.map((phase) => phases.card(phase, chosen)));
+    byId("phases").replaceChildren(...report.phases.map((phase) => phases.card(phase, chosen, bestOf)));
   }
 
   // -- totals, failures, time, rows that do not count
