@@ -68,8 +68,9 @@ def test_after_a_hold_run_says_that_it_goes_on_once_the_cause_is_corrected(
     (tmp_path / "configs" / "config_exp1.yaml").write_text(config, encoding="utf-8")
     words = ["run", "--device", "cpu", "--port", "0", "--workers", "2", "--workdir", str(tmp_path)]
     assert experiment_manager.main(words) == 1
-    *_, cause, _, following = capfd.readouterr().err.splitlines()
+    *_, cause, _, reason, following = capfd.readouterr().err.splitlines()
     assert cause.startswith("5 tasks pending (error): python: exit code 2; last output: ")
+    assert reason.startswith("40 tasks cannot run: phase exp1_lr is held: "), reason
     command = f"python experiment_manager.py run --workdir {tmp_path}"
     assert (
         following == f"Next: {command}  goes on with the 40 tasks that are left, once the cause is corrected"
