@@ -98,15 +98,22 @@ class CompletionHandler:
         for each in completions:
             if each.is_kept:
                 continue
-            if each.row is None:
-                self._store.scan(each.task)
+            unreadable = self._look_for_row(each.task) if each.row is None else None
             has_row = self._store.where(each.task.key) is not None
             if each.is_pruned and has_row:
                 self._finish(each.task.key, State.PRUNED, is_reported=True)
             entry = self._queue.entry(each.task.key)
             is_done = entry.state is State.COMPLETE or (each.is_pruned and has_row)
             if each.error is None and not is_done:
-                self._refuse(each, entry)
+                each.error = unreadable or self._refusal(each, entry)
+
+    def _look_for_row(self, task: Task) -> ResultsUnwritable | None:
+        """Look for a row of the task; return why nobody knows whether there is one."""
+        try:
+            self._store.scan(task)
+        except ResultsUnwritable as error:
+            return error
+        return None
 
     def _keep(self, completion: Completion, row: dict[str, str], why: ResultsUnwritable) -> None:
         """Keep a row that cannot be written now, and give its task back: it waits for that row alone."""
@@ -136,15 +143,16 @@ class CompletionHandler:
         """Forget who has reported that task."""
         self._reporters.pop(completion.task.key, None)
 
-    def _refuse(self, completion: Completion, entry: Entry) -> None:
+    def _refusal(self, completion: Completion, entry: Entry) -> ProtocolError:
+        """Take the task back from a worker that says it has written its row; return what it is told."""
         task, lease = completion.task, entry.lease
         if (
             completion.worker.info.shares_folder
             and lease is not None
             and lease.lease_id == completion.lease_id
         ):
-            self.lose(lease, "the row that it has reported is not there")  # else it gets the task for ever
-        completion.error = ProtocolError(
+            self._lose(lease, "the row that it has reported is not there")  # else it gets the task for ever
+        return ProtocolError(
             f"task_complete {task.task_id}: no row of it is in {self._store.path(task)}: write the row "
             "before you report, or send a `result` with it"
         )
@@ -280,10 +288,14 @@ class CompletionHandler:
         return True
 
     def lose(self, lease: Lease, why: str) -> None:
-        """End the lease of a worker that is gone, unless the task's row turns out to be there."""
-        if self.take_back_unstarted(lease):
-            return
-        self._store.scan(lease.task)
+        """End the lease of a worker that is gone, unless the task's row turns out to be there.
+
+        Nothing changes while the results file cannot be read.
+        """
+        if not self.take_back_unstarted(lease) and self._look_for_row(lease.task) is None:
+            self._lose(lease, why)
+
+    def _lose(self, lease: Lease, why: str) -> None:
         self._packing.abandon(lease)
         state = self._queue.lose(lease.lease_id, lease.task.key)
         if state is None:

@@ -16,7 +16,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from distexp.errors import DistexpError, ProtocolError, Unauthorized
+from distexp.errors import DistexpError, ProtocolError, ResultsUnwritable, Unauthorized
 from distexp.manager.admin import Admin
 from distexp.manager.completion import Completion, CompletionHandler
 from distexp.manager.kept_rows import KeptRows
@@ -333,9 +333,16 @@ class Dispatcher:
             info = replace(info, too_long=too_long)
         if has_waited and info.shared_gpu and self.packing.must_look_again(info):
             return wire.NoTask(reason="wait", retry_after_s=0.0, message=LOOK_AGAIN)
+        unreadable = set[str]()
         while (lease := self._next_lease(info, worker.memory, has_waited=has_waited)) is not None:
-            if lease.attempt > 1:
-                self._store.scan(lease.task)  # its last worker may have written the row and died
+            try:
+                if lease.attempt > 1:
+                    self._store.scan(lease.task)  # its last worker may have written the row and died
+            except ResultsUnwritable:
+                self._queue.unassign(lease)
+                unreadable.add(lease.task.output_dir)
+                self._queue.block(unreadable | self._store.problems().keys())  # until the next rescan
+                continue
             if self._queue.is_live(lease):
                 return lease
         return self._none_fits(info, worker.left_s or 0.0)

@@ -23,6 +23,7 @@ from distexp.manager.pauses import PauseWatch
 from distexp.manager.searches import Searches
 from distexp.manager.sweep_state import SweepState
 from distexp.manager.workers import WorkerRegistry
+from distexp.queue.entry import Lease
 from distexp.queue.journal import Journal
 from distexp.queue.priorities import Priorities
 from distexp.queue.records import PeakRecord, PhaseRecord, SuggestionRecord, TaskRecord
@@ -107,7 +108,9 @@ class ExperimentManager:
         self._pauses = PauseWatch(self._on_pause)
         self._signals = 0  # that asked for a stop
         self._next_rescan_s = 0.0
-        self._stuck: set[str] = set()  # ids of leases whose worker has died and whose task does not end
+        self._stuck: set[str] = (
+            set()
+        )  # ids of leases that cannot end: their task lives, or a file is unreadable
         self._last_situation: object = None  # what workers that wait for a task were last tried in
         self._starting = LongWork(log.info)
         self._last_counts: dict[State, int] = {}
@@ -432,15 +435,22 @@ class ExperimentManager:
         for lease in self.queue.overdue(now_s):
             if not self._registry.is_ending(lease.worker):
                 self.dispatcher.completion.lose(lease, "no sign of life")
+                self._note_if_unreadable(lease)
         for lease in self._registry.unconnected(self.queue.leases()):
             if self._registry.has_died(lease.worker):
                 self.dispatcher.completion.lose(lease, "its process is gone")
+                self._note_if_unreadable(lease)
             elif (stuck := self._registry.stuck(lease.worker)) and lease.lease_id not in self._stuck:
                 self._stuck.add(lease.lease_id)
                 log.error(
                     "Task %s is not assigned again: its worker %s has died, and %s of the task does not end",
                     *(lease.task.task_id, lease.worker.name, stuck),
                 )
+
+    def _note_if_unreadable(self, lease: Lease) -> None:
+        """Wait no more for a lease that cannot end since its results file could not be read for a rescan."""
+        if self.queue.is_live(lease) and lease.task.output_dir in self._unwritable:
+            self._stuck.add(lease.lease_id)
 
     def _block_unwritable(self) -> None:
         """Assign no task whose results file cannot be written, and say once which file and why."""

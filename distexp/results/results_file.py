@@ -107,12 +107,12 @@ class ResultsFile:
         return self._reader.is_pruned(row)
 
     def is_writable(self) -> bool:
-        """Return whether the lock is free and the file, or its folder, lets us write now."""
+        """Return whether the lock is free and the file lets us read and write now, or its folder write."""
         try:
             with locks.acquire(self._lock):
                 target = os.path.realpath(self.path)  # the lock lies beside a link, not beside its target
                 if os.path.exists(target):
-                    os.close(regular(target, os.O_WRONLY | os.O_APPEND))
+                    os.close(regular(target, os.O_RDWR | os.O_APPEND))
                     return not self.unusable
                 return os.access(os.path.dirname(target), os.W_OK)
         except (OSError, TimeoutError):
@@ -128,10 +128,21 @@ class ResultsFile:
         A torn last line that has not changed since the scan before is moved to `final_results.csv.torn`.
         """
         try:
+            return self.look()
+        except ResultsUnwritable as error:
+            text = f"{error}; the next scan tries again"
+            return Scan(warnings=(text,) if self._reader.is_new(text) else ())
+
+    def look(self) -> Scan:
+        """Return what `scan` does, for a caller who has to know that nothing else is there.
+
+        Raises:
+            ResultsUnwritable: The file is there and cannot be read now.
+        """
+        try:
             return Scan() if self._reader.unchanged() else self._look()
         except OSError as error:
-            text = f"{self.path}: cannot be read now ({error.strerror}); the next scan tries again"
-            return Scan(warnings=(text,) if self._reader.is_new(text) else ())
+            raise ResultsUnwritable(f"{self.path}: cannot be read now ({error.strerror})") from error
 
     def read_again(self) -> Scan:
         """Return what the whole file holds now; `has_row` speaks of that.
@@ -140,10 +151,7 @@ class ResultsFile:
             ResultsUnwritable: The file is there and cannot be read now.
         """
         self.reset()
-        try:
-            return self._look()
-        except OSError as error:
-            raise ResultsUnwritable(f"{self.path}: cannot be read now ({error.strerror})") from error
+        return self.look()
 
     def audit(self, on_row: OnRow) -> list[Problem]:
         """Read the whole file; call `on_row` for each row that could count, and return why others do not.

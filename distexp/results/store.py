@@ -92,7 +92,7 @@ class _OpenFile:
     file: ResultsFile
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_named: bool = False  # as one that completes tasks, though none writes there
-    problem: str = ""  # why the last append failed
+    problem: str = ""  # why the last append, or look for a row, failed
 
 
 class ResultsStore:
@@ -157,13 +157,23 @@ class ResultsStore:
                 self._name(opened, scan)
 
     def scan(self, task: Task) -> None:
-        """Look at what this task's own file has got since the last look."""
+        """Look at what this task's own file has got since the last look.
+
+        Raises:
+            ResultsUnwritable: The file is there and cannot be read now, so the task may have its row.
+        """
         opened = self._file(task.output_dir)
         with opened.lock:
             if task.key not in self._index:  # it left the configs while it ran: its row is kept all the same
                 self._index.add(task)
                 opened.file.reset()
-            self._tell(opened, opened.file.scan())
+            try:
+                scan = opened.file.look()
+            except ResultsUnwritable as error:
+                opened.problem = str(error)
+                self._in_trouble[opened.folder] = opened
+                raise
+            self._tell(opened, scan)
 
     def append(self, rows: Sequence[tuple[Task, Mapping[str, str]]]) -> None:
         """Return once each task has a row on disk: this one, or the one that it had already.

@@ -4,7 +4,8 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -171,3 +172,90 @@ def test_without_journal_the_rows_count_and_no_lease_is_left_behind(
     journal.execute("PRAGMA query_only=OFF")
     assert len({say()["next"]["key"] for say in says}) == 4, "a report that is repeated is acknowledged again"
     assert len(folder.rows()) == 4
+
+
+# -- a results file that cannot be opened for a moment -----------------------------------------------------
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Let a folder stand in the place of a file: it is there, and nobody can read it."""
+    aside = path.with_name("aside.csv")
+    path.rename(aside)
+    path.mkdir()
+    yield
+    path.rmdir()
+    aside.rename(path)
+
+
+def row_of(task: Reply) -> str:
+    return f"{task['config']['width']},42,1"
+
+
+def test_a_report_whose_file_cannot_be_read_is_asked_for_again_and_costs_nothing(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with worker(manager, "local") as local:
+        task = local.say("request_task")
+        folder.add_rows(row_of(task))
+        with unreadable(folder.csv):
+            refused = report_of(local, task)()
+            assert (refused["type"], refused["again"]) == ("error", True)
+            assert f"{folder.csv}: cannot be read now" in refused["error"]
+            assert manager.queue.entry(task["key"]).state is State.ASSIGNED
+        reply = report_of(local, task)()
+    assert reply["type"] == "ack"
+    assert reply["next"]["key"] != task["key"]
+    assert manager.queue.entry(task["key"]).losses == 0
+    assert sum(task["task_id"] in line and " completed by local" in line for line in folder.log()) == 1
+
+
+def test_a_worker_that_is_gone_loses_its_task_only_once_its_file_was_read(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with worker(manager, "local") as local:
+        task = local.say("request_task")
+        folder.add_rows(row_of(task))
+        [lease] = manager.queue.leases()
+        with unreadable(folder.csv):
+            manager.dispatcher.completion.lose(lease, "its process is gone")
+            assert manager.queue.is_live(lease)
+        manager.dispatcher.completion.lose(lease, "its process is gone")
+    entry = manager.queue.entry(task["key"])
+    assert (entry.state, entry.losses) == (State.COMPLETE, 0)
+
+
+def test_a_second_attempt_waits_until_the_file_can_be_read_and_other_tasks_go_on(folder: Folder) -> None:
+    folder.configure([1])
+    (folder.root / "configs" / "config_exp2.yaml").write_text(
+        "b: {defaults: {experiment: 'm:run', output_dir: results_b}, combinations: [{depth: [1]}]}"
+    )
+    with folder.serving() as manager, worker(manager, "one") as one, worker(manager, "two") as two:
+        task = one.say("request_task")
+        named = {"lease_id": task["lease_id"], "key": task["key"]}
+        one.say("task_failed", **named, error="exit code 1")
+        folder.add_rows(row_of(task))
+        with unreadable(folder.csv):
+            assert two.say("request_task")["phase"] == "b"
+            assert one.say("request_task")["reason"] == "wait"
+            entry = manager.queue.entry(task["key"])
+            assert (entry.state, entry.attempts) == (State.PENDING, 1)
+        manager.rescan()
+        assert manager.queue.entry(task["key"]).state is State.COMPLETE
+
+
+def test_a_manager_does_not_wait_for_ever_for_a_lost_task_whose_file_stays_unreadable(folder: Folder) -> None:
+    folder.configure([1])
+    with folder.serving(exit_when_done=True) as manager:
+        with worker(manager, "local", heartbeat_s=0.001) as local:
+            task = local.say("request_task")
+        folder.add_rows(row_of(task))
+        with unreadable(folder.csv):
+            poll(lambda: manager.queue.overdue(manager.queue.now_s()), "its lease to be overdue")
+            manager.run_once()
+            assert not manager._is_done
+            manager.rescan()
+            manager._ending._exit_at_s = manager._ending._stays_until_s = 0.0
+            manager.run_once()
+            assert manager._is_done
+        assert manager.queue.entry(task["key"]).losses == 0
