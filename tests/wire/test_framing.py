@@ -170,6 +170,37 @@ def test_after_64_guesses_an_open_object_waits_for_its_newline() -> None:
     assert reader.feed(b'\n{"b":1}') == [b'{"a":"' + b"}" * 100 + b'"}', b'{"b":1}'], "a newline starts anew"
 
 
+def sent(*results: dict[str, object]) -> bytes:
+    """What a client sends that uses Python's `json` alone, and no newline."""
+    about = {"type": "task_complete", "worker_id": "me", "key": "ü{}"}
+    return b"".join(json.dumps({**about, "result": result}).encode() for result in results)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_numbers_that_are_not_finite_come_as_a_row_shows_them(end: bytes) -> None:
+    numbers = {"a": float("nan"), "b": [float("-inf"), 1.5], "c": {"d": float("inf")}, "e": "NaN"}
+    [line] = fed([sent(numbers) + end])
+    request = decode_request(line)
+    assert isinstance(request, wire.TaskComplete)
+    assert request.result == {"a": "nan", "b": ["-inf", 1.5], "c": {"d": "inf"}, "e": "NaN"}
+    newer = json.loads(line) | {"version": "9.9", "later": float("nan")}
+    assert decode_request(json.dumps(newer).encode()) == msgspec.structs.replace(request, version="9.9")
+
+
+@pytest.mark.parametrize("between", [b"", b" ", b"\n"])
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_objects_that_come_glued_together_are_each_answered(between: bytes, end: bytes) -> None:
+    objects = [sent({"loss": 1.0, "text": "} {"}), sent({"loss": float("nan")}), sent({"loss": 2.0})]
+    stream = between.join(objects) + end
+    assert fed([stream]) == objects
+    assert [m for cut in range(1, len(stream)) for m in fed([stream[:cut], stream[cut:]])] == objects * (
+        len(stream) - 1
+    )
+    reader = MessageReader()
+    assert reader.feed(objects[0] + b'{"type": {"a": 1}') == objects[:1]
+    assert reader.is_mid_message
+
+
 # -- refusals ----------------------------------------------------------------------------------------------
 
 
@@ -189,7 +220,14 @@ def test_after_64_guesses_an_open_object_waits_for_its_newline() -> None:
         ('{"type": "request_task", "worker_id": "gpu0", "git_commit": "a\\nb"}', "`$.git_commit`"),
         ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": 0}', "Expected `float` > 0.0"),
         ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": 1e9}', "Expected `float` <= 3600.0"),
-        ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": NaN}', "JSON is malformed"),
+        ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": NaN}', "got `str` - at `$.heartbeat_s`"),
+        ('{"type": "heartbeat", "worker_id": "a", "heartbeat_s": 1e999}', "Number out of range"),
+        ('{"type": "task_complete", "worker_id": "a", "result": {"x": NaN', "JSON is malformed"),
+        ('{"type": "task_complete", "worker_id": "a", "result": {"x": [NaN, "\\ud800"]}}', "malformed"),
+        (
+            '{"type": "task_complete", "worker_id": "a", "result": {"x": [NaN, 1' + "0" * 5000 + "]}}",
+            "malformed",
+        ),
         ('{"type": "task_failed", "worker_id": "a", "error": "", "cause": "bad luck"}', "'bad luck'"),
         ('{"type": "task_complete", "worker_id": "a", "result": [1]}', "`$.result`"),
         ('{"type": "heartbeat", "worker_id": "gpu0", "pid": -1}', "`int` >= 0 - at `$.pid`"),
