@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +76,17 @@ class WorkerProcess:
 
 @contextmanager
 def worker_process(
-    folder: Path, *words: object, device: str = "cpu", environment: dict[str, str] | None = None
+    folder: Path,
+    *words: object,
+    device: str = "cpu",
+    environment: dict[str, str] | None = None,
+    script: Path = RUNNER,
 ) -> Iterator[WorkerProcess]:
     """A worker of `folder`; at the end it is killed, if it has not left by then."""
     log = folder / f"worker-{len(list(folder.glob('worker-*.out')))}.out"
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [sys.executable, RUNNER, *map(str, words), "--device", device, "--workdir", folder],
+            [sys.executable, script, *map(str, words), "--device", device, "--workdir", folder],
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
@@ -146,7 +150,9 @@ class Threaded:
 
 
 @contextmanager
-def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
+def threaded_worker(
+    root: Path, port: int, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Threaded]:
     workdir, stop = Workdir(root), StopRequests()
     watcher = Watcher(workdir.task_lock(ProcessMark.own()))
     made = Worker(
@@ -155,7 +161,7 @@ def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
             **{"host": host_name(), "device": "cpu", "machine": machine_id()},
         },
         workdir=workdir,
-        connection=ManagerConnection(Client(workdir, "localhost", port), stop, time.monotonic, 300.0),
+        connection=ManagerConnection(Client(workdir, "localhost", port), stop, clock, 300.0),
         children=Children(
             method=DEFAULT_START_METHOD,
             device="cpu",
@@ -164,7 +170,7 @@ def threaded_worker(root: Path, port: int) -> Iterator[Threaded]:
             code=lambda: CodeState("c0de", "c0ffee", True),
         ),
         stop=stop,
-        clock=time.monotonic,
+        clock=clock,
         code=CodeFolder(workdir, lambda: Client(workdir, "localhost", port)),
     )
     thread = threading.Thread(target=made.run)

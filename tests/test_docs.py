@@ -22,7 +22,7 @@ from distexp.queue.entry import TRANSITIONS
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 from distexp.wire.messages import SweepStatus
-from distexp.worker import worker
+from distexp.worker import time_limits
 from tests.pages import PAGES, PROJECT, anchor, blocks, page, rows, section, spans
 
 README, DESIGN, EXPERIMENTS = page("README.md"), page("docs/design.md"), page("docs/experiments.md")
@@ -238,7 +238,7 @@ def test_checkpoints_lists_each_variable_of_a_command_and_the_times_to_save() ->
     }
     assert listed == command._environment(Path("result"), Context(seed=1)).keys()
     text = page("docs/checkpoints.md")
-    times_s = (worker.PREEMPTION_GRACE_S, worker.INTERRUPT_GRACE_S, command.STOP_GRACE_S)
+    times_s = (time_limits.PREEMPTION_GRACE_S, time_limits.INTERRUPT_GRACE_S, command.STOP_GRACE_S)
     assert times_s == (20, 30, 20)
     assert "20 s after SIGTERM, SIGHUP or SIGUSR2, 30 s after the second Ctrl+C" in text
     assert f"`{CHECKPOINT_FILE}`" in text

@@ -186,10 +186,14 @@ class Attempt:
             cause = describe_exit(code)
         else:
             cause = f"ended with exit code {code_text(code)} without a result"
+        return self.with_last_output(cause)
+
+    def with_last_output(self, how: str) -> str:
+        """Return the last lines that the task has printed, then how it ended, with the last of them."""
         lines = self._printed()
         if last := next((line.strip() for line in reversed(lines) if line.strip()), ""):
-            cause += f"; last output: {one_line(last)}"
-        return "\n".join([*lines, cause])
+            how += f"; last output: {one_line(last)}"
+        return "\n".join([*lines, how])
 
     def _printed(self) -> list[str]:
         """Return the last lines that the task has printed in this attempt."""

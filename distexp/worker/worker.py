@@ -33,7 +33,7 @@ from distexp.wire.messages import (
     TaskReply,
 )
 from distexp.workdir import Workdir
-from distexp.worker import provenance
+from distexp.worker import provenance, time_limits
 from distexp.worker.code_folder import CodeFolder
 from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
@@ -46,12 +46,9 @@ from distexp.worker.signals import StopRequests
 from distexp.worker.task_main import Failed, Finished, Outcome, Run, Stopped, Unusable
 from distexp.worker.task_process import Attempt, Children
 
-INTERRUPT_GRACE_S = 30.0  # second Ctrl+C: to save a checkpoint
-PREEMPTION_GRACE_S = 20.0  # SIGTERM, Slurm: before the cluster kills
 MAX_FULL_DISKS = 3  # of one task: then it may be what fills the disk
 MAX_ERROR_CHARS = 16_000  # of a failure that travel: its end
 NONCE_S = 0.5  # for the disk to tell the folder's nonce; later, the last answer counts
-START_S = 600.0  # for a child to import its experiment, from a slow network drive, too
 
 T = TypeVar("T")
 
@@ -255,7 +252,7 @@ class Worker:
         """Return the child, or how the task ends without one. The first import of torch may take minutes."""
 
         def is_given_up(waited_s: float) -> bool:
-            return self._stop.wants_checkpoint or waited_s >= START_S
+            return self._stop.wants_checkpoint or waited_s >= time_limits.START_S
 
         if (ended := self._set_up(task)) is not None:
             return ended
@@ -265,7 +262,9 @@ class Worker:
             if self._stop.wants_checkpoint:
                 return Stopped()
             self._exit_code = 1  # the thread cannot be ended, but the worker can
-            return Failed(Cause.TIMEOUT, f"its process did not start within {START_S:g} s")
+            late = f"its process did not start within {time_limits.START_S:g} s"
+            why = f"the import of {task.experiment}, or the disk, does not end"
+            return Failed(Cause.TIMEOUT, f"{late} ({why}); its worker leaves")
 
     def _set_up(self, task: TaskReply) -> Outcome | None:
         """Return how the task ends since its file's setup has failed, or is interrupted; else None."""
@@ -452,39 +451,22 @@ class Worker:
         return early.judged(outcome)
 
     def _await_end(self, task: TaskReply, attempt: Attempt, early: EarlyStop) -> Outcome | Fenced:
-        timeout_at_s = kill_at_s = None
+        limits = time_limits.TimeLimits(task, attempt, self._stop, self._clock)
         has_news = True
         self._log_cap.begin(attempt.given)
         while (outcome := attempt.outcome()) is None:
             early.look()
             self._log_cap.look()
-            now_s = self._clock()
             if attempt.progress and has_news:
                 self._connection.heartbeat_soon()  # whoever watches learns how long this task takes
                 has_news = False
-            if attempt.has_begun and task.timeout_s and timeout_at_s is None:
-                timeout_at_s = now_s + task.timeout_s
-            if timeout_at_s is not None and now_s >= timeout_at_s:
-                return Failed(Cause.TIMEOUT, f"no result after timeout_s = {task.timeout_s:g} s")
-            if self._stop.wants_checkpoint and kill_at_s is None:
-                attempt.ask_stop()
-                grace_s = PREEMPTION_GRACE_S if self._stop.is_preempted else INTERRUPT_GRACE_S
-                kill_at_s = now_s + grace_s
-                log.info("Asked task %s to stop; it has %g s to save a checkpoint", task.task_id, grace_s)
-            kills = [at_s for at_s in (kill_at_s, early.kill_at_s) if at_s is not None]
-            if self._stop.wants_kill or (kills and now_s >= min(kills)):
-                return Stopped()
-            if now_s >= self._connection.next_heartbeat_s and not self._delivery.heartbeat(
-                task, attempt.progress
-            ):
+            if (late := limits.outcome(early.kill_at_s)) is not None:
+                return late
+            is_due = self._clock() >= self._connection.next_heartbeat_s
+            if is_due and not self._delivery.heartbeat(task, attempt.progress):
                 return Fenced()
-            ends = [
-                *kills,
-                self._connection.next_heartbeat_s,
-                self._log_cap.next_look_s,
-                *([timeout_at_s] if timeout_at_s else []),
-            ]
-            self._connection.wait(max(0.0, min(ends) - self._clock()), attempt.waitables)
+            next_s = self._connection.next_heartbeat_s, self._log_cap.next_look_s, early.kill_at_s
+            self._connection.wait(max(0.0, limits.next_s(*next_s) - self._clock()), attempt.waitables)
         if isinstance(outcome, Failed) and (self._stop.wants_checkpoint or attempt.is_interrupted):
             return Stopped()  # whatever it did when asked to stop is not held against the task
         if isinstance(outcome, Stopped) and not self._stop.wants_checkpoint:
