@@ -150,9 +150,7 @@ class Threaded:
 
 
 @contextmanager
-def threaded_worker(
-    root: Path, port: int, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Threaded]:
+def threaded_worker(root: Path, port: int, clock: Callable[[], float] = time.monotonic) -> Iterator[Threaded]:
     workdir, stop = Workdir(root), StopRequests()
     watcher = Watcher(workdir.task_lock(ProcessMark.own()))
     made = Worker(

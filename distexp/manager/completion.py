@@ -20,6 +20,7 @@ from distexp.manager.workers import Worker
 from distexp.queue.entry import Entry, Lease, WorkerInfo
 from distexp.queue.holds import BEFORE_BEGIN, COUNTED
 from distexp.queue.journal import Journal
+from distexp.queue.packing import is_out_of_memory
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET
 from distexp.results.conversion import convert
 from distexp.results.row import row_for
@@ -175,8 +176,10 @@ class CompletionHandler:
     def failed(self, request: wire.TaskFailed, worker: Worker) -> wire.Ack:
         """Charge the failure to the task; one before its begin holds its phase, or excludes the worker."""
         entry = self._reported(request)
-        cause = Cause(request.cause)
-        why = last_line(request.error)
+        cause, why = Cause(request.cause), last_line(request.error)
+        if is_out_of_memory(cause, request.error, worker.info):
+            cause = Cause.OUT_OF_MEMORY
+            request = structs.replace(request, cause=cause.value)
         if self._has_run_out_beside_others(request, entry, worker, why):
             is_live = True
         elif cause in BEFORE_BEGIN:
@@ -200,10 +203,10 @@ class CompletionHandler:
         self, request: wire.TaskFailed, entry: Entry, worker: Worker, why: str
     ) -> bool:
         """Give a task back, free, to run alone on its GPU, if others may have held the memory it lacked."""
-        lease, cause = entry.lease, Cause(request.cause)
+        lease = entry.lease
         if lease is None or lease.lease_id != _lease_id(request, entry, worker):
             return False
-        if not self._packing.has_run_out(lease, cause, request.error, request.peak):
+        if not self._packing.has_run_out(lease, Cause(request.cause), request.peak):
             return False
         self._queue.release(lease.lease_id, lease.task.key, runs_alone=True)
         log.warning(

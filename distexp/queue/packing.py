@@ -29,9 +29,11 @@ OUT_OF_MEMORY_WORDS = (  # of CUDA, cuBLAS, cuDNN, torch, JAX and TensorFlow, in
     "resource_exhausted",
     "alloc_failed",
     "failed to allocate",
+    "oom when allocating",
     "cudnn_status_not_initialized",
     "cublas_status_not_initialized",
 )
+CUDA_WORDS = ("cuda", "cublas", "cudnn")  # of these libraries, which know no other memory than a GPU's
 
 
 class Running(NamedTuple):
@@ -129,11 +131,15 @@ def open_phases(
     )
 
 
-def is_out_of_memory(cause: Cause, error: str) -> bool:
-    """Return whether a failure is for want of memory, also where a library or a program says so in words."""
+def is_out_of_memory(cause: Cause, error: str, worker: WorkerInfo) -> bool:
+    """Return whether a failure is for want of memory, also where a library or a program says so in words.
+
+    The words count if they are about a GPU's memory: on the CPU, other programs may have held what it lacked.
+    """
     last = last_line(error, "").lower()
     is_told = cause in (Cause.ERROR, Cause.CRASH) and any(words in last for words in OUT_OF_MEMORY_WORDS)
-    return is_told or cause is Cause.OUT_OF_MEMORY
+    is_of_gpu = worker.gpus > 0 or worker.device == "mps" or any(words in last for words in CUDA_WORDS)
+    return (is_told and is_of_gpu) or cause is Cause.OUT_OF_MEMORY
 
 
 @dataclass
@@ -349,12 +355,12 @@ class Packing:
         gpu = self._gpus.get(uuid)
         return gpu.shares.get(lease_id) if gpu else None
 
-    def has_run_out(self, lease: Lease, cause: Cause, error: str, peak: PeakMemory | None) -> bool:
+    def has_run_out(self, lease: Lease, cause: Cause, peak: PeakMemory | None) -> bool:
         """Return whether an attempt failed for want of memory that others may have held: it costs nothing.
 
         Of a task that has run alone, none is.
         """
-        if not lease.worker.shared_gpu or not is_out_of_memory(cause, error):
+        if not lease.worker.shared_gpu or cause is not Cause.OUT_OF_MEMORY:
             return False
         with self._lock:
             share = self._share(lease.worker.shared_gpu, lease.lease_id)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from distexp.run_folder import ROOM_BYTES
@@ -36,11 +37,17 @@ def has_met_full_disk(error: BaseException | None, last_line: str) -> bool:
 
     Of a program only `last_line` tells: the system's words in its last output.
     """
+    is_full = any(isinstance(each, OSError) and is_disk_full(each) for each in came_from(error))
+    return is_full or os.strerror(errno.ENOSPC) in last_line
+
+
+def came_from(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error, then what it came from: those that it was raised from, or while they were handled."""
     for _ in range(MAX_CHAIN):
-        if isinstance(error, OSError) and is_disk_full(error):
-            return True
-        error = error and (error.__cause__ or error.__context__)
-    return os.strerror(errno.ENOSPC) in last_line
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def why_not_made(error: OSError) -> str:

@@ -41,7 +41,7 @@ from distexp.system.process import (
 from distexp.task import Cause, Halving, Number, RowRule, Scalar, Task, joined
 from distexp.text import one_line, utc_text
 from distexp.worker import provenance
-from distexp.worker.folders import has_met_full_disk
+from distexp.worker.folders import came_from, has_met_full_disk
 from distexp.worker.metrics import MetricsFile, block_board, import_board
 from distexp.worker.output import end_output, redirect_output, warn
 from distexp.worker.reports import Reported, Reporter
@@ -410,32 +410,48 @@ def guarded(step: Callable[[], Value], *, on_import: bool = False) -> Value | Fa
 
 
 def _cause(error: BaseException, on_import: bool) -> Cause:
-    if type(error).__name__ in OUT_OF_MEMORY_NAMES:
+    if told := _told_cause(error):
+        return told
+    if any(type(each).__name__ in OUT_OF_MEMORY_NAMES for each in came_from(error)):
         return Cause.OUT_OF_MEMORY
-    return _told_cause(error) or (Cause.IMPORT if on_import else Cause.ERROR)
+    return Cause.IMPORT if on_import else Cause.ERROR
 
 
 def _told_cause(error: BaseException) -> Cause | None:
-    """Return the cause that the exception itself names."""
-    cause = getattr(error, "failure_cause", None)
+    """Return the cause that the exception itself names; the user's may answer to any name, or raise."""
+    cause = inspect.getattr_static(error, "failure_cause", None)
     return cause if isinstance(cause, Cause) else None
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the traceback from the first frame that is not ours; the last line names the user's own.
+    """Return the traceback from the first frame that is not ours; the last line is the error's own.
 
-    Of a command that failed, only how it did.
+    It begins with the place in the user's code. Of a command that failed, only how it did.
     """
     if _told_cause(error) is not None:
         return str(error)
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and _is_ours(trace):
         trace = trace.tb_next
-    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
-    if place := _users_place(error, trace):
-        said = "".join(traceback.format_exception_only(error)[-1:]).splitlines()[0]
-        text += f"\n{place}: {one_line(said)}"
+    text, said = _formatted(error, trace)
+    place = _users_place(error, trace)
+    line = f"{place}: {said}" if place else said
+    if text.splitlines()[-1] != line:
+        text += f"\n{line}"
     return text.encode(errors="replace").decode()  # a file name may hold what UTF-8 cannot
+
+
+def _formatted(error: BaseException, trace: TracebackType | None) -> tuple[str, str]:
+    """Return the traceback, and the line that names the error, whatever notes were added to it."""
+    kind = type(error)
+    try:
+        told = traceback.TracebackException(kind, error, trace)
+    except Exception:  # noqa: BLE001 - a class of the user's that raises when it is asked for its notes
+        said = one_line(f"{kind.__name__}: {', '.join(map(repr, error.args))}")
+        return "".join(["Traceback (most recent call last):\n", *traceback.format_tb(trace), said]), said
+    text = "".join(told.format()).rstrip()
+    told.__notes__ = None  # type: ignore[attr-defined]
+    return text, one_line([*told.format_exception_only()][-1].splitlines()[0])
 
 
 def _is_ours(trace: TracebackType) -> bool:

@@ -19,6 +19,7 @@ from tests.live_manager import Folder, RawClient, worker
 from tests.support import poll
 
 WORKERS = 12
+OOM = "out_of_memory"
 
 Reply = dict[str, Any]
 
@@ -259,3 +260,26 @@ def test_a_manager_does_not_wait_for_ever_for_a_lost_task_whose_file_stays_unrea
             manager.run_once()
             assert manager._is_done
         assert manager.queue.entry(task["key"]).losses == 0
+
+
+# -- want of memory ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "gpus", "state", "cause"),
+    [
+        ("python: exit code 1; last output: torch.OutOfMemoryError: CUDA out of memory.", 1, "failed", OOM),
+        ("train.py:9: XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory", 1, "failed", OOM),
+        ("train.py:9: XlaRuntimeError: RESOURCE_EXHAUSTED: Out of memory", 0, "pending", "error"),
+        ("train.py:9: ValueError: no such width", 1, "pending", "error"),
+    ],
+    ids=["a program", "JAX", "JAX on the CPU", "another error"],
+)
+def test_want_of_a_gpus_memory_that_only_words_tell_of_is_not_tried_again_on_an_equal_device(
+    manager: ExperimentManager, error: str, gpus: int, state: str, cause: str
+) -> None:
+    with worker(manager, memory_mib=24_000, gpus=gpus) as talk:
+        task = talk.say("request_task")
+        talk.say("task_failed", lease_id=task["lease_id"], key=task["key"], error=error, cause="error")
+    entry = manager.queue.entry(task["key"])
+    assert (entry.state, entry.failures, entry.cause, entry.error) == (state, 1, cause, error)

@@ -161,7 +161,7 @@ class Measuring:
         lease = attempt.lease
         assert lease is not None
         peak = self._measured(lease, attempt, is_whole=False)
-        is_free = self.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, "CUDA out of memory", peak)
+        is_free = self.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, peak)
         assert is_free, f"{lease.task.task_id} fails for want of memory"
         self.queue.release(lease.lease_id, lease.task.key, runs_alone=True)
         self.ran_out_beside_others += 1

@@ -102,6 +102,8 @@ def test_no_more_tasks_are_added_than_get_more_done(took_s: dict[int, float], li
         (Cause.ERROR, "Traceback\ntrain.py:3: RuntimeError: CUDA error: out of memory", True),
         (Cause.ERROR, "python: ended with exit code 1; last output: torch.OutOfMemoryError: CUDA out", True),
         (Cause.ERROR, "jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED: Failed to allocate", True),
+        (Cause.ERROR, "errors_impl.ResourceExhaustedError: OOM when allocating tensor with shape[9]", True),
+        (Cause.ERROR, "RuntimeError: MPS backend out of memory", True),
         (Cause.CRASH, "RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
         (Cause.ERROR, "out of memory\nKeyError: 'lr'", False),
         (Cause.ERROR, "ValueError: no such width", False),
@@ -110,7 +112,12 @@ def test_no_more_tasks_are_added_than_get_more_done(took_s: dict[int, float], li
     ],
 )
 def test_want_of_memory_is_told_by_cause_or_words(cause: Cause, error: str, expected: bool) -> None:
-    assert is_out_of_memory(cause, error) is expected
+    assert is_out_of_memory(cause, error, WorkerInfo("gpu0", gpus=1)) is expected
+    is_of_any_memory = cause is Cause.OUT_OF_MEMORY or "CU" in error
+    on_cpu = WorkerInfo("cpu0", device="cpu")
+    assert is_out_of_memory(cause, error, on_cpu) is (expected and is_of_any_memory)
+    on_mac = WorkerInfo("mps0", device="mps")
+    assert is_out_of_memory(cause, error, on_mac) is expected
 
 
 class SampleGpu:
@@ -208,7 +215,7 @@ def test_want_of_memory_beside_others_costs_nothing_once_and_then_the_task_runs_
     one, other = gpu.ask(1), gpu.ask(2)
     lease, beside = queue.leases()
     peak = PeakMemory(mib=5 * GIB)
-    assert gpu.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, "", peak)
+    assert gpu.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, peak)
     assert gpu.records[-1].peak_mib > 5 * GIB
     queue.release(one, lease.task.key, runs_alone=True)
     assert gpu.ask(1) == "", "the other one still runs"
@@ -217,7 +224,7 @@ def test_want_of_memory_beside_others_costs_nothing_once_and_then_the_task_runs_
     alone = gpu.ask(1)
     assert [each.task.key for each in queue.leases()] == [lease.task.key]
     assert gpu.ask(2) == ""
-    assert not gpu.packing.has_run_out(queue.leases()[0], Cause.OUT_OF_MEMORY, "", peak)
+    assert not gpu.packing.has_run_out(queue.leases()[0], Cause.OUT_OF_MEMORY, peak)
     assert queue.entry(lease.task.key).failures == 0
     assert beside.lease_id == other != alone
 
@@ -301,7 +308,7 @@ def test_want_of_memory_beside_a_task_of_an_earlier_manager_costs_nothing() -> N
     leases = after.sample.queue.leases()
     assert len(leases) == 2
     for lease in leases:
-        assert after.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, "", None)
+        assert after.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, None)
 
 
 @pytest.mark.parametrize("end", ["its worker asks again", "its worker is gone", "its worker hangs"])
@@ -337,7 +344,7 @@ def test_want_of_memory_beside_a_cancelled_task_costs_nothing() -> None:
     gpu.sample.queue.cancel(cancelled.task.key)
     assert gpu.ask(2, a_gpu(23, p1=17))
     (lease,) = gpu.sample.queue.leases()
-    assert gpu.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, "", None)
+    assert gpu.packing.has_run_out(lease, Cause.OUT_OF_MEMORY, None)
 
 
 def test_a_setup_or_an_import_before_the_first_task_does_not_make_it_slow() -> None:

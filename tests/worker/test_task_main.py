@@ -157,6 +157,55 @@ def test_memory_errors_of_python_and_torch_are_out_of_memory() -> None:
         assert line.endswith(f"{kind.__name__}: tried to allocate 3 GiB")
 
 
+@pytest.mark.parametrize("is_told", [True, False], ids=["from it", "while it was handled"])
+@pytest.mark.parametrize("kind", [MemoryError, type("OutOfMemoryError", (RuntimeError,), {})])
+def test_an_error_that_came_from_want_of_memory_is_out_of_memory(
+    kind: type[Exception], is_told: bool
+) -> None:
+    def experiment(params: dict[str, Any], context: Context) -> None:
+        try:
+            raise kind("tried to allocate 3 GiB")
+        except kind as error:
+            raise RuntimeError("the training has failed") from (error if is_told else None)
+
+    assert broke(outcome_of(experiment)) == (Cause.OUT_OF_MEMORY, "RuntimeError: the training has failed")
+
+
+@pytest.mark.parametrize("message", ["no such width", "no such width\nsee the log"])
+@pytest.mark.parametrize("is_users", [True, False], ids=["own code", "installed code"])
+def test_notes_on_an_error_do_not_replace_it(
+    message: str, is_users: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def experiment(params: dict[str, Any], context: Context) -> None:
+        error = ValueError(message)
+        error.add_note("For simplicity, JAX has removed its internal frames\nfrom the traceback.")
+        raise error
+
+    if not is_users:
+        monkeypatch.chdir(tmp_path)
+    outcome = outcome_of(experiment)
+    assert broke(outcome) == (Cause.ERROR, "ValueError: no such width")
+    assert isinstance(outcome, Failed)
+    assert outcome.error.startswith("Traceback")
+    assert "\nFor simplicity, JAX has removed its internal frames\n" in outcome.error
+
+
+def test_an_error_that_raises_when_it_is_asked_for_anything_is_told_all_the_same() -> None:
+    class Odd(Exception):
+        def __getattr__(self, name: str) -> object:
+            raise LookupError(name)
+
+    def experiment(params: dict[str, Any], context: Context) -> None:
+        raise Odd("no such width")
+
+    outcome = outcome_of(experiment)
+    cause, line = broke(outcome)
+    assert cause is Cause.ERROR
+    assert line.partition("Odd: ")[2].strip("'") == "no such width"
+    assert isinstance(outcome, Failed)
+    assert 'raise Odd("no such width")' in outcome.error
+
+
 def test_a_stop_as_asked_is_no_failure() -> None:
     def experiment(params: dict[str, Any], context: Context) -> None:
         raise context.Stopped("saved")
