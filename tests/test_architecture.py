@@ -37,6 +37,7 @@ CATCHERS = {  # who may catch whatever comes; the reason
     "manager.searches.Searches._run": "around one choice: whatever it breaks, the manager serves on",
     "results.conversion._first": "around methods of the user's classes: no reason to lose a result",
     "worker.task_main.guarded": "around the experiment: whatever it raises is its failure",
+    "worker.task_main._formatted": "around what an exception of the user says of itself: told without it",
     "worker.foreground.Foreground.run": "around the experiment: whatever it raises is told, and debugged",
     "wire.server._ConnectionHandler._answer": "around one request: whatever it breaks, the manager serves on",
 }

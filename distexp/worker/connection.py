@@ -104,14 +104,24 @@ class ManagerConnection:
     def _give_up(self, exit_code: int) -> None:
         self.has_given_up, self.exit_code = True, exit_code
 
-    def report(self, report: TaskComplete | TaskFailed | TaskReleased) -> Ack | None:
-        """Tell the manager, as often as it takes; None when it refuses (`refusal`) or stays away too long."""
+    def report(self, report: TaskComplete | TaskFailed | TaskReleased, kept: str = "") -> Ack | None:
+        """Tell the manager, as often as it takes; None when it refuses (`refusal`) or stays away too long.
+
+        The first Ctrl+C ends the wait where nothing gets lost: where `kept` says what becomes of the report.
+        """
+        is_told = False
         while not self.has_given_up:
             ack: Ack | None = self.try_request(report, Ack, "Error reporting task")
             if ack is not None:
                 return ack
             if self.refusal or self._stop.wants_checkpoint:
                 break
+            if self._stop.wants_leave and kept:
+                log.info("Leaving without the manager. Task %s: %s", report.task_id, kept)
+                break
+            if self._stop.wants_leave and not is_told:
+                is_told = True
+                log.info("Waiting for the manager to take the result; Ctrl+C again leaves")
         return None
 
     def heartbeat_soon(self) -> None:

@@ -155,17 +155,21 @@ class ResultDelivery:
             else:
                 fields = self._next_fields(wants_next=not self._stop.wants_leave)
                 return self._connection.report(
-                    TaskComplete(**self.report_fields(task), **fields, stopped_at=delivery.run.stopped_at)
+                    TaskComplete(**self.report_fields(task), **fields, stopped_at=delivery.run.stopped_at),
+                    kept=f"its row is in {task.output_dir}, and counts when the manager is back",
                 )
-        self._try_spool(delivery)
-        return self._send(delivery, wants_next=not self._stop.wants_leave)
+        is_kept = self._try_spool(delivery)
+        return self._send(delivery, wants_next=not self._stop.wants_leave, is_kept=is_kept)
 
     def deliver_spooled(self) -> None:
         """Send what an earlier worker could not."""
         none: list[Delivery] = []
         for delivery in self.disk.try_(self.spooled, None, none):
+            if self._stop.wants_leave:
+                return
             log.info("Delivering a spooled result of task %s", delivery.task.task_id)
-            if self._send(delivery, wants_next=False) is None and self._connection.refusal:
+            ack = self._send(delivery, wants_next=False, is_kept=True)
+            if ack is None and self._connection.refusal:
                 self.keep_refused(delivery, self._connection.refusal)
 
     def keep_refused(self, delivery: Delivery, refusal: str) -> None:
@@ -188,7 +192,8 @@ class ResultDelivery:
             *(task.task_id, self._spool.path(delivery.name), refusal),
         )
 
-    def _send(self, delivery: Delivery, *, wants_next: bool) -> Ack | None:
+    def _send(self, delivery: Delivery, *, wants_next: bool, is_kept: bool) -> Ack | None:
+        kept = f"its result is in {self._spool.path(delivery.name)}, and the next worker here delivers it"
         report = TaskComplete(
             **self.report_fields(delivery.task),
             result=delivery.result,
@@ -197,7 +202,7 @@ class ResultDelivery:
             stopped_at=delivery.run.stopped_at,
             **self._next_fields(wants_next=wants_next),
         )
-        ack = self._connection.report(report)
+        ack = self._connection.report(report, kept=kept if is_kept else "")
         if ack is not None:
             self._unspool(delivery)
         return ack
@@ -208,12 +213,14 @@ class ResultDelivery:
     def _next_fields(self, *, wants_next: bool) -> dict[str, Any]:
         return {"next": True, **self.room_fields()} if wants_next else {}
 
-    def _try_spool(self, delivery: Delivery) -> None:
-        """Put the result into the spool; a line says when that cannot be written either."""
+    def _try_spool(self, delivery: Delivery) -> bool:
+        """Return whether the result is in the spool now; a line says when that cannot be written either."""
         try:
             self.disk.wait(lambda: self.spool(delivery), delivery.task)
         except ResultsUnwritable as error:
             log.error("%s; the result of %s is in memory alone", error, delivery.task.task_id)
+            return False
+        return True
 
     # -- the file of results, and the spool
 

@@ -1,6 +1,7 @@
 """Results reach their file: from another folder, through the spool, past disks that refuse."""
 
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -27,11 +28,20 @@ from distexp.worker.delivery import Delivery, ResultDelivery
 from distexp.worker.signals import StopRequests
 from tests.live_manager import Folder, RawClient
 from tests.live_manager import worker as raw_worker
-from tests.live_worker import CONFIG, await_began, gated_folder, open_gate, threaded_worker, worker_process
+from tests.live_worker import (
+    CONFIG,
+    GATED,
+    await_began,
+    gated_folder,
+    open_gate,
+    threaded_worker,
+    worker_process,
+)
 from tests.row_cases import tasks_of
 from tests.support import poll
 
 Capture = pytest.LogCaptureFixture
+posix_only = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 
 @pytest.fixture
@@ -104,6 +114,58 @@ def test_a_result_of_another_folder_outlives_a_manager_that_is_away(
     (row,) = folder.rows()
     assert (row["score"], row["attempt"]) == ("10", "1")
     assert spooled(other) == []
+
+
+@posix_only
+def test_the_first_ctrl_c_leaves_a_result_that_is_kept_to_a_manager_that_is_away(
+    folder: Folder, other: Path
+) -> None:
+    with folder.serving() as manager:
+        words, environment = ("localhost", manager.port), {"EXPERIMENT_TOKEN": folder.token_text}
+        with worker_process(other, *words, environment=environment) as process:
+            await_began(other)
+            manager.stop()
+            open_gate(other)
+            process.await_words("Error reporting task: no manager answers")
+            process.signal(signal.SIGINT)
+            assert process.code() == 0
+        (result,) = spooled(other)
+        kept = f"its result is in {result}, and the next worker here delivers it"
+        assert f"Leaving without the manager. Task exp1_vary_width_0_42: {kept}" in process.output()
+        with worker_process(other, *words, environment=environment) as later:
+            later.await_words("Error reporting task: no manager answers")
+            later.signal(signal.SIGINT)
+            assert later.code() == 0
+    assert spooled(other) == [result]
+
+
+@posix_only
+def test_the_first_ctrl_c_leaves_a_row_that_is_written_to_a_manager_that_is_away(folder: Folder) -> None:
+    with folder.serving() as manager, worker_process(folder.root) as process:
+        await_began(folder.root)
+        manager.stop()
+        open_gate(folder.root)
+        process.await_words("Error reporting task: no manager answers")
+        process.signal(signal.SIGINT)
+        assert process.code() == 0
+        assert "its row is in results_exp1, and counts when the manager is back" in process.output()
+    with folder.serving() as restarted:
+        assert [entry.state for entry in restarted.queue.entries()] == [State.COMPLETE]
+
+
+@posix_only
+def test_a_failure_that_is_kept_nowhere_waits_for_the_manager_until_the_second_ctrl_c(folder: Folder) -> None:
+    fails = GATED.replace('return {"score": 10 * params["width"]}', "raise ValueError('no such width')")
+    (folder.root / "experiment.py").write_text(fails)
+    with folder.serving() as manager, worker_process(folder.root) as process:
+        await_began(folder.root)
+        manager.stop()
+        open_gate(folder.root)
+        process.await_words("Error reporting task: no manager answers")
+        process.signal(signal.SIGINT)
+        process.await_words("Waiting for the manager to take the result; Ctrl+C again leaves")
+        process.signal(signal.SIGINT)
+        assert process.code() == 0
 
 
 # -- in this process, where waits can be short
