@@ -450,7 +450,7 @@ def _formatted(error: BaseException, trace: TracebackType | None) -> tuple[str, 
         said = one_line(f"{kind.__name__}: {', '.join(map(repr, error.args))}")
         return "".join(["Traceback (most recent call last):\n", *traceback.format_tb(trace), said]), said
     text = "".join(told.format()).rstrip()
-    told.__notes__ = None  # type: ignore[attr-defined]
+    told.__notes__ = None
     return text, one_line([*told.format_exception_only()][-1].splitlines()[0])
 
 
