@@ -126,8 +126,13 @@ class Dispatcher:
             if isinstance(request, wire.Heartbeat | wire.Report) and request.peak:
                 self.completion.note_peak(request, request.peak)
             if isinstance(request, wire.RequestTask):
+                self._queue.cancelled.heard(worker.info)
                 return self._request_task(request, worker, connection)
-            return self._answers[type(request)](request, worker)
+            try:
+                return self._answers[type(request)](request, worker)
+            finally:
+                if isinstance(request, wire.Report):
+                    self._queue.cancelled.heard(worker.info, request.lease_id)
         if isinstance(request, wire.Code):
             return self._frozen.read(request)
         if isinstance(request, wire.Requeue | wire.Resume):

@@ -30,6 +30,7 @@ class _Phase:
     spread: dict[str, None] = field(default_factory=dict)  # keys of tasks drawn from all over the phase
     tried: set[tuple[str, str]] = field(default_factory=set)  # workers that had a task of it
     begun_s: dict[str, float] = field(default_factory=dict)  # key -> when the attempt began that runs
+    trials: dict[str, tuple[str, str]] = field(default_factory=dict)  # key -> worker, of its first task of it
     code_version: int = 0
 
 
@@ -55,14 +56,25 @@ class PhaseHolds:
         about = self._phases[phase]
         if about.is_proven:
             return
-        about.tried.add((worker.name, worker.instance))
+        me = (worker.name, worker.instance)
+        if me not in about.tried:
+            about.tried.add(me)
+            about.trials[key] = me
         about.begun_s[key] = now_s
         if len(about.failed) >= SPREAD_AFTER:
             about.spread[key] = None
 
     def ended(self, phase: str, key: str) -> None:
         """Note that an attempt has ended, however."""
-        self._phases[phase].begun_s.pop(key, None)
+        about = self._phases[phase]
+        about.begun_s.pop(key, None)
+        about.trials.pop(key, None)
+
+    def taken_back(self, phase: str, key: str) -> None:
+        """Note that an attempt ends which says nothing of the phase: it was no trial of its worker."""
+        about = self._phases[phase]
+        if (worker := about.trials.get(key)) is not None:
+            about.tried.discard(worker)
 
     def failed(self, phase: str, key: str, cause: Cause, error: str) -> list[str]:
         """Note a failure; when the phase is held from now on, return the keys of the tasks that failed."""
@@ -110,7 +122,7 @@ class PhaseHolds:
         about = self._phases[phase]
         if not about.is_proven:
             about.is_proven = True
-            about.failed, about.spread, about.tried, about.begun_s = {}, {}, set(), {}
+            about.failed, about.spread, about.tried, about.begun_s, about.trials = {}, {}, set(), {}, {}
             self.held.pop(phase, None)
             self._doubted.discard(phase)
 

@@ -7,8 +7,9 @@ lines by need and phase, so that those that do not fit a worker, or its time, bl
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence, Set
 
+from distexp.queue.counts import StateCounts
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.holds import PhaseHolds
 from distexp.queue.priorities import Priorities
@@ -39,9 +40,14 @@ class Scheduler:
         holds: PhaseHolds,
         priorities: Priorities,
         waits_for_row: Collection[str] = (),
+        cancelled: Container[str] = (),
     ) -> None:
-        """Look into these, of which `entries` are by key and `waits_for_row` keys; they change meanwhile."""
+        """Look into these, of which `entries` are by key; they change meanwhile.
+
+        Tasks with keys in `waits_for_row`, or that were `cancelled` and may still run, are passed over.
+        """
         self._entries, self._holds, self._waits_for_row = entries, holds, waits_for_row
+        self._cancelled = cancelled
         self._priorities = priorities
         self._lines: dict[tuple[Need, str], TaskLines] = {}  # by need and phase, as phases joined
         self._duplicates: dict[str, list[str]] = {}  # key -> keys of the same work, where there are several
@@ -49,7 +55,7 @@ class Scheduler:
         self._not_copied: set[tuple[str, str]] = set()  # of a task, and a complete duplicate that it ignores
         self._blocked: Set[str] = frozenset()  # folders whose results file cannot be written
         self._parked: dict[str, list[str]] = {}  # by folder, keys of tasks of those, out of their lines
-        self._waiting: list[str] = []  # keys of tasks that wait for a row, out of their lines
+        self._waiting: list[str] = []  # keys of tasks that wait for a row, or an end, out of their lines
         self._looked_at: object = None  # when it was last looked for what is free
         self._has_free = False  # and whether something was
 
@@ -123,9 +129,27 @@ class Scheduler:
                 self._of(entry.need, entry.planned.phase).fresh.append(key)
 
     def _take_parked(self, folders: Sequence[str]) -> list[str]:
-        """Return, and forget, what is out of its line for these folders, or for a row."""
+        """Return, and forget, what is out of its line for these folders, a row or an end."""
         taken, self._waiting = self._waiting, []
         return taken + [key for folder in folders for key in self._parked.pop(folder)]
+
+    def can_run(self, counts: StateCounts) -> bool:
+        """Return whether a task is pending, or to come, and neither held nor blocked."""
+        if counts[State.PENDING] and self.has_free(counts.changes):
+            return True
+        coming = counts.coming() - {*self._holds.held}
+        return bool(coming and coming - self.phases_ahead())  # those wait, too
+
+    def unplaceable(self, is_beyond: Callable[[Entry], bool]) -> list[Entry]:
+        """Return the tasks that are free and `is_beyond` all devices; none while another task is free."""
+        if not any(entry.oom_at_mib for entry in self.retries()):
+            return []  # without a walk
+        free = list[Entry]()
+        for entry in self._free():
+            if not is_beyond(entry):
+                return []
+            free.append(entry)
+        return free
 
     def has_free(self, changes: int) -> bool:
         """Return whether a pending task is neither of a held phase nor of a blocked folder.
@@ -278,7 +302,7 @@ class Scheduler:
             if (folder := entry.planned.output_dir) in self._blocked:
                 self._parked.setdefault(folder, []).append(key)
                 continue
-            if key in self._waits_for_row:
+            if key in self._waits_for_row or key in self._cancelled:
                 self._waiting.append(key)
                 continue
             if self.waits_for_duplicate(entry):

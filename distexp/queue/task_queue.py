@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 from dataclasses import replace
 
 from distexp.errors import IllegalTransition, UnknownTask
+from distexp.queue.cancelled import CancelledAttempts
 from distexp.queue.counts import StateCounts
 from distexp.queue.entry import REATTACH_S, TRANSITIONS, UNSTARTED_S, Entry, Lease, WorkerInfo
 from distexp.queue.holds import BEFORE_BEGIN, COUNTED, PhaseHolds
@@ -48,7 +49,9 @@ class TaskQueue:
         self._entries: dict[str, Entry] = {}
         self.holds = PhaseHolds(self._lock, keep_going=keep_going)
         self.priorities = priorities or Priorities()
-        self._scheduler = Scheduler(self._entries, self.holds, self.priorities, waits_for_row)
+        self.cancelled = CancelledAttempts(self._lock, clock)
+        passed_over = waits_for_row, self.cancelled
+        self._scheduler = Scheduler(self._entries, self.holds, self.priorities, *passed_over)
         self._leases: dict[str, str] = {}  # live lease id -> key
         self._labels: Labels | None = None  # of the sweep; made when first asked for
         self._counts = StateCounts()
@@ -126,13 +129,9 @@ class TaskQueue:
                     term_s = max(0.0, REATTACH_S - held.unseen_s) if worker.heartbeat_s else worker.term_s
                     self._assign(entry, held.lease_id, worker, term_s, is_unstarted=held.is_unstarted)
                 elif record.state in (State.FAILED, State.CANCELLED) and not is_forgotten:
-                    self._end_unassigned(entry, State(record.state))
-
-    def _end_unassigned(self, entry: Entry, state: State) -> None:
-        """End a task that nobody holds, by transitions of the table."""
-        if state is State.FAILED:
-            self._transition(entry, State.ASSIGNED)
-        self._transition(entry, state)
+                    if record.state == State.FAILED:
+                        self._transition(entry, State.ASSIGNED)  # by way of the table
+                    self._transition(entry, State(record.state))
 
     # -- assigning -----------------------------------------------------------------------------------------
 
@@ -200,6 +199,7 @@ class TaskQueue:
         with self._lock:
             pairs = [(lease, update(lease)) for lease in self.leases()]
             changed = [new for lease, new in pairs if new is not lease]
+            self.cancelled.update(update)
             for lease in changed:
                 entry = self._entries[lease.task.key]
                 entry.lease = lease
@@ -273,31 +273,30 @@ class TaskQueue:
                 return None
             entry.losses += 1
             entry.lost_lease_id = lease_id
+            self.holds.taken_back(entry.planned.phase, key)
             if spent := entry.losses >= LOSS_BUDGET:
                 entry.cause = Cause.CRASH.value
                 entry.error = f"{LOSS_BUDGET} workers were lost while running it"
             return self._give_back(entry, State.FAILED if spent else State.PENDING)
 
     def fail_unplaceable(self, largest_mib: Callable[[int], int | None]) -> list[Entry]:
-        """Fail, and return, the tasks that no device has the memory for, once nothing else is left.
+        """Fail, and return, the tasks that no device has the memory for, once nothing else is left to run.
 
         `largest_mib`: of the largest device of so many GPUs; None: such a task waits for one.
         """
         with self._lock:
-            if self._counts[State.ASSIGNED]:
+            if self._counts[State.ASSIGNED] or self._counts.coming() - {*self.holds.held}:
                 return []
-            pending, number = self._scheduler.retries(), self._counts[State.PENDING]
-            if len(pending) < number or not all(e.is_beyond(largest_mib(e.need.gpus)) for e in pending):
-                return []
+            pending = self._scheduler.unplaceable(lambda e: e.is_beyond(largest_mib(e.need.gpus)))
             for entry in pending:
-                self._end_unassigned(entry, State.FAILED)
+                self._transition(entry, State.ASSIGNED)  # by way of the table
+                self._transition(entry, State.FAILED)
             return [entry.copy() for entry in pending]
 
     def not_begun(self, lease_id: str, key: str, cause: Cause, error: str) -> bool:
         """Take a task back, free, that cannot be begun, and hold its phase; False when nothing changes."""
         with self._lock:
-            entry = self._held(lease_id, key)
-            if entry is None or entry.lease is None:
+            if (entry := self._held(lease_id, key)) is None or entry.lease is None:
                 return False
             if not self.holds.not_begun(entry.planned.phase, cause, error, entry.lease.worker):
                 return False
@@ -311,6 +310,7 @@ class TaskQueue:
             if (entry := self._held(lease_id, key)) is None:
                 return None
             entry.runs_alone = entry.runs_alone or runs_alone
+            self.holds.taken_back(entry.planned.phase, key)
             return self._give_back(entry, State.PENDING)
 
     def unassign(self, lease: Lease) -> None:
@@ -319,6 +319,7 @@ class TaskQueue:
             if (entry := self._held(lease.lease_id, lease.task.key)) is None:
                 return
             entry.attempts -= 1
+            self.holds.taken_back(entry.planned.phase, entry.key)
             entry.last_worker = lease.earlier_worker
             self._give_back(entry, State.PENDING)
             self._on_change(entry.record())  # also of a first attempt: it replaces the record of the lease
@@ -340,6 +341,8 @@ class TaskQueue:
             if entry.state not in (State.PENDING, State.ASSIGNED):
                 return False
             entry.cause, entry.error = cause, error
+            if entry.lease is not None:
+                self.cancelled.add(entry.lease)
             self._end_lease(entry)
             self._transition(entry, State.CANCELLED)
             return True
@@ -449,10 +452,7 @@ class TaskQueue:
     def can_run(self, stuck: int = 0) -> bool:
         """Return whether a task runs, other than `stuck` ones, or is pending and neither held nor blocked."""
         with self._lock:
-            running, pending = self._counts[State.ASSIGNED] - stuck, self._counts[State.PENDING]
-            is_free = running or (pending and self._scheduler.has_free(self._counts.changes))
-            coming = self._counts.coming() - {*self.holds.held}
-            return bool(is_free or (coming and coming - self._scheduler.phases_ahead()))  # those wait, too
+            return self._counts[State.ASSIGNED] > stuck or self._scheduler.can_run(self._counts)
 
     def is_over(self) -> bool:
         """Return whether every task of the sweep is complete, failed, cancelled or pruned."""

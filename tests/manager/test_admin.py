@@ -166,13 +166,18 @@ def test_a_page_of_large_tasks_fits_into_a_message(folder: Folder) -> None:
 def test_a_cancelled_task_that_runs_is_told_to_stop_and_a_requeued_one_runs_again(
     manager: ExperimentManager, user: RawClient
 ) -> None:
-    with worker(manager) as talk:
+    with worker(manager) as talk, worker(manager, "gpu1") as other:
         task = talk.say("request_task")
         assert user.say("cancel", tasks=[task["task_id"]])["count"] == 1
-        assert talk.say("heartbeat", lease_id=task["lease_id"], key=task["key"])["stop"] is True
         assert user.say("cancel", tasks=[task["task_id"]])["count"] == 0
         assert user.say("requeue", tasks=[task["task_id"]])["count"] == 1
         assert manager.queue.entry(task["key"]).state == "pending"
+        assert other.say("request_task")["key"] != task["key"], "it still runs"
+        assert talk.say("heartbeat", lease_id=task["lease_id"], key=task["key"])["stop"] is True
+        assert talk.say("request_task")["key"] != task["key"]
+        manager.rescan()
+        with worker(manager, "gpu2") as third:
+            assert third.say("request_task")["key"] == task["key"]
 
 
 @pytest.mark.parametrize("verb", ["cancel", "requeue"])

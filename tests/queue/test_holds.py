@@ -123,6 +123,28 @@ def test_a_worker_that_is_new_to_a_held_phase_gets_one_trial() -> None:
     assert sample.queue.assign(late) is not None
 
 
+@pytest.mark.parametrize(
+    "take_back",
+    [
+        lambda queue, lease: queue.release(lease.lease_id, lease.task.key),
+        lambda queue, lease: queue.lose(lease.lease_id, lease.task.key),
+        lambda queue, lease: queue.unassign(lease),
+    ],
+    ids=["given back", "lost", "not journalled"],
+)
+def test_a_task_that_says_nothing_of_a_held_phase_is_no_trial(
+    take_back: Callable[[TaskQueue, Lease], object],
+) -> None:
+    sample = SampleQueue(sweep())
+    run(sample, lambda task, worker: True)
+    late = WorkerInfo("cpu2", 15.0)
+    take_back(sample.queue, sample.assign(late))
+    lease = sample.assign(late)
+    sample.queue.fail(lease.lease_id, lease.task.key, Cause.ERROR, "no")
+    assert sample.queue.assign(late) is None
+    assert [sample.queue.assign(each) for each in WORKERS] == [None, None], "they have had theirs"
+
+
 def test_a_held_phase_holds_up_no_other_phase() -> None:
     sample = SampleQueue([*sweep(), *sweep(phase="exp2")])
     run(sample, lambda task, worker: task.phase == "exp1")
