@@ -29,6 +29,8 @@ from distexp.task import Cause, PeakMemory, Provenance, State, Task
 from distexp.text import count_text, last_line
 from distexp.wire import messages as wire
 
+MAX_FULL_DISKS = 3  # that one task meets, on any workers: then it may be what fills them
+
 log = logging.getLogger("distexp.manager")
 
 
@@ -268,14 +270,28 @@ class CompletionHandler:
             log.error("Phase %s is held: %s; fix it, then `resume` goes on, or an edit does", phase, why)
 
     def released(self, request: wire.TaskReleased, worker: Worker) -> wire.Ack:
-        """Take a task back without cost."""
+        """Take a task back without cost; the third time that it has met a full disk, it is charged."""
         entry = self._reported(request)
-        state = self._queue.release(_lease_id(request, entry, worker), entry.task.key)
+        met_full_disk = request.cause == "disk_full"
+        if met_full_disk and entry.full_disks + 1 >= MAX_FULL_DISKS:
+            return self._filled_disk(request, entry, worker)
+        lease_id, key = _lease_id(request, entry, worker), entry.task.key
+        state = self._queue.release(lease_id, key, met_full_disk=met_full_disk)
         if state is not None:
             reason = request.reason or "no reason"
             log.info("Task %s given back by %s: %s", entry.task.task_id, worker.name, reason)
         self._journal.flush()
         return _LATE if state is None else wire.Ack()
+
+    def _filled_disk(self, request: wire.TaskReleased, entry: Entry, worker: Worker) -> wire.Ack:
+        failure = wire.TaskFailed(
+            worker_id=request.worker_id,
+            task_id=request.task_id,
+            lease_id=request.lease_id,
+            key=request.key,
+            error=f"{request.reason or 'disk full or read-only'}, {MAX_FULL_DISKS} times now",
+        )
+        return self.failed(failure, worker)
 
     def _reported(self, request: wire.Report) -> Entry:
         return self._queue.entry(request.key or self._queue.key_of(request.task_id))

@@ -134,6 +134,7 @@ class Entry(msgspec.Struct, gc=False):
     wants_more: bool = False  # was pruned, and runs again: the row that it has is to be replaced
     superseded: str = ""  # the code of its row, which no longer completes it
     runs_alone: bool = False  # it ran out of memory beside other tasks on its GPU
+    full_disks: int = 0  # how often it was given back free since a disk was full
 
     @property
     def key(self) -> str:
@@ -190,6 +191,7 @@ class Entry(msgspec.Struct, gc=False):
             "error",
             "superseded",
             "runs_alone",
+            "full_disks",
         ):
             setattr(self, name, getattr(record, name))
 
@@ -229,5 +231,6 @@ class Entry(msgspec.Struct, gc=False):
             error=self.error,
             superseded=self.superseded,
             runs_alone=self.runs_alone,
+            full_disks=self.full_disks,
             lease=lease,
         )

@@ -39,6 +39,7 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     superseded: str = ""  # the code of its row, which no longer completes it; empty: every row does
     runs_alone: bool = False  # on its GPU: it ran out of memory beside others
+    full_disks: int = 0
     lease: LeaseRecord | None = None
 
     @property

@@ -50,8 +50,7 @@ class TaskQueue:
         self.holds = PhaseHolds(self._lock, keep_going=keep_going)
         self.priorities = priorities or Priorities()
         self.cancelled = CancelledAttempts(self._lock, clock)
-        passed_over = waits_for_row, self.cancelled
-        self._scheduler = Scheduler(self._entries, self.holds, self.priorities, *passed_over)
+        self._scheduler = Scheduler(self._entries, self.holds, self.priorities, waits_for_row, self.cancelled)
         self._leases: dict[str, str] = {}  # live lease id -> key
         self._labels: Labels | None = None  # of the sweep; made when first asked for
         self._counts = StateCounts()
@@ -77,9 +76,8 @@ class TaskQueue:
                 entry.is_wanted = False
             for entry in gone:
                 self._transition(entry, State.WITHDRAWN)
-            self._labels = None
             self._scheduler.sync(tasks, to_come)
-            self._counts.to_come = {grid.phase: count for grid, count in to_come.items()}
+            self._counts.to_come, self._labels = {grid.phase: n for grid, n in to_come.items()}, None
             return joined, len(gone)
 
     def grow(self, phase: str, tasks: Sequence[Planned], to_come: int) -> None:
@@ -123,7 +121,7 @@ class TaskQueue:
                 entry.recall(record)
                 is_retried = retry_failed and record.state == State.FAILED
                 if is_forgotten := is_retried or record.cause in BEFORE_BEGIN:
-                    entry.failures = entry.losses = entry.oom_at_mib = 0
+                    entry.failures = entry.losses = entry.oom_at_mib = entry.full_disks = 0
                 if (held := record.lease) is not None:
                     worker = WorkerInfo.of(held)
                     term_s = max(0.0, REATTACH_S - held.unseen_s) if worker.heartbeat_s else worker.term_s
@@ -275,8 +273,7 @@ class TaskQueue:
             entry.lost_lease_id = lease_id
             self.holds.taken_back(entry.planned.phase, key)
             if spent := entry.losses >= LOSS_BUDGET:
-                entry.cause = Cause.CRASH.value
-                entry.error = f"{LOSS_BUDGET} workers were lost while running it"
+                entry.cause, entry.error = Cause.CRASH, f"{LOSS_BUDGET} workers were lost while running it"
             return self._give_back(entry, State.FAILED if spent else State.PENDING)
 
     def fail_unplaceable(self, largest_mib: Callable[[int], int | None]) -> list[Entry]:
@@ -304,12 +301,15 @@ class TaskQueue:
             self._give_back(entry, State.PENDING)
             return True
 
-    def release(self, lease_id: str, key: str, *, runs_alone: bool = False) -> State | None:
+    def release(
+        self, lease_id: str, key: str, *, runs_alone: bool = False, met_full_disk: bool = False
+    ) -> State | None:
         """Take a task back without cost, perhaps to run alone on its GPU; None when that lease has ended."""
         with self._lock:
             if (entry := self._held(lease_id, key)) is None:
                 return None
             entry.runs_alone = entry.runs_alone or runs_alone
+            entry.full_disks += met_full_disk
             self.holds.taken_back(entry.planned.phase, key)
             return self._give_back(entry, State.PENDING)
 
@@ -354,7 +354,7 @@ class TaskQueue:
             if entry.state not in (State.FAILED, State.CANCELLED, State.PRUNED) or not entry.is_wanted:
                 return False
             entry.wants_more = entry.wants_more or entry.state is State.PRUNED
-            entry.failures = entry.losses = entry.oom_at_mib = 0
+            entry.failures = entry.losses = entry.oom_at_mib = entry.full_disks = 0
             entry.cause = entry.error = ""
             self._transition(entry, State.PENDING)
             return True

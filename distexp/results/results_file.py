@@ -76,11 +76,9 @@ class ResultsFile:
         `on_read` gets the number of bytes, whenever some more have been read.
         """
         self.path = root / folder / RESULTS_FILE
-        self._root, self._index, self._folder = root, index, folder
+        self._root, self._index, self._folder, self._on_read = root, index, folder, on_read
         self._reader = Reader(self.path, index, folder, bookmark, on_read=on_read)
-        self._on_read = on_read
-        self._lock = lock_of(self.path)
-        self._lock_timeout_s = lock_timeout_s
+        self._lock, self._lock_timeout_s = lock_of(self.path), lock_timeout_s
 
     @property
     def bookmark(self) -> Bookmark | None:
@@ -130,8 +128,7 @@ class ResultsFile:
         try:
             return self.look()
         except ResultsUnwritable as error:
-            text = f"{error}; the next scan tries again"
-            return Scan(warnings=(text,) if self._reader.is_new(text) else ())
+            return self._warning(str(error))
 
     def look(self) -> Scan:
         """Return what `scan` does, for a caller who has to know that nothing else is there.
@@ -142,7 +139,14 @@ class ResultsFile:
         try:
             return Scan() if self._reader.unchanged() else self._look()
         except OSError as error:
-            raise ResultsUnwritable(f"{self.path}: cannot be read now ({error.strerror})") from error
+            why = f"{self.path}: cannot be read now ({error.strerror})"
+            if isinstance(error, NotADirectoryError):  # so there is no file
+                return self._warning(why)
+            raise ResultsUnwritable(why) from error
+
+    def _warning(self, why: str) -> Scan:
+        text = f"{why}; the next scan tries again"
+        return Scan(warnings=(text,) if self._reader.is_new(text) else ())
 
     def read_again(self) -> Scan:
         """Return what the whole file holds now; `has_row` speaks of that.
@@ -207,10 +211,8 @@ class ResultsFile:
             raise
         except OSError as error:
             self.reset()
-            cause = error.strerror or error
-            raise ResultsUnwritable(
-                f"{self.path}: cannot be written now ({cause}); the row is kept and tried again"
-            ) from error
+            why = f"cannot be written now ({error.strerror or error}); the row is kept and tried again"
+            raise ResultsUnwritable(f"{self.path}: {why}") from error
 
     def find(self, keys: Set[str]) -> dict[str, dict[str, str]]:
         """Return by key the rows of those tasks that have one, from one full read; each task's first.

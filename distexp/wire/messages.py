@@ -137,9 +137,10 @@ class TaskFailed(Report, frozen=True, kw_only=True, tag="task_failed"):
 
 
 class TaskReleased(Report, frozen=True, kw_only=True, tag="task_released"):
-    """I give the task back on purpose; it costs nothing."""
+    """I give the task back on purpose; it costs nothing, or for a full disk nothing before the third time."""
 
     reason: Text = ""
+    cause: Literal["", "disk_full"] = ""
 
 
 class Workers(Request, frozen=True, kw_only=True, tag="workers"):

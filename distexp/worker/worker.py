@@ -5,12 +5,11 @@ signals, the next heartbeat). What needs a disk, which may hang, happens beside 
 """
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from distexp.context import forget_checkpoints
 from distexp.errors import DiskHangs
@@ -46,7 +45,6 @@ from distexp.worker.signals import StopRequests
 from distexp.worker.task_main import Failed, Finished, Outcome, Run, Stopped, Unusable
 from distexp.worker.task_process import Attempt, Children
 
-MAX_FULL_DISKS = 3  # of one task: then it may be what fills the disk
 MAX_ERROR_CHARS = 16_000  # of a failure that travel: its end
 NONCE_S = 0.5  # for the disk to tell the folder's nonce; later, the last answer counts
 
@@ -130,7 +128,6 @@ class Worker:
         self._code_versions: dict[str, int] = {}  # phase -> of the task that ran last
         self._idle_since_s: float | None = None  # since when nothing that is left can run
         self._wait_s = 0.0  # how long the manager may keep the next request until there is a task
-        self._full_disks: Counter[str] = Counter()  # key -> how often that task met one here
 
     def _identity(self) -> dict[str, Any]:
         """Return who asks, as fields of a request.
@@ -406,19 +403,16 @@ class Worker:
                 self._disk.try_(lambda: forget_checkpoints(self._checkpoints(task)), None, None)
             self._next = ack.next
 
-    def _give_back(self, task: TaskReply, reason: str) -> None:
+    def _give_back(self, task: TaskReply, reason: str, cause: Literal["", "disk_full"] = "") -> None:
         log.info("Giving task %s back: %s", task.task_id, reason)
-        self._connection.report(TaskReleased(**self._delivery.report_fields(task), reason=clean_text(reason)))
+        about = self._delivery.report_fields(task)
+        self._connection.report(TaskReleased(**about, reason=clean_text(reason), cause=cause))
 
     def _meet_full_disk(self, task: TaskReply, disk: DiskFull) -> None:
-        """Give the task back free, and wait until there is room; the third time it is charged."""
-        self._full_disks[task.key] += 1
-        if self._full_disks[task.key] >= MAX_FULL_DISKS:
-            often = f"{disk.folder}: disk full or read-only, {MAX_FULL_DISKS} times now: {disk.problem}"
-            self._conclude(task, Failed(Cause.ERROR, often))
-        else:
-            log.warning("%s: disk full or read-only; asking for no task until it is not", disk.folder)
-            self._give_back(task, f"disk full: {disk.problem}")
+        """Give the task back, and wait until there is room; the manager counts how often a task met this."""
+        log.warning("%s: disk full or read-only; asking for no task until it is not", disk.folder)
+        reason = f"{disk.folder}: disk full or read-only: {disk.problem}"
+        self._give_back(task, reason, cause="disk_full")
         while (
             self._is_full_at(disk.folder) and not self._stop.wants_leave and not self._connection.has_given_up
         ):

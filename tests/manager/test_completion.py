@@ -189,6 +189,26 @@ def unreadable(path: Path) -> Iterator[None]:
     aside.rename(path)
 
 
+def test_the_third_full_disk_that_a_task_meets_is_a_failure_whichever_workers_it_met_them_on(
+    folder: Folder,
+) -> None:
+    folder.configure([1])
+
+    def meets_full_disk(name: str) -> tuple[State, int, int]:
+        with folder.serving() as manager, worker(manager, name) as talk:
+            task = talk.say("request_task")
+            named = {"lease_id": task["lease_id"], "key": task["key"]}
+            why = "results_exp1: disk full or read-only: No space left on device"
+            assert talk.say("task_released", **named, reason=why, cause="disk_full")["type"] == "ack"
+            entry = manager.queue.entry(task["key"])
+            return entry.state, entry.failures, entry.losses
+
+    assert meets_full_disk("gpu0") == (State.PENDING, 0, 0)
+    assert meets_full_disk("gpu1") == (State.PENDING, 0, 0)
+    assert meets_full_disk("gpu2") == (State.PENDING, 1, 0)
+    assert any("No space left on device, 3 times now" in line for line in folder.log())
+
+
 def row_of(task: Reply) -> str:
     return f"{task['config']['width']},42,1"
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from distexp.errors import IllegalTransition, UnknownTask
-from distexp.queue.entry import TRANSITIONS, Lease, WorkerInfo
+from distexp.queue.entry import TRANSITIONS, WorkerInfo
 from distexp.queue.scheduler import RETRY_LOOK
 from distexp.queue.task_queue import FAILURE_BUDGET, LOSS_BUDGET
 from distexp.task import Cause, State, Task
@@ -244,77 +244,6 @@ def test_what_needs_a_larger_device_than_there_is_fails_once_nothing_else_is_lef
     entry = sample.queue.entry(sample.key)
     assert (entry.state, entry.cause, entry.error) == (State.FAILED, "out_of_memory", "too big")
     assert sample.queue.is_over()
-
-
-def test_it_fails_too_when_all_else_that_is_left_cannot_run() -> None:
-    tasks = [a_task(width=width, phase=f"p{width}") for width in range(4)]
-    sample = SampleQueue([structs.replace(each, output_dir=f"results_{each.phase}") for each in tasks])
-    small = WorkerInfo("gpu0", 15.0, memory_mib=8000)
-    big, held, blocked, kept = [sample.assign(small) for _ in sample.tasks]
-    for lease in (held, blocked, kept):
-        sample.queue.release(lease.lease_id, lease.task.key)
-    sample.queue.fail(big.lease_id, big.task.key, Cause.OUT_OF_MEMORY, "too big")
-    sample.queue.holds.held["p1"] = "no module"
-    assert sample.queue.fail_unplaceable(lambda gpus: 8000) == [], "two wait"
-    sample.queue.block({blocked.task.output_dir})
-    assert sample.queue.fail_unplaceable(lambda gpus: 8000) == [], "one waits"
-    sample.queue.block({blocked.task.output_dir, kept.task.output_dir})
-    assert sample.queue.can_run()
-    assert [entry.key for entry in sample.queue.fail_unplaceable(lambda gpus: 8000)] == [big.task.key]
-    assert not sample.queue.can_run()
-
-
-# -- cancelled while it ran --------------------------------------------------------------------------------
-
-
-def requeued(sample: SampleQueue) -> Lease:
-    """Let the one task be cancelled while it runs, and asked for again; return the lease that it had."""
-    lease = sample.assign(CPU0)
-    assert sample.queue.cancel(sample.key)
-    assert sample.queue.requeue(sample.key)
-    return lease
-
-
-def is_assigned(sample: SampleQueue, worker: WorkerInfo = CPU1) -> bool:
-    sample.queue.block(set())  # as each rescan does
-    return sample.queue.assign(worker) is not None
-
-
-def test_a_task_that_was_cancelled_while_it_ran_is_not_assigned_before_its_worker_has_heard_of_it() -> None:
-    sample = SampleQueue()
-    lease = requeued(sample)
-    assert not sample.queue.heartbeat(lease.lease_id, sample.key, CPU0), "it is told to stop"
-    sample.queue.cancelled.heard(CPU1)
-    assert not is_assigned(sample)
-    assert sample.queue.can_run(), "it is waited for"
-    sample.queue.cancelled.heard(CPU0, "another lease")
-    assert not is_assigned(sample)
-    sample.queue.cancelled.heard(CPU0)
-    assert is_assigned(sample)
-
-
-def test_its_report_tells_that_it_has_ended_and_so_does_the_end_of_its_term() -> None:
-    sample = SampleQueue()
-    sample.queue.cancelled.heard(CPU0, requeued(sample).lease_id)
-    assert is_assigned(sample)
-    sample = SampleQueue()
-    requeued(sample)
-    sample.clock.advance(CPU0.term_s - 1)
-    sample.queue.update_leases(lambda each: each.extended(5, sample.clock()))
-    sample.clock.advance(2)
-    assert not is_assigned(sample), "the manager was asleep"
-    sample.clock.advance(CPU0.term_s)
-    assert is_assigned(sample)
-
-
-def test_a_row_of_the_attempt_that_was_cancelled_completes_the_task_that_waits_for_its_end() -> None:
-    sample = SampleQueue()
-    requeued(sample)
-    assert not is_assigned(sample)
-    sample.queue.complete(sample.key)
-    sample.queue.cancelled.heard(CPU0)
-    assert sample.state() is State.COMPLETE
-    assert not is_assigned(sample)
 
 
 class CountingDeque(deque[str]):
