@@ -3,8 +3,9 @@
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -28,10 +29,13 @@ from distexp.wire.framing import MAX_MESSAGE_BYTES
 log = logging.getLogger("distexp.manager")
 
 PAGE_BYTES = MAX_MESSAGE_BYTES // 2  # of tasks in a reply; one task alone may take more
-METRICS, METRIC_CHARS = 8, 100  # of a worker in a view, and of one metric there
+WORKERS_BYTES = MAX_MESSAGE_BYTES - 1024  # of workers in a reply: some 2,000, those that have left last
+METRICS, METRIC_CHARS = 8, 100  # of a worker, and of one metric there
 EXCLUDED_BYTES, HELD_BYTES = 200, 100  # of names in a status: it has to stay below MAX_STATUS_BYTES
 SETUP_FAILED = "the setup of its file has failed there; `resume` tries it again"
 SHOWN_LINES = 12  # of a log, in a reply to `show`
+
+Described = TypeVar("Described", wire.WorkerStatus, wire.TaskStatus)
 
 
 class Admin:
@@ -48,7 +52,7 @@ class Admin:
         self.is_ending = False  # nothing that is left can run, and the manager is about to leave
         self._answers: Mapping[type, Callable[..., wire.AnyReply]] = {
             wire.Status: lambda request: wire.StatusReply(status=self.status()),
-            wire.Workers: lambda request: wire.WorkersReply(workers=self._workers()),
+            wire.Workers: lambda request: self._all_workers(),
             wire.View: lambda request: self.view(),
             wire.Tasks: self._tasks,
             wire.Show: self._show,
@@ -113,13 +117,12 @@ class Admin:
         """Return the sweep at a glance."""
         forecast = self._forecaster.forecast(self._queue.counts())
         workers = sorted(self._workers(), key=lambda each: (each.task is None, not each.connected))
-        shown = workers[: wire.PAGE]
         return wire.ViewReply(
             status=self.status(),
             per_hour=forecast.per_hour,
             eta_s=forecast.eta_s,
             why_no_eta="paused" if self.is_paused else forecast.why_no_eta,
-            workers=[msgspec.structs.replace(each, metrics=_short(each.metrics)) for each in shown],
+            workers=workers[: wire.PAGE],
             failures=self._forecaster.failures(),
             phases=self._phases()[: wire.PAGE],
             unwritable=dict(itertools.islice(self._store.problems().items(), wire.PAGE)),
@@ -135,6 +138,10 @@ class Admin:
             )
             for phase, counts in self._queue.queries.counts_by_phase().items()
         ]
+
+    def _all_workers(self) -> wire.WorkersReply:
+        workers = sorted(self._workers(), key=lambda each: not each.connected and each.task is None)
+        return wire.WorkersReply(workers=_fitting(workers, WORKERS_BYTES))
 
     def _workers(self) -> list[wire.WorkerStatus]:
         leases = {(lease.worker.name, lease.worker.instance): lease for lease in self._queue.leases()}
@@ -157,7 +164,7 @@ class Admin:
             task=lease.task.task_id if lease else None,
             task_s=None if since_s is None else round(self._queue.now_s() - since_s, 1),
             progress=(progress.step, progress.total) if progress else None,
-            metrics=progress.metrics if progress else {},
+            metrics=_short(progress.metrics) if progress else {},
             gpu=worker.gpu,
             completed=worker.completed,
             failed=worker.failed,
@@ -179,14 +186,7 @@ class Admin:
             order=_order(request.sort.removeprefix("-")),
             is_descending=request.sort.startswith("-"),
         )
-        page, size = list[wire.TaskStatus](), 0
-        for entry in entries:
-            described = describe(entry)
-            size += len(msgspec.json.encode(described))
-            if page and size > PAGE_BYTES:
-                break
-            page.append(described)
-        return wire.TasksReply(tasks=page, total=total)
+        return wire.TasksReply(tasks=_fitting(map(describe, entries), PAGE_BYTES), total=total)
 
     def _show(self, request: wire.Show) -> wire.ShowReply:
         entry = self._queue.entry(self._queue.key_of(request.task))
@@ -338,8 +338,19 @@ def _cut(names: str, limit: int = EXCLUDED_BYTES) -> str:
     return names
 
 
+def _fitting(structs: Iterable[Described], limit: int) -> list[Described]:
+    """Return the first of them, as many as `limit` bytes of JSON hold, and one at least."""
+    found, size = list[Described](), 0
+    for each in structs:
+        size += len(msgspec.json.encode(each)) + 1
+        if found and size > limit:
+            break
+        found.append(each)
+    return found
+
+
 def _short(metrics: Mapping[str, Reportable]) -> dict[str, Reportable]:
-    """Return what fits into a view; a hundred workers may report a thousand metrics each."""
+    """Return what fits into a reply; a thousand workers may report a thousand metrics each."""
     short = [(name, value) for name, value in metrics.items() if len(f"{name}{value}") <= METRIC_CHARS]
     return dict(short[:METRICS])
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from distexp.manager.admin import METRICS
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.entry import WorkerInfo
 from distexp.queue.records import DrainRecord
 from distexp.wire.framing import MAX_STATUS_BYTES, encode
-from distexp.wire.messages import PAGE, StatusReply
+from distexp.wire.messages import PAGE, RequestTask, StatusReply
 from tests.live_manager import CONFIG, Folder, RawClient, worker
 from tests.support import poll
 
@@ -148,6 +149,23 @@ def test_tasks_come_in_pages(folder: Folder) -> None:
         pages = [user.say("tasks", offset=offset) for offset in (0, PAGE, 2 * PAGE)]
     assert [len(page["tasks"]) for page in pages] == [PAGE, 20, 0]
     assert {page["total"] for page in pages} == {PAGE + 20}
+
+
+def test_workers_fit_into_a_message_those_that_have_left_last(
+    manager: ExperimentManager, user: RawClient
+) -> None:
+    long_gone = [RequestTask(worker_id=f"old{number}", host="h" * 200) for number in range(3000)]
+    for number, request in enumerate(long_gone, start=10**6):
+        manager._registry.register(request, number)
+        manager._registry.disconnect(number)
+    with worker(manager) as talk:
+        task = talk.say("request_task")
+        metrics = {f"{'x' * (30 + number)}": number / 7 for number in range(100)}
+        about = {"lease_id": task["lease_id"], "key": task["key"]}
+        talk.say("heartbeat", **about, progress={"step": 1, "metrics": metrics})
+        reply = user.say("workers")["workers"]
+    assert (reply[0]["worker"], len(reply[0]["metrics"])) == ("gpu0", METRICS)
+    assert 1000 < len(reply) < 3000
 
 
 def test_a_page_of_large_tasks_fits_into_a_message(folder: Folder) -> None:
