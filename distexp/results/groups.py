@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain, combinations
 from typing import Any
 
 from msgspec import structs
@@ -208,19 +209,30 @@ class Group:
         task = point.task
         values = {**task.config, "seed": task.seed}
         rivals = {axis.name: axis.reader.rivals(values.get(axis.name)) for axis in self.axes}
-        number = point.grid.code(point.number)
-        others_rows = {  # of these an empty cell is that of another task, which has its rows so
-            axis.name
-            for axis in self.axes
-            if (step := axis.assumed_instead)
-            and axis.number(cell_text(values.get(axis.name))) - axis.number("") == step
-            and self.has(number - step)
-        }
+        others_rows = self._empty_elsewhere(point.grid.code(point.number), values)
         return structs.replace(
             self.rule,
             rivals={name: others for name, others in rivals.items() if others},
             assume={name: value for name, value in self.rule.assume.items() if name not in others_rows},
         )
+
+    def _empty_elsewhere(self, number: int, values: Mapping[str, Value]) -> set[str]:
+        """Return the axes of which an empty cell is that of another task, which has its rows so.
+
+        Args:
+            number: Of a task.
+            values: Of its parameters and seed.
+        """
+        steps = {
+            axis.name: step
+            for axis in self.axes
+            if (step := axis.assumed_instead)
+            and axis.number(cell_text(values.get(axis.name))) - axis.number("") == step
+        }
+        empty = chain.from_iterable(combinations(steps, count) for count in range(1, len(steps) + 1))
+        return {
+            name for names in empty if self.has(number - sum(map(steps.__getitem__, names))) for name in names
+        }
 
     def work(self, number: int) -> str:
         """Return the identity of this task without the phase: equal work may stand in two phases."""

@@ -331,7 +331,7 @@ class Plan:
         cells = [(axis.assumed_instead, _joined(at, column) if at else None) for axis, at in self._assuming]
         found = [*numbers]
         for row, key in enumerate(self.keys(numbers)):
-            if key is None:
+            if key is None and numbers[row] >= 0:  # else a cell holds no value of its axis: nothing helps
                 steps = [step for step, texts in cells if texts is None or not texts[row].strip()]
                 some = chain.from_iterable(combinations(steps, count) for count in range(1, len(steps) + 1))
                 sums = (sum(each, numbers[row]) for each in some)

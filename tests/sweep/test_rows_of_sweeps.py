@@ -30,6 +30,7 @@ PHASES = {
     "grown": "{assume: {b: 0.0}, combinations: [{o: [sgd, adam]}, {b: [0.0, 0.9], when: {o: sgd}}]}",
     "grown_cases": "{assume: {wd: 0.0}, combinations: [{cases: [{}, {wd: 0.1}, {sched: cosine}]}]}",
     "grown_twin": "{assume: {wd: 0.0}, combinations: [{cases: [{}, {wd: 0.0}, {wd: 0.1, b: 1}, {b: 2}]}]}",
+    "grown_pair": "{assume: {a: 0, b: 0}, combinations: [{cases: [{}, {a: 0, b: 0}, {a: 1, b: 1}]}]}",
     "grown_null": "{assume: {wd: 0.5}, combinations: [{wd: [null, 0.5, 1]}, {b: [1, 2]}]}",
     "ours": "{combinations: [{m: [a, b]}, {device: [cpu, tpu], when: {m: a}}, {code: [x, y], when: {m: b}}]}",
     "ours_cases": "{combinations: [{cases: [{}, {attempt: 1}, {worker: cpu0}, {torch_version: 2.13.0}]}]}",
