@@ -8,7 +8,7 @@ from distexp.manager.code_identity import CodeIdentity
 from distexp.queue.task_queue import TaskQueue
 from distexp.results.row import copied_row
 from distexp.results.store import ResultsStore
-from distexp.task import Task
+from distexp.sweep.grid import Planned
 
 log = logging.getLogger("distexp.manager")
 
@@ -30,14 +30,8 @@ def copy_duplicate_rows(queue: TaskQueue, store: ResultsStore, code: CodeIdentit
         if row is None or duplicate.output_dir in unwritable or duplicate.key in copied:
             continue  # it has vanished, and the scan has said so; or the next scan tries again
         try:
-            store.append(
-                [
-                    (
-                        duplicate,
-                        copied_row(done, duplicate, row, store.rule(queue.entry(duplicate.key).planned)),
-                    )
-                ]
-            )
+            copy = copied_row(done.task, duplicate.task, row, store.rule(duplicate))
+            store.append([(duplicate.task, copy)])
         except ResultsUnwritable as error:
             log.warning("%s", error)
             unwritable.add(duplicate.output_dir)
@@ -46,7 +40,7 @@ def copy_duplicate_rows(queue: TaskQueue, store: ResultsStore, code: CodeIdentit
         log.info("Task %s completed by a copy of %s", duplicate.task_id, done.task_id)
 
 
-def _to_copy(queue: TaskQueue, store: ResultsStore, code: CodeIdentity) -> Iterator[tuple[Task, Task]]:
+def _to_copy(queue: TaskQueue, store: ResultsStore, code: CodeIdentity) -> Iterator[tuple[Planned, Planned]]:
     """Yield pairs of a complete task and a duplicate; let those run that no row may be copied to."""
     pairs = queue.queries.duplicate_copies()
     now = code.now() if any(store.is_superseded(duplicate.key) for _, duplicate in pairs) else ""

@@ -8,6 +8,7 @@ from typing import Any
 from distexp.queue.counts import StateCounts
 from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.scheduler import Scheduler
+from distexp.sweep.grid import Planned
 from distexp.task import Need, State, Task
 
 
@@ -116,7 +117,7 @@ class Queries:
         with self._lock:
             return [t for t in tasks if (e := self._entries.get(t.key)) and e.state is State.PENDING]
 
-    def duplicate_copies(self) -> list[tuple[Task, Task]]:
+    def duplicate_copies(self) -> list[tuple[Planned, Planned]]:
         """Return (complete task, pending duplicate) pairs: the latter's row may be a copy of the other's."""
         with self._lock:
             return self._scheduler.duplicate_copies()

@@ -14,7 +14,7 @@ from distexp.queue.entry import Entry, WorkerInfo
 from distexp.queue.holds import PhaseHolds
 from distexp.queue.priorities import Priorities
 from distexp.sweep.grid import Grid, GridPoint, Planned, duplicates_among
-from distexp.task import MAX_PRIORITY, Need, State, Task
+from distexp.task import MAX_PRIORITY, Need, State
 
 EARLIER_LOOK = 1000  # first attempts looked at for a worker of an earlier version, which few tasks suit
 RETRY_LOOK = 16  # retries looked at per request and line: assigning costs the same however many wait
@@ -354,12 +354,12 @@ class Scheduler:
         keys = self._duplicates.get(entry.key, ())
         return (self._entries[key] for key in keys if key != entry.key)
 
-    def duplicate_copies(self) -> list[tuple[Task, Task]]:
+    def duplicate_copies(self) -> list[tuple[Planned, Planned]]:
         """Return (complete task, pending duplicate) pairs: the latter's row may be a copy of the other's."""
-        pairs = list[tuple[Task, Task]]()
+        pairs = list[tuple[Planned, Planned]]()
         for keys in {id(keys): keys for keys in self._duplicates.values()}.values():
             duplicates = [self._entries[key] for key in keys]
-            if done := [entry.task for entry in duplicates if entry.state is State.COMPLETE]:
-                pending = [entry.task for entry in duplicates if entry.state is State.PENDING]
+            if done := [entry.planned for entry in duplicates if entry.state is State.COMPLETE]:
+                pending = [entry.planned for entry in duplicates if entry.state is State.PENDING]
                 pairs += itertools.product(done, pending)
         return pairs
