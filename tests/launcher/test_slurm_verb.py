@@ -7,6 +7,7 @@ import pytest
 
 from distexp.cli.main import main
 from distexp.launcher import main as launcher
+from distexp.workdir import Workdir
 
 PROJECT = Path(__file__).parents[2]
 
@@ -108,3 +109,23 @@ def test_the_workers_python_may_be_that_of_the_container(
     runner = str(PROJECT / "experiment_runner_gpu.py") if is_clone else "-m distexp worker"
     start = f"\napptainer exec 'my img.sif' python3 {runner} \"${{limit[@]}}\" "
     assert f"{start}--workdir {tmp_path} --cut-short-code 75 &\n" in script.read_text()
+
+
+@pytest.mark.parametrize(("state", "is_used"), [("PENDING", True), ("COMPLETING", False), ("", False)])
+def test_a_job_that_is_the_manager_is_waited_for_as_long_as_it_is_in_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    state: str,
+    is_used: bool,
+) -> None:
+    stand_in_sbatch(tmp_path, monkeypatch)
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.write_text(f"#!/bin/sh\necho {state}\n")
+    squeue.chmod(0o755)
+    folder = Workdir(tmp_path)
+    folder.make_state()
+    folder.manager_job.write_text("7\n")
+    assert main(["slurm", "1", "--workdir", str(tmp_path)]) == 0
+    assert (f"Batch job 7 is the manager of {tmp_path} already" in capsys.readouterr().err) == is_used
+    assert ("--dependency=after:7" in (tmp_path / "options").read_text().splitlines()) == is_used
