@@ -26,7 +26,8 @@ REST_NAMES = {"args": ("", "flags", "no"), "overrides": ("",)}  # every paramete
 QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""", re.DOTALL)  # what a shell takes as it stands
 SHELL_OPERATORS = ("&&", "||", "2>&1")
 SHELL_OPERATORS_BEFORE_A_WORD = ("|", ">", ">>", "2>", "&>")  # else an argument of a program that reads such
-_OWN_LINE = re.compile(r"\n(?=[^\s{-])")
+_SET = r"[^\s=]+=\S*"  # a word such as lr={lr}, which Hydra reads
+_OWN_LINE = re.compile(rf"\n(?=[^\s{{-])(?!{_SET}([ \t]+{_SET})*[ \t\r]*(\n|$))")
 _SAFE_IN_HYDRA = re.compile(r"[A-Za-z_/][\w/.+@-]*", re.ASCII)
 _NOT_TEXT_IN_HYDRA = ("true", "false", "null", "nan", "inf")  # in any case; Hydra reads these as other values
 
@@ -96,7 +97,8 @@ def shell_operator(text: str) -> str:
 def second_command(text: str) -> str:
     """Return the first line of a command that a shell would run as a command of its own; empty without.
 
-    An indented line, and one that begins with a flag or a placeholder, can only be meant to go on.
+    An indented line, one that begins with a flag or a placeholder, and one that holds words such as `lr={lr}`
+    alone, can only be meant to go on.
     """
     joined = joined_lines(text).strip()
     unquoted = QUOTED.sub(lambda found: "q" * len(found[0]), joined)

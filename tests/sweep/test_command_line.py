@@ -124,6 +124,8 @@ def test_folders_of_windows_may_end_in_a_backslash() -> None:
         ("\r\npython a.py\r\n\r\nb 'x'\r\n", "b 'x'"),
         ("python a.py \\\nx.csv \\\n  --lr 1", ""),
         ("python a.py\n--lr 1\n  x.csv\n{args}\n", ""),
+        ("python a.py\nmodel.width={w}\r\nlr={lr} +tags=a=b \n--multirun", ""),
+        ("python a.py\nlr={lr}\nLR=1 python b.py", "LR=1 python b.py"),
         ("bash -c 'cd src\npython train.py'", ""),
         ('python -c "import a\nprint(1)"', ""),
     ],
