@@ -216,7 +216,7 @@ def _file_level(top: Mapping[str, Node], problems: Problems, includes: Includes)
     """Return what a file says for all its phases: its own `defaults` and `seeds` win over included."""
     level = Level()
     for key, meaning in NO_PHASES.items():
-        if key in top and _is_phase(top[key]):
+        if key in top and _is_crossed(top[key]):
             problems.at(top[key], f"is the name of {meaning}: give the phase another one")
             top = {name: node for name, node in top.items() if name != key}
     if "include" in top and not _is_phase(top["include"]):
@@ -288,6 +288,12 @@ def _seen_from(entry: Node, name: str, node: Node) -> Node:
 
 def _is_phase(node: Node) -> bool:
     return isinstance(node.value, dict) and "combinations" in node.value
+
+
+def _is_crossed(node: Node) -> bool:
+    """Return whether it is meant as a phase: `combinations` in `defaults` may be a parameter."""
+    listed = node.value["combinations"].value if _is_phase(node) else None
+    return isinstance(listed, list) and any(isinstance(item.value, dict) for item in listed)
 
 
 def _is_of_file(key: str, node: Node) -> bool:

@@ -87,6 +87,12 @@ def test_a_phase_of_a_reserved_name_is_refused(name: str, meaning: str, other: s
     ]
 
 
+@pytest.mark.parametrize("value", [5, [1, 2]])
+def test_a_parameter_may_be_called_combinations(value: object) -> None:
+    phase = one_phase(f"defaults: {{combinations: {value}}}\np: {{combinations: [{{a: [1, 2]}}]}}")
+    assert phase.defaults == {"combinations": value}
+
+
 def test_a_phase_may_be_called_like_any_other_key_of_a_file() -> None:
     for name in ("include", "metric", "setup"):
         assert one_phase(f"{name}: {{combinations: [{{a: [1, 2]}}]}}").name == name
