@@ -213,6 +213,8 @@ def _listed(name: str, said: Mapping[str, Value], sweep: _Sweep) -> Value:
 
 
 def _lines(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
+    if not sweep.axes and sweep.is_grid and sweep.seeds and not sweep.fixed:
+        sweep.axes, sweep.seeds = [("seed", [*sweep.seeds])], None
     if not sweep.axes:
         sweep.notes.append("no parameter varies")
         flat = next(

@@ -145,6 +145,18 @@ def test_texts_stay_texts_and_a_sweep_without_axes_is_one_task() -> None:
     assert notes == ["# no parameter varies"]
 
 
+def test_a_script_of_a_sweep_of_seeds_alone_gets_them_and_nothing_else() -> None:
+    phase, notes = converted("program: t.py\nmethod: grid\nparameters: {seed: {values: [1, 2]}}")
+    tasks = [point.task for point in expand([phase])]
+    assert notes == []
+    assert [
+        fill_command("{args}", task.config, {"seed": task.seed}, with_seed=task.has_seeds) for task in tasks
+    ] == [
+        ["--seed=1"],
+        ["--seed=2"],
+    ]
+
+
 def test_plain_words_are_what_yaml_1_1_reads_as_w_and_b_does() -> None:
     phase, _ = converted(
         "method: grid\nparameters:\n  on: {values: [yes, Off, 'no']}\n  steps: {values: [1_000, 1e-5, 2]}\n"
