@@ -90,7 +90,7 @@ class FileLock:
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             os.ftruncate(self._descriptor, os.write(self._descriptor, text.encode()))
         except OSError:
-            pass  # nothing is decided by it
+            pass  # a place in line for GPUs that cannot be renewed ends, nothing else
 
     def __enter__(self) -> Self:
         return self
