@@ -1,5 +1,6 @@
 """The flags that several verbs share."""
 
+import glob
 import os
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def from_here(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     here = Path.cwd()
     if value is None or not is_typed or os.path.samefile(ctx.params["workdir"], here):
         return value
-    return str(here / value) if find_configs(Path(value), here) else value
+    found = find_configs(Path(value), here)
+    if found == [Path(value).as_posix()]:
+        return str(here / value)  # a file, as it stands
+    return os.path.join(glob.escape(str(here)), value) if found else value
 
 
 CONFIGS = click.option(

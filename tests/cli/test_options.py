@@ -69,6 +69,15 @@ def test_of_the_working_folder_itself_messages_name_files_as_they_were_typed(her
     assert (code, told[:38]) == (2, "error: bad.yaml:1: a: must be a phase,")
 
 
+def test_so_they_are_in_a_folder_with_brackets_in_its_name(
+    here: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here.rename(here.with_name("run[1]")))
+    for configs in ("of_*.yaml", "of_here.yaml"):
+        code, out, _ = plan("--json", "--workdir", "../work", "--configs", configs)
+        assert (code, [phase["phase"] for phase in json.loads(out)["phases"]]) == (0, ["here_of_here"])
+
+
 @pytest.mark.parametrize(
     "verb", [["report"], ["rerun", "here_of_here_0_42"], ["run", "--workers", "1", "--port", "0"]]
 )
