@@ -2,15 +2,15 @@
 
 import json
 import os
-import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from distexp.errors import ConfigError, UserError
 from distexp.sweep.config import parse_config
+from distexp.text import one_line
 
 CONFIG = """\
 # Question: which learning rate finds the slope of a line best, and how much does noise cost?
@@ -94,38 +94,43 @@ def config_of(command: str, axes: Sequence[str]) -> str:
     Raises:
         UserError: It would be no config; says why, and which of the words is at fault.
     """
-    listed: dict[str, str] = {}
+    words: dict[str, str] = {}  # by the lines of the config that they make
+    names = set[str]()
     for axis in axes:
         name, sign, texts = axis.partition("=")
         if not sign or not name:
             raise UserError(f"{axis}: must be NAME=VALUE,VALUE, such as lr=0.1,0.01")
-        if name in listed:
+        if name in names:
             raise UserError(f"{axis}: {name} is there already: name all its values at once")
-        listed[name] = f"[{', '.join(map(value_of, texts.split(',')))}]"
-    seeds = listed.pop("seeds", "")
-    if not listed and not seeds:
+        names.add(name)
+        values = f"[{', '.join(map(value_of, texts.split(',')))}]"
+        if name == "seeds":
+            line = f"seeds: {values}" if len(axes) > 1 else f"    - seed: {values}"
+        else:
+            line = f"    - {name}: {values}"
+        words[line] = axis
+    if not words:
         raise UserError("--command: name what is to vary, such as lr=0.1,0.01 or seeds=1,2,3")
-    lines = [f"    - {name}: {values}\n" for name, values in listed.items()] or [f"    - seed: {seeds}\n"]
     text = COMMAND_CONFIG.format(
         command=json.dumps(command, ensure_ascii=False),
-        seeds=f"seeds: {seeds}\n" if listed and seeds else "",
-        axes="".join(lines),
+        seeds="".join(f"{line}\n" for line in words if line.startswith("seeds: ")),
+        axes="".join(f"{line}\n" for line in words if line.startswith(" ")),
     )
     try:
         parse_config(text, CONFIG_FILE)
     except ConfigError as error:
-        raise UserError("\n".join(_of_words(problem, axes) for problem in error.problems)) from None
+        problems = [_of_words(problem, text.splitlines(), words) for problem in error.problems]
+        raise UserError("\n".join(problems)) from None
     return text
 
 
-def _of_words(problem: str, axes: Sequence[str]) -> str:
-    """Return a problem of a config that is not written as one of the words that were typed for it."""
-    said = problem.split(": ", 1)[-1]  # without the line of a file that nobody sees
+def _of_words(problem: str, lines: Sequence[str], words: Mapping[str, str]) -> str:
+    """Return a problem of a config that nobody sees as one of the word that was typed for its line."""
+    where, _, said = problem.partition(": ")
+    number = where.rpartition(":")[2]
+    word = words.get(lines[int(number) - 1], "") if number.isdecimal() else ""
     place, _, text = said.partition(": ")
-    at = re.sub(r"(\[\d+\])+$", "", place)
-    name = "seeds" if at == "exp1.combinations[0].seed" else at
-    word = next((axis for axis in axes if f".{name}".endswith(f".{axis.partition('=')[0]}")), "")
-    return f"{word or '--command'}: {said if ' ' in place else text}"
+    return f"{one_line(word) or '--command'}: {said if ' ' in place else text}"
 
 
 def value_of(text: str) -> str:
