@@ -22,7 +22,7 @@ from distexp.results.stops import tells_of_stop
 from distexp.system.code import SHOWN_DIGITS, CodeState, FolderCode
 from distexp.system.long_work import LongWork
 from distexp.task import MIB_PER_GB, Need, Provenance, Task
-from distexp.text import count_text, cut, one_line
+from distexp.text import cut, need_text, one_line
 from distexp.workdir import Workdir
 from distexp.worker.foreground import Foreground
 from distexp.worker.host_setup import HostSetup
@@ -132,22 +132,14 @@ def meeting(need: Need, request: GpuRequest, gpus: Sequence[GpuStatus], task_id:
     met = [gpu for gpu in gpus if not gpu.error and need.is_met_by(need.gpus, gpu.free_mib, gpu.name)]
     if len(met) < need.gpus:
         there = ", ".join(f"{gpu.label} {gpu.name} ({gpu.error or gpu.memory})" for gpu in gpus)
+        needed = need_text(need.gpus, need.min_free_gb or None, need.models)
         raise UserError(
-            f"{task_id} needs {need_text(need)}; here: {there}. Run it on another machine, or with "
-            "--device cpu"
+            f"{task_id} needs {needed}; here: {there}. Run it on another machine, or with --device cpu"
         )
     wanted_mib = math.ceil(need.min_free_gb * MIB_PER_GB) - 1  # a request is for more than it says
     most_free_first = sorted(met, key=lambda gpu: -gpu.free_mib)
     ids = tuple(dict.fromkeys(gpu.index for gpu in most_free_first))
     return replace(request, ids=ids, min_free_mib=max(wanted_mib, request.min_free_mib))
-
-
-def need_text(need: Need) -> str:
-    """Return what a task needs, such as `2 GPUs of the model A100 or H100 with 60 GB free each`."""
-    models = f" of the model {' or '.join(need.models)}" if need.models else ""
-    each = " each" if need.gpus > 1 else ""
-    room = f" with {need.min_free_gb:g} GB free{each}" if need.min_free_gb else ""
-    return f"{count_text(need.gpus, 'GPU')}{models}{room}"
 
 
 def told(chosen: Choice, now: CodeState) -> list[str]:

@@ -152,11 +152,11 @@ A_TASK = Task(task_id="exp1_0_42", phase="exp1", config={"lr": 0.1}, seed=42, ou
         (
             "gpu_model: [T4], min_free_gb: 60",
             37 * 1024,
-            "error: exp1_vary_width_0_42 needs 1 GPU of the model T4 with 60 GB free; here: gpu0 NVIDIA A100 "
+            "error: exp1_vary_width_0_42 needs 1 GPU (T4), 60 GB free on it; here: gpu0 NVIDIA A100 "
             "(37.0/80.0 GB free), gpu1 Tesla T4 (15.0/16.0 GB free). Run it on another machine, or with ",
         ),
         ("gpus: 2, min_free_gb: 15", 37 * 1024, "Result: "),
-        ("gpus: 2, min_free_gb: 16", 37 * 1024, "needs 2 GPUs with 16 GB free each; here: gpu0 "),
+        ("gpus: 2, min_free_gb: 16", 37 * 1024, "needs 2 GPUs, 16 GB free on each; here: gpu0 "),
         ("gpus: 1", None, "error: No available GPU found: "),
         ("", None, "on=cpu"),
     ],
