@@ -199,8 +199,9 @@ class Admin:
         file = self._store.problems().get(entry.planned.output_dir, "")
         workers = [worker for worker, excluded in self._registry.available() if not excluded]
         room = self._packing.why_waiting(entry, workers) if is_pending else ""
+        waits = duplicate, before, held, stuck, file, self._is_served, room
         view = QueueView(
-            self._queue.now_s(), self.is_paused, duplicate, before, held, stuck, file, self._is_served, room
+            *(self._queue.now_s(), self.is_paused, *waits), is_cancelled=entry.key in self._queue.cancelled
         )
         folder = self._run_folder(entry)
         return wire.ShowReply(

@@ -191,6 +191,7 @@ def test_a_cancelled_task_that_runs_is_told_to_stop_and_a_requeued_one_runs_agai
         assert user.say("requeue", tasks=[task["task_id"]])["count"] == 1
         assert manager.queue.entry(task["key"]).state == "pending"
         assert other.say("request_task")["key"] != task["key"], "it still runs"
+        assert user.say("show", task=task["task_id"])["why"].startswith("waits until gpu0 has heard that")
         assert talk.say("heartbeat", lease_id=task["lease_id"], key=task["key"])["stop"] is True
         assert talk.say("request_task")["key"] != task["key"]
         manager.rescan()
