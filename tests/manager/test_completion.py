@@ -175,6 +175,17 @@ def test_without_journal_the_rows_count_and_no_lease_is_left_behind(
     assert len(folder.rows()) == 4
 
 
+def test_a_run_that_diverged_ends_with_its_row_also_where_the_client_writes_nan_as_python_does(
+    folder: Folder, manager: ExperimentManager
+) -> None:
+    with RawClient(manager.port, token=folder.token, worker_id="mine") as mine:
+        task = mine.say("request_task")
+        result = {"val_loss": float("nan"), "norm": float("inf"), "acc": 0.1}
+        assert mine.say("task_complete", task_id=task["task_id"], result=result)["type"] == "ack"
+    [row] = folder.rows()
+    assert (row["val_loss"], row["norm"], row["acc"]) == ("nan", "inf", "0.1")
+
+
 # -- a results file that cannot be opened for a moment -----------------------------------------------------
 
 
