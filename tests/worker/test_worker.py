@@ -377,6 +377,7 @@ def test_a_worker_outlives_restarts_of_the_manager_mid_task_and_while_idle(folde
                 assert entry_of(restarted, 1).state is State.COMPLETE
             worker.await_words("Error requesting task: no manager answers")
             with serving_at(folder, port) as restarted:
+                say(restarted, "resume")
                 assert worker.code() == 0
     assert [row["attempt"] for row in folder.rows()] == ["1", "1"]
 
