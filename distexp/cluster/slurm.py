@@ -39,8 +39,10 @@ export {job_log}=1
 """
 
 # A container's image has no programs of Slurm, so the shell stays outside: it says how much time is left,
-# passes signals on, and puts the job back in line. A `wait` that a signal interrupts is begun anew.
+# passes signals on, and puts the job back in line. A `wait` that a signal interrupts is begun anew. A line of
+# --setup may have said `set -eu`, which would end the shell at the worker's exit code.
 AROUND_WRAP = """\
+set +eu
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} limit=() worker=
 trap 'caught=1; [[ -z $worker ]] || kill -USR2 "$worker"' USR2

@@ -185,7 +185,7 @@ def test_the_shell_around_a_container_asks_slurm_and_passes_signals_on(
     for name, line in (("squeue", f"echo {left}"), ("scontrol", 'echo "scontrol $*"')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
-    around = slurm.Surroundings(wrap=["env", "PATH=/nowhere"])
+    around = slurm.Surroundings(["set -eu"], wrap=["env", "PATH=/nowhere"])
     flags = ["stays"] if stop else ["ends by itself"]
     script = slurm.pilot_script(1, [sys.executable, "-c", IN_CONTAINER], flags, tmp_path, around)
     job = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
