@@ -4,6 +4,7 @@ from pathlib import Path
 
 from distexp.errors import DistexpError
 from distexp.manager.network_folder import host_at_work
+from distexp.system.long_work import LongWork
 from distexp.system.process import host_name
 from distexp.wire.auth import given_token
 from distexp.wire.client import Client
@@ -20,7 +21,9 @@ def other_host(root: Path) -> str:
     name = str(workdir.read_info().get("name", ""))
     if name not in ("", host_name()) and _answers(workdir):
         return name
-    return host_at_work(workdir)
+    with LongWork() as work:
+        work.begin("Looking whether a manager runs on another host")
+        return host_at_work(workdir)
 
 
 def _answers(workdir: Workdir) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from distexp.cli.records import failures_of, superseded_in, tasks_in
 from distexp.errors import DistexpError
 from distexp.launcher.local_run import say
-from distexp.reporting.failures import group_failures
+from distexp.reporting.failures import FailureGroup, group_failures
 from distexp.results.audit import FileAudit, Row, audit
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.run_folder import LOG_FILE, RESULT_FILE
@@ -61,16 +61,33 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
             say(f"  in a debugger: {command('rerun', f'{first.task_id} --pdb')}")
     if len(groups) > SHOWN:
         say(f"... and {len(groups) - SHOWN} more causes: {command('report', '')}")
-    if any(group.state == "failed" for group in groups):
-        say(f"Next: {command('run', '--retry-failed')}  runs them again, once the cause is corrected")
-    elif left:
-        tasks_left, why = count_text(left, "task"), str(workdir.read_info().get("left", ""))
-        if why:
-            say(f"{tasks_left} cannot run: {cut(one_line(why), MAX_CAUSE_CHARS)}")
-        once = ", once the cause is corrected" if groups or why else ""
-        say(f"Next: {command('run', '')}  goes on with the {tasks_left} that are left{once}")
-    elif complete:
+    for line in what_is_next(str(workdir.read_info().get("left", "")), groups, left, command):
+        say(line)
+    if not left and complete:
         say(f"Next: {command('report', '')}")
+
+
+def what_is_next(why: str, groups: Sequence[FailureGroup], left: int, command: Command) -> list[str]:
+    """Return what to do about the tasks that are left, and why those of them cannot run that never ended.
+
+    Args:
+        why: As the manager said when it left; empty: it did not.
+        groups: Of those that failed or were cancelled, or are to be tried again.
+        left: How many tasks have no row, those of the groups included.
+        command: Returns what to type.
+    """
+    lines = []
+    open_ones = left - sum(len(group.keys) for group in groups if group.state != "pending")
+    if why and open_ones:
+        lines.append(f"{count_text(open_ones, 'task')} cannot run: {cut(one_line(why), MAX_CAUSE_CHARS)}")
+    if any(group.state == "failed" for group in groups):
+        words = command("run", "--retry-failed")
+        lines.append(f"Next: {words}  runs them again, once the cause is corrected")
+    elif left:
+        once = ", once the cause is corrected" if groups or why else ""
+        tasks = count_text(left, "task")
+        lines.append(f"Next: {command('run', '')}  goes on with the {tasks} that are left{once}")
+    return lines
 
 
 def rows_told(

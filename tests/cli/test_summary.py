@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 import experiment_manager
+from distexp.cli.summary import what_is_next
+from distexp.reporting.failures import FailureGroup
 
 CONFIG = """
 defaults: {experiment: "mine:run", output_dir: "./results_{phase}"}
@@ -57,6 +59,25 @@ def test_run_ends_with_rows_failures_by_cause_a_log_and_the_next_command(
     verb = f"python experiment_manager.py rerun --workdir {tmp_path} {task_id.removeprefix('  such as ')}"
     assert again == f"  in a debugger: {verb} --pdb"
     assert following == f"Next: {command} --retry-failed  runs them again, once the cause is corrected"
+
+
+def test_beside_failed_tasks_it_is_said_why_the_others_cannot_run() -> None:
+    failed, again = (
+        FailureGroup(state=state, cause="error", message="no", keys=[*state], error="no")
+        for state in ("failed", "pending")
+    )
+
+    def told(why: str, *groups: FailureGroup) -> list[str]:
+        return what_is_next(why, groups, 10, lambda verb, words: f"{verb} {words}".strip())
+
+    retry = "Next: run --retry-failed  runs them again, once the cause is corrected"
+    why = "phase big needs a GPU"
+    assert told(why, failed, again) == [f"4 tasks cannot run: {why}", retry]
+    assert told("", failed) == [retry]
+    assert told(why) == [
+        f"10 tasks cannot run: {why}",
+        "Next: run  goes on with the 10 tasks that are left, once the cause is corrected",
+    ]
 
 
 def test_after_a_hold_run_says_that_it_goes_on_once_the_cause_is_corrected(
