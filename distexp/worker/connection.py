@@ -92,7 +92,7 @@ class ManagerConnection:
     def _note_absence(self, problem: str) -> None:
         now_s = self._clock()
         if self._known_end is not None and self._client.last_end() not in (None, "", self._known_end):
-            log.info("No task is left: the manager has ended since this worker started, as nothing could run")
+            log.info("No task is left that can run: the manager has ended since this worker started")
             self._give_up(0)
         elif self._away_since_s is None:
             self._away_since_s = now_s

@@ -73,7 +73,7 @@ def test_a_worker_whose_manager_left_while_it_started_leaves_too_since_nothing_c
     caplog.set_level("INFO")
     assert early.try_request(RequestTask(worker_id="w"), TaskReply, WHAT) is None
     assert (early.has_given_up, early.exit_code) == (True, 0)
-    assert "No task is left: the manager has ended since this worker started" in caplog.text
+    assert "No task is left that can run: the manager has ended since this worker started" in caplog.text
     assert late.try_request(RequestTask(worker_id="w"), TaskReply, WHAT) is None
     assert not late.has_given_up, "who starts later waits for the next manager"
 
