@@ -29,6 +29,7 @@ from distexp.text import count_text
 LISTING_S = 120.0  # for git to list a large repository on a cold network drive; then it is no copy at all
 MAX_FILES = 20_000  # more than any repository of experiments; a folder of data that git does not ignore
 MAX_BYTES = 512 * 1024 * 1024  # of one copy: code, not data
+SETTLED_NS = 2_000_000_000  # two changes of a folder in less may leave one time, on some disks
 KEPT = 3  # copies in a folder, however old
 KEPT_S = 7 * 24 * 3600.0  # since a task last began in a copy: one that runs for longer may miss files of it
 NAME_DIGITS = 20  # of a copy's hash
@@ -248,17 +249,36 @@ def _about(copy: Path) -> dict[str, Any]:
     return about
 
 
-def link_rest(root: Path, copy: Path) -> None:
-    """Let the copy show what stands beside the code in the folder, such as `data/` and `.venv/`: by links.
+class Links:
+    """Shows in copies of the code what stands beside it, such as `data/` and `.venv/`: by links."""
 
-    A folder that holds code too is one of the copy's own; there what it lacks is linked, one by one.
-    """
-    for folder in _folders_of(copy):
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it has gone since
-            for name in {*os.listdir(root / folder)} - {*os.listdir(copy / folder)}:
-                if name not in NEVER and not name.startswith(OWN):
-                    with contextlib.suppress(FileExistsError):
-                        _link(root / folder / name, copy / folder / name)
+    def __init__(self, root: Path) -> None:
+        """Look at nothing yet; `root` is the folder."""
+        self._root = root
+        self._folders = dict[Path, set[str]]()  # with code, by copy
+        self._seen = dict[Path, tuple[int, int]]()  # when folder and copy last changed
+
+    def add_to(self, copy: Path) -> None:
+        """Link what the copy lacks; only folders that have changed since the last time are listed.
+
+        A folder that holds code too is one of the copy's own; there what it lacks is linked, one by one.
+        """
+        if copy not in self._folders:
+            self._folders[copy] = _folders_of(copy)
+        for folder in self._folders[copy]:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # it has gone since
+                self._add(self._root / folder, copy / folder)
+
+    def _add(self, there: Path, here: Path) -> None:
+        changed = there.stat().st_mtime_ns, here.stat().st_mtime_ns
+        if self._seen.get(here) == changed:
+            return
+        for name in {*os.listdir(there)} - {*os.listdir(here)}:
+            if name not in NEVER and not name.startswith(OWN):
+                with contextlib.suppress(FileExistsError):
+                    _link(there / name, here / name)
+        if max(changed) < time.time_ns() - SETTLED_NS:
+            self._seen[here] = changed
 
 
 def _folders_of(copy: Path) -> set[str]:

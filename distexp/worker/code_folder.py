@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distexp.errors import ProtocolError
 from distexp.system.code import CodeState, FolderCode
-from distexp.system.code_copy import archive_of, forget_old, link_rest, state_of, unpack
+from distexp.system.code_copy import Links, archive_of, forget_old, state_of, unpack
 from distexp.system.files import PRIVATE_FOLDER, make_ignored
 from distexp.wire.client import Client
 from distexp.wire.messages import Code, CodeReply
@@ -25,6 +25,7 @@ class CodeFolder:
         self.workdir, self._connect = workdir, connect
         self._folder_code = FolderCode(workdir.root)
         self._own = [str(each) for each in (workdir.root, workdir.root / "src")]
+        self._links = Links(workdir.root)
         self.copy = ""  # that it is in; empty: the working folder
 
     def now(self) -> CodeState:
@@ -43,7 +44,7 @@ class CodeFolder:
             root = self.workdir.code_copies / copy
             if not os.path.isdir(root):
                 self._fetch(copy)
-            link_rest(self.workdir.root, root)
+            self._links.add_to(root)
             with contextlib.suppress(OSError):  # of another user
                 os.utime(root)  # a task begins in it
         if copy == self.copy and (not copy or _is_here(root)):

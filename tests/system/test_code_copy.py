@@ -12,7 +12,7 @@ from distexp.errors import GitTimeout, UserError
 from distexp.system import code_copy
 from distexp.system import git as git_module
 from distexp.system.code import CodeState, FolderCode
-from distexp.system.code_copy import code_files, link_rest, make_archive, make_copy, state_of, unpack
+from distexp.system.code_copy import Links, code_files, make_archive, make_copy, state_of, unpack
 
 STATE = CodeState("abc", "c0ffee", True)
 
@@ -144,8 +144,9 @@ def test_what_stands_beside_the_code_is_linked_here_and_does_not_travel(lab: Pat
     (lab / "src/up").symlink_to("../../secret")
     (tmp_path / "secret").write_text("on this machine alone")
     copy = tmp_path / "code" / make_copy(lab, tmp_path / "code", STATE)
+    links = Links(lab)
     for _ in range(2):
-        link_rest(lab, copy)
+        links.add_to(copy)
     assert (copy / "data/big.bin").read_text() == "data\n"
     assert (copy / "one.npz").read_text() == "data\n"
     assert (copy / ".venv/bin/python").read_text() == "a program\n"
@@ -172,8 +173,9 @@ def test_of_a_folder_with_code_what_git_ignores_is_linked_too(lab: Path, tmp_pat
     git(lab, "add", "src", "data")
     copy = tmp_path / "code" / make_copy(lab, tmp_path / "code", STATE)
     (lab / "data/late.bin").write_text("from a setup")
+    links = Links(lab)
     for _ in range(2):
-        link_rest(lab, copy)
+        links.add_to(copy)
     assert [(copy / name).read_text() for name in ignored] == ignored
     assert (copy / "data/late.bin").read_text() == "from a setup"
     assert (copy / "src/models").is_dir()
@@ -183,9 +185,40 @@ def test_of_a_folder_with_code_what_git_ignores_is_linked_too(lab: Path, tmp_pat
     (other := tmp_path / "another machine/data").mkdir(parents=True)
     (other / "more.bin").write_text("rows of that machine")
     unpack(make_archive(copy), there / copy.name)
-    link_rest(other.parent, there / copy.name)
+    Links(other.parent).add_to(there / copy.name)
     assert (there / copy.name / "data/more.bin").read_text() == "rows of that machine"
     assert not (there / copy.name / "data/late.bin").exists(), "data does not travel"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right that users lack")
+def test_a_folder_is_listed_again_only_once_it_or_its_copy_has_changed(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "code" / make_copy(lab, tmp_path / "code", STATE)
+    links = Links(lab)
+    links.add_to(copy)
+    for folder in (copy, *(each for each in copy.rglob("*") if each.is_dir())):
+        for each in (folder, lab / folder.relative_to(copy)):
+            os.utime(each, (1, 1))
+    listed: list[Path] = []
+    list_folder = os.listdir
+
+    def listdir(folder: Path) -> list[str]:
+        listed.append(folder)
+        return list_folder(folder)
+
+    monkeypatch.setattr(code_copy.os, "listdir", listdir)
+    links.add_to(copy)
+    assert listed
+    listed.clear()
+    links.add_to(copy)
+    assert listed == []
+    (lab / "late.npz").write_text("from a setup")
+    (copy / "one.npz").unlink()
+    links.add_to(copy)
+    assert listed == [lab, copy]
+    assert (copy / "late.npz").read_text() == "from a setup"
+    assert (copy / "one.npz").exists()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs hard links")
