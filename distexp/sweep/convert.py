@@ -42,6 +42,7 @@ ARGUMENTS = tuple(word for word in WORDS if word.startswith("${args"))
 RESERVED = (*SETTINGS, *COLUMNS, *REST_NAMES, "seeds")  # of parameters, in what `convert` writes
 _UNSEEN = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff]")  # YAML folds or refuses what JSON holds as it is
 CARRIED = ("program", "command", "method", "parameters", "metric", "name", "run_cap", "early_terminate")
+_SAMPLES_THERE = re.compile(r"write samples: (\d+)$")  # in what our loader says to too many
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
@@ -236,7 +237,7 @@ def _lines(said: Mapping[str, Value], sweep: _Sweep) -> list[str]:
     found += _early_terminate(said, sweep)
     if not sweep.is_grid:
         method = _method(said, sweep)
-        found.append(f"  search: {{method: {method}, samples: {_samples(said, method, sweep)}}}")
+        found.append(f"  search: {{method: {method}, samples: {_samples(said, method, phase, sweep)}}}")
     elif "run_cap" in said:
         sweep.notes.append(f"left out, a grid runs whole: run_cap: {_json(said['run_cap'])}")
     found.append("  combinations:")
@@ -295,7 +296,7 @@ def _method(said: Mapping[str, Value], sweep: _Sweep) -> str:
     return "random"
 
 
-def _samples(said: Mapping[str, Value], method: str, sweep: _Sweep) -> int:
+def _samples(said: Mapping[str, Value], method: str, phase: str, sweep: _Sweep) -> int:
     count, wanted = SAMPLES, said.get("run_cap")
     if type(wanted) is int and wanted > 0:
         count = wanted
@@ -303,30 +304,18 @@ def _samples(said: Mapping[str, Value], method: str, sweep: _Sweep) -> int:
         sweep.notes.append(f"samples: as many as `wandb agent --count` says; {SAMPLES} here")
         if wanted is not None:
             sweep.notes.append(f"left out, not understood: run_cap: {_json(wanted)}")
-    size = math.prod(_count(axis) for _, axis in sweep.axes)
-    if method == "random" and size < count:  # an adaptive search ends by itself
-        sweep.notes.append(f"samples: {size}, as there are no more combinations")
-        return int(size)
+    if method == "random" and (fewer := _fewer(count, phase, sweep)):  # an adaptive search ends by itself
+        sweep.notes.append(f"samples: {fewer}, as there are no more combinations")
+        return fewer
     return count
 
 
-def _count(axis: Value) -> float:
-    """Return how many values an axis has that our loader has accepted; infinite for numbers of any kind."""
-    if not isinstance(axis, dict):
-        return len(axis)
-    if "values" in axis:
-        both = zip(axis["values"], axis["probabilities"], strict=True)
-        return len({canonical(value) for value, weight in both if weight})
-    kind, low, high = axis.get("distribution"), axis.get("min"), axis.get("max")
-    if low is None or high is None:
-        return math.inf
-    if low == high:
-        return 1
-    if kind in ("q_uniform", "q_log_uniform_values"):
-        step = axis.get("q", 1)
-        return int(round(high / step) - round(low / step) + 1)
-    is_whole = kind == "int_uniform" or (kind is None and type(low) is type(high) is int)
-    return int(high - low + 1) if is_whole else math.inf
+def _fewer(samples: int, phase: str, sweep: _Sweep) -> int:
+    """Return how many samples our loader finds that differ, if those are fewer; else 0."""
+    axes = ", ".join(f"{{{_name(name)}: {_json(axis)}}}" for name, axis in sweep.axes)
+    text = f"{_name(phase)}: {{search: {{samples: {samples}}}, combinations: [{axes}]}}"
+    found = (_SAMPLES_THERE.search(line) for line in _refused(text))
+    return next((int(each[1]) for each in found if each), 0)
 
 
 def _command(said: Mapping[str, Value], sweep: _Sweep) -> str:

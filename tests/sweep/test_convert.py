@@ -224,6 +224,11 @@ def test_so_is_a_distribution_that_nothing_can_be_drawn_from(parameter: str, not
         ("a: {min: 1, max: 3}, b: {values: [1, 2, 3], probabilities: [0.5, 0.5, 0]}", 6),
         ("a: {distribution: q_uniform, min: 0.1, max: 1, q: 0.25}, b: {min: 0.5, max: 0.5}", 5),
         ("a: {value: 3}", 1),
+        ("a: {distribution: q_normal, mu: 0, sigma: 1, q: 1}", 7),
+        (
+            "a: {parameters: {b: {min: 0, max: 1}}}, c: {distribution: q_log_uniform, min: 0, max: 3, q: 2}",
+            20,
+        ),
         ("a: {values: [1, 2]}, b: {min: 0.0, max: 1.0}", 40),
         ("a: {min: 1, max: 40}", 40),
     ],
