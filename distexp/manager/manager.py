@@ -108,9 +108,8 @@ class ExperimentManager:
         self._pauses = PauseWatch(self._on_pause)
         self._signals = 0  # that asked for a stop
         self._next_rescan_s = 0.0
-        self._stuck: set[str] = (
-            set()
-        )  # ids of leases that cannot end: their task lives, or a file is unreadable
+        self._stuck: set[str] = set()  # ids of leases whose worker has died and whose task does not end
+        self._unreadable: set[str] = set()  # ids of leases that do not end while a file cannot be read
         self._last_situation: object = None  # what workers that wait for a task were last tried in
         self._starting = LongWork(log.info)
         self._last_counts: dict[State, int] = {}
@@ -361,7 +360,7 @@ class ExperimentManager:
             self._next_rescan_s = time.monotonic() + self._rescan_s
         self._hooks.look()
         self._ending.look()
-        if self._exit_when_done and self._ending.is_due(self._stuck):
+        if self._exit_when_done and self._ending.is_due(self._stuck | self._unreadable):
             self._is_done = True
             self.request_stop()
         situation = (self.queue.counts(), self.dispatcher.held_text(), self.dispatcher.is_ending)
@@ -432,6 +431,7 @@ class ExperimentManager:
         now_s = self.queue.now_s()
         if not self._pauses.is_awake():
             return  # it has slept, and the clock thread has not noticed yet
+        self._unreadable.clear()
         for lease in self.queue.overdue(now_s):
             if not self._registry.is_ending(lease.worker):
                 self.dispatcher.completion.lose(lease, "no sign of life")
@@ -448,9 +448,12 @@ class ExperimentManager:
                 )
 
     def _note_if_unreadable(self, lease: Lease) -> None:
-        """Wait no more for a lease that cannot end since its results file could not be read for a rescan."""
+        """Wait no more for a lease that cannot end since its results file could not be read for a rescan.
+
+        Until its worker is back.
+        """
         if self.queue.is_live(lease) and lease.task.output_dir in self._unwritable:
-            self._stuck.add(lease.lease_id)
+            self._unreadable.add(lease.lease_id)
 
     def _block_unwritable(self) -> None:
         """Assign no task whose results file cannot be written, and say once which file and why."""

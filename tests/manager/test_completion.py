@@ -293,6 +293,27 @@ def test_a_manager_does_not_wait_for_ever_for_a_lost_task_whose_file_stays_unrea
         assert manager.queue.entry(task["key"]).losses == 0
 
 
+def test_a_worker_that_comes_back_while_its_file_cannot_be_read_is_waited_for(folder: Folder) -> None:
+    folder.configure([1])
+    with folder.serving(exit_when_done=True) as manager:
+        with worker(manager, "local", heartbeat_s=0.001) as local:
+            task = local.say("request_task")
+        folder.add_rows(row_of(task))
+        with unreadable(folder.csv):
+            poll(lambda: manager.queue.overdue(manager.queue.now_s()), "its lease to be overdue")
+            manager.run_once()
+            manager.rescan()
+            manager.run_once()
+            with worker(manager, "local") as local:
+                named = {"lease_id": task["lease_id"], "key": task["key"]}
+                assert not local.say("heartbeat", **named)["stop"]
+                manager.run_once()
+                assert not manager.dispatcher.is_ending
+                manager._ending._exit_at_s = manager._ending._stays_until_s = 0.0
+                manager.run_once()
+                assert not manager._is_done
+
+
 # -- want of memory ----------------------------------------------------------------------------------------
 
 
