@@ -343,6 +343,7 @@ class TaskQueue:
             entry.cause, entry.error = cause, error
             if entry.lease is not None:
                 self.cancelled.add(entry.lease)
+                self.holds.taken_back(entry.planned.phase, key)
             self._end_lease(entry)
             self._transition(entry, State.CANCELLED)
             return True

@@ -129,8 +129,9 @@ def test_a_worker_that_is_new_to_a_held_phase_gets_one_trial() -> None:
         lambda queue, lease: queue.release(lease.lease_id, lease.task.key),
         lambda queue, lease: queue.lose(lease.lease_id, lease.task.key),
         lambda queue, lease: queue.unassign(lease),
+        lambda queue, lease: queue.cancel(lease.task.key),
     ],
-    ids=["given back", "lost", "not journalled"],
+    ids=["given back", "lost", "not journalled", "cancelled"],
 )
 def test_a_task_that_says_nothing_of_a_held_phase_is_no_trial(
     take_back: Callable[[TaskQueue, Lease], object],
