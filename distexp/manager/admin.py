@@ -201,7 +201,8 @@ class Admin:
         room = self._packing.why_waiting(entry, workers) if is_pending else ""
         waits = duplicate, before, held, stuck, file, self._is_served, room
         view = QueueView(
-            *(self._queue.now_s(), self.is_paused, *waits), is_cancelled=entry.key in self._queue.cancelled
+            *(self._queue.now_s(), self.is_paused, *waits),
+            cancelled_s=self._queue.cancelled.left_s(entry.key),
         )
         folder = self._run_folder(entry)
         return wire.ShowReply(

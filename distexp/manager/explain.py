@@ -24,7 +24,7 @@ class QueueView:
     file: str = ""  # why its results file cannot be written
     is_served: bool = True  # False: no manager runs
     room: str = ""  # what it waits for on a GPU that workers share by the memory of their tasks
-    is_cancelled: bool = False  # it was, while it ran, and its worker has not heard of that
+    cancelled_s: float = 0.0  # for so long at most the worker that ran it as it was cancelled is waited for
 
 
 def why_not_running(entry: Entry, workers: Sequence[Available], view: QueueView) -> str:
@@ -82,8 +82,11 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
         return f"{failed}no manager runs; `distexp run` runs it{' again' if failed else ''}"
     if view.is_paused:
         return "the sweep is paused; `resume` goes on"
-    if view.is_cancelled:
-        return f"waits until {entry.last_worker} has heard that the attempt before was cancelled, and ends it"
+    if view.cancelled_s:
+        return (
+            f"waits until {entry.last_worker} has heard that the attempt before was cancelled, and ends it, "
+            f"for {duration_text(view.cancelled_s)} at most"
+        )
     if view.file:
         return f"its results file cannot be written: {view.file}"
     if view.held:

@@ -23,9 +23,13 @@ class CancelledAttempts:
 
     def __contains__(self, key: object) -> bool:
         """Whether a worker may still run the task: it has not been heard, and its term is not over."""
+        return self.left_s(str(key)) > 0
+
+    def left_s(self, key: str) -> float:
+        """Return for how long the task may wait for its worker to be heard; 0: for nobody."""
         with self._lock:
-            lease = self._leases.get(str(key))
-            return lease is not None and lease.until_s > self._clock()
+            lease = self._leases.get(key)
+            return 0.0 if lease is None else max(0.0, lease.until_s - self._clock())
 
     def update(self, update: Callable[[Lease], Lease]) -> None:
         """Change the terms as those of live leases: a connection broke, or the manager was asleep."""

@@ -337,8 +337,7 @@ class TaskQueue:
     def cancel(self, key: str, *, cause: str = "", error: str = "cancelled by the user") -> bool:
         """Cancel a pending or assigned task; False when it has ended already."""
         with self._lock:
-            entry = self._entry(key)
-            if entry.state not in (State.PENDING, State.ASSIGNED):
+            if (entry := self._entry(key)).state not in (State.PENDING, State.ASSIGNED):
                 return False
             entry.cause, entry.error = cause, error
             if entry.lease is not None:

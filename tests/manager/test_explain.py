@@ -185,3 +185,11 @@ def test_an_ended_task_says_how_it_ended_and_what_brings_it_back() -> None:
         "mine:run cannot be imported: No module; `requeue exp1_3_42` runs it again",
         "withdrawn: the config files no longer ask for it",
     ]
+
+
+def test_a_task_that_was_cancelled_while_it_ran_says_for_how_long_it_may_wait_for_its_worker() -> None:
+    entry = Entry(a_task(), last_worker="mine")
+    assert why_not_running(entry, [GPU], QueueView(0.0, cancelled_s=7100.0)) == (
+        "waits until mine has heard that the attempt before was cancelled, and ends it, "
+        "for 1 h 58 min at most"
+    )

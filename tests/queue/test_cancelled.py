@@ -25,9 +25,11 @@ def test_a_task_that_was_cancelled_while_it_ran_is_not_assigned_before_its_worke
     sample.queue.cancelled.heard(CPU1)
     assert not is_assigned(sample)
     assert sample.queue.can_run(), "it is waited for"
+    assert sample.queue.cancelled.left_s(sample.key) == CPU0.term_s
     sample.queue.cancelled.heard(CPU0, "another lease")
     assert not is_assigned(sample)
     sample.queue.cancelled.heard(CPU0)
+    assert sample.queue.cancelled.left_s(sample.key) == 0
     assert is_assigned(sample)
 
 
