@@ -244,9 +244,12 @@ class Workdir:
         return found or new
 
     def fallback_port(self) -> Sequence[int]:
-        """Return the port that the last manager here took in place of the default one; none if it did not."""
+        """Return the port that the last manager here took in place of the default one; none if it did not.
+
+        None, too, once all was done: no worker waits there any more.
+        """
         info = self.read_info()
-        port = info.get("port") if info.get("is_fallback") else None
+        port = info.get("port") if info.get("is_fallback") and "ended" not in info else None
         return [port] if isinstance(port, int) and 0 < port <= MAX_PORT else []
 
     def announce(self, host: str, port: int, configs: str = "", *, is_fallback: bool = False) -> None:

@@ -161,3 +161,14 @@ def test_git_ignores_the_managers_own_files_and_a_token_beside_them(tmp_path: Pa
     status = ["git", "-C", tmp_path, "status", "--porcelain", "--untracked-files=all"]
     assert subprocess.run(status, capture_output=True, text=True, check=True).stdout == ""
     assert (tmp_path / ".git" / "info" / "exclude").read_text().count(".experiment_token") == 1
+
+
+def test_a_port_that_was_taken_for_want_of_the_default_one_is_kept_until_all_is_done(tmp_path: Path) -> None:
+    folder = Workdir(tmp_path)
+    folder.make_state()
+    folder.announce("127.0.0.1", 39449)
+    assert folder.fallback_port() == []
+    folder.announce("127.0.0.1", 39449, is_fallback=True)
+    assert folder.fallback_port() == [39449]
+    folder.announce_end()
+    assert folder.fallback_port() == []
