@@ -243,7 +243,8 @@ class Dispatcher:
         if info.earlier is None or not info.earlier.lacks or self._queue.queries.may_have_work(info):
             return None
         left = self._queue.queries.phases_left()
-        lacks = {phase: why for phase, why in info.earlier.lacks.items() if phase in left}
+        known = dict(info.earlier.lacks)  # `show` may add to it meanwhile
+        lacks = {phase: why for phase, why in known.items() if phase in left}
         return wire.ErrorReply(error=withheld_text(info, lacks))
 
     def look_again(self) -> None:
