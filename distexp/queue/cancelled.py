@@ -15,7 +15,12 @@ class CancelledAttempts:
         self._leases: dict[str, Lease] = {}  # by key
 
     def add(self, lease: Lease) -> None:
-        """Note that a task was cancelled whose lease was live."""
+        """Note that a task was cancelled whose lease was live.
+
+        A worker without heartbeats would not hear of it for up to 2 hours, and is not waited for.
+        """
+        if lease.worker.heartbeat_s is None:
+            return
         with self._lock:
             now_s = self._clock()
             self._leases = {key: each for key, each in self._leases.items() if each.until_s > now_s}

@@ -55,3 +55,11 @@ def test_a_row_of_the_attempt_that_was_cancelled_completes_the_task_that_waits_f
     sample.queue.cancelled.heard(CPU0)
     assert sample.state() is State.COMPLETE
     assert not is_assigned(sample)
+
+
+def test_a_worker_without_heartbeats_which_would_not_hear_of_it_is_not_waited_for() -> None:
+    sample = SampleQueue()
+    sample.assign(WorkerInfo("script", None))
+    assert sample.queue.cancel(sample.key)
+    assert sample.queue.requeue(sample.key)
+    assert is_assigned(sample)
