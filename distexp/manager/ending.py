@@ -13,6 +13,7 @@ from distexp.task import State
 
 EXIT_WAIT_S = 30.0  # how long a manager that is done waits for connected workers to hear it
 NO_IMPORT = "no worker that is left can import their experiment"
+NO_END = "their workers have died, and their processes do not end"
 
 log = logging.getLogger("distexp.manager")
 
@@ -35,15 +36,18 @@ class Ending:
         """Stay long enough for workers of an earlier manager to come back."""
         self._stays_until_s = time.monotonic() + RETURN_S
 
-    def look(self) -> None:
-        """Say what idle workers lack for the tasks that are left, until they are told to leave."""
+    def look(self, stuck: Set[str]) -> None:
+        """Say what idle workers lack for the tasks that are left, until they are told to leave.
+
+        `stuck` are the ids of leases that cannot end.
+        """
         if not self._dispatcher.is_ending:
-            self._unmet.look()
+            self._unmet.look(stuck)
 
     def is_due(self, stuck: Set[str]) -> bool:
         """Return whether to go now: nothing more can be done, and workers here or on their way heard it.
 
-        So did a worker that waits for a GPU. `stuck` are the ids of leases that cannot end.
+        So did a worker that waits for a GPU. For `stuck` see `look`.
         """
         nothing_can_run = self._can_nothing_run(sum(each.lease_id in stuck for each in self._queue.leases()))
         self._dispatcher.say_ending(nothing_can_run and self._exit_at_s is not None)
@@ -58,9 +62,10 @@ class Ending:
         is_alone = not hears and now_s >= self._stays_until_s
         if now_s < self._exit_at_s and not is_alone:
             return False
-        if pending := self._queue.counts()[State.PENDING]:
-            self.why_left = self._why_not()
-            log.error("Stopping with %d tasks pending: %s", pending, self.why_left)
+        counts = self._queue.counts()
+        if left := counts[State.PENDING] + counts[State.ASSIGNED]:
+            self.why_left = self._why_not(has_pending=counts[State.PENDING] > 0)
+            log.error("Stopping with %d tasks pending: %s", left, self.why_left)
         return True
 
     def _can_nothing_run(self, stuck: int) -> bool:
@@ -73,5 +78,6 @@ class Ending:
         is_final = self._has_all_workers and self._unmet.is_for_good
         return self._unmet.why if is_final else ""
 
-    def _why_not(self) -> str:
-        return "; ".join(filter(None, [self._dispatcher.held_text(), self._needs_unmet()])) or NO_IMPORT
+    def _why_not(self, *, has_pending: bool) -> str:
+        known = "; ".join(filter(None, [self._dispatcher.held_text(), self._needs_unmet()]))
+        return known or (NO_IMPORT if has_pending else NO_END)

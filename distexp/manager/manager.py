@@ -359,8 +359,9 @@ class ExperimentManager:
                 log.warning("Cannot look for results and configs (%s); the next rescan tries again", error)
             self._next_rescan_s = time.monotonic() + self._rescan_s
         self._hooks.look()
-        self._ending.look()
-        if self._exit_when_done and self._ending.is_due(self._stuck | self._unreadable):
+        stuck = self._stuck | self._unreadable
+        self._ending.look(stuck)
+        if self._exit_when_done and self._ending.is_due(stuck):
             self._is_done = True
             self.request_stop()
         situation = (self.queue.counts(), self.dispatcher.held_text(), self.dispatcher.is_ending)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 from distexp.manager.explain import unmet_text
 from distexp.manager.sweep_state import SweepState
@@ -29,13 +29,16 @@ class UnmetNeeds:
         self.why = ""  # what is needed and what is there, once that has lasted
         self.is_for_good = False  # not for want of memory that others hold now
 
-    def look(self) -> None:
-        """See whether it is so, and say it once for each reason. To be called again and again."""
+    def look(self, stuck: Set[str]) -> None:
+        """See whether it is so, and say it once for each reason. To be called again and again.
+
+        `stuck` are the ids of leases that cannot end: nobody works on those.
+        """
         now_s = time.monotonic()
         if now_s < self._next_look_s:
             return
         self._next_look_s = now_s + LOOK_S
-        before, self._found = self._found, self._look()
+        before, self._found = self._found, self._look(stuck)
         if not before:
             self._since_s = now_s
         self.why = self._found if now_s >= self._since_s + UNMET_S else ""
@@ -43,9 +46,10 @@ class UnmetNeeds:
             self._told.add(self.why)
             log.warning("No worker that is connected can run what is left: %s", self.why)
 
-    def _look(self) -> str:
+    def _look(self, stuck: Set[str]) -> str:
         workers = [worker for worker, excluded in self._registry.available() if not excluded]
-        if not workers or self._queue.leases() or self._registry.is_listened_to() or self._is_paused():
+        is_busy = any(lease.lease_id not in stuck for lease in self._queue.leases())
+        if not workers or is_busy or self._registry.is_listened_to() or self._is_paused():
             return ""  # one that listens waits for a GPU
         needs = self._queue.queries.unmet_needs(lambda need: any(each.meets(need) for each in workers))
         self.is_for_good = not any(_may_meet(each, need) for _, need in needs for each in workers)

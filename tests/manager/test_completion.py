@@ -291,6 +291,8 @@ def test_a_manager_does_not_wait_for_ever_for_a_lost_task_whose_file_stays_unrea
             manager.run_once()
             assert manager._is_done
         assert manager.queue.entry(task["key"]).losses == 0
+    why = f"Stopping with 1 tasks pending: {folder.csv}: cannot be read now"
+    assert any(line.startswith(why) for line in folder.log())
 
 
 def test_a_worker_that_comes_back_while_its_file_cannot_be_read_is_waited_for(folder: Folder) -> None:

@@ -453,6 +453,8 @@ def test_a_task_that_outlives_its_killed_worker_is_not_assigned_and_named_until_
             why = user.say("show", task=task["task_id"])["why"]
         assert why.startswith("its worker gpu0 has died, and pid 4711 of the task does not end")
         assert code.result(PATIENCE_S) == 1, "the task counts as one that cannot run"
+    why = "their workers have died, and their processes do not end"
+    assert f"Stopping with 1 tasks pending: {why}" in folder.log()
     with folder.serving() as manager, worker(manager, "gpu1") as other:
         manager.run_once()
         assert other.say("request_task")["attempt"] == 2

@@ -70,6 +70,26 @@ def test_what_no_worker_can_run_is_said_once_and_ends_a_sweep_that_gets_no_other
     assert (f"Stopping with 2 tasks pending: {why}" in folder.log()) is has_all_workers
 
 
+def test_a_lost_task_whose_file_stays_unreadable_keeps_no_sweep_alive_whose_other_tasks_no_worker_can_run(
+    folder: Folder,
+) -> None:
+    folder.configure("", CONFIG.replace("{needs}", "x: 1"))
+    folder.configure("", CONFIG.replace("{needs}", H100).replace("exp1", "exp2"), "config_exp2.yaml")
+    with folder.serving(exit_when_done=True, has_all_workers=True) as manager:
+        with worker(manager, "lost", heartbeat_s=0.001, **A100) as lost:
+            lost.say("request_task", free_mib=15000)
+        folder.csv.mkdir(parents=True)
+        poll(lambda: manager.queue.overdue(manager.queue.now_s()), "its lease to be overdue")
+        manager.run_once()
+        manager.rescan()
+        with worker(manager, **A100) as client:
+            assert client.say("request_task", free_mib=15000)["reason"] == "wait"
+            for _ in range(3):
+                manager.run_once()
+            assert client.say("request_task", free_mib=15000)["reason"] == "done"
+    assert told(folder) == [f"{NEEDS_H100.replace('exp1', 'exp2')}NVIDIA A100"]
+
+
 def test_memory_that_others_hold_now_is_waited_for(folder: Folder) -> None:
     folder.configure("", CONFIG.replace("{needs}", "min_free_gb: 60"))
     ends = {"exit_when_done": True, "has_all_workers": True}
