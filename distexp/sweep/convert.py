@@ -112,13 +112,13 @@ def _take(parameters: Mapping[str, Value], path: str, sweep: _Sweep) -> None:
         place = f"{path}{name}"
         if not isinstance(said, dict):
             sweep.notes.append(f"left out, no parameter of W&B: {place}: {_json(said)}")
-        elif isinstance(said.get("parameters"), dict):
-            sweep.fixed[place] = {}
-            _take(said["parameters"], f"{place}.", sweep)
         elif place == "seed":
             _take_seed(said, sweep)
         elif _is_reserved(place, said):
             sweep.notes.append(f"left out, the name has a meaning of its own here: {place}: {_json(said)}")
+        elif isinstance(said.get("parameters"), dict):
+            sweep.fixed[place] = {}
+            _take(said["parameters"], f"{place}.", sweep)
         elif "value" in said:
             fixed = f"{{{_name(place)}: {_json(said['value'])}}}"
             if _is_accepted(place, said, f"defaults: {fixed}, combinations: [{{_: [1]}}]", sweep):
@@ -133,8 +133,8 @@ def _take(parameters: Mapping[str, Value], path: str, sweep: _Sweep) -> None:
 
 
 def _is_reserved(place: str, said: Mapping[str, Value]) -> bool:
-    if "value" in said:
-        return place in RESERVED or (place == "python" and isinstance(said["value"], str))
+    if "value" in said or "parameters" in said:
+        return place in RESERVED or (place == "python" and isinstance(said.get("value"), str))
     return place in (*RESERVED, *ITEM_NAMES)
 
 
