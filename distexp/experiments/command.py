@@ -84,14 +84,9 @@ def run(params: Mapping[str, Any], context: Context, stdin: int | None = subproc
             reports.read_rest()
         if program.returncode != 0:
             raise CommandFailed(name, program.returncode, outputs)
-        result = _result_in(result_path)
-    if result is None:
-        result = outputs[0].last_object
-    if result is None:
-        result = reports.last_object
-    if result is None:
-        result = summary_since(context.run_dir, began_s)
-    return result
+        given = (_result_in(result_path), outputs[0].last_object, reports.last_object)
+    result = next((each for each in given if each is not None), None)
+    return summary_since(context.run_dir, began_s) if result is None else result
 
 
 def arguments(params: Mapping[str, Any], context: Context, windows: bool = os.name == "nt") -> list[str]:
