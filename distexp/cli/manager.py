@@ -26,7 +26,8 @@ from distexp.wire.messages import DEFAULT_PORT
 @click.option(
     "--port",
     type=int,
-    help=f"Port to serve; 0 takes a free one. [default: {DEFAULT_PORT}, else a free one, and that again]",
+    help="Port to serve; 0 takes a free one. "
+    f"[default: {DEFAULT_PORT}, else a free one; after a restart the same]",
 )
 @CONFIGS
 @WORKDIR
