@@ -97,6 +97,7 @@ def test_where_the_default_port_is_taken_a_manager_takes_a_free_one_and_its_work
     assert [row["width"] for row in folder.rows()] == ["1", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("taken")
 def test_such_a_port_is_served_again_so_that_workers_that_were_given_it_outlive_a_restart(
     tmp_path: Path,

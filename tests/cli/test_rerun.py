@@ -133,6 +133,7 @@ exp1_vary_width: {{combinations: [width_factor: {widths}, dataset: [wine]]}}
 """
 
 
+@pytest.mark.slow
 def test_the_shipped_experiment_gives_its_row_bit_for_bit(tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1]", "", SHIPPED)
     with folder.serving(), worker_process(folder.root) as process:

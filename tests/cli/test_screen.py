@@ -105,6 +105,7 @@ def work(talk: RawClient) -> None:
     talk.say("task_complete", key=task["key"], result={"score": 1})
 
 
+@pytest.mark.slow
 def test_a_manager_on_a_terminal_shows_the_bar_below_its_lines(folder: Folder) -> None:
     with terminal("--port", 0, "--workdir", folder.root, "--exit-when-done") as shown:
         shown.await_text(r"━+ 0/3 \(0\.0%\)  - tasks/h  ETA: too early to tell")

@@ -383,6 +383,7 @@ def test_six_workers_started_at_once_fill_two_slots_of_two_gpus(scenario, start)
     assert race(start, workers=6, slots=2) == [filled] * 4
 
 
+@pytest.mark.slow
 @posix_only
 def test_of_six_workers_started_at_once_as_many_get_two_gpus_as_there_are_pairs(scenario, start):
     write_scenario(scenario, *map(gpu, range(5)))

@@ -21,6 +21,7 @@ from tests.support import poll
 USES_TORCH = "import torch\ndef run(params, context):\n    return {'score': params['width']}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use a GPU here")
 def test_where_torch_can_use_no_gpu_cpu_workers_finish_the_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -126,6 +126,7 @@ def test_a_task_that_runs_out_of_memory_beside_others_runs_again_alone_at_no_cos
     assert rows == {"1": "1", "2": "2", "3": "1"}
 
 
+@pytest.mark.slow
 def test_a_gpu_that_others_have_filled_is_not_shared_and_the_worker_says_who_holds_it(tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1]", TAKES, GROWS)
     scenario = tmp_path / "machine.json"
