@@ -1,6 +1,7 @@
 """`slurm`: what it hands to sbatch, and what it refuses before that."""
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_the_workers_python_may_be_that_of_the_container(
         monkeypatch.setattr(launcher, "PROJECT", tmp_path)
     words = ["--wrap", "apptainer exec 'my img.sif'", "--python", "python3", "--workdir", str(tmp_path)]
     assert main(["slurm", "1", *words]) == 0
-    runner = str(PROJECT / "experiment_runner_gpu.py") if is_clone else "-m distexp worker"
+    runner = shlex.quote(str(PROJECT / "experiment_runner_gpu.py")) if is_clone else "-m distexp worker"
     start = f"\napptainer exec 'my img.sif' python3 {runner} \"${{limit[@]}}\" "
     assert f"{start}--workdir {tmp_path} --cut-short-code 75 &\n" in script.read_text()
 
