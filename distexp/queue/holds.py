@@ -165,6 +165,8 @@ class PhaseHolds:
         These are held ones of which it has had its trial, those whose setup has failed on its host, and those
         of which an attempt has just begun that may show them to be broken.
         """
+        if not (self.held or self._doubted or self._unable):
+            return frozenset()  # without the lock: each of a thousand workers that wait is asked about
         me = (worker.name, worker.instance)
         with self._lock:
             tried = [phase for phase in self.held if me in self._phases[phase].tried]
