@@ -17,8 +17,8 @@ CONFIG = "{name}: {{defaults: {{command: 'true {{a}}'}}, combinations: [{{a: [1,
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """Two folders, here and work, each with default configs and files of its own."""
-    for folder in ("here", "work"):
+    """Two folders, here and there, each with default configs and files of its own."""
+    for folder in ("here", "there"):
         (tmp_path / folder / "configs").mkdir(parents=True)
         for name in ("configs/config_exp1", "both", f"of_{folder}"):
             (tmp_path / folder / f"{name}.yaml").write_text(CONFIG.format(name=f"{folder}_{Path(name).name}"))
@@ -46,14 +46,14 @@ def call(here: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.parametrize(
     ("configs", "workdir", "phases"),
     [
-        ("of_here.yaml", "../work", ["here_of_here"]),
-        ("both.yaml", "../work", ["here_both"]),
-        ("of_work.yaml", "../work", ["work_of_work"]),
-        ("configs/*.yaml", "../work", ["here_config_exp1"]),
-        ("of_*.yaml", "../work", ["here_of_here"]),
-        ("../work/of_*.yaml", "../work", ["work_of_work"]),
+        ("of_here.yaml", "../there", ["here_of_here"]),
+        ("both.yaml", "../there", ["here_both"]),
+        ("of_there.yaml", "../there", ["there_of_there"]),
+        ("configs/*.yaml", "../there", ["here_config_exp1"]),
+        ("of_*.yaml", "../there", ["here_of_here"]),
+        ("../there/of_*.yaml", "../there", ["there_of_there"]),
         ("both.yaml", ".", ["here_both"]),
-        ("", "../work", ["work_config_exp1"]),
+        ("", "../there", ["there_config_exp1"]),
     ],
 )
 def test_configs_are_looked_for_here_and_then_in_the_working_folder(
@@ -74,7 +74,7 @@ def test_so_they_are_in_a_folder_with_brackets_in_its_name(
 ) -> None:
     monkeypatch.chdir(here.rename(here.with_name("run[1]")))
     for configs in ("of_*.yaml", "of_here.yaml"):
-        code, out, _ = plan("--json", "--workdir", "../work", "--configs", configs)
+        code, out, _ = plan("--json", "--workdir", "../there", "--configs", configs)
         assert (code, [phase["phase"] for phase in json.loads(out)["phases"]]) == (0, ["here_of_here"])
 
 
@@ -82,13 +82,13 @@ def test_so_they_are_in_a_folder_with_brackets_in_its_name(
     "verb", [["report"], ["rerun", "here_of_here_0_42"], ["run", "--workers", "1", "--port", "0"]]
 )
 def test_so_it_is_with_each_verb(here: Path, verb: list[str]) -> None:
-    done = call(here, *verb, "--workdir", "../work", "--configs", "of_here.yaml")
+    done = call(here, *verb, "--workdir", "../there", "--configs", "of_here.yaml")
     assert done.returncode == 0, done.stderr
     if verb[0] == "run":
-        assert (here.parent / "work" / "results_here_of_here" / "final_results.csv").exists()
+        assert (here.parent / "there" / "results_here_of_here" / "final_results.csv").exists()
 
 
 def test_a_run_elsewhere_without_the_flag_reads_the_configs_there(here: Path) -> None:
-    done = call(here, "run", "--workers", "1", "--port", "0", "--workdir", "../work")
+    done = call(here, "run", "--workers", "1", "--port", "0", "--workdir", "../there")
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in here.parent.glob("*/results_*")] == ["results_work_config_exp1"]
+    assert [path.name for path in here.parent.glob("*/results_*")] == ["results_there_config_exp1"]
