@@ -165,13 +165,7 @@ class CompletionHandler:
         if not self._queue.knows(request.key):
             return
         entry = self._queue.entry(request.key)
-        failure = wire.TaskFailed(
-            worker_id=request.worker_id,
-            task_id=request.task_id,
-            lease_id=request.lease_id,
-            key=request.key,
-            error=f"its result was refused: {why}",
-        )
+        failure = _as_failure(request, f"its result was refused: {why}")
         if entry.state is State.ASSIGNED:
             self._charge(failure, entry, worker, failure.error, retry=True)
 
@@ -274,7 +268,8 @@ class CompletionHandler:
         entry = self._reported(request)
         met_full_disk = request.cause == "disk_full"
         if met_full_disk and entry.full_disks + 1 >= MAX_FULL_DISKS:
-            return self._filled_disk(request, entry, worker)
+            why = request.reason or "disk full or read-only"
+            return self.failed(_as_failure(request, f"{why}, {MAX_FULL_DISKS} times now"), worker)
         lease_id, key = _lease_id(request, entry, worker), entry.task.key
         state = self._queue.release(lease_id, key, met_full_disk=met_full_disk)
         if state is not None:
@@ -282,16 +277,6 @@ class CompletionHandler:
             log.info("Task %s given back by %s: %s", entry.task.task_id, worker.name, reason)
         self._journal.flush()
         return _LATE if state is None else wire.Ack()
-
-    def _filled_disk(self, request: wire.TaskReleased, entry: Entry, worker: Worker) -> wire.Ack:
-        failure = wire.TaskFailed(
-            worker_id=request.worker_id,
-            task_id=request.task_id,
-            lease_id=request.lease_id,
-            key=request.key,
-            error=f"{request.reason or 'disk full or read-only'}, {MAX_FULL_DISKS} times now",
-        )
-        return self.failed(failure, worker)
 
     def _reported(self, request: wire.Report) -> Entry:
         return self._queue.entry(request.key or self._queue.key_of(request.task_id))
@@ -379,6 +364,17 @@ class CompletionHandler:
 
 
 _LATE = wire.Ack(message="that lease has ended; nothing changed")
+
+
+def _as_failure(request: wire.Report, error: str) -> wire.TaskFailed:
+    """Return another report as that of a failure."""
+    return wire.TaskFailed(
+        worker_id=request.worker_id,
+        task_id=request.task_id,
+        lease_id=request.lease_id,
+        key=request.key,
+        error=error,
+    )
 
 
 def _lease_id(request: wire.Report, entry: Entry, worker: Worker) -> str:

@@ -159,7 +159,7 @@ class WaitingWorkers:
                 time.sleep(PAUSE_S)
         try:
             self._try_all()  # they hear why
-        except Exception:
+        except Exception:  # what one answer breaks, the others below still get theirs; our bug is in the log
             log.exception("waiting workers: they were not told that the manager stops")
         for request in list(self._requests.values()):
             self._answer(request, None)

@@ -1,7 +1,7 @@
 """The tasks of a phase as points of its axes: which number the cells of a row make. Pure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, combinations
 from typing import Any
 
@@ -86,6 +86,11 @@ class Axis:
         for cell in set(column) - known.keys():
             known[cell] = self.number(cell)
         return [known[cell] for cell in column]
+
+
+def choices_of(some: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield every choice of one or more of these, smaller ones first."""
+    return chain.from_iterable(combinations(some, count) for count in range(1, len(some) + 1))
 
 
 class Fixed:
@@ -229,9 +234,11 @@ class Group:
             if (step := axis.assumed_instead)
             and axis.number(cell_text(values.get(axis.name))) - axis.number("") == step
         }
-        empty = chain.from_iterable(combinations(steps, count) for count in range(1, len(steps) + 1))
         return {
-            name for names in empty if self.has(number - sum(map(steps.__getitem__, names))) for name in names
+            name
+            for names in choices_of(list(steps))
+            if self.has(number - sum(map(steps.__getitem__, names)))
+            for name in names
         }
 
     def work(self, number: int) -> str:

@@ -9,11 +9,10 @@ empty cell matches any value of a parameter that the phase does not vary.
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from itertools import chain, combinations
 from operator import add, itemgetter
 
 from distexp.results.compare import NOWHERE, holds
-from distexp.results.groups import MAX_REMEMBERED_CELLS, Group, Row
+from distexp.results.groups import MAX_REMEMBERED_CELLS, Group, Row, choices_of
 from distexp.results.row import PREFIXES
 from distexp.sweep.grid import Grid, GridPoint, Planned
 from distexp.task import RowRule, Task, Value
@@ -333,8 +332,7 @@ class Plan:
         for row, key in enumerate(self.keys(numbers)):
             if key is None and numbers[row] >= 0:  # else a cell holds no value of its axis: nothing helps
                 steps = [step for step, texts in cells if texts is None or not texts[row].strip()]
-                some = chain.from_iterable(combinations(steps, count) for count in range(1, len(steps) + 1))
-                sums = (sum(each, numbers[row]) for each in some)
+                sums = (sum(each, numbers[row]) for each in choices_of(steps))
                 found[row] = next((each for each in sums if self.group.has(each)), numbers[row])
         return found
 
