@@ -154,7 +154,7 @@ class ExperimentManager:
         with self._starting, ExitStack() as log_open, ExitStack() as undo:  # undone when a later step fails
             self._starting.begin(READING_CONFIGS)
             tasks = self._sweep.load()
-            self._folder = self.workdir.hold(LOOK_S)
+            self._folder, self._folder_lock = self.workdir.hold(LOOK_S), self.workdir.lock
             undo.callback(self._folder.release)
             undo.callback(self._pauses.stop)
             log_open.callback(stop_logging_to, log_to_file(self.workdir.log))
@@ -413,7 +413,7 @@ class ExperimentManager:
 
     def _holds_folder(self) -> bool:
         try:
-            return not self._network.lost_to and self._folder.is_at(self.workdir.lock)
+            return not self._network.lost_to and self._folder.is_at(self._folder_lock)
         except NotADirectoryError:
             return False
 

@@ -21,6 +21,7 @@ from distexp.manager.workers import Worker
 from distexp.queue.entry import WorkerInfo
 from distexp.wire.messages import MAX_WAIT_S, NoTask, TaskReply
 
+HEARS_NEW = hasattr(selectors, "EpollSelector") or hasattr(selectors, "KqueueSelector")
 PAUSE_S = 1.0  # after a turn that broke off: it may break again at once
 AT_ONCE = 16  # workers that share a commit of the journal
 
@@ -103,7 +104,10 @@ class WaitingWorkers:
             self._requests[descriptor] = request
             self._selector.register(descriptor, selectors.EVENT_READ, request)
             self._must_try |= self.changes != known
-        self._signal()  # also without a change: some systems notice a new connection only so
+        if (
+            self._must_try or not HEARS_NEW
+        ):  # Windows: the thread hears a new connection from its next look on
+            self._signal()
         if not request.is_answered.wait(min(wait_s, MAX_WAIT_S)):
             with self._trying:  # perhaps it is being answered just now
                 self._leave(request)

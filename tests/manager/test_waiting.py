@@ -1,11 +1,13 @@
 """Requests that wait at a real manager until there is a task, over real connections."""
 
+import selectors
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from distexp.manager import waiting
 from distexp.manager.manager import ExperimentManager
 from distexp.manager.waiting import AT_ONCE
 from distexp.task import State
@@ -161,7 +163,13 @@ def test_a_manager_that_stops_says_restarting_to_who_waits(folder: Folder) -> No
         assert idle.is_ended()
 
 
-def test_a_worker_that_died_while_it_waited_gets_nothing(manager: ExperimentManager) -> None:
+@pytest.mark.parametrize("system", ["its own", "one whose looks miss a new connection, such as Windows"])
+def test_a_worker_that_died_while_it_waited_gets_nothing(
+    manager: ExperimentManager, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    if system != "its own":
+        monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+        monkeypatch.setattr(waiting, "HEARS_NEW", False)
     with worker(manager) as busy, worker(manager, "gpu2") as other:
         task = busy.say("request_task")
         dead = worker(manager, "gpu1")
