@@ -4,7 +4,7 @@ import ast
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -76,9 +76,15 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+@functools.cache
+def nodes_of(path: Path) -> Sequence[ast.AST]:
+    """Everything in a file, walked once for all tests."""
+    return [*ast.walk(parsed(path))]
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every module that a file imports, wherever in it, by its full name."""
-    for node in ast.walk(parsed(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -211,7 +217,7 @@ def test_nothing_received_can_become_code() -> None:
     for path in SOURCES:
         names = set(imports(path))
         found += [f"{path.name}: {name}" for name in names if name.split(".")[0] in FORBIDDEN_IMPORTS]
-        for node in ast.walk(parsed(path)):
+        for node in nodes_of(path):
             place = f"{path.name}:{getattr(node, 'lineno', 0)}"
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
                 found += [] if node.attr == "UnpicklingError" else [f"{place}: pickle.{node.attr}"]
@@ -225,7 +231,7 @@ def test_nothing_received_can_become_code() -> None:
 
 def test_only_experiments_load_what_torch_has_saved_and_never_as_pickles() -> None:
     for module, path in MODULES.items():
-        for node in ast.walk(parsed(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert module.startswith("experiments.")
                 assert "weights_only=True" in ast.unparse(node)
@@ -238,7 +244,7 @@ def test_no_look_at_a_path_fails_where_a_folder_is_closed_to_this_user() -> None
         f"{path.relative_to(PROJECT)}:{node.lineno}"
         for path in SOURCES
         if path.parent.name not in ("launcher", "experiments") and path.name != "lightning.py"  # own files
-        for node in ast.walk(parsed(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         if node.func.attr in looks and not node.args
     ]
@@ -252,7 +258,7 @@ def test_tests_wait_for_events_and_never_sleep() -> None:
         allowed = {  # in the one helper for what sends no event; it has a deadline
             call for name, node in definitions(tree) if name == "poll" for call in ast.walk(node)
         }
-        for node in ast.walk(tree):
+        for node in nodes_of(path):
             is_sleep = isinstance(node, ast.Call) and ast.unparse(node.func) in ("time.sleep", "sleep")
             sleeps += [f"{path.name}:{node.lineno}"] if is_sleep and node not in allowed else []
     assert sleeps == []
@@ -262,7 +268,7 @@ def test_every_property_has_its_examples_so_that_the_thorough_checks_try_more_of
     lacking = [
         f"{path.name}:{function.name}"
         for path in TESTS
-        for function in ast.walk(parsed(path))
+        for function in nodes_of(path)
         if isinstance(function, ast.FunctionDef)
         for made_by in [{ast.unparse(each).partition("(")[0] for each in function.decorator_list}]
         if "given" in made_by and "examples" not in made_by

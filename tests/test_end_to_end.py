@@ -97,6 +97,7 @@ def test_the_task_of_a_killed_worker_runs_elsewhere_at_once(folder: Folder) -> N
     assert f"Task {task} completed by cpu1" in log
 
 
+@pytest.mark.slow
 def test_a_killed_and_restarted_manager_costs_no_task_and_no_worker(tmp_path: Path) -> None:
     folder = sweep(tmp_path, 1, 5)
     with manager_process(folder) as first, worker_process(tmp_path) as one, worker_process(tmp_path) as two:

@@ -208,6 +208,7 @@ def closed(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @only_where_root_can_be_anybody
 def test_what_another_user_has_closed_in_a_shared_folder_is_named_and_stops_nobody(tmp_path: Path) -> None:
     folder = Folder(tmp_path)

@@ -32,6 +32,7 @@ from distexp.task import SharedGpu
 from distexp.wire import messages as wire
 from distexp.wire.server import Connection
 
+MEMORY_LOOK_S = 2.0  # only the worker sees when another program frees memory of a GPU
 WAIT_S = 0.5  # a client that does not wait here asks again after this
 PROCESS_ENDS_S = 0.1  # from the end of a killed worker's connection to that of its process, and more
 TASK_ENDS_S = 2.5  # for its watcher to end the task
@@ -230,7 +231,10 @@ class Dispatcher:
         if worker.info.earlier and isinstance(answer, wire.NoTask) and answer.reason == "wait":
             answer = self._refusal_of_outdated(worker.info) or answer
         if request.wait_s and isinstance(answer, wire.NoTask) and answer.reason == "wait":
-            return self._waiting.wait(worker, connection.descriptor, answer, known, request.wait_s)
+            wait_s = request.wait_s
+            if worker.info.shared_gpu or self._queue.queries.is_short_of_memory(worker.info):
+                wait_s = min(wait_s, max(MEMORY_LOOK_S, answer.retry_after_s))
+            return self._waiting.wait(worker, connection.descriptor, answer, known, wait_s)
         if isinstance(answer, wire.TaskReply):
             worker.waits_since_s = None
         return answer

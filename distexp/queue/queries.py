@@ -69,6 +69,11 @@ class Queries:
         with self._lock:
             return self._scheduler.is_short_of_time(worker)
 
+    def is_short_of_memory(self, worker: WorkerInfo) -> bool:
+        """Return whether a task waits that this worker could be assigned if more of its GPUs were free."""
+        with self._lock:
+            return self._scheduler.is_short_of_memory(worker)
+
     def may_have_work(self, worker: WorkerInfo) -> bool:
         """Return whether a task is left, or to come, that the worker's version knows, by a walk."""
         if worker.earlier is None:

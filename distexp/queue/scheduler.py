@@ -235,12 +235,14 @@ class Scheduler:
 
         Without those of lower priority than a phase that does not fit: its tasks wait until the GPU is free.
         """
-        waiting = [rank for rank, phase, each in lines if phase not in phases and self._has_fresh(rank, each)]
+        waiting = [
+            rank for rank, phase, each in lines if phase not in phases and self._has_fresh(rank[1], each)
+        ]
         highest = max((priority for priority, _ in waiting), default=-MAX_PRIORITY)
         return [each for each in lines if each[1] in phases and each[0][0] >= highest]
 
-    def _has_fresh(self, rank: tuple[int, Need], lines: TaskLines) -> bool:
-        entry = self._first(lines.fresh, rank[1])
+    def _has_fresh(self, need: Need, lines: TaskLines) -> bool:
+        entry = self._first(lines.fresh, need)
         if entry is not None:
             lines.fresh.appendleft(entry.key)
         return entry is not None
@@ -286,6 +288,15 @@ class Scheduler:
                     lines.retry.appendleft(entry.key)
                     return True
         return False
+
+    def is_short_of_memory(self, worker: WorkerInfo) -> bool:
+        """Return whether a task waits that this worker could be assigned if more of its GPUs were free."""
+        return any(
+            self._has_fresh(need, lines) or lines.retry
+            for (need, phase), lines in self._lines.items()
+            if not worker.meets(need) and need.is_met_by(worker.gpus, worker.memory_mib, worker.device)
+            if phase not in worker.too_long
+        )
 
     def _first(
         self, line: deque[str], need: Need, accept: Callable[[Entry], bool] | None = None

@@ -121,6 +121,7 @@ def test_a_manager_on_a_terminal_shows_the_bar_below_its_lines(folder: Folder) -
     assert re.search(r"━+ 3/3 \(100\.0%\)  .* done", shown.text), "the last view stays"
 
 
+@pytest.mark.slow
 def test_on_a_terminal_that_was_resized_the_last_lines_and_the_view_are_drawn_anew(folder: Folder) -> None:
     with terminal("--port", 0, "--workdir", folder.root) as shown:
         shown.await_text(r"━{20,} 0/3")

@@ -154,15 +154,15 @@ def test_a_setup_line_stands_before_the_worker_as_it_is(tmp_path: Path) -> None:
 
 # What a worker in a container does: it is told of its time, and leaves upon a warning with the code it got.
 IN_CONTAINER = """
-import os, shutil, signal, sys, time
+import shutil, signal, sys
 assert shutil.which("squeue") is None
-def leave(number, frame):
-    print(signal.Signals(number).name)
-    sys.exit(int(sys.argv[-1]) if number == signal.SIGUSR2 else 0)
-for name in ("SIGUSR2", "SIGTERM"): signal.signal(getattr(signal, name), leave)
+warnings = {signal.SIGUSR2, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, warnings)
 print(*sys.argv[1:], flush=True)
-if "stays" in sys.argv: time.sleep(60)
-sys.exit(3)
+if "stays" not in sys.argv: sys.exit(3)
+warning = signal.Signals(signal.sigwait(warnings))
+print(warning.name)
+sys.exit(int(sys.argv[-1]) if warning == signal.SIGUSR2 else 0)
 """
 
 

@@ -66,6 +66,7 @@ def test_a_changed_requirements_file_is_installed_again_and_an_unchanged_one_is_
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_failed_install_shows_pips_words_and_is_tried_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,6 +149,7 @@ def test_ctrl_c_lets_both_workers_finish_their_task_and_leaves_nobody(copy: Copy
     assert copy.left_behind() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_ended_launcher_leaves_nobody(copy: Copy, number: signal.Signals) -> None:
     if number is signal.SIGKILL and sys.platform != "linux":

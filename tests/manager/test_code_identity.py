@@ -243,6 +243,7 @@ def test_several_codes_are_told_by_the_most_frequent_one() -> None:
     assert other_code_text([], "cccccccccccc") == ""
 
 
+@pytest.mark.slow
 def test_plan_and_report_tell_how_many_tasks_ran_other_code(lab: Folder) -> None:
     before = FolderCode(lab.root).now().code
     script = [sys.executable, str(PROJECT / "experiment_manager.py")]

@@ -114,6 +114,7 @@ def test_all_samples_are_run_and_the_search_learns(folder: Folder) -> None:
     assert "optuna" not in sys.modules
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_again_and_again_suggests_what_an_undisturbed_one_does(
     folder: Folder, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_without_its_journal_it_goes_on_from_the_rows(folder: Folder, tmp_path: 
     assert configs(folder) == configs(other)
 
 
+@pytest.mark.slow
 def test_sixteen_that_ask_at_once_get_no_configuration_twice(folder: Folder) -> None:
     folder.configure(samples(100), DISCRETE)
     with folder.serving() as manager, ExitStack() as stack:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from distexp.manager import waiting
+from distexp.manager import dispatch, waiting
 from distexp.manager.manager import ExperimentManager
 from distexp.manager.waiting import AT_ONCE
 from distexp.task import State
@@ -90,6 +90,19 @@ def test_a_task_of_one_gpu_model_passes_by_equal_workers_with_another(folder: Fo
             wait(manager, each, number)
         give_back(busy, task)
         assert fit.read()["key"] == task["key"]
+
+
+def test_who_waits_for_memory_of_a_gpu_is_soon_asked_to_look_at_it_again(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "MEMORY_LOOK_S", 0.1)
+    defaults = "defaults: {{output_dir: results_exp1, min_free_gb: 12}}\n"
+    folder.configure([1], defaults + "p: {{combinations: [width: {widths}]}}")
+    whole = {"gpus": 1, "memory_mib": 16 * 1024}
+    with folder.serving() as manager, worker(manager, free_mib=8 * 1024, **whole) as idle:
+        idle.socket.settimeout(LONG_S / 2)
+        assert idle.say("request_task", wait_s=LONG_S)["reason"] == "wait"
+        assert idle.say("request_task", free_mib=12 * 1024)["type"] == "task"
 
 
 def test_workers_whose_setup_has_failed_keep_no_task_from_one_whose_setup_has_not(folder: Folder) -> None:

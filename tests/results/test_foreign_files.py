@@ -61,6 +61,7 @@ def is_line_of(before: bytes, after: bytes) -> bool:
     return all(byte in letters for byte in before.strip(b"\r"))
 
 
+@pytest.mark.slow
 @examples(60)
 @given(
     st.sampled_from(HEADERS),

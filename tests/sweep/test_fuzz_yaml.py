@@ -24,6 +24,7 @@ def test_a_config_is_fixed_by_seed_and_number() -> None:
     assert [config(1, number) for number in range(9)] != [config(2, number) for number in range(9)]
 
 
+@pytest.mark.slow
 def test_every_text_that_is_mutated_becomes_tasks_or_lines_to_mend_as_it_stands(tmp_path: Path) -> None:
     path = tmp_path / NAME
     path.parent.mkdir()

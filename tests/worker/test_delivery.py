@@ -425,6 +425,7 @@ def test_a_full_disk_costs_nothing_and_the_worker_waits_until_there_is_room(
     assert (entry.state, entry.failures, entry.losses) == (State.COMPLETE, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system sets the limits of another process")
 def test_a_worker_that_waits_for_room_on_its_disk_leaves_when_nothing_that_is_left_can_run(
     folder: Folder,

@@ -230,6 +230,7 @@ exp1_vary_width: {{combinations: [{{width: {widths}}}]}}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch can use a GPU here")
 @pytest.mark.parametrize(
     ("source", "config"),

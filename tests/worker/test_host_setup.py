@@ -104,6 +104,7 @@ def test_of_several_workers_one_runs_it_and_the_others_wait(lab: Folder) -> None
     assert log.read_text() == "getting data\n"
 
 
+@pytest.mark.slow
 def test_it_runs_again_for_another_line_or_a_moved_folder_but_not_for_another_manager(
     lab: Folder, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -251,6 +252,7 @@ def test_what_it_leaves_running_is_ended(lab: Folder, monkeypatch: pytest.Monkey
     assert not any(map(runs_still, (lab.root / "pids").read_text().split()))
 
 
+@pytest.mark.slow
 def test_one_that_does_not_end_is_ended(lab: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     (lab.root / "get_data.py").write_text(ENDLESS)
     monkeypatch.chdir(lab.root)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from distexp.task_log import last_lines
 from tests.live_worker import gated_folder, open_gate, worker_process
 from tests.support import poll
@@ -31,6 +33,7 @@ def log_of(root: Path, number: int) -> str:
     return found
 
 
+@pytest.mark.slow
 def test_what_a_function_prints_beyond_the_limit_is_cut_in_the_middle(tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1, 2, 3, 4]", PRINTS)
     with (
@@ -59,6 +62,7 @@ def run(params, context):
 """
 
 
+@pytest.mark.slow
 def test_it_is_cut_while_the_task_goes_on(tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1]", FOREVER)
     with (

@@ -79,6 +79,7 @@ def await_idle(user: RawClient, workers: int) -> None:
     poll(lambda: idle() == workers, f"{workers} workers wait", 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [GROWS, COMMAND], ids=["a function", "a command"])
 def test_the_first_task_runs_alone_and_then_as_many_as_have_room(tmp_path: Path, config: str) -> None:
     folder = gated_folder(tmp_path, "[1, 2, 3, 4, 5, 6]", TAKES, config)
@@ -104,6 +105,7 @@ def test_the_first_task_runs_alone_and_then_as_many_as_have_room(tmp_path: Path,
     assert len(folder.rows()) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [GROWS, COMMAND], ids=["a function", "a command"])
 def test_a_task_that_runs_out_of_memory_beside_others_runs_again_alone_at_no_cost(
     tmp_path: Path, config: str

@@ -73,6 +73,7 @@ def test_an_import_that_never_ends_is_a_failed_attempt_and_the_worker_goes_on(
     assert [row["score"] for row in folder.rows()] == ["1", "2"]
 
 
+@pytest.mark.slow
 @linux_only
 def test_a_worker_whose_template_stalls_says_so_leaves_and_ends_it(tmp_path: Path) -> None:
     (tmp_path / "stalls.py").write_text(STALLS)
