@@ -93,7 +93,7 @@ class Reader:
         self.pruned: set[str] = set()  # those of them whose row says that they were stopped early
         self.torn: Torn | None = None  # to be set aside by who may write
         self.unusable = ""  # why nothing is to be written to it
-        self.problems: list[Problem] = []  # what the last look met
+        self._problems: list[Problem] | None = None  # gets what looks meet; None: nobody wants it
         self._index, self._folder, self._on_read = index, folder, on_read
         self._known_header = bookmark.header if bookmark else ""  # that whoever handed the bookmark could use
         self._matched: tuple[Sequence[str], Matcher] | None = None  # of these columns
@@ -202,7 +202,7 @@ class Reader:
         Raises:
             OSError: The file is there and cannot be read now.
         """
-        seen_before, self.problems = self.seen, []
+        seen_before = self.seen
         complete, pruned, warnings = set[str](), set[str](), list[str]()
         try:
             with open(self.path, "rb", opener=regular) as file:
@@ -260,11 +260,10 @@ class Reader:
             OSError: The file is there and cannot be read now.
         """
         self.reset()
+        self._problems = problems = list[Problem]()
         self.look(locked=True, on_row=on_row, only=only)
-        problems = self.problems
         while self.awaits_more:  # a quote that is never closed hides nothing below it
             self.look(locked=True, on_row=on_row, only=only)
-            problems += self.problems
         return problems
 
     def _matcher(self, header: Header) -> Matcher:
@@ -367,12 +366,16 @@ class Reader:
     def _told(self, file: BinaryIO, header: Header, refusals: Mapping[Hashable, _Refusal]) -> list[str]:
         """Keep what was met as problems, and return a line for each of a new kind."""
         warnings = []
-        end = header.dialect.end
-        for kind, refusal in refusals.items():  # only now is it worth counting the lines before
-            line = line_at(file, refusal.offset, end) + refusal.line
-            self.problems.append(Problem(refusal.reason, line, refusal.rows))
-            if self.is_new(kind):
-                warnings.append(self.problems[-1].told(self.path))
+        for kind, refusal in refusals.items():
+            is_new = self.is_new(kind)
+            if not is_new and self._problems is None:
+                continue  # to count the lines before it, the file would be read from its beginning
+            line = line_at(file, refusal.offset, header.dialect.end) + refusal.line
+            problem = Problem(refusal.reason, line, refusal.rows)
+            if is_new:
+                warnings.append(problem.told(self.path))
+            if self._problems is not None:
+                self._problems.append(problem)
         return warnings
 
     def is_new(self, warning: Hashable) -> bool:

@@ -18,6 +18,7 @@ from distexp.system.files import PRIVATE, set_mode
 
 SHARED = 0o666  # for files that users lock in turn, whatever their umask
 POLL_S = 0.01  # between two tries
+SOON_POLL_S, SOON_S = 0.001, 0.2  # at first: the lock of a results file is held for an append, some ms
 NOTE_BYTES = 40  # of a note that are read: anybody may have written a shared file
 _FLAGS = (
     os.O_RDWR
@@ -130,14 +131,15 @@ def acquire(path: str | Path, timeout_s: float = 0.0, *, mode: int = PRIVATE) ->
         NotALockFile: It is no such file.
         OSError: Its file system has no locks.
     """
-    until_s = time.monotonic() + timeout_s
+    began_s = time.monotonic()
     while True:
         lock = _try(path, mode)
         if lock is not None:
             return lock
-        if time.monotonic() >= until_s:
+        waited_s = time.monotonic() - began_s
+        if waited_s >= timeout_s:
             raise TimeoutError(f"{path} is locked by another process (waited {timeout_s:g} s)")
-        time.sleep(POLL_S)
+        time.sleep(SOON_POLL_S if waited_s < SOON_S else POLL_S)
 
 
 def is_held(path: str | Path) -> bool:

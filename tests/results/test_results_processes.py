@@ -8,10 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 import pytest
 
+from distexp.results import reader
 from distexp.results.matching import TaskIndex
 from distexp.results.results_file import RESULTS_FILE, ResultsFile
 from tests.row_cases import a_row, tasks_of
@@ -76,6 +78,25 @@ def printed(process: subprocess.Popen[str]) -> list[str]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / RESULTS_FILE
+
+
+def test_lines_are_counted_from_the_files_beginning_only_for_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, *others = tasks_of(40)
+    worker = ResultsFile(tmp_path, ".", TaskIndex([mine]))
+    worker.append([a_row(mine, acc=1)])
+    counted = list[int]()
+
+    def line_at(file: BinaryIO, offset: int, end: bytes) -> int:
+        counted.append(offset)
+        return 1
+
+    monkeypatch.setattr(reader, "line_at", line_at)
+    for other in others:
+        ResultsFile(tmp_path, ".", TaskIndex([other])).append([a_row(other, acc=1)])
+        worker.append([a_row(mine, acc=1)])
+    assert len(counted) <= 2 + len(others), "once by each, for whom what all of them met is new"
 
 
 def test_processes_that_append_the_same_tasks_at_once_leave_one_whole_row_of_each(path: Path) -> None:
