@@ -13,14 +13,15 @@ from benchmarks.rivals import Rival
 from distexp.results.results_file import RESULTS_FILE
 
 TASKS, SKIPPED = 400, 40  # the first ones run while workers start
+ROWS = 300_000  # that the file holds already, of other values of the same axis
 NOOP = """
 import time
 def run(params, context):
     return {"began_ns": time.time_ns()}
 """
 CONFIG = (
-    "defaults: {experiment: 'noop:run', output_dir: results}\n"
-    f"grid: {{combinations: [{{a: {list(range(TASKS))}}}]}}\n"
+    "defaults: {{experiment: 'noop:run', output_dir: results}}\n"
+    "grid: {{combinations: [{{a: {{range: [0, {tasks}]}}}}]}}\n"
 )
 RIVALS = (
     (Rival("RQ, a fork per job", "on_rq.py", package="rq", program="redis-server"), "200", True),
@@ -33,15 +34,19 @@ RIVALS = (
 
 def measure() -> list[Figure]:
     """Return our rate, beside each rival's from the same rounds."""
-    ours: list[float] = []
+    ours, beside_rows = list[float](), list[float]()
     others: list[list[float]] = [[] for _ in RIVALS]
     for _ in range(ROUNDS):
         ours.append(_rate())
+        beside_rows.append(_rate(ROWS))
         for (rival, tasks, _), rates in zip(RIVALS, others, strict=True):
             rates.extend(rival.run(tasks))
     name = "no-op tasks, 2 workers, a child each"
     return [
         Figure(name, "/s", ours, at_least(150)),
+        Figure(
+            f"{name}, {ROWS:,} rows are there", "/s", beside_rows, times_at_least(0.8), "none are there", ours
+        ),
         *(
             Figure(name, "/s", ours, times_at_least(1) if is_bar else None, rival.name(), rates)
             for (rival, _, is_bar), rates in zip(RIVALS, others, strict=True)
@@ -49,13 +54,19 @@ def measure() -> list[Figure]:
     ]
 
 
-def _rate() -> float:
-    with folder(CONFIG) as workdir:
+def _rate(there: int = 0) -> float:
+    """Return tasks per second in a folder whose file holds so many rows already."""
+    with folder(CONFIG.format(tasks=there + TASKS)) as workdir:
         (workdir.root / "noop.py").write_text(NOOP, encoding="utf-8")
+        if there:
+            (workdir.root / "results").mkdir()
+            lines = (f"grid,{number},42,0\n" for number in range(TASKS, TASKS + there))
+            text = "phase,a,seed,began_ns\n" + "".join(lines)
+            (workdir.root / "results" / RESULTS_FILE).write_text(text, encoding="utf-8")
         with manager(workdir), worker(workdir) as first, worker(workdir) as second:
             first.wait()
             second.wait()
-        began_ns = sorted(int(row["began_ns"]) for row in rows(workdir.root / "results"))
+        began_ns = sorted(int(row["began_ns"]) for row in rows(workdir.root / "results"))[there:]
     return 1e9 * (len(began_ns) - 1 - SKIPPED) / (began_ns[-1] - began_ns[SKIPPED])
 
 

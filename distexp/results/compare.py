@@ -22,6 +22,7 @@ from distexp.text import cell_text
 
 Form = tuple[str, object]  # a kind of comparison and what is compared; hashable
 
+TEXTUAL = (str, list, dict)  # values whose cells may hold anything
 NULLS = frozenset(["", "nan", "NaN", "None", "null", "NA"])
 NOWHERE = -1  # the position of a cell that holds no value of the axis
 SINGLE_WIDTH = 2**-22  # of a number: twice as far as two can be apart that are the same float32
@@ -131,6 +132,7 @@ class AxisReader:
         )  # drawn numbers: too many for a dict
         self._by_form: dict[Form, list[int]] = {}
         self._nearby: dict[Form, list[int]] | None = None
+        self.holds_text = False  # among them are texts, lists or mappings
         self._read = 0  # values whose forms are known
         if self._sorted is None:
             self.grow()
@@ -139,10 +141,12 @@ class AxisReader:
         """Take up the values that were appended since."""
         new = range(self._read, len(self.values))
         for position in new:
-            for form in value_forms(self.values[position]):
+            value = self.values[position]
+            self.holds_text |= isinstance(value, TEXTUAL)
+            for form in value_forms(value):
                 self._by_form.setdefault(form, []).append(position)
             if self._nearby is not None:
-                for form in _coarse_forms(self.values[position]):
+                for form in _coarse_forms(value):
                     self._nearby.setdefault(form, []).append(position)
         self._read = len(self.values)
         if self.__dict__.get("has_rivals") is False:

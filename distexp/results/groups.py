@@ -83,7 +83,7 @@ class Axis:
             return found
         if len(known) >= MAX_REMEMBERED_CELLS:
             known = self._known = {}
-        for cell in set(column) - known.keys():
+        for cell in {cell for cell in column if cell not in known}:
             known[cell] = self.number(cell)
         return [known[cell] for cell in column]
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import add, itemgetter
 
-from distexp.results.compare import NOWHERE, holds
+from distexp.results.compare import NOWHERE, TEXTUAL, holds
 from distexp.results.groups import MAX_REMEMBERED_CELLS, Group, Row, choices_of
 from distexp.results.row import PREFIXES
 from distexp.sweep.grid import Grid, GridPoint, Planned
@@ -169,7 +169,7 @@ class Matcher:
             at
             for plan in self.plans
             for name, places in plan.at.items()
-            if any(isinstance(value, str | list | dict) for value in plan.values(name))
+            if plan.may_hold_text(name)
             for at in places
         }
 
@@ -371,6 +371,13 @@ class Plan:
     def fitting(self, name: str, cell: str) -> list[Value]:
         """Return the values of this axis that the cell could hold; none of a parameter that does not vary."""
         return next((axis.reader.fitting(cell) for axis, _ in self.axes if axis.name == name), [])
+
+    def may_hold_text(self, name: str) -> bool:
+        """Return whether a value that the phase gives to this parameter is a text, list or mapping."""
+        in_axis = any(axis.reader.holds_text for axis in self.group.axes if axis.name == name)
+        return in_axis or any(
+            isinstance(each.value, TEXTUAL) for each in self.group.fixed if each.name == name
+        )
 
     def values(self, name: str) -> Sequence[Value]:
         """Return the values that the phase gives to this parameter."""

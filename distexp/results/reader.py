@@ -81,10 +81,12 @@ class Reader:
         bookmark: Bookmark | None,
         *,
         on_read: OnRead | None = None,
+        warns: bool = True,
     ) -> None:
         """Read the file at `path`, which is that of tasks whose `output_dir` is `folder`.
 
-        `on_read` gets the number of bytes, whenever some more have been read.
+        `on_read` gets the number of bytes, whenever some more have been read. With `warns`, looks tell what
+        does not count: for the number of its line, the file is read from its beginning.
         """
         self.path = path
         self.bookmark = bookmark
@@ -94,7 +96,7 @@ class Reader:
         self.torn: Torn | None = None  # to be set aside by who may write
         self.unusable = ""  # why nothing is to be written to it
         self._problems: list[Problem] | None = None  # gets what looks meet; None: nobody wants it
-        self._index, self._folder, self._on_read = index, folder, on_read
+        self._index, self._folder, self._on_read, self._warns = index, folder, on_read, warns
         self._known_header = bookmark.header if bookmark else ""  # that whoever handed the bookmark could use
         self._matched: tuple[Sequence[str], Matcher] | None = None  # of these columns
         self._identity: tuple[int, ...] | None = None  # device, inode, size, mtime at the last look
@@ -316,13 +318,12 @@ class Reader:
         first_look = self.bookmark is None
         offset = header.stop if self.bookmark is None else self.bookmark.offset
         matcher = self._matcher(header)
-        numbers = matcher.parameter_places - matcher.text_places
+        texts = matcher.text_places
+        numbers = matcher.parameter_places - texts
         skipped = -1
         while offset != skipped:
             for block in blocks(file, offset, len(header.columns), header.dialect):
-                if header.dialect.separator != "," and (
-                    cell := decimal_comma(block, numbers, matcher.text_places)
-                ):
+                if header.dialect.separator != "," and (cell := decimal_comma(block, numbers, texts)):
                     self.unusable = f"has numbers with a decimal comma ({cell}); save it with decimal points"
                     judge.complete.clear()
                     judge.pruned.clear()
@@ -367,9 +368,9 @@ class Reader:
         """Keep what was met as problems, and return a line for each of a new kind."""
         warnings = []
         for kind, refusal in refusals.items():
-            is_new = self.is_new(kind)
+            is_new = self._warns and self.is_new(kind)
             if not is_new and self._problems is None:
-                continue  # to count the lines before it, the file would be read from its beginning
+                continue
             line = line_at(file, refusal.offset, header.dialect.end) + refusal.line
             problem = Problem(refusal.reason, line, refusal.rows)
             if is_new:

@@ -70,14 +70,15 @@ class ResultsFile:
         *,
         lock_timeout_s: float = LOCK_TIMEOUT_S,
         on_read: OnRead | None = None,
+        warns: bool = True,
     ) -> None:
         """Look at the file of `folder`, the `output_dir` of some tasks, below the working folder `root`.
 
-        `on_read` gets the number of bytes, whenever some more have been read.
+        For `on_read` and `warns` see `Reader`.
         """
         self.path = root / folder / RESULTS_FILE
         self._root, self._index, self._folder, self._on_read = root, index, folder, on_read
-        self._reader = Reader(self.path, index, folder, bookmark, on_read=on_read)
+        self._reader = Reader(self.path, index, folder, bookmark, on_read=on_read, warns=warns)
         self._lock, self._lock_timeout_s = lock_of(self.path), lock_timeout_s
 
     @property
@@ -416,8 +417,7 @@ def widen(path: Path, header: Header, added: tuple[str, ...], lock: locks.FileLo
     at = len(header.columns) - (header.columns[-1] == LAST_COLUMN)
     is_before_last = at < len(header.columns)
     with _rewritten(path, lock) as (old, new):
-        new.write(old.read(header.start))
-        new.write(_wider_header(header, added, is_before_last))
+        new.write(old.read(header.start) + _wider_header(header, added, is_before_last))
         for raw, fields in whole_file(old, header):
             is_good = fields is not None
             new.write(lengthened(raw, len(added), header.dialect, before_last=is_good and is_before_last))

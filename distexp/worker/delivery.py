@@ -233,7 +233,7 @@ class ResultDelivery:
         task = delivery.task
         index = TaskIndex()
         index.add(task, task.rule)
-        file = ResultsFile(self._root, task.output_dir, index, task.seen)
+        file = ResultsFile(self._root, task.output_dir, index, task.seen, warns=False)  # it knows one task
         file.append([(task, row_for(task, delivery.result, delivery.run, task.rule))])
 
     def spool(self, delivery: Delivery) -> None:

@@ -80,23 +80,24 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / RESULTS_FILE
 
 
-def test_lines_are_counted_from_the_files_beginning_only_for_what_is_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("warns", [True, False])
+def test_lines_are_counted_from_the_files_beginning_only_for_what_is_told_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warns: bool
 ) -> None:
     mine, *others = tasks_of(40)
-    worker = ResultsFile(tmp_path, ".", TaskIndex([mine]))
-    worker.append([a_row(mine, acc=1)])
+    file = ResultsFile(tmp_path, ".", TaskIndex([mine]), warns=warns)
     counted = list[int]()
 
     def line_at(file: BinaryIO, offset: int, end: bytes) -> int:
         counted.append(offset)
         return 1
 
-    monkeypatch.setattr(reader, "line_at", line_at)
     for other in others:
         ResultsFile(tmp_path, ".", TaskIndex([other])).append([a_row(other, acc=1)])
-        worker.append([a_row(mine, acc=1)])
-    assert len(counted) <= 2 + len(others), "once by each, for whom what all of them met is new"
+        with monkeypatch.context() as patch:
+            patch.setattr(reader, "line_at", line_at)
+            assert bool(file.scan().warnings) == (warns and other is others[0])
+    assert len(counted) == int(warns)
 
 
 def test_processes_that_append_the_same_tasks_at_once_leave_one_whole_row_of_each(path: Path) -> None:
