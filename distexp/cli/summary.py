@@ -49,8 +49,7 @@ def print_summary(folder: Path, configs: str, command: Command) -> None:
     complete = {key for file in files for row in file.rows for key in row.keys}  # pruned ones too
     by_key = {task.key: task for task in tasks if task.key not in complete}
     left = len(by_key) + sum(to_come.values())
-    own = (record for record in records if record.key in by_key)
-    groups = group_failures(own, with_pending=True)
+    groups = group_failures(records, by_key, with_pending=True)
     for group in groups[:SHOWN]:
         first = by_key[group.keys[0]]
         count, shown = len(group.keys), cut(one_line(group.message), MAX_CAUSE_CHARS)
@@ -99,7 +98,8 @@ def rows_told(
 ) -> list[str]:
     """Return a line per results file: its rows that count, and how many of them hold no metrics.
 
-    Below the first of our own files with such a row stands how to get metrics, and how to run it again.
+    Below the first of our own files with such rows stands how to get metrics, for the first of their tasks in
+    the order of the sweep, and how to run them again.
     """
     known = {*IDENTITY, *CAPTURED, *PROVENANCE, "run_dir"} | parameters
     lines, hint = list[str](), ""
@@ -117,7 +117,8 @@ def rows_told(
             + (f", {elsewhere} with metrics in result.json of their run folders alone" if elsewhere else "")
         )
         if empty and file.is_own and not hint:
-            first = next(task for task in tasks if task.key in empty[0].keys)
+            keys = {key for row in empty for key in row.keys}
+            first = next(task for task in tasks if task.key in keys)
             lines.append(hint := f"  such as {first.task_id}{_why_bare(workdir, first)}")
             lines.append(
                 f"  then: {command('run', '--retry-other-code')}  runs those again whose code has changed"

@@ -204,7 +204,7 @@ def _phase(
 def _failures(
     records: Iterable[TaskRecord], by_key: Mapping[str, GridPoint], complete: Set[str]
 ) -> list[dict[str, Any]]:
-    own = (record for record in records if record.key in by_key and record.key not in complete)
+    open_ones = (key for key in by_key if key not in complete)
     return [
         {
             "state": group.state,
@@ -215,7 +215,7 @@ def _failures(
             "error": group.error,
             "folder": "" if group.cause == Cause.SETUP else _run_folder(by_key[group.keys[0]]),  # none began
         }
-        for group in group_failures(own, with_pending=True)
+        for group in group_failures(records, open_ones, with_pending=True)
     ]
 
 

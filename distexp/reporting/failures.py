@@ -14,21 +14,25 @@ class FailureGroup(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     cause: str
     message: str  # the last line of the first one's error
-    keys: list[str]  # of the tasks, in the order of the records
+    keys: list[str]  # of the tasks, in the order of the sweep
     error: str  # the first one's, whole
 
 
-def group_failures(records: Iterable[TaskRecord], *, with_pending: bool = False) -> list[FailureGroup]:
-    """Return the tasks of `records` without a result by state, cause and message, the largest group first.
+def group_failures(
+    records: Iterable[TaskRecord], keys: Iterable[str], *, with_pending: bool = False
+) -> list[FailureGroup]:
+    """Return the tasks without a result by state, cause and message, the largest group first.
 
     Messages are the same when they differ in numbers alone.
 
     Args:
-        records: What the manager knows.
+        records: What the manager knows, in any order.
+        keys: Of the tasks that are looked at, in the order of the sweep.
         with_pending: Also those that failed and would be tried again; a held phase has such.
     """
+    known = {record.key: record for record in records}
     groups: dict[tuple[str, str, str], FailureGroup] = {}
-    for record in records:
+    for record in (known[key] for key in keys if key in known):
         has_failed = with_pending and record.state == "pending" and record.error
         if record.state not in ("failed", "cancelled") and not has_failed:
             continue

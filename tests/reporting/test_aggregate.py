@@ -117,8 +117,8 @@ def failed(task: Task, error: str) -> TaskRecord:
 def test_failures_are_grouped_by_cause_and_are_of_tasks_that_have_no_row(folder: Folder) -> None:
     tasks = [point.task for point in expand(parse_config(SWEEP, CONFIG))]
     error = "Traceback ...\nmine.py:3: ValueError: no"
-    records = [failed(tasks[0], error), failed(tasks[18], "other"), failed(tasks[17], error)]
-    records.append(failed(tasks[19], error.replace("3", "4")))  # the same cause, elsewhere
+    records = [failed(tasks[19], error.replace("3", "4"))]  # the same cause, elsewhere
+    records += [failed(tasks[0], error), failed(tasks[18], "other"), failed(tasks[17], error)]
     first, second = made(folder, records)["failures"]
     assert first == {
         "state": "failed",
