@@ -33,6 +33,8 @@ class PauseWatch:
 
     def _tick(self) -> None:
         while not self._is_over.wait(TICK_S):
-            if not self.is_awake():
-                self._on_pause(time.monotonic() - self._ticked_s)
-            self._ticked_s = time.monotonic()
+            now_s = time.monotonic()  # read once: a stop that begins after this line shows at the next tick
+            late_s = now_s - self._ticked_s
+            if late_s > TICK_S + LATE_S:
+                self._on_pause(late_s)
+            self._ticked_s = now_s

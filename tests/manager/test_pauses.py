@@ -1,11 +1,13 @@
 """A manager that was stopped or starved blames no worker for it."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,16 +26,35 @@ def test_a_clock_thread_that_is_late_reports_the_pause_before_it_says_that_it_is
     def note(seconds: float) -> None:
         pauses.append((seconds, watch.is_awake()))
 
+    stopped_s = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + stopped_s)
+    monkeypatch.setattr("distexp.manager.pauses.time", clock)
     watch = PauseWatch(note)
     watch.start()
     assert watch.is_awake()
-    watch._ticked_s -= LATE_S + 70  # as after a stop of the process
+    stopped_s = LATE_S + 70  # as after a stop of the process
     poll(lambda: bool(pauses), "the pause")
     ((seconds, was_awake),) = pauses
     assert seconds > LATE_S + 60
     assert not was_awake
     poll(watch.is_awake, "awake again")
     watch.stop()
+
+
+@pytest.mark.parametrize("moment", range(2, 7))
+def test_a_pause_is_reported_at_whatever_moment_it_begins(
+    monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    looks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: 1000.0 if next(looks) < moment else 1075.0)
+    monkeypatch.setattr("distexp.manager.pauses.time", clock)
+    monkeypatch.setattr("distexp.manager.pauses.TICK_S", 0.01)
+    pauses = list[float]()
+    watch = PauseWatch(pauses.append)
+    watch.start()  # after two looks at the clock
+    poll(lambda: bool(pauses), "the pause")
+    watch.stop()
+    assert pauses == [75.0]
 
 
 def test_no_lease_is_judged_before_a_pause_is_accounted_for_and_each_has_a_fresh_term_after(
