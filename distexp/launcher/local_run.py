@@ -294,11 +294,12 @@ class LocalRun:
 
     def _on_signal(self, number: signal.Signals, now_s: float) -> None:
         receivers = [process for process in self._workers if process.is_running] or [self._manager]
-        if self._stopping.first is None and self._workers:
+        is_first = self._stopping.first is None
+        self._stopping.pass_on(number, receivers, now_s)
+        if is_first and self._workers:  # said once it is so: nobody begins another task
             self._say(
                 "Stopping: workers finish their tasks, then the manager ends (again: give the tasks back)"
             )
-        self._stopping.pass_on(number, receivers, now_s)
 
     def _await_address(self) -> None:
         address = read_address(self._workdir)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,9 +13,9 @@ import torch
 
 from distexp.cli.main import main
 from distexp.launcher import local_run as local_run_module
-from distexp.launcher.local_run import LocalRun, ProcessGroup, read_address
+from distexp.launcher.local_run import GroupProcess, LocalRun, ProcessGroup, read_address
 from distexp.workdir import Workdir
-from tests.live_worker import CONFIG, RUNNER, gated_folder
+from tests.live_worker import CONFIG, RUNNER, gated_folder, open_gate
 from tests.stand_in.machine import environment, gpu, write_scenario
 from tests.support import poll
 
@@ -78,19 +79,49 @@ def test_the_output_of_its_workers_is_kept_short(tmp_path: Path, monkeypatch: py
     assert "bytes of output are left out here" in log.read_text()
 
 
+def test_ctrl_c_has_reached_the_workers_when_it_is_said_that_they_finish_their_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gated_folder(tmp_path, "[1]")
+    manager = [sys.executable, str(RUNNER.with_name("experiment_manager.py"))]
+    manager += ["--workdir", str(tmp_path), "--port", "0"]
+    happened, send = list[str](), GroupProcess.send
+    with ProcessGroup() as group:
+        worker = [sys.executable, str(RUNNER), "--device", "cpu"]
+        local_run = LocalRun(group, tmp_path, manager, worker, 1)
+        poll(lambda: bool(local_run.turn(time.monotonic())) or local_run.has_workers, "a worker", 90)
+
+        def passed_on(process: GroupProcess, number: signal.Signals) -> None:
+            happened.append(process.name)
+            send(process, number)
+
+        monkeypatch.setattr(GroupProcess, "send", passed_on)
+        monkeypatch.setattr(local_run_module, "say", happened.append)
+        os.kill(os.getpid(), signal.SIGINT)
+        poll(lambda: local_run.turn(time.monotonic()), "the end of the run", 90)
+    assert happened[0] == "worker 0"
+    assert happened[1].startswith("Stopping: workers finish their tasks")
+
+
 def test_a_page_is_told_of_and_ends_with_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gated_folder(tmp_path, "[1]")
-    (tmp_path / "gate").touch()
     script = [sys.executable, str(RUNNER.with_name("experiment_manager.py"))]
     manager = [*script, "manager", "--workdir", str(tmp_path), "--port", "0", "--exit-when-done"]
     page = [*script, "web", "--workdir", str(tmp_path), "--port", "0"]
+    told = list[str]()
     with ProcessGroup() as group:
         local_run = LocalRun(
             group, tmp_path, manager, [sys.executable, str(RUNNER), "--device", "cpu"], 1, page=page
         )
-        poll(lambda: local_run.turn(time.monotonic()), "the end of the sweep", 90)
+
+        def has_ended() -> bool:
+            told.append(capsys.readouterr().err)
+            if "Live page: http://127.0.0.1:" in "".join(told):
+                open_gate(tmp_path)  # the sweep may not be over before
+            return local_run.turn(time.monotonic())
+
+        poll(has_ended, "the end of the sweep, once the page was told of", 90)
         assert local_run.exit_code == 0
-    assert "Live page: http://127.0.0.1:" in capsys.readouterr().err
     log = Workdir(tmp_path).state / "web.log"
     assert sys.platform == "win32" or log.stat().st_mode & 0o777 == 0o600
 
@@ -114,9 +145,16 @@ def test_an_address_is_of_one_manager_though_the_next_replaces_it_just_then(tmp_
     write(1)
     writer = threading.Thread(target=write_on)
     writer.start()
+    seen = set[tuple[int, int]]()
+
+    def has_seen_both() -> bool:
+        found = [read_address(tmp_path) for _ in range(2000)]
+        seen.update((each.port, each.written_ns) for each in found if each)
+        return len(seen) > 1
+
     try:
-        seen = [read_address(tmp_path) for _ in range(2000)]
+        poll(has_seen_both, "both addresses")
     finally:
         is_over.set()
         writer.join()
-    assert {(each.port, each.written_ns) for each in seen if each} == {(1, 1), (2, 2)}
+    assert seen == {(1, 1), (2, 2)}
