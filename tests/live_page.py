@@ -54,6 +54,11 @@ class Served:
         self.cookie = self.headers["set-cookie"].partition(";")[0]
 
 
+def is_told(output: Path) -> bool:
+    """Whether the line with the page's address is there, and whole."""
+    return "\n" in output.read_text().partition("token=")[2]
+
+
 @contextmanager
 def served_page(root: Path, *words: str) -> Iterator[Served]:
     """The page of a folder; its process ends with the block."""
@@ -68,7 +73,7 @@ def served_page(root: Path, *words: str) -> Iterator[Served]:
             env=ENVIRONMENT,
         )
     try:
-        poll(lambda: "token=" in output.read_text() or process.poll() is not None, "the page's address")
+        poll(lambda: is_told(output) or process.poll() is not None, "the page's address")
         told = output.read_text()
         assert "Live page: " in told, told
         yield Served(told.partition("Live page: ")[2].split()[0], process)

@@ -1,6 +1,7 @@
 """A real Slurm on 127.0.0.1, in a folder of its own: munged, slurmctld, slurmd; perhaps a second node."""
 
 import os
+import random
 import re
 import shutil
 import signal
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -145,17 +146,27 @@ class Cluster:
         poll(lambda: self.states(array) == list(states), f"{array} is {states}", DEADLINE_S)
 
 
+def free_ports(count: int) -> list[int]:
+    """Return ports that stay free: they are none of those that the system hands out to whoever wants any."""
+    text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii")
+    found = list[int]()
+    for port in random.sample(range(10_000, int(text.split()[0])), 1000):
+        with socket.socket() as tried, suppress(OSError):  # somebody has it
+            tried.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
+
+
 @contextmanager
 def cluster_in(root: Path) -> Iterator[Cluster]:
     """A cluster; at the end all that belongs to it is killed, by pid."""
     cluster = Cluster(root)
-    with socket.socket() as one, socket.socket() as two, socket.socket() as three:
-        ports = {}
-        for name, each in (("ctld_port", one), ("d_port", two), ("second_port", three)):
-            each.bind(("127.0.0.1", 0))
-            ports[name] = each.getsockname()[1]
+    ports = free_ports(3)
     conf = root / "slurm.conf"
-    conf.write_text(CONF.format(root=root, host=HOST, **ports), encoding="ascii")
+    named = dict(zip(("ctld_port", "d_port", "second_port"), ports, strict=True))
+    conf.write_text(CONF.format(root=root, host=HOST, **named), encoding="ascii")
     for name in ("state", f"spool-{HOST}", "spool-second"):
         (root / name).mkdir()
     key = root / "munge.key"

@@ -1,8 +1,10 @@
 """What several test files need. Nothing here stands in for a part of the product."""
 
 import os
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,15 @@ class Clock:
         self.now_s += seconds
 
 
-def poll(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port of this host at which nobody listens, and nobody else may meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
+
+
+def poll(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     """Return once `condition` holds; for what sends no event.
 
     Raises:

@@ -144,7 +144,8 @@ def test_a_typo_costs_a_few_attempts_and_its_correction_alone_lets_the_sweep_go_
         poll(lambda: any("is held" in line for line in folder.log()), "the hold", DEADLINE_S)
         one.await_words("Nothing that is left can run")
         two.await_words("Nothing that is left can run")
-        assert sum("Assigned task" in line for line in folder.log()) <= HOLD_AFTER
+        last_trial = 1  # of a worker that came only when the phase was held
+        assert sum("Assigned task" in line for line in folder.log()) <= HOLD_AFTER + last_trial
         (tmp_path / "experiment.py").write_text("def run(params, context): return {'score': 1}\n")
         assert [one.code(), two.code()] == [0, 0]
     assert {row["score"] for row in folder.rows()} == {"1"}

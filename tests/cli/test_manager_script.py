@@ -20,6 +20,7 @@ from distexp.wire.messages import DEFAULT_PORT
 from distexp.workdir import Workdir
 from tests.live_manager import CONFIG, Folder, RawClient
 from tests.live_worker import await_began, gated_folder, open_gate, worker_process
+from tests.support import poll, silent_port
 
 SCRIPT = Path(experiment_manager.__file__)
 PATIENCE_S = 60
@@ -76,8 +77,15 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
 def taken() -> Iterator[None]:
     """The default port, held by another program."""
     with ExitStack() as held:
-        with suppress(OSError):  # somebody has it already
-            held.enter_context(socket.create_server(("127.0.0.1", DEFAULT_PORT)))
+
+        def is_held() -> bool:
+            with suppress(OSError):
+                held.enter_context(socket.create_server(("127.0.0.1", DEFAULT_PORT)))
+                return True
+            return False
+
+        with suppress(AssertionError):  # who has it for so long has it on; another test soon lets it go
+            poll(is_held, "the default port", 20)
         yield
 
 
@@ -168,10 +176,11 @@ def test_a_running_manager_answers_status_and_keeps_folder_and_port(
     code, out, err = call(capsys, "status", "--workdir", folder.root)
     assert (code, json.loads(out)["progress"]) == (0, "0/3 (0.0%)")
     assert err == "No manager runs in this folder: this is what its files say.\n"
-    code, _, err = call(capsys, "status", "localhost", manager.port, "--workdir", folder.root)
+    with silent_port() as port:
+        code, _, err = call(capsys, "status", "localhost", port, "--workdir", folder.root)
     assert (code, err) == (
         2,
-        f"error: no manager answers at localhost:{manager.port} (Connection refused); start one there "
+        f"error: no manager answers at localhost:{port} (Connection refused); start one there "
         "with `python experiment_manager.py manager`, or name another host and port\n",
     )
 

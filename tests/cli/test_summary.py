@@ -87,7 +87,7 @@ def test_after_a_hold_run_says_that_it_goes_on_once_the_cause_is_corrected(
     config = 'defaults: {command: "python absent.py {lr}", output_dir: ./results_a}\n'
     config += "exp1_lr: {combinations: [{lr: {range: [0, 40]}}]}\n"
     (tmp_path / "configs" / "config_exp1.yaml").write_text(config, encoding="utf-8")
-    words = ["run", "--device", "cpu", "--port", "0", "--workers", "2", "--workdir", str(tmp_path)]
+    words = ["run", "--device", "cpu", "--port", "0", "--workers", "1", "--workdir", str(tmp_path)]
     assert experiment_manager.main(words) == 1
     *_, cause, _, reason, following = capfd.readouterr().err.splitlines()
     assert cause.startswith("5 tasks pending (error): python: exit code 2; last output: ")

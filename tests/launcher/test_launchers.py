@@ -18,6 +18,7 @@ import pytest
 
 from distexp.cli.main import VERBS
 from distexp.launcher.main import MANAGER, PROJECT, RUNNER
+from tests.support import silent_port
 
 SHELL = "launch_distributed.sh"
 BATCH = "launch_distributed.bat"
@@ -195,10 +196,9 @@ def test_stop_ends_a_manager_and_says_when_there_is_none(copy: Copy) -> None:
 
 
 def test_workers_reports_those_that_failed(copy: Copy) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-    words = ["127.0.0.1", str(port), "--device", "cpu", "--manager-wait-s", "0.1"]
-    code, output = copy.call("workers", "2", *words)
+    with silent_port() as port:
+        words = ["127.0.0.1", str(port), "--device", "cpu", "--manager-wait-s", "0.1"]
+        code, output = copy.call("workers", "2", *words)
     assert code == 1, output
     assert "worker 0 ended with exit code 1\nworker 1 ended with exit code 1\n" in output
 

@@ -19,7 +19,7 @@ from distexp.queue.records import TaskRecord
 from distexp.system.code import FolderCode, other_code_text
 from distexp.task import State
 from distexp.workdir import Workdir
-from tests.live_manager import Folder, worker
+from tests.live_manager import PATIENCE_S, Folder, worker
 from tests.live_worker import worker_process
 from tests.pages import PROJECT
 
@@ -66,7 +66,7 @@ def run(folder: Folder, *, requeue: bool = False) -> None:
 
 
 def ask(folder: Folder, port: int, **request: object) -> dict[str, object]:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
         client.sendall(json.dumps({**request, "token": folder.token}).encode() + b"\n")
         reply: dict[str, object] = json.loads(client.makefile("rb").readline())
         return reply

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from distexp.manager.completion import Completion
 from distexp.manager.manager import ExperimentManager
 from distexp.queue.records import TaskRecord
 from distexp.results import results_file
 from distexp.system import locks
+from distexp.system.group_commit import GroupCommit
 from distexp.task import State
 from tests.live_manager import Folder, RawClient, worker
 from tests.support import poll
@@ -49,6 +51,11 @@ def report_of(talk: RawClient, task: Reply, **result: object) -> Callable[[], Re
     return lambda: talk.say("task_complete", **named, **result, next=True)
 
 
+def is_on_its_way(batch: GroupCommit[Completion]) -> bool:
+    """Whether a batch is being committed, and what comes now goes into the next one."""
+    return batch._committing.locked() and not batch._open.items
+
+
 def together(
     folder: Folder,
     manager: ExperimentManager,
@@ -61,10 +68,7 @@ def together(
     with ThreadPoolExecutor(len(says)) as pool:
         with locks.acquire(f"{folder.csv}.lock"):  # another program writes
             replies = [pool.submit(says[0])]
-            poll(
-                lambda: "results_exp1" in batches and batches["results_exp1"]._committing.locked(),
-                "the first",
-            )
+            poll(lambda: "results_exp1" in batches and is_on_its_way(batches["results_exp1"]), "the first")
             replies += [pool.submit(say) for say in says[1:]]
             poll(lambda: len(batches["results_exp1"]._open.items) == len(says) - 1, "the others wait for it")
             meanwhile()

@@ -4,7 +4,6 @@ import json
 import logging
 import shlex
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from distexp.task import Cause
 from distexp.wire.messages import SweepStatus
 from tests.live_manager import Folder, worker
 from tests.row_cases import tasks_of
+from tests.support import poll
 
 SAY = "import os, sys; open(sys.argv[1], 'a').write(os.environ['DISTEXP_TASK_ID'] + '\\n')"
 
@@ -56,9 +56,7 @@ def test_a_command_that_hangs_is_killed_and_the_next_one_runs(
 ) -> None:
     made = CommandRunner(hook_s=1.0)
     made.run([sys.executable, "-c", "import threading; threading.Event().wait()"], {})
-    waiting = threading.Event()
-    caplog.handler.addFilter(lambda record: waiting.set() or True)
-    assert waiting.wait(60)
+    poll(lambda: bool(caplog.messages), "the warning")
     made.close()
     assert caplog.messages == [f"{sys.executable}: took over 1 s and was killed"]
 
@@ -109,9 +107,7 @@ def test_a_command_that_hangs_at_the_end_is_killed_when_a_signal_comes(
     hang = f"open({str(started)!r}, 'w').close()\nimport threading; threading.Event().wait()"
     made.run([sys.executable, "-c", hang], {})
     made.run(["absent-command-of-mine"], {})
-    began_s = time.monotonic()
     made.close(started.exists)
-    assert time.monotonic() - began_s < 30
     assert caplog.messages == [f"{sys.executable}: was stopped and was killed"]
 
 

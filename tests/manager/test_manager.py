@@ -1,6 +1,7 @@
 import gc
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +22,11 @@ from tests.row_cases import a_task
 from tests.support import poll
 
 OPENED: list[str] = []  # files opened in this process while `recording` is in use
-_RECORDING = [False]
+_FOREIGN: list[set[int | None]] = []  # while it is: the threads that earlier tests may have left
 
 
 def _record(event: str, args: tuple[Any, ...]) -> None:
-    if _RECORDING[0] and event == "open":
+    if _FOREIGN and event == "open" and threading.get_ident() not in _FOREIGN[0]:
         OPENED.append(str(args[0]))
 
 
@@ -35,9 +36,9 @@ sys.addaudithook(_record)
 @pytest.fixture
 def recording() -> Iterator[list[str]]:
     OPENED.clear()
-    _RECORDING[0] = True
+    _FOREIGN.append({each.ident for each in threading.enumerate()} - {threading.get_ident()})
     yield OPENED
-    _RECORDING[0] = False
+    _FOREIGN.clear()
 
 
 @pytest.fixture
@@ -48,13 +49,6 @@ def manager(folder: Folder) -> Iterator[ExperimentManager]:
 
 def counts(manager: ExperimentManager) -> dict[str, int]:
     return {state.value: number for state, number in manager.queue.counts().items() if number}
-
-
-def touch_up(folder: Folder, widths: object, text: str = CONFIG) -> None:
-    """Edit the config; the length of the text always changes, whatever the clock of the file system."""
-    folder.configure(
-        widths, text + f"# {len((folder.root / 'configs/config_exp1.yaml').read_bytes())} ++++\n"
-    )
 
 
 # -- starting ------------------------------------------------------------------------------------------------
@@ -217,11 +211,11 @@ def test_edited_configs_add_and_withdraw_tasks_and_leave_finished_ones(
 ) -> None:
     folder.add_rows("1,42,0.5")
     manager.rescan()
-    touch_up(folder, [3, 4, 5])
+    folder.configure([3, 4, 5])
     manager.rescan()
     assert counts(manager) == {"complete": 1, "withdrawn": 1, "pending": 3}
     assert "Configs changed: generated 3 total tasks (2 new, 1 withdrawn)" in folder.log()
-    touch_up(folder, [2, 3])
+    folder.configure([2, 3])
     manager.rescan()
     assert counts(manager) == {"complete": 1, "withdrawn": 2, "pending": 2}
 
@@ -240,7 +234,7 @@ def test_an_edit_that_lets_more_rows_count_is_taken_up(
     folder.add_rows(row, header=header)
     manager.rescan()
     assert counts(manager) == {"pending": 3}
-    touch_up(folder, [1, 2, 3], CONFIG + "  " + rule.replace("{", "{{").replace("}", "}}") + "\n")
+    folder.configure([1, 2, 3], CONFIG + "  " + rule.replace("{", "{{").replace("}", "}}") + "\n")
     manager.rescan()
     assert counts(manager) == {"pending": 2, "complete": 1}
 
@@ -249,19 +243,19 @@ def test_tasks_that_join_with_their_row_on_disk_are_never_assigned(
     folder: Folder, manager: ExperimentManager
 ) -> None:
     folder.add_rows("8,42,0.5", "9,42,0.5")
-    touch_up(folder, [8, 9])
+    folder.configure([8, 9])
     manager.rescan()
     assert counts(manager) == {"withdrawn": 3, "complete": 2}
 
 
 def test_a_broken_edit_changes_nothing_and_is_said_once(folder: Folder, manager: ExperimentManager) -> None:
-    touch_up(folder, 7)
+    folder.configure(7)
     manager.rescan()
     manager.rescan()
     assert counts(manager) == {"pending": 3}
     said = "configs/config_exp1.yaml:5: exp1_vary_width.combinations[0].width: must be a list"
     assert len([line for line in folder.log() if line.startswith(said)]) == 1
-    touch_up(folder, [1])
+    folder.configure([1])
     manager.rescan()
     assert counts(manager) == {"pending": 1, "withdrawn": 2}
 
@@ -272,7 +266,7 @@ def test_a_task_withdrawn_while_it_runs_finishes_and_its_row_is_kept(
 ) -> None:
     with worker(manager, shares=shares) as talk:
         task = talk.say("request_task")
-        touch_up(folder, [2, 3])
+        folder.configure([2, 3])
         manager.rescan()
         if shares:
             folder.add_rows("1,42,0.5")
@@ -287,7 +281,7 @@ def test_a_task_whose_folder_is_edited_while_it_runs_finishes_where_it_was_assig
 ) -> None:
     with worker(manager) as talk:
         task = talk.say("request_task")
-        touch_up(folder, [1, 2, 3], CONFIG.replace("results_exp1", "results_new"))
+        folder.configure([1, 2, 3], CONFIG.replace("results_exp1", "results_new"))
         manager.rescan()
         folder.add_rows("1,42,0.5")
         assert talk.say("task_complete", lease_id=task["lease_id"], key=task["key"]) == {"type": "ack"}
@@ -403,12 +397,13 @@ def test_a_manager_that_is_done_stays_until_a_worker_that_waits_for_a_gpu_has_he
                 other.say("task_complete", key=task["key"], result={"score": 1})
                 assert other.say("request_task")["reason"] == "done"
             poll(lambda: not manager._registry.connected(), "no other worker")
+            began_s = time.monotonic()
             manager.run_once()
             assert not manager._is_done
             assert waiting.say("status", token=secret_of(manager))["status"]["done"]
             with monkeypatch.context() as later:
-                now_s = time.monotonic()
-                later.setattr("distexp.manager.ending.time", SimpleNamespace(monotonic=lambda: now_s + 29.0))
+                clock = SimpleNamespace(monotonic=lambda: began_s + 29.0)
+                later.setattr("distexp.manager.ending.time", clock)
                 manager.run_once()
                 assert not manager._is_done
         poll(lambda: not manager._registry.is_listened_to(), "it has left")

@@ -56,9 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "configs").mkdir()
     (root / "configs" / "config_exp1.yaml").write_text(SWEEP)
     (root / "page_experiment.py").write_text(EXPERIMENT)
-    assert command(["run", "--workdir", str(root), "--workers", "1", "--device", "cpu"]) == 1, (
-        "two tasks fail"
-    )
+    words = ["--workdir", str(root), "--workers", "1", "--device", "cpu", "--port", "0"]
+    assert command(["run", *words]) == 1, "two tasks fail"
     assert command(["report", "--workdir", str(root)]) == 0
     return root
 

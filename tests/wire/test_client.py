@@ -17,6 +17,7 @@ from distexp.wire.framing import encode
 from distexp.wire.messages import Drain, NoTask, RequestTask, Status, StatusReply, TaskReply
 from distexp.workdir import Workdir
 from tests.live_manager import Folder
+from tests.support import silent_port
 
 
 @contextmanager
@@ -65,9 +66,11 @@ def test_a_client_follows_a_manager_that_restarts_on_another_port(folder: Folder
 
 
 def test_a_manager_that_is_not_there_is_named_with_cause_and_remedy(folder: Folder) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with Client(Workdir(folder.root), port=port) as client, pytest.raises(ManagerUnreachable) as error:
+    with (
+        silent_port() as port,
+        Client(Workdir(folder.root), port=port) as client,
+        pytest.raises(ManagerUnreachable) as error,
+    ):
         client.call(Status(), StatusReply)
     assert str(error.value) == (
         f"no manager answers at localhost:{port} (Connection refused); start one there "
