@@ -116,6 +116,7 @@ def test_an_edit_is_said_with_what_tasks_run(lab: Folder, caplog: pytest.LogCapt
 def test_git_is_not_asked_at_every_assignment_where_code_is_not_frozen(
     lab: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("distexp.manager.frozen_code.LOOK_S", 3600.0)
     frozen = FrozenCode(Workdir(lab.root), is_frozen=False)
     before = frozen.copy_for(fetches=True)
     write(lab.root, 2)
