@@ -63,18 +63,13 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Folder:
 
 
 def test_the_same_result_is_said_metric_by_metric_and_nothing_is_kept(ended: Folder) -> None:
-    before = {
-        path: path.stat().st_mtime_ns for path in ended.root.rglob("*") if "__pycache__" not in str(path)
-    }
+    before = times_below(ended.root)
     code, out = rerun(ended.root, FIRST)
     assert (code, EQUAL in out) == (0, True)
     assert re.search(r"^score +0\.1 +0\.1 +equal$", out, re.MULTILINE)
     assert "Runs experiment:run in this process; no row is written" in out
     assert "Its row: results_exp1/final_results.csv of " in out
-    after = {
-        path: path.stat().st_mtime_ns for path in ended.root.rglob("*") if "__pycache__" not in str(path)
-    }
-    assert after == before
+    assert times_below(ended.root) == before
 
 
 def test_a_task_is_named_by_key_folder_line_or_number_of_its_row(ended: Folder) -> None:

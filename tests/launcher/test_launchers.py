@@ -100,7 +100,8 @@ class Copy:
 def copy(tmp_path: Path) -> Iterator[Copy]:
     """Yield the copy; whatever of it still runs after the test is killed."""
     root = tmp_path / "a folder"
-    shutil.copytree(PROJECT / "distexp", root / "distexp")  # compiled files too: they stay valid
+    half_written = shutil.ignore_patterns("*.pyc.*")  # by other tests, just now
+    shutil.copytree(PROJECT / "distexp", root / "distexp", ignore=half_written)  # compiled files stay valid
     for name in (SHELL, BATCH, MANAGER, RUNNER):
         shutil.copy2(PROJECT / name, root / name)
     (root / "configs").mkdir()
