@@ -162,8 +162,8 @@ def test_a_worker_in_an_empty_folder_fetches_the_code(lab: Folder, tmp_path: Pat
             await_rows(lab, 2)
             assert worker.code() == 0
     assert answers(lab) == [("1", "1", "rows of that machine")] * 2
-    copies = [*(there / ".experiment_manager/code").iterdir()]
-    assert [(copies[0] / name).exists() for name in ("answers.py", ".gitignore", ".experiment_manager")] == [
+    (copy,) = (there / ".experiment_manager/code").iterdir()
+    assert [(copy / name).exists() for name in ("answers.py", ".gitignore", ".experiment_manager")] == [
         True, True, False,
     ]  # fmt: skip
 
