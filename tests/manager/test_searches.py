@@ -64,14 +64,21 @@ class Runner:
         self._talk = talk
 
     def take(self) -> Reply:
-        reply = self._talk.say("request_task", wait_s=20.0)
-        while reply.get("reason") == "wait":
-            reply = self._talk.say("request_task", wait_s=20.0)
+        while (reply := self._talk.say("request_task", wait_s=20.0)).get("reason") == "wait":
+            pass
         return reply
 
     def finish(self, task: Reply, result: object = None) -> None:
         about = {"lease_id": task["lease_id"], "key": task["key"], "result": result or loss_of(task)}
         assert self._talk.say("task_complete", **about)["type"] == "ack"
+
+    def finish_all(self) -> list[Reply]:
+        """Run what is left, and return it."""
+        tasks = []
+        while (task := self.take())["type"] == "task":
+            self.finish(task)
+            tasks.append(task)
+        return tasks
 
     def fail(self, task: Reply) -> None:
         about = {"lease_id": task["lease_id"], "key": task["key"], "task_id": task["task_id"]}
@@ -182,15 +189,8 @@ def test_sixteen_that_ask_at_once_get_no_configuration_twice(folder: Folder) -> 
     with folder.serving() as manager, ExitStack() as stack:
         runners = [stack.enter_context(runner(manager, f"w{number}")) for number in range(16)]
 
-        def run(one: Runner) -> list[str]:
-            keys = []
-            while (task := one.take())["type"] == "task":
-                keys.append(task["key"])
-                one.finish(task)
-            return keys
-
         with ThreadPoolExecutor(16) as pool:
-            keys = [key for keys in pool.map(run, runners) for key in keys]
+            keys = [task["key"] for tasks in pool.map(Runner.finish_all, runners) for task in tasks]
     assert len(keys) == len({*keys}) == 100
     assert len({*configs(folder)}) == 100
 
@@ -251,10 +251,7 @@ def test_what_an_edit_took_out_may_be_chosen_again(folder: Folder) -> None:
         folder.configure(samples(2), narrow)
         manager.rescan()
         one.finish(task)
-        keys = [task["key"]]
-        while (task := one.take())["type"] == "task":
-            keys.append(task["key"])
-            one.finish(task)
+        keys = [task["key"], *(each["key"] for each in one.finish_all())]
     assert len(keys) == len({*keys}) == len(folder.rows()) == 2
 
 
@@ -385,10 +382,7 @@ def test_rows_that_another_program_writes_meanwhile_join_the_history(
         elif place != "results_exp1":
             manager.store.scan_all()
         one.finish(first)
-        taken = [first]
-        while (task := one.take())["type"] == "task":
-            taken.append(task)
-            one.finish(task)
+        taken = [first, *one.finish_all()]
         assert len({config_of(task) for task in taken}) == len(taken) == 3
         assert (a, b) not in {config_of(task) for task in taken}
         assert taken[1]["task_id"] == "p_1_42"
@@ -429,10 +423,7 @@ def test_a_row_of_one_seed_brings_the_others_as_tasks(folder: Folder) -> None:
         a, b = next(each for each in itertools.product(range(2), range(2)) if each not in known)
         folder.add_rows(f"{a},{b},2,5", header="a,b,seed,loss", place="results_other")
         manager.rescan()
-        others = set[tuple[int, ...]]()
-        while (task := one.take())["type"] == "task":
-            one.finish(task)
-            others.add((*config_of(task), task["seed"]))
+        others = {(*config_of(task), task["seed"]) for task in one.finish_all()}
         assert {each for each in others if each[:2] == (a, b)} == {(a, b, 1), (a, b, 3)}
         assert len(others) == 5
         folder.add_rows("1,1,2,5", "1,0,2,5", "0,1,2,5", "0,0,2,5", place="results_other")
@@ -462,8 +453,7 @@ def test_rows_outside_the_space_change_nothing(folder: Folder) -> None:
         folder.add_rows("5,1,42,7", "0,x,42,7", "0,1,7,7", header="a,b,seed,loss", place="results_other")
         manager.rescan()
         one.finish(first)
-        while (task := one.take())["type"] == "task":
-            one.finish(task)
+        one.finish_all()
         assert manager.dispatcher.status().total == manager.queue.counts()[State.COMPLETE] == 4
     assert not [line for line in folder.log() if "takes up" in line]
 
