@@ -39,24 +39,31 @@ export {job_log}=1
 """
 
 # A container's image has no programs of Slurm, so the shell stays outside: it says how much time is left,
-# passes signals on, and puts the job back in line. A `wait` that a signal interrupts is begun anew. A line of
-# --setup may have said `set -eu`, which would end the shell at the worker's exit code.
+# passes signals on, and puts the job back in line. A `wait` that a signal interrupts is begun anew. One that
+# comes before the worker is known is not lost: no worker begins then, or it gets the signal once it is known.
+# A line of --setup may have said `set -eu`, which would end the shell at the worker's exit code.
 AROUND_WRAP = """\
 set +eu
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
-job=${job:-$SLURM_JOB_ID} limit=() worker=
-trap 'caught=1; [[ -z $worker ]] || kill -USR2 "$worker"' USR2
-trap 'caught=1; [[ -z $worker ]] || kill -TERM "$worker"' TERM
+job=${job:-$SLURM_JOB_ID} limit=() worker='' caught=''
+trap 'caught=USR2; [[ -z $worker ]] || kill -USR2 "$worker"' USR2
+trap 'caught=TERM; [[ -z $worker ]] || kill -TERM "$worker"' TERM
 left=$(timeout ANSWER_S squeue --noheader --job="$job" --format=%L)
 if [[ $left =~ ^(([0-9]+)-)?(([0-9]+):)?([0-9]+):([0-9]+)$ ]]; then
     d=${BASH_REMATCH[2]:-0} h=${BASH_REMATCH[4]:-0} m=${BASH_REMATCH[5]} s=${BASH_REMATCH[6]}
     left_s=$((10#$d * 86400 + 10#$h * 3600 + 10#$m * 60 + 10#$s - WARNING_S))
     limit=(--time-limit "0:$((left_s > 0 ? left_s : 0))")
 fi
-PROGRAM &
-worker=$!
-caught=1
-while [[ $caught ]]; do
+code=CUT_SHORT_CODE
+if [[ $caught == TERM ]]; then
+    code=143
+elif [[ -z $caught ]]; then
+    PROGRAM &
+    worker=$!
+    [[ -z $caught ]] || kill -"$caught" "$worker"
+    caught=1
+fi
+while [[ $worker && $caught ]]; do
     caught=
     wait "$worker"
     code=$?
