@@ -14,7 +14,7 @@ from distexp.results.rungs import RungRecord
 from distexp.task import Task
 from distexp.text import cell_text
 
-LATE_S = 1.0  # between a line's making and its arrival here
+LATE_S = 1.0  # between a line's making and its arrival here, where the machine is not overloaded
 
 Work = tuple[str, int, int]  # kind, size, seed: what duplicates share
 
@@ -64,6 +64,7 @@ class Evidence:
     ends: tuple[tuple[str, int, bool], ...] = ()  # process, exit code, whether that says nothing
     overdue: str = ""  # what did not end in time
     rungs: tuple[RungRecord, ...] = ()  # every verdict
+    late_s: float = LATE_S  # between a line's making and its arrival here, at most
 
     def found_rows(self, task: Task) -> int:
         """Return how many rows this task has."""
@@ -156,7 +157,7 @@ def check_moves(evidence: Evidence) -> Iterator[str]:
             name = found[1]
             if states[name] == "complete" and not _was_run(evidence.lines, number, name):
                 continue  # the row came while the lease was written down: the worker got another task
-            late = _late_end(evidence.lines, number, name)
+            late = _late_end(evidence, number, name)
             if states[name] == "assigned" and late is not None:
                 states[name] = "pending"
                 overtaken.add(late)
@@ -173,10 +174,11 @@ def check_moves(evidence: Evidence) -> Iterator[str]:
             states[name] = _state_after(found)
 
 
-def _late_end(lines: Sequence[Line], number: int, name: str) -> int | None:
+def _late_end(evidence: Evidence, number: int, name: str) -> int | None:
     """Return the number of a line, soon after this one, that tells of the lease before; or None."""
+    lines = evidence.lines
     for late in range(number + 1, len(lines)):
-        if lines[late].at_s > lines[number].at_s + LATE_S:
+        if lines[late].at_s > lines[number].at_s + evidence.late_s:
             break
         found = _MOVED.search(lines[late].text) if lines[late].who == lines[number].who else None
         if found and found[1] == name:
@@ -207,9 +209,9 @@ def check_one_lease(evidence: Evidence) -> Iterator[str]:
             if earlier[-1].at_s > later[0].at_s:
                 pair = sorted((earlier[0], later[0]), key=lambda mark: mark.attempt)
                 is_forgotten = any(
-                    earlier[0].at_s - LATE_S < at_s < later[0].at_s for at_s in evidence.deleted_s
+                    earlier[0].at_s - evidence.late_s < at_s < later[0].at_s for at_s in evidence.deleted_s
                 )
-                if not is_forgotten and not _was_lost(evidence.lines, tasks[work], *pair):
+                if not is_forgotten and not _was_lost(evidence, tasks[work], *pair):
                     yield (
                         f"{work}: attempt {later[0].attempt} (pid {later[0].pid}) began "
                         f"{earlier[-1].at_s - later[0].at_s:.2f} s before the end of attempt "
@@ -217,21 +219,22 @@ def check_one_lease(evidence: Evidence) -> Iterator[str]:
                     )
 
 
-def _was_lost(lines: Sequence[Line], task_ids: Sequence[str], first: Mark, second: Mark) -> bool:
+def _was_lost(evidence: Evidence, task_ids: Sequence[str], first: Mark, second: Mark) -> bool:
     """Return whether a lease on the task ended between the start of the one attempt and that of the other.
 
     A child may start long after its task was assigned; the worker says when it got it.
     """
+    lines, late_s = evidence.lines, evidence.late_s
     running = {f"Running task {name} (attempt {first.attempt})" for name in task_ids}
     assigned_s = [
         line.at_s
         for line in lines
-        if line.at_s <= first.at_s + LATE_S and any(words in line.text for words in running)
+        if line.at_s <= first.at_s + late_s and any(words in line.text for words in running)
     ]
-    since_s, until_s = max(assigned_s, default=first.at_s), second.at_s + LATE_S
+    since_s, until_s = max(assigned_s, default=first.at_s), second.at_s + late_s
     losses = [line for line in lines for name in task_ids if f"Task {name} lost by" in line.text]
     lost = [line.at_s for line in losses if "its process is gone" not in line.text]
-    return any(since_s - LATE_S <= at_s <= until_s for at_s in lost)
+    return any(since_s - late_s <= at_s <= until_s for at_s in lost)
 
 
 def _work(task: Task) -> Work:

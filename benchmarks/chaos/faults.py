@@ -210,7 +210,10 @@ class Faults:
         file = _picked(files, event.pick)
         if file is None:
             return None
-        room = file.stat().st_size if actor.placement is None or actor.placement.far == 0 else 0
+        room = 0
+        if actor.placement is None or actor.placement.far == 0:
+            with suppress(FileNotFoundError):  # of the journal, which its manager has just closed
+                room = file.stat().st_size
         _limit_files(actor.process.pid, room + int(event.amount * FULL_BYTES))
         return lambda: self._make_room(actor)
 
@@ -239,9 +242,11 @@ class Faults:
         return self._give_state_back
 
     def _give_state_back(self) -> None:
-        state = self.stage.workdir.state
-        shutil.rmtree(state, ignore_errors=True)  # what workers have made there meanwhile
-        os.rename(self.stage.root / "state", state)
+        state, aside = self.stage.workdir.state, self.stage.root / "state"
+        while aside.exists():
+            shutil.rmtree(state, ignore_errors=True)  # what workers have made there meanwhile
+            with suppress(OSError):  # and have again, just now
+                os.rename(aside, state)
         self.stage.is_state_away = False
 
     def _tear_row(self, event: Event) -> Undo | None:
@@ -319,9 +324,7 @@ def _runs(process: psutil.Process, words: str) -> bool:
 
 
 def _ends_whole(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+    return path.read_bytes()[-1:] == b"\n"  # False of one that a full disk has left empty
 
 
 def _limit_files(pid: int, limit_bytes: int) -> None:

@@ -3,9 +3,12 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.chaos.checks import Evidence, Mark, Table, is_row_of, mark_of
+import psutil
+
+from benchmarks.chaos.checks import LATE_S, Evidence, Mark, Table, is_row_of, mark_of
 from benchmarks.chaos.stage import Stage
 from distexp.errors import JournalUnwritable
 from distexp.queue.journal import Journal
@@ -29,9 +32,10 @@ def gather(stage: Stage, tears: int, deleted_s: Sequence[float], overdue: str) -
     unfinished = {task.key for task in stage.wanted() if not any(is_row_of(task, row) for row in rows)}
     delivered = set[str]() if deleted_s else {task.key for task in stage.wanted()} - unfinished
     left_over = [*_processes(stage), *_files(stage, delivered), *_locks(stage), *_leases(stage, unfinished)]
+    until_s = time.monotonic() + GONE_S
     for actor in stage.actors:
         if not actor.is_alive:
-            actor.reader.join(1.0)
+            actor.reader.join(max(0.0, until_s - time.monotonic()))
     return Evidence(
         wanted=tuple(stage.wanted()),
         known=tuple(stage.known.values()),
@@ -45,6 +49,7 @@ def gather(stage: Stage, tears: int, deleted_s: Sequence[float], overdue: str) -
         ends=tuple((each.name, each.process.poll() or 0, each.is_excused) for each in stage.actors),
         overdue=overdue,
         rungs=tuple(each for path in stage.root.rglob(RUNGS_FILE) for each in read_rungs(path)),
+        late_s=LATE_S + 2 * stage.lateness.worst_s,  # who has written the line, and its reader here
     )
 
 
@@ -52,7 +57,13 @@ def _processes(stage: Stage) -> list[str]:
     until_s = time.monotonic() + GONE_S
     while (found := stage.left_over()) and time.monotonic() < until_s:
         time.sleep(LOOK_S)
-    return [f"process {each.pid} is left: {' '.join(each.cmdline())[:120]}" for each in found]
+    return [f"process {each.pid} is left: {_words_of(each)[:120]}" for each in found]
+
+
+def _words_of(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return "(it has just ended)"
 
 
 def _files(stage: Stage, delivered: set[str]) -> Iterator[str]:

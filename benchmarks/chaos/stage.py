@@ -42,6 +42,7 @@ OTHER_TOKEN = "this manager's certificate is not the one"  # the folder with tha
 IS_LOST = "was deleted or replaced while the manager ran"
 MANAGER_WAIT_S = 240  # of the worker's time: longer than any absence of the manager
 END_S = 10.0  # for killed processes
+NAP_S = 0.05  # between two looks at how late this process is woken
 PORTS = range(
     20_000, 30_000
 )  # below those that the system gives to clients: a restarted manager finds its own
@@ -103,6 +104,29 @@ class Actor:
         return []
 
 
+class Lateness(threading.Thread):
+    """Measures how late a thread is woken at worst: so are, on a busy machine, those of every process."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        super().__init__(daemon=True, name="lateness")
+        self.worst_s = 0.0
+        self._is_over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Sleep and look at the clock, again and again."""
+        is_over = False
+        while not is_over:
+            due_s = time.monotonic() + NAP_S
+            is_over = self._is_over.wait(NAP_S)
+            self.worst_s = max(self.worst_s, time.monotonic() - due_s)
+
+    def end(self) -> None:
+        """Measure no more."""
+        self._is_over.set()
+
+
 class Stage:
     """The folders and processes of one run."""
 
@@ -124,6 +148,7 @@ class Stage:
         self.actors: list[Actor] = []
         self.lines: list[Line] = []
         self.news = threading.Event()  # a line has come since it was cleared
+        self.lateness = Lateness()
         self.is_state_away = False  # the manager's folder; no manager is started meanwhile
         self.turn_clock(0)
 
@@ -238,6 +263,7 @@ class Stage:
 
     def close(self) -> None:
         """End whatever still runs."""
+        self.lateness.end()
         for relay in self.relays:
             relay.close()
         for actor in self.actors:
