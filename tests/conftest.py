@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,14 @@ def folder(tmp_path: Path) -> Folder:
     folder = Folder(tmp_path)
     folder.configure([1, 2, 3])
     return folder
+
+
+@pytest.fixture
+def nobody() -> Iterator[int]:
+    """A port at which nobody listens, and nobody else can."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

@@ -46,9 +46,14 @@ log = logging.getLogger("distexp.worker")
 class HostSetup:
     """What one process knows of the setups of its host.  For one thread at a time."""
 
-    def __init__(self, workdir: Workdir, watcher: Watcher | None = None) -> None:
+    def __init__(
+        self,
+        workdir: Workdir,
+        watcher: Watcher | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Let `watcher` end a setup whose worker is killed; without one it runs on this terminal."""
-        self._workdir, self._watcher = workdir, watcher
+        self._workdir, self._watcher, self._clock = workdir, watcher, clock
         self._done: set[tuple[str, str]] = set()  # lines, and the copies of the code for which they are done
         self._failed: dict[tuple[str, str], tuple[int, str]] = {}  # the code's version then, and the problem
 
@@ -112,7 +117,7 @@ class HostSetup:
         line = task.setup or ""
         words = with_python(split_command(line, os.name == "nt"), task.python)
         log.info("Running the setup of this host, `%s`; its output: %s", _shown(line), log_path)
-        began_s = time.monotonic()
+        began_s = self._clock()
         with contextlib.ExitStack() as closing:
             output = closing.enter_context(_new_log(log_path)) if self._watcher else None
             try:
@@ -121,7 +126,7 @@ class HostSetup:
                 how = f"{words[0]} cannot be started ({error.strerror})"
             _shorten(output, has_ended=True)
         if not how:
-            log.info("The setup of this host took %.0f s", time.monotonic() - began_s)
+            log.info("The setup of this host took %.0f s", self._clock() - began_s)
             return ""
         told = f"; its output: {log_path}" if output else ""
         if output and (last := next(filter(str.strip, reversed(last_lines(log_path, LOG_LINES))), "")):
@@ -145,10 +150,10 @@ class HostSetup:
         process = ProcessMark.of(program.pid) or ProcessMark(program.pid, 0.0)
         if self._watcher:
             self._watcher.watch(process, mark)
-        until_s = time.monotonic() + LIMIT_S
+        until_s = self._clock() + LIMIT_S
         try:
             while program.poll() is None:
-                if is_ended() or time.monotonic() > until_s:
+                if is_ended() or self._clock() > until_s:
                     return f"it was ended after {LIMIT_S / 3600:g} h"
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     program.wait(LOOK_S)

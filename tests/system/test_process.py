@@ -147,7 +147,10 @@ time.sleep(600)
 
 
 @linux_only
-def test_shared_memory_of_a_tree_that_is_ended_is_freed_by_its_resource_tracker() -> None:
+def test_shared_memory_of_a_tree_that_is_ended_is_freed_by_its_resource_tracker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("distexp.system.process.TRACKER_S", 60.0)  # it may have only started
     process = subprocess.Popen(
         [sys.executable, "-c", OWNS_MEMORY], stdout=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -21,6 +21,7 @@ from distexp.workdir import Workdir
 from distexp.worker.beside import GRACE_S, DiskSteps
 from distexp.worker.connection import HEARTBEAT_S, ManagerConnection
 from distexp.worker.signals import StopRequests
+from tests.live_child import await_gone
 from tests.live_worker import DEADLINE_S, GATED, RUNNER, await_file, await_rows, gated_folder
 from tests.row_cases import tasks_of
 from tests.support import Clock, poll
@@ -121,7 +122,8 @@ def test_a_worker_whose_disk_hangs_hears_ctrl_c_and_hands_its_result_to_the_mana
     home.mkdir()
     folder = gated_folder(home, "[1]")
     source = GATED.replace('Path("gate")', f"Path({str(tmp_path / 'gate')!r})")
-    (disk / "experiment.py").write_text(source, encoding="utf-8")
+    source = source.replace("    Path(f", "    Path('pid').write_text(str(os.getpid()))\n    Path(f", 1)
+    (disk / "experiment.py").write_text(f"import os\n{source}", encoding="utf-8")
     with folder.serving() as manager, open(tmp_path / "worker.out", "w+", encoding="utf-8") as output:
         environment = os.environ | {TOKEN_VARIABLE: folder.token_text}
         words = ["localhost", str(manager.port), "--device", "cpu", "--workdir", str(disk)]
@@ -134,8 +136,10 @@ def test_a_worker_whose_disk_hangs_hears_ctrl_c_and_hands_its_result_to_the_mana
         )
         try:
             await_file(disk / "began-1-1")
+            child = int((disk / "pid").read_text())
             subprocess.run(["fsfreeze", "-f", disk], check=True)
             (tmp_path / "gate").touch()
+            await_gone(child)  # so no further Ctrl+C is for the task
             process.send_signal(signal.SIGINT)
             poll(lambda: "Finishing the current task" in _text(tmp_path), "it hears Ctrl+C")
 

@@ -2,8 +2,8 @@
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -76,14 +76,6 @@ def test_a_worker_whose_manager_left_while_it_started_leaves_too_since_nothing_c
     assert "No task is left that can run: the manager has ended since this worker started" in caplog.text
     assert late.try_request(RequestTask(worker_id="w"), TaskReply, WHAT) is None
     assert not late.has_given_up, "who starts later waits for the next manager"
-
-
-@pytest.fixture
-def nobody() -> Iterator[int]:
-    """A port at which nobody listens, and nobody else can."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
 
 
 @pytest.fixture
@@ -210,7 +202,7 @@ def test_a_wait_ends_at_a_signal_and_the_next_one_does_not(
     assert (stop.interrupts, stop.is_preempted) == (1, True)
     assert (stop.wants_leave, stop.wants_checkpoint, stop.wants_kill) == (True, True, False)
     assert not stop.is_warned, "the user wants it to leave"
-    connection.wait(0.001)  # acknowledged: returns by its timeout alone
+    assert wait([stop.waitable], 0.0) == [], "acknowledged: the next one returns by its timeout alone"
 
 
 @posix_only

@@ -28,6 +28,7 @@ def run(params, context):
     for step in range(1, 6):
         time.sleep(0.005)
         context.report(step, 5, loss=1 / step if how == "good" else 9.0, how_far=step)
+        while how != "good" and not context.should_stop(): time.sleep(0.01)  # however late
         if context.should_stop() and how != "whole":
             break
     if how == "raises": raise context.Stopped
@@ -36,12 +37,15 @@ def run(params, context):
     return {"loss": 0.0 if how == "good" else 8.0, "more": how}
 """
 SAVES = """
+import time
 def run(params, context):
     saved = context.checkpoint_dir / "resume.pt"
     begin = int(saved.read_text()) if saved.exists() else 0
     for step in range(begin + 1, 10):
         saved.write_text(str(step))
-        context.report(step, 9, loss=9.0 if step < 3 and params["how"] == "late" else 1 / step)
+        is_late = step < 3 and params["how"] == "late"
+        context.report(step, 9, loss=9.0 if is_late else 1 / step)
+        while is_late and not begin and not context.should_stop(): time.sleep(0.01)  # however late
         if context.should_stop(): raise context.Stopped
     return {"begin": begin}
 """
@@ -76,20 +80,32 @@ def a_folder(root: Path, hows: str, monkeypatch: pytest.MonkeyPatch) -> Folder:
 def test_a_stopped_task_leaves_the_row_of_its_rung_however_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(early_stop, "STOP_GRACE_S", 0.3)
-    folder = a_folder(tmp_path, "[good, raises, returns, fails, stays, whole]", monkeypatch)
+    folder = a_folder(tmp_path, "[good, raises, returns, fails, whole]", monkeypatch)
     with folder.serving() as manager, threaded_worker(tmp_path, manager.port) as worker:
         worker.await_end()
         status = manager.dispatcher.status()
-        assert (status.complete, status.pruned, status.failed, status.done) == (2, 4, 0, True)
-        assert status.progress == "6/6 (100.0%)"
+        assert (status.complete, status.pruned, status.failed, status.done) == (2, 3, 0, True)
+        assert status.progress == "5/5 (100.0%)"
     rows = {row["how"]: row for row in folder.rows()}
-    assert len(folder.rows()) == len(rows) == 6
+    assert len(folder.rows()) == len(rows) == 5
     assert (rows["good"]["loss"], rows["good"]["stopped_at"]) == ("0.0", "")
     assert (rows["whole"]["loss"], rows["whole"]["stopped_at"]) == ("8.0", "")
-    for how in ("raises", "returns", "fails", "stays"):
+    for how in ("raises", "returns", "fails"):
         assert (rows[how]["loss"], rows[how]["how_far"], rows[how]["stopped_at"]) == ("9.0", "1", "1")
         assert rows[how]["more"] == ("returns" if how == "returns" else "")
+
+
+def test_a_stopped_task_that_does_not_leave_is_ended_and_leaves_the_row_of_its_rung(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early_stop, "STOP_GRACE_S", 0.3)
+    folder = a_folder(tmp_path, "[good, stays]", monkeypatch)
+    with folder.serving() as manager, threaded_worker(tmp_path, manager.port) as worker:
+        worker.await_end()
+        status = manager.dispatcher.status()
+        assert (status.complete, status.pruned, status.failed) == (1, 1, 0)
+    _, row = folder.rows()
+    assert (row["how"], row["loss"], row["how_far"], row["stopped_at"]) == ("stays", "9.0", "1", "1")
 
 
 def test_a_command_is_stopped_by_the_lines_that_it_prints(
@@ -176,8 +192,14 @@ def test_reports_without_the_metric_pass_no_rung_and_that_is_said_once(
 
 
 def test_a_task_waits_for_its_verdict_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits_s: list[float | None] = []
+
+    class Answered(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits_s.append(timeout)
+            return super().wait(timeout)
+
     monkeypatch.setattr("distexp.worker.rungs.VERDICT_S", 0.05)
-    gate = RungGate(Halving(metric="acc"), lambda reached: None, threading.Event(), waits=True)
-    began_s = time.monotonic()
+    gate = RungGate(Halving(metric="acc"), lambda reached: None, Answered(), waits=True)
     gate.pass_report(Reported(1, 10, {"acc": 0.5}))
-    assert time.monotonic() - began_s >= 0.05
+    assert waits_s == [0.05]

@@ -191,6 +191,7 @@ def test_a_task_runs_the_code_that_its_template_has_imported_and_a_command_that_
         await_end(attempt)
         children.retire(attempt)
         children.prepare(each.task)
+        standby_of(children)  # it looks, too: before the next one does
     children.renew()
     attempt = children.start(run)
     assert attempt.code in looks[-2:] and attempt.code != looks[0]

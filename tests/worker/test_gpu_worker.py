@@ -165,7 +165,8 @@ def test_a_task_waits_until_the_memory_that_it_needs_is_free_and_show_says_so(
             return str(user.say("show", task="exp1_vary_width_0_42")["why"])
 
         poll(lambda: why().startswith("needs 12 GB free on its GPU"), "the GPU is seen", 60)
-        assert why().endswith("the most that a worker had when it last asked is 8.0 GB (gpu0)")
+        most = "the most that a worker had when it last asked is 8.0 GB (gpu0)"
+        poll(lambda: why().endswith(most), "a driver that has answered in time", 60)
         sees_of(folder, gpu(0, 12 * 1024))
         assert worker.code() == 0
     assert [row["worker"] for row in folder.rows()] == ["gpu0"]
@@ -282,6 +283,6 @@ def test_a_worker_gives_way_with_a_checkpoint_when_another_user_computes_on_its_
         other.communicate()
     (row,) = folder.rows()
     assert (row["worker"], row["gpu"], row["began_at"]) == ("gpu1", gpu(1)["uuid"], "7")
-    assert int(row["niceness"]) == os.nice(0) + 3
+    assert int(row["niceness"]) == min(19, os.nice(0) + 3)
     assert "Gave the GPU back to nobody on gpu0; waiting for one" in worker.output()
     assert "Giving task exp1_vary_width_0_42 back: gives way to nobody on gpu0" in worker.output()

@@ -1,10 +1,10 @@
 """What a worker measures of its tasks on a shared GPU."""
 
+import math
 import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         processes = [{"pid": pid, "used_mib": mib} for pid, mib in (held or {}).items()]
         write_scenario(scenario, gpu(0, free_mib, processes=processes))
 
+    monkeypatch.setattr(distexp.worker.memory_monitor, "READ_TIMEOUT_S", 60.0)  # the machine may be busy
     yield see
     poll(lambda: stand_in.open_count() == 0, "the monitor's thread looks no more")
 
@@ -54,7 +55,7 @@ def test_the_peak_of_a_task_is_what_the_processes_below_this_one_have_held(machi
         assert monitor.peak() is None
         with monitor:
             poll(lambda: monitor.peak() == PeakMemory(mib=400), "the next task begins anew")
-            monitor.ended(time.monotonic(), 0.0, 100)
+            monitor.ended(math.inf, 0.0, 100)  # it began after the last look
             assert monitor.peak() is None, "it was too short"
         task.communicate()
 
@@ -63,8 +64,8 @@ def test_where_no_process_is_told_the_growth_of_the_gpu_is_the_peak_after_some_l
     machine(30_000)
     monitor = MemoryMonitor(UUID, 4096)
     monitor.now()
+    machine(24_000)
     with monitor:
-        machine(24_000)
         poll(lambda: len(monitor._looks_s) == ENOUGH_OF_NOTHING, "many looks")
         assert monitor.peak() is None, "it may not have come to that yet"
         monitor.ended(0.0, 3.0, 100)
@@ -81,6 +82,7 @@ def test_a_driver_that_hangs_or_fails_holds_up_nothing_and_is_met_again(
         return real(*about)
 
     monkeypatch.setattr(distexp.worker.memory_monitor, "read_shared_gpu", hang)
+    monkeypatch.setattr(distexp.worker.memory_monitor, "READ_TIMEOUT_S", 0.5)
     machine(30_000)
     monitor = MemoryMonitor(UUID, 4096)
     assert monitor.now() is None

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from distexp.task import State
-from distexp.worker import connection
+from distexp.worker import connection, time_limits
+from distexp.worker.task_main import Failed, Stopped
 from distexp.worker.time_limits import START_S
 from tests.live_manager import Folder
 from tests.live_worker import await_file, marked_processes, open_gate, threaded_worker, worker_process
@@ -49,6 +51,15 @@ if __name__ == "__main__":
 def test_an_import_that_never_ends_is_a_failed_attempt_and_the_worker_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, process: str
 ) -> None:
+    counts = threading.Event()
+
+    class Limits(time_limits.TimeLimits):
+        def outcome(self, leave_by_s: float | None) -> Failed | Stopped | None:
+            if self._task.phase == "q":
+                counts.set()
+            return super().outcome(leave_by_s)
+
+    monkeypatch.setattr(time_limits, "TimeLimits", Limits)
     monkeypatch.setattr(connection, "HEARTBEAT_S", 0.05)  # how often the worker looks at the clock
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -60,6 +71,7 @@ def test_an_import_that_never_ends_is_a_failed_attempt_and_the_worker_goes_on(
     clock = lambda: time.monotonic() + ahead_s[0]  # noqa: E731
     with folder.serving() as manager, threaded_worker(tmp_path, manager.port, clock) as worker:
         await_file(tmp_path / "importing")
+        assert counts.wait(60), "from when the time counts"
         stalled = next(entry for entry in manager.queue.entries() if entry.task.phase == "q")
         ahead_s[0] = START_S
         poll(lambda: manager.queue.entry(stalled.task.key).failures == 1, "a failed attempt", 60)

@@ -11,7 +11,7 @@ import pytest
 
 from distexp.worker.task_main import Finished, Run
 from distexp.worker.task_process import Children
-from tests.live_child import Write, a_run, outcome_of
+from tests.live_child import Write, a_run, end_template, outcome_of
 from tests.live_manager import Folder
 from tests.live_worker import worker_process
 
@@ -78,7 +78,6 @@ def test_what_the_user_has_set_stays(
 @pytest.mark.parametrize(
     ("source", "is_made"),
     [
-        # first: the template of these tests keeps what it has imported
         ("import os\ndef run(p, c): return {'made': os.path.isdir(os.environ['WANDB_DIR'])}", False),
         ("import wandb, os\ndef run(p, c): return {'made': os.path.isdir(os.environ['WANDB_DIR'])}", True),
         (
@@ -90,6 +89,7 @@ def test_what_the_user_has_set_stays(
 def test_the_folder_is_there_for_a_task_that_imports_wandb(
     children: Children, write: Write, tmp_path: Path, source: str, is_made: bool
 ) -> None:
+    end_template()
     (tmp_path / "wandb.py").touch()
     assert told(children, a_run(tmp_path, write(source)))["made"] is is_made
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -64,6 +64,14 @@ def entry_of(manager: ExperimentManager, width: int) -> Entry:
 def was_given_back(manager: ExperimentManager, width: int = 1) -> bool:
     entry = entry_of(manager, width)
     return (entry.state, entry.failures, entry.losses) == (State.PENDING, 0, 0)
+
+
+def command_line(process: psutil.Process) -> str:
+    """Return the words of a process; none of one that has ended meanwhile, such as a call of git."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def say(manager: ExperimentManager, type_: str, **fields: object) -> dict[str, object]:
@@ -201,9 +209,10 @@ def run(params, context):
 
 
 def test_an_endless_task_fails_by_its_timeout_and_the_worker_goes_on(tmp_path: Path) -> None:
-    text = '{{defaults: {{timeout_s: 0.2, experiment: "experiment:run", output_dir: results_exp1}}, '
-    text += "exp1: {{combinations: [width: {widths}]}}}}"
-    folder = gated_folder(tmp_path, "[1, 2]", ENDLESS, text)
+    text = '{{defaults: {{experiment: "experiment:run", output_dir: results_exp1}}, '
+    text += "exp1: {{defaults: {{timeout_s: 0.2}}, combinations: [width: [1]]}}, "
+    text += "exp2: {{combinations: [width: {widths}]}}}}"
+    folder = gated_folder(tmp_path, "[2]", ENDLESS, text)
     with folder.serving() as manager, worker_process(folder.root) as worker:
         assert worker.code() == 0
         entry = entry_of(manager, 1)
@@ -242,7 +251,8 @@ def test_ctrl_c_during_the_first_import_finishes_the_task(tmp_path: Path) -> Non
         await_file(folder.root / "importing")
         family = psutil.Process(worker.process.pid)
         for process in (family, *family.children(recursive=True)):
-            process.send_signal(signal.SIGINT)  # as a terminal does: to every process of its group
+            with suppress(psutil.NoSuchProcess):  # it has ended by itself
+                process.send_signal(signal.SIGINT)  # as a terminal does: to every process of its group
         worker.await_words("Finishing the current task")
         open_gate(folder.root)
         assert worker.code() == 0
@@ -304,7 +314,8 @@ def test_a_preempted_job_gives_its_task_back_though_every_process_got_the_signal
     with at_work(folder) as (manager, worker):
         family = psutil.Process(worker.process.pid).children(recursive=True)
         for process in family:
-            process.send_signal(number)
+            with suppress(psutil.NoSuchProcess):  # it has ended by itself
+                process.send_signal(number)
         worker.signal(number)
         assert worker.code() == 0
         assert "it has 20 s to save a checkpoint" in worker.output()
@@ -318,7 +329,8 @@ def test_a_worker_under_nohup_works_on_when_its_terminal_is_closed(folder: Folde
     try:
         with at_work(folder) as (_, worker):
             for process in (*psutil.Process(worker.process.pid).children(recursive=True), worker.process):
-                process.send_signal(signal.SIGHUP)
+                with suppress(psutil.NoSuchProcess):  # it has ended by itself
+                    process.send_signal(signal.SIGHUP)
             open_gate(folder.root)
             assert worker.code() == 0
     finally:
@@ -339,7 +351,7 @@ def test_nothing_is_left_of_a_worker_that_is_killed(tmp_path: Path, method: str)
         expected = ("experiment_runner_gpu.py", "sleep", "resource_tracker", method.replace("server", ""))
 
         def are_there() -> bool:
-            names = " ".join(" ".join(process.cmdline()) for process in marked_processes(mark))
+            names = " ".join(map(command_line, marked_processes(mark)))
             return all(name in names for name in expected)
 
         poll(are_there, f"processes called {expected}")
@@ -392,13 +404,13 @@ def test_a_worker_that_is_older_than_its_folders_first_manager_writes_its_rows_i
     assert not (folder.root / ".experiment_spool").exists()
 
 
-def test_a_worker_gives_up_after_its_patience_with_cause_and_remedy(folder: Folder) -> None:
-    with folder.serving() as manager:
-        port = manager.port
-    with worker_process(folder.root, "localhost", port, "--manager-wait-s", "0.3") as worker:
+def test_a_worker_gives_up_after_its_patience_with_cause_and_remedy(folder: Folder, nobody: int) -> None:
+    with folder.serving():
+        pass  # its token is there
+    with worker_process(folder.root, "localhost", nobody, "--manager-wait-s", "0.3") as worker:
         assert worker.code() == 1
     said = worker.output()
-    where = f"no manager answers at localhost:{port} (Connection refused)"
+    where = f"no manager answers at localhost:{nobody} (Connection refused)"
     assert f"Error requesting task: {where}; start one there with `distexp manager`" in said
     assert "Giving up after 0.3 s" in said
 
@@ -433,29 +445,34 @@ def test_an_experiment_does_not_see_the_token(folder: Folder, tmp_path: Path) ->
     assert {row["found"] for row in folder.rows()} == {"False"}
 
 
-STALLS = (
-    """
+STALLS = """
 import os, time
 from pathlib import Path
 while os.path.exists("stall"):
     Path("stalled").touch()
     time.sleep(0.01)
-"""
-    + GATED
-)
+""" + GATED.replace('"gate"', "f\"gate-{params['width']}\"")
 
 
 @linux_only
 def test_a_worker_listens_while_the_import_for_a_later_task_stalls(tmp_path: Path) -> None:
     folder = gated_folder(tmp_path, "[1, 2, 3]", STALLS)
     with folder.serving() as manager, worker_process(tmp_path, "localhost", manager.port) as worker:
+
+        def waits_for_the_import() -> bool:
+            has_begun = (tmp_path / "began-2-1").exists()  # in a process that stood by before the kill
+            if has_begun:
+                (tmp_path / "gate-2").touch()
+            is_next = f"Running task exp1_vary_width_{1 + has_begun}_42" in worker.output()
+            return is_next and (tmp_path / "stalled").exists()
+
         await_began(tmp_path)
         (tmp_path / "stall").touch()
         children = psutil.Process(worker.process.pid).children()
-        (template,) = [each for each in children if "forkserver" in " ".join(each.cmdline())]
+        (template,) = [each for each in children if "forkserver" in command_line(each)]
         template.kill()
-        open_gate(tmp_path)
-        await_file(tmp_path / "stalled")
+        (tmp_path / "gate-1").touch()
+        poll(waits_for_the_import, "the import for the second or third task stalls", 60)
         worker.signal(signal.SIGINT)
         worker.await_words("Finishing the current task")
         worker.signal(signal.SIGINT)
