@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = os.environ | {
@@ -19,8 +19,17 @@ MORE = int(os.environ.get("DISTEXP_EXAMPLES", "1"))  # times as many random exam
 
 
 def examples(number: int, **more: Any) -> settings:
-    """Settings of a property that `number` examples show every day, and many more when asked for."""
-    return settings(max_examples=number * MORE, deadline=None, database=None, **more)
+    """Settings of a property that `number` examples show every day, and many more when asked for.
+
+    No machine is too slow for it.
+    """
+    return settings(
+        max_examples=number * MORE,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        **more,
+    )
 
 
 class Clock:

@@ -14,9 +14,14 @@ import pytest
 from tests.support import ENVIRONMENT, poll
 
 EXPERIMENT = """
-import math, time
+import math, os, time
+from pathlib import Path
 EPOCHS = 9
 def run(params, context):
+    begun = Path("begun")
+    begun.mkdir(exist_ok=True)
+    while len(list(begun.iterdir())) >= 5 and not Path("gate").exists(): time.sleep(0.01)
+    (begun / str(os.getpid())).touch()
     right = 1 - abs(math.log10(params.get("lr", 0.01)) + 2) / 4 + params.get("width", 1) / 100
     for epoch in range(1, EPOCHS + 1):
         time.sleep(0.02)
@@ -129,6 +134,7 @@ def test_it_is_planned_run_killed_and_run_to_its_end_with_a_row_per_task(tmp_pat
     killed = start(tmp_path)
     poll(lambda: len(rows(tmp_path)) >= 3, "three rows", 60)
     kill_all(killed)
+    (tmp_path / "gate").touch()
     before = rows(tmp_path)
     assert len(before) < tasks
 

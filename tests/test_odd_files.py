@@ -100,12 +100,14 @@ def test_lines_of_rungs_of_any_length_cost_no_memory(tmp_path: Path) -> None:
     with path.open("r+b") as sparse:
         sparse.seek(100_000_000)
         sparse.write(b"\n" + line)
-    tracemalloc.start()
-    found = read_rungs(path)
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(found) == 2
-    assert peak_bytes < 1_000_000
+    peaks_bytes = []
+    for _ in range(2):  # another thread of this process may need memory, too
+        tracemalloc.start()
+        found = read_rungs(path)
+        peaks_bytes.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(found) == 2
+    assert min(peaks_bytes) < 1_000_000
 
 
 def test_who_can_do_without_it_goes_on(tmp_path: Path) -> None:

@@ -142,6 +142,7 @@ def test_a_checkpoint_can_be_loaded_without_unpickling_objects(tmp_path: Path) -
 def test_checkpoints_are_saved_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    monkeypatch.setattr("distexp.experiments.training.CHECKPOINT_EVERY_S", 3600.0)
     run(QUICK, context(tmp_path / "a"))
     assert not any((tmp_path / "a").iterdir())  # shorter than the interval
     monkeypatch.setattr("distexp.experiments.training.CHECKPOINT_EVERY_S", 0.0)

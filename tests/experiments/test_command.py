@@ -220,9 +220,12 @@ def test_a_process_left_behind_does_not_hold_the_task(folder: Path, monkeypatch:
     text = (
         "import subprocess\n"
         "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        "print(json.dumps({'pid': left.pid}), flush=True)\n"
+        "print(json.dumps({'step': 1, 'pid': left.pid}), flush=True)\n"
+        "while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n"
     )
-    result = run({}, context(script(folder, text), folder))
+    gate = folder / "gate"  # opened once that was read
+    made = context(script(folder, text, "{gate}"), folder, on_report=lambda *report: gate.touch())
+    result = run({"gate": str(gate)}, made)
     left = psutil.Process(int(result["pid"]))
     left.kill()
     for thread in threading.enumerate():

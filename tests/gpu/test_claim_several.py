@@ -288,4 +288,4 @@ def test_one_that_waits_for_two_is_served_though_workers_with_one_come_and_go(
                 got.append(claim_several(2, place))
             return bool(got)
 
-        poll(is_served, "two GPUs at once", 10)
+        poll(is_served, "two GPUs at once", 60)

@@ -72,15 +72,16 @@ def test_a_new_file_holds_header_and_rows_as_pandas_reads_them(tmp_path: Path) -
 
 def test_an_append_copies_nothing_of_the_rows_that_are_there(path: Path) -> None:
     points = points_of(5_000)
-    first, second, *others = [point.task for point in points]
+    first, second, third, *others = [point.task for point in points]
     file = ResultsFile(path.parent, ".", TaskIndex(points))
     file.append([a_row(task) for task in others])
-    file.append([a_row(first)])  # whatever is made once
-    tracemalloc.start()
-    file.append([a_row(second)])
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak_bytes < 50_000, "a set of 5,000 keys takes 500,000"
+    peaks_bytes = []
+    for task in (first, second, third):  # what is made once, or by another thread, counts once
+        tracemalloc.start()
+        file.append([a_row(task)])
+        peaks_bytes.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert min(peaks_bytes) < 50_000, "a set of 5,000 keys takes 500,000"
 
 
 def test_a_task_gets_no_second_row(path: Path) -> None:
@@ -312,7 +313,7 @@ def test_a_scan_without_news_opens_nothing(path: Path, recording: list[str]) -> 
     assert str(path) not in recording
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="counts bytes as Linux does")
+@pytest.mark.skipif(not os.path.exists("/proc/thread-self/io"), reason="counts bytes as Linux does")
 def test_a_scan_reads_only_what_is_new(path: Path) -> None:
     points = points_of(5_000)
     tasks = [point.task for point in points]
@@ -325,7 +326,7 @@ def test_a_scan_reads_only_what_is_new(path: Path) -> None:
 
 
 def bytes_read() -> int:
-    return int(Path("/proc/self/io").read_text().split()[1])
+    return int(Path("/proc/thread-self/io").read_text().split()[1])
 
 
 def test_rows_that_go_are_told(path: Path) -> None:

@@ -1,11 +1,22 @@
 """What is made for long is kept out of the garbage collector's sight, and nothing else is."""
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 
 from distexp.errors import DistexpError
 from distexp.system import gc as lasting
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """Nothing that an earlier test has set aside; and no collection comes by itself."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(0)
+    lasting.take_back()
+    yield
+    gc.set_threshold(*thresholds)
 
 
 class Cycle:

@@ -85,14 +85,18 @@ def test_a_file_that_was_deleted_between_open_and_lock_is_not_the_one_that_is_he
 
 @pytest.mark.skipif(os.name != "posix", reason="uses fork")
 def test_a_forked_child_neither_holds_nor_frees_the_lock(tmp_path: Path) -> None:
-    path = tmp_path / "rows.lock"
-    held = locks.acquire(path)
-    child = os.fork()
-    if child == 0:
-        held.release()
-        os._exit(0 if locks.is_held(path) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    held.release()
+    forks = (
+        "import os, sys\n"
+        "from distexp.system import locks\n"
+        "held = locks.acquire(sys.argv[1])\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    held.release()\n"
+        "    os._exit(0 if locks.is_held(sys.argv[1]) else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )  # in a process with one thread alone
+    command = [sys.executable, "-c", forks, str(tmp_path / "rows.lock")]
+    subprocess.run(command, check=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no modes")
