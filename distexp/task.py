@@ -27,6 +27,7 @@ DEFAULT_EXPERIMENT = "distexp.experiments.classification:run"
 COMMAND_EXPERIMENT = "distexp.experiments.command:run"  # what runs a `command:` task
 DEFAULT_SEED = 42
 MIB_PER_GB = 1024
+MAX_SLOTS = 128  # workers on a GPU, if somebody asks for a number: each slot is looked at
 MAX_SHARING = 16  # tasks at a time on a GPU that is shared without a fixed number: as many keep any GPU busy
 KEY_DIGITS = 20  # 80 bits: a collision among a million tasks has a chance of 4e-13
 

@@ -54,7 +54,7 @@ def last_lines(path: Path, lines: int, start: int = 0) -> list[str]:
             size = file.seek(0, 2)
             start = start if start <= size else 0  # its middle was cut out
             file.seek(max(start, size - TAIL_BYTES))
-            text = file.read().decode(errors="replace")
+            text = file.read(TAIL_BYTES).decode(errors="replace")  # no more, however fast the task writes
     except OSError:
         return []
     return text.splitlines()[-lines:]

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
     os.name != "posix" or os.geteuid() != 0, reason="only root can become another user"
 )
 BECOME = """
-import encodings.idna, fcntl, os, resource, socket, sys
+import encodings.idna, fcntl, os, resource, signal, socket, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 """
 READABLE = {".gitignore", "final_results.csv", "log.txt", "params.json", "metrics.csv", "result.json"}
@@ -115,6 +115,9 @@ os.mkfifo(at[0]); os.mkdir(at[1]); os.symlink("/etc/passwd", at[2])
 os.close(os.open(at[3], os.O_CREAT, 0o600))
 with open(at[4], "w") as sparse: sparse.truncate(3 << 30)
 os.chmod(at[4], 0o666)
+os.chdir(folder); theirs = socket.socket(socket.AF_UNIX); theirs.bind(os.path.basename(at[6]))
+leased = os.open(at[7], os.O_RDWR | os.O_CREAT)
+signal.signal(signal.SIGIO, signal.SIG_IGN); fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 print(flush=True)
 """
 
@@ -124,7 +127,7 @@ def test_what_another_user_puts_into_the_claims_folder_is_not_waited_for_followe
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", stand_in)
     monkeypatch.setenv("FAKE_NVML_SCENARIO", str(tmp_path / "machine.json"))
-    gpus = [gpu(index) for index in range(6)]
+    gpus = [gpu(index) for index in range(8)]
     write_scenario(tmp_path / "machine.json", *gpus)
     claims, thesis = tmp_path / "claims", tmp_path / "thesis.txt"
     monkeypatch.setenv("EXPERIMENT_GPU_CLAIMS", str(claims))
@@ -140,7 +143,13 @@ def test_what_another_user_puts_into_the_claims_folder_is_not_waited_for_followe
     ):
         assert (first.worker_id, second.worker_id) == ("gpu3", "gpu4")  # root opens the closed one, too
         claim_gpu()
-    for why in ("not a regular file", "is a folder", "is a link", "has another name, too (a hard link)"):
+    for why in (
+        "not a regular file",
+        "is a folder",
+        "is a link",
+        "has another name, too (a hard link)",
+        "is a socket",
+    ):
         assert why in str(none.value)
     assert thesis.read_text() == "chapter 1"
     assert thesis.stat().st_mode & 0o777 == 0o644

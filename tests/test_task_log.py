@@ -1,5 +1,7 @@
 """A log in pieces, and its end."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,10 @@ from hypothesis import strategies as st
 
 from distexp import task_log
 from distexp.errors import ProtocolError
-from distexp.task_log import PIECE_BYTES, last_lines, read_piece
+from distexp.task_log import PIECE_BYTES, TAIL_BYTES, last_lines, read_piece
 from distexp.wire.framing import MAX_MESSAGE_BYTES, encode
 from distexp.wire.messages import LogsReply
-from tests.support import examples
+from tests.support import examples, poll
 
 
 @examples(30)
@@ -69,3 +71,13 @@ def test_the_last_lines_are_those_of_a_long_log(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("".join(f"line {number}\n" for number in range(10_000)))
     assert last_lines(log, 2) == ["line 9998", "line 9999"]
+
+
+@pytest.mark.skipif(not shutil.which("yes"), reason="a program of Unix")
+def test_the_last_lines_of_a_log_that_grows_as_fast_as_it_is_read_are_few(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    with open(log, "wb") as file, subprocess.Popen(["yes"], stdout=file) as task:
+        poll(lambda: log.stat().st_size > TAIL_BYTES, "output")
+        found = [last_lines(log, TAIL_BYTES) for _ in range(20)]
+        task.kill()
+    assert max(map(len, found)) <= TAIL_BYTES / 2

@@ -20,7 +20,7 @@ from distexp.errors import ProtocolError
 from distexp.system.process import host_name
 from distexp.task import State
 from distexp.wire.framing import decode_request
-from distexp.wire.messages import Heartbeat, Progress, RequestTask, TaskComplete
+from distexp.wire.messages import Heartbeat, Progress, RequestTask, TaskComplete, TaskFailed
 from tests.live_manager import Folder, RawClient
 from tests.live_worker import gated_folder, open_gate, worker_process
 
@@ -180,9 +180,13 @@ def test_a_worker_of_this_version_tells_a_manager_of_0_1_0_to_be_updated(old: Pa
             b'{"type":"task_complete","worker_id":"w","version":"9.9","result":{"mood":1},"energy_j":5}',
             TaskComplete(worker_id="w", version="9.9", result={"mood": 1}),
         ),
+        (
+            b'{"type":"task_failed","worker_id":"w","version":"9.9","cause":"`moody`","error":"x","mood":1}',
+            TaskFailed(worker_id="w", version="9.9", error="x"),
+        ),
     ],
 )
-def test_fields_that_a_later_client_knows_are_ignored(line: bytes, request_: object) -> None:
+def test_fields_and_words_that_a_later_client_knows_are_ignored(line: bytes, request_: object) -> None:
     assert decode_request(line) == request_
 
 
@@ -196,6 +200,7 @@ def test_fields_that_a_later_client_knows_are_ignored(line: bytes, request_: obj
             "missing required field `step`",
         ),
         (b'{"type":"dance","version":"9.9"}', "Invalid value 'dance'"),
+        (b'{"type":"task_failed","worker_id":"w","error":"x","cause":"moody"}', "Invalid enum value 'moody'"),
         (
             b'{"type":"status","version":"9.9",%s}' % b",".join(b'"f%d":1' % n for n in range(200)),
             "unknown field",
@@ -215,3 +220,14 @@ def test_a_later_worker_works_for_this_manager(folder: Folder) -> None:
             task = worker.say("request_task")
             done = worker.say("task_complete", task_id=task["task_id"], result={"score": 1}, next=True)
         assert done["next"]["type"] == "task"
+
+
+def test_a_failure_of_a_kind_that_only_a_later_version_knows_is_charged_to_its_task(folder: Folder) -> None:
+    with folder.serving() as manager:
+        later = {"token": folder.token, "worker_id": "w", "instance": "1", "version": "9.9"}
+        with RawClient(manager.port, **later) as worker:
+            task = worker.say("request_task")
+            lease = {"lease_id": task["lease_id"], "key": task["key"]}
+            worker.say("task_failed", **lease, cause="moody", error="it was not in the mood")
+            assert worker.say("request_task")["key"] != task["key"], "it would run that one for ever"
+        assert manager.queue.entry(task["key"]).failures == 1

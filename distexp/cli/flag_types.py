@@ -1,5 +1,6 @@
-"""What flags take: a folder that is there, one of some words, some of the GPUs, a number or `auto`."""
+"""What flags take: a folder that is there, one of some words, some of the GPUs, numbers, `auto`."""
 
+import math
 import os
 import re
 from difflib import get_close_matches
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from distexp.errors import UserError
+from distexp.task import MAX_SLOTS
 
 
 class Folder(click.Path):
@@ -57,8 +59,23 @@ class IndexRanges(click.ParamType[tuple[int, ...]]):
         return tuple(found)
 
 
+class Number(click.types.FloatParamType):
+    """A number; not nan, which is no less and no more than any other, nor what would be without end."""
+
+    def __init__(self, *, is_finite: bool = False) -> None:
+        """`is_finite`: not inf either."""
+        self._is_finite = is_finite
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number) or (self._is_finite and math.isinf(number)):
+            self.fail(f"{value!r} is no number that could be meant here", param, ctx)
+        return number
+
+
 class CountOrAuto(click.ParamType[int | None]):
-    """A number from 1 on, or `auto`, which becomes None."""
+    """A number from 1 to `MAX_SLOTS`, or `auto`, which becomes None."""
 
     name = "K"
 
@@ -66,6 +83,6 @@ class CountOrAuto(click.ParamType[int | None]):
         """Return the number; None for `auto`."""
         if value is None or str(value).lower() == "auto":
             return None
-        if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"{value!r}: write a number from 1 on, or auto", param, ctx)
+        if re.fullmatch(r"[0-9]{1,9}", str(value)) is None or not 1 <= int(value) <= MAX_SLOTS:
+            self.fail(f"{value!r}: write a number from 1 to {MAX_SLOTS}, or auto", param, ctx)
         return int(value)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from distexp.cli.flag_types import Number
 from distexp.cli.options import CONFIGS, WORKDIR
 from distexp.cluster import slurm
 from distexp.launcher.local_run import RELAY
@@ -33,7 +34,7 @@ from distexp.wire.messages import DEFAULT_PORT
 @WORKDIR
 @click.option(
     "--rescan-s",
-    type=float,
+    type=Number(),
     default=RESCAN_S,
     show_default=True,
     metavar="S",

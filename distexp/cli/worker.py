@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import click
 
-from distexp.cli.flag_types import CountOrAuto, IndexRanges, OneOf
+from distexp.cli.flag_types import CountOrAuto, IndexRanges, Number, OneOf
 from distexp.cluster import slurm
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, taken_slots, unclaimable
@@ -112,7 +112,7 @@ class Settings:
 )
 @click.option(
     "--min-free-gb",
-    type=float,
+    type=Number(is_finite=True),
     default=MIN_FREE_GB,
     show_default=True,
     metavar="GB",
@@ -182,7 +182,7 @@ class Settings:
 )
 @click.option(
     "--manager-wait-s",
-    type=float,
+    type=Number(),
     default=MANAGER_WAIT_S,
     show_default=True,
     metavar="S",
@@ -390,7 +390,7 @@ def work_on(
     pin(claim, settings.threads)
     adopt_orphans()  # of tasks that were killed: else nobody could tell whose they are
     uuids = [gpu.uuid for gpu in claim.gpus]
-    monitor = GpuMonitor(uuids) if uuids else None
+    monitor = GpuMonitor(uuids, claim.renew) if uuids else None
     is_sharing = settings.slots_per_gpu is None and bool(uuids)
     memory = MemoryMonitor(uuids[0], settings.gpu_request.min_free_mib) if is_sharing else None
     with contextlib.suppress(OSError):  # a folder that cannot be written has no lock in it either

@@ -73,6 +73,11 @@ class Claim:
         uuids = ",".join(gpu.uuid for gpu in self.gpus)
         return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": uuids}
 
+    def renew(self) -> None:
+        """Show that the claim is in use: months may pass, and /tmp be cleaned of old files meanwhile."""
+        for lock in self._locks:
+            lock.renew()
+
     def release(self) -> None:
         """Let others have the device."""
         for lock in self._locks:
@@ -134,10 +139,13 @@ def claim_gpu(request: GpuRequest = ANY_GPU, *, slots: int = 1) -> Claim:
     _make_shared(folder)
     refused: dict[str, str] = {}
     is_claimed = cache(lambda gpu: _is_claimed(gpu, folder))  # to look takes a moment, if it is
+    is_whole = cache(lambda gpu: _is_held(_whole_path(gpu, folder)))  # one worker has its every slot
     kept = cache(lambda gpu: _kept(gpu, folder))
     for slot in range(slots):
         wanted = request.beside_others() if slot and request.joins else request
         for gpu in wanted.in_order(gpus):
+            if slot and is_whole(gpu):
+                continue
             if wanted is not request and (request.is_too_small(gpu) or not is_claimed(gpu)):
                 continue  # its memory is not held by somebody who shares
             claim = kept(gpu) or _try_claim(gpu, slot, folder, wanted)
@@ -297,7 +305,7 @@ def unclaimable(gpus: Sequence[GpuStatus], *, slots: int = 1) -> dict[str, str]:
     folder = default_claim_folder()
     reasons: dict[str, str] = {}
     for gpu in gpus:
-        for slot in range(slots):
+        for slot in range(1 if _is_held(_whole_path(gpu, folder)) else slots):
             lock = _lock_slot(gpu, slot, folder) if os.path.exists(folder) else None
             if not isinstance(lock, str):  # free
                 if lock:

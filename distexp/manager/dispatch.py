@@ -164,8 +164,9 @@ class Dispatcher:
         if not all(map(self._queue.is_live, shortened)):
             self._waiting.look()  # a task is free
 
-    def _closed_to(self, worker: WorkerInfo) -> frozenset[str]:
-        return self._queue.holds.closed_to(worker, self._queue.now_s())
+    def _closed_to(self, worker: Worker) -> object:
+        closed = self._queue.holds.closed_to(worker.info, self._queue.now_s())
+        return closed, self._forecaster.too_long(worker.left_s)
 
     def _is_seen_to_die(self, worker: WorkerInfo) -> bool:
         """Return whether process and task are gone; wait for that as long as it usually takes."""

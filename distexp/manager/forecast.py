@@ -62,6 +62,7 @@ class Forecaster:
         self._random = random.Random(0)
         self._done_s: deque[float] = deque(maxlen=RATE_TASKS)  # when each was completed, on its clock
         self._took_s: dict[str, deque[float]] = {}  # phase -> seconds, of those completed last
+        self._median_s: dict[str, float] = {}  # of those: each of a thousand workers that wait is asked about
         self._failures: dict[str, FailureStatus] = {}  # cause without its numbers -> its latest
         self._sample: dict[str, tuple[Task, Features]] = {}
         self._without = frozenset[str]()  # held phases, of which there is none in the sample
@@ -79,6 +80,7 @@ class Forecaster:
                 self._keep(lease.task, now_s - lease.since_s)
                 took_s = self._took_s.setdefault(lease.task.phase, deque(maxlen=MEDIAN_OF))
                 took_s.append(now_s - lease.since_s)
+                self._median_s[lease.task.phase] = median(took_s)
 
     def _keep(self, task: Task, seconds: float) -> None:
         """Keep a fair sample of all that was measured (algorithm R, Vitter 1985)."""
@@ -228,7 +230,7 @@ class Forecaster:
         if left_s is None:
             return frozenset()
         with self._lock:
-            return frozenset(phase for phase, took_s in self._took_s.items() if median(took_s) > left_s)
+            return frozenset(phase for phase, usual_s in self._median_s.items() if usual_s > left_s)
 
 
 def _left_s(model: "Model", lease: Lease, whole_s: float | None, now_s: float) -> float:

@@ -24,6 +24,7 @@ from distexp.workdir import Workdir, write_private
 PULSE_S = 5.0  # between two pulses, as between two rescans
 SILENCE_S = 20.0  # of the pulse, after which a manager of another host is taken for dead
 LOOK_S = 0.5  # between two looks at it
+RENEW_S = 3600.0  # between two times that our files on this host are made to look new
 DELETED = "{} was deleted or replaced while the manager ran; start it again"
 
 log = logging.getLogger("distexp.manager")
@@ -48,6 +49,7 @@ class NetworkFolder:
         self._stamp = ""  # of our journal, once it is the newest
         self._pulses = 0
         self._next_pulse_s = 0.0  # monotonic: when to write the next
+        self._next_renewal_s = 0.0
         self.lost_to = ""  # why the folder is not this manager's any more
 
     # -- at the start --------------------------------------------------------------------------------------
@@ -110,6 +112,7 @@ class NetworkFolder:
             return
         self._pulses += 1
         self._next_pulse_s = time.monotonic() + PULSE_S
+        self._renew_local_files()
         try:
             self._workdir.pulse.write_text(f"{self._stamp} {self._pulses}\n", encoding="ascii")
             self._workdir.journal_place.lstat()
@@ -121,6 +124,15 @@ class NetworkFolder:
         else:
             if (place := place_of(self._workdir)) and place.stamp != self._stamp:
                 self.lost_to = f"the manager of {place.host} has taken over {self._workdir.root}"
+
+    def _renew_local_files(self) -> None:
+        """Keep what cleans /var/tmp of old files from those that are used for months, and written once."""
+        if time.monotonic() < self._next_renewal_s:
+            return
+        self._next_renewal_s = time.monotonic() + RENEW_S
+        for path in self._workdir.local.rglob("*"):
+            with contextlib.suppress(OSError):  # a lock of a worker that has just left
+                os.utime(path)
 
     def give_back(self) -> None:
         """Copy the journal, which is closed, back into the folder, unless that is another's by now."""

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 
 from distexp.manager.explain import unmet_text
 from distexp.manager.sweep_state import SweepState
@@ -25,6 +26,7 @@ class UnmetNeeds:
         self._queue, self._registry = sweep.queue, sweep.registry
         self._next_look_s = 0.0
         self._found, self._since_s = "", 0.0
+        self._kind = ""  # of what was found, however much memory is free just now
         self._told = set[str]()
         self.why = ""  # what is needed and what is there, once that has lasted
         self.is_for_good = False  # not for want of memory that others hold now
@@ -42,8 +44,8 @@ class UnmetNeeds:
         if not before:
             self._since_s = now_s
         self.why = self._found if now_s >= self._since_s + UNMET_S else ""
-        if self.why and self.why not in self._told:
-            self._told.add(self.why)
+        if self.why and self._kind not in self._told:
+            self._told.add(self._kind)
             log.warning("No worker that is connected can run what is left: %s", self.why)
 
     def _look(self, stuck: Set[str]) -> str:
@@ -53,8 +55,13 @@ class UnmetNeeds:
             return ""  # one that listens waits for a GPU
         needs = self._queue.queries.unmet_needs(lambda need: any(each.meets(need) for each in workers))
         self.is_for_good = not any(_may_meet(each, need) for _, need in needs for each in workers)
-        told = [f"phase {phase} {unmet_text(need, workers)}" for phase, need in needs]
-        return "; ".join([*told[:SHOWN], *(["..."] if len(told) > SHOWN else [])])
+        self._kind = _told(needs, [replace(each, free_mib=0) for each in workers])
+        return _told(needs, workers)
+
+
+def _told(needs: Sequence[tuple[str, Need]], workers: Sequence[WorkerInfo]) -> str:
+    told = [f"phase {phase} {unmet_text(need, workers)}" for phase, need in needs]
+    return "; ".join([*told[:SHOWN], *(["..."] if len(told) > SHOWN else [])])
 
 
 def _may_meet(worker: WorkerInfo, need: Need) -> bool:

@@ -11,17 +11,17 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from distexp.errors import DistexpError
 from distexp.manager.workers import Worker
-from distexp.queue.entry import WorkerInfo
 from distexp.wire.messages import MAX_WAIT_S, NoTask, TaskReply
 
 HEARS_NEW = hasattr(selectors, "EpollSelector") or hasattr(selectors, "KqueueSelector")
+MAX_HEARD = 500  # connections that `select` takes, on Windows; of the others, who left is seen when answered
 PAUSE_S = 1.0  # after a turn that broke off: it may break again at once
 AT_ONCE = 16  # workers that share a commit of the journal
 
@@ -37,19 +37,19 @@ class _WaitingRequest:
     worker: Worker
     descriptor: int  # of its connection; readable while it waits: the peer has left, or wants something else
     first: NoTask  # what it would have been told at once
+    since_s: float  # since when its worker has nothing to do; monotonic
     answer: Assignment | None = None
     is_answered: threading.Event = field(default_factory=threading.Event)
 
-    def kind(self, closed: Set[str]) -> tuple[object, ...]:
+    def kind(self, closed: object) -> tuple[object, ...]:
         """Equal for workers of which one gets a task only if any of them does.
 
-        `closed` are the phases of which this one gets none.
+        `closed` tells of which phases this one gets none, and why.
         """
         worker, info = self.worker, self.worker.info
-        time_left = worker.left_s and info.name
         gpu = info.shared_gpu or info.free_mib
         version = info.earlier and info.earlier.text
-        return (info.memory_mib, info.gpus, gpu, info.device, time_left, worker.excluded, version, closed)
+        return (info.memory_mib, info.gpus, gpu, info.device, worker.excluded, version, closed)
 
 
 class WaitingWorkers:
@@ -58,13 +58,13 @@ class WaitingWorkers:
     def __init__(
         self,
         assign: Callable[[Sequence[Worker]], list[Assignment]],
-        closed_to: Callable[[WorkerInfo], Set[str]],
+        closed_to: Callable[[Worker], object],
     ) -> None:
         """Nobody waits yet.
 
         Args:
             assign: Returns a task for each worker, or why it gets none.
-            closed_to: Returns the phases of which a worker gets no task now, though others may.
+            closed_to: Returns, to be compared, of which phases a worker gets no task now, though others may.
         """
         self._assign, self._closed_to = assign, closed_to
         self._lock = threading.Lock()
@@ -93,16 +93,18 @@ class WaitingWorkers:
             known: See `first`.
             wait_s: Seconds, at most `MAX_WAIT_S`.
         """
-        request = _WaitingRequest(worker, descriptor, first)
+        since_s = time.monotonic()
+        if worker.instance:  # it keeps its place; of clients without one, several may have one name
+            since_s = worker.waits_since_s = worker.waits_since_s or since_s
+        request = _WaitingRequest(worker, descriptor, first, since_s)
         with self._lock:
             if self._is_closed:
                 return first
             if self._thread is None:
                 self._start()
-            if worker.waits_since_s is None:
-                worker.waits_since_s = time.monotonic()
+            if HEARS_NEW or len(self._requests) < MAX_HEARD:
+                self._selector.register(descriptor, selectors.EVENT_READ, request)
             self._requests[descriptor] = request
-            self._selector.register(descriptor, selectors.EVENT_READ, request)
             self._must_try |= self.changes != known
         if (
             self._must_try or not HEARS_NEW
@@ -147,7 +149,8 @@ class WaitingWorkers:
         with self._lock:
             if self._requests.get(request.descriptor) is request:
                 del self._requests[request.descriptor]
-                self._selector.unregister(request.descriptor)
+                with contextlib.suppress(KeyError):  # there were too many
+                    self._selector.unregister(request.descriptor)
 
     def _answer(self, request: _WaitingRequest, answer: Assignment | None) -> None:
         self._leave(request)
@@ -183,7 +186,7 @@ class WaitingWorkers:
             return
         for key, _ in ready:
             if isinstance(key.data, _WaitingRequest):
-                self._answer(key.data, None)
+                self._answer(key.data, key.data.first)  # which says when to ask again, not at once
         with contextlib.suppress(BlockingIOError):
             while self._woken.recv(4096):
                 pass
@@ -195,7 +198,7 @@ class WaitingWorkers:
 
     def _try_line(self) -> None:
         with self._lock:
-            line = sorted(self._requests.values(), key=lambda each: each.worker.waits_since_s or 0.0)
+            line = sorted(self._requests.values(), key=lambda each: each.since_s)
         hopeless = set[object]()
         left = (each for each in line if each.worker.drained or self._kind(each) not in hopeless)
         while some := list(itertools.islice(left, AT_ONCE)):
@@ -211,7 +214,7 @@ class WaitingWorkers:
                     hopeless.add(self._kind(request))
 
     def _kind(self, request: _WaitingRequest) -> object:
-        return request.kind(self._closed_to(request.worker.info))
+        return request.kind(self._closed_to(request.worker))
 
 
 def _is_news(answer: Assignment, first: NoTask) -> bool:

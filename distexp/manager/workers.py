@@ -179,6 +179,7 @@ class WorkerRegistry:
                     self._connected -= 1
                     if worker.is_dismissed:
                         self._forget_drain(worker)
+                        worker.drained &= bool(worker.instance)  # else the next one may have this name
 
     def listen(self, connection: int) -> None:
         """Note a connection that asks for the status with the secret, as a worker without a GPU does."""

@@ -14,6 +14,7 @@ from distexp.sweep.templates import fill, placeholders, split_command
 from distexp.task import Task, joined
 
 UNNAMED = "0.1.0"  # the version of workers that name none
+MAX_VERSION_CHARS = 100  # that are looked at
 NEW_VARIABLES = ("DISTEXP_RUN_DIR", "DISTEXP_REPORT")  # which a command may read by itself
 
 Version = tuple[int, int]
@@ -28,9 +29,9 @@ class Novelty(NamedTuple):
 
 
 def parse_version(text: str) -> Version:
-    """Return major and minor number; zeros where the text holds none."""
-    found = re.match(r"(\d{1,9})\.(\d{1,9})", text)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    """Return major and minor number, as PEP 440 has them; zeros where the text holds none."""
+    found = re.match(r"v?(\d+)(?:\.(\d+))?", text[:MAX_VERSION_CHARS])
+    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
 def _is_filled_otherwise(planned: Planned, task: Task) -> bool:

@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,15 @@ _FLAGS = (
     | getattr(os, "O_NOFOLLOW", 0)
     | getattr(os, "O_NONBLOCK", 0)  # for a FIFO in the file's place
 )
+
+
+_NO_LOCK_FILES = {  # by the error of opening them
+    errno.ELOOP: "a link",
+    errno.EISDIR: "a folder",
+    errno.ENXIO: "a socket or a device",
+    errno.ENODEV: "a device",
+    errno.ETXTBSY: "a program that runs",
+}
 
 
 class NotALockFile(OSError):
@@ -92,6 +102,11 @@ class FileLock:
             os.ftruncate(self._descriptor, os.write(self._descriptor, text.encode()))
         except OSError:
             pass  # a place in line for GPUs that cannot be renewed ends, nothing else
+
+    def renew(self) -> None:
+        """Make the file look new: what cleans /tmp of old files would else delete it under its holder."""
+        with suppress(OSError, TypeError):  # Windows knows no times by descriptor, and cleans no such folder
+            os.utime(self._descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -174,7 +189,10 @@ def read_note(path: str | Path) -> str:
 
 def _try(path: str | Path, mode: int | None) -> FileLock | None:
     """Return the lock unless somebody else holds it, or has replaced the file meanwhile."""
-    descriptor = _open(path, PRIVATE if mode is None else mode)
+    try:
+        descriptor = _open(path, PRIVATE if mode is None else mode)
+    except BlockingIOError:  # its owner has leased it, by `fcntl`: for a minute at most
+        return None
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
@@ -199,9 +217,8 @@ def _open(path: str | Path, mode: int) -> int:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, _FLAGS, mode)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR):
-            kind = "folder" if error.errno == errno.EISDIR else "link"
-            raise NotALockFile(f"{path} is a {kind}, not a regular file; move it away") from None
+        if kind := _NO_LOCK_FILES.get(error.errno or 0):
+            raise NotALockFile(f"{path} is {kind}, not a regular file; move it away") from None
         raise
 
 

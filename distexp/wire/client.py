@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -256,7 +257,7 @@ class Client:
             raise ManagerUnreachable(f"{self._workdir.token}: its disk does not answer")
         host, port = self._place(folder)
         try:
-            plain = socket.create_connection((host, port), CONNECT_S)
+            plain = _connected(host, port)
         except UnicodeError as error:  # a name with empty or overlong parts
             raise UserError(f"host: {host!r} is no host name or address ({error})") from None
         with plain:  # closed, unless TLS takes it over
@@ -304,6 +305,13 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _connected(host: str, port: int) -> socket.socket:
+    if host == "localhost":  # which may be `::1` alone, where no manager of ours listens
+        with suppress(OSError):
+            return socket.create_connection(("127.0.0.1", port), CONNECT_S)
+    return socket.create_connection((host, port), CONNECT_S)
 
 
 def _type(reply: AnyReply) -> str:

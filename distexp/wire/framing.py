@@ -29,6 +29,7 @@ Message = TypeVar("Message")
 _requests: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
 _replies: msgspec.json.Decoder[AnyReply] = msgspec.json.Decoder(AnyReply)
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]*)`(?: - at `\$\.(\w+)`)?")
+_UNKNOWN_VALUE = re.compile(r"Invalid enum value .* - at `\$\.(\w+)`", re.DOTALL)
 _NOT_STRICT = re.compile(rb"NaN|Infinity|}[ \t\r]*{")  # what may need a look by the standard library
 _GLUED = re.compile(rb"}[ \t\r]*{")
 _OPENS = re.compile(r"[ \t\r\n]*(?=\{)")
@@ -61,7 +62,7 @@ def decode_request(line: bytes) -> AnyRequest:
 
 
 def _of_another_version(line: bytes, error: ProtocolError) -> AnyRequest:
-    """Return the request without the fields that are not known, if it names a version; else raise."""
+    """Return the request without what is not known in it, if it names a version; else raise."""
     try:
         fields: Any = msgspec.json.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -72,12 +73,19 @@ def _of_another_version(line: bytes, error: ProtocolError) -> AnyRequest:
         try:
             return msgspec.convert(fields, type=AnyRequest)  # type: ignore[no-any-return]
         except msgspec.ValidationError as problem:
-            found = _UNKNOWN.fullmatch(str(problem))
-            place = fields.get(found[2], {}) if found and found[2] else fields
-            if found is None or found[1] not in place:
+            place, name = _unknown_in(fields, str(problem))
+            if name not in place:
                 raise _refusal(problem) from None
-            del place[found[1]]
+            del place[name]
     raise error
+
+
+def _unknown_in(fields: dict[str, Any], problem: str) -> tuple[dict[str, Any], str]:
+    """Return where in a request stands what is not known by this version, and the name of that field."""
+    if found := _UNKNOWN_VALUE.fullmatch(problem):
+        return fields, found[1]  # without it the default holds, as for one who never named it
+    found = _UNKNOWN.fullmatch(problem)
+    return (fields.get(found[2], {}) if found[2] else fields, found[1]) if found else ({}, "")
 
 
 def decode_reply(line: bytes) -> AnyReply:

@@ -28,6 +28,7 @@ SORTED_BY = ("task", "state", "phase", "attempts", "worker", "error")
 PAGE = 100  # tasks a reply of `tasks` holds at most: keeps it far below the limit of a message
 
 WorkerId = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,100}\Z")]  # it stands in log lines and in rows
+WorkerName = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{1,356}\Z")]  # perhaps with its host before a slash
 HostName = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f]{0,255}\Z")]  # so does this; empty: unknown
 Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{0,64}\Z")]  # and this; empty: unknown, or no repository
 Natural = Annotated[int, Meta(ge=0, lt=2**53)]  # what every JSON library reads exactly
@@ -209,7 +210,7 @@ class Resume(Request, frozen=True, kw_only=True, tag="resume"):
 class Drain(Request, frozen=True, kw_only=True, tag="drain"):
     """Assign nothing more to this worker: it leaves after its current task."""
 
-    worker_id: WorkerId
+    worker_id: WorkerName
 
 
 class Prioritize(Request, frozen=True, kw_only=True, tag="prioritize"):

@@ -1,6 +1,6 @@
 """Reads utilization and free memory of a worker's GPUs, without waiting for a driver that hangs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from distexp.errors import NoGpuError
 from distexp.gpu.devices import MIB, open_nvml, read_utilization
@@ -13,8 +13,9 @@ READ_TIMEOUT_S = 0.5  # a heartbeat waits for the driver no longer
 class GpuMonitor:
     """Reads a worker's GPUs in another thread: a driver that hangs delays no heartbeat.  For one thread."""
 
-    def __init__(self, uuids: Sequence[str]) -> None:
-        self._uuids = uuids
+    def __init__(self, uuids: Sequence[str], on_look: Callable[[], None] = lambda: None) -> None:
+        """Call `on_look` at each look, in that thread."""
+        self._uuids, self._on_look = uuids, on_look
         self._look: Beside[list[GpuUse | None]] | None = None  # the last one, which may still hang
 
     def usage(self) -> GpuUse | None:
@@ -38,8 +39,12 @@ class GpuMonitor:
 
     def _read(self) -> list[GpuUse | None]:
         if self._look is None or self._look.is_over():  # one that has hung tells of then
-            self._look = Beside(lambda: [read_use(uuid) for uuid in self._uuids])
+            self._look = Beside(self._read_all)
         return self._look.result() if self._look.is_over(READ_TIMEOUT_S) else []
+
+    def _read_all(self) -> list[GpuUse | None]:
+        self._on_look()
+        return [read_use(uuid) for uuid in self._uuids]
 
 
 def read_use(uuid: str) -> GpuUse | None:

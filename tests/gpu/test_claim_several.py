@@ -9,8 +9,18 @@ import sys
 import pytest
 
 from distexp.errors import NoGpuError, UserError
-from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, KEPT_S, PlaceInLine, claim_gpu, claim_gpus, unclaimable
+from distexp.gpu.claim import (
+    CLAIM_FOLDER_VARIABLE,
+    INSTANT_S,
+    KEPT_S,
+    PlaceInLine,
+    claim_gpu,
+    claim_gpus,
+    unclaimable,
+)
 from distexp.gpu.devices import GpuRequest, describe_gpus, list_gpus
+from distexp.system import locks
+from distexp.task import MAX_SLOTS
 from tests.stand_in import pynvml as stand_in
 from tests.stand_in.machine import environment, gpu, mig_instance, write_scenario
 from tests.support import poll
@@ -133,6 +143,25 @@ def test_a_claim_on_several_gpus_takes_every_slot_of_each(machine, claim, claim_
         with pytest.raises(NoGpuError, match="claimed by another worker"):
             claim_gpu(GpuRequest(FOUR_GB), slots=slots)
     assert unclaimable(list_gpus(), slots=3).keys() == {gpu(i)["uuid"] for i in range(3)}
+
+
+def test_workers_that_share_do_not_try_each_slot_of_a_gpu_that_one_has_whole(
+    machine, claims, claim, claim_several, monkeypatch
+):
+    machine(gpu(0), gpu(1))
+    claim_several(2)
+    tried, acquire = [], locks.acquire
+
+    def noted(path, wait_s=0.0, **more):
+        tried.append(wait_s)
+        return acquire(path, wait_s, **more)
+
+    monkeypatch.setattr(locks, "acquire", noted)
+    with pytest.raises(NoGpuError, match="claimed by another worker"):
+        claim_gpu(GpuRequest(FOUR_GB, joins=True), slots=MAX_SLOTS)
+    assert unclaimable(list_gpus(), slots=MAX_SLOTS).keys() == {gpu(i)["uuid"] for i in range(2)}
+    assert sum(tried) <= 6 * INSTANT_S, "three looks at each GPU"
+    assert len([*claims.glob("*.slot*")]) == 2
 
 
 def test_gpus_that_become_free_are_kept_for_the_first_in_line(machine, claim, claim_several):

@@ -246,6 +246,19 @@ def test_a_drained_worker_leaves_after_its_task(manager: ExperimentManager, user
     assert user.say("drain", worker_id="gpu7")["error"].startswith("worker gpu7: not known")
 
 
+def test_a_drain_is_of_a_client_without_an_instance_until_it_has_left(
+    manager: ExperimentManager, user: RawClient
+) -> None:
+    own = {"instance": "", "heartbeat_s": None}
+    with worker(manager, **own) as client:
+        client.say("request_task")
+        user.say("drain", worker_id="gpu0")
+        assert client.say("request_task")["reason"] == "done"
+    poll(lambda: user.say("status")["status"]["workers"] == 0, "its end")
+    with worker(manager, **own) as client:
+        assert client.say("request_task")["type"] == "task", "somebody has started the script again"
+
+
 def test_a_pause_and_a_drain_outlive_the_manager(folder: Folder) -> None:
     with (
         folder.serving() as manager,

@@ -232,6 +232,19 @@ def test_a_manager_whose_folder_was_taken_over_or_deleted_stops_and_writes_nothi
     assert "was deleted or replaced" in there.lost_to
 
 
+def test_while_it_runs_a_cleaner_of_old_files_finds_none_of_its_own(mount: Lab) -> None:
+    workdir = mount.be_on("here")
+    (folder := Folder(mount.root)).configure([1])
+    with folder.serving() as manager:
+        ours = [path for path in workdir.local.rglob("*") if path.is_file()]
+        for path in ours:
+            os.utime(path, (0, 0))
+        manager._network._next_pulse_s = manager._network._next_renewal_s = 0.0
+        manager.run_once()
+        assert {"lock", "nonce"} <= {path.name for path in ours}
+        assert not [path for path in ours if path.stat().st_mtime == 0]
+
+
 def test_a_drive_that_does_not_answer_for_a_moment_stops_no_manager(
     mount: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

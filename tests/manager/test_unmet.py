@@ -147,3 +147,13 @@ def test_a_manager_that_other_machines_reach_waits_for_their_workers(folder: Fol
                 manager.run_once()
         assert not manager._is_done
     assert len(told(folder)) == 1
+
+
+def test_memory_of_a_gpu_that_comes_and_goes_does_not_fill_the_log(folder: Folder) -> None:
+    folder.configure("", CONFIG.replace("{needs}", "min_free_gb: 60"))
+    with folder.serving() as manager, worker(manager, **A100) as client:
+        for free_mib in (15_000, 14_000, 13_000):
+            client.say("request_task", free_mib=free_mib)
+            for _ in range(2):
+                manager.run_once()
+    assert len(told(folder)) == 1

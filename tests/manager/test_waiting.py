@@ -2,14 +2,15 @@
 
 import selectors
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 
 import pytest
 
 from distexp.manager import dispatch, waiting
 from distexp.manager.manager import ExperimentManager
-from distexp.manager.waiting import AT_ONCE
+from distexp.manager.waiting import AT_ONCE, Assignment
+from distexp.manager.workers import Worker
 from distexp.task import State
 from distexp.wire.server import Connection
 from tests.live_manager import Folder, RawClient, secret_of, worker
@@ -58,6 +59,45 @@ def test_who_asks_again_keeps_its_place(manager: ExperimentManager) -> None:
         wait(manager, first, 2)
         give_back(busy, task)
         assert first.read()["type"] == "task"
+
+
+def test_clients_of_one_name_do_not_pass_by_others(folder: Folder) -> None:
+    folder.configure([1, 2])
+    own = {"instance": "", "heartbeat_s": None}
+    with (
+        folder.serving() as manager,
+        worker(manager) as busy,
+        worker(manager, "gpu1") as fair,
+        worker(manager, "by-hand", **own) as one,
+        worker(manager, "by-hand", **own) as other,
+    ):
+        tasks = [busy.say("request_task", instance=each) for each in ("1", "2")]
+        for number, each in enumerate((one, fair, other), start=1):
+            wait(manager, each, number)
+        for task, waiting in zip(tasks, (one, fair), strict=True):
+            give_back(busy, task)
+            assert waiting.read()["key"] == task["key"]
+
+
+def test_of_many_whose_time_is_limited_one_speaks_for_all_that_are_like_it(
+    manager: ExperimentManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, assign = list[int](), manager.dispatcher.assign
+
+    def count(workers: Sequence[Worker], *, have_waited: bool = False) -> list[Assignment]:
+        asked.append(len(workers))
+        return assign(workers, have_waited=have_waited)
+
+    with ExitStack() as stack:
+        stack.enter_context(worker(manager)).say("request_task")
+        for number in range(3 * AT_ONCE):
+            idle = stack.enter_context(worker(manager, f"job{number}", left_s=3600.5 + number))
+            wait(manager, idle, number + 1)
+        monkeypatch.setattr(manager.dispatcher, "assign", count)
+        manager.dispatcher.look_again()
+        poll(lambda: bool(asked), "a look")
+        with manager.dispatcher._waiting._trying:
+            assert sum(asked) <= AT_ONCE
 
 
 def test_work_that_only_others_can_do_passes_by_who_cannot(folder: Folder) -> None:
@@ -153,6 +193,27 @@ def test_a_drained_worker_and_a_pause_are_told_at_once(manager: ExperimentManage
         assert told["message"] == "paused"
 
 
+def test_a_worker_is_drained_by_its_name_however_long_that_of_its_host_is(manager: ExperimentManager) -> None:
+    host = f"{'node.' * 50}x"
+    with worker(manager) as busy, worker(manager, "gpu0+1", host=host) as idle:
+        busy.say("request_task")
+        wait(manager, idle)
+        with RawClient(manager.port, token=secret_of(manager)) as user:
+            assert user.say("drain", worker_id=f"{host}/gpu0+1")["type"] == "ack"
+        assert idle.read()["reason"] == "done"
+
+
+def test_a_client_that_sends_more_while_it_waits_is_told_when_to_ask_again(
+    manager: ExperimentManager,
+) -> None:
+    with worker(manager) as busy, worker(manager, "gpu1") as idle:
+        busy.say("request_task")
+        wait(manager, idle)
+        idle.socket.sendall(b"\n")  # which a program has sent by itself
+        told = idle.read()
+    assert (told["reason"], told["retry_after_s"]) == ("wait", dispatch.WAIT_S)
+
+
 def test_a_new_task_of_an_edited_config_goes_to_who_waits(folder: Folder, manager: ExperimentManager) -> None:
     with worker(manager) as busy, worker(manager, "gpu1") as idle:
         busy.say("request_task")
@@ -192,6 +253,23 @@ def test_a_worker_that_died_while_it_waited_gets_nothing(
         wait(manager, other)
         give_back(busy, task)
         assert other.read()["attempt"] == 2
+
+
+def test_more_may_wait_than_a_system_hears_at_a_time(
+    folder: Folder, manager: ExperimentManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+    monkeypatch.setattr(waiting, "HEARS_NEW", False)
+    monkeypatch.setattr(waiting, "MAX_HEARD", 1)
+    with ExitStack() as stack:
+        stack.enter_context(worker(manager)).say("request_task")
+        idle = [stack.enter_context(worker(manager, f"cpu{number}")) for number in range(3)]
+        for number, client in enumerate(idle, start=1):
+            wait(manager, client, number)
+        folder.configure([1, 2, 3, 4])
+        manager.rescan()
+        manager.run_once()
+        assert len({client.read()["key"] for client in idle}) == len(idle)
 
 
 def test_a_task_whose_worker_left_before_it_began_costs_nothing(

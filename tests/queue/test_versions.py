@@ -57,7 +57,15 @@ def a_grid(**more: Any) -> Grid:
 
 
 @pytest.mark.parametrize(
-    ("text", "version"), [("0.1.0", (0, 1)), ("0.2.0.dev0", (0, 2)), ("12.30", (12, 30)), ("new", (0, 0))]
+    ("text", "version"),
+    [
+        ("0.1.0", (0, 1)),
+        ("0.2.0.dev0", (0, 2)),
+        ("12.30", (12, 30)),
+        ("new", (0, 0)),
+        ("2", (2, 0)),
+        ("v0.10rc1", (0, 10)),
+    ],
 )
 def test_a_version_is_compared_by_its_first_two_numbers(text: str, version: tuple[int, int]) -> None:
     assert parse_version(text) == version

@@ -1,6 +1,9 @@
 """A lock of the kernel on a file: who it excludes, and when it ends."""
 
 import os
+import shutil
+import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -129,6 +132,38 @@ def test_what_stands_in_the_place_of_the_file_is_neither_waited_for_nor_followed
         locks.acquire(tmp_path / "hard.lock", mode=locks.SHARED)
     assert target.read_text() == "chapter 1"
     assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of what Linux opens for no writer, or leases")
+def test_a_socket_or_a_program_in_the_place_of_the_file_is_named_and_a_leased_file_is_one_that_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.chdir(tmp_path)  # the path of a socket is short
+    program = shutil.copy(shutil.which("sleep") or "", "program.lock")
+    leased = os.open("leased.lock", os.O_RDWR | os.O_CREAT)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which its owner hears of others
+    with socket.socket(socket.AF_UNIX) as server, subprocess.Popen([f"./{program}", "60"]) as runs:
+        server.bind("socket.lock")
+        for name in ("socket.lock", "program.lock"):
+            with pytest.raises(locks.NotALockFile, match=name):
+                locks.acquire(name)
+        runs.kill()
+    fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    with pytest.raises(TimeoutError):
+        locks.acquire("leased.lock")
+    assert locks.is_held("leased.lock")
+    os.close(leased)
+    locks.acquire("leased.lock").release()
+
+
+def test_a_held_lock_can_be_made_to_look_new(tmp_path: Path) -> None:
+    path = tmp_path / "gpu.lock"
+    with locks.acquire(path) as held:
+        os.utime(path, (0, 0))
+        held.renew()
+        assert path.stat().st_mtime > 0
+    held.renew()
 
 
 def test_a_note_is_short_and_printable_or_empty(tmp_path: Path) -> None:

@@ -57,6 +57,17 @@ def test_a_client_finds_port_and_secret_in_the_folder(folder: Folder) -> None:
         assert client.call(RequestTask(worker_id="gpu0"), TaskReply).task_id == "exp1_vary_width_0_42"
 
 
+def test_it_is_found_where_localhost_is_an_address_of_ipv6_alone(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *more: look_up("::1" if host == "localhost" else host, *more)
+    )
+    with folder.serving(), Client(Workdir(folder.root)) as client:
+        assert client.call(Status(), StatusReply).status.total == 3
+
+
 def test_a_client_follows_a_manager_that_restarts_on_another_port(folder: Folder) -> None:
     with Client(Workdir(folder.root)) as client:
         with folder.serving():

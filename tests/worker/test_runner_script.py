@@ -70,8 +70,12 @@ def test_list_gpus_shows_who_is_free(scenario: Path) -> None:
         ),
         (
             ["--slots-per-gpu", "0"],
-            "'0': write a number from 1 on, or auto",
+            "'0': write a number from 1 to 128, or auto",
         ),
+        (["--slots-per-gpu", "999999999"], "'999999999': write a number from 1 to 128, or auto"),
+        (["--min-free-gb", "nan"], "'nan' is no number that could be meant here"),
+        (["--min-free-gb", "inf"], "'inf' is no number that could be meant here"),
+        (["--manager-wait-s", "NaN"], "'NaN' is no number that could be meant here"),
         (["--threads", "all"], "'all' is not a valid integer range"),
     ],
 )

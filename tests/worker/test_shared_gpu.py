@@ -151,4 +151,4 @@ def test_several_gpus_are_not_shared(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize("given", ["two", "-1"])
 def test_what_is_no_number_of_slots_is_told(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["worker", "--slots-per-gpu", given]) == 2
-    assert f"{given!r}: write a number from 1 on, or auto" in capsys.readouterr().err
+    assert f"{given!r}: write a number from 1 to 128, or auto" in capsys.readouterr().err
