@@ -2,10 +2,11 @@
 
 import glob
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from distexp.cli.flag_types import Folder
 from distexp.sweep.config import find_configs
@@ -17,30 +18,45 @@ WORKDIR = click.option(
     type=FOLDER,
     default=".",
     show_default=True,
-    is_eager=True,  # `--configs` looks at it
     help="Folder of configs and results.",
 )
 WHICH = "Which config files; looked for here, then in --workdir."
 
 
-def from_here(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    """Return a pattern of config files; one that was typed and names files here becomes absolute."""
-    is_typed = ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+class ConfigsOption(click.Option):
+    """`--configs`: a pattern that was typed, and names files here, becomes absolute."""
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """Read the pattern beside the `--workdir` that was typed, which may be checked later, or wrong."""
+        if self.name in opts:
+            opts = {**opts, self.name: from_here(opts[self.name], opts.get("workdir", "."))}
+        return super().handle_parse_result(ctx, opts, args)
+
+
+def from_here(pattern: str, workdir: str) -> str:
+    """Return a pattern of config files; where it names files here, and the work is elsewhere, absolute."""
     here = Path.cwd()
-    if value is None or not is_typed or os.path.samefile(ctx.params["workdir"], here):
-        return value
-    found = find_configs(Path(value), here)
-    if found == [Path(value).as_posix()]:
-        return str(here / value)  # a file, as it stands
-    return os.path.join(glob.escape(str(here)), value) if found else value
+    if not os.path.isdir(workdir) or os.path.samefile(workdir, here):
+        return pattern
+    found = find_configs(Path(pattern), here)
+    if found == [Path(pattern).as_posix()]:
+        return str(here / pattern)  # a file, as it stands
+    return os.path.join(glob.escape(str(here)), pattern) if found else pattern
 
 
 CONFIGS = click.option(
-    "--configs", default=DEFAULT_CONFIGS, show_default=True, metavar="GLOB", callback=from_here, help=WHICH
+    "--configs",
+    cls=ConfigsOption,
+    default=DEFAULT_CONFIGS,
+    show_default=True,
+    metavar="GLOB",
+    help=WHICH,
 )
 KNOWN_CONFIGS = click.option(
     "--configs",
+    cls=ConfigsOption,
     metavar="GLOB",
-    callback=from_here,
     help=f"{WHICH} [default: those of the last manager, else {DEFAULT_CONFIGS}]",
 )

@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 
+import click
 import pytest
 
 from distexp import __version__
-from distexp.cli.main import GROUPS, VERBS, main
+from distexp.cli.main import GROUPS, VERBS, main, tree
 from tests.pages import PROJECT
 
 
@@ -21,6 +22,12 @@ def completed(*words: str) -> list[str]:
     command = [sys.executable, "-m", "distexp"]
     shown = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
     return [line.partition(",")[2] for line in shown.stdout.splitlines()]
+
+
+def command_of(verb: str) -> click.Command:
+    found = tree.get_command(click.Context(tree), verb)
+    assert found
+    return found
 
 
 def test_help_shows_each_verb_in_its_group_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,8 +60,10 @@ def test_a_typo_in_a_flag_of_run_is_answered_by_those_of_run_and_of_the_manager(
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_each_verb_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([name, "--help"]) == 0
+def test_each_verb_has_help_whatever_the_folder(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = {flag for option in command_of(name).params for flag in option.opts}
+    words = [word for flag in ("--workdir", "--configs") if flag in flags for word in (flag, "absent")]
+    assert main([name, *words, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"Usage: distexp {name}")
 
 
