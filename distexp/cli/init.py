@@ -95,14 +95,16 @@ def config_of(command: str, axes: Sequence[str]) -> str:
         UserError: It would be no config; says why, and which of the words is at fault.
     """
     words: dict[str, str] = {}  # by the lines of the config that they make
-    names = set[str]()
+    given: dict[str, str] = {}  # what the words set -> the name in them
     for axis in axes:
         name, sign, texts = axis.partition("=")
+        name = name.strip()
         if not sign or not name:
             raise UserError(f"{axis}: must be NAME=VALUE,VALUE, such as lr=0.1,0.01")
-        if name in names:
-            raise UserError(f"{axis}: {name} is there already: name all its values at once")
-        names.add(name)
+        sets = "seed" if name == "seeds" else name
+        if sets in given:
+            raise UserError(f"{axis}: {given[sets]} is there already: name all its values at once")
+        given[sets] = name
         values = f"[{', '.join(map(value_of, texts.split(',')))}]"
         if name == "seeds":
             line = f"seeds: {values}" if len(axes) > 1 else f"    - seed: {values}"
