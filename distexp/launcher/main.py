@@ -104,30 +104,37 @@ def run(
         The manager's exit code (after Ctrl+C 130, after SIGTERM 143; 1 if the workers ended early), and
         whether the manager came so far that workers were started.
     """
-    free_gpus = 0 if device in ("cpu", "mps") else count_free_gpus()
-    workers_wanted = free_gpus // max(1, gpus)
-    if not workers_wanted and gpus > 1:
-        raise UserError(f"--gpus {gpus}: only {free_gpus} GPU{'s are' if free_gpus != 1 else ' is'} free")
-    if device == "auto" and not free_gpus:
-        device = "cpu"
-        say("Tasks run on the CPU")
+    device, count = choose_workers(device, gpus, workers)
     draws = is_terminal() and "--plain" not in manager_words
     manager = python(MANAGER, "manager", *RUN_MANAGER, "--workdir", str(workdir), *manager_words)
+    worker = python(RUNNER, "--device", device, "--gpus", str(gpus))
+    web = python(MANAGER, "web", "--workdir", str(workdir)) if page else ()
     with ProcessGroup() as group:
-        local_run = LocalRun(
-            group,
-            workdir,
-            manager,
-            python(RUNNER, "--device", device, "--gpus", str(gpus)),
-            workers or workers_wanted or (1 if device == "mps" else CPU_WORKERS),
-            is_relay=draws,
-            page=python(MANAGER, "web", "--workdir", str(workdir)) if page else (),
-        )
+        local_run = LocalRun(group, workdir, manager, worker, count, is_relay=draws, page=web)
         while not local_run.turn(time.monotonic()):
             time.sleep(LOOK_S)
     if local_run.why_cut_short:
         say(local_run.why_cut_short)
     return local_run.exit_code, local_run.has_workers
+
+
+def choose_workers(device: str, gpus: int, count: int) -> tuple[str, int]:
+    """Return where the workers of `run` compute, and how many they are.
+
+    `count`, or if that is 0 one per free GPU or set of `gpus`, one for `mps`, two on the CPU. `auto` becomes
+    the CPU where no GPU is free.
+
+    Raises:
+        UserError: Fewer GPUs are free than one worker is to have, and it is to have several.
+    """
+    free_gpus = 0 if device in ("cpu", "mps") else count_free_gpus()
+    on_gpus = free_gpus // max(1, gpus)
+    if not on_gpus and gpus > 1:
+        raise UserError(f"--gpus {gpus}: only {free_gpus} GPU{'s are' if free_gpus != 1 else ' is'} free")
+    if device == "auto" and not free_gpus:
+        device = "cpu"
+        say("Tasks run on the CPU")
+    return device, count or on_gpus or (1 if device == "mps" else CPU_WORKERS)
 
 
 def count_free_gpus() -> int:
