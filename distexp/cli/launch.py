@@ -17,7 +17,7 @@ from distexp.cli.web import check_installed
 from distexp.cluster.slurm import Surroundings
 from distexp.errors import UserError
 from distexp.launcher import main as launcher
-from distexp.launcher.main import ManagerJob
+from distexp.launcher.main import ManagerJob, WorkerJobs
 from distexp.sweep.source import DEFAULT_CONFIGS
 
 REST = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -150,18 +150,16 @@ def slurm(
     for flag, text in (("--manager-options", manager_options), ("--manager-flags", manager_flags)):
         if text and not with_manager:
             raise UserError(f"{flag} needs --with-manager")
-    around = Surroundings(setup, split("--wrap", wrap))
-    manager = ManagerJob(flags_of_manager(manager_flags), split("--manager-options", manager_options))
-    return launcher.slurm(
-        count,
-        workdir.resolve(),
-        flags,
-        options,
-        around=around,
-        worker_python=split("--python", python),
-        manager=manager if with_manager else None,
-        other_host=lambda: other_host(workdir.resolve()),
+    workers = WorkerJobs(
+        count=count,
+        flags=flags,
+        options=options,
+        python=split("--python", python),
+        around=Surroundings(setup, split("--wrap", wrap)),
     )
+    manager = ManagerJob(flags_of_manager(manager_flags), split("--manager-options", manager_options))
+    root = workdir.resolve()
+    return launcher.slurm(root, workers, manager if with_manager else None, lambda: other_host(root))
 
 
 def flags_of_manager(text: str) -> list[str]:

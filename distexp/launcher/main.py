@@ -176,6 +176,17 @@ def workers(count: int, words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkerJobs:
+    """What the user says about workers that are jobs of Slurm."""
+
+    count: int
+    flags: Sequence[str] = ()  # of `worker`
+    options: Sequence[str] = ()  # of sbatch
+    python: Sequence[str] = ()  # words that start their Python; none: this one
+    around: Surroundings  # what they, and their manager, need around their program
+
+
 @dataclass(frozen=True)
 class ManagerJob:
     """What the user says about a manager that is a job of Slurm."""
@@ -185,53 +196,54 @@ class ManagerJob:
 
 
 def slurm(
-    count: int,
-    workdir: Path,
-    flags: Sequence[str],
-    options: Sequence[str],
-    *,
-    around: Surroundings,
-    worker_python: Sequence[str] = (),
-    manager: ManagerJob | None = None,
-    other_host: Callable[[], str],
+    workdir: Path, workers: WorkerJobs, manager: ManagerJob | None, other_host: Callable[[], str]
 ) -> int:
-    """Submit pilots, and where none runs perhaps their manager; return the exit code.
+    """Submit workers, and where none runs perhaps their manager; return the exit code.
 
     Args:
-        flags: Of `worker`.
-        options: Of sbatch.
-        around: What the jobs need around their program.
-        worker_python: Words that start the workers' Python; none: this one.
-        manager: The manager's job; None: it is no job.
+        workdir: The folder, absolute.
+        workers: Their jobs.
+        manager: Its job; None: it is no job.
         other_host: Returns the other host on which a manager of the folder runs; empty: there is none.
     """
     folder = Workdir(workdir)
     folder.make_state()
-    known_job = manager_job(workdir)
-    new_job = ""
-    if has_manager(workdir):
-        say(f"A manager already runs in {workdir}: the workers use it")
-    elif known_job:
-        say(f"Batch job {known_job} is the manager of {workdir} already: the workers use it")
-    elif host := other_host():
-        say(f"A manager of {workdir} already runs on {host}: the workers use it")
+    known_job, new_job = manager_job(workdir), ""
+    if there := manager_there(workdir, known_job, other_host):
+        say(f"{there}: the workers use it")
     elif manager is None:
         say(f"No manager runs in {workdir} yet; the workers wait for one for 300 s (--manager-wait-s)")
     else:
-        new_job = submit_manager(folder, manager, options, around)
-    if job := new_job or known_job:
-        flags = ("--manager-wait-s", str(MANAGER_WAIT_S), *flags)
-        options = (f"--dependency=after:{job}", *options)
-    worker = [*worker_python, *runner_words()] if worker_python else python(RUNNER)
-    words = (*flags, "--workdir", str(workdir))
+        new_job = submit_manager(folder, manager, workers.options, workers.around)
     try:
-        array = submit(pilot_script(count, worker, words, folder.state, around), options)
+        submit_workers(folder, workers, new_job or known_job)
     except UserError:
         if new_job:
             cancel(new_job)
         raise
-    say(f"Submitted batch job {array}: {count_text(count, 'worker')}")
     return 0
+
+
+def manager_there(workdir: Path, job: str, other_host: Callable[[], str]) -> str:
+    """Return where the manager is that the folder has already, maybe as that job; empty: it has none."""
+    if has_manager(workdir):
+        return f"A manager already runs in {workdir}"
+    if job:
+        return f"Batch job {job} is the manager of {workdir} already"
+    host = other_host()
+    return f"A manager of {workdir} already runs on {host}" if host else ""
+
+
+def submit_workers(folder: Workdir, workers: WorkerJobs, manager: str) -> None:
+    """Submit the workers of a folder, which start once the job `manager` has, if it names one."""
+    flags, options = workers.flags, workers.options
+    if manager:
+        flags = ("--manager-wait-s", str(MANAGER_WAIT_S), *flags)
+        options = (f"--dependency=after:{manager}", *options)
+    worker = [*workers.python, *runner_words()] if workers.python else python(RUNNER)
+    words = (*flags, "--workdir", str(folder.root))
+    job = submit(pilot_script(workers.count, worker, words, folder.state, workers.around), options)
+    say(f"Submitted batch job {job}: {count_text(workers.count, 'worker')}")
 
 
 def submit_manager(folder: Workdir, manager: ManagerJob, options: Sequence[str], around: Surroundings) -> str:
