@@ -40,6 +40,9 @@ RUN_MANAGER = ("--exit-when-done", "--has-all-workers")  # for that of `run`
 SLURM_MANAGER = ("--exit-when-done", "--plain", "--requeue")  # for a manager that is a job
 MANAGER_WORDS = (MANAGER, "distexp")  # one of which is in the command of a manager
 NO_GPU = "No available GPU found: "  # what a worker says of a host without any
+UNUSED = (  # what is said where they are typed beside a manager that is there
+    "--manager-flags and --manager-options are for a new manager; stop that one first if it is to have them"
+)
 CPU_WORKERS = 2  # where no GPU is free
 LOOK_S = 0.1  # between two looks at the processes; a look costs microseconds
 LIST_GPUS_S = 60.0  # a driver that wakes many GPUs takes seconds
@@ -211,6 +214,8 @@ def slurm(
     known_job, new_job = manager_job(workdir), ""
     if there := manager_there(workdir, known_job, other_host):
         say(f"{there}: the workers use it")
+        if manager is not None and (manager.flags or manager.options):
+            say(UNUSED)
     elif manager is None:
         say(f"No manager runs in {workdir} yet; the workers wait for one for 300 s (--manager-wait-s)")
     else:

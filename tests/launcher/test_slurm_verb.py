@@ -9,6 +9,7 @@ import pytest
 from distexp.cli.main import main
 from distexp.launcher import main as launcher
 from distexp.workdir import Workdir
+from tests.live_manager import Folder
 
 PROJECT = Path(__file__).parents[2]
 
@@ -110,6 +111,30 @@ def test_the_workers_python_may_be_that_of_the_container(
     runner = shlex.quote(str(PROJECT / "experiment_runner_gpu.py")) if is_clone else "-m distexp worker"
     start = f"\napptainer exec 'my img.sif' python3 {runner} \"${{limit[@]}}\" "
     assert f"{start}--workdir {tmp_path} --cut-short-code 75 &\n" in script.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "is_told"),
+    [
+        ([], False),
+        (["--manager-flags", "--freeze-code"], True),
+        (["--manager-options", "--mem=4G"], True),
+    ],
+)
+def test_flags_for_a_manager_that_is_there_already_are_said_to_have_no_effect(
+    folder: Folder,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    is_told: bool,
+) -> None:
+    stand_in_sbatch(folder.root, monkeypatch)
+    folder.configure([1])
+    with folder.serving():
+        assert main(["slurm", "1", "--with-manager", *words, "--workdir", str(folder.root)]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert f"A manager already runs in {folder.root}: the workers use it" in said
+    assert (launcher.UNUSED in said) == is_told
 
 
 @pytest.mark.parametrize(("state", "is_used"), [("PENDING", True), ("COMPLETING", False), ("", False)])
