@@ -204,6 +204,34 @@ def unreadable(path: Path) -> Iterator[None]:
     aside.rename(path)
 
 
+@contextmanager
+def row_unreported(
+    folder: Folder, manager: ExperimentManager, **about: float
+) -> Iterator[tuple[RawClient, Reply]]:
+    """A worker that has written the row of its task and not reported it."""
+    with worker(manager, "local", **about) as local:
+        task = local.say("request_task")
+        folder.add_rows(row_of(task))
+        yield local, task
+
+
+@pytest.fixture
+def overdue(folder: Folder) -> Iterator[tuple[ExperimentManager, Reply]]:
+    """A manager that ends when all is done; its task is overdue, and the row of that cannot be read."""
+    folder.configure([1])
+    with folder.serving(exit_when_done=True) as manager:
+        with row_unreported(folder, manager, heartbeat_s=0.001) as (_, task):
+            pass  # it is gone
+        with unreadable(folder.csv):
+            poll(lambda: manager.queue.overdue(manager.queue.now_s()), "its lease to be overdue")
+            manager.run_once()
+            yield manager, task
+
+
+def row_of(task: Reply) -> str:
+    return f"{task['config']['width']},42,1"
+
+
 def test_the_third_full_disk_that_a_task_meets_is_a_failure_whichever_workers_it_met_them_on(
     folder: Folder,
 ) -> None:
@@ -224,16 +252,10 @@ def test_the_third_full_disk_that_a_task_meets_is_a_failure_whichever_workers_it
     assert any("No space left on device, 3 times now" in line for line in folder.log())
 
 
-def row_of(task: Reply) -> str:
-    return f"{task['config']['width']},42,1"
-
-
 def test_a_report_whose_file_cannot_be_read_is_asked_for_again_and_costs_nothing(
     folder: Folder, manager: ExperimentManager
 ) -> None:
-    with worker(manager, "local") as local:
-        task = local.say("request_task")
-        folder.add_rows(row_of(task))
+    with row_unreported(folder, manager) as (local, task):
         with unreadable(folder.csv):
             refused = report_of(local, task)()
             assert (refused["type"], refused["again"]) == ("error", True)
@@ -249,9 +271,7 @@ def test_a_report_whose_file_cannot_be_read_is_asked_for_again_and_costs_nothing
 def test_a_worker_that_is_gone_loses_its_task_only_once_its_file_was_read(
     folder: Folder, manager: ExperimentManager
 ) -> None:
-    with worker(manager, "local") as local:
-        task = local.say("request_task")
-        folder.add_rows(row_of(task))
+    with row_unreported(folder, manager) as (_, task):
         [lease] = manager.queue.leases()
         with unreadable(folder.csv):
             manager.dispatcher.completion.lose(lease, "its process is gone")
@@ -280,44 +300,33 @@ def test_a_second_attempt_waits_until_the_file_can_be_read_and_other_tasks_go_on
         assert manager.queue.entry(task["key"]).state is State.COMPLETE
 
 
-def test_a_manager_does_not_wait_for_ever_for_a_lost_task_whose_file_stays_unreadable(folder: Folder) -> None:
-    folder.configure([1])
-    with folder.serving(exit_when_done=True) as manager:
-        with worker(manager, "local", heartbeat_s=0.001) as local:
-            task = local.say("request_task")
-        folder.add_rows(row_of(task))
-        with unreadable(folder.csv):
-            poll(lambda: manager.queue.overdue(manager.queue.now_s()), "its lease to be overdue")
-            manager.run_once()
-            assert not manager._is_done
-            manager.rescan()
-            manager._ending._exit_at_s = manager._ending._stays_until_s = 0.0
-            manager.run_once()
-            assert manager._is_done
-        assert manager.queue.entry(task["key"]).losses == 0
+def test_a_manager_does_not_wait_for_ever_for_a_lost_task_whose_file_stays_unreadable(
+    folder: Folder, overdue: tuple[ExperimentManager, Reply]
+) -> None:
+    manager, task = overdue
+    assert not manager._is_done
+    manager.rescan()
+    manager._ending._exit_at_s = manager._ending._stays_until_s = 0.0
+    manager.run_once()
+    assert manager._is_done
+    assert manager.queue.entry(task["key"]).losses == 0
     why = f"Stopping with 1 tasks pending: {folder.csv}: cannot be read now"
     assert any(line.startswith(why) for line in folder.log())
 
 
-def test_a_worker_that_comes_back_while_its_file_cannot_be_read_is_waited_for(folder: Folder) -> None:
-    folder.configure([1])
-    with folder.serving(exit_when_done=True) as manager:
-        with worker(manager, "local", heartbeat_s=0.001) as local:
-            task = local.say("request_task")
-        folder.add_rows(row_of(task))
-        with unreadable(folder.csv):
-            poll(lambda: manager.queue.overdue(manager.queue.now_s()), "its lease to be overdue")
-            manager.run_once()
-            manager.rescan()
-            manager.run_once()
-            with worker(manager, "local") as local:
-                named = {"lease_id": task["lease_id"], "key": task["key"]}
-                assert not local.say("heartbeat", **named)["stop"]
-                manager.run_once()
-                assert not manager.dispatcher.is_ending
-                manager._ending._exit_at_s = manager._ending._stays_until_s = 0.0
-                manager.run_once()
-                assert not manager._is_done
+def test_a_worker_that_comes_back_while_its_file_cannot_be_read_is_waited_for(
+    overdue: tuple[ExperimentManager, Reply],
+) -> None:
+    manager, task = overdue
+    manager.rescan()
+    manager.run_once()
+    with worker(manager, "local") as local:
+        assert not local.say("heartbeat", lease_id=task["lease_id"], key=task["key"])["stop"]
+        manager.run_once()
+        assert not manager.dispatcher.is_ending
+        manager._ending._exit_at_s = manager._ending._stays_until_s = 0.0
+        manager.run_once()
+        assert not manager._is_done
 
 
 # -- want of memory ----------------------------------------------------------------------------------------

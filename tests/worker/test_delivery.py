@@ -220,9 +220,9 @@ def test_a_folder_that_cannot_be_made_is_a_failed_attempt_with_its_text(quick: F
         assert "the task's folder cannot be made (" in entry.error
 
 
-def test_a_result_that_cannot_be_written_gets_its_row_at_the_managers_next_start(
-    quick: Folder, caplog: Capture
-) -> None:
+@pytest.fixture
+def kept(quick: Folder, caplog: Capture) -> Folder:
+    """The folder, with a result that its manager has kept: the file could not be written, and now can."""
     open_gate(quick.root)
     quick.csv.mkdir(parents=True)
     with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
@@ -230,29 +230,24 @@ def test_a_result_that_cannot_be_written_gets_its_row_at_the_managers_next_start
         threaded.stop.preempt()
         threaded.await_end()
     quick.csv.rmdir()
-    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
-        threaded.await_end()
-    assert [(row["score"], row["attempt"]) for row in quick.rows()] == [("10", "1")]
-    assert spooled(quick.root) == []
+    return quick
 
 
-def test_a_spooled_result_whose_task_has_left_the_configs_gets_its_row(
-    quick: Folder, caplog: Capture
-) -> None:
-    open_gate(quick.root)
-    quick.csv.mkdir(parents=True)
-    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
-        await_said(caplog, "its row is kept")
-        threaded.stop.preempt()
+def test_a_result_that_cannot_be_written_gets_its_row_at_the_managers_next_start(kept: Folder) -> None:
+    with kept.serving() as manager, threaded_worker(kept.root, manager.port) as threaded:
         threaded.await_end()
-    quick.csv.rmdir()
-    shutil.rmtree(quick.root / ".experiment_manager")  # with the journal, which knows it
-    config = quick.root / "configs" / "config_exp1.yaml"
+    assert [(row["score"], row["attempt"]) for row in kept.rows()] == [("10", "1")]
+    assert spooled(kept.root) == []
+
+
+def test_a_spooled_result_whose_task_has_left_the_configs_gets_its_row(kept: Folder) -> None:
+    shutil.rmtree(kept.root / ".experiment_manager")  # with the journal, which knows it
+    config = kept.root / "configs" / "config_exp1.yaml"
     config.write_text(config.read_text().replace("[1]", "[7]"))
-    with quick.serving() as manager, threaded_worker(quick.root, manager.port) as threaded:
+    with kept.serving() as manager, threaded_worker(kept.root, manager.port) as threaded:
         threaded.await_end()
-    assert [(row["width"], row["score"]) for row in quick.rows()] == [("1", "10"), ("7", "70")]
-    assert spooled(quick.root) == []
+    assert [(row["width"], row["score"]) for row in kept.rows()] == [("1", "10"), ("7", "70")]
+    assert spooled(kept.root) == []
 
 
 def test_a_task_that_has_left_the_configs_while_it_ran_has_its_row_and_has_not_failed(
