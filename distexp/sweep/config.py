@@ -91,12 +91,6 @@ def load_configs(
         ConfigError: All problems of all files, or no file.
     """
     problems: list[str] = []
-    names: list[str] = []
-    for pattern in patterns:
-        found = find_configs(pattern, root)
-        names += [name for name in found if name not in names]
-        if not found:
-            problems.append(f"{pattern.as_posix()}: there is no such config file; `init` makes one")
     phases: dict[str, Phase] = {}
 
     def text_of(name: str) -> str:
@@ -104,7 +98,7 @@ def load_configs(
             included.append(name)
         return _text_of(root / name, name)
 
-    for name in sorted(names, key=_natural_order):
+    for name in _files_of(patterns, root, problems):
         try:
             parsed = parse_config(_text_of(root / name, name), name, text_of)
         except ConfigError as error:
@@ -119,6 +113,17 @@ def load_configs(
     if problems:
         raise ConfigError(problems)
     return list(phases.values())
+
+
+def _files_of(patterns: Sequence[Path], root: Path, problems: list[str]) -> list[str]:
+    """Return the files that patterns name, each once; a pattern that names none is noted."""
+    names = dict[str, None]()
+    for pattern in patterns:
+        found = find_configs(pattern, root)
+        names |= dict.fromkeys(found)
+        if not found:
+            problems.append(f"{pattern.as_posix()}: there is no such config file; `init` makes one")
+    return sorted(names, key=_natural_order)
 
 
 def find_configs(pattern: Path, root: Path = Path()) -> list[str]:
