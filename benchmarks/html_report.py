@@ -18,7 +18,8 @@ from benchmarks.harness import PROJECT, ROUNDS, folder
 from distexp.results.csv_format import Dialect, line_of
 from distexp.results.results_file import RESULTS_FILE
 from distexp.results.row import row_for
-from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
+from distexp.sweep.config_files import DEFAULT_CONFIGS
+from distexp.sweep.source import Sweep
 from distexp.system.gc import set_aside
 from distexp.task import Provenance
 from distexp.workdir import Workdir

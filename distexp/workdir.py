@@ -14,6 +14,7 @@ from typing import Any
 
 from distexp.errors import AlreadyRunning, UserError
 from distexp.run_folder import run_folder
+from distexp.sweep.config_files import DEFAULT_CONFIGS, find_configs
 from distexp.system import locks
 from distexp.system.files import SMALL_BYTES, make_ignored, read_bytes, regular, replace_durably
 from distexp.system.network_drives import local_place
@@ -184,9 +185,6 @@ class Workdir:
     @property
     def configs(self) -> str:
         """The pattern of config files that the last manager of this folder has read, while it names some."""
-        from distexp.sweep.config import find_configs  # YAML, which workers do without
-        from distexp.sweep.source import DEFAULT_CONFIGS
-
         known = str(self.read_info().get("configs") or DEFAULT_CONFIGS)
         return known if find_configs(Path(known), self.root) else DEFAULT_CONFIGS
 

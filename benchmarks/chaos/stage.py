@@ -27,7 +27,7 @@ from benchmarks.chaos.relay import Relay
 from benchmarks.harness import PROJECT
 from distexp.search.history import known_tasks
 from distexp.sweep.config import load_configs
-from distexp.sweep.source import DEFAULT_CONFIGS
+from distexp.sweep.config_files import DEFAULT_CONFIGS
 from distexp.task import Task
 from distexp.wire.auth import TOKEN_VARIABLE
 from distexp.workdir import Workdir

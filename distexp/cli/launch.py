@@ -18,7 +18,7 @@ from distexp.cluster.slurm import Surroundings
 from distexp.errors import UserError
 from distexp.launcher import main as launcher
 from distexp.launcher.main import ManagerJob, WorkerJobs
-from distexp.sweep.source import DEFAULT_CONFIGS
+from distexp.sweep.config_files import DEFAULT_CONFIGS
 
 REST = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 NOT_OF_A_JOB = {

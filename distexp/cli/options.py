@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from distexp.cli.flag_types import Folder
-from distexp.sweep.config import find_configs
-from distexp.sweep.source import DEFAULT_CONFIGS
+from distexp.sweep.config_files import DEFAULT_CONFIGS, find_configs
 
 FOLDER = Folder()
 WORKDIR = click.option(

@@ -31,9 +31,10 @@ from distexp.queue.task_queue import TaskQueue
 from distexp.results.results_file import READING as READING_RESULTS
 from distexp.results.results_file import Scan
 from distexp.results.store import ResultsStore
+from distexp.sweep.config_files import DEFAULT_CONFIGS
 from distexp.sweep.grid import Grid, GridPoint
-from distexp.sweep.source import DEFAULT_CONFIGS, Sweep
 from distexp.sweep.source import READING as READING_CONFIGS
+from distexp.sweep.source import Sweep
 from distexp.system import gc
 from distexp.system.git import commit_of
 from distexp.system.logs import log_to_file, stop_logging_to

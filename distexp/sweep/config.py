@@ -1,9 +1,6 @@
-"""Config files to checked phases; finds the files, and every problem in them at once, with file and line."""
+"""Config files to checked phases; every problem in them is found at once, with file and line."""
 
-import glob
-import os
 import posixpath
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +8,7 @@ from pathlib import Path
 from distexp.errors import ConfigError
 from distexp.sweep.axes import Item, read_items, read_seeds
 from distexp.sweep.combinations import Combinations, Places, combine
+from distexp.sweep.config_files import files_of, text_of_file
 from distexp.sweep.defaults import Level, read_level
 from distexp.sweep.description import axis_line
 from distexp.sweep.options import OPTIONS, TOP_OPTIONS, Metric, Options, check_options, read_options
@@ -28,10 +26,8 @@ from distexp.sweep.validation import (
     shown,
 )
 from distexp.sweep.yaml_loader import Node, Problems, plain, read
-from distexp.system.files import regular
 from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, DEFAULT_SEED, Halving, Process, Value
 
-MAX_BYTES = 1024 * 1024  # a sweep is a page of YAML; a megabyte is some other file, and takes up to a minute
 MAX_PARAMETERS = 200_000  # of all phases of a file, each with those of the file: a second of checking
 PHASE_KEYS = ("defaults", "combinations", *OPTIONS)
 INCLUDED_KEYS = ("defaults", "seeds", "include")  # of a file that another includes
@@ -96,11 +92,11 @@ def load_configs(
     def text_of(name: str) -> str:
         if included is not None and name not in included:
             included.append(name)
-        return _text_of(root / name, name)
+        return text_of_file(root / name, name)
 
-    for name in _files_of(patterns, root, problems):
+    for name in files_of(patterns, root, problems):
         try:
-            parsed = parse_config(_text_of(root / name, name), name, text_of)
+            parsed = parse_config(text_of_file(root / name, name), name, text_of)
         except ConfigError as error:
             problems += error.problems
             continue
@@ -113,45 +109,6 @@ def load_configs(
     if problems:
         raise ConfigError(problems)
     return list(phases.values())
-
-
-def _files_of(patterns: Sequence[Path], root: Path, problems: list[str]) -> list[str]:
-    """Return the files that patterns name, each once; a pattern that names none is noted."""
-    names = dict[str, None]()
-    for pattern in patterns:
-        found = find_configs(pattern, root)
-        names |= dict.fromkeys(found)
-        if not found:
-            problems.append(f"{pattern.as_posix()}: there is no such config file; `init` makes one")
-    return sorted(names, key=_natural_order)
-
-
-def find_configs(pattern: Path, root: Path = Path()) -> list[str]:
-    """Return the files that a pattern names, as it names them: below `root` unless absolute."""
-    if os.path.isfile(root / pattern):  # a name with [brackets] may be meant as it stands
-        return [pattern.as_posix()]
-    found = glob.glob(str(pattern), root_dir=root)
-    return sorted((Path(name).as_posix() for name in found), key=_natural_order)
-
-
-def _natural_order(name: str) -> list[tuple[str, int]]:
-    return [(text, int(digits or 0)) for text, digits in re.findall(r"([^0-9]*)([0-9]*)", name)]
-
-
-def _text_of(path: Path, name: str) -> str:
-    try:
-        with open(path, "rb", opener=regular) as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError([f"{name}: cannot be read ({error.strerror})"]) from error
-    if len(content) > MAX_BYTES:
-        raise ConfigError([f"{name}: is larger than {MAX_BYTES} bytes: no config file needs that"])
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        byte = f"0x{error.object[error.start]:02x}"
-        raise ConfigError([f"{name}:{line}: the byte {byte} is not UTF-8: save the file as that"]) from error
 
 
 def parse_config(text: str, name: str, text_of: Callable[[str], str] | None = None) -> list[Phase]:
@@ -179,7 +136,6 @@ def _phases(root: Node, problems: Problems, text_of: Callable[[str], str] | None
         return []
     top = dict(root.value)
     file = _file_level(top, problems, Includes(text_of, (problems.name,)))
-    seeds = file.seeds
     named = {key: top.pop(key) for key in FILE_KEYS if key in top and _is_of_file(key, top[key])}
     options = read_options(named, problems)
     phases: list[Phase] = []
@@ -187,7 +143,7 @@ def _phases(root: Node, problems: Problems, text_of: Callable[[str], str] | None
     for name, node in top.items():
         if _is_phase(node):
             check_phase_name(name, node, problems)
-            phases.append(_phase(node, file, seeds, options, problems))
+            phases.append(_phase(node, file, options, problems))
             parameters += len(phases[-1].axes) + len(phases[-1].defaults)
             if parameters > MAX_PARAMETERS:
                 problems.at(
@@ -306,29 +262,20 @@ def _is_of_file(key: str, node: Node) -> bool:
     return key in NO_PHASES or not _is_phase(node)
 
 
-def _phase(
-    node: Node, file: Level, seeds: tuple[int, ...], file_options: Options, problems: Problems
-) -> Phase:
+def _phase(node: Node, file: Level, file_options: Options, problems: Problems) -> Phase:
     _check_keys(node, problems)
-    own = read_level(node.value.get("defaults"), problems)
+    level = _over(read_level(node.value.get("defaults"), problems), file)
     items, seed_axis = read_items(node.value["combinations"], problems)
-    parameters = file.parameters | own.parameters
     places = {name: item.node.value.get(name, item.node) for item in items for name in item.columns}
-    known = _values_of(items, parameters)
+    known = _values_of(items, level.parameters)
     options = _options(node, file_options, known, problems)
-    space = _space(items, parameters, options, problems)
-    combinations = space.none if space else _combinations(node, items, parameters, options, problems)
-    settings = _combined(file.settings, own.settings)
-    python = _python(settings, parameters.keys() - places.keys(), parameters)
-    check_output_dir(settings, node, known, problems)
-    check_command(settings, node.path, known, places, problems)
-    check_cells(known, combinations.absent, problems)
-    check_nested(known, {n: places.get(n, parameters.get(n, node)) for n in known if "." in n}, problems)
-    check_size(node, known, problems)
-    said = {key: plain(item) for key, item in settings.items()}
-    stated_seeds = seed_axis or own.seeds or seeds
+    space = _space(items, level.parameters, options, problems)
+    combinations = space.none if space else _combinations(node, items, level.parameters, options, problems)
+    _check_values(node, level, known, places, problems, absent=combinations.absent)
+    seeds = seed_axis or level.seeds
+    python = _python(level, places)
     fixed_axes = {tag for tag in options.tags if len(combinations.axes.get(tag, ())) == 1}
-    defaults = {n: plain(item) for n, item in parameters.items() if n not in places and n != python}
+    defaults = {n: plain(item) for n, item in level.parameters.items() if n not in places and n != python}
     return Phase(
         name=node.path,
         where=f"{problems.name}:{node.line}",
@@ -336,17 +283,10 @@ def _phase(
         places=_without(combinations.places, fixed_axes),
         absent=combinations.absent,
         defaults=defaults | {tag: combinations.axes[tag][0] for tag in options.tags if tag in fixed_axes},
-        seeds=stated_seeds or (DEFAULT_SEED,),
-        has_seeds=bool(stated_seeds),
-        experiment=COMMAND_EXPERIMENT if "command" in said else said.get("experiment", DEFAULT_EXPERIMENT),
-        command=said.get("command"),
-        python=None if python is None else plain(parameters[python]),
-        output_dir=said.get("output_dir", DEFAULT_OUTPUT_DIR),
-        timeout_s=said.get("timeout_s"),
-        process=said.get("process", "forked"),
-        gpus=said.get("gpus"),
-        min_free_gb=said.get("min_free_gb"),
-        gpu_model=_models(said.get("gpu_model")),
+        seeds=seeds or (DEFAULT_SEED,),
+        has_seeds=bool(seeds),
+        **_fields_of({name: plain(item) for name, item in level.settings.items()}),
+        python=None if python is None else plain(level.parameters[python]),
         axis_lines=tuple(map(axis_line, items)) if not problems.lines else (),
         excluded=combinations.excluded,
         search=options.search,
@@ -360,6 +300,40 @@ def _phase(
         renamed_from=options.renamed_from,
         assume=options.assume,
     )
+
+
+def _check_values(
+    node: Node,
+    level: Level,
+    known: Mapping[str, Sequence[Node]],
+    places: Mapping[str, Node],
+    problems: Problems,
+    *,
+    absent: Collection[str],
+) -> None:
+    """Note what is wrong with the values that parameters have, and with the templates that they fill."""
+    check_output_dir(level.settings, node, known, problems)
+    check_command(level.settings, node.path, known, places, problems)
+    check_cells(known, absent, problems)
+    nested = {n: places.get(n, level.parameters.get(n, node)) for n in known if "." in n}
+    check_nested(known, nested, problems)
+    check_size(node, known, problems)
+
+
+def _fields_of(settings: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the fields of a phase that settings fill."""
+    return {
+        "experiment": (
+            COMMAND_EXPERIMENT if "command" in settings else settings.get("experiment", DEFAULT_EXPERIMENT)
+        ),
+        "command": settings.get("command"),
+        "output_dir": settings.get("output_dir", DEFAULT_OUTPUT_DIR),
+        "timeout_s": settings.get("timeout_s"),
+        "process": settings.get("process", "forked"),
+        "gpus": settings.get("gpus"),
+        "min_free_gb": settings.get("min_free_gb"),
+        "gpu_model": _models(settings.get("gpu_model")),
+    }
 
 
 def _check_keys(node: Node, problems: Problems) -> None:
@@ -464,13 +438,12 @@ def _halving(options: Options) -> Halving | None:
     )
 
 
-def _python(
-    settings: Mapping[str, Node], fixed: Collection[str], parameters: Mapping[str, Node]
-) -> str | None:
+def _python(level: Level, axes: Collection[str]) -> str | None:
     """Return `python` where that is a setting: a text beside a command that does not name it."""
-    if "python" not in fixed or "command" not in settings or not isinstance(parameters["python"].value, str):
+    stated, command = level.parameters.get("python"), level.settings.get("command")
+    if stated is None or "python" in axes or command is None or not isinstance(stated.value, str):
         return None
-    return None if "{python" in str(settings["command"].value) else "python"
+    return None if "{python" in str(command.value) else "python"
 
 
 def _combined(file: dict[str, Node], own: dict[str, Node]) -> dict[str, Node]:

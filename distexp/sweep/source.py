@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from distexp.sweep.config import Phase, find_configs, load_configs
+from distexp.sweep.config import Phase, load_configs
+from distexp.sweep.config_files import find_configs
 from distexp.sweep.expand import expand
 from distexp.sweep.grid import GridPoint
 
 READING = "Reading the configs"  # as people are told while it lasts
-DEFAULT_CONFIGS = "configs/config_exp*.yaml"
 
 Signature = tuple[tuple[str, int, int], ...]
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from distexp.errors import ConfigError
-from distexp.sweep.config import MAX_BYTES, MAX_PARAMETERS, Phase, load_configs, parse_config
+from distexp.sweep.config import MAX_PARAMETERS, Phase, load_configs, parse_config
+from distexp.sweep.config_files import MAX_BYTES
 from distexp.sweep.expand import expand
 from distexp.sweep.yaml_loader import MAX_PATH_CHARS, MAX_SHOWN
 from distexp.task import COMMAND_EXPERIMENT, DEFAULT_EXPERIMENT, Need
