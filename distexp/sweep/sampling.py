@@ -55,40 +55,47 @@ def read_search(node: Node, problems: Problems) -> Search | None:
         problems.at(node, f"must be such as {example} (it is {shown(node)})")
         return None
     items: Mapping[str, Node] = node.value
-    wrong: list[tuple[Node, str]] = [
-        (item, f"is no key of `search`. There are: {', '.join(SEARCH_KEYS)}")
-        for name, item in items.items()
-        if name not in SEARCH_KEYS
-    ]
-    method = items.get("method")
-    if method is not None and method.value not in METHODS:
-        wrong.append((method, f"must be random or tpe (it is {shown(method)})"))
-    is_adaptive = method is not None and method.value == "tpe"
-    if is_adaptive and importlib.util.find_spec("optuna") is None:
-        wrong.append((method or node, "tpe needs Optuna: pip install optuna (the extra `search`)"))
-    samples, seed, names = items.get("samples"), items.get("seed"), items.get("for_each")
-    if samples is None:
-        wrong.append((node, "search needs samples, such as samples: 40"))
-    elif type(samples.value) is not int or not 1 <= samples.value <= MAX_SAMPLES:
-        wrong.append((samples, f"must be a number from 1 to {MAX_SAMPLES:,} (it is {shown(samples)})"))
-    if seed is not None and type(seed.value) is not int:
-        wrong.append((seed, f"must be a whole number (it is {shown(seed)})"))
-    each = [] if names is None else names.value if isinstance(names.value, list) else [names]
-    if names is not None and not all(isinstance(name.value, str) for name in each):
-        wrong.append((names, f"must be names of axes, such as [dataset] (it is {shown(names)})"))
-    elif names is not None and is_adaptive:
-        wrong.append((names, "is for method: random; with tpe write a phase for each value"))
+    wrong = [*_unsound(node, items)]
     for place, text in wrong:
         problems.at(place, text)
-    if wrong or samples is None:
+    if wrong:
         return None
     return Search(
         node,
-        samples.value,
-        1 if seed is None else seed.value,
-        "tpe" if is_adaptive else "random",
-        tuple(name.value for name in each),
+        items["samples"].value,
+        items["seed"].value if "seed" in items else 1,
+        items["method"].value if "method" in items else "random",
+        tuple(name.value for name in _listed(items.get("for_each"))),
     )
+
+
+def _unsound(node: Node, items: Mapping[str, Node]) -> Iterator[tuple[Node, str]]:
+    """Yield what is wrong in a mapping `search`, and where."""
+    for name, item in items.items():
+        if name not in SEARCH_KEYS:
+            yield item, f"is no key of `search`. There are: {', '.join(SEARCH_KEYS)}"
+    method, samples, seed, names = (items.get(key) for key in SEARCH_KEYS)
+    is_adaptive = method is not None and method.value == "tpe"
+    if method is not None and method.value not in METHODS:
+        yield method, f"must be random or tpe (it is {shown(method)})"
+    if is_adaptive and importlib.util.find_spec("optuna") is None:
+        yield method or node, "tpe needs Optuna: pip install optuna (the extra `search`)"
+    if samples is None:
+        yield node, "search needs samples, such as samples: 40"
+    elif type(samples.value) is not int or not 1 <= samples.value <= MAX_SAMPLES:
+        yield samples, f"must be a number from 1 to {MAX_SAMPLES:,} (it is {shown(samples)})"
+    if seed is not None and type(seed.value) is not int:
+        yield seed, f"must be a whole number (it is {shown(seed)})"
+    if names is not None and not all(isinstance(name.value, str) for name in _listed(names)):
+        yield names, f"must be names of axes, such as [dataset] (it is {shown(names)})"
+    elif names is not None and is_adaptive:
+        yield names, "is for method: random; with tpe write a phase for each value"
+
+
+def _listed(node: Node | None) -> list[Node]:
+    if node is None:
+        return []
+    return node.value if isinstance(node.value, list) else [node]
 
 
 def sample(
