@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import uvicorn
+from starlette.applications import Starlette
 
 from distexp.errors import UserError
 from distexp.web.app import make_app
@@ -55,8 +56,16 @@ def serve(
             file=sys.stderr,
         )
     announce(f"http://{shown}:{at}/?token={access.token}")
+    server = _server_of(make_app(root, source, phases, access, Report(report)))
+    try:
+        server.run(sockets=[listener])
+    finally:
+        source.close()
+
+
+def _server_of(app: Starlette) -> uvicorn.Server:
     config = uvicorn.Config(
-        make_app(root, source, phases, access, Report(report)),
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -64,10 +73,7 @@ def serve(
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=STOP_S,
     )
-    try:
-        uvicorn.Server(config).run(sockets=[listener])
-    finally:
-        source.close()
+    return uvicorn.Server(config)
 
 
 def _listen(host: str, port: int | None) -> socket.socket:
