@@ -55,15 +55,7 @@ def acquire_device(
         cause = str(error).removeprefix("No available GPU found: ").rpartition(";")[0]
         log.info("Running on the CPU (%s)", cause)
         return claim_cpu(cpu_folder)
-    with PlaceInLine() as place:
-        return _wait_for_gpus(
-            gpus,
-            request=request,
-            slots=slots,
-            place=place,
-            connection=connection,
-            stop=stop,
-        )
+    return _wait_for_gpus(gpus, request=request, slots=slots, connection=connection, stop=stop)
 
 
 def _wait_for_gpus(
@@ -71,24 +63,24 @@ def _wait_for_gpus(
     *,
     request: GpuRequest,
     slots: int,
-    place: PlaceInLine,
     connection: ManagerConnection,
     stop: StopRequests,
 ) -> Claim | None:
     last_problem = ""
     wanted = "a GPU" if count == 1 else f"{count} GPUs at once"
-    while not stop.wants_leave and not connection.has_given_up:
-        try:
-            if count > 1:
-                return claim_gpus(count, request, place=place)
-            return claim_gpu(request, slots=slots)
-        except NoGpuError as error:
-            if str(error) != last_problem:
-                last_problem = str(error)
-                log.warning("%s. Waiting for %s", last_problem, wanted)
-        status = connection.try_request(Status(), StatusReply, "Error requesting task")
-        if status is not None and (status.status.done or status.status.ending):
-            log.info("No task is left" if status.status.done else "No task that is left can run")
-            return None
-        connection.wait(FIRST_RETRY_S if place.is_first else RETRY_S)
+    with PlaceInLine() as place:
+        while not stop.wants_leave and not connection.has_given_up:
+            try:
+                if count > 1:
+                    return claim_gpus(count, request, place=place)
+                return claim_gpu(request, slots=slots)
+            except NoGpuError as error:
+                if str(error) != last_problem:
+                    last_problem = str(error)
+                    log.warning("%s. Waiting for %s", last_problem, wanted)
+            status = connection.try_request(Status(), StatusReply, "Error requesting task")
+            if status is not None and (status.status.done or status.status.ending):
+                log.info("No task is left" if status.status.done else "No task that is left can run")
+                return None
+            connection.wait(FIRST_RETRY_S if place.is_first else RETRY_S)
     return None
