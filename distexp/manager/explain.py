@@ -91,6 +91,15 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
         return f"its results file cannot be written: {view.file}"
     if view.held:
         return f"its phase is held: {view.held}; fix it, then `resume` goes on"
+    if why := _why_no_worker(entry, workers):
+        return why
+    if view.before:
+        return f"its turn has not come: {view.before} pending tasks before it"
+    return f"it is next: {view.room or 'the workers are busy with other tasks'}"
+
+
+def _why_no_worker(entry: Entry, workers: Sequence[Available]) -> str:
+    """Return why none of the workers can have the task; empty when one can."""
     if not workers:
         return "no worker is connected; start one with `distexp worker`"
     allowed = [worker for worker, excluded in workers if not excluded]
@@ -109,9 +118,7 @@ def _pending(entry: Entry, workers: Sequence[Available], view: QueueView) -> str
             f"needs a larger GPU: it ran out of memory with {entry.oom_at_mib} MiB, and the largest device "
             f"of a worker has {largest_mib} MiB"
         )
-    if view.before:
-        return f"its turn has not come: {view.before} pending tasks before it"
-    return f"it is next: {view.room or 'the workers are busy with other tasks'}"
+    return ""
 
 
 def _outdated(workers: Sequence[WorkerInfo], phase: str) -> str:
