@@ -146,16 +146,21 @@ def load_results(workdir: str | os.PathLike[str] = ".", *, configs: str | None =
             frames.append(_rows_of(path, columns))
             work.advance(size)
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    for phase in phases:
-        for name, value in phase.assume.items():
-            column = frame[name] if name in frame else pd.Series(None, index=frame.index, dtype=object)
-            frame[name] = column.mask(column.isna() & (frame.get("phase") == phase.name), value)
+    _fill_assumed(frame, phases)
     for name in {*columns.parameters} & {*frame.columns}:
         frame[name] = _settled(frame[name], columns.kind(name))
     last = [name for name in (*CAPTURED, *PROVENANCE) if name in frame and name not in columns.parameters]
     frame = frame[[*[name for name in frame if name not in last], *last]]
     frame.attrs["workdir"] = str(root)
     return frame
+
+
+def _fill_assumed(frame: pd.DataFrame, phases: Sequence[Phase]) -> None:
+    """Give the rows of each phase that lack a value the one that its `assume` names."""
+    for phase in phases:
+        for name, value in phase.assume.items():
+            column = frame[name] if name in frame else pd.Series(None, index=frame.index, dtype=object)
+            frame[name] = column.mask(column.isna() & (frame.get("phase") == phase.name), value)
 
 
 def load_metrics(row: Any, *, workdir: str | os.PathLike[str] | None = None) -> pd.DataFrame:
