@@ -49,14 +49,7 @@ def run(params: Mapping[str, Any], context: Context) -> dict[str, Scalar]:
     torch.backends.cudnn.deterministic = True
     seed = context.seed % 2**64  # NumPy's seeds are not negative
     dataset = data.load(settings.dataset)
-    split = data.split(dataset, _rng(seed, Stream.SPLIT))
-    noisy = data.replace_labels(
-        split.train.labels, dataset.classes, settings.label_noise, _rng(seed, Stream.NOISE)
-    )
-    train = _tensors(split.train.inputs, noisy, context.device)
-    val = _tensors(split.val.inputs, split.val.labels, context.device)
-    test = _tensors(split.test.inputs, split.test.labels, context.device)
-
+    train, val, test = _split(dataset, settings.label_noise, seed, context.device)
     weights = torch.Generator().manual_seed(int(_rng(seed, Stream.WEIGHTS).integers(2**63)))
     model = models.build(settings, dataset.inputs.shape[1:], dataset.classes, weights).to(context.device)
     identity = f"{asdict(settings)} seed {context.seed} torch {torch.__version__}"
@@ -89,6 +82,19 @@ def warm_up(device: str = "cpu") -> None:
         context = Context(seed=0, device=device, checkpoint_dir=Path(folder))
         for model, optimizer in (("mlp", "adam"), ("mlp", "adamw"), ("cnn", "sgd")):
             run({"model": model, "optimizer": optimizer, "epochs": 1, "batch_size": 512}, context)
+
+
+def _split(
+    dataset: data.Dataset, label_noise: float, seed: int, device: str
+) -> tuple[Tensors, Tensors, Tensors]:
+    """Return the data to train on, with labels replaced, to validate and to test on."""
+    split = data.split(dataset, _rng(seed, Stream.SPLIT))
+    noisy = data.replace_labels(split.train.labels, dataset.classes, label_noise, _rng(seed, Stream.NOISE))
+    return (
+        _tensors(split.train.inputs, noisy, device),
+        _tensors(split.val.inputs, split.val.labels, device),
+        _tensors(split.test.inputs, split.test.labels, device),
+    )
 
 
 def _rng(*key: int) -> np.random.Generator:
