@@ -390,7 +390,6 @@ def work_on(
     pin(claim, settings.threads)
     adopt_orphans()  # of tasks that were killed: else nobody could tell whose they are
     uuids = [gpu.uuid for gpu in claim.gpus]
-    monitor = GpuMonitor(uuids, claim.renew) if uuids else None
     is_sharing = settings.slots_per_gpu is None and bool(uuids)
     memory = MemoryMonitor(uuids[0], settings.gpu_request.min_free_mib) if is_sharing else None
     with contextlib.suppress(OSError):  # a folder that cannot be written has no lock in it either
@@ -411,8 +410,7 @@ def work_on(
         ),
         stop=stop,
         clock=time.monotonic,
-        gpu_usage=monitor.usage if monitor else lambda: None,
-        free_mib=monitor.free_mib if monitor else None,
+        gpus=GpuMonitor(uuids, claim.renew) if uuids else None,
         memory=memory,
         left_s=left_s,
         max_log_mb=settings.max_log_mb,

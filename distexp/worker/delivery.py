@@ -18,7 +18,6 @@ from distexp.results.spool import Spool
 from distexp.task import Provenance, Scalar
 from distexp.wire.messages import (
     Ack,
-    GpuUse,
     Heartbeat,
     HeartbeatReply,
     Progress,
@@ -30,6 +29,7 @@ from distexp.wire.messages import (
 from distexp.workdir import Workdir
 from distexp.worker.beside import DiskSteps
 from distexp.worker.connection import ManagerConnection
+from distexp.worker.gpu_monitor import GpuMonitor
 from distexp.worker.memory_monitor import MemoryMonitor
 from distexp.worker.reports import Reported
 from distexp.worker.rungs import Reached
@@ -63,8 +63,7 @@ class ResultDelivery:
         workdir: Workdir,
         stop: StopRequests,
         identity: Callable[[], Mapping[str, Any]],
-        gpu_usage: Callable[[], GpuUse | None],
-        free_mib: Callable[[], int] | None = None,
+        gpus: GpuMonitor | None = None,
         memory: MemoryMonitor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -72,14 +71,12 @@ class ResultDelivery:
 
         Args:
             identity: Fields of `WorkerRequest` that name this worker; in every message.
-            gpu_usage: How busy its GPUs are; in each heartbeat.
-            free_mib: How much memory is free on its GPUs; in each request for a task.
+            gpus: How busy they are, in each heartbeat; what is free on them, in each request for a task.
             memory: Of the GPU that it shares; None: it shares none.
         """
         self._connection, self._stop, self._root = connection, stop, workdir.root
         self._spool = Spool(workdir.spool)
-        self._identity, self._gpu_usage, self._free_mib = identity, gpu_usage, free_mib
-        self._memory = memory
+        self._identity, self._gpus, self._memory = identity, gpus, memory
         self.disk = DiskSteps(connection=connection, stop=stop, clock=clock, heartbeat=self.heartbeat)
 
     def report_fields(self, task: TaskReply) -> dict[str, Any]:
@@ -95,7 +92,7 @@ class ResultDelivery:
     def room_fields(self) -> dict[str, Any]:
         """Return the fields of a request for a task that say what is free on its GPUs."""
         return {
-            "free_mib": self._free_mib and self._free_mib(),
+            "free_mib": self._gpus and self._gpus.free_mib(),
             "memory": self._memory and self._memory.now(),
         }
 
@@ -106,7 +103,7 @@ class ResultDelivery:
             lease_id=task.lease_id,
             key=task.key,
             progress=Progress(step=last.step, total=last.total, metrics=last.metrics) if last else None,
-            gpu=self._gpu_usage(),
+            gpu=self._gpus.usage() if self._gpus else None,
             peak=self._memory.peak() if self._memory else None,
         )
         try:

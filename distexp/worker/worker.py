@@ -20,7 +20,6 @@ from distexp.task import Cause, Provenance
 from distexp.text import clean_text
 from distexp.wire.messages import (
     MAX_WAIT_S,
-    GpuUse,
     Heartbeat,
     HeartbeatReply,
     NoTask,
@@ -38,6 +37,7 @@ from distexp.worker.connection import ManagerConnection
 from distexp.worker.delivery import DISK_RETRY_S, Delivery, ResultDelivery
 from distexp.worker.early_stop import EarlyStop
 from distexp.worker.folders import is_disk_full, is_full_at, probe, why_not_made
+from distexp.worker.gpu_monitor import GpuMonitor
 from distexp.worker.host_setup import HostSetup
 from distexp.worker.log_cap import MAX_LOG_MB, LogCap
 from distexp.worker.memory_monitor import MemoryMonitor
@@ -78,8 +78,7 @@ class Worker:
         children: Children,
         stop: StopRequests,
         clock: Callable[[], float],
-        gpu_usage: Callable[[], GpuUse | None] = lambda: None,
-        free_mib: Callable[[], int] | None = None,
+        gpus: GpuMonitor | None = None,
         memory: MemoryMonitor | None = None,
         left_s: Callable[[], float | None] = lambda: None,
         max_log_mb: int = MAX_LOG_MB,
@@ -90,15 +89,14 @@ class Worker:
 
         Args:
             identity: Fields of `WorkerRequest` that tell the manager who this is.
-            gpu_usage: Returns how busy its GPUs are.
-            free_mib: Reads the memory that is free on its GPUs; None: it has none.
+            gpus: Reads its GPUs; None: it has none.
             memory: Measures what its tasks hold on the GPU that it shares; None: it shares none so.
             left_s: Returns how many seconds it has; None: no end is known.
             max_log_mb: What the log of a task may hold, in millions of bytes.
             code: Where the code of its tasks is.
             fetches: Whether it runs the manager's code, also where that is not frozen.
         """
-        self._free_mib, self._memory = free_mib, memory
+        self._gpus, self._memory = gpus, memory
         self._code_folder, self._fetches = code, fetches
         self._code = children.code()  # of the task that runs, or ran last
         self._fixed_identity = dict(identity)
@@ -110,8 +108,7 @@ class Worker:
             workdir=workdir,
             stop=stop,
             identity=self._identity,
-            gpu_usage=gpu_usage,
-            free_mib=free_mib,
+            gpus=gpus,
             memory=memory,
             clock=clock,
         )
@@ -196,7 +193,7 @@ class Worker:
             log.error("Leaving: %s", reply.message)
             self._exit_code = 1
             return False
-        if self._free_mib:
+        if self._gpus:
             self._children.close()  # a standby holds GPU memory that a task may wait for
         if self._wait_s or reply.reason != "wait":
             self._connection.wait(reply.retry_after_s)
@@ -237,7 +234,7 @@ class Worker:
                 self._memory.ended(attempt.began_s, outcome.duration_s, outcome.peak_gpu_mib)
             if isinstance(outcome, Failed) and self._is_disks_fault(outcome, folder.path):
                 outcome = DiskFull(folder.path, outcome.error.splitlines()[-1])
-            if self._free_mib or not isinstance(outcome, Finished) or not attempt.has_reported_end:
+            if self._gpus or not isinstance(outcome, Finished) or not attempt.has_reported_end:
                 # before anybody else may run this task, and before its GPU is looked at
                 self._disk.wait(attempt.kill, task, lambda waited_s: False)
             self._end_log(task, folder, attempt.given, has_failed=isinstance(outcome, Failed))

@@ -340,9 +340,7 @@ def offline(tmp_path: Path) -> Iterator[ResultDelivery]:
     workdir = Workdir(tmp_path)
     with contextlib.closing(StopRequests()) as stop:
         manager = ManagerConnection(Client(workdir, "localhost", 1), stop, time.monotonic, 0.0)
-        yield ResultDelivery(
-            connection=manager, workdir=workdir, stop=stop, identity=dict, gpu_usage=lambda: None
-        )
+        yield ResultDelivery(connection=manager, workdir=workdir, stop=stop, identity=dict)
 
 
 def lines_of(root: Path, delivery: Delivery) -> list[str]:
