@@ -66,6 +66,24 @@ class DiskFull:
     problem: str
 
 
+@dataclass
+class Turn:
+    """What a worker has come to in its time, as far as that decides how it leaves."""
+
+    completed: int = 0  # tasks
+    is_short: bool = False  # of time, for any task that is left
+    is_hopeless: bool = False  # it has completed nothing, and its task has saved nothing
+    idle_since_s: float | None = None  # since when nothing that is left can run
+    exit_code: int | None = None  # set when it must leave before its work is done
+
+    def wants_another(self, *, is_warned: bool) -> bool:
+        """Return whether time ended before work did, and more time of the same length would help.
+
+        Not so where a whole turn was too short for a single task: the next would be, too.
+        """
+        return (is_warned and not self.is_hopeless) or (self.is_short and self.completed > 0)
+
+
 class Worker:
     """Requests, runs, records and reports tasks until none is left."""
 
@@ -115,15 +133,11 @@ class Worker:
         self._disk = self._delivery.disk
         self._nonce = Latest(workdir.read_nonce, "")
         self._stop, self._clock, self._left_s = stop, clock, left_s
-        self._completed = 0
-        self._is_short = False  # of time, for any task that is left
-        self._is_hopeless = False  # it has completed nothing, and its task has saved nothing
+        self._turn = Turn()
         self._log_file = WorkerLog(workdir.worker_log(str(identity["worker_id"]), str(identity["host"])))
         self._log_cap = LogCap(max_log_mb, clock)
         self._next: TaskReply | NoTask | None = None
-        self._exit_code: int | None = None  # set when it must leave before its work is done
         self._code_versions: dict[str, int] = {}  # phase -> of the task that ran last
-        self._idle_since_s: float | None = None  # since when nothing that is left can run
         self._wait_s = 0.0  # how long the manager may keep the next request until there is a task
 
     def _identity(self) -> dict[str, Any]:
@@ -140,11 +154,8 @@ class Worker:
 
     @property
     def wants_another_turn(self) -> bool:
-        """Whether time ended before work did, and more time of the same length would help.
-
-        Not so where a whole turn was too short for a single task: the next would be, too.
-        """
-        return (self._stop.is_warned and not self._is_hopeless) or (self._is_short and self._completed > 0)
+        """Whether time ended before work did, and more time of the same length would help."""
+        return self._turn.wants_another(is_warned=self._stop.is_warned)
 
     def run(self) -> int:
         """Work until nothing is left to do; return 0, 2 for a bad GPU, 1 if nothing could be done."""
@@ -158,11 +169,11 @@ class Worker:
             self._children.close()
             self._connection.close()
             self._log_file.close()
-        return self._connection.exit_code if self._exit_code is None else self._exit_code
+        return self._connection.exit_code if self._turn.exit_code is None else self._turn.exit_code
 
     def run_one(self) -> bool:
         """Take one turn: at most one task. Return whether there is a next turn."""
-        if self._stop.wants_leave or self._connection.has_given_up or self._exit_code is not None:
+        if self._stop.wants_leave or self._connection.has_given_up or self._turn.exit_code is not None:
             return False
         reply, self._next = self._next, None
         if reply is None:
@@ -172,7 +183,7 @@ class Worker:
         if isinstance(reply, TaskReply) and self._stop.wants_leave:
             self._next = reply
         elif isinstance(reply, TaskReply):
-            self._idle_since_s = None
+            self._turn.idle_since_s = None
             if not self._wait_s or self._begins(reply):
                 self._wait_s = 0.0
                 with self._memory or nullcontext():
@@ -187,11 +198,11 @@ class Worker:
             return False
         if reply.reason == "no_time":
             log.info("No time is left: %s", reply.message)
-            self._is_short = True
+            self._turn.is_short = True
             return False
         if self._has_waited_in_vain(reply):
             log.error("Leaving: %s", reply.message)
-            self._exit_code = 1
+            self._turn.exit_code = 1
             return False
         if self._gpus:
             self._children.close()  # a standby holds GPU memory that a task may wait for
@@ -209,12 +220,12 @@ class Worker:
     def _has_waited_in_vain(self, reply: NoTask) -> bool:
         """Return whether nothing that is left can run, for as long as a missing manager is waited for."""
         if not reply.cannot_run:
-            self._idle_since_s = None
+            self._turn.idle_since_s = None
             return False
-        if self._idle_since_s is None:
-            self._idle_since_s = self._clock()
+        if self._turn.idle_since_s is None:
+            self._turn.idle_since_s = self._clock()
             log.warning("Nothing that is left can run: %s", reply.message)
-        return self._clock() - self._idle_since_s >= self._connection.manager_wait_s
+        return self._clock() - self._turn.idle_since_s >= self._connection.manager_wait_s
 
     # -- one task
 
@@ -255,7 +266,7 @@ class Worker:
         except DiskHangs:
             if self._stop.wants_checkpoint:
                 return Stopped()
-            self._exit_code = 1  # the thread cannot be ended, but the worker can
+            self._turn.exit_code = 1  # the thread cannot be ended, but the worker can
             late = f"its process did not start within {time_limits.START_S:g} s"
             why = f"the import of {task.experiment}, or the disk, does not end"
             return Failed(Cause.TIMEOUT, f"{late} ({why}); its worker leaves")
@@ -352,10 +363,10 @@ class Worker:
                     reason = f"gives way to {self._stop.yields_to}"
                 saved = self._checkpoints(task)
                 has_saved = self._disk.try_(lambda: any(saved.rglob("*")), None, True)
-                self._is_hopeless = not self._completed and not has_saved
+                self._turn.is_hopeless = not self._turn.completed and not has_saved
                 self._give_back(task, reason)
             case Unusable(problem=problem):
-                self._exit_code = 2
+                self._turn.exit_code = 2
                 self._give_back(task, f"GPU not usable: {problem}")
                 log.error(  # its last line, which `run` quotes
                     "The GPU of this worker cannot be used by %s. Install a build of torch for this driver "
@@ -395,7 +406,7 @@ class Worker:
         if ack is not None:
             is_whole = outcome.stopped_at is None
             log.info("Task %s %s", task.task_id, "completed" if is_whole else "stopped early")
-            self._completed += 1
+            self._turn.completed += 1
             if is_whole:  # else it may be asked for more, and goes on from there
                 self._disk.try_(lambda: forget_checkpoints(self._checkpoints(task)), None, None)
             self._next = ack.next
