@@ -399,15 +399,7 @@ def work_on(
         identity={**identity_of(claim), "shared_gpu": uuids[0] if is_sharing else ""},
         workdir=workdir,
         connection=connection,
-        children=Children(
-            method=settings.start_method,
-            device=claim.device,
-            threads=settings.threads,
-            nice=settings.nice,
-            gpus=uuids,
-            watcher=watcher,
-            code=code_folder.now,
-        ),
+        children=children_of(claim, settings, watcher, code_folder),
         stop=stop,
         clock=time.monotonic,
         gpus=GpuMonitor(uuids, claim.renew) if uuids else None,
@@ -424,6 +416,19 @@ def work_on(
     finally:
         watcher.close()  # with it ends a template that hangs in an import
         end_descendants()
+
+
+def children_of(claim: Claim, settings: Settings, watcher: Watcher, code_folder: CodeFolder) -> Children:
+    """Return what starts the processes of tasks on a claimed device."""
+    return Children(
+        method=settings.start_method,
+        device=claim.device,
+        threads=settings.threads,
+        nice=settings.nice,
+        gpus=[gpu.uuid for gpu in claim.gpus],
+        watcher=watcher,
+        code=code_folder.now,
+    )
 
 
 def pin(claim: Claim, threads: int) -> None:
