@@ -1,9 +1,7 @@
 """The manager's life: start in the order that keeps every promise, one turn after the other, stop."""
 
-import ipaddress
 import logging
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
@@ -11,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from distexp.errors import ConfigError, JournalUnwritable, UserError
+from distexp.manager.address import is_reachable, ports_to_try
 from distexp.manager.code_watch import HeldCode
 from distexp.manager.dispatch import Dispatcher
 from distexp.manager.duplicates import copy_duplicate_rows
@@ -146,12 +145,7 @@ class ExperimentManager:
                 taken, the address is none of this host, or not loopback though no secret is asked for.
             JournalUnwritable: The journal cannot be opened.
         """
-        is_reachable = _is_reachable(self.host)
-        if is_reachable and not self._auth:
-            raise UserError(
-                f"--no-auth with --host {self.host}: other machines reach this address, and anybody there "
-                "could take tasks and write results; leave out one of the two flags"
-            )
+        self._is_reachable = is_reachable(self.host, auth=self._auth)
         with self._starting, ExitStack() as log_open, ExitStack() as undo:  # undone when a later step fails
             self._starting.begin(READING_CONFIGS)
             tasks = self._sweep.load()
@@ -170,11 +164,10 @@ class ExperimentManager:
             self._make_parts(token.secret if self._auth else None)
             self._load(tasks)
             undo.callback(self._searches.close)
-            is_free = self._wanted_port is None  # workers may have been given the port of before
-            ports = [*self.workdir.fallback_port(), DEFAULT_PORT, 0] if is_free else [self._wanted_port or 0]
+            ports = ports_to_try(self.workdir, self._wanted_port)
             self._server = Server(self.host, ports, self.dispatcher, tls)
             undo.callback(self._server.server_close)
-            is_fallback = is_free and self.port != DEFAULT_PORT
+            is_fallback = self._wanted_port is None and self.port != DEFAULT_PORT
             self.workdir.announce(self.host, self.port, self._configs, is_fallback=is_fallback)
             self._held, self._log_open = undo.pop_all(), log_open.pop_all()
         self._pauses.start()
@@ -182,14 +175,14 @@ class ExperimentManager:
         self._start_searches()
         self._is_serving = True
         self._next_rescan_s = time.monotonic() + self._rescan_s
-        self._say_served(is_reachable=is_reachable, is_fallback=is_fallback)
+        self._say_served(is_fallback=is_fallback)
 
-    def _say_served(self, *, is_reachable: bool, is_fallback: bool) -> None:
+    def _say_served(self, *, is_fallback: bool) -> None:
         log.info("Manager serves %s:%d for %s", self.host, self.port, self.workdir.root)
         if is_fallback:
             said = "Port %d was taken: workers and clients outside of this folder need the port %d"
             log.info(said, DEFAULT_PORT, self.port)
-        if is_reachable:
+        if self._is_reachable:
             log.info(
                 "Workers on other machines need a copy of %s; they start by `distexp worker HOST %d`, "
                 "with --fetch where your code is not",
@@ -230,7 +223,7 @@ class ExperimentManager:
             on_hold=self._held_code.note,
             on_assign=self._searches.look,
         )
-        has_all_workers = self._has_all_workers and not _is_reachable(self.host)
+        has_all_workers = self._has_all_workers and not self._is_reachable
         self._ending = Ending(sweep, self.dispatcher, self._kept, has_all_workers=has_all_workers)
 
     def _load(self, tasks: Sequence[GridPoint]) -> None:
@@ -483,17 +476,3 @@ class ExperimentManager:
                 "Rows of %d complete tasks have vanished (%s%s); `requeue --missing` runs them again",
                 *(len(names), ", ".join(names[:3]), ", ..." if len(names) > 3 else ""),
             )
-
-
-def _is_reachable(host: str) -> bool:
-    """Return whether other machines reach this address.
-
-    Raises:
-        UserError: It is no address.
-    """
-    try:
-        return not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
-    except (OSError, UnicodeError) as error:
-        raise UserError(
-            f"--host {host}: {getattr(error, 'strerror', '') or error}, give an address of this host"
-        ) from None
