@@ -11,6 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -130,26 +138,10 @@ def browser(profile: Path) -> Iterator[Page]:
     assert CHROMIUM
     commands_in, commands = os.pipe()
     answers, answers_out = os.pipe()
-    flags = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--hide-scrollbars",
-    ]
     pipes = f'exec 3<&{commands_in} 4>&{answers_out}; exec "$@"'  # where Chromium looks for them
+    chromium = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     process = subprocess.Popen(
-        [
-            "bash",
-            "-c",
-            pipes,
-            "bash",
-            CHROMIUM,
-            *flags,
-            "--remote-debugging-pipe",
-            f"--user-data-dir={profile}",
-            "about:blank",
-        ],
+        ["bash", "-c", pipes, "bash", *chromium],
         pass_fds=(commands_in, answers_out),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
