@@ -114,11 +114,7 @@ class Faults:
             ):
                 return self._strike_below(event)
             case Kind.CUT | Kind.STALL:
-                relay = _picked(self.stage.relays, event.pick)
-                if relay is None:
-                    return None
-                (relay.cut if event.kind is Kind.CUT else relay.stall)()
-                return relay.heal
+                return self._strike_relay(event)
             case Kind.TEAR_ROW:
                 return self._tear_row(event)
             case Kind.FILL_MANAGER_DISK | Kind.FILL_WORKER_DISK:
@@ -187,6 +183,13 @@ class Faults:
         with suppress(psutil.Error):
             target.kill()
         return _nothing
+
+    def _strike_relay(self, event: Event) -> Undo | None:
+        relay = _picked(self.stage.relays, event.pick)
+        if relay is None:
+            return None
+        (relay.cut if event.kind is Kind.CUT else relay.stall)()
+        return relay.heal
 
     def _edit(self, event: Event) -> Undo:
         if event.kind is Kind.BREAK_CONFIG:
