@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -27,40 +28,47 @@ def measure() -> list[Figure]:
         f"grid: {{combinations: [{{a: {list(range(48))}}}]}}\n"
     )
     work = [100 * _work_share(config) for _ in range(ROUNDS)]
-    shares, bare_shares, read_kb = [], [], []
+    rows = "".join(f"{index},7,0.5\n" for index in range(1000, 1000 + ROWS))
     with folder(config) as workdir:
         results = Path(workdir.root, "results")
         results.mkdir()
-        rows = "".join(f"{index},7,0.5\n" for index in range(1000, 1000 + ROWS))
         (results / "final_results.csv").write_text("a,seed,acc\n" + rows, encoding="utf-8")
         with manager(workdir, "--rescan-s", "1") as process:
-            bare = subprocess.Popen([sys.executable, "-c", SLEEPER])
-            time.sleep(1.0)  # for both to have started
-            watched, sleeper = psutil.Process(process.pid), psutil.Process(bare.pid)
-            for _ in range(ROUNDS):
-                used_s, slept_s, read = _used_s(watched), _used_s(sleeper), watched.io_counters().read_chars
-                time.sleep(SECONDS)
-                shares.append(100 * (_used_s(watched) - used_s) / SECONDS)
-                bare_shares.append(100 * (_used_s(sleeper) - slept_s) / SECONDS)
-                read_kb.append((watched.io_counters().read_chars - read) / 1000)
-            bare.kill()
-            bare.wait()
+            idle = _watched(psutil.Process(process.pid))
+    computes, rescans = "what it computes, of one core", "a rescan a second, of one core"
+    reads, size_kb = f"read by {SECONDS:g} rescans with nothing new", [len(rows) / 1000]
     wakes = f"a bare process that wakes every {TURN_S:g} s"
-    size_kb = [len(rows) / 1000]
     return [
-        Figure("idle manager, 240 tasks: what it computes, of one core", "%", work, at_most(BAR_PCT)),
-        Figure(
-            "idle manager, a rescan a second, of one core", "%", shares, at_most(BAR_PCT), wakes, bare_shares
-        ),
-        Figure(
-            f"read by {SECONDS:g} rescans with nothing new",
-            "kB",
-            read_kb,
-            times_at_most(1),
-            "the file",
-            size_kb,
-        ),
+        Figure(f"idle manager, 240 tasks: {computes}", "%", work, at_most(BAR_PCT)),
+        Figure(f"idle manager, {rescans}", "%", idle.shares, at_most(BAR_PCT), wakes, idle.bare_shares),
+        Figure(reads, "kB", idle.read_kb, times_at_most(1), "the file", size_kb),
     ]
+
+
+@dataclass
+class Idle:
+    """What an idle manager took in each round."""
+
+    shares: list[float] = field(default_factory=list)  # of a core, in %
+    bare_shares: list[float] = field(default_factory=list)  # the same of a process that only wakes as often
+    read_kb: list[float] = field(default_factory=list)
+
+
+def _watched(process: psutil.Process) -> Idle:
+    """Return what the manager takes, beside a process that only wakes as often as it does."""
+    idle = Idle()
+    bare = subprocess.Popen([sys.executable, "-c", SLEEPER])
+    time.sleep(1.0)  # for both to have started
+    sleeper = psutil.Process(bare.pid)
+    for _ in range(ROUNDS):
+        used_s, slept_s, read = _used_s(process), _used_s(sleeper), process.io_counters().read_chars
+        time.sleep(SECONDS)
+        idle.shares.append(100 * (_used_s(process) - used_s) / SECONDS)
+        idle.bare_shares.append(100 * (_used_s(sleeper) - slept_s) / SECONDS)
+        idle.read_kb.append((process.io_counters().read_chars - read) / 1000)
+    bare.kill()
+    bare.wait()
+    return idle
 
 
 def _work_share(config: str) -> float:
