@@ -13,7 +13,7 @@ from distexp.errors import UserError
 from distexp.queue.records import TaskRecord
 from distexp.reporting.comparison import Space, frame_of, numbers_of
 from distexp.reporting.failures import group_failures
-from distexp.reporting.plan import durations_of
+from distexp.reporting.plan import durations_of, tasks_by_phase
 from distexp.reporting.search_progress import search_of
 from distexp.reporting.table import MEASURED, Cells, cells_of, columns_named, pack, table_of
 from distexp.results.audit import FileAudit, Row
@@ -66,7 +66,7 @@ def make_report(
     finished = [(at, row) for at, row in enumerate(rows) if not row.is_pruned]
     row_of = {key: at for at, row in reversed(finished) for key in row.keys}  # the first of each task
     pruned = {key for row in rows if row.is_pruned for key in row.keys}
-    planned = _planned(phases, tasks)
+    planned = tasks_by_phase(phases, tasks)
     coming = {grid.phase: count for grid, count in to_come.items()}
     phase_of = _phase_of(rows, by_key, [*planned])
     best = _best_rows(phase_of, _costs(metric, phases, phase_of, numbers, lower), rows) if metric else []
@@ -90,14 +90,6 @@ def make_report(
         "workers": _workers(cells, len(rows)),
         "problems": [[file.path, p.line, p.reason, p.rows] for file in files for p in file.problems],
     }
-
-
-def _planned(phases: Sequence[Phase], tasks: Iterable[GridPoint]) -> dict[str, list[GridPoint]]:
-    """Return the tasks of each phase."""
-    planned: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
-    for task in tasks:
-        planned[task.grid.phase].append(task)
-    return planned
 
 
 def _totals(tasks: int, complete: int, pruned: int, durations: Mapping[str, float]) -> dict[str, float]:

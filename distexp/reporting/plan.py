@@ -1,11 +1,9 @@
 """What a manager would find to do, before one is started. Pure."""
 
-import itertools
-from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 
 import msgspec
-from msgspec import structs
 
 from distexp.results.audit import FileAudit
 from distexp.results.problems import Problem
@@ -65,6 +63,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     other_code: str = ""  # how many finished tasks ran other code than the folder holds now
 
 
+@dataclass(frozen=True)
+class _Progress:
+    """Where the tasks of a sweep stand."""
+
+    complete: Set[str]  # keys
+    pruned: Set[str]  # keys of those that were stopped early and do not go on
+    left: Mapping[str, Sequence[GridPoint]]  # by phase, those that will run
+    copies: Mapping[str, int]  # by phase, those that get the row of the same work elsewhere
+    to_come: Mapping[str, int]  # by phase, samples that have not been drawn yet
+    times: "_Times"
+
+
 def make_plan(
     phases: Sequence[Phase],
     tasks: Sequence[GridPoint],
@@ -87,55 +97,50 @@ def make_plan(
         rungs: Every verdict that was given: stopped tasks of which more is wanted will run.
         superseded: Keys of tasks that were asked to run again: no row that is there is copied to them.
     """
-    durations = durations_of(files)
-    complete = {key for file in files for row in file.rows for key in row.keys if not row.is_pruned}
-    pruned = {key for file in files for row in file.rows for key in row.keys if row.is_pruned}
+    complete, pruned = keys_in(files)
     pruned -= _to_continue(tasks, rungs)
-    times = _Times(tasks, durations)
     left, copies = _left_and_copies(phases, tasks, complete, pruned, superseded)
-    own = {name: list(group) for name, group in itertools.groupby(tasks, lambda task: task.grid.phase)}
-    counts = Counter(task.grid.phase for task in tasks)
-    done = Counter(task.grid.phase for task in tasks if task.key in complete)
-    stopped = Counter(task.grid.phase for task in tasks if task.key in pruned)
     coming = {grid.phase: count for grid, count in to_come.items()}
-    lines = [
-        structs.replace(
-            _described(phase, own.get(phase.name, ())),
-            tasks=counts[phase.name] + coming.get(phase.name, 0),
-            to_come=coming.get(phase.name, 0),
-            complete=done[phase.name],
-            pruned=stopped[phase.name],
-            copies=copies[phase.name],
-            left=len(left[phase.name]) + coming.get(phase.name, 0),
-            seconds=times.of(left[phase.name], coming.get(phase.name, 0), phase.name),
-        )
-        for phase in phases
-    ]
+    progress = _Progress(complete, pruned, left, copies, coming, _Times(tasks, durations_of(files)))
+    return _plan_of(phases, tasks, files, progress, workers)
+
+
+def _plan_of(
+    phases: Sequence[Phase],
+    tasks: Sequence[GridPoint],
+    files: Sequence[FileAudit],
+    progress: _Progress,
+    workers: int,
+) -> Plan:
+    own = tasks_by_phase(phases, tasks)
+    lines = [_phase_plan(phase, own[phase.name], progress) for phase in phases]
     seconds = sum(line.seconds or 0.0 for line in lines)
     return Plan(
-        tasks=len(tasks) + sum(coming.values()),
-        complete=len(complete),
-        pruned=len(pruned),
-        copies=sum(copies.values()),
+        tasks=len(tasks) + sum(progress.to_come.values()),
+        complete=len(progress.complete),
+        pruned=len(progress.pruned),
+        copies=sum(progress.copies.values()),
         left=sum(line.left for line in lines),
         workers=workers,
-        hours=seconds / workers / 3600 if durations else None,
-        timed_rows=len({*durations}),
+        hours=seconds / workers / 3600 if progress.times.rows else None,
+        timed_rows=progress.times.rows,
         phases=lines,
-        files=[_file_plan(file, pruned) for file in files],
+        files=[_file_plan(file, progress.pruned) for file in files],
     )
 
 
-def _described(phase: Phase, tasks: Sequence[GridPoint]) -> PhasePlan:
-    """Return what the config says of a phase; nothing is counted yet."""
+def _phase_plan(phase: Phase, tasks: Sequence[GridPoint], progress: _Progress) -> PhasePlan:
+    left, to_come = progress.left[phase.name], progress.to_come.get(phase.name, 0)
     return PhasePlan(
         phase=phase.name,
         where=phase.where,
-        tasks=0,
-        complete=0,
-        copies=0,
-        left=0,
-        seconds=None,
+        tasks=len(tasks) + to_come,
+        to_come=to_come,
+        complete=sum(task.key in progress.complete for task in tasks),
+        pruned=sum(task.key in progress.pruned for task in tasks),
+        copies=progress.copies[phase.name],
+        left=len(left) + to_come,
+        seconds=progress.times.of(left, to_come, phase.name),
         gpus=phase.gpus,
         min_free_gb=phase.min_free_gb,
         gpu_model=phase.gpu_model,
@@ -144,6 +149,22 @@ def _described(phase: Phase, tasks: Sequence[GridPoint]) -> PhasePlan:
         is_grid=phase.places is None,
         examples=task_lines(tasks),
     )
+
+
+def tasks_by_phase(phases: Sequence[Phase], tasks: Iterable[GridPoint]) -> dict[str, list[GridPoint]]:
+    """Return the tasks of each phase, in their order."""
+    found: dict[str, list[GridPoint]] = {phase.name: [] for phase in phases}
+    for task in tasks:
+        found[task.grid.phase].append(task)
+    return found
+
+
+def keys_in(files: Sequence[FileAudit]) -> tuple[set[str], set[str]]:
+    """Return the keys of the tasks that rows complete, and of those that rows say were stopped early."""
+    complete, pruned = set[str](), set[str]()
+    for row in (row for file in files for row in file.rows):
+        (pruned if row.is_pruned else complete).update(row.keys)
+    return complete, pruned
 
 
 def _file_plan(file: FileAudit, pruned: Set[str]) -> FilePlan:
@@ -242,6 +263,7 @@ class _Times:
     """How long tasks take, in means of what is known."""
 
     def __init__(self, tasks: Sequence[GridPoint], durations: Mapping[str, float]) -> None:
+        self.rows = len(durations)  # that say how long their task took
         self._sums: dict[object, tuple[float, int]] = {}
         for task in tasks:
             if task.key in durations:
