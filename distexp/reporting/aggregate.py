@@ -5,6 +5,7 @@ Pure. All of it becomes JSON for the page (`html`).
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,58 @@ NAMED_TASKS = 5  # of those that failed for one cause
 LOWER_IS_BETTER = ("loss", "error", "err", "mse", "mae", "rmse", "perplexity", "duration_s", "peak_gpu_mib")
 
 
+# Returns learning curves, given the run folder of each row and the rows that are wanted most.
+CurvesOf = Callable[[Sequence[str], Sequence[int]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of the rows."""
+
+    names: Sequence[str]
+    first: str | None  # that is looked at first
+    lower: Sequence[str]  # those that are the better the lower they are
+    numbers: Mapping[str, Any]  # by metric, of each row
+
+    @classmethod
+    def of(cls, cells: Mapping[str, Cells], phases: Sequence[Phase], asked: str | None) -> "Metrics":
+        """Find them; `asked` is what the user wants to look at first.
+
+        Raises:
+            UserError: There is none such; lists those that are.
+        """
+        names = _metrics(cells, phases)
+        goals = {phase.metric.name: phase.metric.goal for phase in phases if phase.metric}
+        first = _first_metric(asked, names, goals)
+        lower = [name for name in names if _is_lower_better(name, goals)]
+        return cls(names, first, lower, {name: cells[name].numbers() for name in names})
+
+    def costs(self, name: str) -> Any:
+        """Return a number of each row, the lower the better."""
+        return self.numbers[name] if name in self.lower else np.negative(self.numbers[name])
+
+    def shown(self) -> dict[str, Any]:
+        """Return what the page needs to know of them beside the rows."""
+        return {"metrics": self.names, "metric": self.first, "lower": self.lower}
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """The rows of all files, and whose they are."""
+
+    rows: Sequence[Row]
+    of_task: Mapping[str, int]  # the first finished row of each task, by key
+    pruned: Set[str]  # keys of tasks that were stopped early
+
+    @classmethod
+    def of(cls, files: Sequence[FileAudit]) -> "TaskRows":
+        """Take the rows of each file, in turn."""
+        rows = [row for file in files for row in file.rows]
+        finished = [(at, row) for at, row in enumerate(rows) if not row.is_pruned]
+        of_task = {key: at for at, row in reversed(finished) for key in row.keys}
+        return cls(rows, of_task, {key for row in rows if row.is_pruned for key in row.keys})
+
+
 def make_report(
     phases: Sequence[Phase],
     tasks: Sequence[GridPoint],
@@ -39,62 +92,65 @@ def make_report(
     *,
     to_come: Mapping[Grid, int] = {},
     rungs: Sequence[RungRecord] = (),
-    curves: Callable[[Sequence[str], Sequence[int]], dict[str, Any]] | None = None,
+    curves: CurvesOf | None = None,
 ) -> dict[str, Any]:
     """Return what the page shows.
 
     Args:
-        records: Of tasks that the manager knows to have failed, even if they are to be tried again, or been
-            cancelled; and perhaps others.
+        records: Of tasks that the manager knows to have failed or been cancelled; and perhaps others.
         metric: What is shown first; None for the first metric of the rows.
         to_come: Samples of searches that have not been drawn yet.
         rungs: What tasks have reached that may be stopped early.
-        curves: Returns learning curves, given the run folder of each row and the rows that are wanted most.
 
     Raises:
         UserError: There is no such metric; lists those that are.
     """
-    by_key = {task.key: task for task in tasks}
-    cells = cells_of(files)
-    rows = [row for file in files for row in file.rows]
-    metrics = _metrics(cells, phases)
-    goals = {phase.metric.name: phase.metric.goal for phase in phases if phase.metric}
-    metric = _first_metric(metric, metrics, goals)
-    lower = [name for name in metrics if _is_lower_better(name, goals)]
-    numbers = {name: cells[name].numbers() for name in metrics}
-    durations = durations_of(files)
-    finished = [(at, row) for at, row in enumerate(rows) if not row.is_pruned]
-    row_of = {key: at for at, row in reversed(finished) for key in row.keys}  # the first of each task
-    pruned = {key for row in rows if row.is_pruned for key in row.keys}
-    planned = tasks_by_phase(phases, tasks)
+    cells, rows, durations = cells_of(files), TaskRows.of(files), durations_of(files)
+    metrics = Metrics.of(cells, phases, metric)
+    by_key, planned = {task.key: task for task in tasks}, tasks_by_phase(phases, tasks)
     coming = {grid.phase: count for grid, count in to_come.items()}
-    phase_of = _phase_of(rows, by_key, [*planned])
-    best = _best_rows(phase_of, _costs(metric, phases, phase_of, numbers, lower), rows) if metric else []
     return {
-        "metrics": metrics,
-        "metric": metric,
-        "lower": lower,
-        "totals": _totals(len(tasks) + sum(coming.values()), len(row_of), len(pruned), durations),
+        **metrics.shown(),
+        "totals": _totals(len(tasks) + sum(coming.values()), rows, durations),
         "phases": [
-            _phase(phase, planned[phase.name], row_of, numbers, durations)
+            _phase(phase, planned[phase.name], rows.of_task, metrics.numbers, durations)
             | {"tasks": len(planned[phase.name]) + coming.get(phase.name, 0)}
             | {"search": search_of(phase, [t.key for t in planned[phase.name]], files, rungs)}
             for phase in phases
         ],
-        "columns": table_of(cells, metrics, phases),
-        "rows": len(rows),
-        "phase_of": pack(phase_of),
-        "pruned": [at for at, row in enumerate(rows) if row.is_pruned],
-        "curves": curves(cells["run_dir"].each(), best) if curves and "run_dir" in cells else None,
-        "failures": _failures(records, by_key, row_of.keys() | pruned),
-        "workers": _workers(cells, len(rows)),
+        **_of_each_row(rows.rows, cells, metrics, phases, by_key, curves=curves),
+        "failures": _failures(records, by_key, rows.of_task.keys() | rows.pruned),
+        "workers": _workers(cells, len(rows.rows)),
         "problems": [[file.path, p.line, p.reason, p.rows] for file in files for p in file.problems],
     }
 
 
-def _totals(tasks: int, complete: int, pruned: int, durations: Mapping[str, float]) -> dict[str, float]:
+def _of_each_row(
+    rows: Sequence[Row],
+    cells: Mapping[str, Cells],
+    metrics: Metrics,
+    phases: Sequence[Phase],
+    by_key: Mapping[str, GridPoint],
+    *,
+    curves: CurvesOf | None,
+) -> dict[str, Any]:
+    """Return the table, and the curves of the rows that are looked at first."""
+    phase_of = _phase_of(rows, by_key, [phase.name for phase in phases])
+    best = []
+    if metrics.first:
+        best = _best_rows(phase_of, _costs(metrics.first, metrics, phases, phase_of), rows)
+    return {
+        "columns": table_of(cells, metrics.names, phases),
+        "rows": len(rows),
+        "phase_of": pack(phase_of),
+        "pruned": [at for at, row in enumerate(rows) if row.is_pruned],
+        "curves": curves(cells["run_dir"].each(), best) if curves and "run_dir" in cells else None,
+    }
+
+
+def _totals(tasks: int, rows: TaskRows, durations: Mapping[str, float]) -> dict[str, float]:
     seconds = round(sum(durations.values()), 1)
-    return {"tasks": tasks, "complete": complete, "pruned": pruned, "seconds": seconds}
+    return {"tasks": tasks, "complete": len(rows.of_task), "pruned": len(rows.pruned), "seconds": seconds}
 
 
 def _first_metric(asked: str | None, metrics: Sequence[str], goals: Mapping[str, str]) -> str | None:
@@ -114,19 +170,13 @@ def _phase_of(rows: Sequence[Row], by_key: Mapping[str, GridPoint], names: Seque
     return np.fromiter(found, dtype=np.int64, count=len(rows))
 
 
-def _costs(
-    metric: str, phases: Sequence[Phase], phase_of: Any, numbers: Mapping[str, Any], lower: Sequence[str]
-) -> Any:
+def _costs(metric: str, metrics: Metrics, phases: Sequence[Phase], phase_of: Any) -> Any:
     """Return a number of each row, the lower the better: of its phase's metric where none has `metric`."""
-
-    def of(name: str) -> Any:
-        return numbers[name] if name in lower else np.negative(numbers[name])
-
-    costs = np.array(of(metric))
+    costs = np.array(metrics.costs(metric))
     for at, phase in enumerate(phases):
         own = phase_of == at
-        if phase.metric and phase.metric.name in numbers and np.isnan(costs[own]).all():
-            costs[own] = of(phase.metric.name)[own]
+        if phase.metric and phase.metric.name in metrics.numbers and np.isnan(costs[own]).all():
+            costs[own] = metrics.costs(phase.metric.name)[own]
     return costs
 
 
