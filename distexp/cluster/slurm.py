@@ -46,6 +46,13 @@ AROUND_WRAP = """\
 set +eu
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} limit=() worker='' caught=''
+leave() {
+    if (($1 == CUT_SHORT_CODE)); then
+        echo "Putting job $job back in line: it was stopped before the sweep's end"
+        scontrol requeue "$job"
+    fi
+    exit "$1"
+}
 trap 'caught=USR2; [[ -z $worker ]] || kill -USR2 "$worker"' USR2
 trap 'caught=TERM; [[ -z $worker ]] || kill -TERM "$worker"' TERM
 left=$(timeout ANSWER_S squeue --noheader --job="$job" --format=%L)
@@ -54,25 +61,18 @@ if [[ $left =~ ^(([0-9]+)-)?(([0-9]+):)?([0-9]+):([0-9]+)$ ]]; then
     left_s=$((10#$d * 86400 + 10#$h * 3600 + 10#$m * 60 + 10#$s - WARNING_S))
     limit=(--time-limit "0:$((left_s > 0 ? left_s : 0))")
 fi
-code=CUT_SHORT_CODE
-if [[ $caught == TERM ]]; then
-    code=143
-elif [[ -z $caught ]]; then
-    PROGRAM &
-    worker=$!
-    [[ -z $caught ]] || kill -"$caught" "$worker"
-    caught=1
-fi
-while [[ $worker && $caught ]]; do
+[[ $caught != USR2 ]] || leave CUT_SHORT_CODE
+[[ $caught != TERM ]] || leave 143
+PROGRAM &
+worker=$!
+[[ -z $caught ]] || kill -"$caught" "$worker"
+caught=1
+while [[ $caught ]]; do
     caught=
     wait "$worker"
     code=$?
 done
-if ((code == CUT_SHORT_CODE)); then
-    echo "Putting job $job back in line: it was stopped before the sweep's end"
-    scontrol requeue "$job"
-fi
-exit "$code"
+leave "$code"
 """
 CUT_SHORT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 CUT_SHORT_FLAGS = ("--cut-short-code", str(CUT_SHORT_CODE))
