@@ -114,6 +114,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+def write_experiment(folder: Path, gate: Path) -> None:
+    """Write one that tells its pid, and waits for a gate that is somewhere else."""
+    source = GATED.replace('Path("gate")', f"Path({str(gate)!r})")
+    source = source.replace("    Path(f", "    Path('pid').write_text(str(os.getpid()))\n    Path(f", 1)
+    (folder / "experiment.py").write_text(f"import os\n{source}", encoding="utf-8")
+
+
 @needs_a_disk
 def test_a_worker_whose_disk_hangs_hears_ctrl_c_and_hands_its_result_to_the_manager(
     tmp_path: Path, disk: Path
@@ -121,9 +128,7 @@ def test_a_worker_whose_disk_hangs_hears_ctrl_c_and_hands_its_result_to_the_mana
     home = tmp_path / "home"
     home.mkdir()
     folder = gated_folder(home, "[1]")
-    source = GATED.replace('Path("gate")', f"Path({str(tmp_path / 'gate')!r})")
-    source = source.replace("    Path(f", "    Path('pid').write_text(str(os.getpid()))\n    Path(f", 1)
-    (disk / "experiment.py").write_text(f"import os\n{source}", encoding="utf-8")
+    write_experiment(disk, tmp_path / "gate")
     with folder.serving() as manager, open(tmp_path / "worker.out", "w+", encoding="utf-8") as output:
         environment = os.environ | {TOKEN_VARIABLE: folder.token_text}
         words = ["localhost", str(manager.port), "--device", "cpu", "--workdir", str(disk)]
