@@ -126,6 +126,27 @@ def test_the_result_of_a_script_in_words_is_what_the_program_of_the_page_makes_o
         assert [(row["Epoch"], row["loss"]) for row in csv.DictReader(file)] == [("2.0", "0.4")] * 4
 
 
+def test_the_result_of_a_script_that_writes_a_file_is_what_stands_there(tmp_path: Path) -> None:
+    shown = section(EXPERIMENTS, "A script that writes its results to a file")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "config_exp1.yaml").write_text(blocks(shown, "yaml")[0], encoding="utf-8")
+    (tmp_path / "last_row.py").write_text(blocks(shown, "python")[0], encoding="utf-8")
+    lines = [
+        "import json, pathlib, sys",
+        "out = pathlib.Path(sys.argv[2])",
+        "(out / 'metrics.json').write_text(json.dumps({'words': sys.argv[3:], 'acc': 0.9}, indent=2))",
+        "(out / 'log.csv').write_text('epoch,acc,best\\n1,0.5,False\\n2,0.8,True\\n')",
+    ]
+    (tmp_path / "train.py").write_text("\n".join(lines), encoding="utf-8")
+    words = ["run", "--device", "cpu", "--port", "0"]
+    subprocess.run([sys.executable, PROJECT / "experiment_manager.py", *words], cwd=tmp_path, check=True)
+    made = Folder(tmp_path).rows("results_files")
+    found = {row["task_id"]: [row.get(name) for name in ("words", "acc", "epoch", "best")] for row in made}
+    assert len(found) == 8
+    assert found["json_file_0_1"] == ['["--lr=0.1", "--seed=1"]', "0.9", "", ""]
+    assert found["csv_file_1_2"] == ["", "0.8", "2", "true"]
+
+
 def test_the_status_client_of_readme_works_as_printed(mine: Folder) -> None:
     client = next(block for block in blocks(README, "python") if "sock.recv(1024)" in block)
     with serving(mine) as manager:

@@ -105,7 +105,9 @@ def config_of(command: str, axes: Sequence[str]) -> str:
         if sets in given:
             raise UserError(f"{axis}: {given[sets]} is there already: name all its values at once")
         given[sets] = name
-        values = f"[{', '.join(map(value_of, texts.split(',')))}]"
+        if len(found := _split(texts)) == 1 and texts.startswith("["):
+            raise UserError(f"{axis}: leave the brackets out: NAME=VALUE,VALUE, such as lr=0.1,0.01")
+        values = f"[{', '.join(map(value_of, found))}]"
         if name == "seeds":
             line = f"seeds: {values}" if len(axes) > 1 else f"    - seed: {values}"
         else:
@@ -133,6 +135,18 @@ def _of_words(problem: str, lines: Sequence[str], words: Mapping[str, str]) -> s
     word = words.get(lines[int(number) - 1], "") if number.isdecimal() else ""
     place, _, text = said.partition(": ")
     return f"{one_line(word) or '--command'}: {said if ' ' in place else text}"
+
+
+def _split(texts: str) -> list[str]:
+    """Return the values between the commas; those inside of brackets, as in `[64,32],[128]`, are no such."""
+    found, depth = [""], 0
+    for character in texts:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth <= 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return found
 
 
 def value_of(text: str) -> str:

@@ -70,7 +70,8 @@ def run(params: Mapping[str, Any], context: Context, stdin: int | None = subproc
     print(f"{HEADER}runs {shlex.join(map(one_line, words))}", flush=True)
     with TemporaryDirectory(prefix="distexp_") as folder:
         result_path, began_s = Path(folder) / "result.json", time.time()
-        program = _start(words, {**os.environ, **_environment(result_path, context)}, stdin)
+        environment = _with_python_found(os.environ, context) | _environment(result_path, context)
+        program = _start(words, environment, stdin)
         reports = Reports(Path(folder) / REPORT_FILE, context.report)
         outputs = (
             _Output(program.stdout, sys.stdout, reports.take),
@@ -115,6 +116,19 @@ def with_python(words: Sequence[str], python: str | None, windows: bool = os.nam
     if program != "python":
         return [program, *others]
     return [*(split_command(python, windows) if python else [sys.executable]), *others]
+
+
+def _with_python_found(environment: Mapping[str, str], context: Context) -> dict[str, str]:
+    """Return the environment in which a `python`, or `torchrun`, that the command starts is of that Python.
+
+    Its folder is found first, as in an environment that was activated. One that is on the path stays where it
+    is: another folder may have been put before it on purpose.
+    """
+    folder = os.path.dirname(with_python(["python"], context.python)[0])
+    paths = environment.get("PATH", os.defpath)
+    if not os.path.isabs(folder) or folder in paths.split(os.pathsep):
+        return dict(environment)
+    return {**environment, "PATH": f"{folder}{os.pathsep}{paths}"}
 
 
 def _environment(result_path: Path, context: Context) -> dict[str, str]:

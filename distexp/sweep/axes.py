@@ -115,7 +115,8 @@ def _is_axis(name: str, node: Node, problems: Problems) -> bool:
     elif name == "seeds":
         problems.at(node, "an axis of seeds is called `seed`")
     elif name in SETTINGS:
-        problems.at(node, f"{name} is a setting: write it under `defaults`")
+        other = f"call the axis otherwise, such as my_{name}, and write {{my_{name}}} in the command"
+        problems.at(node, f"{name} is a setting, one for all tasks, under `defaults`: {other}")
     elif name in ITEM_NAMES:
         problems.at(node, f"{name} is reserved in an item of `combinations`: rename the parameter")
     else:

@@ -26,6 +26,8 @@ REST_NAMES = {"args": ("", "flags", "no"), "overrides": ("",)}  # every paramete
 QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""", re.DOTALL)  # what a shell takes as it stands
 SHELL_OPERATORS = ("&&", "||", "2>&1")
 SHELL_OPERATORS_BEFORE_A_WORD = ("|", ">", ">>", "2>", "&>")  # else an argument of a program that reads such
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")  # at the start of a command: PYTHONPATH=. python train.py
+_EXPANSION = re.compile(r"\$(?:[A-Za-z_]\w*|\(|\{[A-Z_]+\})|`")  # what a shell puts something in place of
 _SET = r"[^\s=]+=\S*"  # a word such as lr={lr}, which Hydra reads
 _OWN_LINE = re.compile(rf"\n(?=[^\s{{-])(?!{_SET}([ \t]+{_SET})*[ \t\r]*(\n|$))")
 _SAFE_IN_HYDRA = re.compile(r"[A-Za-z_/][\w/.+@-]*", re.ASCII)
@@ -92,6 +94,18 @@ def shell_operator(text: str) -> str:
         ),
         "",
     )
+
+
+def shell_syntax(text: str) -> str:
+    """Return why words of a command, outside of quotes, mean something to a shell alone; empty without."""
+    words = QUOTED.sub("q", joined_lines(text)).split()
+    if words and (assigned := _ASSIGNMENT.match(words[0])):
+        return f"{assigned[0]}... sets a variable in a shell, and no shell runs: write env before it"
+    expanded = _EXPANSION.search(" ".join(words))
+    does_end = any(len(word) > 1 and word.endswith(";") for word in words[:-1])
+    if found := expanded[0] if expanded else ";" * does_end:
+        return f"{found} is a shell's, and no shell runs: write bash -c '...', or quote it to pass it on"
+    return ""
 
 
 def second_command(text: str) -> str:

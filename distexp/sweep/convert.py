@@ -115,7 +115,8 @@ def _take(parameters: Mapping[str, Value], path: str, sweep: _Sweep) -> None:
         elif place == "seed":
             _take_seed(said, sweep)
         elif _is_reserved(place, said):
-            sweep.notes.append(f"left out, the name has a meaning of its own here: {place}: {_json(said)}")
+            other = f"call it my_{place}, say, and write --{place}={{my_{place}}} in the command"
+            sweep.notes.append(f"left out, the name has a meaning here: {other}: {place}: {_json(said)}")
         elif isinstance(said.get("parameters"), dict):
             sweep.fixed[place] = {}
             _take(said["parameters"], f"{place}.", sweep)

@@ -16,6 +16,7 @@ from distexp.sweep.command_line import (
     parse_command,
     second_command,
     shell_operator,
+    shell_syntax,
 )
 from distexp.sweep.templates import has_value, output_folder, placeholders, short, split_command
 from distexp.sweep.yaml_loader import Node, Problems, plain
@@ -139,6 +140,7 @@ def check_plain_command(node: Node, problems: Problems) -> None:
 
 def _needs_shell(node: Node, problems: Problems) -> bool:
     operator, second = shell_operator(node.value), second_command(node.value)
+    syntax = shell_syntax(node.value)
     if operator:
         problems.at(
             node,
@@ -150,7 +152,9 @@ def _needs_shell(node: Node, problems: Problems) -> bool:
             f"the line {short(second)!r} would be a command of its own, and one command runs: "
             "end the line before it with \\ if it goes on, or write bash -c '...' to run both",
         )
-    return bool(operator or second)
+    elif syntax:
+        problems.at(node, syntax)
+    return bool(operator or second or syntax)
 
 
 def _names_in_folder(settings: Mapping[str, Node]) -> tuple[str, ...]:

@@ -65,6 +65,17 @@ def test_a_config_for_a_command_is_written_and_asks_for_its_combinations(tmp_pat
     assert not (tmp_path / "my_experiment.py").exists()
 
 
+def test_a_value_may_be_a_list_or_a_mapping(tmp_path: Path) -> None:
+    axes = ["layers=[64,32],[128]", 'cfg={"a":1,"b":[2,3]},{}', "tags=[a,b],c"]
+    assert command(["init", "--workdir", str(tmp_path), "--command", "python train.py {args}", *axes]) == 0
+    (phase,) = load_configs([Path("configs/config_exp*.yaml")], tmp_path)
+    assert phase.axes == {
+        "layers": [[64, 32], [128]],
+        "cfg": [{"a": 1, "b": [2, 3]}, {}],
+        "tags": ["[a,b]", "c"],
+    }
+
+
 def test_a_command_may_vary_by_its_seeds_alone(tmp_path: Path) -> None:
     run = "python train.py {args}"
     assert command(["init", "--workdir", str(tmp_path), "--command", run, "seeds=1,2"]) == 0
@@ -103,6 +114,8 @@ def test_a_command_may_vary_by_its_seeds_alone(tmp_path: Path) -> None:
          "seeds=1,1: 1 stands in the list twice: keep one"),
         (["--command", "python a.py"],
          "--command: name what is to vary, such as lr=0.1,0.01 or seeds=1,2,3"),
+        (["--command", "python a.py {args}", "lr=[0.1,0.01]"],
+         "lr=[0.1,0.01]: leave the brackets out: NAME=VALUE,VALUE, such as lr=0.1,0.01"),
         (["lr=1"], "lr=1: is for --command, such as --command 'python train.py --lr {lr}'"),
     ],
 )  # fmt: skip

@@ -1,3 +1,4 @@
+import os
 import shlex
 import sys
 import threading
@@ -297,6 +298,23 @@ def test_python_is_this_interpreter_or_as_the_sweep_says(folder: Path) -> None:
         "/opt/env/bin/python", "-u", "1",
     ]  # fmt: skip
     assert arguments({"x": 1}, replace(here, command="prog python"))[1:] == ["python"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script that the shell sh runs")
+@pytest.mark.parametrize("command", ["tool", "sh -c tool", "env A=1 tool"])
+def test_programs_beside_the_python_that_runs_are_found_whatever_else_is_on_the_path(
+    folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = folder / "bin" / "tool"
+    for path in (program, folder / "other" / "tool"):
+        path.parent.mkdir()
+        path.write_text(f'#!/bin/sh\necho \'{{"found": "{path.parent.name}"}}\'\n')
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(folder / "other"), os.environ["PATH"]]))
+    python = shlex.quote(str(folder / "bin" / "python"))
+    assert run({}, context(command, folder, python=python)) == {"found": "bin"}
+    monkeypatch.setenv("PATH", os.pathsep.join([os.environ["PATH"], str(folder / "bin")]))
+    assert run({}, context(command, folder, python=python)) == {"found": "other"}
 
 
 def test_a_parameter_called_run_dir_keeps_its_meaning(folder: Path) -> None:

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distexp.errors import ConfigError
-from distexp.sweep.command_line import fill_command, parse_command, second_command, shell_operator
+from distexp.sweep.command_line import (
+    fill_command,
+    parse_command,
+    second_command,
+    shell_operator,
+    shell_syntax,
+)
 from distexp.sweep.config import parse_config
 from distexp.sweep.expand import expand
 from distexp.task import joined
@@ -158,6 +164,31 @@ def test_two_commands_are_refused_with_the_line_where_they_stand(text: str) -> N
 )
 def test_what_only_a_shell_understands_is_found_outside_of_quotes(command: str, operator: str) -> None:
     assert shell_operator(command) == operator
+
+
+@pytest.mark.parametrize(
+    ("command", "begins"),
+    [
+        ("PYTHONPATH=. python train.py", "PYTHONPATH=... sets a variable"),
+        ("LR={lr} A='b c' python train.py", "LR=... sets a variable"),
+        ("python train.py --out $DISTEXP_RESULT", "$DISTEXP_RESULT is"),
+        ("python train.py data=$HOME/data", "$HOME is"),
+        ("python train.py ${SCRATCH}/data", "${SCRATCH} is"),
+        ("python train.py $(date)", "$( is"),
+        ("python train.py `date`", "` is"),
+        ("source activate x; python train.py", "; is"),
+        ("env PYTHONPATH=. python train.py lr={lr} --x=1", ""),
+        ("bash -c 'A=1 python train.py $HOME; date' x {args}", ""),
+        ("p '$HOME' \"a; b\" \\$HOME a$ $1 5$ ~/x --sep ; {x};", ""),
+        ("p run.dir=${{now:%Y}}/${{x}}", ""),
+    ],
+)
+def test_what_a_shell_would_put_something_in_place_of_is_found_outside_of_quotes(
+    command: str, begins: str
+) -> None:
+    found = shell_syntax(command)
+    assert found.startswith(begins)
+    assert bool(found) == bool(begins)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def test_what_cannot_be_carried_over_is_a_comment() -> None:
     assert notes == [
         '# left out: project: "p"',
         '# left out, there is no such distribution here: b: {"distribution": "beta", "a": 1, "b": 2}',
-        '# left out, the name has a meaning of its own here: timeout_s: {"values": [1, 2]}',
+        "# left out, the name has a meaning here: call it my_timeout_s, say, and write "
+        '--timeout_s={my_timeout_s} in the command: timeout_s: {"values": [1, 2]}',
         "# left out: seeds are a list of whole numbers here: "
         'seed: {"distribution": "int_uniform", "min": 1, "max": 9}',
         "# no program is named: replace train.py",
@@ -166,7 +167,9 @@ def test_plain_words_are_what_yaml_1_1_reads_as_w_and_b_does() -> None:
     assert phase.defaults == {"day": "2026-01-01"}
 
 
-HERE = "has a meaning of its own here"
+def here(name: str) -> str:
+    other = f"call it my_{name}, say, and write --{name}={{my_{name}}} in the command"
+    return f"left out, the name has a meaning here: {other}: {name}"
 
 
 @pytest.mark.parametrize(
@@ -175,15 +178,15 @@ HERE = "has a meaning of its own here"
         ("a: {values: [1, 1, 2]}", ["left out, it stands there twice: a: 1"]),
         ("seed: {values: [3, 3]}, a: {values: [1, 2]}", ["left out, it stands there twice: seed: 3"]),
         ("when: {values: [1, 2]}, a: {values: [1, 2]}",
-         [f'left out, the name {HERE}: when: {{"values": [1, 2]}}']),
+         [f'{here("when")}: {{"values": [1, 2]}}']),
         ("cases: {value: 1}, a: {values: [1, 2]}", []),
         ("zip: {value: 1}", ["no parameter varies"]),
-        ("args: {value: 1}, a: {values: [1, 2]}", [f'left out, the name {HERE}: args: {{"value": 1}}']),
+        ("args: {value: 1}, a: {values: [1, 2]}", [f'{here("args")}: {{"value": 1}}']),
         ("python: {value: abc}, a: {values: [1, 2]}",
-         [f'left out, the name {HERE}: python: {{"value": "abc"}}']),
+         [f'{here("python")}: {{"value": "abc"}}']),
         ("python: {values: ['3.11', '3.12']}", []),
         ("args: {parameters: {b: {values: [1, 2]}}}, a: {values: [1, 2]}",
-         [f'left out, the name {HERE}: args: {{"parameters": {{"b": {{"values": [1, 2]}}}}}}']),
+         [f'{here("args")}: {{"parameters": {{"b": {{"values": [1, 2]}}}}}}']),
         ("seed: {parameters: {b: {value: 1}}}, when: {parameters: {b: {values: [1, 2]}}}",
          ['left out: seeds are a list of whole numbers here: seed: {"parameters": {"b": {"value": 1}}}']),
         ("a: {values: [1, '1']}, b: {values: [1, 2]}",
@@ -251,8 +254,8 @@ def test_no_more_samples_are_asked_for_than_there_are_combinations(parameters: s
         ("metric: {name: loss, goal: up}", ['left out, not understood: metric.goal: "up"']),
         ("metric: {name: 3}", ['left out, it names none: metric: {"name": 3}']),
         ("run_cap: 5", ["left out, a grid runs whole: run_cap: 5"]),
-        ("name: seeds", [f"name: seeds: {HERE}: the phase is called sweep_seeds"]),
-        ("name: defaults", [f"name: defaults: {HERE}: the phase is called sweep_defaults"]),
+        ("name: seeds", ["name: seeds: has a meaning of its own here: the phase is called sweep_seeds"]),
+        ("name: defaults", ["name: defaults: has a meaning of its own here: the phase is called sweep_defaults"]),
         ("name: include", []),
         ("command: [python, t.py]",
          ["the command holds no ${args}: {args} is added, as parameters reach it so here"]),
