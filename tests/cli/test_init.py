@@ -70,9 +70,9 @@ def test_a_value_may_be_a_list_or_a_mapping(tmp_path: Path) -> None:
     assert command(["init", "--workdir", str(tmp_path), "--command", "python train.py {args}", *axes]) == 0
     (phase,) = load_configs([Path("configs/config_exp*.yaml")], tmp_path)
     assert phase.axes == {
-        "layers": [[64, 32], [128]],
-        "cfg": [{"a": 1, "b": [2, 3]}, {}],
-        "tags": ["[a,b]", "c"],
+        "layers": ([64, 32], [128]),
+        "cfg": ({"a": 1, "b": [2, 3]}, {}),
+        "tags": ("[a,b]", "c"),
     }
 
 
