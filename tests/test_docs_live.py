@@ -144,7 +144,7 @@ def test_the_result_of_a_script_that_writes_a_file_is_what_stands_there(tmp_path
     found = {row["task_id"]: [row.get(name) for name in ("words", "acc", "epoch", "best")] for row in made}
     assert len(found) == 8
     assert found["json_file_0_1"] == ['["--lr=0.1", "--seed=1"]', "0.9", "", ""]
-    assert found["csv_file_1_2"] == ["", "0.8", "2", "true"]
+    assert found["csv_file_1_2"] == ["", "0.8", "2", "True"]
 
 
 def test_the_status_client_of_readme_works_as_printed(mine: Folder) -> None:
