@@ -1,18 +1,16 @@
 """What `run` ends with: where the rows are, what failed and why, and what to type next."""
 
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
 from distexp.cli.records import failures_of, superseded_in, tasks_in
 from distexp.errors import DistexpError
-from distexp.experiments.command_reports import json_object
 from distexp.launcher.local_run import say
+from distexp.manager.first_rows import why_without_metrics
 from distexp.reporting.failures import FailureGroup, group_failures
 from distexp.results.audit import FileAudit, Row, audit
-from distexp.results.conversion import NO_JSON
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
 from distexp.run_folder import LOG_FILE, RESULT_FILE
 from distexp.sweep.config import load_configs
@@ -20,16 +18,12 @@ from distexp.sweep.grid import GridPoint
 from distexp.sweep.source import READING
 from distexp.system.long_work import LongWork
 from distexp.task import Cause
-from distexp.task_log import last_lines
 from distexp.text import count_text, cut, one_line
 from distexp.workdir import Workdir
 
 SHOWN = 5  # causes; the report has all
 SHOWN_FILES = 20  # lines about results files
 MAX_CAUSE_CHARS = 300  # of one cause: the log has all of it
-MAX_LINE_CHARS = 80  # of an output, quoted
-LOOKED_AT = 100  # last lines of a log, for one that was meant as a result
-_LIKE_AN_OBJECT = re.compile(r"""\{['"].*\}$""")
 Command = Callable[[str, str], str]  # verb and words, as the user would type them
 
 
@@ -143,28 +137,9 @@ def _has_result_file(workdir: Workdir, row: Row, at: int | None) -> bool:
 
 def _why_bare(workdir: Workdir, task: GridPoint) -> str:
     """Return why a task's row has no metrics, and what to do."""
-    if not task.grid.command:
-        return f": {task.grid.experiment} returned none; return a mapping, such as {{'accuracy': 0.9}}"
     log = log_of(workdir, task)
-    like_one = why_no_result(last_lines(workdir.root / log, LOOKED_AT)) if log else ""
-    what = like_one or "print one as a line, or write it to $DISTEXP_RESULT"
-    return f": its command printed no JSON object; {what}{f' (its log: {log})' if log else ''}"
-
-
-def why_no_result(lines: Sequence[str]) -> str:
-    """Return why the last lines of an output hold no result, though one looks like it; empty if none does."""
-    said = [line.strip() for line in lines if line.strip() and NO_JSON not in line]
-    if said and said[-1] == "}":
-        return "one over several lines is none: print it on one, without `indent`"
-    for line in reversed(said):
-        found = _LIKE_AN_OBJECT.search(line)
-        if found and json_object(line):
-            return f"{cut(line, MAX_LINE_CHARS)} is on standard error: print it on standard output"
-        if found and json_object(found[0]):
-            return f"{cut(line, MAX_LINE_CHARS)} holds more than an object: print that on a line of its own"
-        if found:
-            return f"{cut(line, MAX_LINE_CHARS)} is how Python shows a dict: print(json.dumps(...)) of it"
-    return ""
+    why = why_without_metrics(task.grid.command, task.grid.experiment, workdir.root / (log or ""))
+    return f": {why}{f' (its log: {log})' if log and task.grid.command else ''}"
 
 
 def log_of(workdir: Workdir, task: GridPoint) -> Path | None:

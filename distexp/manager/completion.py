@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from msgspec import structs
 
 from distexp.errors import DistexpError, JournalUnwritable, ProtocolError, ResultsUnwritable
+from distexp.manager.first_rows import FirstRows
 from distexp.manager.kept_rows import KeptRow, KeptRows
 from distexp.manager.sweep_state import SweepState
 from distexp.manager.workers import Worker
@@ -59,6 +60,7 @@ class CompletionHandler:
         self._journal, self._kept, self._on_hold = journal, kept, on_hold
         self._queue, self._store, self._registry = sweep.queue, sweep.store, sweep.registry
         self._forecaster, self._packing = sweep.forecaster, sweep.packing
+        self.first_rows = FirstRows(sweep.store)
         self._reporters: dict[str, WorkerInfo] = {}  # key -> who is reporting it as complete just now
 
     # -- what workers report -------------------------------------------------------------------------------
@@ -342,6 +344,8 @@ class CompletionHandler:
             self._registry.completed(worker, task)
             done = "completed" if state is State.COMPLETE else "pruned"
             log.info("Task %s %s by %s", task.task_id, done, worker.name)
+            if state is State.COMPLETE:
+                self.first_rows.note(task)
 
     def fail_unplaceable(self) -> None:
         """Fail what ran out of memory on every device that is there, once nothing else is left to do."""

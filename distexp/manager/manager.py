@@ -367,6 +367,7 @@ class ExperimentManager:
         """Take up what changed on disk: rows first, then configs; whatever is unreadable changes nothing."""
         self.store.scan_all()
         self.dispatcher.completion.write_kept_rows()
+        self.dispatcher.completion.first_rows.look()
         self._searches.take_up_rows()
         self.dispatcher.code.say_change()
         self._registry.compare_commits(lambda: commit_of(self.workdir.root))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import experiment_manager
-from distexp.cli.summary import what_is_next, why_no_result
+from distexp.cli.summary import what_is_next
 from distexp.reporting.failures import FailureGroup
 
 CONFIG = """
@@ -96,26 +96,3 @@ def test_after_a_hold_run_says_that_it_goes_on_once_the_cause_is_corrected(
     assert (
         following == f"Next: {command}  goes on with the 40 tasks that are left, once the cause is corrected"
     )
-
-
-@pytest.mark.parametrize(
-    ("lines", "why"),
-    [
-        (["{'acc': 0.9}", "saved"], "{'acc': 0.9} is how Python shows a dict: print(json.dumps(...)) of it"),
-        (["Results: {'acc': tensor(0.9)}"], "Results: {'acc': tensor(0.9)} is how Python shows a dict: "),
-        (['{"acc": 0.9}', "", "bye"], '{"acc": 0.9} is on standard error: print it on standard output'),
-        (['INFO:root:{"acc": 1}'], 'INFO:root:{"acc": 1} holds more than an object: print that on a line'),
-        (["{", '  "acc": 0.9', "}"], "one over several lines is none: print it on one, without `indent`"),
-        (["epoch 1: {x}", "set {1, 2}", "Namespace(lr=0.1)", "{}"], ""),
-        ([], ""),
-    ],
-)
-def test_output_that_looks_like_a_result_and_is_none_is_quoted_with_what_is_wrong(
-    lines: list[str], why: str
-) -> None:
-    warning = (
-        "warning: printed no JSON object, so its row has no metrics: print one as a line, or write it to "
-    )
-    found = why_no_result([*lines, warning + "$DISTEXP_RESULT"])
-    assert found.startswith(why)
-    assert bool(found) == bool(why)

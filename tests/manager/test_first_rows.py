@@ -1,0 +1,51 @@
+"""Rows without metrics are told of while the sweep runs, once per phase, with what is wrong."""
+
+import pytest
+
+from distexp.manager.first_rows import why_no_result, why_without_metrics
+from tests.live_manager import Folder, worker
+
+
+@pytest.mark.parametrize(("results", "told"), [([{}, {}], 1), ([{"acc": 0}, {}], 0)])
+def test_a_phase_whose_first_row_has_no_metrics_is_told_of_once(
+    folder: Folder, results: list[dict[str, int]], told: int
+) -> None:
+    folder.configure([1, 2, 3])
+    with folder.serving() as manager, worker(manager, "gpu0", shares=False) as talk:
+        for result in results:
+            task = talk.say("request_task")
+            talk.say("task_complete", lease_id=task["lease_id"], key=task["key"], result=result)
+            manager.rescan()
+            manager.rescan()
+    lines = [line for line in folder.log() if "has no metrics in its row: " in line]
+    assert len(lines) == told
+    assert all(line.endswith("; return a mapping, such as {'accuracy': 0.9}") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (["{'acc': 0.9}", "saved"], "{'acc': 0.9} is how Python shows a dict: print(json.dumps(...)) of it"),
+        (["Results: {'acc': tensor(0.9)}"], "Results: {'acc': tensor(0.9)} is how Python shows a dict: "),
+        (['{"acc": 0.9}', "", "bye"], '{"acc": 0.9} is on standard error: print it on standard output'),
+        (['INFO:root:{"acc": 1}'], 'INFO:root:{"acc": 1} holds more than an object: print that on a line'),
+        (["{", '  "acc": 0.9', "}"], "one over several lines is none: print it on one, without `indent`"),
+        (["epoch 1: {x}", "set {1, 2}", "Namespace(lr=0.1)", "{}"], ""),
+        (['# parameters: {"lr": 1}', "done"], ""),
+        ([], ""),
+    ],
+)
+def test_output_that_looks_like_a_result_and_is_none_is_quoted_with_what_is_wrong(
+    lines: list[str], why: str
+) -> None:
+    warning = (
+        "warning: printed no JSON object, so its row has no metrics: print one as a line, or write it to "
+    )
+    found = why_no_result([*lines, warning + "$DISTEXP_RESULT"])
+    assert found.startswith(why)
+    assert bool(found) == bool(why)
+
+
+def test_without_anything_like_a_result_it_is_said_how_to_give_one(folder: Folder) -> None:
+    told = why_without_metrics("python train.py", "", folder.root / "absent.txt")
+    assert told.endswith(" no JSON object; print one as a line, or write it to $DISTEXP_RESULT")
