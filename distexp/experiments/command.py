@@ -19,6 +19,7 @@ from typing import IO, Any, TextIO
 
 from distexp.context import Context
 from distexp.experiments.command_reports import REPORT_FILE, Reports, json_object
+from distexp.experiments.last_line import LastLine
 from distexp.experiments.wandb_summary import summary_since
 from distexp.run_folder import HEADER, write_parameters
 from distexp.sweep.command_line import fill_command
@@ -34,7 +35,6 @@ STOP_GRACE_S = 20.0  # for the program to save its checkpoint after SIGTERM
 PIPE_GRACE_S = 5.0  # for processes that the program leaves behind with its output open
 CHUNK_BYTES = 65_536  # of a pipe, read at once
 MAX_LINE_BYTES = 16 * 1024 * 1024  # of which a line is looked at, for the result may be in it
-MAX_QUOTED_CHARS = 500  # of the last line of an output, in an error: the log has it all
 
 
 class CommandFailed(RuntimeError):
@@ -207,7 +207,7 @@ class _Output(threading.Thread):
         self._take = take  # is called with each JSON object
         assert source is not None
         self.source = source
-        self.last_line = ""  # that is not blank
+        self.last_line = LastLine()
         self.last_object: dict[str, Any] | None = None
         self._target = target
         self._line = bytearray()
@@ -230,12 +230,9 @@ class _Output(threading.Thread):
     def _end_line(self, line: bytes | bytearray) -> None:
         if not line:
             return
-        text = (
-            line.decode(errors="replace").lstrip("\ufeff").strip().rpartition("\r")[2]
-        )  # the bar's last state
-        if text:
-            self.last_line = one_line(text[:MAX_QUOTED_CHARS])  # other control characters end lines, too
-        found = json_object(text)
+        text = line.decode(errors="replace")
+        self.last_line.take(text)
+        found = json_object(text.lstrip("\ufeff").strip().rpartition("\r")[2])  # the bar's last state
         if found is not None:
             self.last_object = found
             self._take(found)
@@ -260,5 +257,5 @@ def _result_in(path: Path) -> Any:
 
 
 def _quoted(outputs: "Sequence[_Output]") -> str:
-    said = next((output.last_line for output in reversed(outputs) if output.last_line), "")
+    said = next((output.last_line.text for output in reversed(outputs) if output.last_line.text), "")
     return f"; last output: {said}" if said else ", without output" if outputs else ""
