@@ -117,13 +117,15 @@ def test_the_result_of_a_script_in_words_is_what_the_program_of_the_page_makes_o
         "import sys",
         "print('Epoch: 1, loss=0.50')",
         "print('Epoch: 2, loss=4e-1')",
+        "print({'val/acc': 0.9, 'norm': float('nan')}, '1/10 (3%)')",
         "print('lr', sys.argv[2])",
     ]
     (tmp_path / "train.py").write_text("\n".join(lines), encoding="utf-8")
     words = ["run", "--device", "cpu", "--port", "0"]
     subprocess.run([sys.executable, PROJECT / "experiment_manager.py", *words], cwd=tmp_path, check=True)
     with (tmp_path / "results_words" / "final_results.csv").open(newline="", encoding="utf-8") as file:
-        assert [(row["Epoch"], row["loss"]) for row in csv.DictReader(file)] == [("2.0", "0.4")] * 4
+        found = [[row[name] for name in ("Epoch", "loss", "val/acc", "norm")] for row in csv.DictReader(file)]
+    assert found == [["2.0", "0.4", "0.9", "nan"]] * 4
 
 
 def test_the_result_of_a_script_that_writes_a_file_is_what_stands_there(tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def rows_told(
             first = next(task for task in tasks if task.key in keys)
             lines.append(hint := f"  such as {first.task_id}{_why_bare(workdir, first)}")
             lines.append(
-                f"  then: {command('run', '--retry-other-code')}  runs those again whose code has changed"
+                f"  then: {command('run', '--retry-other-code')}  runs those again whose code has changed; "
+                "to run others again, delete their rows"
             )
     return lines
 

@@ -57,8 +57,8 @@ def why_without_metrics(command: str | None, experiment: str, log_path: Path) ->
     if not command:
         return f"{experiment} returned none; return a mapping, such as {{'accuracy': 0.9}}"
     like_one = why_no_result(last_lines(log_path, LOOKED_AT))
-    what = like_one or "print one as a line, or write it to $DISTEXP_RESULT"
-    return f"its command printed no JSON object; {what}"
+    what = "print one as a line, or write it to $DISTEXP_RESULT (docs/experiments.md has more ways)"
+    return f"its command printed no JSON object{f' ({like_one})' * bool(like_one)}; {what}"
 
 
 def why_no_result(lines: Sequence[str]) -> str:
@@ -66,13 +66,13 @@ def why_no_result(lines: Sequence[str]) -> str:
     said = [line.strip() for line in lines if not line.startswith(HEADER) and NO_JSON not in line]
     said = [line for line in said if line]
     if said and said[-1] == "}":
-        return "one over several lines is none: print it on one, without `indent`"
+        return "one over several lines is none: leave `indent` out"
     for line in reversed(said):
         found, quoted = _LIKE_AN_OBJECT.search(line), cut(one_line(line), MAX_LINE_CHARS)
         if found and json_object(line):
-            return f"{quoted} is on standard error: print it on standard output"
+            return f"`{quoted}` is on standard error"
         if found and json_object(found[0]):
-            return f"{quoted} holds more than an object: print that on a line of its own"
+            return f"`{quoted}` has other words before it"
         if found:
-            return f"{quoted} is how Python shows a dict: print(json.dumps(...)) of it"
+            return f"`{quoted}` is how Python shows a dict: json.dumps makes JSON of it"
     return ""

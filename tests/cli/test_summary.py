@@ -50,7 +50,10 @@ def test_run_ends_with_rows_failures_by_cause_a_log_and_the_next_command(
         "  such as exp2_bare_0_42: mine:nothing returned none; return a mapping, such as {'accuracy': 0.9}"
     ), "the first in the order of the sweep, whoever was first to write its row"
     command = f"python experiment_manager.py run --workdir {tmp_path}"
-    assert then == f"  then: {command} --retry-other-code  runs those again whose code has changed"
+    assert then == (
+        f"  then: {command} --retry-other-code  runs those again whose code has changed; "
+        "to run others again, delete their rows"
+    )
     assert silent == "results_exp3_command/final_results.csv: 1 row, 1 without metrics"
     assert cause.startswith("2 tasks failed (error): mine.py:4: ValueError: lr 1 is")
     task_id, _, log = example.partition("; its log: ")

@@ -25,11 +25,11 @@ def test_a_phase_whose_first_row_has_no_metrics_is_told_of_once(
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
-        (["{'acc': 0.9}", "saved"], "{'acc': 0.9} is how Python shows a dict: print(json.dumps(...)) of it"),
-        (["Results: {'acc': tensor(0.9)}"], "Results: {'acc': tensor(0.9)} is how Python shows a dict: "),
-        (['{"acc": 0.9}', "", "bye"], '{"acc": 0.9} is on standard error: print it on standard output'),
-        (['INFO:root:{"acc": 1}'], 'INFO:root:{"acc": 1} holds more than an object: print that on a line'),
-        (["{", '  "acc": 0.9', "}"], "one over several lines is none: print it on one, without `indent`"),
+        (["{'acc': 0.9}", "saved"], "`{'acc': 0.9}` is how Python shows a dict: json.dumps makes JSON of it"),
+        (["Results: {'acc': tensor(0.9)}"], "`Results: {'acc': tensor(0.9)}` is how Python shows a dict: "),
+        (['{"acc": 0.9}', "", "bye"], '`{"acc": 0.9}` is on standard error'),
+        (['INFO:root:{"acc": 1}'], '`INFO:root:{"acc": 1}` has other words before it'),
+        (["{", '  "acc": 0.9', "}"], "one over several lines is none: leave `indent` out"),
         (["epoch 1: {x}", "set {1, 2}", "Namespace(lr=0.1)", "{}"], ""),
         (['# parameters: {"lr": 1}', "done"], ""),
         ([], ""),
@@ -46,6 +46,11 @@ def test_output_that_looks_like_a_result_and_is_none_is_quoted_with_what_is_wron
     assert bool(found) == bool(why)
 
 
-def test_without_anything_like_a_result_it_is_said_how_to_give_one(folder: Folder) -> None:
-    told = why_without_metrics("python train.py", "", folder.root / "absent.txt")
-    assert told.endswith(" no JSON object; print one as a line, or write it to $DISTEXP_RESULT")
+def test_it_stands_beside_the_advice(folder: Folder) -> None:
+    log_path = folder.root / "log.txt"
+    advice = "; print one as a line, or write it to $DISTEXP_RESULT (docs/experiments.md has more ways)"
+    told = f"its command printed no JSON object{advice}"
+    assert why_without_metrics("python train.py", "", log_path) == told
+    log_path.write_text("{'acc': 0.9}\n", encoding="utf-8")
+    said = "(`{'acc': 0.9}` is how Python shows a dict: json.dumps makes JSON of it)"
+    assert why_without_metrics("python train.py", "", log_path) == told.replace("; ", f" {said}; ", 1)
