@@ -175,12 +175,12 @@ class Workdir:
         return f"{text}:{place.st_dev:x}:{place.st_ino:x}" if text.isalnum() else ""
 
     def read_info(self) -> Mapping[str, Any]:
-        """Return what the last manager of this folder wrote about itself; empty when unknown."""
+        """Return what the last manager of this folder wrote about itself; empty when unknown or damaged."""
         try:
             info = json.loads(_read(self.info) or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
-        return info if isinstance(info, dict) else {}
+        return info if isinstance(info, dict) and _is_told(info) else {}
 
     @property
     def configs(self) -> str:
@@ -247,8 +247,7 @@ class Workdir:
         None, too, once all was done: no worker waits there any more.
         """
         info = self.read_info()
-        port = info.get("port") if info.get("is_fallback") and "ended" not in info else None
-        return [port] if isinstance(port, int) and 0 < port <= MAX_PORT else []
+        return [info["port"]] if info.get("is_fallback") and "port" in info and "ended" not in info else []
 
     def announce(self, host: str, port: int, configs: str = "", *, is_fallback: bool = False) -> None:
         """Write down who the manager of this folder is, where to reach it, and which configs it has read.
@@ -269,6 +268,13 @@ class Workdir:
     def announce_end(self) -> None:
         """Write down that this manager ends since nothing is left to do. Caller holds the folder."""
         write_private(self.info, json.dumps({**self.read_info(), "ended": secrets.token_hex(8)}))
+
+
+def _is_told(info: Mapping[str, Any]) -> bool:
+    """Return whether what is known of a manager can be so: somebody may have edited the file."""
+    port = info.get("port", MAX_PORT)
+    are_texts = all(isinstance(info.get(name, ""), str) for name in ("host", "name", "configs"))
+    return are_texts and type(port) is int and 0 < port <= MAX_PORT
 
 
 def _read(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,8 @@ from distexp.worker.signals import StopRequests
 
 RETRY_S = 5.0  # between two tries to claim a GPU
 FIRST_RETRY_S = 1.0  # the same while others are kept from the GPUs that become free
+
+_MEMORY = re.compile(r"[\d.]+(?:/[\d.]+)? GB")  # in what people are told of a GPU
 
 DeviceChoice = Literal["auto", "gpu", "cpu", "mps"]
 
@@ -75,9 +78,10 @@ def _wait_for_gpus(
                     return claim_gpus(count, request, place=place)
                 return claim_gpu(request, slots=slots)
             except NoGpuError as error:
-                if str(error) != last_problem:
-                    last_problem = str(error)
-                    log.warning("%s. Waiting for %s", last_problem, wanted)
+                problem = _MEMORY.sub("", str(error))  # that others hold changes all the time
+                if problem != last_problem:
+                    last_problem = problem
+                    log.warning("%s. Waiting for %s", error, wanted)
             status = connection.try_request(Status(), StatusReply, "Error requesting task")
             if status is not None and (status.status.done or status.status.ending):
                 log.info("No task is left" if status.status.done else "No task that is left can run")

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,16 @@ def test_it_waits_for_a_busy_gpu_says_who_holds_it_and_takes_it_when_it_is_free(
     (said,) = [message for message in caplog.messages if "Waiting for a GPU" in message]
     assert said.startswith("No available GPU found: no unclaimed GPU has more than 4")
     assert "held by pid 1" in said
+
+
+def test_memory_that_comes_and_goes_meanwhile_does_not_fill_the_log(
+    scenario: Path, folder: Folder, find: Find, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_scenario(scenario, gpu(0, 900, **BUSY))
+    steps = [partial(write_scenario, scenario, gpu(0, free_mib, **BUSY)) for free_mib in (1900, 2900)]
+    with folder.serving():
+        assert find("auto", *steps, lambda: write_scenario(scenario, gpu(0)))
+    assert len([message for message in caplog.messages if "Waiting for a GPU" in message]) == 1
 
 
 def test_it_waits_for_a_gpu_that_another_worker_has_and_names_that_one(
