@@ -41,13 +41,14 @@ export {job_log}=1
 # A container's image has no programs of Slurm, so the shell stays outside: it says how much time is left,
 # passes signals on, and puts the job back in line. A `wait` that a signal interrupts is begun anew. One that
 # comes before the worker is known is not lost: no worker begins then, or it gets the signal once it is known.
+# A warning ends, by its signal, a worker that cannot hear it yet: that job goes back in line, too.
 # A line of --setup may have said `set -eu`, which would end the shell at the worker's exit code.
 AROUND_WRAP = """\
 set +eu
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} limit=() worker='' caught=''
 leave() {
-    if (($1 == CUT_SHORT_CODE)); then
+    if (($1 == CUT_SHORT_CODE || $1 == 128 + $(kill -l USR2))); then
         echo "Putting job $job back in line: it was stopped before the sweep's end"
         scontrol requeue "$job"
     fi

@@ -3,10 +3,8 @@
 import importlib.util
 import json
 import logging
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -150,77 +148,6 @@ def test_a_setup_line_stands_before_the_worker_as_it_is(tmp_path: Path) -> None:
     script = slurm.pilot_script(1, ["w"], ["1 2"], tmp_path, around)
     assert script.endswith("module load cuda\nx=\"a  b\"; cd /\nexec w '1 2' --requeue\n")
     assert "#SBATCH --array=0-0\n" in script
-
-
-# What a worker in a container does: it is told of its time, and leaves upon a warning with the code it got.
-IN_CONTAINER = """
-import shutil, signal, sys
-assert shutil.which("squeue") is None
-warnings = {signal.SIGUSR2, signal.SIGTERM}
-signal.pthread_sigmask(signal.SIG_BLOCK, warnings)
-print(*sys.argv[1:], flush=True)
-if "stays" not in sys.argv: sys.exit(3)
-warning = signal.Signals(signal.sigwait(warnings))
-print(warning.name)
-sys.exit(int(sys.argv[-1]) if warning == signal.SIGUSR2 else 0)
-"""
-
-
-def path_with_slurm(folder: Path, squeue: str) -> str:
-    """Make programs of Slurm, and return a PATH with them."""
-    for name, line in (("squeue", squeue), ("scontrol", 'echo "scontrol $*"')):
-        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
-        (folder / name).chmod(0o755)
-    return f"{folder}{os.pathsep}{os.environ['PATH']}"
-
-
-@pytest.mark.parametrize(
-    ("left", "limit"),
-    [
-        ("2-01:02:05", "--time-limit 0:176405 "),
-        ("08:09", "--time-limit 0:369 "),
-        ("0:30", "--time-limit 0:0 "),
-        ("UNLIMITED", ""),
-        ("", ""),
-    ],
-)
-@pytest.mark.parametrize(
-    ("stop", "code"), [(signal.SIGUSR2, slurm.CUT_SHORT_CODE), (signal.SIGTERM, 0), (None, 3)]
-)
-def test_the_shell_around_a_container_asks_slurm_and_passes_signals_on(
-    tmp_path: Path, left: str, limit: str, stop: signal.Signals | None, code: int
-) -> None:
-    path = path_with_slurm(tmp_path, f"echo {left}")
-    around = slurm.Surroundings(["set -eu"], wrap=["env", "PATH=/nowhere"])
-    flags = ["stays"] if stop else ["ends by itself"]
-    script = slurm.pilot_script(1, [sys.executable, "-c", IN_CONTAINER], flags, tmp_path, around)
-    job = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
-    sees = {**os.environ, **job, "PATH": path}
-    with subprocess.Popen(["bash", "-c", script], env=sees, stdout=subprocess.PIPE, text=True) as shell:
-        assert shell.stdout is not None
-        assert shell.stdout.readline() == f"{limit}{flags[0]} --cut-short-code 75\n"
-        if stop:
-            shell.send_signal(stop)
-        told = shell.stdout.read().splitlines()
-    requeued = ["Putting job 7_1 back in line: it was stopped before the sweep's end", "scontrol requeue 7_1"]
-    assert told == [*([stop.name] if stop else []), *(requeued if code == slurm.CUT_SHORT_CODE else [])]
-    assert shell.returncode == code
-
-
-@pytest.mark.parametrize(("stop", "code"), [(signal.SIGUSR2, slurm.CUT_SHORT_CODE), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_shell_around_a_container_that_has_not_begun_is_heard(
-    tmp_path: Path, stop: signal.Signals, code: int
-) -> None:
-    asks = 'touch "${0%/*}/asked"\nwhile [ ! -e "${0%/*}/gate" ]; do sleep 0.01; done'
-    sees = {**os.environ, "SLURM_JOB_ID": "9", "PATH": path_with_slurm(tmp_path, asks)}
-    script = slurm.pilot_script(1, ["echo", "begun"], [], tmp_path, slurm.Surroundings(wrap=["env"]))
-    with subprocess.Popen(["bash", "-c", script], env=sees, stdout=subprocess.PIPE, text=True) as shell:
-        await_file(tmp_path / "asked")
-        shell.send_signal(stop)
-        open_gate(tmp_path)
-        told = shell.communicate()[0].splitlines()
-    assert told[1:] == (["scontrol requeue 9"] if stop is signal.SIGUSR2 else [])
-    assert shell.returncode == code
 
 
 def test_without_slurm_a_line_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
