@@ -74,6 +74,24 @@ class _Progress:
     to_come: Mapping[str, int]  # by phase, samples that have not been drawn yet
     times: "_Times"
 
+    @classmethod
+    def of(
+        cls,
+        phases: Sequence[Phase],
+        tasks: Sequence[GridPoint],
+        files: Sequence[FileAudit],
+        *,
+        to_come: Mapping[Grid, int],
+        rungs: Sequence[RungRecord],
+        superseded: Set[str],
+    ) -> "_Progress":
+        """Find out from the rows; see `make_plan`."""
+        complete, pruned = _keys_in(files)
+        pruned -= _to_continue(tasks, rungs)
+        left, copies = _left_and_copies(phases, tasks, complete, pruned, superseded)
+        coming = {grid.phase: count for grid, count in to_come.items()}
+        return cls(complete, pruned, left, copies, coming, _Times(tasks, durations_of(files)))
+
 
 def make_plan(
     phases: Sequence[Phase],
@@ -97,21 +115,7 @@ def make_plan(
         rungs: Every verdict that was given: stopped tasks of which more is wanted will run.
         superseded: Keys of tasks that were asked to run again: no row that is there is copied to them.
     """
-    complete, pruned = keys_in(files)
-    pruned -= _to_continue(tasks, rungs)
-    left, copies = _left_and_copies(phases, tasks, complete, pruned, superseded)
-    coming = {grid.phase: count for grid, count in to_come.items()}
-    progress = _Progress(complete, pruned, left, copies, coming, _Times(tasks, durations_of(files)))
-    return _plan_of(phases, tasks, files, progress, workers)
-
-
-def _plan_of(
-    phases: Sequence[Phase],
-    tasks: Sequence[GridPoint],
-    files: Sequence[FileAudit],
-    progress: _Progress,
-    workers: int,
-) -> Plan:
+    progress = _Progress.of(phases, tasks, files, to_come=to_come, rungs=rungs, superseded=superseded)
     own = tasks_by_phase(phases, tasks)
     lines = [_phase_plan(phase, own[phase.name], progress) for phase in phases]
     seconds = sum(line.seconds or 0.0 for line in lines)
@@ -159,7 +163,7 @@ def tasks_by_phase(phases: Sequence[Phase], tasks: Iterable[GridPoint]) -> dict[
     return found
 
 
-def keys_in(files: Sequence[FileAudit]) -> tuple[set[str], set[str]]:
+def _keys_in(files: Sequence[FileAudit]) -> tuple[set[str], set[str]]:
     """Return the keys of the tasks that rows complete, and of those that rows say were stopped early."""
     complete, pruned = set[str](), set[str]()
     for row in (row for file in files for row in file.rows):
