@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,6 +134,7 @@ def _of_words(problem: str, lines: Sequence[str], words: Mapping[str, str]) -> s
     where, _, said = problem.partition(": ")
     number = where.rpartition(":")[2]
     word = words.get(lines[int(number) - 1], "") if number.isdecimal() else ""
+    said = re.sub(r" \(line \d+\)", "", said)
     place, _, text = said.partition(": ")
     return f"{one_line(word) or '--command'}: {said if ' ' in place else text}"
 

@@ -108,6 +108,8 @@ def test_a_command_may_vary_by_its_seeds_alone(tmp_path: Path) -> None:
          "\\x07=1: the character '\\x07' is not printable: remove it"),
         (["--command", "python a.py {args}", "w=1", "model.w=1,1"],
          "model.w=1,1: 1 stands in the list twice: keep one"),
+        (["--command", "python a.py {args}", "model=1", "model.w=2,3"],
+         "model.w=2,3: model.w sets a place in a mapping, but model is 1: rename one"),
         (["--command", "python a.py {args}", "seed=1,1"],
          "seed=1,1: 1 stands in the list twice: keep one"),
         (["--command", "python a.py {args}", "a=1", "seeds=1,1"],
