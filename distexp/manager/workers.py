@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from distexp.errors import ProtocolError
 from distexp.queue.entry import Lease, WorkerInfo
 from distexp.queue.records import DrainRecord
 from distexp.queue.versions import earlier_version
@@ -16,7 +17,7 @@ from distexp.task import SharedGpu, Task
 from distexp.wire.messages import GpuUse, Heartbeat, Progress, RequestTask, Rung, TaskComplete, WorkerRequest
 
 EXCLUDE_AFTER = 3  # tasks failed in a row where others succeed: one bad machine must not fail the sweep
-KNOWN = 1000  # workers, live ones apart, that are shown although they have left
+KNOWN = 1000  # workers, live ones apart, that are shown although they have left; and those of a connection
 STUCK_S = 60.0  # a killed process is gone in milliseconds, unless the kernel holds it in a device call
 LIVE_S = 60.0  # a worker not heard of for longer counts as gone
 RETURN_S = 10.0  # for a worker whose connection broke to be back: it tries every 5 s
@@ -107,11 +108,16 @@ class WorkerRegistry:
     # -- signs of life -------------------------------------------------------------------------------------
 
     def register(self, request: WorkerRequest, connection: int) -> Worker:
-        """Note a sign of life, and return what is known of the worker. A new process is a new worker."""
+        """Note a sign of life, and return what is known of the worker. A new process is a new worker.
+
+        Raises:
+            ProtocolError: The connection has named too many workers.
+        """
         name = self.name_of(request.worker_id, request.host)
         with self._lock:
             worker = self._workers.get((name, request.instance))
             if worker is None:
+                self._check_number(request, connection)
                 worker = self._add(name, request)
             info, free_mib = worker.info, None
             if isinstance(request, RequestTask | TaskComplete):
@@ -138,6 +144,18 @@ class WorkerRegistry:
                 worker.fetches = request.fetches
             worker.git_commit = request.git_commit or worker.git_commit
             return worker
+
+    def _check_number(self, request: WorkerRequest, connection: int) -> None:
+        """Refuse one more worker of a connection that has named very many: each is known while it stands.
+
+        Raises:
+            ProtocolError: See there.
+        """
+        if sum(each.info.connection == connection for each in self._workers.values()) >= KNOWN:
+            raise ProtocolError(
+                f"{request.__struct_config__.tag}: this connection has named {KNOWN} workers; a worker keeps "
+                "its `worker_id` and `instance` as long as it lives"
+            )
 
     def _add(self, name: str, request: WorkerRequest) -> Worker:
         same_machine = bool(request.machine) and request.machine == self._machine

@@ -17,7 +17,7 @@ from distexp.sweep.grid import Grid, GridPoint, Planned, duplicates_among
 from distexp.task import MAX_PRIORITY, Need, State
 
 EARLIER_LOOK = 1000  # first attempts looked at for a worker of an earlier version, which few tasks suit
-RETRY_LOOK = 16  # retries looked at per request and line: assigning costs the same however many wait
+RETRY_LOOK = 128  # retries looked at per request and line: assigning costs the same however many wait
 
 
 class TaskLines:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from distexp.errors import ProtocolError
 from distexp.manager import workers
 from distexp.manager.completion import CompletionHandler
 from distexp.manager.kept_rows import KeptRows
@@ -343,6 +344,19 @@ def test_after_a_reboot_the_workers_of_this_host_are_gone_and_those_of_others_ar
     assert not sample.registry.has_died(replace(before, host="there")), "another host's boot says nothing"
     assert not sample.registry.has_died(replace(before, machine="boot/other")), "it cannot be seen from here"
     assert not sample.registry.has_died(replace(before, machine="boot/pid")), "it is there"
+
+
+def test_a_connection_that_names_a_new_worker_in_each_request_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "KNOWN", 3)
+    sample = SampleRegistry()
+    for number in range(3):
+        sample.request(instance=f"{number}")
+    with pytest.raises(ProtocolError, match=r"^request_task: this connection has named 3 workers"):
+        sample.request(instance="3")
+    assert sample.request(instance="0"), "those it has named are served on"
+    assert sample.request(connection=2, instance="3")
 
 
 def test_of_workers_that_have_left_the_last_ones_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
