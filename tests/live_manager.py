@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,13 +78,21 @@ class Folder:
 
     @contextmanager
     def serving(self, **settings: Any) -> Iterator[ExperimentManager]:
-        """A manager of this folder on a free port, which looks at the disk when asked to."""
-        manager = ExperimentManager(port=0, workdir=self.root, **{"rescan_s": 3600.0, **settings})
-        manager.start()
-        try:
-            yield manager
-        finally:
-            manager.stop()
+        """A manager of this folder on a free port, which looks at the disk when asked to.
+
+        Nobody else gets that port meanwhile, so that a later manager can have it once this one has stopped.
+        """
+        with socket.socket() as place:
+            if sys.platform == "linux":  # elsewhere a port that is bound cannot be bound again
+                place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                place.bind(("127.0.0.1", 0))
+            port = place.getsockname()[1]
+            manager = ExperimentManager(port=port, workdir=self.root, **{"rescan_s": 3600.0, **settings})
+            manager.start()
+            try:
+                yield manager
+            finally:
+                manager.stop()
 
 
 class RawClient:

@@ -67,6 +67,12 @@ def serving_at(folder: Folder, port: int, **settings: bool) -> Iterator[Experime
         manager.stop()
 
 
+def stopped(manager: ExperimentManager) -> int:
+    """Return the port at which a manager was, which is still kept for another."""
+    manager.stop()
+    return manager.port
+
+
 def spooled(root: Path) -> list[Path]:
     return list((root / ".experiment_spool").glob("*.result"))
 
@@ -404,13 +410,11 @@ def test_a_full_disk_costs_nothing_and_the_worker_waits_until_there_is_room(
 ) -> None:
     infinity = psutil.RLIM_INFINITY
     open_gate(folder.root)
-    with folder.serving() as manager:
-        port = manager.port
-    with worker_process(folder.root, "localhost", port) as process:
+    with folder.serving() as early, worker_process(folder.root, "localhost", stopped(early)) as process:
         process.await_words("Trying again")
         full, free = (1000, infinity), (infinity, infinity)
         psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_FSIZE, full)
-        with serving_at(folder, port) as manager:
+        with serving_at(folder, early.port) as manager:
             process.await_words("disk full or read-only")
             psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_FSIZE, free)
             assert process.code() == 0
@@ -424,12 +428,10 @@ def test_a_worker_that_waits_for_room_on_its_disk_leaves_when_nothing_that_is_le
     folder: Folder,
 ) -> None:
     open_gate(folder.root)
-    with folder.serving() as manager:
-        port = manager.port
-    with worker_process(folder.root, "localhost", port) as process:
+    with folder.serving() as early, worker_process(folder.root, "localhost", stopped(early)) as process:
         process.await_words("Trying again")
         psutil.Process(process.process.pid).rlimit(psutil.RLIMIT_FSIZE, (1000, psutil.RLIM_INFINITY))
-        with serving_at(folder, port, exit_when_done=True) as manager, raw_worker(manager) as other:
+        with serving_at(folder, early.port, exit_when_done=True) as manager, raw_worker(manager) as other:
             process.await_words("disk full or read-only")
             task = other.say("request_task", wait_s=30)
             named = {name: task[name] for name in ("lease_id", "key", "task_id")}
