@@ -8,11 +8,11 @@ from pathlib import Path
 from distexp.cli.records import failures_of, superseded_in, tasks_in
 from distexp.errors import DistexpError
 from distexp.launcher.local_run import say
-from distexp.manager.first_rows import why_without_metrics
+from distexp.manager.first_rows import has_result_file, why_without_metrics
 from distexp.reporting.failures import FailureGroup, group_failures
 from distexp.results.audit import FileAudit, Row, audit
 from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE
-from distexp.run_folder import LOG_FILE, RESULT_FILE
+from distexp.run_folder import LOG_FILE
 from distexp.sweep.config import load_configs
 from distexp.sweep.grid import GridPoint
 from distexp.sweep.source import READING
@@ -129,11 +129,7 @@ def rows_told(
 
 
 def _has_result_file(workdir: Workdir, row: Row, at: int | None) -> bool:
-    return (
-        at is not None
-        and row.fields[at] != ""
-        and os.path.isfile(workdir.root / row.fields[at] / RESULT_FILE)
-    )
+    return at is not None and row.fields[at] != "" and has_result_file(workdir.root / row.fields[at])
 
 
 def _why_bare(workdir: Workdir, task: GridPoint) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distexp.errors import ResultsUnwritable
 from distexp.experiments.command_reports import json_object
-from distexp.results.conversion import NO_JSON
+from distexp.results.conversion import NO_JSON, NO_METRICS
 from distexp.results.row import OUR_COLUMNS
 from distexp.results.store import ResultsStore
 from distexp.run_folder import HEADER, LOG_FILE, RESULT_FILE, run_folder
@@ -47,9 +47,15 @@ class FirstRows:
                 known = OUR_COLUMNS | task.config.keys()
                 folder = self._store.root / run_folder(task.output_dir, phase, task.seed, task.key)
                 is_bare = row and not any(cell for name, cell in row.items() if name not in known)
-                if is_bare and not os.path.isfile(folder / RESULT_FILE):
+                if is_bare and not has_result_file(folder):
                     why = why_without_metrics(task.command, task.experiment, folder / LOG_FILE)
                     log.warning("Task %s has no metrics in its row: %s", task.task_id, why)
+
+
+def has_result_file(folder: Path) -> bool:
+    """Return whether a run folder holds a result that its row does not; a task may write its own there."""
+    told = last_lines(folder / LOG_FILE, 1) if os.path.isfile(folder / RESULT_FILE) else [NO_METRICS]
+    return not any(note in line for line in told for note in (NO_METRICS, NO_JSON))
 
 
 def why_without_metrics(command: str | None, experiment: str, log_path: Path) -> str:

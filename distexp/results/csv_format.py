@@ -156,6 +156,8 @@ def _columns(raw: bytes) -> tuple[tuple[str, ...], str, str]:
     if not found:
         return (), ",", problem
     cells, separator = max(found, key=lambda each: len(each[0]))
+    if f'{separator} "' in text and any(cell.lstrip().startswith('"') for cell in cells):
+        return (), separator, "has blanks before its quotes; save it without them"
     return tuple([cell.strip() for cell in cells]), separator, ""
 
 

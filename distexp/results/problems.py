@@ -130,9 +130,9 @@ def _kind(plan: Plan, row: Row) -> Hashable:
 def header_reason(matcher: Matcher, columns: Sequence[str]) -> str:
     """Return why the rows below these columns are no rows of this sweep, with what would help."""
     names = ", ".join(columns)[:SHOWN_CHARS]
-    if len(columns) == 1 and "|" in names:
-        return f"does not separate its cells by commas, semicolons or tabs ({names}); save it with commas"
     parameters = sorted({name for plan in matcher.plans for name in plan.at})
+    if len(columns) == 1 and ("|" in names or not set(parameters).isdisjoint(columns[0].split())):
+        return f"does not separate its cells by commas, semicolons or tabs ({names}); save it with commas"
     alike = [(name, column) for name in parameters if (column := _looks_like(name, columns))]
     if alike:
         rename = _renamed(*alike[:MAX_RENAMED])

@@ -43,6 +43,7 @@ RESERVED = (*SETTINGS, *COLUMNS, *REST_NAMES, "seeds")  # of parameters, in what
 _UNSEEN = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff]")  # YAML folds or refuses what JSON holds as it is
 CARRIED = ("program", "command", "method", "parameters", "metric", "name", "run_cap", "early_terminate")
 _SAMPLES_THERE = re.compile(r"write samples: (\d+)$")  # in what our loader says to too many
+_LINE = re.compile(r" \(line \d+\)")  # where another thing stands, in what our loader says
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
@@ -74,7 +75,10 @@ def convert(text: str, name: str = "sweep.yaml") -> str:
     with suppress(yaml.YAMLError, ValueError):  # such as a day that no month has
         said = _as_yaml_1_1(said, yaml.safe_load(text))
     if not isinstance(said, dict) or not isinstance(said.get("parameters"), dict):
-        raise ConfigError([f"{name}: is no W&B sweep: that has `method` and a mapping `parameters`"])
+        others = "docs/sweeps.md tells what those of other tools are here"
+        raise ConfigError(
+            [f"{name}: is no W&B sweep: that has `method` and a mapping `parameters`; {others}"]
+        )
     sweep = _Sweep(is_grid=said.get("method") == "grid")
     for key in said.keys() - {*CARRIED}:
         if said[key] is not None:
@@ -92,7 +96,7 @@ def _refused(text: str) -> Sequence[str]:
     try:
         parse_config(text, "")
     except ConfigError as error:
-        return [line.split(": ", 1)[-1] for line in error.problems]
+        return [_LINE.sub("", line.split(": ", 1)[-1]) for line in error.problems]
     return ()
 
 

@@ -180,7 +180,10 @@ def check_nested(known: Mapping[str, Sequence[Node]], places: Mapping[str, Node]
         for item in known[heads[0]] if heads else ():
             if not _leads_through_mappings(plain(item), name[len(heads[0]) + 1 :].split(".")):
                 found = f"{shown(item)} (line {item.line})"
-                problems.at(place, f"{name} sets a place in a mapping, but {heads[0]} is {found}: rename one")
+                other = (
+                    f"rename one, such as my_{heads[0]} (Hydra: {heads[0]}={{my_{heads[0]}}} in the command)"
+                )
+                problems.at(place, f"{name} sets a place in a mapping, but {heads[0]} is {found}: {other}")
                 break
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distexp.manager.first_rows import why_no_result, why_without_metrics
+from distexp.manager.first_rows import has_result_file, why_no_result, why_without_metrics
 from tests.live_manager import Folder, worker
 
 
@@ -54,3 +54,18 @@ def test_it_stands_beside_the_advice(folder: Folder) -> None:
     log_path.write_text("{'acc': 0.9}\n", encoding="utf-8")
     said = "(`{'acc': 0.9}` is how Python shows a dict: json.dumps makes JSON of it)"
     assert why_without_metrics("python train.py", "", log_path) == told.replace("; ", f" {said}; ", 1)
+
+
+def test_a_result_file_that_the_task_wrote_itself_is_none_of_its_row(folder: Folder) -> None:
+    assert not has_result_file(folder.root)
+    (folder.root / "result.json").write_text("{}", encoding="utf-8")
+    assert has_result_file(folder.root)
+    for note in (
+        "returned no metrics; its row holds none",
+        "printed no JSON object, so its row has no metrics: ",
+    ):
+        told = f"epoch 1\nwarning: {note}print one as a line, or write it to $DISTEXP_RESULT\n"
+        (folder.root / "log.txt").write_text(told, encoding="utf-8")
+        assert not has_result_file(folder.root)
+    (folder.root / "log.txt").write_text("epoch 1\n", encoding="utf-8")
+    assert has_result_file(folder.root)

@@ -310,7 +310,7 @@ def test_a_place_in_something_else_than_a_mapping_is_refused() -> None:
     text = "defaults: {model: cnn}\np:\n  combinations: [{model.width: [4, 8]}]"
     assert problems_of(text) == [
         "f.yaml:3: p.combinations[0].model.width: model.width sets a place in a mapping, "
-        'but model is "cnn" (line 1): rename one'
+        'but model is "cnn" (line 1): rename one, such as my_model (Hydra: model={my_model} in the command)'
     ]
 
 
