@@ -17,7 +17,7 @@ def test_a_file_is_converted_and_another_gets_one_line(tmp_path: Path) -> None:
     path.write_text("a: 1\n")
     failed = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (failed.returncode, failed.stdout) == (2, "")
-    assert (
-        failed.stderr
-        == f"error: {path}: is no W&B sweep: that has `method` and a mapping `parameters`; docs/sweeps.md tells what those of other tools are here\n"
+    assert failed.stderr == (
+        f"error: {path}: is no W&B sweep: that has `method` and a mapping `parameters`; "
+        "docs/sweeps.md tells what those of other tools are here\n"
     )

@@ -260,8 +260,8 @@ def test_a_header_without_its_newline_gets_it(path: Path) -> None:
             "does not separate its cells by commas, semicolons or tabs (width|seed); save it with commas",
         ),
         (
-            b"acc width  seed\n0.5 1  42\n",
-            "does not separate its cells by commas, semicolons or tabs (acc width  seed); save it with commas",
+            b"acc width seed\n0.5 1 42\n",
+            "does not separate its cells by commas, semicolons or tabs (acc width seed); save it with commas",
         ),
         (b'"width", "seed"\n"1", "42"\n', "has blanks before its quotes; save it without them"),
         (b"PK\x03\x04\x14\0", "is a workbook or compressed, not text; save it as CSV in UTF-8"),

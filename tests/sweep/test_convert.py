@@ -284,7 +284,8 @@ def test_without_optuna_a_search_is_converted_all_the_same(monkeypatch: pytest.M
     [
         ("program: t.py\nparameters: {m: {value: cnn}, m.w: {values: [1, 2]}}\nmethod: grid",
          "s.yaml: what it asks for is refused here: sweep.combinations[0].m.w: "
-         'm.w sets a place in a mapping, but m is "cnn": rename one, such as my_m (Hydra: m={my_m} in the command)'),
+         'm.w sets a place in a mapping, but m is "cnn": rename one, '
+         'such as my_m (Hydra: m={my_m} in the command)'),
         ("lr: [1, 2]", "s.yaml: is no W&B sweep: that has `method` and a mapping `parameters`; "
          "docs/sweeps.md tells what those of other tools are here"),
         ("", "s.yaml: is no W&B sweep: that has `method` and a mapping `parameters`; "
