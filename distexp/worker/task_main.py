@@ -8,6 +8,7 @@ device is pinned.
 import contextlib
 import importlib
 import inspect
+import multiprocessing
 import os
 import queue
 import sys
@@ -138,6 +139,12 @@ _from_worker: msgspec.json.Decoder[Run | Stop | Verdict] = msgspec.json.Decoder(
 _encode = msgspec.json.encode
 
 
+class OwnProcesses:
+    """How processes start that the task starts."""
+
+    start_method: str | None = None  # as its module has set it, also in the template; None: Python's default
+
+
 class Inbox:
     """What the worker sends, read by a thread that ends the child when the worker is gone."""
 
@@ -176,6 +183,7 @@ def main(channel: Connection, setup: Setup) -> None:
     own_pid = os.getpid()
     own_resource_tracker()
     os.environ[MARK_VARIABLE] = setup.mark
+    multiprocessing.set_start_method(OwnProcesses.start_method, force=True)  # not as this process was started
     inbox = Inbox(channel)
     if setup.gpus:  # before anything here starts CUDA
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup.gpus)
@@ -344,6 +352,7 @@ def prepare(experiment: str, warm_up_device: str | None) -> Experiment | Failed 
     if isinstance(board, Failed):  # a TensorBoard that does not fit costs no task
         print(f"no curves for TensorBoard: {board.error}", file=sys.stderr, flush=True)
         block_board()
+    OwnProcesses.start_method = multiprocessing.get_start_method(allow_none=True)
     return loaded
 
 

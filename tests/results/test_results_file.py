@@ -21,6 +21,7 @@ from tests.row_cases import a_row, a_task, points_of, tasks_of
 
 OPENED: list[str] = []  # files opened in this process while `recording` is in use
 _RECORDING = [False]
+UNSEPARATED = "does not separate its cells by commas, semicolons or tabs ({}); save it with commas"
 
 
 def _record(event: str, args: tuple[Any, ...]) -> None:
@@ -255,14 +256,8 @@ def test_a_header_without_its_newline_gets_it(path: Path) -> None:
             "has no column called as a parameter of this sweep; `params.seed` looks like one: "
             "`renamed_from: {seed: [params.seed], width: [params.width]}`",
         ),
-        (
-            b"width|seed\n1|42\n",
-            "does not separate its cells by commas, semicolons or tabs (width|seed); save it with commas",
-        ),
-        (
-            b"acc width seed\n0.5 1 42\n",
-            "does not separate its cells by commas, semicolons or tabs (acc width seed); save it with commas",
-        ),
+        (b"width|seed\n1|42\n", UNSEPARATED.format("width|seed")),
+        (b"acc width seed\n0.5 1 42\n", UNSEPARATED.format("acc width seed")),
         (b'"width", "seed"\n"1", "42"\n', "has blanks before its quotes; save it without them"),
         (b"PK\x03\x04\x14\0", "is a workbook or compressed, not text; save it as CSV in UTF-8"),
         (

@@ -3,6 +3,7 @@
 import multiprocessing.forkserver
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,3 +198,27 @@ def test_a_task_runs_the_code_that_its_template_has_imported_and_a_command_that_
     assert attempt.code in looks[-2:] and attempt.code != looks[0]
     attempt.kill()
     children.close()
+
+
+SPAWN = "multiprocessing.set_start_method('spawn')"
+
+
+@pytest.mark.parametrize(("at_import", "in_run"), [("", ""), (SPAWN, ""), ("", SPAWN)])
+def test_processes_of_a_task_start_as_in_a_script_of_its_own(
+    children: Children, write: Write, tmp_path: Path, at_import: str, in_run: str
+) -> None:
+    source = f"""
+import multiprocessing
+{at_import}
+def run(params, context):
+    {in_run}
+    return {{"method": multiprocessing.get_start_method()}}
+"""
+    run = a_run(tmp_path, write(source))
+    script = "import multiprocessing as m; print(m.get_start_method())"
+    default = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    for _ in range(2):
+        children.prepare(run.task)
+        outcome = outcome_of(children, run)
+        assert isinstance(outcome, Finished), outcome
+        assert outcome.result == {"method": "spawn" if at_import or in_run else default.stdout.strip()}
