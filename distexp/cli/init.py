@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import click
@@ -50,10 +51,26 @@ exp1:
   combinations:
 {axes}"""
 CONFIG_FILE = "configs/config_exp1.yaml"
+OWN_FLAGS = ("--workdir", "--command", "--help")
 FILES = {CONFIG_FILE: CONFIG, "my_experiment.py": EXPERIMENT}
 
 
-@click.command()
+class _Init(click.Command):
+    """Tells of the flags of a script that stand outside of the quotes of `--command`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        has_command = any(arg.startswith("--command") for arg in args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if has_command and not get_close_matches(error.option_name, OWN_FLAGS, cutoff=0.7):
+                like = "--command 'python train.py --lr {lr}'"
+                told = f"{error.option_name}: put the whole command into quotes, such as {like}"
+                raise click.UsageError(told, ctx) from None
+            raise
+
+
+@click.command(cls=_Init)
 @click.option(
     "--workdir",
     type=click.Path(path_type=Path),

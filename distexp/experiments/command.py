@@ -34,6 +34,7 @@ POLL_S = 0.2  # how soon a request to stop is seen
 STOP_GRACE_S = 20.0  # for the program to save its checkpoint after SIGTERM
 PIPE_GRACE_S = 5.0  # for processes that the program leaves behind with its output open
 CHUNK_BYTES = 65_536  # of a pipe, read at once
+READERS = {".py": "python", ".sh": "bash"}  # what runs a file of this kind that cannot be started by itself
 MAX_LINE_BYTES = 16 * 1024 * 1024  # of which a line is looked at, for the result may be in it
 
 
@@ -158,7 +159,9 @@ def _start(words: list[str], environment: dict[str, str], stdin: int | None) -> 
             bufsize=0,
         )
     except OSError as cause:
-        raise CommandFailed(words[0], None, why=f"cannot be started ({cause.strerror})") from None
+        reader = READERS.get(Path(words[0]).suffix, "")
+        hint = f"; write {reader} {words[0]}" if reader else ""
+        raise CommandFailed(words[0], None, why=f"cannot be started ({cause.strerror}){hint}") from None
 
 
 def _wait(program: "subprocess.Popen[bytes]", context: Context, reports: Reports) -> None:

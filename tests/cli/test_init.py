@@ -109,7 +109,8 @@ def test_a_command_may_vary_by_its_seeds_alone(tmp_path: Path) -> None:
         (["--command", "python a.py {args}", "w=1", "model.w=1,1"],
          "model.w=1,1: 1 stands in the list twice: keep one"),
         (["--command", "python a.py {args}", "model=1", "model.w=2,3"],
-         "model.w=2,3: model.w sets a place in a mapping, but model is 1: rename one"),
+         "model.w=2,3: model.w sets a place in a mapping, but model is 1: rename one, "
+         "such as my_model (Hydra: model={my_model} in the command)"),
         (["--command", "python a.py {args}", "seed=1,1"],
          "seed=1,1: 1 stands in the list twice: keep one"),
         (["--command", "python a.py {args}", "a=1", "seeds=1,1"],
@@ -118,6 +119,10 @@ def test_a_command_may_vary_by_its_seeds_alone(tmp_path: Path) -> None:
          "--command: name what is to vary, such as lr=0.1,0.01 or seeds=1,2,3"),
         (["--command", "python a.py {args}", "lr=[0.1,0.01]"],
          "lr=[0.1,0.01]: leave the brackets out: NAME=VALUE,VALUE, such as lr=0.1,0.01"),
+        (["--command", "python", "a.py", "--lr", "{lr}", "lr=1"],
+         "--lr: put the whole command into quotes, such as --command 'python train.py --lr {lr}'"),
+        (["--command", "python a.py", "--workdri", "x"],
+         "No such option '--workdri'. Did you mean '--workdir'?"),
         (["lr=1"], "lr=1: is for --command, such as --command 'python train.py --lr {lr}'"),
     ],
 )  # fmt: skip

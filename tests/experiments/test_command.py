@@ -185,6 +185,15 @@ def test_a_program_that_does_not_exist_is_named(folder: Path) -> None:
         run({}, context("no_such_program --seed {seed}", folder))
 
 
+@pytest.mark.parametrize(("program", "hint"), [("train.py", "python train.py"), ("./go.sh", "bash ./go.sh")])
+def test_of_a_script_that_is_no_program_it_is_said_what_runs_it(
+    folder: Path, program: str, hint: str
+) -> None:
+    with pytest.raises(CommandFailed) as failure:
+        run({}, context(f"{program} --lr 1", folder))
+    assert str(failure.value) == f"{program}: cannot be started (No such file or directory); write {hint}"
+
+
 def test_a_request_to_stop_lets_the_program_save_and_end(folder: Path) -> None:
     text = (
         "import signal\n"
