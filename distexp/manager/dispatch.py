@@ -110,16 +110,23 @@ class Dispatcher:
             DistexpError: The request is refused; the message says why.
         """
         if isinstance(request, wire.Status):
-            if self.knows(request):
-                self._registry.listen(connection.number)
-            if connection.is_local:
-                return self._admin.handle(request)
+            return self._status(request, connection)
         self._authorise(request)
         try:
             return self._handle(request, connection)
         finally:
             if not isinstance(request, QUIET):
                 self._waiting.look()
+
+    def _status(self, request: wire.Status, connection: Connection) -> wire.StatusReply:
+        """Return how far the sweep is: on this host to anybody."""
+        if not connection.is_local:
+            self._authorise(request)
+        status = self._admin.status()
+        if self.knows(request):
+            has_heard = status.done or status.ending
+            self._registry.listen(connection.number, request.version, has_heard_end=has_heard)
+        return wire.StatusReply(status=status)
 
     def _handle(self, request: wire.AnyRequest, connection: Connection) -> wire.AnyReply:
         if isinstance(request, wire.WorkerRequest):

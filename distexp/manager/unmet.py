@@ -51,7 +51,7 @@ class UnmetNeeds:
     def _look(self, stuck: Set[str]) -> str:
         workers = [worker for worker, excluded in self._registry.available() if not excluded]
         is_busy = any(lease.lease_id not in stuck for lease in self._queue.leases())
-        if not workers or is_busy or self._registry.is_listened_to() or self._is_paused():
+        if not workers or is_busy or self._registry.is_listened_to(by_own_client=True) or self._is_paused():
             return ""  # one that listens waits for a GPU
         needs = self._queue.queries.unmet_needs(lambda need: any(each.meets(need) for each in workers))
         self.is_for_good = not any(_may_meet(each, need) for _, need in needs for each in workers)

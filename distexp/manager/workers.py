@@ -96,7 +96,7 @@ class WorkerRegistry:
         self._lock = threading.RLock()
         self._workers: dict[tuple[str, str], Worker] = {}  # by name and instance
         self._connected = 0  # counted as they come and go: each that waits asks for it
-        self._listening: set[int] = set()  # connections that ask how far the sweep is
+        self._listening: dict[int, bool] = {}  # connections that ask how far the sweep is: named a version
         self._succeeded: dict[str, set[str]] = {}  # phase -> names of workers that completed a task of it
         self._failed_on: dict[str, set[str]] = {}  # key of a task that failed -> names of workers
         self._proven: set[str] = set()  # experiments that worked somewhere
@@ -146,11 +146,7 @@ class WorkerRegistry:
             return worker
 
     def _check_number(self, request: WorkerRequest, connection: int) -> None:
-        """Refuse one more worker of a connection that has named very many: each is known while it stands.
-
-        Raises:
-            ProtocolError: See there.
-        """
+        """Refuse one more worker of a connection that has named very many: each is known while it stands."""
         if sum(each.info.connection == connection for each in self._workers.values()) >= KNOWN:
             raise ProtocolError(
                 f"{request.__struct_config__.tag}: this connection has named {KNOWN} workers; a worker keeps "
@@ -189,7 +185,7 @@ class WorkerRegistry:
     def disconnect(self, connection: int) -> None:
         """Note that a connection is gone."""
         with self._lock:
-            self._listening.discard(connection)
+            self._listening.pop(connection, None)
             for worker in self._workers.values():
                 if worker.info.connection == connection:
                     worker.info = replace(worker.info, connection=None)
@@ -199,15 +195,20 @@ class WorkerRegistry:
                         self._forget_drain(worker)
                         worker.drained &= bool(worker.instance)  # else the next one may have this name
 
-    def listen(self, connection: int) -> None:
-        """Note a connection that asks for the status with the secret, as a worker without a GPU does."""
-        with self._lock:
-            self._listening.add(connection)
+    def listen(self, connection: int, version: str | None, *, has_heard_end: bool) -> None:
+        """Note a connection that asks for the status with the secret, as a worker without a GPU does.
 
-    def is_listened_to(self) -> bool:
-        """Return whether such a connection is open."""
+        Until it `has_heard_end`: that nothing is left to do.
+        """
         with self._lock:
-            return bool(self._listening)
+            self._listening.pop(connection, None)
+            if not has_heard_end:
+                self._listening[connection] = bool(version)
+
+    def is_listened_to(self, *, by_own_client: bool = False) -> bool:
+        """Return whether such a connection is open; `by_own_client`: of a client that names a version."""
+        with self._lock:
+            return any(self._listening.values()) if by_own_client else bool(self._listening)
 
     def dismiss(self, worker: Worker) -> None:
         """Note that a worker is told to leave."""

@@ -3,7 +3,7 @@
 import pytest
 
 from distexp.manager import unmet
-from tests.live_manager import Folder, worker
+from tests.live_manager import Folder, RawClient, worker
 from tests.support import poll
 
 CONFIG = """
@@ -157,3 +157,19 @@ def test_memory_of_a_gpu_that_comes_and_goes_does_not_fill_the_log(folder: Folde
             for _ in range(2):
                 manager.run_once()
     assert len(told(folder)) == 1
+
+
+def test_a_program_that_shows_how_far_the_sweep_is_keeps_none_alive_that_no_worker_can_run(
+    folder: Folder,
+) -> None:
+    folder.configure("", CONFIG.replace("{needs}", "gpus: 1"))
+    with (
+        folder.serving(exit_when_done=True, has_all_workers=True) as manager,
+        RawClient(manager.port, token=folder.token) as shows,
+        worker(manager, **CPU) as client,
+    ):
+        client.say("request_task")
+        shows.say("status", token=folder.token)
+        for _ in range(3):
+            manager.run_once()
+        assert client.say("request_task")["reason"] == "done"
