@@ -56,6 +56,7 @@ class QueueAndJournal(RuleBasedStateMachine):
         self.known = self.durable = Known()
         self.ended: list[Lease] = []
         self.lost: dict[str, str] = {}  # key -> lease whose worker may come back
+        self.unheard: dict[str, str] = {}  # key -> worker that may still run it, though it was cancelled
         self.wanted = set(KEYS)
         self.was_edited = False
         self.start()
@@ -104,7 +105,8 @@ class QueueAndJournal(RuleBasedStateMachine):
             duplicate = TWIN[key]
             return duplicate in self.wanted and self.state[duplicate] in OUT
 
-        return {key for key, state in self.state.items() if state is State.PENDING and not waits(key)}
+        pending = {key for key, state in self.state.items() if state is State.PENDING}
+        return {key for key in pending if key not in self.unheard and not waits(key)}
 
     def take(self, lease: Lease) -> None:
         self.state[lease.task.key] = State.ASSIGNED
@@ -178,8 +180,16 @@ class QueueAndJournal(RuleBasedStateMachine):
     def cancel(self, key: str) -> None:
         can = self.state[key] in (State.PENDING, State.ASSIGNED)
         assert self.queue.cancel(key) is can
+        if can and key in self.held:
+            self.unheard[key] = self.held[key].worker.name
         if can:
             self.drop(key, State.CANCELLED)
+
+    @rule(worker=worker)
+    def hear_of_cancelled_tasks(self, worker: str) -> None:
+        self.queue.cancelled.heard(WorkerInfo(worker, 15.0))
+        self.queue.block(set())  # as each rescan does
+        self.unheard = {key: name for key, name in self.unheard.items() if name != worker}
 
     @rule(key=key)
     def requeue(self, key: str) -> None:
@@ -218,6 +228,7 @@ class QueueAndJournal(RuleBasedStateMachine):
         self.known = deepcopy(self.durable)
         self.wanted = set(KEYS)  # a new manager knows only what is wanted
         self.lost.clear()
+        self.unheard.clear()
         for key, state in self.known.state.items():
             if key in self.rows:  # they win over the journal: what the task has cost is of no more interest
                 self.held.pop(key, None)
@@ -241,6 +252,7 @@ class QueueAndJournal(RuleBasedStateMachine):
         assert {lease.task.key: lease.lease_id for lease in self.queue.leases()} == {
             key: lease.lease_id for key, lease in self.held.items()
         }
+        assert {key for key in KEYS if key in self.queue.cancelled} == self.unheard.keys()
         numbers = self.queue.counts()
         states = [entry.state for entry in self.queue.entries()]
         assert numbers == {state: states.count(state) for state in State}
