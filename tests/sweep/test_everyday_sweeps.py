@@ -40,7 +40,8 @@ def commands_of(start: str) -> list[str]:
         ),
         ("switches", ["train.py --bn --lr=0.1", "train.py --bn --lr=0.01", "train.py --no-bn --lr=0.1",
                       "train.py --no-bn --lr=0.01"]),
-        ("hydra", [f"train.py optimizer.lr={lr} model.name=resnet model.width={width}"
+        ("hydra", [f"train.py hydra.run.dir=RUN/out optimizer.lr={lr} "
+                   f"model.name=resnet model.width={width}"
                    for width in (16, 32) for lr in (0.1, 0.01)]),
     ],
 )  # fmt: skip
