@@ -17,19 +17,19 @@ class LastLine:
     def __init__(self) -> None:
         """Know of no line yet."""
         self._last = self._before = ""  # `_before`: the last line that is neither a pointer nor indented
-        self._frame: list[str] = []  # the lines of the last frame
+        self._framed = ""  # the first line in the last frame
 
     def take(self, line: str) -> None:
         """Take a line without its end; a progress bar has its last state behind the last `\\r`."""
         text = line.lstrip("\ufeff").rstrip().rpartition("\r")[2][:MAX_QUOTED_CHARS]
         is_framed, said = text.startswith(("╭", "│", "╰")), text.strip("╭│╰╮╯─ \t")
         if text.startswith("╭"):
-            self._frame = []
+            self._framed = ""
         if not any(map(str.isalnum, said)):
             return
         if text.startswith("│"):
-            self._frame.append(said)
-        self._last = self._frame[0] if is_framed and self._frame else said
+            self._framed = self._framed or said
+        self._last = (is_framed and self._framed) or said
         if not is_framed and not text[0].isspace() and not _POINTER.search(said):
             self._before = said
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -39,17 +39,20 @@ class FirstRows:
 
     def look(self) -> None:
         """Say which of them have no metrics, each once."""
-        for phase in [*self._noted.keys() - self._looked_at]:
-            task = self._noted[phase]
-            with suppress(ResultsUnwritable):  # that is said elsewhere; look again
-                row = self._store.find([task]).get(task.key, {})
-                self._looked_at.add(phase)
-                known = OUR_COLUMNS | task.config.keys()
-                folder = self._store.root / run_folder(task.output_dir, phase, task.seed, task.key)
-                is_bare = row and not any(cell for name, cell in row.items() if name not in known)
-                if is_bare and not has_result_file(folder):
-                    why = why_without_metrics(task.command, task.experiment, folder / LOG_FILE)
-                    log.warning("Task %s has no metrics in its row: %s", task.task_id, why)
+        tasks = [self._noted[phase] for phase in self._noted.keys() - self._looked_at]
+        with suppress(ResultsUnwritable):  # that is said elsewhere; look again
+            rows = self._store.find(tasks)
+            self._looked_at.update(task.phase for task in tasks)
+            for task in tasks:
+                self._tell(task, rows.get(task.key, {}))
+
+    def _tell(self, task: Task, row: Mapping[str, str]) -> None:
+        known = OUR_COLUMNS | task.config.keys()
+        folder = self._store.root / run_folder(task.output_dir, task.phase, task.seed, task.key)
+        is_bare = row and not any(cell for name, cell in row.items() if name not in known)
+        if is_bare and not has_result_file(folder):
+            why = why_without_metrics(task.command, task.experiment, folder / LOG_FILE)
+            log.warning("Task %s has no metrics in its row: %s", task.task_id, why)
 
 
 def has_result_file(folder: Path) -> bool:
