@@ -13,7 +13,7 @@ from distexp.cli.main import main
 from distexp.manager.manager import ExperimentManager
 from distexp.task import State
 from tests.live_manager import Folder, RawClient
-from tests.live_worker import CONFIG, await_began, await_rows, gated_folder, open_gate, worker_process
+from tests.live_worker import CONFIG, await_began, gated_folder, open_gate, worker_process
 from tests.stand_in.machine import environment, gpu, write_scenario
 from tests.support import poll
 
@@ -178,13 +178,21 @@ def test_a_worker_that_waits_for_memory_keeps_no_process_ready_that_holds_some(t
     folder = gated_folder(tmp_path, "[1]", SHOW, config)
     open_gate(folder.root)
     sees = sees_of(folder, gpu(0, 8 * 1024))
-    with folder.serving(), worker_process(folder.root, device="gpu", environment=sees) as worker:
-        await_rows(folder, 1)
+    with (
+        folder.serving() as manager,
+        RawClient(manager.port, token=folder.token) as user,
+        worker_process(folder.root, device="gpu", environment=sees) as worker,
+    ):
         mine = psutil.Process(worker.process.pid)
+
+        def is_idle() -> bool:
+            told = user.say("workers")["workers"]
+            return folder.csv.exists() and [each["task"] for each in told] == [None]
 
         def forked() -> set[psutil.Process]:
             return {*mine.children(recursive=True)} - {*mine.children()}
 
+        poll(is_idle, "the worker waits", 60)
         poll(lambda: not forked(), "the standby has ended")
         sees_of(folder, gpu(0, 12 * 1024))
         assert worker.code() == 0
