@@ -158,3 +158,24 @@ def test_an_address_is_of_one_manager_though_the_next_replaces_it_just_then(tmp_
         is_over.set()
         writer.join()
     assert seen == {(1, 1), (2, 2)}
+
+
+@pytest.mark.parametrize(("worker_code", "is_cut_short"), [(0, False), (1, True)])
+def test_a_manager_that_waits_for_others_to_hear_the_end_is_given_time_where_all_workers_have_heard_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker_code: int, is_cut_short: bool
+) -> None:
+    monkeypatch.setattr(local_run_module, "FINISH_S", 0.0)
+    workdir = Workdir(tmp_path)
+    workdir.make_state()
+    tells = f"import pathlib, sys, time; pathlib.Path({str(workdir.info)!r}).write_text(sys.argv[1])"
+    told = json.dumps({"pid": 1, "host": "127.0.0.1", "port": 5000})
+    ends_later = f"{tells}\nwhile not pathlib.Path('heard').exists(): time.sleep(0.01)"
+    worker = [sys.executable, "-c", f"raise SystemExit({worker_code})"]
+    monkeypatch.chdir(tmp_path)
+    with ProcessGroup() as group:
+        run = LocalRun(group, tmp_path, [sys.executable, "-c", ends_later, told], worker, 1)
+        poll(lambda: run.turn(time.monotonic()) or run._workers_ended_s is not None, "the worker's end")
+        run.turn(time.monotonic())
+        Path("heard").touch()
+        poll(lambda: run.turn(time.monotonic()), "the manager's end")
+    assert bool(run.why_cut_short) is is_cut_short
