@@ -10,7 +10,7 @@ from pathlib import Path
 from distexp.errors import ResultsUnwritable
 from distexp.experiments.command_reports import json_object
 from distexp.results.conversion import NO_JSON, NO_METRICS
-from distexp.results.row import OUR_COLUMNS
+from distexp.results.row import OUR_COLUMNS, is_index
 from distexp.results.store import ResultsStore
 from distexp.run_folder import HEADER, LOG_FILE, RESULT_FILE, run_folder
 from distexp.task import Task
@@ -47,7 +47,7 @@ class FirstRows:
                 self._tell(task, rows.get(task.key, {}))
 
     def _tell(self, task: Task, row: Mapping[str, str]) -> None:
-        known = OUR_COLUMNS | task.config.keys()
+        known = {*OUR_COLUMNS, *task.config, *filter(is_index, row)}
         folder = self._store.root / run_folder(task.output_dir, task.phase, task.seed, task.key)
         is_bare = row and not any(cell for name, cell in row.items() if name not in known)
         if is_bare and not has_result_file(folder):

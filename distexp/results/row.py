@@ -1,5 +1,6 @@
 """One row of results: the cells of a task, its metrics and where they came from. Pure."""
 
+import re
 from collections.abc import Mapping
 
 from distexp.task import Provenance, RowRule, Scalar, Task
@@ -15,6 +16,9 @@ CAPTURED = (
     "code",
 )
 PROVENANCE = ("attempt", "worker", "host", "device", "started_utc", "run_dir", "stopped_at", "duration_s")
+_INDEX_OF_PANDAS = re.compile(
+    r"(Unnamed: \d+(_level_\d+)?)?\s*"
+)  # its column when a frame is written and read
 OUR_COLUMNS = frozenset((*IDENTITY, *CAPTURED, *PROVENANCE))
 PREFIXES = ("", "config/", "config.")  # of a parameter's column, as W&B exports it
 RENAMED = "_result"  # ends the name of a metric that is called like another column
@@ -22,6 +26,11 @@ STOPPED_AT = "stopped_at"  # a column that is there once a task was stopped earl
 RUNGS_FILE = "rungs.csv"  # in an output_dir: what its tasks reached at their rungs, and who was stopped
 CODE = "code"  # the column that tells which code the task had imported
 MAX_CELL_CHARS = 32_767  # of a text about the run: a spreadsheet cell holds no more
+
+
+def is_index(column: str) -> bool:
+    """Return whether the column numbers the rows, as pandas does: nothing was measured."""
+    return bool(_INDEX_OF_PANDAS.fullmatch(column))
 
 
 def row_for(

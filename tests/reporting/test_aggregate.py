@@ -81,6 +81,17 @@ def test_metrics_are_the_numbers_that_are_neither_parameters_nor_ours(folder: Fo
     assert report["lower"] == ["loss", "duration_s"]
 
 
+@pytest.mark.parametrize("index", ["", "Unnamed: 0"])
+def test_a_column_in_which_pandas_numbers_the_rows_is_no_metric(folder: Folder, index: str) -> None:
+    path = folder.root / "results" / "final_results.csv"
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    numbered = [f"{index},{head}", *(f"{at},{line}" for at, line in enumerate(lines))]
+    path.write_text("\n".join([*numbered, ""]), encoding="utf-8")
+    report = made(folder)
+    assert report["metrics"] == ["acc", "loss", "duration_s"]
+    assert {column["name"]: column["group"] for column in report["columns"]}[index] == "ours"
+
+
 def test_a_metric_that_is_not_there_is_refused_with_those_that_are(folder: Folder) -> None:
     with pytest.raises(UserError) as caught:
         made(folder, metric="f1")
