@@ -60,7 +60,7 @@ class IndexRanges(click.ParamType[tuple[int, ...]]):
 
 
 class Number(click.types.FloatParamType):
-    """A number; not nan, which is no less and no more than any other, nor what would be without end."""
+    """A number; not nan, which is no less and no more than any other."""
 
     def __init__(self, *, is_finite: bool = False) -> None:
         """`is_finite`: not inf either."""

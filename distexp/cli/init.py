@@ -51,7 +51,6 @@ exp1:
   combinations:
 {axes}"""
 CONFIG_FILE = "configs/config_exp1.yaml"
-OWN_FLAGS = ("--workdir", "--command", "--help")
 FILES = {CONFIG_FILE: CONFIG, "my_experiment.py": EXPERIMENT}
 
 
@@ -63,11 +62,14 @@ class _Init(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            if has_command and not get_close_matches(error.option_name, OWN_FLAGS, cutoff=0.7):
+            if has_command and not get_close_matches(error.option_name, self._flags(), cutoff=0.7):
                 like = "--command 'python train.py --lr {lr}'"
                 told = f"{error.option_name}: put the whole command into quotes, such as {like}"
                 raise click.UsageError(told, ctx) from None
             raise
+
+    def _flags(self) -> list[str]:
+        return [flag for parameter in self.params for flag in parameter.opts]
 
 
 @click.command(cls=_Init)
@@ -165,7 +167,7 @@ def _split(texts: str) -> list[str]:
             found.append("")
         else:
             found[-1] += character
-    return found
+    return found if depth == 0 else texts.split(",")
 
 
 def value_of(text: str) -> str:

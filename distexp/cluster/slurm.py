@@ -41,14 +41,16 @@ export {job_log}=1
 # A container's image has no programs of Slurm, so the shell stays outside: it says how much time is left,
 # passes signals on, and puts the job back in line. A `wait` that a signal interrupts is begun anew. One that
 # comes before the worker is known is not lost: no worker begins then, or it gets the signal once it is known.
-# A warning ends, by its signal, a worker that cannot hear it yet: that job goes back in line, too.
+# A warning ends, by its signal, a worker that cannot hear it yet: that job goes back in line, too, unless it
+# had no time from the start, for so would the next.
 # A line of --setup may have said `set -eu`, which would end the shell at the worker's exit code.
 AROUND_WRAP = """\
 set +eu
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID} limit=() worker='' caught=''
+unheard=$((128 + $(kill -l USR2)))
 leave() {
-    if (($1 == CUT_SHORT_CODE || $1 == 128 + $(kill -l USR2))); then
+    if (($1 == CUT_SHORT_CODE || ($1 == unheard && ${left_s:-1} > 0))); then
         echo "Putting job $job back in line: it was stopped before the sweep's end"
         scontrol requeue "$job"
     fi
@@ -62,7 +64,7 @@ if [[ $left =~ ^(([0-9]+)-)?(([0-9]+):)?([0-9]+):([0-9]+)$ ]]; then
     left_s=$((10#$d * 86400 + 10#$h * 3600 + 10#$m * 60 + 10#$s - WARNING_S))
     limit=(--time-limit "0:$((left_s > 0 ? left_s : 0))")
 fi
-[[ $caught != USR2 ]] || leave CUT_SHORT_CODE
+[[ $caught != USR2 ]] || leave "$((${left_s:-1} > 0 ? CUT_SHORT_CODE : unheard))"
 [[ $caught != TERM ]] || leave 143
 PROGRAM &
 worker=$!

@@ -71,7 +71,7 @@ def run(params: Mapping[str, Any], context: Context, stdin: int | None = subproc
     print(f"{HEADER}runs {shlex.join(map(one_line, words))}", flush=True)
     with TemporaryDirectory(prefix="distexp_") as folder:
         result_path, began_s = Path(folder) / "result.json", time.time()
-        environment = _with_python_found(os.environ, context) | _environment(result_path, context)
+        environment = with_python_found(os.environ, context.python) | _environment(result_path, context)
         program = _start(words, environment, stdin)
         reports = Reports(Path(folder) / REPORT_FILE, context.report)
         outputs = (
@@ -119,15 +119,19 @@ def with_python(words: Sequence[str], python: str | None, windows: bool = os.nam
     return [*(split_command(python, windows) if python else [sys.executable]), *others]
 
 
-def _with_python_found(environment: Mapping[str, str], context: Context) -> dict[str, str]:
-    """Return the environment in which a `python`, or `torchrun`, that the command starts is of that Python.
+def with_python_found(environment: Mapping[str, str], python: str | None) -> dict[str, str]:
+    """Return the environment in which a `python` that the program starts is that of `with_python`.
 
     Its folder is found first, as in an environment that was activated. One that is on the path stays where it
-    is: another folder may have been put before it on purpose.
+    is: another may have been put before it on purpose. An environment that is active is left as it is, unless
+    the sweep names a Python.
     """
-    folder = os.path.dirname(with_python(["python"], context.python)[0])
-    paths = environment.get("PATH", os.defpath)
-    if not os.path.isabs(folder) or folder in paths.split(os.pathsep):
+    program = with_python(["python"], python)[0]
+    folder, paths = os.path.dirname(os.path.abspath(program)), environment.get("PATH", os.defpath)
+    known = {os.path.normcase(os.path.normpath(path)) for path in paths.split(os.pathsep) if path}
+    is_interpreter = os.path.dirname(program) and os.path.basename(program).lower().startswith("python")
+    is_active = python is None and any(map(environment.get, ("VIRTUAL_ENV", "CONDA_PREFIX")))
+    if is_active or not is_interpreter or os.path.normcase(folder) in known:
         return dict(environment)
     return {**environment, "PATH": f"{folder}{os.pathsep}{paths}"}
 

@@ -8,7 +8,7 @@ import re
 from distexp.text import one_line
 
 MAX_QUOTED_CHARS = 500  # of a line, in an error: the log has it all
-_POINTER = re.compile(r"(?i)^(?!.*\berror\b).*(--help|HYDRA_FULL_ERROR|^see https?://)")
+_POINTER = re.compile(r"(?i)^(?!.*(?<!_)error\b).*(--help(short|full)?\b|HYDRA_FULL_ERROR|^see https?://)")
 
 
 class LastLine:
@@ -23,7 +23,7 @@ class LastLine:
         """Take a line without its end; a progress bar has its last state behind the last `\\r`."""
         text = line.lstrip("\ufeff").rstrip().rpartition("\r")[2][:MAX_QUOTED_CHARS]
         is_framed, said = text.startswith(("╭", "│", "╰")), text.strip("╭│╰╮╯─ \t")
-        if text.startswith("╭"):
+        if text.startswith("╭") or not is_framed:
             self._framed = ""
         if not any(map(str.isalnum, said)):
             return

@@ -28,7 +28,7 @@ from distexp.workdir import Workdir
 
 LEAVE_S = 2.0  # for workers to leave by themselves once the manager has ended, before they are asked to
 FINISH_S = 10.0  # for the manager to see that all is done once the last worker has left
-HEARD_S = 40.0  # the same where they left since all is done: it waits for other clients, 30 s at most
+HEARD_S = 40.0  # the same where none failed: if all is done, it waits for other clients, 30 s at most
 END_S = 30.0  # from SIGTERM to a kill: a worker takes up to 20 s to save a checkpoint
 LOOK_S = 5.0  # between two looks at the sizes of logs
 KILL_S = 5.0  # from a third Ctrl+C to a kill
@@ -358,8 +358,8 @@ class LocalRun:
             return
         if self._workers_ended_s is None:
             self._workers_ended_s = now_s
-        have_heard = all(each.exit_code == 0 for each in self._workers)
-        waited = now_s >= self._workers_ended_s + (HEARD_S if have_heard else FINISH_S)
+        have_left = all(each.exit_code == 0 for each in self._workers)
+        waited = now_s >= self._workers_ended_s + (HEARD_S if have_left else FINISH_S)
         if self._has_asked_manager or not (self._stopping.first or waited):
             return
         if not self._stopping.first:

@@ -43,6 +43,7 @@ class Completion:
     lease_id: str
     worker: Worker
     row: dict[str, str] | None  # None: the worker has written it
+    has_metrics: bool | None  # None: only the worker knows
     wants_next: bool
     next: wire.TaskReply | wire.NoTask | None = None  # what the worker gets next
     error: DistexpError | None = None  # why it is refused
@@ -60,7 +61,7 @@ class CompletionHandler:
         self._journal, self._kept, self._on_hold = journal, kept, on_hold
         self._queue, self._store, self._registry = sweep.queue, sweep.store, sweep.registry
         self._forecaster, self._packing = sweep.forecaster, sweep.packing
-        self.first_rows = FirstRows(sweep.store)
+        self.first_rows = FirstRows(sweep.store.root)
         self._reporters: dict[str, WorkerInfo] = {}  # key -> who is reporting it as complete just now
 
     # -- what workers report -------------------------------------------------------------------------------
@@ -80,17 +81,22 @@ class CompletionHandler:
         task = entry.assigned_task
         lease_id = _lease_id(request, entry, worker)
         self._queue.heartbeat(lease_id, task.key, worker.info)  # alive, also where no row can be written now
-        row = None if request.result is None else self._row(task, request, worker, entry)
+        row, has_metrics = self._row(task, request, worker, entry)
         self._reporters.setdefault(task.key, worker.info)  # whatever sees the row: it is its work
         is_pruned = request.stopped_at is not None
-        return Completion(task, lease_id, worker, row, request.next, is_pruned=is_pruned)
+        return Completion(task, lease_id, worker, row, has_metrics, request.next, is_pruned=is_pruned)
 
-    def _row(self, task: Task, request: wire.TaskComplete, worker: Worker, entry: Entry) -> dict[str, str]:
+    def _row(
+        self, task: Task, request: wire.TaskComplete, worker: Worker, entry: Entry
+    ) -> tuple[dict[str, str] | None, bool | None]:
+        """Return the row that is to be written, and whether it has metrics; None: the worker wrote it."""
+        if request.result is None:
+            return None, None
         run = request.run or Provenance(attempt=max(1, entry.attempts))
         name = self._registry.name_of(run.worker, run.host) if run.worker else worker.name
         rule = self._store.rule(entry.planned)
         metrics = convert(task, request.result, rule).metrics
-        return row_for(task, metrics, structs.replace(run, worker=name), rule)
+        return row_for(task, metrics, structs.replace(run, worker=name), rule), bool(metrics)
 
     def complete(self, completions: Sequence[Completion]) -> None:
         """Return once each task has its row on disk, or its `error`. All belong into one results file."""
@@ -111,6 +117,8 @@ class CompletionHandler:
             is_done = entry.state is State.COMPLETE or (each.is_pruned and has_row)
             if each.error is None and not is_done:
                 each.error = unreadable or self._refusal(each, entry)
+            elif is_done and not each.is_pruned:
+                self.first_rows.note(each.task, each.has_metrics)
 
     def _look_for_row(self, task: Task) -> ResultsUnwritable | None:
         """Look for a row of the task; return why nobody knows whether there is one."""
@@ -344,8 +352,6 @@ class CompletionHandler:
             self._registry.completed(worker, task)
             done = "completed" if state is State.COMPLETE else "pruned"
             log.info("Task %s %s by %s", task.task_id, done, worker.name)
-            if state is State.COMPLETE:
-                self.first_rows.note(task)
 
     def fail_unplaceable(self) -> None:
         """Fail what ran out of memory on every device that is there, once nothing else is left to do."""

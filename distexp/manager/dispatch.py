@@ -45,7 +45,6 @@ WAIT_MAX_S = 10.0  # ... one of a thousand after this: together they ask 100 tim
 COMPANY_S = 0.02  # at most, for workers of no-op tasks to come back: one commit serves them all
 LEASES_KEPT = 1000  # ended ones: of a worker that repeats its request, the last one matters
 QUIET = (
-    wire.Status,
     wire.Workers,
     wire.Tasks,
     wire.Show,
@@ -240,7 +239,7 @@ class Dispatcher:
             answer = self._refusal_of_outdated(worker.info) or answer
         if request.wait_s and isinstance(answer, wire.NoTask) and answer.reason == "wait":
             wait_s = request.wait_s
-            if worker.info.shared_gpu or self._queue.queries.is_short_of_memory(worker.info):
+            if not self._admin.is_paused and self._queue.queries.is_short_of_memory(worker.info):
                 wait_s = min(wait_s, max(MEMORY_LOOK_S, answer.retry_after_s))
             return self._waiting.wait(worker, connection.descriptor, answer, known, wait_s)
         if isinstance(answer, wire.TaskReply):

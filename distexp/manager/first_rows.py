@@ -3,15 +3,11 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
-from distexp.errors import ResultsUnwritable
 from distexp.experiments.command_reports import json_object
 from distexp.results.conversion import NO_JSON, NO_METRICS
-from distexp.results.row import OUR_COLUMNS, is_index
-from distexp.results.store import ResultsStore
 from distexp.run_folder import HEADER, LOG_FILE, RESULT_FILE, run_folder
 from distexp.task import Task
 from distexp.task_log import last_lines
@@ -27,45 +23,49 @@ log = logging.getLogger("distexp.manager")
 class FirstRows:
     """The first row of each phase that was made since the manager began.  `note` is safe from any thread."""
 
-    def __init__(self, store: ResultsStore) -> None:
-        """Look into the files of the store."""
-        self._store = store
-        self._noted: dict[str, Task] = {}  # by phase
+    def __init__(self, root: Path) -> None:
+        """Look into run folders below `root`."""
+        self._root = root
+        self._noted: dict[str, tuple[Task, bool | None]] = {}  # by phase
         self._looked_at: set[str] = set()
 
-    def note(self, task: Task) -> None:
-        """Take a task that has its row by now; only the first of a phase counts."""
-        self._noted.setdefault(task.phase, task)
+    def note(self, task: Task, has_metrics: bool | None) -> None:
+        """Take a task that has its row by now; None: its log says whether that has metrics."""
+        self._noted.setdefault(task.phase, (task, has_metrics))
 
     def look(self) -> None:
         """Say which of them have no metrics, each once."""
-        tasks = [self._noted[phase] for phase in self._noted.keys() - self._looked_at]
-        with suppress(ResultsUnwritable):  # that is said elsewhere; look again
-            rows = self._store.find(tasks)
-            self._looked_at.update(task.phase for task in tasks)
-            for task in tasks:
-                self._tell(task, rows.get(task.key, {}))
-
-    def _tell(self, task: Task, row: Mapping[str, str]) -> None:
-        known = {*OUR_COLUMNS, *task.config, *filter(is_index, row)}
-        folder = self._store.root / run_folder(task.output_dir, task.phase, task.seed, task.key)
-        is_bare = row and not any(cell for name, cell in row.items() if name not in known)
-        if is_bare and not has_result_file(folder):
-            why = why_without_metrics(task.command, task.experiment, folder / LOG_FILE)
-            log.warning("Task %s has no metrics in its row: %s", task.task_id, why)
+        for phase in self._noted.keys() - self._looked_at:
+            self._looked_at.add(phase)
+            task, has_metrics = self._noted[phase]
+            log_path = self._root / run_folder(task.output_dir, phase, task.seed, task.key) / LOG_FILE
+            if has_metrics is None:
+                has_metrics = not _says_none(last_lines(log_path, 1))
+            if not has_metrics:
+                why = why_without_metrics(task.command, task.experiment, log_path)
+                log.warning("Task %s has no metrics in its row: %s", task.task_id, why)
 
 
 def has_result_file(folder: Path) -> bool:
     """Return whether a run folder holds a result that its row does not; a task may write its own there."""
-    told = last_lines(folder / LOG_FILE, 1) if os.path.isfile(folder / RESULT_FILE) else [NO_METRICS]
-    return not any(note in line for line in told for note in (NO_METRICS, NO_JSON))
+    return os.path.isfile(folder / RESULT_FILE) and not _says_none(last_lines(folder / LOG_FILE, 1))
+
+
+def _says_none(lines: Sequence[str]) -> bool:
+    """Return whether the worker has noted below an output that it holds no metrics."""
+    return any(note in line for line in lines for note in (NO_METRICS, NO_JSON))
 
 
 def why_without_metrics(command: str | None, experiment: str, log_path: Path) -> str:
     """Return why the row of such a task has no metrics, and what to do."""
+    lines = last_lines(log_path, LOOKED_AT)
+    begins = [at for at, line in enumerate(lines) if line.startswith(HEADER)]  # attempts
+    lines = lines[begins[-1] if begins else 0 :]
+    if lines and not _says_none(lines):
+        return "all its metrics are null or empty"
     if not command:
         return f"{experiment} returned none; return a mapping, such as {{'accuracy': 0.9}}"
-    like_one = why_no_result(last_lines(log_path, LOOKED_AT))
+    like_one = why_no_result(lines)
     what = "print one as a line, or write it to $DISTEXP_RESULT (docs/experiments.md has more ways)"
     return f"its command printed no JSON object{f' ({like_one})' * bool(like_one)}; {what}"
 

@@ -130,9 +130,10 @@ class NetworkFolder:
         if time.monotonic() < self._next_renewal_s:
             return
         self._next_renewal_s = time.monotonic() + RENEW_S
-        for path in self._workdir.local.rglob("*"):
-            with contextlib.suppress(OSError):  # a lock of a worker that has just left
-                os.utime(path)
+        with contextlib.suppress(OSError):  # a folder that goes meanwhile, too many open files, ...
+            for path in self._workdir.local.rglob("*"):
+                with contextlib.suppress(OSError):  # a lock of a worker that has just left
+                    os.utime(path)
 
     def give_back(self) -> None:
         """Copy the journal, which is closed, back into the folder, unless that is another's by now."""

@@ -279,24 +279,31 @@ class Scheduler:
 
     def is_short_of_time(self, worker: WorkerInfo) -> bool:
         """Return whether a task waits that this worker would be assigned if it had the time."""
-        for (need, phase), lines in self._lines.items():
-            if phase in worker.too_long and worker.meets(need):
-                if (entry := self._first_known_to(worker, lines.fresh, need)) is not None:
-                    lines.fresh.appendleft(entry.key)
-                    return True
-                if (entry := self._first(lines.retry, need, lambda e: e.fits(worker))) is not None:
-                    lines.retry.appendleft(entry.key)
-                    return True
-        return False
+        return any(
+            self._has_one_for(worker, need, lines)
+            for (need, phase), lines in self._lines.items()
+            if phase in worker.too_long and worker.meets(need)
+        )
 
     def is_short_of_memory(self, worker: WorkerInfo) -> bool:
         """Return whether a task waits that this worker could be assigned if more of its GPUs were free."""
         return any(
-            self._has_fresh(need, lines) or lines.retry
+            self._has_one_for(worker, need, lines)
             for (need, phase), lines in self._lines.items()
-            if not worker.meets(need) and need.is_met_by(worker.gpus, worker.memory_mib, worker.device)
-            if phase not in worker.too_long
+            if phase not in self._holds.held
+            if need.is_met_by(worker.gpus, worker.memory_mib, worker.device)
+            if worker.shared_gpu or not worker.meets(need)
         )
+
+    def _has_one_for(self, worker: WorkerInfo, need: Need, lines: TaskLines) -> bool:
+        """Return whether a pending task of these lines is for this worker, its time and memory aside."""
+        if (entry := self._first_known_to(worker, lines.fresh, need)) is not None:
+            lines.fresh.appendleft(entry.key)
+            return True
+        if (entry := self._first(lines.retry, need, lambda e: e.fits(worker))) is not None:
+            lines.retry.appendleft(entry.key)
+            return True
+        return False
 
     def _first(
         self, line: deque[str], need: Need, accept: Callable[[Entry], bool] | None = None

@@ -131,7 +131,7 @@ def header_reason(matcher: Matcher, columns: Sequence[str]) -> str:
     """Return why the rows below these columns are no rows of this sweep, with what would help."""
     names = ", ".join(columns)[:SHOWN_CHARS]
     parameters = sorted({name for plan in matcher.plans for name in plan.at})
-    if len(columns) == 1 and ("|" in names or not set(parameters).isdisjoint(columns[0].split())):
+    if len(columns) == 1 and ("|" in names or len({*parameters} & {*columns[0].split()}) > 1):
         return f"does not separate its cells by commas, semicolons or tabs ({names}); save it with commas"
     alike = [(name, column) for name in parameters if (column := _looks_like(name, columns))]
     if alike:

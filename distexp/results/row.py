@@ -16,9 +16,8 @@ CAPTURED = (
     "code",
 )
 PROVENANCE = ("attempt", "worker", "host", "device", "started_utc", "run_dir", "stopped_at", "duration_s")
-_INDEX_OF_PANDAS = re.compile(
-    r"(Unnamed: \d+(_level_\d+)?)?\s*"
-)  # its column when a frame is written and read
+# what pandas calls the column of a frame's index that was written and read, perhaps again and again
+_INDEX_OF_PANDAS = re.compile(r"(Unnamed: \d+(\.\d+)*(_level_\d+)?)?\s*")
 OUR_COLUMNS = frozenset((*IDENTITY, *CAPTURED, *PROVENANCE))
 PREFIXES = ("", "config/", "config.")  # of a parameter's column, as W&B exports it
 RENAMED = "_result"  # ends the name of a metric that is called like another column

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from distexp.experiments.command import with_python
+from distexp.experiments.command import with_python, with_python_found
 from distexp.sweep.templates import split_command
 from distexp.system import locks
 from distexp.system.exit_codes import describe_exit
@@ -121,7 +121,8 @@ class HostSetup:
         with contextlib.ExitStack() as closing:
             output = closing.enter_context(_new_log(log_path)) if self._watcher else None
             try:
-                how = self._await_end(words, output, is_ended)
+                environment = with_python_found(os.environ, task.python)
+                how = self._await_end(words, environment, output, is_ended)
             except OSError as error:
                 how = f"{words[0]} cannot be started ({error.strerror})"
             _shorten(output, has_ended=True)
@@ -133,14 +134,20 @@ class HostSetup:
             told = f"; last output: {cut(one_line(last.strip()), MAX_SHOWN_CHARS)}{told}"
         return f"setup `{_shown(line)}` failed on {host_name()}: {how}{told}"
 
-    def _await_end(self, words: list[str], output: BinaryIO | None, is_ended: Callable[[], bool]) -> str:
+    def _await_end(
+        self,
+        words: list[str],
+        environment: Mapping[str, str],
+        output: BinaryIO | None,
+        is_ended: Callable[[], bool],
+    ) -> str:
         """Return how the program ended; empty when it ended well."""
         mark = secrets.token_hex(8)
         if self._watcher:
             self._watcher.await_ready()
         program = subprocess.Popen(
             words,
-            env={**os.environ, **self._environment(), MARK_VARIABLE: mark},
+            env={**environment, **self._environment(), MARK_VARIABLE: mark},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,

@@ -183,7 +183,9 @@ def main(channel: Connection, setup: Setup) -> None:
     own_pid = os.getpid()
     own_resource_tracker()
     os.environ[MARK_VARIABLE] = setup.mark
-    multiprocessing.set_start_method(OwnProcesses.start_method, force=True)  # not as this process was started
+    is_imported = setup.experiment.partition(":")[0] in sys.modules  # in the template; else it is another's
+    own_method = OwnProcesses.start_method if is_imported else None
+    multiprocessing.set_start_method(own_method, force=True)  # not as this process was started
     inbox = Inbox(channel)
     if setup.gpus:  # before anything here starts CUDA
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup.gpus)

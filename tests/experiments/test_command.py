@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from distexp.context import Context
-from distexp.experiments.command import CommandFailed, arguments, run
+from distexp.experiments.command import CommandFailed, arguments, run, with_python_found
 from distexp.task import Cause
 
 
@@ -324,6 +324,23 @@ def test_programs_beside_the_python_that_runs_are_found_whatever_else_is_on_the_
     assert run({}, context(command, folder, python=python)) == {"found": "bin"}
     monkeypatch.setenv("PATH", os.pathsep.join([os.environ["PATH"], str(folder / "bin")]))
     assert run({}, context(command, folder, python=python)) == {"found": "other"}
+
+
+def test_an_environment_that_is_active_stays_so_unless_the_sweep_names_a_python(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(tmp_path / "proj" / "bin"), os.defpath])
+    plain = {"PATH": path}
+    active = plain | {"CONDA_PREFIX": str(tmp_path / "proj")}
+
+    def first(environment: dict[str, str], python: str | None) -> str:
+        return with_python_found(environment, python)["PATH"].split(os.pathsep)[0]
+
+    mine, theirs = os.path.dirname(sys.executable), str(tmp_path / "proj" / "bin")
+    assert (first(plain, None), first(active, None)) == (mine, theirs)
+    other = str(tmp_path / "env" / "bin" / "python")
+    assert first(active, f"{shlex.quote(other)} -u") == os.path.dirname(other)
+    assert first(active, os.path.join("env", "python3")) == os.path.abspath("env")
+    for named in ("python3", f"{shlex.quote(str(tmp_path / 'conda'))} run -n x python"):
+        assert first(active, named) == theirs
 
 
 def test_a_parameter_called_run_dir_keeps_its_meaning(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from distexp.manager.first_rows import has_result_file, why_no_result, why_without_metrics
+from distexp.results.conversion import NO_JSON
 from tests.live_manager import Folder, worker
 
 
@@ -51,9 +52,15 @@ def test_it_stands_beside_the_advice(folder: Folder) -> None:
     advice = "; print one as a line, or write it to $DISTEXP_RESULT (docs/experiments.md has more ways)"
     told = f"its command printed no JSON object{advice}"
     assert why_without_metrics("python train.py", "", log_path) == told
-    log_path.write_text("{'acc': 0.9}\n", encoding="utf-8")
+    log_path.write_text(f"{{'acc': 0.9}}\nwarning: {NO_JSON}\n", encoding="utf-8")
     said = "(`{'acc': 0.9}` is how Python shows a dict: json.dumps makes JSON of it)"
     assert why_without_metrics("python train.py", "", log_path) == told.replace("; ", f" {said}; ", 1)
+
+
+def test_metrics_that_are_null_are_said_to_be_so(folder: Folder) -> None:
+    log_path = folder.root / "log.txt"
+    log_path.write_text('{"acc": 0.9}\n# attempt 2\n{"acc": null}\n', encoding="utf-8")
+    assert why_without_metrics("python train.py", "", log_path) == "all its metrics are null or empty"
 
 
 def test_a_result_file_that_the_task_wrote_itself_is_none_of_its_row(folder: Folder) -> None:

@@ -57,5 +57,5 @@ def test_a_metric_called_like_what_the_duplicate_lacks_gets_another_name() -> No
 
 
 def test_a_column_without_a_name_numbers_the_rows_and_so_does_what_pandas_makes_of_it() -> None:
-    assert all(map(is_index, ["", " ", "Unnamed: 0", "Unnamed: 0_level_1"]))
+    assert all(map(is_index, ["", " ", "Unnamed: 0", "Unnamed: 0.1", "Unnamed: 0_level_1"]))
     assert not any(map(is_index, ["acc", "Unnamed: loss", "unnamed"]))

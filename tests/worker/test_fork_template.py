@@ -222,3 +222,16 @@ def run(params, context):
         outcome = outcome_of(children, run)
         assert isinstance(outcome, Finished), outcome
         assert outcome.result == {"method": "spawn" if at_import or in_run else default.stdout.strip()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all start by `spawn`")
+def test_the_start_method_of_one_experiment_is_not_that_of_the_next(
+    children: Children, write: Write, tmp_path: Path
+) -> None:
+    body = "def run(params, context): return {'method': multiprocessing.get_start_method()}"
+    for line in (SPAWN, SPAWN, ""):  # which could not be said twice in one process
+        run = a_run(tmp_path, write(f"import multiprocessing\n{line}\n{body}"))
+        children.prepare(run.task)
+        outcome = outcome_of(children, run)
+        assert isinstance(outcome, Finished), outcome
+        assert (outcome.result == {"method": "spawn"}) == bool(line)
