@@ -82,11 +82,12 @@ class Folder:
 
         Nobody else gets that port meanwhile, so that a later manager can have it once this one has stopped.
         """
+        port = 0
         with socket.socket() as place:
             if sys.platform == "linux":  # elsewhere a port that is bound cannot be bound again
                 place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 place.bind(("127.0.0.1", 0))
-            port = place.getsockname()[1]
+                port = place.getsockname()[1]
             manager = ExperimentManager(port=port, workdir=self.root, **{"rescan_s": 3600.0, **settings})
             manager.start()
             try:

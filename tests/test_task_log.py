@@ -77,7 +77,9 @@ def test_the_last_lines_are_those_of_a_long_log(tmp_path: Path) -> None:
 def test_the_last_lines_of_a_log_that_grows_as_fast_as_it_is_read_are_few(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     with open(log, "wb") as file, subprocess.Popen(["yes"], stdout=file) as task:
-        poll(lambda: log.stat().st_size > TAIL_BYTES, "output")
-        found = [last_lines(log, TAIL_BYTES) for _ in range(20)]
-        task.kill()
+        try:
+            poll(lambda: log.stat().st_size > TAIL_BYTES, "output")
+            found = [last_lines(log, TAIL_BYTES) for _ in range(20)]
+        finally:
+            task.kill()  # else it fills the disk
     assert max(map(len, found)) <= TAIL_BYTES / 2

@@ -11,9 +11,12 @@ import pytest
 from distexp.cluster import slurm
 from tests.live_worker import await_file, open_gate
 
+pytestmark = pytest.mark.timeout(600)  # the machine may be busy
+
 # What a worker in a container does: it is told of its time, and leaves upon a warning with the code it got.
 IN_CONTAINER = """
 import shutil, signal, sys
+signal.alarm(60)  # for the end of one that gets no warning
 assert shutil.which("squeue") is None
 warnings = {signal.SIGUSR2, signal.SIGTERM}
 signal.pthread_sigmask(signal.SIG_BLOCK, warnings)
@@ -31,6 +34,12 @@ def path_with_slurm(folder: Path, squeue: str) -> str:
         (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
     return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+def back_in_line(job: str) -> list[str]:
+    """What the shell and scontrol print."""
+    why = "it was stopped before the sweep's end"
+    return [f"Putting job {job} back in line: {why}", f"scontrol requeue {job}"]
 
 
 @pytest.mark.parametrize(
@@ -61,8 +70,8 @@ def test_the_shell_around_a_container_asks_slurm_and_passes_signals_on(
         if stop:
             shell.send_signal(stop)
         told = shell.stdout.read().splitlines()
-    requeued = ["Putting job 7_1 back in line: it was stopped before the sweep's end", "scontrol requeue 7_1"]
-    assert told == [*([stop.name] if stop else []), *(requeued if code == slurm.CUT_SHORT_CODE else [])]
+    back = back_in_line("7_1") if code == slurm.CUT_SHORT_CODE else []
+    assert told == [*([stop.name] if stop else []), *back]
     assert shell.returncode == code
 
 
@@ -78,12 +87,13 @@ def test_a_signal_to_the_shell_around_a_container_that_has_not_begun_is_heard(
         shell.send_signal(stop)
         open_gate(tmp_path)
         told = shell.communicate()[0].splitlines()
-    assert told[1:] == (["scontrol requeue 9"] if stop is signal.SIGUSR2 else [])
+    assert told == (back_in_line("9") if stop is signal.SIGUSR2 else [])
     assert shell.returncode == code
 
 
 def test_a_job_whose_warning_ends_a_worker_that_cannot_hear_it_yet_goes_back_in_line(tmp_path: Path) -> None:
-    begins = [sys.executable, "-c", "import signal; print('begins', flush=True); signal.pause()"]
+    waits = "import signal; signal.alarm(60); print('begins', flush=True); signal.pause()"
+    begins = [sys.executable, "-c", waits]
     sees = {**os.environ, "SLURM_JOB_ID": "9", "PATH": path_with_slurm(tmp_path, "echo 1:00:00")}
     script = slurm.pilot_script(1, begins, [], tmp_path, slurm.Surroundings(wrap=["env"]))
     with subprocess.Popen(["bash", "-c", script], env=sees, stdout=subprocess.PIPE, text=True) as shell:
@@ -91,4 +101,4 @@ def test_a_job_whose_warning_ends_a_worker_that_cannot_hear_it_yet_goes_back_in_
         assert shell.stdout.readline() == "begins\n"
         shell.send_signal(signal.SIGUSR2)
         told = shell.stdout.read().splitlines()
-    assert told[1:] == ["scontrol requeue 9"]
+    assert told == back_in_line("9")

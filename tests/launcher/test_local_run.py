@@ -94,10 +94,11 @@ def test_ctrl_c_has_reached_the_workers_when_it_is_said_that_they_finish_their_t
         def passed_on(process: GroupProcess, number: signal.Signals) -> None:
             happened.append(process.name)
             send(process, number)
+            open_gate(tmp_path)  # the worker may have its task by now
 
         monkeypatch.setattr(GroupProcess, "send", passed_on)
         monkeypatch.setattr(local_run_module, "say", happened.append)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         poll(lambda: local_run.turn(time.monotonic()), "the end of the run", 90)
     assert happened[0] == "worker 0"
     assert happened[1].startswith("Stopping: workers finish their tasks")

@@ -141,19 +141,24 @@ def test_a_socket_or_a_program_in_the_place_of_the_file_is_named_and_a_leased_fi
     fcntl = pytest.importorskip("fcntl")
     monkeypatch.chdir(tmp_path)  # the path of a socket is short
     program = shutil.copy(shutil.which("sleep") or "", "program.lock")
-    leased = os.open("leased.lock", os.O_RDWR | os.O_CREAT)
-    signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which its owner hears of others
     with socket.socket(socket.AF_UNIX) as server, subprocess.Popen([f"./{program}", "60"]) as runs:
-        server.bind("socket.lock")
-        for name in ("socket.lock", "program.lock"):
-            with pytest.raises(locks.NotALockFile, match=name):
-                locks.acquire(name)
-        runs.kill()
-    fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    with pytest.raises(TimeoutError):
-        locks.acquire("leased.lock")
-    assert locks.is_held("leased.lock")
-    os.close(leased)
+        try:
+            server.bind("socket.lock")
+            for name in ("socket.lock", "program.lock"):
+                with pytest.raises(locks.NotALockFile, match=name):
+                    locks.acquire(name)
+        finally:
+            runs.kill()
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # by which who has leased a file hears of others
+    leased = os.open("leased.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with pytest.raises(TimeoutError):
+            locks.acquire("leased.lock")
+        assert locks.is_held("leased.lock")
+    finally:
+        os.close(leased)
+        signal.signal(signal.SIGIO, before)
     locks.acquire("leased.lock").release()
 
 
