@@ -2,7 +2,6 @@ import gc
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -19,14 +18,14 @@ from distexp.workdir import Workdir, write_private
 from experiment_manager import ExperimentManager as PublicManager
 from tests.live_manager import CONFIG, PATIENCE_S, Folder, RawClient, secret_of, worker
 from tests.row_cases import a_task
-from tests.support import poll
+from tests.support import Clock, poll
 
 OPENED: list[str] = []  # files opened in this process while `recording` is in use
-_FOREIGN: list[set[int | None]] = []  # while it is: the threads that earlier tests may have left
+_FOREIGN: list[set[threading.Thread]] = []  # while it is: the threads that earlier tests may have left
 
 
 def _record(event: str, args: tuple[Any, ...]) -> None:
-    if _FOREIGN and event == "open" and threading.get_ident() not in _FOREIGN[0]:
+    if _FOREIGN and event == "open" and threading.current_thread() not in _FOREIGN[0]:
         OPENED.append(str(args[0]))
 
 
@@ -36,7 +35,7 @@ sys.addaudithook(_record)
 @pytest.fixture
 def recording() -> Iterator[list[str]]:
     OPENED.clear()
-    _FOREIGN.append({each.ident for each in threading.enumerate()} - {threading.get_ident()})
+    _FOREIGN.append({*threading.enumerate()} - {threading.current_thread()})
     yield OPENED
     _FOREIGN.clear()
 
@@ -385,9 +384,12 @@ def test_exit_when_done_ends_a_sweep_whose_last_worker_cannot_import_it(
     assert "Stopping with 2 tasks pending: no worker that is left can import their experiment" in folder.log()
 
 
+@pytest.mark.parametrize("asks_again", [True, False])
 def test_a_manager_that_is_done_stays_until_a_worker_that_waits_for_a_gpu_has_heard_it_30_s_at_most(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, asks_again: bool
 ) -> None:
+    clock = Clock()
+    monkeypatch.setattr("distexp.manager.ending.time", SimpleNamespace(monotonic=clock))
     folder.configure([1])
     with folder.serving(exit_when_done=True) as manager, RawClient(manager.port) as waiting:
         assert not waiting.say("status", token=secret_of(manager))["status"]["done"]
@@ -396,15 +398,14 @@ def test_a_manager_that_is_done_stays_until_a_worker_that_waits_for_a_gpu_has_he
             other.say("task_complete", key=task["key"], result={"score": 1})
             assert other.say("request_task")["reason"] == "done"
         poll(lambda: not manager._registry.connected(), "no other worker")
-        began_s = time.monotonic()
+        manager.run_once()
+        clock.advance(29.0)
         manager.run_once()
         assert not manager._is_done
-        with monkeypatch.context() as later:
-            clock = SimpleNamespace(monotonic=lambda: began_s + 29.0)
-            later.setattr("distexp.manager.ending.time", clock)
-            manager.run_once()
-            assert not manager._is_done
-        assert waiting.say("status", token=secret_of(manager))["status"]["done"]
+        if asks_again:
+            assert waiting.say("status", token=secret_of(manager))["status"]["done"]
+        else:
+            clock.advance(1.0)
         manager.run_once()
         assert manager._is_done  # also where it stays: perhaps it only shows how far the sweep is
 

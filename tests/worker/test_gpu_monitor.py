@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import distexp.worker.gpu_monitor
-from distexp.gpu.claim import CLAIM_FOLDER_VARIABLE, claim_gpu
+from distexp.task import State
 from distexp.wire.messages import GpuUse
 from tests.live_manager import Folder, RawClient
 from tests.live_worker import CONFIG, gated_folder, open_gate, worker_process
@@ -56,18 +56,18 @@ def test_a_driver_that_hangs_holds_up_no_heartbeat_and_is_met_again(monkeypatch:
     poll(lambda: monitor.usage() == use, "a driver that answers", 60)
 
 
-def test_each_look_keeps_the_claim_from_what_cleans_its_folder_of_old_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", stand_in)
-    monkeypatch.setenv("FAKE_NVML_SCENARIO", str(tmp_path / "machine.json"))
-    monkeypatch.setenv(CLAIM_FOLDER_VARIABLE, str(tmp_path / "claims"))
+@pytest.mark.skipif(os.utime not in os.supports_fd, reason="Windows cleans no such folder")
+def test_each_look_keeps_the_claim_from_what_cleans_its_folder_of_old_files(tmp_path: Path) -> None:
+    folder = gated_folder(tmp_path, "[1]", REPORT)
     write_scenario(tmp_path / "machine.json", gpu(0))
-    with claim_gpu() as claim:
-        (lock,) = (tmp_path / "claims").iterdir()
-        os.utime(lock, (0, 0))
-        assert distexp.worker.gpu_monitor.GpuMonitor([claim.gpus[0].uuid], claim.renew).usage()
-        assert lock.stat().st_mtime > 0
+    sees = environment(tmp_path / "machine.json", tmp_path / "claims")
+    with folder.serving() as manager, worker_process(tmp_path, device="auto", environment=sees) as process:
+        poll(lambda: manager.queue.counts()[State.ASSIGNED] == 1, "its task assigned")
+        (claim,) = (tmp_path / "claims").iterdir()
+        os.utime(claim, (0, 0))
+        poll(lambda: claim.stat().st_mtime > 0, "the claim made new")
+        open_gate(tmp_path)
+        assert process.code() == 0
 
 
 def test_of_several_gpus_the_use_is_told_together_and_the_free_memory_of_the_fullest(

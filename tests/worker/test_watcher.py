@@ -14,7 +14,7 @@ from distexp.system import locks
 from distexp.system.process import ProcessMark
 from distexp.task import State
 from distexp.worker.watcher import Watcher
-from tests.live_worker import CONFIG, DEADLINE_S, await_file, gated_folder, worker_process
+from tests.live_worker import CONFIG, DEADLINE_S, RUNNER, await_file, gated_folder, worker_process
 from tests.support import ENVIRONMENT, poll
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, sessions and /proc")
@@ -198,6 +198,16 @@ def run(params, context):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
+LOOKS_AT_NOTHING_BY_THE_CLOCK = f"""
+import sys
+sys.path.insert(0, {str(RUNNER.parent)!r})
+from distexp.worker import connection, log_cap
+connection.HEARTBEAT_S = log_cap.LOOK_S = 3600.0
+from distexp.cli.main import main
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], verb="worker"))
+"""
+
 
 @pytest.mark.parametrize("process", ["forked", "fresh"])
 def test_a_killed_task_is_told_at_once_and_its_daemon_ends_though_nothing_says_whose_it_is(
@@ -205,7 +215,9 @@ def test_a_killed_task_is_told_at_once_and_its_daemon_ends_though_nothing_says_w
 ) -> None:
     config = CONFIG.replace("./results_exp1", f"./results_exp1, process: {process}")
     folder = gated_folder(tmp_path, "[1]", DIES_AND_LEAVES_A_DAEMON, config)
-    with folder.serving() as manager, worker_process(tmp_path) as worker:
+    script = tmp_path / "worker.py"
+    script.write_text(LOOKS_AT_NOTHING_BY_THE_CLOCK)
+    with folder.serving() as manager, worker_process(tmp_path, script=script) as worker:
         poll(lambda: manager.queue.counts()[State.FAILED] == 1, "three failures", DEADLINE_S)
         assert worker.code() == 0
     daemons = [int(pid) for pid in (tmp_path / "daemons").read_text().split()]
