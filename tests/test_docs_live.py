@@ -137,7 +137,7 @@ def test_the_result_of_a_script_that_writes_a_file_is_what_stands_there(tmp_path
         "import json, pathlib, sys",
         "out = pathlib.Path(sys.argv[2])",
         "(out / 'metrics.json').write_text(json.dumps({'words': sys.argv[3:], 'acc': 0.9}, indent=2))",
-        "(out / 'log.csv').write_text('epoch,acc,best\\n1,0.5,False\\n2,0.8,True\\n')",
+        "(out / 'log.csv').write_text('epoch,acc,best\\n1,0.5,False\\n2,0.12345678901234,True\\n')",
     ]
     (tmp_path / "train.py").write_text("\n".join(lines), encoding="utf-8")
     words = ["run", "--device", "cpu", "--port", "0"]
@@ -146,7 +146,7 @@ def test_the_result_of_a_script_that_writes_a_file_is_what_stands_there(tmp_path
     found = {row["task_id"]: [row.get(name) for name in ("words", "acc", "epoch", "best")] for row in made}
     assert len(found) == 8
     assert found["json_file_0_1"] == ['["--lr=0.1", "--seed=1"]', "0.9", "", ""]
-    assert found["csv_file_1_2"] == ["", "0.8", "2", "True"]
+    assert found["csv_file_1_2"] == ["", "0.12345678901234", "2", "True"]
 
 
 def test_the_status_client_of_readme_works_as_printed(mine: Folder) -> None:
