@@ -24,6 +24,7 @@ LOG_FILE = "experiment_manager.log"
 OLD_TOKEN = ".experiment_token"  # of earlier versions, and where a copy may lie
 NONCE_CHARS = 100  # at most: 32 are written
 MAX_PORT = 65535
+MAX_PID = 2**31 - 1
 EVERYWHERE = ("", "0.0.0.0", "::")  # addresses to bind, not to connect to
 
 
@@ -176,11 +177,7 @@ class Workdir:
 
     def read_info(self) -> Mapping[str, Any]:
         """Return what the last manager of this folder wrote about itself; empty when unknown or damaged."""
-        try:
-            info = json.loads(_read(self.info) or "{}")
-        except (ValueError, RecursionError):
-            return {}
-        return info if isinstance(info, dict) and _is_told(info) else {}
+        return info_in(_read(self.info))
 
     @property
     def configs(self) -> str:
@@ -270,11 +267,21 @@ class Workdir:
         write_private(self.info, json.dumps({**self.read_info(), "ended": secrets.token_hex(8)}))
 
 
+def info_in(text: str | bytes) -> Mapping[str, Any]:
+    """Return what a manager wrote about itself, by the text of its file; empty when unknown or damaged."""
+    try:
+        info = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return info if isinstance(info, dict) and _is_told(info) else {}
+
+
 def _is_told(info: Mapping[str, Any]) -> bool:
     """Return whether what is known of a manager can be so: somebody may have edited the file."""
-    port = info.get("port", MAX_PORT)
+    pid, port = info.get("pid", MAX_PID), info.get("port", MAX_PORT)
     are_texts = all(isinstance(info.get(name, ""), str) for name in ("host", "name", "configs"))
-    return are_texts and type(port) is int and 0 < port <= MAX_PORT
+    are_numbers = type(pid) is int and type(port) is int
+    return are_texts and are_numbers and 0 < pid <= MAX_PID and 0 < port <= MAX_PORT
 
 
 def _read(path: Path) -> str:

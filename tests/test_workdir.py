@@ -98,13 +98,13 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-NO_PORTS = ('"x"', "1e300", "true", "-1", "[1]")
+NO_NUMBERS = ('"x"', "1e300", "Infinity", "true", "-1", "[1]", "9" * 20)
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "null", '"a"', "\xff", "[" * 100_000, '{"host": 5}']
-    + [f'{{"port": {port}}}' for port in NO_PORTS],
+    + [f'{{"{name}": {number}}}' for name in ("pid", "port") for number in NO_NUMBERS],
 )
 def test_what_a_manager_wrote_about_itself_may_be_damaged(tmp_path: Path, text: str) -> None:
     workdir = Workdir(tmp_path)

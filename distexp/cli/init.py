@@ -174,7 +174,7 @@ def value_of(text: str) -> str:
     """Return a value of the command line as YAML: numbers, true, false and null as they are, texts quoted."""
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return json.dumps(text, ensure_ascii=False)
     return text
 

@@ -6,7 +6,6 @@ which passes it on, so each gets every signal exactly once, wherever it came fro
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -19,12 +18,12 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from distexp.system.exit_codes import code_text
-from distexp.system.files import private, regular
+from distexp.system.files import SMALL_BYTES, private, regular
 from distexp.system.logs import MAX_BYTES
 from distexp.system.process import ProcessMark, end_tree
 from distexp.system.shorten import shorten
 from distexp.text import count_text
-from distexp.workdir import Workdir
+from distexp.workdir import Workdir, info_in
 
 LEAVE_S = 2.0  # for workers to leave by themselves once the manager has ended, before they are asked to
 FINISH_S = 10.0  # for the manager to see that all is done once the last worker has left
@@ -172,12 +171,10 @@ class Address:
 def read_address(workdir: Path) -> Address | None:
     """Return what the manager of `workdir` wrote down, None if nothing whole. It may be long dead."""
     try:
-        with open(
-            Workdir(workdir).info, "rb", opener=regular
-        ) as file:  # which a new manager may replace just now
-            written_ns, told = os.fstat(file.fileno()).st_mtime_ns, json.load(file)
-        return Address(int(told["pid"]), str(told["host"]), int(told["port"]), written_ns)
-    except (OSError, ValueError, KeyError, TypeError):
+        with open(Workdir(workdir).info, "rb", opener=regular) as file:  # a new manager may replace it now
+            written_ns, told = os.fstat(file.fileno()).st_mtime_ns, info_in(file.read(SMALL_BYTES))
+        return Address(told["pid"], told["host"], told["port"], written_ns)
+    except (OSError, KeyError):
         return None
 
 

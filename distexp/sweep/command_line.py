@@ -107,7 +107,8 @@ def shell_syntax(text: str) -> str:
     """Return why words of a command, outside of quotes, mean something to a shell alone; empty without."""
     words = QUOTED.sub("q", joined_lines(text)).split()
     if words and (assigned := _ASSIGNMENT.match(words[0])):
-        return f"{assigned[0]}... sets a variable in a shell, and no shell runs: write env before it"
+        how = f'write env before it (Windows: cmd /c "set {assigned[0]}...&& ...")'
+        return f"{assigned[0]}... sets a variable in a shell, and no shell runs: {how}"
     expanded = _EXPANSION.search(" ".join(words))
     does_end = any(len(word) > 1 and word.endswith(";") for word in words[:-1])
     if found := expanded[0] if expanded else ";" * does_end:

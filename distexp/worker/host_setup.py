@@ -223,7 +223,7 @@ def _alone(path: Path, is_ended: Callable[[], bool]) -> Iterator[None]:
 def _read(path: Path) -> Mapping[str, object]:
     try:
         found = json.loads(read_bytes(path, SMALL_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -161,6 +161,23 @@ def test_an_address_is_of_one_manager_though_the_next_replaces_it_just_then(tmp_
     assert seen == {(1, 1), (2, 2)}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[" * 100_000,
+        '{"pid": 1, "port": 5000}',
+        '{"pid": Infinity, "host": "127.0.0.1", "port": 5000}',
+        '{"pid": -1, "host": "127.0.0.1", "port": 5000}',
+        '{"pid": 1, "host": "127.0.0.1", "port": 70000}',
+    ],
+)
+def test_a_damaged_address_is_none(tmp_path: Path, text: str) -> None:
+    Workdir(tmp_path).make_state()
+    Workdir(tmp_path).info.write_text(text, encoding="utf-8")
+    assert read_address(tmp_path) is None
+
+
 @pytest.mark.parametrize(("worker_code", "is_cut_short"), [(0, False), (1, True)])
 def test_a_manager_that_waits_for_others_to_hear_the_end_is_given_time_where_all_workers_have_heard_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker_code: int, is_cut_short: bool

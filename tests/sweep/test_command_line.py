@@ -169,7 +169,11 @@ def test_what_only_a_shell_understands_is_found_outside_of_quotes(command: str, 
 @pytest.mark.parametrize(
     ("command", "begins"),
     [
-        ("PYTHONPATH=. python train.py", "PYTHONPATH=... sets a variable"),
+        (
+            "PYTHONPATH=. python train.py",
+            "PYTHONPATH=... sets a variable in a shell, and no shell runs: write env before it "
+            '(Windows: cmd /c "set PYTHONPATH=...&& ...")',
+        ),
         ("LR={lr} A='b c' python train.py", "LR=... sets a variable"),
         ("python train.py --out $DISTEXP_RESULT", "$DISTEXP_RESULT is"),
         ("python train.py data=$HOME/data", "$HOME is"),
@@ -178,6 +182,7 @@ def test_what_only_a_shell_understands_is_found_outside_of_quotes(command: str, 
         ("python train.py `date`", "` is"),
         ("source activate x; python train.py", "; is"),
         ("env PYTHONPATH=. python train.py lr={lr} --x=1", ""),
+        ('cmd /c "set PYTHONPATH=.&& python train.py" {args}', ""),
         ("bash -c 'A=1 python train.py $HOME; date' x {args}", ""),
         ("p '$HOME' \"a; b\" \\$HOME a$ $1 5$ ~/x --sep ; {x};", ""),
         ("p run.dir=${{now:%Y}}/${{x}}", ""),
