@@ -91,14 +91,18 @@ def test_a_signal_to_the_shell_around_a_container_that_has_not_begun_is_heard(
     assert shell.returncode == code
 
 
-def test_a_job_whose_warning_ends_a_worker_that_cannot_hear_it_yet_goes_back_in_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("left", "is_back"), [("1:00:00", True), ("", True), ("1:30", False)])
+def test_a_job_whose_warning_ends_a_worker_that_cannot_hear_it_yet_goes_back_in_line_if_it_had_time(
+    tmp_path: Path, left: str, is_back: bool
+) -> None:
     waits = "import signal; signal.alarm(60); print('begins', flush=True); signal.pause()"
     begins = [sys.executable, "-c", waits]
-    sees = {**os.environ, "SLURM_JOB_ID": "9", "PATH": path_with_slurm(tmp_path, "echo 1:00:00")}
+    sees = {**os.environ, "SLURM_JOB_ID": "9", "PATH": path_with_slurm(tmp_path, f"echo {left}")}
     script = slurm.pilot_script(1, begins, [], tmp_path, slurm.Surroundings(wrap=["env"]))
     with subprocess.Popen(["bash", "-c", script], env=sees, stdout=subprocess.PIPE, text=True) as shell:
         assert shell.stdout is not None
         assert shell.stdout.readline() == "begins\n"
         shell.send_signal(signal.SIGUSR2)
         told = shell.stdout.read().splitlines()
-    assert told == back_in_line("9")
+    assert told == (back_in_line("9") if is_back else [])
+    assert shell.returncode == 128 + signal.SIGUSR2
