@@ -12,7 +12,7 @@ from distexp.cli.connection import DONE, NOTHING, Target, asks_manager, say
 from distexp.cli.flag_types import OneOf
 from distexp.cli.look import Looker
 from distexp.cli.main import COMMAND, as_typed
-from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE, is_index
+from distexp.results.row import OUR_COLUMNS, is_index
 from distexp.task import State, Value
 from distexp.text import count_text, duration_text, last_line, need_text, number_text, value_of
 from distexp.wire.messages import (
@@ -171,7 +171,7 @@ def _describe_row(row: Mapping[str, str], parameters: set[str]) -> list[str]:
     if row.get("duration_s"):
         when, where = row.get("started_utc", "?"), row.get("worker", "?")
         lines.append(f"  took        {row['duration_s']} s, from {when}, on {where}")
-    known = {*IDENTITY, *parameters, *CAPTURED, *PROVENANCE, *filter(is_index, row)}
+    known = {*OUR_COLUMNS, *parameters, *filter(is_index, row)}
     metrics = ", ".join(f"{name}={cell}" for name, cell in row.items() if cell and name not in known)
     return [*lines, f"  result      {metrics or 'no metrics'}"]
 

@@ -11,7 +11,7 @@ from distexp.launcher.local_run import say
 from distexp.manager.first_rows import has_result_file, why_without_metrics
 from distexp.reporting.failures import FailureGroup, group_failures
 from distexp.results.audit import FileAudit, Row, audit
-from distexp.results.row import CAPTURED, IDENTITY, PROVENANCE, is_index
+from distexp.results.row import OUR_COLUMNS, is_index
 from distexp.run_folder import LOG_FILE
 from distexp.sweep.config import load_configs
 from distexp.sweep.grid import GridPoint
@@ -102,7 +102,7 @@ def rows_told(
     Below the first of our own files with such rows stands how to get metrics, for the first of their tasks in
     the order of the sweep, and how to run them again.
     """
-    known = {*IDENTITY, *CAPTURED, *PROVENANCE, "run_dir"} | parameters
+    known = OUR_COLUMNS | parameters
     lines, hint = list[str](), ""
     for file in files:
         places = file.places()

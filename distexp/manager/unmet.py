@@ -55,11 +55,11 @@ class UnmetNeeds:
             return ""  # one that listens waits for a GPU
         needs = self._queue.queries.unmet_needs(lambda need: any(each.meets(need) for each in workers))
         self.is_for_good = not any(_may_meet(each, need) for _, need in needs for each in workers)
-        self._kind = _told(needs, [replace(each, free_mib=0) for each in workers])
-        return _told(needs, workers)
+        self._kind = _needs_text(needs, [replace(each, free_mib=0) for each in workers])
+        return _needs_text(needs, workers)
 
 
-def _told(needs: Sequence[tuple[str, Need]], workers: Sequence[WorkerInfo]) -> str:
+def _needs_text(needs: Sequence[tuple[str, Need]], workers: Sequence[WorkerInfo]) -> str:
     told = [f"phase {phase} {unmet_text(need, workers)}" for phase, need in needs]
     return "; ".join([*told[:SHOWN], *(["..."] if len(told) > SHOWN else [])])
 

@@ -20,7 +20,7 @@ from distexp.errors import DistexpError
 from distexp.manager.workers import Worker
 from distexp.wire.messages import MAX_WAIT_S, NoTask, TaskReply
 
-HEARS_NEW = hasattr(selectors, "EpollSelector") or hasattr(selectors, "KqueueSelector")
+HEARS_NEW = hasattr(selectors, "EpollSelector") or hasattr(selectors, "KqueueSelector")  # not on Windows
 MAX_HEARD = 500  # connections that `select` takes, on Windows; of the others, who left is seen when answered
 PAUSE_S = 1.0  # after a turn that broke off: it may break again at once
 AT_ONCE = 16  # workers that share a commit of the journal
@@ -106,9 +106,7 @@ class WaitingWorkers:
                 self._selector.register(descriptor, selectors.EVENT_READ, request)
             self._requests[descriptor] = request
             self._must_try |= self.changes != known
-        if (
-            self._must_try or not HEARS_NEW
-        ):  # Windows: the thread hears a new connection from its next look on
+        if self._must_try or not HEARS_NEW:  # there the thread hears a connection from its next look on
             self._signal()
         if not request.is_answered.wait(min(wait_s, MAX_WAIT_S)):
             with self._trying:  # perhaps it is being answered just now

@@ -29,7 +29,7 @@ class Novelty(NamedTuple):
 
 
 def parse_version(text: str) -> Version:
-    """Return major and minor number, as PEP 440 has them; zeros where the text holds none."""
+    """Return major and minor number of a version like 1.2.3, v0.9 or 2; zeros where it is none."""
     found = re.match(r"v?(\d+)(?:\.(\d+))?", text[:MAX_VERSION_CHARS])
     return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
