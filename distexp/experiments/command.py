@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any, TextIO
 
 from distexp.context import Context
-from distexp.experiments.command_reports import REPORT_FILE, Reports, json_object
+from distexp.experiments.command_reports import REPORT_FILE, Reports, json_objects
 from distexp.experiments.last_line import LastLine
 from distexp.experiments.wandb_summary import summary_since
 from distexp.run_folder import HEADER, write_parameters
@@ -239,8 +239,8 @@ class _Output(threading.Thread):
             return
         text = line.decode(errors="replace")
         self.last_line.take(text)
-        found = json_object(text.lstrip("\ufeff").strip().rpartition("\r")[2])  # the bar's last state
-        if found is not None:
+        last_state = text.lstrip("\ufeff").strip().rpartition("\r")[2]  # of a progress bar
+        for found in json_objects(last_state):
             self.last_object = found
             self._take(found)
 

@@ -11,6 +11,7 @@ from distexp.system.files import regular
 
 REPORT_FILE = "report.jsonl"
 _DEBUGGER_PROMPT = re.compile(r"^((\(Pdb\)|ipdb>) )+")  # before output: the user's Enter is no output
+_decoder = json.JSONDecoder()
 MAX_PIECE_BYTES = 1024 * 1024  # of the file, read at once
 
 
@@ -49,18 +50,23 @@ class Reports:
         whole = piece[: piece.rfind(b"\n") + 1] or (piece if is_all else b"")
         self._offset += len(whole)
         for line in whole.splitlines():
-            if (found := json_object(line.decode(errors="replace"))) is not None:
+            for found in json_objects(line.decode(errors="replace")):
                 self.last_object = found
                 self.take(found)
 
 
-def json_object(text: str) -> dict[str, Any] | None:
-    """Return the JSON object that a line is; None for anything else."""
-    text = _DEBUGGER_PROMPT.sub("", text)
-    if not text.lstrip().startswith("{"):
-        return None
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+def json_objects(text: str) -> list[dict[str, Any]]:
+    """Return the JSON objects that a line holds, and nothing else; mostly it holds one, or is something else.
+
+    Several stand in one where processes share an output: a print is two writes, the text and the end of line.
+    """
+    text = _DEBUGGER_PROMPT.sub("", text).strip()
+    found = list[dict[str, Any]]()
+    while text.startswith("{"):
+        try:
+            each, end = _decoder.raw_decode(text)
+        except (ValueError, RecursionError):
+            return []
+        found.append(each)
+        text = text[end:].lstrip()
+    return [] if text else found

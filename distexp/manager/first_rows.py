@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from distexp.experiments.command_reports import json_object
+from distexp.experiments.command_reports import json_objects
 from distexp.results.conversion import NO_JSON, NO_METRICS
 from distexp.run_folder import HEADER, LOG_FILE, RESULT_FILE, run_folder
 from distexp.task import Task
@@ -78,9 +78,9 @@ def why_no_result(lines: Sequence[str]) -> str:
         return "one over several lines is none: leave `indent` out"
     for line in reversed(said):
         found, quoted = _LIKE_AN_OBJECT.search(line), cut(one_line(line), MAX_LINE_CHARS)
-        if found and json_object(line):
+        if found and json_objects(line):
             return f"`{quoted}` is on standard error"
-        if found and json_object(found[0]):
+        if found and json_objects(found[0]):
             return f"`{quoted}` has other words before it"
         if found:
             return f"`{quoted}` is how Python shows a dict: json.dumps makes JSON of it"

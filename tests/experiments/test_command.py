@@ -56,6 +56,16 @@ def test_without_a_result_file_the_last_json_object_of_the_output_is_the_result(
     assert run({}, context(script(folder, text), folder)) == {"acc": 2}
 
 
+def test_the_objects_that_two_processes_print_at_once_all_count(folder: Path) -> None:
+    text = """os.write(1, b'{"step": 1, "acc": 1}{"step": 1, "acc": 2} \\n\\n')
+with open(os.environ['DISTEXP_REPORT'], 'a') as file: file.write('{"step": 2}{"step": 3}\\n\\n')
+print('{"acc": 3}, {"acc": 4}')"""
+    steps = list[float]()
+    made = context(script(folder, text), folder, on_report=lambda step, *_: steps.append(step))
+    assert run({}, made) == {"step": 1, "acc": 2}
+    assert sorted(steps) == [1, 1, 2, 3]
+
+
 @pytest.mark.parametrize("before", [r"\ufeff", r"10%\r100%\r"])
 def test_a_byte_order_mark_or_a_progress_bar_may_stand_before_the_result(folder: Path, before: str) -> None:
     text = f"sys.stdout.buffer.write('{before}{{\"acc\": 1}}\\n'.encode())"
