@@ -11,7 +11,7 @@ from distexp.system.files import regular
 
 REPORT_FILE = "report.jsonl"
 _DEBUGGER_PROMPT = re.compile(r"^((\(Pdb\)|ipdb>) )+")  # before output: the user's Enter is no output
-_decoder = json.JSONDecoder()
+_decoder, _blanks = json.JSONDecoder(), re.compile(r"\s*")
 MAX_PIECE_BYTES = 1024 * 1024  # of the file, read at once
 
 
@@ -61,12 +61,12 @@ def json_objects(text: str) -> list[dict[str, Any]]:
     Several stand in one where processes share an output: a print is two writes, the text and the end of line.
     """
     text = _DEBUGGER_PROMPT.sub("", text).strip()
-    found = list[dict[str, Any]]()
-    while text.startswith("{"):
+    found, at = list[dict[str, Any]](), 0
+    while text.startswith("{", at):
         try:
-            each, end = _decoder.raw_decode(text)
+            each, end = _decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
             return []
         found.append(each)
-        text = text[end:].lstrip()
-    return [] if text else found
+        at = _blanks.match(text, end).end()  # type: ignore[union-attr]  # it matches nothing, too
+    return found if at == len(text) else []
