@@ -12,7 +12,7 @@ from distexp.cli.connection import DONE, NOTHING, Target, asks_manager, say
 from distexp.cli.flag_types import OneOf
 from distexp.cli.look import Looker
 from distexp.cli.main import COMMAND, as_typed
-from distexp.results.row import OUR_COLUMNS, is_index
+from distexp.results.row import is_ours
 from distexp.task import State, Value
 from distexp.text import count_text, duration_text, last_line, need_text, number_text, value_of
 from distexp.wire.messages import (
@@ -171,8 +171,8 @@ def _describe_row(row: Mapping[str, str], parameters: set[str]) -> list[str]:
     if row.get("duration_s"):
         when, where = row.get("started_utc", "?"), row.get("worker", "?")
         lines.append(f"  took        {row['duration_s']} s, from {when}, on {where}")
-    known = {*OUR_COLUMNS, *parameters, *filter(is_index, row)}
-    metrics = ", ".join(f"{name}={cell}" for name, cell in row.items() if cell and name not in known)
+    measured = [name for name in row if row[name] and name not in parameters and not is_ours(name)]
+    metrics = ", ".join(f"{name}={row[name]}" for name in measured)
     return [*lines, f"  result      {metrics or 'no metrics'}"]
 
 

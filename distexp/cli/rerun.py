@@ -17,7 +17,7 @@ from distexp.cli.worker import enter, pin
 from distexp.errors import NoGpuError, UserError
 from distexp.gpu.claim import Claim, PlaceInLine, claim_gpu, claim_gpus
 from distexp.gpu.devices import GpuRequest, GpuStatus
-from distexp.results.row import OUR_COLUMNS, STOPPED_AT, row_for
+from distexp.results.row import STOPPED_AT, is_ours, row_for
 from distexp.results.stops import tells_of_stop
 from distexp.system.code import SHOWN_DIGITS, CodeState, FolderCode
 from distexp.system.long_work import LongWork
@@ -208,8 +208,9 @@ def report(chosen: Choice, outcome: Finished) -> int:
 
 def compare(task: Task, row: Mapping[str, str], now: Mapping[str, str]) -> list[Compared]:
     """Compare the metrics of a run with those of a row, those of the run first."""
-    known = {*OUR_COLUMNS, *task.config, *now}
-    missing = [name for name, cell in row.items() if cell and name not in known and "worker" in row]
+    known = {*task.config, *now}
+    then = [name for name in row if row[name] and name not in known and not is_ours(name)]
+    missing = then if "worker" in row else []
     both = [
         Compared(name, row.get(name, ""), cell, _difference(row.get(name), cell))
         for name, cell in now.items()

@@ -11,7 +11,7 @@ from distexp.launcher.local_run import say
 from distexp.manager.first_rows import has_result_file, why_without_metrics
 from distexp.reporting.failures import FailureGroup, group_failures
 from distexp.results.audit import FileAudit, Row, audit
-from distexp.results.row import OUR_COLUMNS, is_index
+from distexp.results.row import is_ours
 from distexp.run_folder import LOG_FILE
 from distexp.sweep.config import load_configs
 from distexp.sweep.grid import GridPoint
@@ -102,11 +102,10 @@ def rows_told(
     Below the first of our own files with such rows stands how to get metrics, for the first of their tasks in
     the order of the sweep, and how to run them again.
     """
-    known = OUR_COLUMNS | parameters
     lines, hint = list[str](), ""
     for file in files:
         places = file.places()
-        cells = [at for name, at in places.items() if name not in known and not is_index(name)]
+        cells = [at for name, at in places.items() if name not in parameters and not is_ours(name)]
         bare = [row for row in file.rows if not any(row.fields[at] for at in cells)]
         empty = [row for row in bare if not _has_result_file(workdir, row, places.get("run_dir"))]
         elsewhere = len(bare) - len(empty)

@@ -11,8 +11,10 @@ from distexp.system.files import regular
 
 REPORT_FILE = "report.jsonl"
 _DEBUGGER_PROMPT = re.compile(r"^((\(Pdb\)|ipdb>) )+")  # before output: the user's Enter is no output
-_decoder, _blanks = json.JSONDecoder(), re.compile(r"\s*")
+_BLANKS = re.compile(r"\s*")
 MAX_PIECE_BYTES = 1024 * 1024  # of the file, read at once
+
+_decoder = json.JSONDecoder()
 
 
 class Reports:
@@ -56,9 +58,9 @@ class Reports:
 
 
 def json_objects(text: str) -> list[dict[str, Any]]:
-    """Return the JSON objects that a line holds, and nothing else; mostly it holds one, or is something else.
+    """Return the JSON objects that make up a line, mostly one; none if anything else stands there, too.
 
-    Several stand in one where processes share an output: a print is two writes, the text and the end of line.
+    There are several where processes share an output: a print is two writes, the text and the line end.
     """
     text = _DEBUGGER_PROMPT.sub("", text).strip()
     found, at = list[dict[str, Any]](), 0
@@ -68,5 +70,5 @@ def json_objects(text: str) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             return []
         found.append(each)
-        at = _blanks.match(text, end).end()  # type: ignore[union-attr]  # it matches nothing, too
+        at = _BLANKS.match(text, end).end()  # type: ignore[union-attr]  # it always matches
     return found if at == len(text) else []

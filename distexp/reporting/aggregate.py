@@ -18,7 +18,7 @@ from distexp.reporting.plan import durations_of, tasks_by_phase
 from distexp.reporting.search_progress import search_of
 from distexp.reporting.table import MEASURED, Cells, cells_of, columns_named, pack, table_of
 from distexp.results.audit import FileAudit, Row
-from distexp.results.row import OUR_COLUMNS, is_index
+from distexp.results.row import is_ours
 from distexp.results.rungs import RungRecord
 from distexp.run_folder import run_folder
 from distexp.sweep.config import Phase
@@ -198,9 +198,8 @@ def _is_lower_better(metric: str, goals: Mapping[str, str]) -> bool:
 
 def _metrics(cells: Mapping[str, Cells], phases: Sequence[Phase]) -> list[str]:
     parameters = {name for phase in phases for name in (*phase.axes, *phase.defaults)}
-    known = OUR_COLUMNS - {*MEASURED} | parameters
-    others = {name: column for name, column in cells.items() if name not in known and not is_index(name)}
-    found = [name for name, column in others.items() if column.has_numbers()]
+    others = [name for name in cells if name not in parameters and (name in MEASURED or not is_ours(name))]
+    found = [name for name in others if cells[name].has_numbers()]
     return sorted(found, key=lambda name: name in MEASURED)
 
 

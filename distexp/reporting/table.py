@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from distexp.results.audit import FileAudit
-from distexp.results.row import OUR_COLUMNS, PREFIXES, STOPPED_AT, is_index
+from distexp.results.row import PREFIXES, STOPPED_AT, is_ours
 from distexp.sweep.config import Phase
 from distexp.text import number_in
 
@@ -107,8 +107,7 @@ def _group(name: str, metrics: Sequence[str], axes: Sequence[str], parameters: s
         return "metric"
     if name in ("phase", "seed"):
         return name
-    is_ours = name in OUR_COLUMNS or is_index(name)
-    return "ours" if is_ours else "result"
+    return "ours" if is_ours(name) else "result"
 
 
 def _packed(column: Cells) -> dict[str, Any]:

@@ -18,7 +18,7 @@ CAPTURED = (
 PROVENANCE = ("attempt", "worker", "host", "device", "started_utc", "run_dir", "stopped_at", "duration_s")
 # what pandas calls the column of a frame's index that was written and read, perhaps again and again
 _INDEX_OF_PANDAS = re.compile(r"(Unnamed: \d+(\.\d+)*(_level_\d+)?)?\s*")
-OUR_COLUMNS = frozenset((*IDENTITY, *CAPTURED, *PROVENANCE))
+_OUR_COLUMNS = frozenset((*IDENTITY, *CAPTURED, *PROVENANCE))
 PREFIXES = ("", "config/", "config.")  # of a parameter's column, as W&B exports it
 RENAMED = "_result"  # ends the name of a metric that is called like another column
 STOPPED_AT = "stopped_at"  # a column that is there once a task was stopped early
@@ -27,9 +27,9 @@ CODE = "code"  # the column that tells which code the task had imported
 MAX_CELL_CHARS = 32_767  # of a text about the run: a spreadsheet cell holds no more
 
 
-def is_index(column: str) -> bool:
-    """Return whether the column numbers the rows, as pandas does: nothing was measured."""
-    return bool(_INDEX_OF_PANDAS.fullmatch(column))
+def is_ours(column: str) -> bool:
+    """Return whether we write the column beside parameters and metrics, or it only numbers the rows."""
+    return column in _OUR_COLUMNS or bool(_INDEX_OF_PANDAS.fullmatch(column))
 
 
 def row_for(
@@ -63,7 +63,7 @@ def _about_cell(value: Scalar) -> str:
 
 def names_taken(task: Task, rule: RowRule | None = None) -> set[str]:
     """Return the columns that no metric of this task may have: its row would not be known as its own."""
-    return parameter_columns(task, rule) | OUR_COLUMNS
+    return parameter_columns(task, rule) | _OUR_COLUMNS
 
 
 def parameter_columns(task: Task, rule: RowRule | None = None) -> set[str]:

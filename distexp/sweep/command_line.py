@@ -25,14 +25,7 @@ RUN_NAMES = ("seed", "output_dir", "checkpoint_dir", "run_dir", "device", "gpus"
 REST_NAMES = {"args": ("", "flags", "no"), "overrides": ("",)}  # every parameter that is not named, as words
 QUOTED = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""", re.DOTALL)  # what a shell takes as it stands
 SHELL_OPERATORS = ("&&", "||", "2>&1")
-SHELL_OPERATORS_BEFORE_A_WORD = (
-    "|",
-    ">",
-    ">>",
-    "2>",
-    "&>",
-    ";",
-)  # else an argument of a program that reads such
+SHELL_OPERATORS_BEFORE_A_WORD = ("|", ">", ">>", "2>", "&>", ";")  # else an argument of a program
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")  # at the start of a command: PYTHONPATH=. python train.py
 _EXPANSION = re.compile(r"\$(?:[A-Za-z_]\w*|\(|\{[A-Z_]+\})|`")  # what a shell puts something in place of
 _SET = r"[^\s=]+=\S*"  # a word such as lr={lr}, which Hydra reads

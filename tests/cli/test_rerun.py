@@ -196,6 +196,7 @@ def run(params, context):
 
 def test_metrics_are_compared_as_numbers_and_what_only_one_side_has_is_said() -> None:
     row = {"lr": "0.1", "acc": "0.50", "note": "a", "gone": "1", "empty": "", "nan": "nan", "worker": "cpu0"}
+    row["Unnamed: 0"] = "7"  # the number of the row, as pandas writes it
     compared = compare(A_TASK, row, {"acc": "0.5", "note": "b", "new": "1", "nan": "nan"})
     assert [(each.name, each.difference) for each in compared] == [
         *[("acc", ""), ("note", "differs"), ("new", "not in the row"), ("nan", "")],

@@ -1,4 +1,4 @@
-from distexp.results.row import copied_row, is_index, row_for
+from distexp.results.row import copied_row, is_ours, row_for
 from distexp.task import Provenance
 from tests.row_cases import RUN, a_row, a_task
 
@@ -57,5 +57,5 @@ def test_a_metric_called_like_what_the_duplicate_lacks_gets_another_name() -> No
 
 
 def test_a_column_without_a_name_numbers_the_rows_and_so_does_what_pandas_makes_of_it() -> None:
-    assert all(map(is_index, ["", " ", "Unnamed: 0", "Unnamed: 0.1", "Unnamed: 0_level_1"]))
-    assert not any(map(is_index, ["acc", "Unnamed: loss", "unnamed"]))
+    assert all(map(is_ours, ["", " ", "Unnamed: 0", "Unnamed: 0.1", "Unnamed: 0_level_1"]))
+    assert not any(map(is_ours, ["acc", "Unnamed: loss", "unnamed"]))
